@@ -35,7 +35,7 @@ def tracked(recipe: dict[str, Any]) -> dict[str, Any]:
     }
     validation = {"every": 2, "evaluators": ["perplexity"]}
     trainer = {**recipe["trainer"], "validation": validation, "gradient_norms_every": 2}
-    trackers = {"jsonl": {}, "tensorboard": {}, "trackio": {}}
+    trackers: dict[str, Any] = {"jsonl": {}, "tensorboard": {}, "trackio": {}}
     return {**recipe, "evaluators": evaluators, "trainer": trainer, "trackers": trackers}
 
 
@@ -180,7 +180,8 @@ def storage(folder: Path) -> Iterator[None]:
 
 def logs(folder: Path, series: str) -> list[dict[str, Any]]:
     with storage(folder):
-        return SQLiteStorage.get_logs("small", series)
+        found: list[dict[str, Any]] = SQLiteStorage.get_logs("small", series)
+    return found
 
 
 def trackio(folder: Path, series: str) -> Curves:

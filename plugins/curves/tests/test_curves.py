@@ -13,7 +13,11 @@ from kdtool_curves import CurvesTracker, figures, main_settings, samples_text
 from kdtool_testing import make_run
 
 NAN = float("nan")
-TERMS = {"ce": kdtool.TermReport(2.0, 0.5, 0.3), "kl": kdtool.TermReport(1.0, 1.0, 0.1), "l": kdtool.TermReport(3.0, 1.0)}
+TERMS = {
+    "ce": kdtool.TermReport(2.0, 0.5, 0.3),
+    "kl": kdtool.TermReport(1.0, 1.0, 0.1),
+    "l": kdtool.TermReport(3.0, 1.0),
+}
 REPORT = kdtool.StepReport(3, 10, 600, 2.0, 4.2, 1e-3, NAN, TERMS, {"perplexity.bits": 1.5})
 
 
@@ -64,7 +68,7 @@ def test_numbers_of_a_step_are_named() -> None:
 def test_series_and_phase_of_a_step(tmp_path: Path, phase: str) -> None:
     tracker = Listed()
     tracker.kdtool_run_start(make_run(tmp_path))
-    place = {"stage": "phases", "label": "control-time-seed2-warm-up", "arm": "control-time", "seed": 2}
+    place: dict[str, Any] = {"stage": "phases", "label": "control-time-seed2-warm-up", "arm": "control-time", "seed": 2}
     tracker.kdtool_step_end(make_run(tmp_path, **place, phase=phase), REPORT)
     place = {"stage": "teachers", "label": "teachers.big-warm-up", "arm": "teachers.big"}
     tracker.kdtool_step_end(make_run(tmp_path, **place, phase=phase), REPORT)
@@ -74,7 +78,9 @@ def test_series_and_phase_of_a_step(tmp_path: Path, phase: str) -> None:
 def test_measurements_join_the_series_that_was_trained(tmp_path: Path) -> None:
     tracker, run = Listed(), make_run(tmp_path)
     tracker.kdtool_run_start(run)
-    tracker.kdtool_plan(run, planned("text", "phases/student-seed3-train", "phases/control-seed0-a", "phases/control-seed1-a"))
+    tracker.kdtool_plan(
+        run, planned("text", "phases/student-seed3-train", "phases/control-seed0-a", "phases/control-seed1-a")
+    )
     for subject in ("student", "control-seed1", "teacher", "student-gguf"):
         tracker.kdtool_measurement(run, measured(subject))
     tracker.kdtool_measurement(run, measured("student", "words"))
@@ -99,7 +105,7 @@ def test_a_second_run_begins_without_measurements_of_the_first(tmp_path: Path) -
 def test_main_settings_come_from_the_results(tmp_path: Path) -> None:
     assert main_settings(tmp_path) == {}
     recipe = {
-        "name": "x", "train": {"train": {"steps": 5, "losses": {"ce": {"weight": 0.5}}}}, "evaluators": {"samples": {"n": 1}},
+        "name": "x", "train": {"train": {"steps": 5, "losses": {"ce": {"weight": 0.5}}}}, "evaluators": {"samples": {}},
         "student": {"use": "pruned", "keep": [0, 2], "layers": None, "tie": True},
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps({"recipe": recipe}))

@@ -36,7 +36,7 @@ def train(run: kdtool.RunInfo, *steps: int, phase: str = "train", loss: float | 
     """Log steps in a process of their own, which is killed at the end: nothing is closed."""
     told = tracker()
     told.kdtool_run_start(run)
-    place = {"stage": "phases", "phase": phase, "label": f"student-seed0-{phase}"}
+    place: dict[str, Any] = {"stage": "phases", "phase": phase, "label": f"student-seed0-{phase}"}
     for step in steps:
         told.kdtool_step_end(make_run(run.folder, **place), report(step, loss))
 

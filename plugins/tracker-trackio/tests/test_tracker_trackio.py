@@ -16,6 +16,7 @@ from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_trackio import TrackioTracker
 from trackio.sqlite_storage import SQLiteStorage
 
+
 class TestTrackioTracker(TrackerConformance):
     component = TrackioTracker
     entry_point = "trackio"
@@ -35,7 +36,7 @@ def train(
     """Log steps in a process of their own, which is killed at the end: nothing is closed."""
     told = tracker(**settings)
     told.kdtool_run_start(run)
-    place = {"stage": "phases", "phase": phase, "label": f"student-seed{seed}-{phase}", "seed": seed}
+    place: dict[str, Any] = {"stage": "phases", "phase": phase, "label": f"student-seed{seed}-{phase}", "seed": seed}
     for step in steps:
         told.kdtool_step_end(make_run(run.folder, **place), report(step, loss))
 

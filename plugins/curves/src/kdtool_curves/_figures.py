@@ -72,12 +72,12 @@ def samples_text(measurement: kdtool.Measurement) -> str:
     It can be encoded as UTF-8, whatever the model wrote.
     """
     texts = [
-        f"**Prompt**\n\n{_indented(name)}\n\n**Completion**\n\n{_indented(text)}"
+        f"**Prompt**\n\n{_code_block(name)}\n\n**Completion**\n\n{_code_block(text)}"
         for name, text in measurement.texts.items()
     ]
     return "\n\n".join(texts).encode(errors="replace").decode()
 
 
-def _indented(text: str) -> str:
+def _code_block(text: str) -> str:
     """Return a code block: by indentation, because a text may contain fences."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -68,7 +68,7 @@ class CurvesTracker(kdtool.Tracker):
         self._folder = None
 
     def _series_of(self, subject: str) -> str:
-        """Return the series of a model; one that is called "student", because there is one seed, has that of its training."""
+        """Return the series of a model: that of its training, also if it is called "student" because there is one seed."""
         pattern = re.compile(rf"phases/({re.escape(subject)}-seed\d+)-")
         trained = {found[1] for stage in self._stages if (found := pattern.match(stage))}
         return trained.pop() if len(trained) == 1 else subject
