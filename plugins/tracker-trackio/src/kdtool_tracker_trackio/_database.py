@@ -5,6 +5,8 @@ Schema: https://huggingface.co/docs/trackio/storage_schema
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -88,6 +90,10 @@ def _now() -> str:
 
 def _json(values: Mapping[str, Any]) -> str:
     """Return JSON in which infinite numbers and NaN are text, as trackio reads them."""
-    from pydantic_core import to_json
+    return json.dumps({name: _finite(value) for name, value in values.items()}, allow_nan=False)
 
-    return to_json(values, inf_nan_mode="strings").decode()
+
+def _finite(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -50,7 +50,7 @@ class TrackioTracker(CurvesTracker):
         self._database.configure(run, settings)
 
     def _run(self, series: str) -> TrackioRun:
-        """Return the trackio run of a series, by an id that stays the same. In a shared project its name tells the run."""
+        """Return the trackio run of a series. Its id stays the same, and so does its name unless `project` changes."""
         name = f"{self._name}-{series}" if self.config.project else series
         return TrackioRun(f"{self._name}-{series}", name, re.sub(r"-seed\d+$", "", series))
 
