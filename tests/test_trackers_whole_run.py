@@ -74,7 +74,9 @@ def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str
     file = recipe_with_faults(recipe, tmp_path)  # 8 steps, all of them logged, a checkpoint after steps 3 and 6
     content = json.loads(file.read_text(encoding="utf-8"))
     killer = {"use": f"{Path(__file__).with_name('killer.py')}:Killer"}
-    trackers = {name: {} for name in (*recipe["trackers"], "tensorboard", "trackio")} | {"killer": killer}
+    trackers: dict[str, Any] = {name: {} for name in (*recipe["trackers"], "tensorboard", "trackio")} | {
+        "killer": killer
+    }
     file.write_text(json.dumps({**content, "trackers": trackers}), encoding="utf-8")
     out, store, log = tmp_path / "out", tmp_path / "store", tmp_path / "log"
     for step in (2, 5, 8):
