@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -242,3 +244,16 @@ def test_paths_of_a_recipe_in_another_folder_lead_to_what_was_checked() -> None:
     assert done.exit_code == 0, done.output
     recipe = yaml.safe_load(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
     assert recipe["corpus"]["folder"] == str(Path("src").resolve())
+
+
+def test_it_says_what_it_does_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import os, sys; from kdtool._cli import call; from kdtool._text import terminal\n"
+        "def show(text):\n"
+        "    assert not {'pydantic', 'torch', 'transformers'} & set(sys.modules), 'something heavy was imported first'\n"
+        "    os._exit(not os.write(2, text.encode()))\n"
+        "terminal.print_line = show\n"
+        "call(['init', '--yes'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
+    assert (done.stdout, done.stderr) == ("", "reading installed plugins …")

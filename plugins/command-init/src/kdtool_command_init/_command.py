@@ -12,6 +12,7 @@ from typing import Any
 import click
 import kdtool
 from kdtool._estimate.machine import size
+from kdtool._text.terminal import print_first_line
 
 from kdtool_command_init._answers import (
     INSTRUCTIONS,
@@ -54,6 +55,7 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     Example:  kdtool init --data src --time 1h
     """  # noqa: D301 - click reads backspaces
     _require_place(file, force=force)
+    print_first_line("reading installed plugins …")
     questions = Questions(take_defaults=yes)
     answers = _locate(_ask(questions, given), file)
 
