@@ -117,7 +117,7 @@ def test_defaults_are_those_measured_on_a_laptop_for_ten_minutes() -> None:
 
 def test_steps_follow_from_the_speed_that_check_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
     def forecast(*_: Any, **__: Any) -> dict[str, Any]:
-        seconds = {"seconds": 100 * 2 * 512 / 1690}  # two arms of 100 steps of 512 tokens
+        seconds = {"seconds": 100 * 2 * 512 / 390}  # two arms of 100 steps of 512 tokens
         return {"models": {"teacher": {"layers": 30}}, "fits": {"memory": True, "gpu": True}, "forecast": seconds}
 
     monkeypatch.setattr(kdtool, "check", forecast)
