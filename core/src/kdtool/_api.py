@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._errors import UsageError
+from kdtool._errors import UsageError, resumable
 from kdtool._plugins.attribution import translate_errors
 from kdtool._text.terminal import print_line
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
 
 
+@resumable()
 @translate_errors()
 def run(
     recipe: Path | str | Mapping[str, Any],
