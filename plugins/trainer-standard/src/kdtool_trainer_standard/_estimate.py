@@ -41,8 +41,8 @@ BUSY = {"cpu": 0.7, "cuda": 0.35}
 GPUs what is published of whole steps with transformers (30 to 45 %); 0.5 on others."""
 _REST = 350e9
 """Operations of a step a second and CPU thread, as far as the rest of the step limits it: norms, softmax, losses and casts,
-which units for products (AMX) do not speed up. Fits steps at 205 GFLOP/s where two threads multiply at 411 (Zen 4, float32
-and bfloat16), and at 480 to 660 where they multiply at 2,560 (AMX, rows of 512; docs/benchmarks.md)."""
+which units for products (AMX) do not speed up. Two threads then reach half of 411 GFLOP/s (Zen 4), as was assumed of all
+CPUs, and 510 of 2,560 (AMX), where 480 to 660 were measured (SmolLM2 cut to 20 layers, rows of 512)."""
 _UPDATE_BYTES = 40
 """Moved by AdamW for each learned number, all in float32: gradients read for their norm, read and written to clip them;
 gradients, weights and two moments read, weights and moments written."""
