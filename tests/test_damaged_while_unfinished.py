@@ -47,7 +47,7 @@ POINTS = {
     "exports": ("end 0",),
     "scores": ("progress 2", "end 0"),
 }
-"""Where each stage is killed, in this order: the same run goes on after each kill."""
+"""Points at which each stage is killed, in this order; the same run resumes after each kill."""
 
 
 @pytest.fixture(scope="module")

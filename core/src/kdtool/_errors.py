@@ -103,13 +103,13 @@ class StorageError(KdtoolError):
 
 
 class MemoryExceededError(KdtoolError):
-    """There is not enough memory; the message names the part that was being built and what would need less."""
+    """Not enough memory; the message names the part that was being built and a change that needs less."""
 
     exit_code = 9
 
 
 class SandboxError(KdtoolError):
-    """There is no safe way to execute generated code on this machine."""
+    """Generated code cannot be executed safely on this machine."""
 
     exit_code = 10
 

@@ -372,7 +372,7 @@ def test_command_prints_the_table_plans_and_gives_json(
     before, _, after = planned.partition("seeds-2")
     assert "run      text" in before
     assert "reuse    text" in after
-    assert "run      phases/student-seed2-train" in after
+    assert "run      training of student, seed 2" in after
     assert not Path("runs").exists()
 
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)

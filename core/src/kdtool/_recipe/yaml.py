@@ -110,8 +110,8 @@ def read_document(text: str, file: str, folder: Path) -> Node:
         problem = (place.at(mark) if mark else place).problem("", *_explain(error, text, mark))
         raise RecipeError([_odd_space(text, place) or problem]) from error
     if not isinstance(root, yaml.MappingNode):
-        if problem := _odd_space(text, place):
-            raise RecipeError([problem])
+        if odd := _odd_space(text, place):
+            raise RecipeError([odd])
         message = "must be a mapping of keys to values" if root else "is empty"
         raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
     problems: list[Problem] = []
