@@ -1,7 +1,7 @@
 """Models and signals of a finished run as W&B artefacts, with their lineage: teacher → signals → student → export.
 
-An artefact refers to the folder of kdtool's artefact by path, and contains its manifest: the SHA-256 of every file. So a
-version is the same as long as the files are, and nothing is copied.
+An artefact refers to the folder of kdtool's artefact by path, and contains its manifest: the SHA-256 of every file. Nothing
+is copied or uploaded unless `upload_exports` is set.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ def _use(tracked: TrackedRun, artefact: wandb.Artifact) -> None:
 def _teachers(results: kdtool.Results) -> Iterator[wandb.Artifact]:
     for one in results.components:
         if one.kind == "teacher":
-            about = {"use": one.use, "distribution": one.distribution, "version": one.version, "config": dict(one.config)}
+            about = {
+                "use": one.use,
+                "distribution": one.distribution,
+                "version": one.version,
+                "config": dict(one.config),
+            }
             artefact = _artefact(results, one.name, "model", {"role": "teacher", **about})
             with artefact.new_file("teacher.json") as file:
                 json.dump(about, file, indent=1, default=str)
@@ -66,7 +71,9 @@ def _signals(results: kdtool.Results, stage: kdtool.StageRecord) -> wandb.Artifa
 
 
 def _model(results: kdtool.Results, arm: kdtool.ArmResult) -> wandb.Artifact:
-    trained = {name: {"steps": one.steps, "tokens": one.tokens, "seconds": one.seconds} for name, one in arm.phases.items()}
+    trained = {
+        name: {"steps": one.steps, "tokens": one.tokens, "seconds": one.seconds} for name, one in arm.phases.items()
+    }
     about = {"role": arm.arm, "seed": arm.seed, "phases": trained}
     return _refer(_artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about), arm.path.parent)
 

@@ -49,7 +49,8 @@ class WandbProcess:
         try:
             while left:
                 left = left[self._pipe.write(left) :]
-        except (OSError, ValueError) as error:  # closed
+        except OSError as error:
+            self._kill()
             raise kdtool.ServiceError(f"wandb stopped: {self._last_words()}; {_REPLAY}") from error
 
     def finish(self, seconds: float) -> None:
@@ -62,13 +63,17 @@ class WandbProcess:
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
             raise kdtool.ServiceError(
                 f"wandb did not finish in {seconds:g} s ('wait' sets the limit); {_REPLAY}"
             ) from error
         if code:
             raise kdtool.ServiceError(f"wandb failed: {self._last_words()}; {_REPLAY}")
+
+    def _kill(self) -> None:
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
 
     @property
     def _pipe(self) -> Any:

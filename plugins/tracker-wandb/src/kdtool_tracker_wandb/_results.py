@@ -24,7 +24,7 @@ def publish(tracking: Tracking) -> None:
     _measurements(tracking, results)
     for member in [Member(arm.arm, arm.seed) for arm in results.arms]:
         tracked = tracking.open(member)
-        tracked.run.config.update(_config(results), allow_val_change=True)
+        tracked.run.config.update(_config(results), allow_val_change=True)  # type: ignore[no-untyped-call]
         tracked.run.summary["verdict"] = results.verdict
         if media := dict(_media(results, member)):
             tracked.show(media)

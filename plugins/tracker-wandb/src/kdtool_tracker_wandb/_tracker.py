@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ class WandbTracker(kdtool.Tracker):
         """W&B project."""
         entity: str | None = Field(None, min_length=1)
         """W&B user or team that owns the project; by default that of the API key."""
-        tags: list[str] = []
+        tags: list[str] = Field(default=[], max_length=64)
         """Tags of all W&B runs."""
         notes: str = ""
         """Description of all W&B runs."""
@@ -86,7 +87,7 @@ class WandbTracker(kdtool.Tracker):
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         memory = self._memory and self._memory.measure(run.label, report.step)
-        place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}
+        place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed, "time": datetime.now(UTC)}
         self._send("step_end", **place, report=asdict(report), memory=memory or {})
 
     def kdtool_run_end(
@@ -106,5 +107,7 @@ class WandbTracker(kdtool.Tracker):
             process.finish(self.config.wait)
 
     def _send(self, event: str, **fields: object) -> None:
-        if self._process is not None:
-            self._process.send({"event": event, **fields})
+        process, self._process = self._process, None  # one that fails is not sent anything more
+        if process is not None:
+            process.send({"event": event, **fields})
+            self._process = process

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
@@ -60,7 +61,7 @@ class TrackedRun:
             self.run.define_metric(rows.axis)
             self.run.define_metric(f"{phase}/*", step_metric=rows.axis)
         if row := rows.row(event["report"], memory):
-            self._log(row)
+            self._log({**row, "_timestamp": datetime.fromisoformat(event["time"]).timestamp()})
 
     def show(self, media: Mapping[str, Any]) -> None:
         """Log tables and pages, behind all points of curves."""
@@ -237,9 +238,11 @@ def stages_of(folder: Path, member: Member) -> dict[str, Any]:
         nodes = json.loads((folder / "graph.json").read_text(encoding="utf-8"))["nodes"]
     except (OSError, ValueError, KeyError):
         return {}
-    wanted = [name for name in nodes if name.startswith(f"phases/{member.arm}-seed{member.seed}-")]
+    own = f"phases/{member.arm}-seed{member.seed}-"
+    wanted = [name for name in nodes if name.startswith(own)]
     for name in wanted:
-        wanted += [source for source in nodes[name]["inputs"].values() if source not in wanted]
+        sources = [source for source in nodes[name]["inputs"].values() if source not in wanted]
+        wanted += [one for one in sources if not one.startswith("phases/") or one.startswith(own)]
     return {name: _without_code(nodes[name]["parts"]) for name in wanted}
 
 
