@@ -45,7 +45,7 @@ def test_files_hold_what_the_run_s_own_files_hold(tracked: dict[str, Any], monke
     assert [own.run[key] for key in ("project", "tags", "notes", "job_type")] == [
         "coders", ["nightly"], "a note", "student"
     ]  # fmt: skip
-    assert own.config["recipe"] == results.recipe
+    assert own.config["recipe"]["trainer"] == results.recipe["trainer"]
     assert own.config["components"]["trainer"]["batch"] == 2
     assert own.config["components"]["trainer"]["weight_decay"] > 0, "defaults, too"
 

@@ -238,11 +238,12 @@ def stages_of(folder: Path, member: Member) -> dict[str, Any]:
         nodes = json.loads((folder / "graph.json").read_text(encoding="utf-8"))["nodes"]
     except (OSError, ValueError, KeyError):
         return {}
-    own = f"phases/{member.arm}-seed{member.seed}-"
-    wanted = [name for name in nodes if name.startswith(own)]
+    wanted = [name for name in nodes if name.startswith(f"phases/{member.arm}-seed{member.seed}-")]
     for name in wanted:
-        sources = [source for source in nodes[name]["inputs"].values() if source not in wanted]
-        wanted += [one for one in sources if not one.startswith("phases/") or one.startswith(own)]
+        for role, source in nodes[name]["inputs"].items():
+            # Stages under "the time of …" only tell the control of equal time how many steps it has.
+            if source not in wanted and not role.startswith("the "):
+                wanted.append(source)
     return {name: _without_code(nodes[name]["parts"]) for name in wanted}
 
 
