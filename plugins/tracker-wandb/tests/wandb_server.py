@@ -16,18 +16,19 @@ __all__ = ["Uploaded", "serve"]
 
 @dataclass
 class Uploaded:
-    """A run as the server has it. Lines of the history are kept by their offset, as W&B keeps them."""
+    """A run as the server has it: a point of the history for each number `_step`, the last one that was sent."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    lines: dict[int, dict[str, Any]] = field(default_factory=dict)
+    points: dict[int, dict[str, Any]] = field(default_factory=dict)
+    lines: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The lines in order."""
-        return [self.lines[offset] for offset in sorted(self.lines)]
+        """The points in order."""
+        return [self.points[step] for step in sorted(self.points)]
 
 
 class _Server(ThreadingHTTPServer):
@@ -88,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _bucket(self, name: str) -> dict[str, Any]:
         run = self.server.runs[name]
         tail = json.dumps([json.dumps(line) for line in run.history[-1:]])
-        counts = {"historyLineCount": len(run.lines), "eventsLineCount": 0, "logLineCount": 0}
+        counts = {"historyLineCount": run.lines, "eventsLineCount": 0, "logLineCount": 0}
         texts = {"historyTail": tail, "eventsTail": "[]", "config": "{}", "summaryMetrics": json.dumps(run.summary)}
         project = {"id": "p", "name": "kdtool", "entity": {"id": "e", "name": "team"}}
         about = {"id": name, "name": name, "displayName": name, "tags": [], "wandbConfig": '{"t": {}}'}
@@ -120,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, chunk in (sent.get("files") or {}).items():
             lines = [json.loads(line) for line in chunk["content"]]
             if name == "wandb-history.jsonl":
-                run.lines.update(enumerate(lines, chunk["offset"]))
+                run.points.update({line["_step"]: line for line in lines})
+                run.lines = max(run.lines, chunk["offset"] + len(lines))
             elif name == "wandb-summary.json":
                 run.summary = lines[-1]
         return {"exitcode": None, "limits": {}}

@@ -87,7 +87,7 @@ class Tracking:
         self._memory: dict[tuple[str, int], Mapping[str, float]] = {}
 
     def take(self, event: Event) -> None:
-        """Log an event; those before the plan wait for it, since it tells to which W&B run they belong."""
+        """Log an event; those before the plan wait for it: the id of a W&B run depends on it."""
         if event["event"] == "plan":
             self._plan(event)
         elif event["event"] == "step_end":
