@@ -64,17 +64,14 @@ def test_a_setting_that_looks_like_a_key_is_refused_without_showing_it(tmp_path:
     assert "aB3" not in problem
 
 
-def test_online_mode_is_announced_and_needs_a_key_and_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_online_mode_is_announced_and_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     run = make_run(tmp_path, say=said.append)
     online = tracker(mode="online", project="coders", entity="team")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert "set the environment variable WANDB_API_KEY" in online.kdtool_check(run, "start")[0]
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert "--offline" in online.kdtool_check(make_run(tmp_path, offline=True, say=said.append), "start")[0]
     assert not said
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert not online.kdtool_check(run, "start")
     assert said == [
         "wandb: mode is online: settings, curves, measurements, samples and report are sent to https://api.wandb.ai, "
@@ -82,6 +79,18 @@ def test_online_mode_is_announced_and_needs_a_key_and_a_network(
     ]
     assert not tracker().kdtool_check(run, "start")
     assert len(said) == 1, "offline there is nothing to announce"
+
+
+def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    said: list[str] = []
+    run, told = make_run(tmp_path, offline=True, say=said.append), tracker(mode="online")
+    told.kdtool_run_start(run)
+    assert "nothing is sent" in said[0]
+    told.kdtool_plan(run, PLAN)
+    told.kdtool_step_end(training(tmp_path), report(1))
+    told.kdtool_run_end(run, "failed", None)
+    assert len(points(tmp_path)) == 1
 
 
 def test_wandb_is_imported_in_its_own_process_only() -> None:
@@ -217,6 +226,7 @@ import os, subprocess, sys
 from pathlib import Path
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 from kdtool_testing import make_run
+from kdtool_testing.tracker import tell_a_run
 from kdtool_tracker_wandb import WandbTracker
 def attempts():
     lines = [line.split() for name in ("snmp", "snmp6") for line in open(f"/proc/net/{name}")]

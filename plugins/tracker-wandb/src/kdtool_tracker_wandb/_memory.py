@@ -49,11 +49,13 @@ def read_memory(folder: Path) -> dict[tuple[str, int], Mapping[str, float]]:
 
 def _figures() -> list[tuple[str, float]]:
     """Return the process's memory and the peak of its GPU's, in GiB, as far as they can be read."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # nothing is trained here
+        return []
     found = []
     with suppress(OSError, IndexError, ValueError, AttributeError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         found.append(("process", pages * os.sysconf("SC_PAGE_SIZE") / _GIB))
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         found.append(("gpu-peak", torch.cuda.max_memory_allocated() / _GIB))
     return found

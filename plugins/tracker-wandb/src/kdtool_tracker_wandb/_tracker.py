@@ -56,9 +56,7 @@ class WandbTracker(kdtool.Tracker):
     def kdtool_check(self, run: kdtool.RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str]:
         problems = list(self._leaked_keys())
         if self.config.mode == "online" and not problems:
-            if run.offline:
-                problems.append("mode 'online' needs the network, which --offline forbids: set mode to offline")
-            elif not os.environ.get("WANDB_API_KEY"):
+            if not os.environ.get("WANDB_API_KEY"):
                 problems.append("mode 'online' needs an API key: set the environment variable WANDB_API_KEY")
             else:
                 owner = f"{self.config.entity}/" if self.config.entity else ""
@@ -80,7 +78,11 @@ class WandbTracker(kdtool.Tracker):
             return  # the events of a run that was killed and resumed, one after the other
         self.kdtool_close()
         self._memory = MemoryLog(run.folder)
-        self._process = WandbProcess(run.folder, {"name": run.name, **self.config.model_dump()})
+        settings = {"name": run.name, **self.config.model_dump()}
+        if run.offline and self.config.mode == "online":
+            run.say("wandb: the run uses no network, so nothing is sent: upload its files later with wandb sync")
+            settings["mode"] = "offline"
+        self._process = WandbProcess(run.folder, settings)
 
     def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self._send("plan", stages=[{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages])
