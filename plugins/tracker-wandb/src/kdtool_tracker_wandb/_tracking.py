@@ -95,8 +95,8 @@ class Tracking:
                 self._early.append(event)
             else:
                 self._step(event)
-        elif event["event"] == "run_end":
-            self._end(event)
+        elif event["event"] == "run_end" and self._fingerprints is None:
+            self._plan({"stages": []})
 
     def open(self, member: Member, role: str = "") -> TrackedRun:
         """Return the W&B run of a member; `role` is its type: student, control or teacher."""
@@ -128,15 +128,6 @@ class Tracking:
     def _step(self, event: Event) -> None:
         memory = event.get("memory") or self._memory.get((event["label"], event["report"]["step"]), {})
         self.open(Member(event["arm"], event["seed"])).step(event, memory)
-
-    def _end(self, event: Event) -> None:
-        from kdtool_tracker_wandb._results import publish
-
-        if self._fingerprints is None:
-            self._plan({"stages": []})
-        if event["status"] == "done":
-            publish(self)
-        self.finish(event["status"])
 
     def _open(self, member: Member, role: str) -> TrackedRun:
         name, online = self.settings["name"], self.settings["mode"] == "online"

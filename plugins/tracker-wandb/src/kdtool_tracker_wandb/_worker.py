@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
+from kdtool_tracker_wandb._results import publish
 from kdtool_tracker_wandb._tracking import Tracking
 
 _ORPHAN_SECONDS = 60.0
@@ -28,7 +29,12 @@ def main() -> None:
     for line in events:
         if not line.endswith(b"\n"):  # torn by a kill
             break
-        tracking.take(json.loads(line))
+        event = json.loads(line)
+        tracking.take(event)
+        if event["event"] == "run_end":
+            if event["status"] == "done":
+                publish(tracking)
+            tracking.finish(event["status"])
     orphaned = threading.Timer(_ORPHAN_SECONDS, os._exit, [1])
     orphaned.daemon = True
     orphaned.start()
