@@ -172,7 +172,7 @@ def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> 
     def plan(stages: list[kdtool.StageRecord]) -> dict[str, Any]:
         return {"event": "plan", "stages": [{"name": one.name, "fingerprint": one.fingerprint} for one in stages]}
 
-    start = {"event": "run_start"}
+    start = {"event": "run_start", "recipe": {"name": "coders"}}
     of_others = [start, plan(other), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
     killed = [start, plan(PLAN), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
     resumed = [start, plan(PLAN), step(3, 9.0), step(4)]
@@ -193,6 +193,8 @@ def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> 
             (4, 1),
             (5, 0.6),
         ]
+        (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
+        assert begun["config"]["update"]["recipe"] == {"name": "coders"}
         assert [point["_timestamp"] % 60 for point in found[:4]] == [1, 2, 3, 4], "when they were trained"
 
 

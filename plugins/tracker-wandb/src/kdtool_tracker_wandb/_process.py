@@ -13,8 +13,6 @@ import kdtool
 
 __all__ = ["WandbProcess"]
 
-_REPLAY = "the run goes on, and `kdtool runs sync` can log it again later"
-
 
 class WandbProcess:
     """Runs `_worker` for the run in `folder`. The API key reaches it by the environment, and only in online mode."""
@@ -51,7 +49,7 @@ class WandbProcess:
                 left = left[self._pipe.write(left) :]
         except OSError as error:
             self._kill()
-            raise kdtool.ServiceError(f"wandb stopped: {self._last_words()}; {_REPLAY}") from error
+            raise kdtool.ServiceError(f"wandb stopped: {self._last_words()}") from error
 
     def finish(self, seconds: float) -> None:
         """End the process: wait for it for so many seconds, then kill it.
@@ -64,11 +62,9 @@ class WandbProcess:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             self._kill()
-            raise kdtool.ServiceError(
-                f"wandb did not finish in {seconds:g} s ('wait' sets the limit); {_REPLAY}"
-            ) from error
+            raise kdtool.ServiceError(f"wandb did not finish in {seconds:g} s; raise 'wait', its limit") from error
         if code:
-            raise kdtool.ServiceError(f"wandb failed: {self._last_words()}; {_REPLAY}")
+            raise kdtool.ServiceError(f"wandb failed: {self._last_words()}")
 
     def _kill(self) -> None:
         self._pipe.close()

@@ -43,7 +43,7 @@ class WandbTracker(kdtool.Tracker):
         """Upload exported files whole; otherwise artefacts refer to them by path and hash."""
         system_metrics: bool = False
         """Log W&B's own measurements of processor, memory, disk and GPU."""
-        wait: int = Field(60, ge=1, le=86_400)
+        wait: int = Field(25, ge=1, le=86_400)
         """Seconds that the end of a run waits for W&B to finish."""
 
     config: Config

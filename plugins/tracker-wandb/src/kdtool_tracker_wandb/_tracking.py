@@ -85,6 +85,7 @@ class Tracking:
         self._fingerprints: dict[str, str] | None = None
         self._early: list[Event] = []
         self._memory: dict[tuple[str, int], Mapping[str, float]] = {}
+        self._recipe: Mapping[str, Any] = {}
 
     def take(self, event: Event) -> None:
         """Log an event; those before the plan wait for it: the id of a W&B run depends on it."""
@@ -118,6 +119,7 @@ class Tracking:
         self.finish("interrupted")
         self._fingerprints = planned
         self._memory = read_memory(self.folder)
+        self._recipe = _recipe_of(self.folder / "events.jsonl")
         for earlier in _steps_of(self.folder / "events.jsonl", planned):
             self._step(earlier)
         self._delete_older()
@@ -142,7 +144,13 @@ class Tracking:
             job_type=role,
             tags=self.settings["tags"] or None,
             notes=self.settings["notes"] or None,
-            config={"run": name, "arm": member.arm, "seed": member.seed, "stages": stages_of(self.folder, member)},
+            config={
+                "run": name,
+                "arm": member.arm,
+                "seed": member.seed,
+                "recipe": self._recipe,
+                "stages": stages_of(self.folder, member),
+            },
             resume="allow" if online else None,
             reinit="create_new",
             settings=self._quiet(),
@@ -209,6 +217,12 @@ def _steps_of(path: Path, planned: Mapping[str, str]) -> Iterator[Event]:
                 waiting.append(event)
             elif _is_of(event, current, planned):
                 yield event
+
+
+def _recipe_of(path: Path) -> Mapping[str, Any]:
+    """Return the recipe of the last process of the run, with everything that it extends, if the log has it."""
+    starts = [event for event in _events(path) if event.get("event") == "run_start"]
+    return dict(starts[-1].get("recipe", {})) if starts else {}
 
 
 def _is_of(event: Event, current: Mapping[str, str], planned: Mapping[str, str]) -> bool:
