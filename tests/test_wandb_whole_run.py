@@ -94,9 +94,16 @@ def test_files_hold_what_the_run_s_own_files_hold(tracked: dict[str, Any], monke
     same_curves(again.folder, rewritten)
     assert rewritten["student, seed 0"].folder != own.folder, "written anew, and the older files are gone"
 
-    changed = kdtool.run(tracked, {"trainer.learning_rate": 1e-3})
-    folders = [path.name.partition("-")[2] for path in (changed.folder / "wandb").glob("offline-run-*")]
+    changed = kdtool.run(tracked, {"trainer.learning_rate": 1e-3, "trackers.wandb.upload_exports": True})
+    folders = [*(changed.folder / "wandb").glob("offline-run-*")]
     assert len(folders) == len(ARMS) * 2 + 1, "another training is another W&B run; the teacher is the same"
+    (whole,) = (
+        one
+        for one in offline_runs(changed.folder)["student, seed 0"].artifacts
+        if one["name"] == "small-export-safetensors"
+    )
+    uploaded = {part["path"]: part.get("local_path", "") for part in whole["manifest"]["contents"]}
+    assert uploaded["safetensors/model.safetensors"].startswith(str(changed.folder / "exports")), "not copied"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")

@@ -25,13 +25,17 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> dict[str, OfflineRun]:
-    """Return the offline runs below the folder of a run, by the name that W&B shows without that of the run."""
+    """Return the offline runs below the folder of a run, by the name that W&B shows without that of the run.
+
+    Of several trainings of the same arm, the last one counts.
+    """
     found = {}
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         records = [json.loads(line) for line in _inspect("--json", file).splitlines()]
         of = {kind: [one[kind] for one in records if one["type"] == kind] for kind in ("run", "history", "artifact")}
         title = of["run"][0]["display_name"].partition(": ")[2]
-        assert title not in found, f"two files of {title}"
+        earlier = found.get(title)
+        assert not earlier or earlier.run["run_id"] != of["run"][0]["run_id"], f"two files of {title}"
         whole = json.loads(_inspect("--json", "--summary", file))
         points = [one["item"] for one in of["history"]]
         found[title] = OfflineRun(file.parent, of["run"][0], points, of["artifact"], whole["summary"], whole["config"])

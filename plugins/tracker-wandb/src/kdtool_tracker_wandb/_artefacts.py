@@ -32,7 +32,8 @@ def log_artefacts(tracking: Tracking, results: kdtool.Results) -> None:
         member = Member(arm.arm, arm.seed)
         tracked, sources = tracking.open(member), stages_of(tracking.folder, member)
         used = [_signals(results, stage) for name, stage in taught if name in sources]
-        for artefact in (*(_teachers(results) if used else ()), *used):
+        beside = any(stages.get("teachers") for name, stages in sources.items() if name.startswith("phases/"))
+        for artefact in (*(_teachers(results) if used or beside else ()), *used):
             _use(tracked, artefact)
         tracked.run.log_artifact(_model(results, arm))
         for exported in arm.artifacts:
