@@ -1,7 +1,8 @@
 """A run, from an assembled recipe to results.
 
 The nodes of the graph are made in order, each reused unless something that it depends on has changed. Then the arms are
-compared and reported. Text, untrained students, rows, signals and scores of teachers lie in the store that runs share.
+compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens alone lie in
+the store that runs share.
 """
 
 from __future__ import annotations
