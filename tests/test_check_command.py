@@ -131,7 +131,7 @@ def test_a_terminal_shows_each_step_in_one_line(
     monkeypatch.setattr("sys.stderr", terminal)
     assert call(["check", file, "--memory", "500MB"]) == 9
     steps = [click.unstyle(step) for step in terminal.getvalue().split("\r")]
-    assert steps[:3] == ["", "loading …", "checking components and estimating the run …"]
+    assert steps[:3] == ["", "reading the recipe and its plugins …", "checking components and estimating the run …"]
     assert [step for step in steps if step.startswith("trying evaluators.")]
     assert terminal.getvalue().endswith("\r\x1b[2K"), "the line is gone at the end"
     assert "checking" not in capsys.readouterr().out

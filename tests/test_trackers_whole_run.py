@@ -146,6 +146,7 @@ def _numbers(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name in ("loss", "learning_rate", "gradient_norm", "tokens", "seconds"):
         yield name, report[name]
     yield "tokens_per_second", report["tokens"] / report["seconds"]
+    yield "memory_gib", report["memory"] / 2**30
     norms = {name: term["gradient_norm"] for name, term in report["terms"].items() if term["gradient_norm"] is not None}
     for name, term in report["terms"].items():
         yield f"terms/{name}", term["value"]

@@ -18,7 +18,7 @@ TERMS = {
     "kl": kdtool.TermReport(1.0, 1.0, 0.1),
     "l": kdtool.TermReport(3.0, 1.0),
 }
-REPORT = kdtool.StepReport(3, 10, 600, 2.0, 4.2, 1e-3, NAN, TERMS, {"perplexity.bits": 1.5})
+REPORT = kdtool.StepReport(3, 10, 600, 2.0, 4.2, 1e-3, NAN, TERMS, {"perplexity.bits": 1.5}, 3 << 29)
 
 
 class Listed(CurvesTracker):
@@ -60,6 +60,7 @@ def test_numbers_of_a_step_are_named() -> None:
         "terms/ce": 2.0, "weights/ce": 0.5, "gradient_norms/ce": 0.3, "gradient_shares/ce": pytest.approx(0.75),
         "terms/kl": 1.0, "weights/kl": 1.0, "gradient_norms/kl": 0.1, "gradient_shares/kl": pytest.approx(0.25),
         "terms/l": 3.0, "weights/l": 1.0, "validation/perplexity.bits": 1.5,
+        "memory_gib": 1.5,
     }  # fmt: skip
     assert "tokens_per_second" not in figures(kdtool.StepReport(0, 0, 0, 0.0, NAN, NAN, NAN))
 

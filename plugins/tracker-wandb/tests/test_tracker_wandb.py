@@ -131,8 +131,15 @@ def test_rows_hold_shares_rates_and_each_step_once() -> None:
     }
 
     def row(step: int, seconds: float, metrics: Mapping[str, float] | None = None) -> dict[str, float] | None:
-        counts = {"step": step, "tokens": step * 100, "seconds": seconds, "learning_rate": 0.1, "gradient_norm": 1.0}
-        return rows.row({**counts, "loss": 2.5, "terms": terms, "metrics": metrics or {}}, {"process": 1.5})
+        counts = {
+            "step": step,
+            "steps": 3,
+            "tokens": step * 100,
+            "seconds": seconds,
+            "learning_rate": 0.1,
+            "gradient_norm": 1.0,
+        }
+        return rows.row({**counts, "loss": 2.5, "terms": terms, "metrics": metrics or {}, "memory": 3 << 29})
 
     first, second = row(1, 1.0), row(2, 1.5, {"perplexity.bits-per-byte": 0.9})
     assert first is not None
@@ -144,7 +151,7 @@ def test_rows_hold_shares_rates_and_each_step_once() -> None:
     assert first["train/tokens_per_second"] == 100
     assert second["train/tokens_per_second"] == 200
     assert second["train/validation/perplexity.bits-per-byte"] == 0.9
-    assert second["train/memory-gib/process"] == 1.5
+    assert second["train/memory_gib"] == 1.5
     assert row(2, 0.8) is None, "repeated by a resumed run"
     third = row(3, 1.0)
     assert third is not None

@@ -63,7 +63,8 @@ class StepReport:
     """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms.
 
     A term without tokens at this step is in neither, such as cross-entropy if all text is on-policy. `metrics` holds
-    measurements of evaluators after this step, by EVALUATOR.MEASUREMENT; most steps have none.
+    measurements of evaluators after this step, by EVALUATOR.MEASUREMENT; most steps have none. `memory` is the bytes of
+    the training process: the most allocated on its GPU, or its main memory where it has none; 0 if unknown.
     """
 
     step: int
@@ -75,6 +76,7 @@ class StepReport:
     gradient_norm: float
     terms: Mapping[str, TermReport] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    memory: int = 0
 
 
 class Trainer(Component):

@@ -22,7 +22,7 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
 
     `loss`, `learning_rate`, `gradient_norm`, and since the phase began `tokens`, `seconds` and `tokens_per_second`. For each
     term `terms/X`, `weights/X` and, at steps that measured gradients, `gradient_norms/X` and `gradient_shares/X`, which sum
-    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`.
+    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` where it is known.
     """
     found = {
         "loss": report.loss,
@@ -33,6 +33,8 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
     }
     if report.seconds > 0:
         found["tokens_per_second"] = report.tokens / report.seconds
+    if report.memory:
+        found["memory_gib"] = report.memory / (1 << 30)
     norms = {name: term.gradient_norm for name, term in report.terms.items() if term.gradient_norm is not None}
     whole = sum(norms.values())
     for name, term in report.terms.items():

@@ -13,7 +13,6 @@ from typing import Literal
 import kdtool
 from kdtool import Field
 
-from kdtool_tracker_wandb._memory import MemoryLog
 from kdtool_tracker_wandb._process import WandbProcess
 
 __all__ = ["WandbTracker"]
@@ -51,7 +50,6 @@ class WandbTracker(kdtool.Tracker):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._process: WandbProcess | None = None
-        self._memory: MemoryLog | None = None
 
     def kdtool_check(self, run: kdtool.RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str]:
         problems = list(self._leaked_keys())
@@ -77,7 +75,6 @@ class WandbTracker(kdtool.Tracker):
         if self._process is not None and self._process.folder == run.folder:
             return  # the events of a run that was killed and resumed, one after the other
         self.kdtool_close()
-        self._memory = MemoryLog(run.folder)
         settings = {"name": run.name, **self.config.model_dump()}
         if run.offline and self.config.mode == "online":
             run.say("wandb: the run uses no network, so nothing is sent: upload its files later with wandb sync")
@@ -88,10 +85,9 @@ class WandbTracker(kdtool.Tracker):
         self._send("plan", stages=[{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages])
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
-        memory = self._memory and self._memory.measure(run.label, report.step)
         place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}
         time = datetime.fromtimestamp(run.time, UTC)
-        self._send("step_end", **place, time=time, report=asdict(report), memory=memory or {})
+        self._send("step_end", **place, time=time, report=asdict(report))
 
     def kdtool_run_end(
         self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
@@ -105,7 +101,7 @@ class WandbTracker(kdtool.Tracker):
         Raises:
             ServiceError: it did not finish, or failed.
         """
-        process, self._process, self._memory = self._process, None, None
+        process, self._process = self._process, None
         if process is not None:
             process.finish(self.config.wait)
 

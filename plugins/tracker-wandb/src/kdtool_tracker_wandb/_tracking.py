@@ -23,7 +23,6 @@ from uuid import uuid4
 
 import wandb
 
-from kdtool_tracker_wandb._memory import read_memory
 from kdtool_tracker_wandb._rows import Rows
 
 __all__ = ["Member", "TrackedRun", "Tracking", "stages_of"]
@@ -52,7 +51,7 @@ class TrackedRun:
         self._logged = 0
         self._phases: dict[str, Rows] = {}
 
-    def step(self, event: Event, memory: Mapping[str, float]) -> None:
+    def step(self, event: Event) -> None:
         """Log a training step, unless it was logged before."""
         phase = event["label"].removeprefix(f"{event['arm']}-seed{event['seed']}-") or "train"
         rows = self._phases.get(phase)
@@ -60,7 +59,7 @@ class TrackedRun:
             rows = self._phases[phase] = Rows(phase)
             self.run.define_metric(rows.axis)
             self.run.define_metric(f"{phase}/*", step_metric=rows.axis)
-        if row := rows.row(event["report"], memory):
+        if row := rows.row(event["report"]):
             self._log({**row, "_timestamp": datetime.fromisoformat(event["time"]).timestamp()})
 
     def show(self, media: Mapping[str, Any]) -> None:
@@ -84,7 +83,6 @@ class Tracking:
         self._runs: dict[Member, TrackedRun] = {}
         self._fingerprints: dict[str, str] | None = None
         self._early: list[Event] = []
-        self._memory: dict[tuple[str, int], Mapping[str, float]] = {}
         self._recipe: Mapping[str, Any] = {}
 
     def take(self, event: Event) -> None:
@@ -118,7 +116,6 @@ class Tracking:
             return
         self.finish("interrupted")
         self._fingerprints = planned
-        self._memory = read_memory(self.folder)
         self._recipe = _recipe_of(self.folder / "events.jsonl")
         for earlier in _steps_of(self.folder / "events.jsonl", planned):
             self._step(earlier)
@@ -128,8 +125,7 @@ class Tracking:
             self._step(waiting)
 
     def _step(self, event: Event) -> None:
-        memory = event.get("memory") or self._memory.get((event["label"], event["report"]["step"]), {})
-        self.open(Member(event["arm"], event["seed"])).step(event, memory)
+        self.open(Member(event["arm"], event["seed"])).step(event)
 
     def _open(self, member: Member, role: str) -> TrackedRun:
         name, online = self.settings["name"], self.settings["mode"] == "online"

@@ -30,6 +30,7 @@ from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
 from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loss_mask import loss_labels
+from kdtool_trainer_standard._machine import memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
@@ -160,6 +161,7 @@ class TrainingLoop(ResumableTrainer):
             gradient_norm=float(logs["grad_norm"]),
             terms=terms,
             metrics=self._metrics,
+            memory=memory_of_process(self.args.device),
         )
         self.control.should_log, self._metrics = False, {}
         if self.run.rank == 0:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from kdtool_transformers import DtypeName, compute_dtype, has_bfloat16
@@ -19,6 +20,7 @@ __all__ = [
     "chosen_dtype",
     "chunk_sizes",
     "dtype_name",
+    "memory_of_process",
     "other_work_noted",
     "preserved_accelerate_state",
     "tuned_malloc",
@@ -51,6 +53,13 @@ def chunk_sizes(vocabulary: int, device: torch.device) -> tuple[int, int]:
         return min(max(52_500_000 // vocabulary, 128), 4096), min(max(3_200_000 // vocabulary, 16), 1024)
     head_chunk_size = min(max(200_000_000 // vocabulary, 256), 8192)
     return head_chunk_size, min(head_chunk_size, max(100_000_000 // vocabulary, 256))
+
+
+def memory_of_process(device: torch.device) -> int:
+    """Return the most bytes that this process has allocated on its GPU, or what it holds of main memory without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
 
 
 def warn_of_other_work(run: kdtool.RunInfo, device: torch.device) -> None:
