@@ -110,6 +110,16 @@ def test_one_process_writes_and_others_read(tmp_path: Path) -> None:
     Ledger(file).close()
 
 
+def test_teachers_of_one_process_share_a_ledger(tmp_path: Path) -> None:
+    first, second = (Ledger.shared(tmp_path / "ledger.sqlite") for _ in range(2))
+    assert first is second
+    first.close()
+    second.settle(_attempt(second, "key", 9), "yes", 7).result()
+    second.close()
+    with Ledger.shared(tmp_path / "ledger.sqlite") as third:
+        assert (third is first, third.find("key")) == (False, "yes")
+
+
 def test_a_ledger_of_another_version_is_refused_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "ledger.sqlite"
     with closing(sqlite3.connect(file)) as database:

@@ -114,7 +114,7 @@ def check(
 
     show("checking components and estimating the run")
     with assume(assumed):
-        found = _look(load_recipe(path, settings), folder, say, known)
+        found = _look(load_recipe(path, settings), folder, shared, say, known)
     here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
     disk = min(free_disk(folder), free_disk(shared))
     limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
@@ -129,7 +129,7 @@ def check(
             return _attempt_of(found, limits)
         show(f"trying {[*further][-1]}")
         changed = load_recipe(path, {**(settings or {}), **further})
-        with assume(assumed), _opening(changed, lambda _: None) as (context, info):
+        with assume(assumed), _opening(changed, shared, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.complete)
             return _attempt_of(_foresee(context, info, folder, known), limits)
 
@@ -176,9 +176,9 @@ def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
     return Attempt(peak, found.models[student].parameters if student in found.models else 0, over)
 
 
-def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -> _Checked:
+def _look(recipe: Recipe, out: Path, store: Path, say: Callable[[str], None], known: Known) -> _Checked:
     """Check a recipe; `known` is added to for later attempts."""
-    with _opening(recipe, say) as (context, info):
+    with _opening(recipe, store, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
         refuse_missing(context.assembly, info, known.complete)
         identify(context, info, needed=False)
@@ -193,11 +193,11 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
 
 
 @contextmanager
-def _opening(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
+def _opening(recipe: Recipe, store: Path, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield context, replace(context.info(Stage("check")), say=say)  # nothing runs that trackers could show
+        yield context, replace(context.info(Stage("check")), say=say, store=store)  # nothing runs that trackers could show
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from kdtool_ledger._ledger import Attempt, Batch, Ledger
-from kdtool_ledger._summary import Summary, read_summary
+from kdtool_ledger._summary import Summary, has_answer, read_summary
 
-__all__ = ["Attempt", "Batch", "Ledger", "Summary", "read_summary"]
+__all__ = ["Attempt", "Batch", "Ledger", "Summary", "has_answer", "read_summary"]

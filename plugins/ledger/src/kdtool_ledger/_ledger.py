@@ -24,6 +24,9 @@ _INTENT = "INSERT INTO attempt (id, key, state, reserved, begun, batch) VALUES (
 _MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
     COALESCE(MAX(id), 0) FROM attempt"""
 
+_SHARED: dict[Path, Ledger] = {}
+_SHARING = Lock()
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -90,7 +93,18 @@ class Ledger:
         self._database = database
         self._writer = Writer(database, self.path)
         self._lock = Lock()
-        self._closed = False
+        self._users = 1
+
+    @classmethod
+    def shared(cls, path: Path) -> Ledger:
+        """Return this process's ledger of a file: opened by the first caller, closed by the last. Raises as `Ledger`."""
+        name = path.absolute()
+        with _SHARING:
+            if name not in _SHARED:
+                _SHARED[name] = cls(name)
+            else:
+                _SHARED[name]._users += 1
+            return _SHARED[name]
 
     @property
     def spent(self) -> int:
@@ -184,9 +198,12 @@ class Ledger:
             return frozenset(row[0] for row in self._reader.execute("SELECT remote FROM batch WHERE remote != ''"))
 
     def close(self) -> None:
-        """Write what waits, and free the file. Safe to call twice."""
-        if not self._closed:
-            self._closed = True
+        """Write what waits, and free the file once its last user closes it."""
+        with _SHARING:
+            self._users -= 1
+            if self._users != 0:
+                return
+            _SHARED.pop(self.path, None)
             self._writer.close()
             with closing(self._database), closing(self._reader):
                 pass

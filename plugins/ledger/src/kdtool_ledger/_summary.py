@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdtool_ledger._tables import connect, storage_errors
 
-__all__ = ["Summary", "read_summary"]
+__all__ = ["Summary", "has_answer", "read_summary"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,13 @@ def read_summary(path: Path) -> Summary:
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
             unknown=tuple(unknown.fetchall()),
         )
+
+
+def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:
+    """Yield for each key whether its answer is stored; nothing is, where there is no file. Raises as `read_summary`."""
+    if not path.exists():
+        yield from (False for _ in keys)
+        return
+    with storage_errors(path), closing(connect(path, read_only=True)) as database:
+        for key in keys:
+            yield database.execute("SELECT 1 FROM result WHERE key = ?", (key,)).fetchone() is not None
