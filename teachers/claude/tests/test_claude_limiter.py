@@ -64,9 +64,9 @@ def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: 
             turn = await limiter.turn(100, 50)
             allowed, headers = await service.ask(next(number))
             if allowed:
-                limiter.answered(turn, headers, 100, 50)
+                limiter.count_answer(turn, headers, 100, 50)
             else:
-                limiter.refused(turn, headers)
+                limiter.count_refusal(turn, headers)
 
     async def everybody() -> None:
         await asyncio.gather(*(worker() for _ in range(workers)))
@@ -117,9 +117,9 @@ def test_your_own_limit_holds_and_retry_after_is_obeyed() -> None:
 
     async def obey() -> None:
         turn = await limiter.turn(1, 1)
-        limiter.refused(turn, {"retry-after": "17"})
+        limiter.count_refusal(turn, {"retry-after": "17"})
         before = clock.now
-        limiter.answered(await limiter.turn(1, 1), {}, 1, 1)
+        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
         assert clock.now - before >= 17
 
     asyncio.run(clock.run(obey()))
@@ -132,9 +132,9 @@ def test_failures_in_a_row_open_the_circuit() -> None:
     async def fail() -> None:
         for number in range(24):
             await limiter.turn(1, 1)
-            limiter.failed()
+            limiter.count_failure()
             assert limiter.openings == (number + 1) // 8
-        limiter.answered(await limiter.turn(1, 1), {}, 1, 1)
+        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
         assert clock.now >= 2 + 4 + 8
         assert limiter.openings == 0
 
@@ -152,7 +152,7 @@ def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
             turn = await limiter.turn(1000, 10)
             spent.append((clock.now, 500))
             await clock.sleep(0.3)
-            limiter.answered(turn, headers, 500, 10)
+            limiter.count_answer(turn, headers, 500, 10)
 
     async def everybody() -> None:
         await asyncio.gather(*(worker() for _ in range(16)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,7 +57,7 @@ def test_the_ledger_equals_the_bill_and_nothing_is_asked_twice(server: MessagesS
 
 
 def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path: Path) -> None:
-    config = Claude.Config(url=server.url, model=MODEL, budget_usd=1)
+    config = Claude.Config(url=server.url, model=MODEL, budget_usd=Decimal(1))
     teacher = Claude(config)
     with pytest.raises(kdtool.UsageError, match=r"ledger: .*name a file"):
         list(teacher.kdtool_answer(requests(1)))
@@ -181,9 +182,9 @@ def test_mistakes_are_a_sentence_each(server: MessagesServer, tmp_path: Path, mo
             list(teacher.kdtool_answer(requests(1)))
     for wrong in ("http://example.org", "https://user:word@example.org", "ftp://127.0.0.1"):
         with pytest.raises(ValueError, match="must be"):
-            Claude.Config(model=MODEL, budget_usd=1, url=wrong)
+            Claude.Config(model=MODEL, budget_usd=Decimal(1), url=wrong)
     with pytest.raises(ValueError, match="budget_usd"):
-        Claude.Config(model=MODEL)
+        Claude.Config.model_validate({"model": MODEL})
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     with (
         opened(server.url, tmp_path) as teacher,
@@ -215,11 +216,12 @@ def test_the_key_is_in_no_written_byte(
 ) -> None:
     caplog.set_level("DEBUG")
     errors = []
-    for faults in (Faults(reset_after=0.2, broken_json=0.2), Faults(status=401, error=f"bad key {KEY}")):
+    wrong = [Faults(reset_after=0.2, broken_json=0.2), Faults(status=401, error=f"bad key {KEY}")]
+    for number, faults in enumerate(wrong):
         server.faults = faults
         with opened(server.url, tmp_path, retries=3) as teacher:
             try:
-                list(teacher.kdtool_answer(requests(40, first=len(errors) * 100)))
+                list(teacher.kdtool_answer(requests(40, first=100 * number)))
             except kdtool.KdtoolError as error:
                 while error is not None:
                     errors.append(repr(error) + str(vars(error)))
@@ -257,6 +259,6 @@ def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tm
 
 
 def test_its_terms_need_to_be_acknowledged_for_text() -> None:
-    terms = Claude(Claude.Config(model=MODEL, budget_usd=1)).kdtool_acknowledge()
+    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).kdtool_acknowledge()
     assert "competing models" in terms.restrictions[0]
     assert MODEL in terms.notices[0]

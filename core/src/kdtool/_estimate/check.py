@@ -114,7 +114,7 @@ def check(
 
     show("checking components and estimating the run")
     with assume(assumed):
-        found = _look(load_recipe(path, settings), folder, shared, say, known)
+        found = _look(load_recipe(path, settings), folder, say, known, shared)
     here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
     disk = min(free_disk(folder), free_disk(shared))
     limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
@@ -176,7 +176,7 @@ def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
     return Attempt(peak, found.models[student].parameters if student in found.models else 0, over)
 
 
-def _look(recipe: Recipe, out: Path, store: Path, say: Callable[[str], None], known: Known) -> _Checked:
+def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known, store: Path | None = None) -> _Checked:
     """Check a recipe; `known` is added to for later attempts."""
     with _opening(recipe, store, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
@@ -193,11 +193,14 @@ def _look(recipe: Recipe, out: Path, store: Path, say: Callable[[str], None], kn
 
 
 @contextmanager
-def _opening(recipe: Recipe, store: Path, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
+def _opening(recipe: Recipe, store: Path | None, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield context, replace(context.info(Stage("check")), say=say, store=store)  # nothing runs that trackers could show
+        yield (
+            context,
+            replace(context.info(Stage("check")), say=say, store=store),
+        )  # nothing runs that trackers could show
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

@@ -85,7 +85,8 @@ class Ledger:
                 "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
                 "WHERE state = 'open' AND batch IS NULL"
             )
-            self._spent, self._held, self._last = database.execute(_MONEY).fetchone()
+            money: tuple[int, int, int] = database.execute(_MONEY).fetchone()
+            self._spent, self._held, self._last = money
             self._reader = connect(self.path, read_only=True)
         except BaseException:
             database.close()

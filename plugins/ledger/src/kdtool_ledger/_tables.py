@@ -49,8 +49,7 @@ def create_tables(database: sqlite3.Connection, path: Path) -> None:
             f"{path} is a ledger of format {version}, but this version of kdtool-ledger reads format {VERSION}: install the "
             "version that wrote it, or name another file by `ledger`"
         )
-    database.executescript(_TABLES)
-    database.execute(f"PRAGMA user_version = {VERSION}")
+    database.executescript("BEGIN;" + _TABLES + f"PRAGMA user_version = {VERSION};" + "COMMIT;")
 
 
 @contextmanager

@@ -59,15 +59,16 @@ class Batches:
             ServiceError: the service stays down, or leaves requests unanswered again and again.
         """
         await self._collect_open()
-        waiting = {one.key: one for one in asked}
-        for _ in range(1 + self._config.retries):
-            waiting = self._missing(waiting)
-            if not waiting:
-                break
+        waiting = self._missing({one.key: one for one in asked})
+        fruitless = 0
+        while waiting and fruitless <= self._config.retries:
             stopped = await self._submit_all(list(waiting.values()))
             await self._collect_open()
-            if stopped and self._missing(waiting).keys() == waiting.keys():
-                raise stopped
+            before, waiting = len(waiting), self._missing(waiting)
+            if len(waiting) == before:
+                fruitless += 1
+                if stopped:
+                    raise stopped
         for one in asked:
             if (stored := self._ledger.find(one.key)) is not None:
                 deliver(restore(stored, one.request))
@@ -127,7 +128,7 @@ class Batches:
         await asyncio.wrap_future(self._ledger.write_submitted(name, remote))
 
     async def _create(self, items: list[dict[str, Any]]) -> str:
-        """Submit a batch; wait and try again only where the service says that it made none."""
+        """Submit a batch; wait and try again only where the service made none for certain."""
         for number in range(1 + self._config.retries):
             try:
                 return await self._client.create_batch(items)
@@ -214,10 +215,10 @@ class Batches:
         elif kind in {"expired", "canceled"}:
             self._ledger.release(attempt, str(kind))
         elif kind == "errored":
-            error = (result.get("error") or {}).get("error") or {}
-            reason = f"{error.get('type')}: {error.get('message')}"[:300]
+            shown = (result.get("error") or {}).get("error") or {}
+            reason = f"{shown.get('type')}: {shown.get('message')}"[:300]
             self._ledger.release(attempt, reason)
-            if error.get("type") == "invalid_request_error":
+            if shown.get("type") == "invalid_request_error":
                 self._wrong[attempt.key] = reason
 
     async def _retry(self, ask: Callable[[], Any]) -> Any:

@@ -141,11 +141,18 @@ class Client:
 
     async def _stream(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
         try:
-            async with self._client.messages.with_streaming_response.create(**body, stream=True) as response:
+            stream = await self._client.post(
+                "/v1/messages",
+                body={**body, "stream": True},
+                cast_to=object,
+                stream=True,
+                stream_cls=anthropic.AsyncStream[Any],
+            )
+            async with stream:
                 message: dict[str, Any] = {}
-                async for event in await response.parse():
-                    if _add_event(message, event.to_dict()):
-                        return message, response.headers
+                async for event in stream:
+                    if _add_event(message, event):
+                        return message, stream.response.headers
         except Exception as error:
             self._raise(error)
         raise DoubtfulError("the stream ended before the answer did")

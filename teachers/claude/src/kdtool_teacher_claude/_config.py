@@ -53,8 +53,8 @@ class ClaudeConfig(kdtool.Config):
     prices: PricesConfig | None = kdtool.Field(default=None, json_schema_extra=_FREE)
     """Prices that replace those of the package `genai-prices`."""
     on_unknown: Literal["ask_again", "skip"] = kdtool.Field(default="ask_again", json_schema_extra=_FREE)
-    """What to do with a request that was sent and perhaps charged, but not answered: ask again, within the budget, or
-    leave it out, so that nothing is ever paid twice."""
+    """Handling of a request that was sent and perhaps charged, but not answered: ask again, within the budget, or leave it
+    out, so that nothing is ever paid twice."""
     ledger: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=_FREE)
     """The file with paid answers and money. None: `ledger.sqlite` in the folder that runs share."""
     key_variable: str = kdtool.Field(default="ANTHROPIC_API_KEY", min_length=1, json_schema_extra=_FREE)

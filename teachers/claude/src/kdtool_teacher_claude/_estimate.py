@@ -10,7 +10,7 @@ from kdtool_ledger import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, estimate_tokens, least_cached, prepare
+from kdtool_teacher_claude._requests import Asked, estimate_tokens, cache_minimum, prepare
 
 __all__ = ["estimate"]
 
@@ -40,7 +40,7 @@ def estimate(
     if not number:
         yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are in the ledger, and cost nothing")
         return
-    own, shared = zip(*(estimate_tokens_of(asked) for asked in missing), strict=True)
+    own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
     scale = 1.0
     if count is not None:
         scale = sum(map(count, missing[:_COUNTED])) / (sum(own[:_COUNTED]) + sum(shared[:_COUNTED]))
@@ -71,7 +71,7 @@ def estimate(
         notes.append(f"{stored:,} answers are in the ledger already")
     if config.system and not prefixes and config.cache != "off":
         notes.append(
-            f"`system` has about {estimate_tokens(config.system):,} tokens, below the {least_cached(config.model):,} from "
+            f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"
         )
     if not uses_batches and config.requests_per_minute:
@@ -89,8 +89,8 @@ def estimate(
     yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
 
 
-def estimate_tokens_of(asked: Asked) -> tuple[int, int]:
-    """Return estimated tokens of a request's own text, and of the text that it shares with others."""
+def estimate_parts(asked: Asked) -> tuple[int, int]:
+    """Return estimated tokens of a request's messages, and of the system text, which it shares with others."""
     system = asked.body.get("system", "")
     text = system if isinstance(system, str) else "".join(block["text"] for block in system)
     return sum(estimate_tokens(turn["content"]) + 4 for turn in asked.body["messages"]), estimate_tokens(text)

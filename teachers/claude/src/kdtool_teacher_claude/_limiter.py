@@ -98,7 +98,7 @@ class Limiter:
     async def turn(self, tokens_in: int, tokens_out: int) -> Turn:
         """Wait until a request may be sent, in the order of the calls. End it by one of the methods below."""
         async with self._gate:
-            while self._under_way >= self._allowed():
+            while self._under_way >= self._slots():
                 self._changed.clear()
                 await self._changed.wait()
             while (wait := self._wait()) > 0:
@@ -110,7 +110,7 @@ class Limiter:
             self._under_way += 1
             return Turn(now, tokens_in, tokens_out)
 
-    def answered(self, turn: Turn, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
+    def count_answer(self, turn: Turn, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
         """Count an answer: its headers give the limits, its tokens correct those that were estimated."""
         self._failures = self._openings = 0
         self.observe(headers)
@@ -123,7 +123,7 @@ class Limiter:
         self._window = min(self._window + slow / self._window, self._ceiling * _ABOVE_CEILING, float(self._most))
         self._end()
 
-    def refused(self, turn: Turn, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
+    def count_refusal(self, turn: Turn, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
         """Count a refusal for the rate (429) or for the service's load (529)."""
         self.observe(headers)
         if turn.begun > self._refused_at:  # of a burst, only the first
@@ -139,12 +139,12 @@ class Limiter:
             self._fail()
         self._end()
 
-    def failed(self) -> None:
+    def count_failure(self) -> None:
         """Count a request without a usable answer; after several in a row, one at a time is tried, ever more rarely."""
         self._fail()
         self._end()
 
-    def returned(self) -> None:
+    def give_back(self) -> None:
         """Count a request that was not sent, or refused for what it asks."""
         self._end()
 
@@ -172,7 +172,7 @@ class Limiter:
         self._under_way -= 1
         self._changed.set()
 
-    def _allowed(self) -> int:
+    def _slots(self) -> int:
         return int(self._window)
 
     def _rate(self) -> float:

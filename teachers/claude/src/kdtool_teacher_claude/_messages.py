@@ -124,7 +124,7 @@ class Messages:
             attempt = await self._reserve(asked)
             await asyncio.wrap_future(self._ledger.write_intent(attempt))
         except BaseException:
-            self._limiter.returned()
+            self._limiter.give_back()
             raise
         try:
             return await self._exchange(asked, attempt, turn)
@@ -139,19 +139,19 @@ class Messages:
             stored, usage, price = read_message(message, self._prices, batched=False)
         except (RefusedError, LimitedError, UnreachedError, kdtool.KdtoolError) as error:
             if isinstance(error, LimitedError):
-                self._limiter.refused(turn, error.headers, overloaded=error.overloaded)
+                self._limiter.count_refusal(turn, error.headers, overloaded=error.overloaded)
             elif isinstance(error, UnreachedError):
-                self._limiter.failed()
+                self._limiter.count_failure()
             else:
-                self._limiter.returned()
+                self._limiter.give_back()
             await asyncio.wrap_future(self._ledger.release(attempt, str(error)))
             raise
         except BaseException as error:  # cancelled, too
-            self._limiter.failed()
+            self._limiter.count_failure()
             self._unknown[asked.key] += 1
             self._ledger.doubt(attempt, str(error) or type(error).__name__)
             raise
-        self._limiter.answered(turn, headers, usage.tokens_in - usage.cache_read, usage.output)
+        self._limiter.count_answer(turn, headers, usage.tokens_in - usage.cache_read, usage.output)
         self._warm[asked.prefix] = asyncio.get_running_loop().time()
         await asyncio.wrap_future(self._ledger.settle(attempt, stored, price))
         self._progress.add(usage)

@@ -1,4 +1,4 @@
-"""What a run has spent and gets for it, as a line every half minute."""
+"""Money, speed and answers of a run, as a line every half minute."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = [
     "Asked",
     "UnreadableError",
     "estimate_tokens",
-    "least_cached",
+    "cache_minimum",
     "prepare",
     "read_message",
     "refusal",
@@ -97,7 +97,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
         content["stop_sequences"] = stops
     text = _readable("\n\n".join(system))
     key = _digest([PROTOCOL, content, text, request.seed if request.temperature else None])
-    marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= least_cached(config.model)
+    marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
     if marked:
         control = {"type": "ephemeral"} if config.cache == "5m" else {"type": "ephemeral", "ttl": "1h"}
         content["system"] = [{"type": "text", "text": text, "cache_control": control}]
@@ -113,7 +113,7 @@ def estimate_tokens(text: str) -> int:
     return round(len(text) / _CHARACTERS_PER_TOKEN)
 
 
-def least_cached(model: str) -> int:
+def cache_minimum(model: str) -> int:
     """Return the tokens from which a model caches a prefix; a shorter one is silently not cached."""
     return next((least for name, least in _LEAST_CACHED.items() if name in model), 1024)
 

@@ -1,4 +1,4 @@
-"""For tests: a server on 127.0.0.1 that speaks the Messages API, fails as told, and keeps its own bill.
+"""For tests: a server on 127.0.0.1 with the Messages API, which fails as configured and keeps its own bill.
 
 `serve` runs it in a thread, `serve_process` in a process of its own, which outlives a killed client.
 """
@@ -37,8 +37,8 @@ _HEADERS = {"requests": "requests", "input-tokens": "input_tokens", "output-toke
 class Faults:
     """Shares of requests that go wrong, each from 0 to 1, and limits.
 
-    `reset_before` breaks the connection and charges nothing; `reset_after` breaks it when the request is charged; `cut` and
-    `no_stop` end a stream early; `broken_json` sends half an answer; `error_charged` answers 500 and charges.
+    `reset_before` breaks the connection and charges nothing, `reset_after` breaks it when the request is charged. `cut` and
+    `no_stop` end a stream early, `broken_json` sends half an answer, `error_charged` answers 500 and charges.
     """
 
     seed: int = 0
@@ -67,7 +67,7 @@ class Faults:
 
 @dataclass
 class Bill:
-    """What the server charged: picodollars, charges by request, batches, and answers by status."""
+    """The server's charges: picodollars, charges by request, batches, and answers by status."""
 
     picodollars: int = 0
     delivered: int = 0
@@ -135,7 +135,7 @@ class MessagesServer:
         faults, body = self.faults, await request.json()
         if (refused := self._refuse(request)) is not None:
             return refused
-        if faults.requests_per_minute and (wait := self._limited()):
+        if faults.requests_per_minute and (wait := self._wait_for_bucket()):
             headers = {**self._limits(), "retry-after": str(max(1, round(wait)))}
             return self._error(429, "rate_limit_error", "too many requests", headers=headers)
         if faults.delay:
@@ -364,7 +364,7 @@ class MessagesServer:
             request.transport.abort()
         return web.Response()
 
-    def _limited(self) -> float:
+    def _wait_for_bucket(self) -> float:
         """Return 0 and take a request from the bucket, or the seconds until one is allowed."""
         rate, now = self.faults.requests_per_minute / 60, time.monotonic()
         full = float(self.faults.burst or self.faults.requests_per_minute)
@@ -421,7 +421,7 @@ def _price(usage: dict[str, Any], half: int) -> int:
         + written["ephemeral_5m_input_tokens"] * _WRITE
         + written["ephemeral_1h_input_tokens"] * _WRITE_HOUR
     )
-    return total // half
+    return int(total // half)
 
 
 def _key(body: dict[str, Any]) -> str:
@@ -483,7 +483,7 @@ def serve_process(faults: Faults | None = None) -> Iterator[ServerProcess]:
     """Run a server in a process as long as the context lasts."""
     command = [sys.executable, "-m", "kdtool_teacher_claude.testing", json.dumps(asdict(faults or Faults()))]
     process = subprocess.Popen(  # noqa: S603 - this module
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert process.stdout is not None  # noqa: S101 - by PIPE

@@ -87,9 +87,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
 
 
-def asking_once(
-    context: Context, run: RunInfo, teachers: Mapping[str, Node | None]
-) -> AbstractContextManager[RunInfo]:
+def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
     """Return the run with stored answers of teachers, each with the node that trained it; the others are asked and stored."""
     keys = {
         name: fingerprint("teacher", {**_answer_key(context, name), "adapted": node and node.fingerprint})

@@ -220,7 +220,9 @@ def _add_group(
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     keys = {one: getattr(context.assembly.shared[one], "answer_cache_key", None) for one in teachers}
-    services = {one: node for one, node in teachers.items() if keys[one] and not together}  # whose speed nobody measures
+    services = {
+        one: node for one, node in teachers.items() if keys[one] and not together
+    }  # whose speed nobody measures
     read = texts if reads else None
     where = context.store if group[0].teacher and not together else context.own  # speeds are those of one moment
     return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
