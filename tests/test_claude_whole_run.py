@@ -68,7 +68,7 @@ def test_check_forecasts_money_and_refuses_what_would_fail(asking: dict[str, Any
         kdtool.check({**asking, "terms_acknowledged": {}})
     with pytest.raises(kdtool.RecipeError, match="price of 'claude-0' is unknown"):
         kdtool.check(asking, {"teacher.model": "claude-0"})
-    with pytest.raises(kdtool.RecipeError, match="logits|offers"):
+    with pytest.raises(kdtool.RecipeError, match=r"logits|offers"):
         kdtool.check({**asking, "train": {"losses": {"forward-kl": {}}, "steps": 2}})
 
 

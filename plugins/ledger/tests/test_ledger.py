@@ -54,7 +54,7 @@ def test_money_adds_up_and_never_exceeds_the_limit(moves: list[tuple[str, int, i
                     held += reserved
                     if move == "doubt":
                         ledger.doubt(attempt, "cut off").result()
-            assert (ledger.spent, ledger.held) == (spent, held)
+            assert (ledger.spent, ledger.on_hold) == (spent, held)
             assert spent + held <= limit
         assert {key: ledger.find(key) for key in answers} == answers
         seen = read_summary(file)
@@ -66,7 +66,7 @@ def test_an_attempt_of_a_dead_process_is_unknown_and_stays_reserved(tmp_path: Pa
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         attempt = _attempt(ledger, "left", 70)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        assert (ledger.held, ledger.unknown()) == (70, {"left": 1})
+        assert (ledger.on_hold, ledger.unknown()) == (70, {"left": 1})
         assert ledger.reserve("other", 31, limit=100) is None
         assert _attempt(ledger, "other", 30).id > attempt.id
     assert read_summary(tmp_path / "ledger.sqlite").unknown[0][:3] == (attempt.id, "left", 70)
@@ -86,7 +86,7 @@ def test_a_batch_is_open_until_it_ends_and_what_is_missing_is_unknown(tmp_path: 
         assert [one.id for one in ledger.open_batches()[0].attempts] == [attempts[2].id]
         ledger.end_batch("mine").result()
         assert ledger.open_batches() == []
-        assert (ledger.spent, ledger.held, ledger.unknown()) == (4, 10, {"key 2": 1})
+        assert (ledger.spent, ledger.on_hold, ledger.unknown()) == (4, 10, {"key 2": 1})
 
 
 def test_a_changed_answer_counts_as_missing(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_one_process_writes_and_others_read(tmp_path: Path) -> None:
 
 
 def test_teachers_of_one_process_share_a_ledger(tmp_path: Path) -> None:
-    first, second = (Ledger.shared(tmp_path / "ledger.sqlite") for _ in range(2))
+    first, second = (Ledger.open_shared(tmp_path / "ledger.sqlite") for _ in range(2))
     assert first is second
     first.close()
     second.settle(_attempt(second, "key", 9), "yes", 7).result()
     second.close()
-    with Ledger.shared(tmp_path / "ledger.sqlite") as third:
+    with Ledger.open_shared(tmp_path / "ledger.sqlite") as third:
         assert (third is first, third.find("key")) == (False, "yes")
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_file_and_a_full_disk_are_sentences(tmp_path: Path) -> None:
             ledger.settle(attempt, "x" * 100_000, 5).result()
         with pytest.raises(kdtool.StorageError):  # and nothing is sent after that
             _attempt(ledger, "next", 1)
-        assert (ledger.spent, ledger.held) == (5, 6)
+        assert (ledger.spent, ledger.on_hold) == (5, 6)
     with Ledger(tmp_path / "full") as ledger:
         assert (ledger.find("kept"), ledger.find("lost")) == ("yes", None)
 
@@ -196,7 +196,7 @@ def test_a_killed_process_loses_nothing_that_it_confirmed(tmp_path: Path) -> Non
         assert len(settled) <= answers <= len(settled) + 4
         unknown = ledger.unknown()
         assert len(unknown) <= 4, "one attempt was under way at each kill"
-        assert ledger.held == 10 * len(unknown)
+        assert ledger.on_hold == 10 * len(unknown)
         assert all(key in unknown or ledger.find(key) for key in intents)
 
 

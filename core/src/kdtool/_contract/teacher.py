@@ -41,7 +41,7 @@ class Teacher(Component):
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
     stores_answers = False
-    """True if the teacher itself stores each answer, with its price, before it yields it: then no one else does. Since 0.1."""
+    """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.

@@ -39,8 +39,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run. `speed` names the source of `seconds`, `prices` those of `picodollars`; `unknown` lists the missing
-    figures."""
+    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown` lists missing figures."""
 
     memory: Memory
     device_memory: Memory

@@ -97,7 +97,7 @@ class Ledger:
         self._users = 1
 
     @classmethod
-    def shared(cls, path: Path) -> Ledger:
+    def open_shared(cls, path: Path) -> Ledger:
         """Return this process's ledger of a file: opened by the first caller, closed by the last. Raises as `Ledger`."""
         name = path.absolute()
         with _SHARING:
@@ -113,7 +113,7 @@ class Ledger:
         return self._spent
 
     @property
-    def held(self) -> int:
+    def on_hold(self) -> int:
         """Picodollars reserved for attempts that are open or whose outcome is unknown."""
         return self._held
 

@@ -14,17 +14,18 @@ __all__ = ["connect", "create_tables", "storage_errors"]
 VERSION = 1
 """Format of the file, in `PRAGMA user_version`."""
 _SECONDS_FOR_READERS = 60
-_TABLES = """
-CREATE TABLE IF NOT EXISTS attempt (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
-    cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '');
-CREATE INDEX IF NOT EXISTS attempt_state ON attempt (state) WHERE state IN ('open', 'unknown');
-CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL;
-CREATE TABLE IF NOT EXISTS result (
-    key TEXT PRIMARY KEY, attempt INTEGER NOT NULL, answer TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batch (
-    id TEXT PRIMARY KEY, remote TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, begun REAL NOT NULL);
-"""
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS attempt (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
+        cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '')""",
+    "CREATE INDEX IF NOT EXISTS attempt_state ON attempt (state) WHERE state IN ('open', 'unknown')",
+    "CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL",
+    """CREATE TABLE IF NOT EXISTS result (
+        key TEXT PRIMARY KEY, attempt INTEGER NOT NULL, answer TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS batch (
+        id TEXT PRIMARY KEY, remote TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, begun REAL NOT NULL)""",
+    f"PRAGMA user_version = {VERSION}",
+)
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -49,7 +50,10 @@ def create_tables(database: sqlite3.Connection, path: Path) -> None:
             f"{path} is a ledger of format {version}, but this version of kdtool-ledger reads format {VERSION}: install the "
             "version that wrote it, or name another file by `ledger`"
         )
-    database.executescript("BEGIN;" + _TABLES + f"PRAGMA user_version = {VERSION};" + "COMMIT;")
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        for statement in _TABLES:
+            database.execute(statement)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from kdtool_ledger import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, estimate_tokens, cache_minimum, prepare
+from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens, prepare
 
 __all__ = ["estimate"]
 

@@ -46,7 +46,7 @@ class Progress:
         spent = self._ledger.spent
         parts = [
             f"{self.answers:,} answers",
-            f"{dollars(spent)} spent and {dollars(self._ledger.held)} reserved of {dollars(self._budget)}",
+            f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
             f"{self._tokens / minutes:,.0f} tokens/min",
         ]
         if self._cached:

@@ -17,8 +17,8 @@ from kdtool_teacher_claude._prices import Prices, Usage, usage_of
 __all__ = [
     "Asked",
     "UnreadableError",
-    "estimate_tokens",
     "cache_minimum",
+    "estimate_tokens",
     "prepare",
     "read_message",
     "refusal",

@@ -46,7 +46,7 @@ class Service:
     def __init__(self, config: ClaudeConfig, file: Path, *, offline: bool, say: Callable[[str], None]) -> None:
         self._config, self._offline, self._say = config, offline, say
         self._prices = prices_of(config)
-        self._ledger = Ledger.shared(file)
+        self._ledger = Ledger.open_shared(file)
         self._stack = ExitStack()
         self._stack.callback(self._ledger.close)
         self._connected = False

@@ -88,7 +88,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
 
 def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
-    """Return the run with stored answers of teachers, each with the node that trained it; the others are asked and stored."""
+    """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
     keys = {
         name: fingerprint("teacher", {**_answer_key(context, name), "adapted": node and node.fingerprint})
         for name, node in teachers.items()
