@@ -10,6 +10,7 @@ import kdtool
 import pytest
 from kdtool_ledger import read_summary
 from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
+from test_recipes import RECIPES, tiny
 
 _TERMS = "Anthropic Commercial Terms of Service"
 
@@ -79,3 +80,20 @@ def test_a_run_at_its_budget_resumes(asking: dict[str, Any], server: MessagesSer
     before = len(server.bodies)
     kdtool.run(asking)
     assert 0 < before < len(server.bodies) == 4
+
+
+def test_the_small_recipe_takes_claude_by_one_setting(
+    server: MessagesServer, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claude = {"use": "claude", "url": server.url, "model": MODEL, "budget_usd": 1}
+    settings: dict[str, Any] = {
+        **tiny("claude-codellama", teacher_folder),
+        "teachers.answers": claude,
+        "terms_acknowledged": {"teachers.answers": _TERMS},
+        "corpora.answers.max_tokens": 300,
+    }
+    results = kdtool.run(RECIPES / "small" / "claude-codellama.yaml", settings)
+    assert {one.subject for one in results.measurements} == {"student", "teachers.base"}
+    assert len(server.bodies) == 4
+    price = server.bill.picodollars / 1e12
+    assert f"4 answers of teachers.answers, for ${price:.4f}: ${price / 4:.6f} each" in "".join(capsys.readouterr())

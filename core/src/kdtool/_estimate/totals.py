@@ -39,7 +39,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown` lists missing figures."""
+    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown`: missing figures."""
 
     memory: Memory
     device_memory: Memory

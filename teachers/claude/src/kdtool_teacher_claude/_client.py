@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import aiohttp
 import anthropic
@@ -153,51 +153,56 @@ class Client:
                 async for event in stream:
                     if _add_event(message, event):
                         return message, stream.response.headers
+            failure: Exception = DoubtfulError("the stream ended before the answer did")
         except Exception as error:
-            self._raise(error)
-        raise DoubtfulError("the stream ended before the answer did")
+            failure = self._translate(error)
+        raise failure
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
         try:
             return await self._client.post(path, body=body, cast_to=httpx2.Response)
         except Exception as error:
-            self._raise(error)
+            failure = self._translate(error)
+        raise failure  # outside of the handler: the SDK's error holds the request, and that the key
 
     async def _get(self, path: str) -> httpx2.Response:
         try:
             client = self._client.with_options(max_retries=self._config.retries)
             return await client.get(path, cast_to=httpx2.Response)
         except Exception as error:
-            self._raise(error)
+            failure = self._translate(error)
+        raise failure  # outside of the handler: the SDK's error holds the request, and that the key
 
-    def _raise(self, error: Exception) -> NoReturn:
-        """Raise an error of the SDK as one of ours, without anything that could hold the key."""
+    def _translate(self, error: Exception) -> Exception:
+        """Return one of our errors for one of the SDK, without anything that could hold the key."""
         if not isinstance(error, anthropic.APIStatusError) or error.status_code < 400:
             reason = self._shorten(f"{error.__cause__ or error}")
             if _is_unsent(error):
-                raise UnreachedError(f"{self._config.url} cannot be reached: {reason}") from None
-            raise DoubtfulError(f"no complete answer came: {reason or type(error).__name__}") from None
+                return UnreachedError(f"{self._config.url} cannot be reached: {reason}")
+            return DoubtfulError(f"no complete answer came: {reason or type(error).__name__}")
         status, reason = error.status_code, self._shorten(error.api_message or error.message)
         code, kind = error.error_code or "", error.type
         if status in {401, 403} and kind != "billing_error":
-            raise kdtool.AuthenticationError(
+            return kdtool.AuthenticationError(
                 f"the key in {self._config.key_variable} is refused ({status}: {reason}); set a valid one. Answers so far "
                 "are kept"
-            ) from None
+            )
         if status == 402 or kind == "billing_error" or _SPEND_LIMIT in code or _NO_CREDIT in reason:
-            raise kdtool.AuthenticationError(
+            return kdtool.AuthenticationError(
                 f"the account pays for no more ({status}: {reason}); add credit or raise its spend limit, and run again. "
                 "Answers so far are kept"
-            ) from None
+            )
         if status == 404:
-            raise kdtool.UsageError(f"model: {self._config.model!r} is unknown to the service ({reason}); name another")
+            return kdtool.UsageError(
+                f"model: {self._config.model!r} is unknown to the service ({reason}); name another"
+            )
         if status in _OF_THIS_REQUEST:
-            raise RefusedError(f"{status}: {reason}") from None
+            return RefusedError(f"{status}: {reason}")
         if status in {429, 529}:
-            raise LimitedError(f"{status}: {reason}", error.response.headers, overloaded=status == 529) from None
+            return LimitedError(f"{status}: {reason}", error.response.headers, overloaded=status == 529)
         if status < 500:
-            raise RefusedError(f"{status}: {reason}") from None
-        raise DoubtfulError(f"{status}: {reason}") from None
+            return RefusedError(f"{status}: {reason}")
+        return DoubtfulError(f"{status}: {reason}")
 
     def _shorten(self, text: str) -> str:
         return " ".join(text.split()).replace(self._key, _MARK)[:_SHOWN]
