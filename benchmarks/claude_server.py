@@ -1,4 +1,4 @@
-"""The teacher `claude` against its loopback server, on the real clock: requests a second, memory, and the use of a rate limit.
+"""The teacher `claude` against its loopback server, on the real clock: requests a second, memory, use of a rate limit.
 
     python benchmarks/claude_server.py speed          # 8,000 requests, 1,000 under way, each journalled twice
     python benchmarks/claude_server.py rate           # 600 requests a minute permitted, 64 workers, four minutes
@@ -9,6 +9,7 @@ Nothing outside of this machine is asked. Kills: KDTOOL_FULL_FAULTS=1 pytest tea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -76,10 +77,8 @@ def measure_budget(folder: Path, runs: int = 100) -> None:
             server.set_faults(Faults(seed, reset_after=0.05, broken_json=0.05, error_charged=0.03, overloaded=0.03))
             before, own = server.bill().picodollars, folder / str(seed)
             asking = teacher(server, own, 32, "0.05")
-            try:
+            with contextlib.suppress(kdtool.BudgetError):
                 list(asking.kdtool_answer(requests(400, 1000 * seed)))
-            except kdtool.BudgetError:
-                pass
             asking.kdtool_close()
             billed, seen = server.bill().picodollars - before, read_summary(own / "ledger.sqlite")
             if not billed <= seen.spent + seen.held <= 5 * 10**10:
