@@ -59,14 +59,9 @@ class Asked:
 
     @property
     def estimate_in(self) -> int:
-        """Estimated input tokens."""
-        return estimate_tokens(json.dumps(self.body["messages"])) + (
-            0 if self.prefix else estimate_tokens(self._system)
-        )
-
-    @property
-    def _system(self) -> str:
-        return str(self.body.get("system", ""))
+        """Estimated input tokens that are not read from the cache."""
+        system = "" if self.prefix else self.body.get("system", "")
+        return estimate_tokens(system) + sum(estimate_tokens(turn["content"]) for turn in self.body["messages"])
 
 
 def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
