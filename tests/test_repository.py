@@ -1,4 +1,4 @@
-"""The repository's own rules: what lists packages agrees, and nobody imports what they must not."""
+"""The repository's own rules: what lists packages agrees, and packages import only what they may."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-pass-at-k", "kdtool-rows",
-    "kdtool-sandbox", "kdtool-shards", "kdtool-transformers",
+    "kdtool-curves", "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-pass-at-k",
+    "kdtool-rows", "kdtool-sandbox", "kdtool-shards", "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
 FOR_TESTS = "kdtool-testing"

@@ -1,4 +1,4 @@
-"""What recipes take of the processor, measured in short trainings before a study gives all of them the same time."""
+"""Processor time of recipes, measured in short trainings before a study gives all of them the same time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trainings import Trainings
 class StepClock(kdtool.Tracker):
     """A tracker that notes processor time: after every logged step of each arm, and what recording signals took."""
 
+    synchronous = True
     steps: ClassVar[dict[str, list[float]]] = {}
     signals: ClassVar[list[float]] = []
     """Both of the class, since the engine makes the component and the study reads it."""

@@ -54,7 +54,7 @@ class Hooks(Protocol):
         Its hooks are called through pluggy. An optional hook that it does not implement returns None.
 
         Raises:
-            UsageError: there is no component of that name and kind.
+            UsageError: the run does not use a component of that name and kind.
             PluginError: calling a hook of it that must answer, and that it does not implement.
         """
 
@@ -68,7 +68,7 @@ class Hooks(Protocol):
         """
 
     def owner(self, name: str) -> Owner | None:
-        """Return the plugin behind a component, for messages; None where there is no such component."""
+        """Return the plugin behind a component, for messages; None for an unknown name."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class RunInfo:
     trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
     artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
     processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
-    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `store` is the folder that
-    runs share, for paid answers; None where there is none.
+    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `time` is when an event
+    happened, in seconds since 1970; only trackers get it. `store` is the folder that runs share, for paid answers; None
+    where there is none.
     """
 
     name: str
@@ -100,6 +101,7 @@ class RunInfo:
     licences: tuple[Licensed, ...] = ()
     label: str = ""
     untrained: Path | None = None
+    time: float = 0.0
     store: Path | None = None
 
     @property

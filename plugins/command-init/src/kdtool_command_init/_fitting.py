@@ -19,20 +19,19 @@ FEWEST_STEPS = 20
 """With fewer steps a student hardly changes."""
 _TRAINING = 0.9
 """Share of the time for training; the rest is for loading, exporting and measuring."""
-_REACHED = {False: 0.23, True: 0.5}
-"""Share of the forecast's speed to count on, without and with a GPU. Without one: 390 tokens a second where 1,690 were
-forecast (SmolLM2 cut to 20 layers, two cores with AMX). With one it is a guess, since small models keep no GPU busy."""
 _SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
 _PROBE = "kdtool-init-probe"
-"""A name that no run has: check takes the speed of an earlier run of the same name, and `_REACHED` corrects forecasts."""
+"""A name that no run has: check takes the speed of an earlier run of the same name."""
 _AGREES = "who has read it and agrees writes"
 """Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
 
 
 def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
     """Return the draft with as many layers as the time suits, settings that fit into memory, and steps for the time.
+
+    A student that is not cut from a teacher keeps its layers.
 
     Args:
         draft: from `draft_recipe`.
@@ -46,8 +45,8 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     recipe = copy.deepcopy(dict(draft))
     recipe["train"]["steps"] = _PROBE_STEPS
     found = _check_with_terms(recipe, answers, agree)
-    source = str(recipe["student"].get("source", "teacher"))
-    found = _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
+    source = found["models"].get(recipe["student"].get("source", "teacher"))
+    found = _fit_memory(recipe, answers, source["layers"] if source else 0)
     recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
     rows = recipe["trainer"]["batch"] * recipe["trainer"].get("accumulation", 1)
     recipe["rows"]["maximum_tokens"] = steps * rows * recipe["rows"]["length"]
@@ -83,10 +82,13 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
     """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
 
-    Returns the findings of check on the recipe that fits.
+    With 0 layers, for a teacher that does not describe its model, the student stays as it is. Returns the findings of check
+    on the recipe that fits.
     """
-    for share in (share for share in _SHARES if share <= TIMES[answers.time].layers):
-        recipe["student"]["layers"] = max(1, round(layers * share))
+    shares = [share for share in _SHARES if share <= TIMES[answers.time].layers]
+    cuts = [{"layers": max(1, round(layers * share))} for share in shares] if layers else [{}]
+    for cut in cuts:
+        recipe["student"].update(cut)
         found = check_recipe(recipe, answers)
         if found["fits"]["memory"] and found["fits"]["gpu"]:
             return found
@@ -112,7 +114,7 @@ def _apply(recipe: dict[str, Any], settings: Mapping[str, Any]) -> None:
 def _steps_for(answers: Answers, probe_seconds: float) -> int:
     """Return the steps for the time, rounded down to two digits; where no speed is known, those of 390 tokens a second."""
     time = TIMES[answers.time]
-    reached = probe_seconds / _REACHED[answers.gpu] / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
-    steps = max(1, int(time.seconds * _TRAINING / reached))
+    of_a_step = probe_seconds / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
+    steps = max(1, int(time.seconds * _TRAINING / of_a_step))
     unit = int(10 ** max(0, len(str(steps)) - 2))
     return steps // unit * unit
