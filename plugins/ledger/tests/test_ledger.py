@@ -89,6 +89,16 @@ def test_a_batch_is_open_until_it_ends_and_what_is_missing_is_unknown(tmp_path: 
         assert (ledger.spent, ledger.on_hold, ledger.unknown()) == (4, 10, {"key 2": 1})
 
 
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1e9, 2e9, 5.0, 0.0])
+    monkeypatch.setattr("time.time", lambda: next(times, -1.0))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        attempts = [_attempt(ledger, f"key {number}", 1) for number in range(4)]
+        ledger.settle(attempts[3], "yes", 1).result()
+        assert [one.id for one in attempts] == [1, 2, 3, 4]
+        assert (ledger.spent, ledger.on_hold) == (1, 3)
+
+
 def test_a_changed_answer_counts_as_missing(tmp_path: Path) -> None:
     file = tmp_path / "ledger.sqlite"
     with Ledger(file) as ledger:

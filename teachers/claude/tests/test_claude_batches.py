@@ -87,3 +87,24 @@ def test_kills_around_submission_and_collection_make_no_second_batch(tmp_path: P
     assert bill.batches == KILLS
     assert summary(tmp_path).spent == bill.picodollars
     assert summary(tmp_path).held == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_a_batch_of_a_killed_run_is_collected_in_any_mode(tmp_path: Path) -> None:
+    with serve_process(Faults(batch_seconds=2.0)) as server:
+        pid = os.fork()
+        if not pid:
+            try:
+                with opened(server.url, tmp_path, mode="batches") as teacher:
+                    list(teacher.kdtool_answer(requests(30)))
+            finally:
+                os._exit(0)
+        while not server.bill().batches:
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with opened(server.url, tmp_path) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
+        bill = server.bill()
+    assert (bill.batches, max(bill.charges.values()), len(bill.charges)) == (1, 1, 40)
+    assert summary(tmp_path).spent == bill.picodollars

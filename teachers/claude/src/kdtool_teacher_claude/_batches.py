@@ -58,12 +58,11 @@ class Batches:
             BudgetError: the next request could exceed the budget; what is in batches has been collected.
             ServiceError: the service stays down, or leaves requests unanswered again and again.
         """
-        await self._collect_open()
         waiting = self._missing({one.key: one for one in asked})
         fruitless = 0
         while waiting and fruitless <= self._config.retries:
             stopped = await self._submit_all(list(waiting.values()))
-            await self._collect_open()
+            await self.collect_open()
             before, waiting = len(waiting), self._missing(waiting)
             if len(waiting) == before:
                 fruitless += 1
@@ -146,7 +145,7 @@ class Batches:
             self._ledger.release(attempt, reason)
         await asyncio.wrap_future(self._ledger.end_batch(batch.id))
 
-    async def _collect_open(self) -> None:
+    async def collect_open(self) -> None:
         """Collect all batches of this model that the ledger holds open, also those of a run that was killed."""
         for batch in self._ledger.open_batches():
             if not batch.id.startswith(self._prefix):

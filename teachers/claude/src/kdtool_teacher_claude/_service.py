@@ -73,7 +73,9 @@ class Service:
             first = list(islice(asked, self._config.batch_from))
             batched = len(first) == self._config.batch_from
         asked = chain(first, asked)
-        yield from self._by_batches(asked, progress) if batched else self._by_messages(asked, progress)
+        batches = Batches(self._config, self._client, self._ledger, self._prices, progress, self._say)
+        self._portal.call(batches.collect_open)  # also of a run in another mode: what they hold is paid for
+        yield from self._by_batches(asked, batches) if batched else self._by_messages(asked, progress)
 
     def _by_messages(self, asked: Iterator[Asked], progress: Progress) -> Iterator[kdtool.TextAnswer]:
         """Keep as many requests under way as allowed. After a failure no more are begun, and those under way are kept."""
@@ -116,8 +118,7 @@ class Service:
             messages.stop()
             self._portal.call(_finish, tasks)
 
-    def _by_batches(self, asked: Iterator[Asked], progress: Progress) -> Iterator[kdtool.TextAnswer]:
-        batches = Batches(self._config, self._client, self._ledger, self._prices, progress, self._say)
+    def _by_batches(self, asked: Iterator[Asked], batches: Batches) -> Iterator[kdtool.TextAnswer]:
         while wave := list(islice(asked, _WAVE)):
             found: list[kdtool.TextAnswer] = []
             self._portal.call(batches.answer_all, wave, found.append)
