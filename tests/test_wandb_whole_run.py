@@ -28,7 +28,7 @@ def tracked(recipe: dict[str, Any]) -> dict[str, Any]:
     }
     trainer = {**recipe["trainer"], "validation": {"every": 2, "evaluators": ["perplexity"]}}
     tracker = {"project": "coders", "tags": ["nightly"], "notes": "a note"}
-    return {**recipe, "evaluators": evaluators, "trainer": trainer, "trackers": {"jsonl": {}, "wandb": tracker}}
+    return {**recipe, "evaluators": evaluators, "trainer": trainer, "trackers": {"wandb": tracker}}
 
 
 def test_files_hold_what_the_run_s_own_files_hold(tracked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str
     file = recipe_with_faults(recipe, tmp_path)  # 8 steps, all of them logged, a checkpoint after steps 3 and 6
     content = json.loads(file.read_text(encoding="utf-8"))
     killer = {"use": f"{Path(__file__).with_name('killer.py')}:Killer"}
-    file.write_text(json.dumps({**content, "trackers": {"jsonl": {}, "wandb": {}, "killer": killer}}), encoding="utf-8")
+    file.write_text(json.dumps({**content, "trackers": {"wandb": {}, "killer": killer}}), encoding="utf-8")
     out, store, log = tmp_path / "out", tmp_path / "store", tmp_path / "log"
     for step in (2, 5, 8):
         code, said = command(file, out, store, log, KILL_AT=f"phases step {step}")
@@ -124,7 +124,8 @@ def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str
     assert steps["student"] == steps["control"] == list(range(1, 9))
     assert steps["control-time"] == list(range(1, len(steps["control-time"]) + 1))
     memory = [step for step, _ in curve(runs["student, seed 0"], "train/memory-gib/process")]
-    assert memory == list(range(1, 9)), "kept over kills, although the event log does not have it"
+    assert {*range(1, 9)} - {*memory} <= {2, 5, 8}, "kept over kills, except where the tracker had not yet measured it"
+    assert len({*memory}) == len(memory)
     repeated = [json.loads(line) for line in (out / "small" / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     student = [one["report"]["step"] for one in repeated if one["event"] == "step_end" and one["arm"] == "student"]
     assert len(student) > 8, "steps were repeated"

@@ -89,8 +89,9 @@ class WandbTracker(kdtool.Tracker):
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         memory = self._memory and self._memory.measure(run.label, report.step)
-        place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed, "time": datetime.now(UTC)}
-        self._send("step_end", **place, report=asdict(report), memory=memory or {})
+        place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}
+        time = datetime.fromtimestamp(run.time, UTC)
+        self._send("step_end", **place, time=time, report=asdict(report), memory=memory or {})
 
     def kdtool_run_end(
         self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
