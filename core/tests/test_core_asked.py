@@ -47,6 +47,47 @@ class Served(Counting):
         self.answer_cache_key = {"word": config.word}
 
 
+    def kdtool_open(self, run, subject):
+        return Opened(self) if subject.role == "teacher" else None
+
+
+class Opened(kdtool.Runtime):
+    """Shows it to evaluators."""
+
+    def __init__(self, teacher):
+        self.teacher = teacher
+
+    def answer(self, requests):
+        return self.teacher.kdtool_answer(requests)
+
+
+class Storing(Served):
+    """Stores answers itself."""
+
+    stores_answers = True
+
+
+class Measuring(kdtool.Evaluator):
+    """Asks what the corpus asks, and more."""
+
+    class Config(kdtool.Config):
+        more: str = "three"
+        """What it asks besides."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            if subject.role == "teacher":
+                with kdtool.open_subject(run, subject).value as runtime:
+                    answers = list(runtime.answer(kdtool.Request(p, p, 4) for p in ("one", self.config.more)))
+                yield kdtool.Measurement("right", subject.name, "fraction", 0.5, len(answers), True)
+
+
+class Timing(Measuring):
+    """Measures speed, which stored answers would not show."""
+
+    measures_jointly = True
+
+
 class Keeping(kdtool.Screen):
     """Rejects nothing."""
 
@@ -90,6 +131,28 @@ def test_nothing_is_asked_again_because_something_else_changed(
         assert not {stage.name: stage.reused for stage in results.stages}["text"]
         assert asked() == []
         assert "2 answers of teacher are there already and are not asked for again" in "".join(capsys.readouterr())
+
+
+def test_evaluators_ask_a_service_nothing_twice(counted: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "counting.py"
+    evaluators = {"measuring": {"use": f"{file}:Measuring"}}
+    served = {**counted, "teacher": {"use": f"{file}:Served"}, "evaluators": evaluators}
+    kdtool.run(served)
+    assert asked() == ["one", "two", "three"]
+    kdtool.run({**served, "name": "again"}, {"evaluators.measuring.more": "two"})
+    assert asked() == []
+    kdtool.run({**served, "name": "timed", "evaluators": {"timing": {"use": f"{file}:Timing"}}})
+    assert asked() == ["one", "three"]
+
+
+def test_a_teacher_that_stores_answers_itself_is_left_to_it(counted: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "counting.py"
+    storing = {**counted, "teacher": {"use": f"{file}:Storing"}}
+    kdtool.run(storing)
+    (changed, *_) = changes(storing, tmp_path)
+    kdtool.run({**changed, "name": "again"})
+    assert asked() == ["one", "two"] * 2
+    assert not list(Path("store").glob("answers*"))
 
 
 def test_another_teacher_or_another_setting_of_it_is_asked(counted: dict[str, Any]) -> None:

@@ -196,3 +196,19 @@ def test_a_machine_that_is_dearer_than_the_api_never_pays(
     assert "break-even" not in found
     expected = "student-own never costs less than the API: a million tokens cost 1 here at 100 tokens/s"
     assert any(expected in line for line in heard)
+
+
+def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: Path) -> None:
+    class Storing(kdtool.Teacher):
+        """Yields stored answers."""
+
+        stores_answers = True
+
+        def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime:
+            return machine
+
+    heard: list[str] = []
+    run = make_run(tmp_path, {"teacher": Storing(Storing.Config())}, say=heard.append)
+    assert not list(Efficiency(Efficiency.Config()).kdtool_evaluate(run, [kdtool.Subject("teacher", "teacher")]))
+    assert (machine.asked, machine.closed) == ([], True)
+    assert "teacher is left out, it gives stored answers again" in heard[0]

@@ -82,7 +82,8 @@ class RunInfo:
     artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
     processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
     them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `time` is when an event
-    happened, in seconds since 1970; only trackers get it.
+    happened, in seconds since 1970; only trackers get it. `store` is the folder that runs share, for paid answers; None
+    where there is none.
     """
 
     name: str
@@ -101,6 +102,7 @@ class RunInfo:
     label: str = ""
     untrained: Path | None = None
     time: float = 0.0
+    store: Path | None = None
 
     @property
     def stage_name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
+from kdtool._contract.estimates import Estimate
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
@@ -39,6 +40,8 @@ class Teacher(Component):
     Answers are cached under this key: with the same `answer_cache_key`, other settings or code repeat no request. None: all
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
+    stores_answers = False
+    """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
@@ -63,6 +66,12 @@ class Teacher(Component):
         whatever the other requests. Since 0.1.
         """
         raise NotImplementedError
+
+    def kdtool_estimate_answers(self, run: RunInfo, requests: Iterable[Request]) -> Iterator[Estimate] | None:
+        """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
+
+        Nothing is asked. Answers that are stored cost nothing. None, the default, for a teacher without a price. Since 0.1.
+        """
 
     @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:

@@ -77,6 +77,7 @@ class _Request:
     recipe: Path | Mapping[str, Any]
     settings: Mapping[str, Any]
     out: Path
+    store: Path
     gpu: Gpu | None
     show: Callable[[str], None]
     known: Known = field(default_factory=Known)
@@ -85,13 +86,13 @@ class _Request:
         """Check the recipe as it is."""
         self.show("checking components and estimating the run")
         with assume(self.gpu):
-            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.known)
+            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.known, self.store)
 
     def look_at(self, further: Mapping[str, Any]) -> _Checked:
         """Check it with further settings."""
         self.show(f"trying {[*further][-1]}")
         changed = load_recipe(self.recipe, {**self.settings, **further})
-        with assume(self.gpu), _opening(changed, lambda _: None) as (context, info):
+        with assume(self.gpu), _opening(changed, lambda _: None, self.store) as (context, info):
             refuse_missing(context.assembly, info, self.known.complete)
             return _foresee(context, info, self.out, self.known)
 
@@ -138,9 +139,10 @@ def check(
     limit = read_size(memory) if isinstance(memory, str) else memory
     assumed = None if gpu is None else find_gpu(gpu)
     path = Path(recipe) if isinstance(recipe, str) else recipe
-    asked = _Request(path, settings or {}, Path(out).absolute(), assumed, progress or (lambda _: None))
+    show = progress or (lambda _: None)
+    asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
     found = asked.look()
-    limits = _limits(limit, assumed, asked.out, store_folder(store))
+    limits = _limits(limit, assumed, asked.out, asked.store)
     fits = {
         "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
         "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
@@ -193,9 +195,9 @@ def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
     return Attempt(peak, found.models[student].parameters if student in found.models else 0, over)
 
 
-def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -> _Checked:
+def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known, store: Path | None = None) -> _Checked:
     """Check a recipe; `known` is added to for later attempts."""
-    with _opening(recipe, say) as (context, info):
+    with _opening(recipe, say, store) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
         refuse_missing(context.assembly, info, known.complete)
         identify(context, info, needed=False)
@@ -210,11 +212,14 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
 
 
 @contextmanager
-def _opening(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
+def _opening(recipe: Recipe, say: Callable[[str], None], store: Path | None) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield context, replace(context.info(Stage("check")), say=say)  # nothing runs that trackers could show
+        yield (
+            context,
+            replace(context.info(Stage("check")), say=say, store=store),
+        )  # nothing runs that trackers could show
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

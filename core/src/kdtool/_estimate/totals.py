@@ -39,7 +39,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run. `speed` names the source of `seconds`; `unknown` lists the missing figures."""
+    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown`: missing figures."""
 
     memory: Memory
     device_memory: Memory
@@ -51,6 +51,7 @@ class Forecast:
     seconds: float
     speed: str
     picodollars: int
+    prices: tuple[str, ...]
     cache: Mapping[str, int]
     unknown: tuple[str, ...]
 
@@ -77,6 +78,7 @@ def add_up(ahead: RunForecast, asked: Sequence[Asked], unknown: Iterable[str]) -
         seconds=sum(seconds.values()),
         speed="; ".join(dict.fromkeys(notes)),
         picodollars=sum(part.estimate.picodollars * part.runs for part in asked),
+        prices=tuple(dict.fromkeys(p.estimate.note for p in asked if p.estimate.picodollars and p.estimate.note)),
         cache={name: cache_bytes(facts) for name, facts in ahead.models.items()},
         unknown=tuple(dict.fromkeys([*unknown, *_unknown(asked)])),
     )

@@ -1,7 +1,8 @@
-"""Cache of paid answers: a corpus never asks a teacher the same question twice, whatever else of the recipe changes.
+"""Cache of paid answers: neither a corpus nor an evaluator asks a teacher the same question twice.
 
 Answers lie in one SQLite file of the store, by the fingerprint of the teacher (or its `answer_cache_key`, with its training)
-and by the whole request but its id. `kdtool clean` leaves it alone: it cost money or time.
+and by the whole request but its id. `kdtool clean` leaves it alone: it cost money or time. Teachers that store answers
+themselves (`stores_answers`) are left to it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from kdtool._contract.language_model import Request, TextAnswer
+from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError
 from kdtool._plugins.hooks import ComponentHooks
@@ -44,7 +46,9 @@ def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iter
             database.execute(_TABLE)
         cached = {name: _Answers(database, file, teacher) for name, teacher in teachers.items()}
         hooks = cast("ComponentHooks", run.hook)
-        yield replace(run, hook=hooks.replacing("kdtool_answer", {name: one.ask for name, one in cached.items()}))
+        hooks = hooks.replacing("kdtool_answer", {name: one.ask for name, one in cached.items()})
+        hooks = hooks.replacing("kdtool_open", {name: one.open for name, one in cached.items()})
+        yield replace(run, hook=hooks)
         for name, one in cached.items():
             if one.found:
                 run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
@@ -68,6 +72,13 @@ class _Answers:
                 yield from self._ask_missing(ask, chain([request], waiting))
                 return
             yield found
+
+    def open(self, call: Callable[..., Runtime | None], *args: Any, **kwargs: Any) -> Runtime | None:
+        """Open the teacher for evaluators; what it answers then is cached, too."""
+        runtime = call(*args, **kwargs)
+        if runtime is not None:
+            vars(runtime)["answer"] = partial(self.ask, runtime.answer)
+        return runtime
 
     def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
         cached: list[TextAnswer] = []

@@ -105,6 +105,7 @@ class Context:
             phase=stage.phase,
             licences=self.licences,
             label=stage.label,
+            store=self.store.root,
         )
 
     def say(self, text: str) -> None:

@@ -176,6 +176,10 @@ def _find_subject(
         left = f"{subject.name} is left out" if path is None else f"of {subject.name} only the size is measured"
         run.say(f"efficiency: {left}, no component opens it")
         return path, None
+    if opened.name and getattr(run.component(opened.name, kdtool.Component), "stores_answers", False):
+        opened.value.close()
+        run.say(f"efficiency: {subject.name} is left out, it gives stored answers again, and new ones cost money")
+        return path, None
     model = opened.value.model
     if path is not None or model is None:
         return path, opened

@@ -102,6 +102,13 @@ class Answers(kdtool.Corpus):
         """Say which files are not there."""
         return [f"prompts: no such file: {path.absolute()}" for path in self.config.prompts if not path.exists()]
 
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        """Yield what the answers of teachers that cost money will cost."""
+        for name in sorted(self.config.shares.keys() & {*run.implementing("kdtool_estimate_answers")}):
+            prompts = (one for one in self._prompts(run) if isinstance(one, Prompt))
+            requests = (self._request(run, one) for one in prompts if route(one.id, self.config.shares) == name)
+            yield from run.component(name, kdtool.Teacher).kdtool_estimate_answers(run, requests) or ()
+
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
 
@@ -152,19 +159,23 @@ class Answers(kdtool.Corpus):
             if not isinstance(found, Prompt) or found.id in journals[teacher]:
                 continue
             if self._whom(found, journals) == teacher:
-                yield kdtool.Request(
-                    id=found.id,
-                    prompt=found.text,
-                    max_tokens=self.config.max_tokens,
-                    stop=self.config.stop,
-                    temperature=self.config.temperature,
-                    seed=seed_of(run.seed, found.id),
-                )
+                yield self._request(run, found)
+
+    def _request(self, run: kdtool.RunInfo, prompt: Prompt) -> kdtool.Request:
+        return kdtool.Request(
+            id=prompt.id,
+            prompt=prompt.text,
+            max_tokens=self.config.max_tokens,
+            stop=self.config.stop,
+            temperature=self.config.temperature,
+            seed=seed_of(run.seed, prompt.id),
+        )
 
     def _read_examples(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
         licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
         left_out: Counter[str] = Counter()
         taken: Counter[str] = Counter()
+        picodollars = 0
         refusal = ""
         for found in self._prompts(run):
             if isinstance(found, kdtool.Example):
@@ -174,6 +185,7 @@ class Answers(kdtool.Corpus):
             answer = journals[teacher].get(found.id)
             if answer is None:
                 raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {found.id!r}")
+            picodollars += answer.picodollars
             if reason := self._useless(answer):
                 left_out[reason] += 1
                 refusal = refusal or answer.reason
@@ -186,7 +198,9 @@ class Answers(kdtool.Corpus):
             reasons += f", the first with: {refusal}" if refusal else ""
             raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(left_out, refusal)}")
         counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
-        run.say(counts + (f"; left out: {reasons}" if left_out else ""))
+        price = picodollars / 1e12
+        paid = f", for ${price:,.4f}: ${price / taken.total():.6f} each" if price else ""
+        run.say(counts + paid + (f"; left out: {reasons}" if left_out else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
         terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()
@@ -210,6 +224,7 @@ class Answers(kdtool.Corpus):
             "tokens_in": str(answer.tokens_in),
             "tokens_out": str(answer.tokens_out),
             "prompt_source": prompt.source,
+            "picodollars": str(answer.picodollars or ""),
         }
         return kdtool.Example(
             id=prompt.id,

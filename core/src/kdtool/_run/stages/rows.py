@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,22 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
     def build(run: RunInfo, folder: Path) -> None:
-        keys = {
-            name: fingerprint("teacher", {**_answer_key(context, name), "adapted": node and node.fingerprint})
-            for name, node in teachers.items()
-        }
-        with cache_answers(run, context.store.root / ANSWERS, keys) if keys else nullcontext(run) as asking:
+        with asking_once(context, run, teachers) as asking:
             write_texts(asking, folder, corpora, screens, shares)
 
     components = [context.part(name) for name in (*corpora, *screens, *taken)]
     parts = {"components": components, "shares": list(shares.values())}
     return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
+
+
+def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
+    """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
+    keys = {
+        name: fingerprint("teacher", {**_answer_key(context, name), "adapted": node and node.fingerprint})
+        for name, node in teachers.items()
+        if not getattr(context.assembly.shared[name], "stores_answers", False)
+    }
+    return cache_answers(run, context.store.root / ANSWERS, keys) if keys else nullcontext(run)
 
 
 def _answer_key(context: Context, teacher: str) -> dict[str, Any]:

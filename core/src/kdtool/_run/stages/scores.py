@@ -21,6 +21,7 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.phases import Arm
+from kdtool._run.stages.rows import asking_once
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
 
@@ -195,12 +196,13 @@ def _add_group(
             said.append(text)
             run.say(text)
 
-        for measurement in run.component(name, Evaluator).kdtool_evaluate(replace(run, say=say), subjects):
-            if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
-                raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r} {problem}")
-            given.add((measurement.name, measurement.subject))
-            items = measurement.items and Path(measurement.items).relative_to(folder)
-            lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
+        with asking_once(context, replace(run, say=say), services) as asking:
+            for measurement in run.component(name, Evaluator).kdtool_evaluate(asking, subjects):
+                if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
+                    raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r} {problem}")
+                given.add((measurement.name, measurement.subject))
+                items = measurement.items and Path(measurement.items).relative_to(folder)
+                lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
@@ -217,6 +219,10 @@ def _add_group(
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
+    keys = {one: getattr(context.assembly.shared[one], "answer_cache_key", None) for one in teachers}
+    services = {
+        one: node for one, node in teachers.items() if keys[one] and not together
+    }  # whose speed nobody measures
     read = texts if reads else None
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment

@@ -1,0 +1,11 @@
+"""Ledger of paid answers: `Ledger` stores them with attempts, batches and money; `read_summary` looks from outside.
+
+`_tables` holds the SQL, `_writer` the thread that groups commits.
+"""
+
+from __future__ import annotations
+
+from kdtool_ledger._ledger import Attempt, Batch, Ledger
+from kdtool_ledger._summary import Summary, has_answer, read_summary
+
+__all__ = ["Attempt", "Batch", "Ledger", "Summary", "has_answer", "read_summary"]

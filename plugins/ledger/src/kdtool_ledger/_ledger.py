@@ -1,0 +1,237 @@
+"""The ledger: answers that were paid for, attempts, batches, and a budget that reservations never exceed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+
+import kdtool
+from filelock import FileLock, Timeout
+
+from kdtool_ledger._tables import connect, create_tables, storage_errors
+from kdtool_ledger._writer import Statement, Writer
+
+__all__ = ["Attempt", "Batch", "Ledger"]
+
+_INTENT = "INSERT INTO attempt (id, key, state, reserved, begun, batch) VALUES (?, ?, 'open', ?, ?, ?)"
+_MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
+    COALESCE(MAX(id), 0) FROM attempt"""
+
+_SHARED: dict[Path, Ledger] = {}
+_SHARING = Lock()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request that may be sent: `reserved` picodollars are set aside for it."""
+
+    id: int
+    key: str
+    reserved: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Attempts that are sent together. `remote` is the service's id, "" as long as it is not known."""
+
+    id: str
+    remote: str
+    attempts: tuple[Attempt, ...]
+
+
+class Ledger:
+    """One file, written by one process at a time; others may read it. All methods may be called from any thread.
+
+    Attempts that a killed process left `open` become `unknown` when the file is opened, except for those of batches.
+
+    Args:
+        path: the file; it and its folder are created.
+
+    Raises:
+        LockedError: another process, or another `Ledger` of this one, has the file open.
+        UsageError: the file was written by another version.
+        StorageError: the file cannot be written, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file_lock = FileLock(path.with_name(path.name + ".lock"))
+            try:
+                self._file_lock.acquire(timeout=0.5)
+            except Timeout:
+                raise kdtool.LockedError(
+                    f"the ledger {path} is in use by another run; wait for it, or name another file by `ledger`"
+                ) from None
+            try:
+                self._open()
+            except BaseException:
+                self._file_lock.release()
+                raise
+
+    def _open(self) -> None:
+        database = connect(self.path)
+        try:
+            create_tables(database, self.path)
+            database.execute(
+                "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
+                "WHERE state = 'open' AND batch IS NULL"
+            )
+            money: tuple[int, int, int] = database.execute(_MONEY).fetchone()
+            self._spent, self._held, self._last = money
+            self._reader = connect(self.path, read_only=True)
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        self._writer = Writer(database, self.path)
+        self._lock = Lock()
+        self._users = 1
+
+    @classmethod
+    def open_shared(cls, path: Path) -> Ledger:
+        """Return this process's ledger of a file: opened by the first caller, closed by the last. Raises as `Ledger`."""
+        name = path.absolute()
+        with _SHARING:
+            if name not in _SHARED:
+                _SHARED[name] = cls(name)
+            else:
+                _SHARED[name]._users += 1
+            return _SHARED[name]
+
+    @property
+    def spent(self) -> int:
+        """Picodollars of all recorded answers."""
+        return self._spent
+
+    @property
+    def on_hold(self) -> int:
+        """Picodollars reserved for attempts that are open or whose outcome is unknown."""
+        return self._held
+
+    def find(self, key: str) -> str | None:
+        """Return the stored answer to a request; None if there is none, or if its text was changed on disk."""
+        with self._lock, storage_errors(self.path):
+            found = self._reader.execute("SELECT answer, sha256 FROM result WHERE key = ?", (key,)).fetchone()
+        return found[0] if found is not None and found[1] == _digest(found[0]) else None
+
+    def unknown(self) -> Mapping[str, int]:
+        """Return the number of attempts with an unknown outcome, by the request's key."""
+        with self._lock, storage_errors(self.path):
+            rows = self._reader.execute("SELECT key, COUNT(*) FROM attempt WHERE state = 'unknown' GROUP BY key")
+            return dict(rows.fetchall())
+
+    def reserve(self, key: str, picodollars: int, *, limit: int) -> Attempt | None:
+        """Set money aside for a request; None if `limit` would be exceeded by all that is spent and set aside."""
+        with self._lock:
+            if self._spent + self._held + picodollars > limit:
+                return None
+            self._held += picodollars
+            self._last += 1
+            return Attempt(self._last, key, picodollars)
+
+    def write_intent(self, attempt: Attempt) -> Future[None]:
+        """Record the attempt. Send the request when the future is done."""
+        return self._writer.write(_intent(attempt, None))
+
+    def settle(self, attempt: Attempt, answer: str, picodollars: int) -> Future[None]:
+        """Store the answer and its price at once; the future is done when both are on disk."""
+        return self._writer.write(
+            ("UPDATE attempt SET state = 'answered', cost = ? WHERE id = ?", (picodollars, attempt.id)),
+            (
+                "INSERT OR REPLACE INTO result (key, attempt, answer, sha256) VALUES (?, ?, ?, ?)",
+                (attempt.key, attempt.id, answer, _digest(answer)),
+            ),
+            then=lambda: self._move(attempt.reserved, picodollars),
+        )
+
+    def release(self, attempt: Attempt, reason: str) -> Future[None]:
+        """Record that the service refused the request and charges nothing."""
+        return self._writer.write(_state("failed", attempt, reason), then=lambda: self._move(attempt.reserved, 0))
+
+    def doubt(self, attempt: Attempt, reason: str) -> Future[None]:
+        """Record that the request was sent and no answer came: its reservation stays set aside."""
+        return self._writer.write(_state("unknown", attempt, reason))
+
+    def write_batch(self, name: str, attempts: Sequence[Attempt]) -> Future[None]:
+        """Record a batch with all its attempts. Submit it when the future is done."""
+        batch: Statement = ("INSERT INTO batch (id, state, begun) VALUES (?, 'open', ?)", (name, time.time()))
+        return self._writer.write(batch, *(_intent(attempt, name) for attempt in attempts))
+
+    def write_submitted(self, name: str, remote: str) -> Future[None]:
+        """Record the service's id of a batch."""
+        return self._writer.write(("UPDATE batch SET remote = ? WHERE id = ?", (remote, name)))
+
+    def end_batch(self, name: str) -> Future[None]:
+        """Record that a batch is finished; attempts of it that are still open become unknown."""
+        return self._writer.write(
+            ("UPDATE batch SET state = 'ended' WHERE id = ?", (name,)),
+            (
+                "UPDATE attempt SET state = 'unknown', reason = 'missing in the results of its batch' "
+                "WHERE batch = ? AND state = 'open'",
+                (name,),
+            ),
+        )
+
+    def open_batches(self) -> list[Batch]:
+        """Return batches that are not finished, in the order in which they were recorded, with their open attempts."""
+        with self._lock, storage_errors(self.path):
+            batches = self._reader.execute(
+                "SELECT id, remote FROM batch WHERE state = 'open' ORDER BY rowid"
+            ).fetchall()
+            query = "SELECT id, key, reserved FROM attempt WHERE batch = ? AND state = 'open' ORDER BY id"
+            return [
+                Batch(name, remote, tuple(Attempt(*row) for row in self._reader.execute(query, (name,))))
+                for name, remote in batches
+            ]
+
+    def known_batches(self) -> frozenset[str]:
+        """Return the service's ids of all recorded batches."""
+        with self._lock, storage_errors(self.path):
+            return frozenset(row[0] for row in self._reader.execute("SELECT remote FROM batch WHERE remote != ''"))
+
+    def close(self) -> None:
+        """Write what waits, and free the file once its last user closes it."""
+        with _SHARING:
+            self._users -= 1
+            if self._users != 0:
+                return
+            _SHARED.pop(self.path, None)
+            self._writer.close()
+            with closing(self._database), closing(self._reader):
+                pass
+            self._file_lock.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _move(self, reserved: int, cost: int) -> None:
+        """Count a cost instead of its reservation."""
+        with self._lock:
+            self._held -= reserved
+            self._spent += cost
+
+
+def _intent(attempt: Attempt, batch: str | None) -> Statement:
+    return (_INTENT, (attempt.id, attempt.key, attempt.reserved, time.time(), batch))
+
+
+def _state(state: str, attempt: Attempt, reason: str) -> Statement:
+    return ("UPDATE attempt SET state = ?, reason = ? WHERE id = ?", (state, reason, attempt.id))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""A ledger as others see it, also while a run writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtool_ledger._tables import connect, storage_errors
+
+__all__ = ["Summary", "has_answer", "read_summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts and picodollars of a ledger. `attempts` counts them by state; `unknown` lists (id, key, reserved, reason)."""
+
+    answers: int
+    spent: int
+    held: int
+    attempts: dict[str, int]
+    open_batches: int
+    unknown: tuple[tuple[int, str, int, str], ...]
+
+
+def read_summary(path: Path) -> Summary:
+    """Return what a ledger holds; the process that writes it is not disturbed.
+
+    Raises:
+        StorageError: there is no such file, or it is not a ledger.
+    """
+    with storage_errors(path), closing(connect(path, read_only=True)) as database:
+        database.execute("BEGIN")  # one moment for all that follows
+        states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
+        rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
+        unknown = database.execute("SELECT id, key, reserved, reason FROM attempt WHERE state = 'unknown' ORDER BY id")
+        return Summary(
+            answers=database.execute("SELECT COUNT(*) FROM result").fetchone()[0],
+            spent=sum(cost for _, cost, _ in rows.values()),
+            held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
+            attempts={state: count for state, (count, _, _) in rows.items()},
+            open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
+            unknown=tuple(unknown.fetchall()),
+        )
+
+
+def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:
+    """Yield for each key whether its answer is stored; nothing is, where there is no file. Raises as `read_summary`."""
+    if not path.exists():
+        yield from (False for _ in keys)
+        return
+    with storage_errors(path), closing(connect(path, read_only=True)) as database:
+        for key in keys:
+            yield database.execute("SELECT 1 FROM result WHERE key = ?", (key,)).fetchone() is not None

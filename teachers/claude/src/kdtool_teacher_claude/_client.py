@@ -1,0 +1,259 @@
+"""The API, by Anthropic's SDK: each POST is sent once, and each failure is one of few kinds.
+
+The SDK's own retries are off for everything that costs money: they would send a request again that may have been charged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import anthropic
+import httpx2
+import kdtool
+
+from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
+
+__all__ = ["Client", "DoubtfulError", "LimitedError", "RefusedError", "UnreachedError"]
+
+_STREAM_FROM = 8192
+"""Tokens from which an answer is streamed: a silent connection would be cut on the way."""
+_OF_THIS_REQUEST = {400, 413, 422}
+_NO_CREDIT = "credit balance"
+_SPEND_LIMIT = "spend_limit"
+_MARK = "***"
+_SHOWN = 300
+
+
+class RefusedError(Exception):
+    """The service refuses this one request and charges nothing; others may fare better."""
+
+
+class LimitedError(Exception):
+    """The service refuses requests for now, and charges nothing."""
+
+    def __init__(self, reason: str, headers: Mapping[str, str], *, overloaded: bool) -> None:
+        super().__init__(reason)
+        self.headers = headers
+        self.overloaded = overloaded
+
+
+class UnreachedError(Exception):
+    """No connection came about, so nothing was sent."""
+
+
+class DoubtfulError(Exception):
+    """The request was sent, and no answer that can be read came back: it may have been charged."""
+
+
+class Client:
+    """Sends requests. All methods raise kdtool's errors for what concerns every request: key, credit, limits of money."""
+
+    def __init__(self, config: ClaudeConfig, *, offline: bool) -> None:
+        if offline and not is_loopback(config.url):
+            raise kdtool.ServiceError(
+                "the run is offline, and Claude's answers are not all stored yet; run again without --offline"
+            )
+        self._config = config
+        self._key = read_key(config)
+        self._client = anthropic.AsyncAnthropic(
+            api_key=self._key,
+            base_url=config.url,
+            max_retries=0,
+            timeout=config.timeout,
+            http_client=anthropic.DefaultAioHttpClient(
+                follow_redirects=False,
+                timeout=config.timeout,
+                limits=httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def require_model(self) -> None:
+        """Ask whether the model exists, which is free."""
+        try:
+            await self._get(f"/v1/models/{self._config.model}")
+        except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
+            raise kdtool.ServiceError(f"url: {error}; look at the address and the network, and run again") from None
+
+    async def count(self, body: Mapping[str, Any]) -> int:
+        """Return the number of input tokens of a request, which is free."""
+        content = {name: body[name] for name in ("model", "messages", "system") if name in body}
+        response = await self._post("/v1/messages/count_tokens", content)
+        return int(response.json()["input_tokens"])
+
+    async def send(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
+        """Send a request once; return its message and the response's headers.
+
+        Raises:
+            RefusedError, LimitedError, UnreachedError, DoubtfulError: see each.
+        """
+        if body["max_tokens"] >= _STREAM_FROM:
+            return await self._stream(body)
+        response = await self._post("/v1/messages", body)
+        try:
+            return response.json(), response.headers
+        except (ValueError, RecursionError) as error:
+            raise DoubtfulError(f"the answer is not JSON: {self._shorten(str(error))}") from None
+
+    async def create_batch(self, items: list[dict[str, Any]]) -> str:
+        """Submit a batch once; return the service's id. Raises as `send`."""
+        response = await self._post("/v1/messages/batches", {"requests": items})
+        try:
+            return str(response.json()["id"])
+        except (ValueError, TypeError, KeyError):
+            raise DoubtfulError("the batch's id cannot be read") from None
+
+    async def get_batch(self, remote: str) -> dict[str, Any]:
+        """Return a batch as the service shows it."""
+        found: dict[str, Any] = (await self._get(f"/v1/messages/batches/{remote}")).json()
+        return found
+
+    async def list_batches(self) -> list[dict[str, Any]]:
+        """Return all batches that the service knows, latest first."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = (await self._get(f"/v1/messages/batches?limit=100{after}")).json()
+            found += page["data"]
+            if not page.get("has_more") or not page.get("last_id"):
+                return found
+            after = f"&after_id={page['last_id']}"
+
+    async def results(self, remote: str) -> list[dict[str, Any]]:
+        """Return the results of a batch that ended; lines that cannot be read are left out."""
+        text = (await self._get(f"/v1/messages/batches/{remote}/results")).text
+        found = []
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                found.append(entry)
+        return found
+
+    async def _stream(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
+        try:
+            stream = await self._client.post(
+                "/v1/messages",
+                body={**body, "stream": True},
+                cast_to=object,
+                stream=True,
+                stream_cls=anthropic.AsyncStream[Any],
+            )
+            async with stream:
+                message: dict[str, Any] = {}
+                async for event in stream:
+                    if _add_event(message, event):
+                        return message, stream.response.headers
+            failure: Exception = DoubtfulError("the stream ended before the answer did")
+        except Exception as error:
+            failure = self._translate(error)
+        raise failure
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+        try:
+            return await self._client.post(path, body=body, cast_to=httpx2.Response)
+        except Exception as error:
+            failure = self._translate(error)
+        raise failure  # outside of the handler: the SDK's error holds the request, and that the key
+
+    async def _get(self, path: str) -> httpx2.Response:
+        try:
+            client = self._client.with_options(max_retries=self._config.retries)
+            return await client.get(path, cast_to=httpx2.Response)
+        except Exception as error:
+            failure = self._translate(error)
+        raise failure  # outside of the handler: the SDK's error holds the request, and that the key
+
+    def _translate(self, error: Exception) -> Exception:
+        """Return one of our errors for one of the SDK, without anything that could hold the key."""
+        if not isinstance(error, anthropic.APIStatusError) or error.status_code < 400:
+            reason = self._shorten(f"{error.__cause__ or error}")
+            if _is_unsent(error):
+                return UnreachedError(f"{self._config.url} cannot be reached: {reason}")
+            return DoubtfulError(f"no complete answer came: {reason or type(error).__name__}")
+        status, reason = error.status_code, self._shorten(error.api_message or error.message)
+        code, kind = error.error_code or "", error.type
+        if status in {401, 403} and kind != "billing_error":
+            return kdtool.AuthenticationError(
+                f"the key in {self._config.key_variable} is refused ({status}: {reason}); set a valid one. Answers so far "
+                "are kept"
+            )
+        if status == 402 or kind == "billing_error" or _SPEND_LIMIT in code or _NO_CREDIT in reason:
+            return kdtool.AuthenticationError(
+                f"the account pays for no more ({status}: {reason}); add credit or raise its spend limit, and run again. "
+                "Answers so far are kept"
+            )
+        if status == 404:
+            return kdtool.UsageError(
+                f"model: {self._config.model!r} is unknown to the service ({reason}); name another"
+            )
+        if status in _OF_THIS_REQUEST:
+            return RefusedError(f"{status}: {reason}")
+        if status in {429, 529}:
+            return LimitedError(f"{status}: {reason}", error.response.headers, overloaded=status == 529)
+        if status < 500:
+            return RefusedError(f"{status}: {reason}")
+        return DoubtfulError(f"{status}: {reason}")
+
+    def _shorten(self, text: str) -> str:
+        return " ".join(text.split()).replace(self._key, _MARK)[:_SHOWN]
+
+
+def read_key(config: ClaudeConfig) -> str:
+    """Return the key.
+
+    Raises:
+        AuthenticationError: it is neither in the environment nor in the keyring.
+    """
+    key = os.environ.get(config.key_variable, "").strip()
+    if not key and config.keyring is not None:
+        import keyring
+
+        try:
+            key = (keyring.get_password(config.keyring, "anthropic") or "").strip()
+        except keyring.errors.KeyringError as error:
+            raise kdtool.AuthenticationError(
+                f"keyring: it cannot be read ({error}); set {config.key_variable}"
+            ) from None
+    if not key:
+        other = " or name a service of the keyring by `keyring`" if config.keyring is None else ""
+        raise kdtool.AuthenticationError(
+            f"key_variable: {config.key_variable} is not set; export it with the key{other}"
+        )
+    return key
+
+
+def _is_unsent(error: BaseException | None) -> bool:
+    """Return whether no connection came about; httpx2's `ConnectError` also stands for one that broke later."""
+    while error is not None:
+        if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _add_event(message: dict[str, Any], event: Mapping[str, Any]) -> bool:
+    """Add an event of a stream to its message; return whether the message is complete."""
+    kind = event.get("type")
+    if kind == "message_start":
+        message.update(event["message"])
+        message["content"] = []
+    elif kind == "content_block_start":
+        message["content"].append(dict(event["content_block"]))
+    elif kind == "content_block_delta" and event["delta"]["type"] == "text_delta":
+        block = message["content"][event["index"]]
+        block["text"] = block.get("text", "") + event["delta"]["text"]
+    elif kind == "message_delta":
+        message["stop_reason"] = event["delta"].get("stop_reason")
+        counts = {name: value for name, value in (event.get("usage") or {}).items() if value is not None}
+        message["usage"] = {**message.get("usage", {}), **counts}
+    return kind == "message_stop"

@@ -1,0 +1,93 @@
+"""Settings of the teacher `claude`."""
+
+from __future__ import annotations
+
+import ipaddress
+from decimal import Decimal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import kdtool
+import pydantic
+
+__all__ = ["ClaudeConfig", "PricesConfig"]
+
+_FREE = kdtool.does_not_affect_results()
+_Dollars = Annotated[Decimal, kdtool.Field(ge=0, le=10_000)]
+
+
+class PricesConfig(kdtool.Config):
+    """Prices in dollars per million tokens, for models that the price table does not know, or for prices of your own."""
+
+    input: _Dollars
+    """Of input that is not cached."""
+    output: _Dollars
+    """Of output."""
+    cache_read: _Dollars | None = None
+    """Of input that is read from the cache; null stands for a tenth of `input`."""
+    cache_write: _Dollars | None = None
+    """Of input that is written to the cache for five minutes; null stands for 1.25 times `input`."""
+    cache_write_hour: _Dollars | None = None
+    """Of input that is written to the cache for an hour; null stands for twice `input`."""
+
+
+class ClaudeConfig(kdtool.Config):
+    """Settings of the teacher `claude`."""
+
+    model: str = kdtool.Field(min_length=1, max_length=200)
+    """The model, such as claude-sonnet-5."""
+    budget_usd: Decimal = kdtool.Field(gt=0, le=1_000_000, json_schema_extra=_FREE)
+    """Dollars that the ledger may reach at most. No request is sent that could exceed them."""
+    system: str = ""
+    """Text that comes before every request, such as instructions with examples. It is cached where it is long enough."""
+    mode: Literal["messages", "batches", "auto"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
+    """`messages` answers at once; `batches` costs half and takes up to a day; `auto` takes batches from `batch_from` on."""
+    batch_from: int = kdtool.Field(default=1000, ge=1, le=100_000, json_schema_extra=_FREE)
+    """Number of requests from which `auto` sends batches."""
+    batch_size: int = kdtool.Field(default=10_000, ge=1, le=100_000, json_schema_extra=_FREE)
+    """Largest number of requests in a batch."""
+    orphan_wait: float = kdtool.Field(default=900, ge=0, le=86400, json_schema_extra=_FREE)
+    """Seconds to wait for a batch to appear in the service's list, after a run that was killed while it submitted it."""
+    cache: Literal["off", "5m", "1h"] = kdtool.Field(default="5m", json_schema_extra=_FREE)
+    """For how long the text in front of all requests stays in the prompt cache."""
+    prices: PricesConfig | None = kdtool.Field(default=None, json_schema_extra=_FREE)
+    """Prices that replace those of the package `genai-prices`."""
+    on_unknown: Literal["ask_again", "skip"] = kdtool.Field(default="ask_again", json_schema_extra=_FREE)
+    """Handling of a request that was sent and perhaps charged, but not answered: ask again, within the budget, or leave it
+    out, so that nothing is ever paid twice."""
+    ledger: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=_FREE)
+    """The file with paid answers and money. None: `ledger.sqlite` in the folder that runs share."""
+    key_variable: str = kdtool.Field(default="ANTHROPIC_API_KEY", min_length=1, json_schema_extra=_FREE)
+    """The environment variable that holds the key."""
+    keyring: str | None = kdtool.Field(default=None, min_length=1, json_schema_extra=_FREE)
+    """Service in the system's keyring whose entry `anthropic` is the key, where the variable is not set."""
+    url: str = kdtool.Field(default="https://api.anthropic.com", json_schema_extra=_FREE)
+    """The address of the API."""
+    concurrency: int = kdtool.Field(default=64, ge=1, le=1024, json_schema_extra=_FREE)
+    """Largest number of requests at the same time; fewer are sent where the service limits them."""
+    requests_per_minute: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=_FREE)
+    """Requests sent in a minute at most. None: what the service's answers permit."""
+    timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=_FREE)
+    """Seconds without a part of an answer after which a request counts as unanswered."""
+    retries: int = kdtool.Field(default=8, ge=0, le=100, json_schema_extra=_FREE)
+    """Number of times that a request without an answer is sent again."""
+    count_tokens: bool = kdtool.Field(default=False, json_schema_extra=_FREE)
+    """Let `kdtool check` count tokens by the service, which is free, instead of estimating them here. Needs the key."""
+
+    @pydantic.field_validator("url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
+            raise ValueError("must be an address alone, such as https://api.anthropic.com: the key stands elsewhere")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url)):
+            raise ValueError("must begin with https, so that nobody on the way reads the key")
+        return url.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether an address is on this machine."""
+    try:
+        return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,177 @@
+"""Prices in picodollars (10⁻¹² dollars) per token: integers, so that sums equal the bill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import kdtool
+
+from kdtool_teacher_claude._config import ClaudeConfig, PricesConfig
+
+__all__ = ["Prices", "Rates", "Usage", "dollars", "picodollars", "prices_of", "usage_of"]
+
+_PER_DOLLAR = 10**12
+_PER_MILLION_TOKENS = 10**6
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer, by price. `input` excludes cached ones."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_hour: int = 0
+
+    @property
+    def tokens_in(self) -> int:
+        """All input tokens."""
+        return self.input + self.cache_read + self.cache_write + self.cache_write_hour
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Picodollars per token."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cache_write_hour: int
+
+    def price(self, usage: Usage, *, batched: bool) -> int:
+        """Return the price of an answer; a batch costs half, rounded up."""
+        whole = (
+            usage.input * self.input
+            + usage.output * self.output
+            + usage.cache_read * self.cache_read
+            + usage.cache_write * self.cache_write
+            + usage.cache_write_hour * self.cache_write_hour
+        )
+        return (whole + 1) // 2 if batched else whole
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Rates by the number of input tokens above which they hold for the whole request, from 0 upwards."""
+
+    tiers: tuple[tuple[int, Rates], ...]
+
+    def price(self, usage: Usage, *, batched: bool) -> int:
+        """Return the price of an answer in picodollars."""
+        rates = [rates for start, rates in self.tiers if start == 0 or usage.tokens_in > start]
+        return rates[-1].price(usage, batched=batched)
+
+    def bound(self, tokens_in: int, tokens_out: int, *, marked: bool, batched: bool) -> int:
+        """Return the most that an answer can cost; input that is `marked` for the cache may be charged as written to it."""
+        return max(
+            rates.price(Usage(tokens_in, tokens_out), batched=batched)
+            if not marked
+            else max(
+                rates.price(Usage(0, tokens_out, cache_write=tokens_in), batched=batched),
+                rates.price(Usage(0, tokens_out, cache_write_hour=tokens_in), batched=batched),
+            )
+            for start, rates in self.tiers
+            if start == 0 or tokens_in > start
+        )
+
+
+def prices_of(config: ClaudeConfig, now: datetime | None = None) -> Prices:
+    """Return the prices of the model.
+
+    Raises:
+        UsageError: nobody knows them.
+    """
+    if config.prices is not None:
+        return Prices(((0, _of_config(config.prices)),))
+    from genai_prices.data import providers
+
+    (anthropic,) = (provider for provider in providers if provider.id == "anthropic")
+    model = anthropic.find_model(config.model)
+    if model is None:
+        raise kdtool.UsageError(
+            f"model: the price of {config.model!r} is unknown, and nothing is asked without it: write a known model, or its "
+            "prices in dollars per million tokens: prices: {input: 3, output: 15}"
+        )
+    return _of_table(model.get_prices(now or datetime.now(UTC)))
+
+
+def _of_config(own: PricesConfig) -> Rates:
+    def rate(value: Decimal | None, default: Decimal) -> int:
+        return _per_token(default if value is None else value)
+
+    return Rates(
+        input=_per_token(own.input),
+        output=_per_token(own.output),
+        cache_read=rate(own.cache_read, own.input / 10),
+        cache_write=rate(own.cache_write, own.input * Decimal("1.25")),
+        cache_write_hour=rate(own.cache_write_hour, own.input * 2),
+    )
+
+
+def _of_table(found: Any) -> Prices:
+    names = {
+        "input": "input_mtok",
+        "output": "output_mtok",
+        "cache_read": "cache_read_mtok",
+        "cache_write": "cache_write_mtok",
+        "cache_write_hour": "cache_write_1h_mtok",
+    }
+    given = {name: getattr(found, attribute, None) for name, attribute in names.items()}
+    starts = {0, *(tier.start for price in given.values() for tier in getattr(price, "tiers", ()))}
+
+    def rates(start: int) -> Rates:
+        own = {name: _at(price, start) for name, price in given.items() if price is not None}
+        return _of_config(PricesConfig(**own))
+
+    return Prices(tuple((start, rates(start)) for start in sorted(starts)))
+
+
+def _at(price: Any, start: int) -> Decimal:
+    """Return a price of the table at the tier that begins at `start` tokens."""
+    found: Decimal = getattr(price, "base", price)
+    for tier in getattr(price, "tiers", ()):
+        if tier.start <= start:
+            found = tier.price
+    return found
+
+
+def _per_token(per_million: Decimal) -> int:
+    """Return picodollars per token, rounded up, so that no sum is below the bill."""
+    return -int(-per_million * _PER_DOLLAR // _PER_MILLION_TOKENS)
+
+
+def picodollars(amount: Decimal) -> int:
+    """Return dollars as picodollars, rounded down: a budget is never exceeded."""
+    return int(amount * _PER_DOLLAR)
+
+
+def dollars(amount: int) -> str:
+    """Return picodollars as text, such as $1.23 or $0.0012."""
+    value = Decimal(amount) / _PER_DOLLAR
+    return f"${value:,.2f}" if value >= 1 or not value else f"${value:.4f}"
+
+
+def usage_of(found: object) -> Usage | None:
+    """Return the counts of a message's `usage`; None where they are missing or wrong."""
+    if not isinstance(found, Mapping):
+        return None
+    written, by_length = _count(found, "cache_creation_input_tokens"), found.get("cache_creation")
+    hour = _count(by_length, "ephemeral_1h_input_tokens") if isinstance(by_length, Mapping) else 0
+    counts = [_count(found, name) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")]
+    if min(*counts, written, hour, written - hour) < 0 or found.get("output_tokens") is None:
+        return None
+    return Usage(counts[0], counts[1], counts[2], written - hour, hour)
+
+
+def _count(found: Mapping[str, Any], name: str) -> int:
+    """Return a count, 0 where it is left out, -1 where it is not a count."""
+    value = found.get(name)
+    if value is None:
+        return 0
+    return value if type(value) is int and value >= 0 else -1

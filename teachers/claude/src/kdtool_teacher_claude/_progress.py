@@ -1,0 +1,68 @@
+"""Money, speed and answers of a run, as a line every half minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from kdtool_ledger import Ledger
+
+from kdtool_teacher_claude._prices import Usage, dollars
+
+__all__ = ["Progress"]
+
+_SECONDS = 30.0
+
+
+class Progress:
+    """Counts answers, and shows money and speed.
+
+    Args:
+        ledger: where money is counted.
+        budget: picodollars.
+        say: shows a line.
+    """
+
+    def __init__(self, ledger: Ledger, budget: int, say: Callable[[str], None]) -> None:
+        self._ledger, self._budget, self._say = ledger, budget, say
+        self._begun = self._shown = time.monotonic()
+        self._before = ledger.spent
+        self.answers = self.stored = self.asked_again = 0
+        self._tokens = self._input = self._cached = 0
+
+    def add(self, usage: Usage) -> None:
+        """Count an answer that was paid for."""
+        self.answers += 1
+        self._tokens += usage.tokens_in + usage.output
+        self._input += usage.tokens_in
+        self._cached += usage.cache_read
+        if time.monotonic() - self._shown >= _SECONDS:
+            self._shown = time.monotonic()
+            self._say(self.line())
+
+    def line(self) -> str:
+        """Return figures so far: money of the ledger, speed and cache of this run."""
+        minutes = max(time.monotonic() - self._begun, 1.0) / 60
+        spent = self._ledger.spent
+        parts = [
+            f"{self.answers:,} answers",
+            f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
+            f"{self._tokens / minutes:,.0f} tokens/min",
+        ]
+        if self._cached:
+            parts.append(f"{self._cached / self._input:.0%} of the input from the cache")
+        if rate := (spent - self._before) / minutes:
+            parts.append(f"the budget lasts {(self._budget - spent) / rate:,.0f} min at this speed")
+        return "claude: " + ", ".join(parts)
+
+    def end(self) -> None:
+        """Show the final figures, if anything was asked."""
+        if self.answers:
+            self._say(self.line())
+        if self.stored:
+            self._say(f"claude: {self.stored:,} answers are in {self._ledger.path.name} and are not paid for again")
+        if self.asked_again:
+            self._say(
+                f"claude: {self.asked_again:,} requests were asked again, since their outcome is unknown: perhaps charged "
+                "twice; the ledger lists them"
+            )

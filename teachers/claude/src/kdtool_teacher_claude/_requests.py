@@ -1,0 +1,168 @@
+"""Requests as they are sent, and messages as answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import kdtool
+
+from kdtool_teacher_claude._config import ClaudeConfig
+from kdtool_teacher_claude._prices import Prices, Usage, usage_of
+
+__all__ = [
+    "Asked",
+    "UnreadableError",
+    "cache_minimum",
+    "estimate_tokens",
+    "prepare",
+    "read_message",
+    "refusal",
+    "restore",
+]
+
+PROTOCOL = "1"
+"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
+_OVERHEAD, _OVERHEAD_OF_TURN = 64, 16
+"""Tokens beyond the text's bytes, at most: of a request, of each turn."""
+_CHARACTERS_PER_TOKEN = 3.5
+_ENDED = {"end_turn", "stop_sequence"}
+_CUT_OFF = {"max_tokens", "model_context_window_exceeded", "pause_turn"}
+_LEAST_CACHED = {
+    **dict.fromkeys(("opus-5", "fable-5", "mythos-5"), 512),
+    **dict.fromkeys(("opus-4-7",), 2048),
+    **dict.fromkeys(("haiku-4-5", "opus-4-5", "opus-4-6"), 4096),
+}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class UnreadableError(Exception):
+    """An answer came, and is not what the API describes: it may have been charged."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request with its body, its key in the ledger, and the most tokens that its input can have.
+
+    `prefix` identifies the text that is marked for the cache, "" for none.
+    """
+
+    request: kdtool.Request
+    body: Mapping[str, Any]
+    key: str
+    most_in: int
+    prefix: str
+
+    @property
+    def estimate_in(self) -> int:
+        """Estimated input tokens that are not read from the cache."""
+        system = "" if self.prefix else self.body.get("system", "")
+        return estimate_tokens(system) + sum(estimate_tokens(turn["content"]) for turn in self.body["messages"])
+
+
+def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
+    """Return a request as it is sent.
+
+    The key stands for the content alone: prices, streaming and cache marks may change. A request that is drawn
+    (temperature above 0) has its seed in the key; the API takes neither.
+
+    Raises:
+        UsageError: it begins the answer, which the API refuses.
+    """
+    if request.turns and request.prompt:
+        raise kdtool.UsageError(
+            "Claude's answers cannot be begun for it: ask with conversations alone, or other prompts"
+        )
+    turns = list(request.turns or (("user", request.prompt),))
+    system = [config.system] if config.system else []
+    while turns and turns[0][0] == "system":
+        system.append(turns.pop(0)[1])
+    content: dict[str, Any] = {
+        "model": config.model,
+        "max_tokens": request.max_tokens,
+        "messages": [{"role": role, "content": _readable(text)} for role, text in turns],
+    }
+    if stops := [
+        _readable(stop) for stop in request.stop if stop.strip()
+    ]:  # others are refused; answers are cut at them
+        content["stop_sequences"] = stops
+    text = _readable("\n\n".join(system))
+    key = _digest([PROTOCOL, content, text, request.seed if request.temperature else None])
+    marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
+    if marked:
+        control = {"type": "ephemeral"} if config.cache == "5m" else {"type": "ephemeral", "ttl": "1h"}
+        content["system"] = [{"type": "text", "text": text, "cache_control": control}]
+    elif text:
+        content["system"] = text
+    size = len(text.encode()) + sum(len(turn["content"].encode()) for turn in content["messages"])
+    most_in = size + _OVERHEAD + _OVERHEAD_OF_TURN * len(turns)
+    return Asked(request, content, key, most_in, _digest(text) if marked else "")
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text has."""
+    return round(len(text) / _CHARACTERS_PER_TOKEN)
+
+
+def cache_minimum(model: str) -> int:
+    """Return the tokens from which a model caches a prefix; a shorter one is silently not cached."""
+    return next((least for name, least in _LEAST_CACHED.items() if name in model), 1024)
+
+
+def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str, Usage, int]:
+    """Return an answer as the ledger keeps it, its tokens, and its price in picodollars.
+
+    Raises:
+        UnreadableError: text, counts or the reason of its end are missing.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+        raise UnreadableError("the answer is not a message")
+    usage, reason = usage_of(message.get("usage")), message.get("stop_reason")
+    if usage is None:
+        raise UnreadableError("the answer does not say how many tokens it took")
+    if not isinstance(reason, str):
+        raise UnreadableError("the answer was cut off")
+    blocks = [block for block in message["content"] if isinstance(block, Mapping) and block.get("type") == "text"]
+    text = _readable("".join(str(block.get("text", "")) for block in blocks))
+    price = prices.price(usage, batched=batched)
+    stored = {"text": text, "stop_reason": reason, "usage": asdict(usage), "picodollars": price, "batched": batched}
+    return json.dumps(stored), usage, price
+
+
+def restore(stored: str, request: kdtool.Request) -> kdtool.TextAnswer:
+    """Return a stored answer to a request, cut at its stops."""
+    found = json.loads(stored)
+    text, reason, usage = found["text"], found["stop_reason"], Usage(**found["usage"])
+    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    finish: Literal["stop", "length", "refused"] = "stop" if stops else _finish(reason)
+    return kdtool.TextAnswer(
+        id=request.id,
+        text=text[: min(stops)] if stops else text,
+        finish=finish,
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.output,
+        picodollars=found["picodollars"],
+        reason=f"stop_reason is {reason[:60]!r}" if finish == "refused" and reason != "refusal" else "",
+    )
+
+
+def refusal(request: kdtool.Request, reason: str) -> kdtool.TextAnswer:
+    """Return the answer to a request that got none; it is not stored."""
+    return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=reason)
+
+
+def _finish(reason: str) -> Literal["stop", "length", "refused"]:
+    return "stop" if reason in _ENDED else "length" if reason in _CUT_OFF else "refused"
+
+
+def _readable(text: str) -> str:
+    """Return a text that can be sent and stored: half a character is U+FFFD."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""Batches: half the price, whatever comes back, and never submitted twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import kdtool
+import pytest
+from claude_asking import asked_after_answer, opened, requests, summary
+from kdtool_teacher_claude.testing import Faults, MessagesServer, serve_process
+
+KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
+
+
+def test_batches_cost_half_and_auto_takes_them_for_many(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path, mode="auto", batch_from=20, batch_size=25) as teacher:
+        few = list(teacher.kdtool_answer(requests(19)))
+        assert (len(few), server.bill.batches) == (19, 0)
+        paid = server.bill.picodollars
+        many = {one.id: one for one in teacher.kdtool_answer(requests(60))}
+    assert server.bill.batches == 2, "41 were missing"
+    assert {one.id: one for one in few}.items() <= many.items()
+    assert len(many) == 60
+    assert summary(tmp_path).spent == server.bill.picodollars
+    assert server.bill.picodollars - paid == sum(many[f"r{i}"].picodollars for i in range(19, 60))
+    assert many["r59"].picodollars < 0.6 * many["r0"].picodollars
+
+
+def test_expired_errored_and_missing_results_are_handled(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_errored=0.1, batch_expired=0.1, batch_missing=0.4, cut=0.3, reset_before=0.1)
+    with opened(server.url, tmp_path, mode="batches", batch_size=50) as teacher:
+        found = list(teacher.kdtool_answer(requests(100)))
+    errored = [one for one in found if one.finish == "refused"]
+    assert len(found) == 100
+    assert errored
+    assert all("prompt is too long" in one.reason for one in errored)
+    seen = summary(tmp_path)
+    assert seen.answers == 100 - len(errored)
+    assert server.bill.picodollars <= seen.spent + seen.held
+    assert asked_after_answer(tmp_path) == 0
+
+
+def test_a_lost_reply_makes_no_second_batch(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_reset_after=1.0, batch_seconds=0.3)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(30)))) == 30
+    assert server.bill.batches == 1
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+def test_the_budget_holds_for_batches(server: MessagesServer, tmp_path: Path) -> None:
+    settings = {"mode": "batches", "budget_usd": "0.03", "batch_size": 10}
+    with opened(server.url, tmp_path, **settings) as teacher, pytest.raises(kdtool.BudgetError):
+        list(teacher.kdtool_answer(requests(500)))
+    assert 10 < summary(tmp_path).answers < 500
+    assert summary(tmp_path).spent == server.bill.picodollars <= 3 * 10**10
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(500)))) == 500
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_kills_around_submission_and_collection_make_no_second_batch(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    faults = Faults(batch_seconds=0.15, batch_reset_after=0.2, reset_before=0.1)
+    with serve_process(faults) as server:
+        for kill in range(KILLS):
+            pid = os.fork()
+            if not pid:
+                try:
+                    with opened(server.url, tmp_path, mode="batches", batch_size=20) as teacher:
+                        list(teacher.kdtool_answer(requests(20 * (kill + 1))))
+                finally:
+                    os._exit(0)
+            time.sleep(draw.uniform(0.1, 0.7))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        with opened(server.url, tmp_path, mode="batches", batch_size=20) as teacher:
+            found = list(teacher.kdtool_answer(requests(20 * KILLS)))
+        bill = server.bill()
+    assert len(found) == 20 * KILLS
+    assert max(bill.charges.values()) == 1, "no request was in two batches"
+    assert bill.batches == KILLS
+    assert summary(tmp_path).spent == bill.picodollars
+    assert summary(tmp_path).held == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_a_batch_of_a_killed_run_is_collected_in_any_mode(tmp_path: Path) -> None:
+    with serve_process(Faults(batch_seconds=2.0)) as server:
+        pid = os.fork()
+        if not pid:
+            try:
+                with opened(server.url, tmp_path, mode="batches") as teacher:
+                    list(teacher.kdtool_answer(requests(30)))
+            finally:
+                os._exit(0)
+        while not server.bill().batches:
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with opened(server.url, tmp_path) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
+        bill = server.bill()
+    assert (bill.batches, max(bill.charges.values()), len(bill.charges)) == (1, 1, 40)
+    assert summary(tmp_path).spent == bill.picodollars

@@ -1,0 +1,162 @@
+"""The limiter, on a simulated clock: it uses the permitted rate, and is hardly ever refused."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+import pytest
+from kdtool_teacher_claude._limiter import Limiter
+
+
+class Clock:
+    """Time that passes only while everybody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._number = count()
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._number), future))
+        await future
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            for _ in range(50):  # whoever can go on does
+                await asyncio.sleep(0)
+            if not task.done() and self._sleepers:
+                self.now, _, future = heapq.heappop(self._sleepers)
+                future.set_result(None)
+        await task
+
+
+class Service:
+    """Allows so many requests a minute, `burst` of them at once, and answers after a second or so."""
+
+    def __init__(self, clock: Clock, per_minute: Callable[[], float], burst: float, *, headers: bool = True) -> None:
+        self._clock, self._per_minute, self._burst, self._level, self._filled = clock, per_minute, burst, burst, 0.0
+        self._headers = headers
+        self.times: list[tuple[float, bool]] = []
+
+    async def ask(self, number: int) -> tuple[bool, dict[str, str]]:
+        rate = self._per_minute() / 60
+        self._level = min(self._burst, self._level + (self._clock.now - self._filled) * rate)
+        self._filled = self._clock.now
+        allowed = self._level >= 1
+        self._level -= allowed
+        self.times.append((self._clock.now, allowed))
+        await self._clock.sleep(0.5 + number % 7 / 7 if allowed else 0.05)
+        name = "anthropic-ratelimit-requests"
+        shown = {f"{name}-limit": f"{self._per_minute()}", f"{name}-remaining": f"{int(self._level)}"}
+        return allowed, {**(shown if self._headers else {}), **({} if allowed else {"retry-after": "1"})}
+
+
+def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: float) -> Coroutine[Any, Any, None]:
+    async def worker() -> None:
+        number = count()
+        while clock.now < until:
+            turn = await limiter.turn(100, 50)
+            allowed, headers = await service.ask(next(number))
+            if allowed:
+                limiter.count_answer(turn, headers, 100, 50)
+            else:
+                limiter.count_refusal(turn, headers)
+
+    async def everybody() -> None:
+        await asyncio.gather(*(worker() for _ in range(workers)))
+
+    return everybody()
+
+
+def measured(service: Service, first: float, last: float) -> tuple[float, float]:
+    """Return requests answered in a minute, and the share that was refused."""
+    found = [allowed for at, allowed in service.times if first <= at < last]
+    return sum(found) / (last - first) * 60, 1 - sum(found) / len(found)
+
+
+@pytest.mark.parametrize("burst", [10, 600])
+def test_it_uses_the_rate_of_the_headers_and_is_not_refused(burst: int) -> None:
+    clock = Clock()
+    service = Service(clock, lambda: 600, burst)
+    asyncio.run(clock.run(work(service, clock, Limiter(64, now=lambda: clock.now, sleep=clock.sleep), 64, 240)))
+    rate, refused = measured(service, 60, 240)
+    assert rate >= 0.95 * 600
+    assert refused <= 0.005
+
+
+def test_without_headers_a_burst_of_refusals_counts_once_and_the_rate_is_found() -> None:
+    clock = Clock()
+    service = Service(clock, lambda: 600, 10, headers=False)
+    asyncio.run(clock.run(work(service, clock, Limiter(64, now=lambda: clock.now, sleep=clock.sleep), 64, 240)))
+    rate, refused = measured(service, 60, 240)
+    assert rate >= 0.5 * 600
+    assert refused <= 0.1
+
+
+def test_it_shares_an_account_and_uses_what_others_leave() -> None:
+    clock = Clock()
+    service = Service(clock, lambda: 300 if clock.now < 120 else 600, 10)
+    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
+    asyncio.run(clock.run(work(service, clock, limiter, 64, 300)))
+    assert measured(service, 60, 120)[0] >= 0.95 * 300
+    assert measured(service, 200, 300)[0] >= 0.95 * 600
+
+
+def test_your_own_limit_holds_and_retry_after_is_obeyed() -> None:
+    clock = Clock()
+    limiter = Limiter(64, 60, now=lambda: clock.now, sleep=clock.sleep)
+    service = Service(clock, lambda: 6000, 6000)
+    asyncio.run(clock.run(work(service, clock, limiter, 8, 120)))
+    assert 0.95 * 60 <= measured(service, 10, 120)[0] <= 61
+
+    async def obey() -> None:
+        turn = await limiter.turn(1, 1)
+        limiter.count_refusal(turn, {"retry-after": "17"})
+        before = clock.now
+        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        assert clock.now - before >= 17
+
+    asyncio.run(clock.run(obey()))
+
+
+def test_failures_in_a_row_open_the_circuit() -> None:
+    clock = Clock()
+    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
+
+    async def fail() -> None:
+        for number in range(24):
+            await limiter.turn(1, 1)
+            limiter.count_failure()
+            assert limiter.openings == (number + 1) // 8
+        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        assert clock.now >= 2 + 4 + 8
+        assert limiter.openings == 0
+
+    asyncio.run(clock.run(fail()))
+
+
+def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
+    clock = Clock()
+    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
+    spent: list[tuple[float, int]] = []
+    headers = {"anthropic-ratelimit-input-tokens-limit": "60000", "anthropic-ratelimit-input-tokens-remaining": "500"}
+
+    async def worker() -> None:
+        while clock.now < 180:
+            turn = await limiter.turn(1000, 10)
+            spent.append((clock.now, 500))
+            await clock.sleep(0.3)
+            limiter.count_answer(turn, headers, 500, 10)
+
+    async def everybody() -> None:
+        await asyncio.gather(*(worker() for _ in range(16)))
+
+    asyncio.run(clock.run(everybody()))
+    used = sum(tokens for at, tokens in spent if at >= 60) / 2
+    assert 0.93 * 60000 <= used <= 60000 * 1.03

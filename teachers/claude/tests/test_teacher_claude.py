@@ -1,0 +1,264 @@
+"""The teacher `claude`: answers, money, refusals and mistakes, against a server on this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from claude_asking import asked_after_answer, opened, requests, summary
+from kdtool_ledger import Ledger
+from kdtool_teacher_claude import Claude
+from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer
+from kdtool_testing import TeacherConformance, make_run
+
+
+class TestClaude(TeacherConformance):
+    component = Claude
+    entry_point = "claude"
+    settings: ClassVar = {"url": "http://127.0.0.1:1", "model": MODEL, "budget_usd": 10}
+    running: ClassVar[MessagesServer]
+    built: ClassVar[list[Any]]
+
+    @pytest.fixture(autouse=True)
+    def _server(self, server: MessagesServer) -> Iterator[None]:
+        type(self).running, type(self).built = server, []
+        yield
+        for teacher in self.built:
+            teacher.kdtool_close()
+
+    def build(self, **settings: Any) -> Any:
+        self.built.append(super().build(**settings))
+        return self.built[-1]
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        return {"url": self.running.url, "ledger": str(folder / "ledger.sqlite")}
+
+
+def test_the_ledger_equals_the_bill_and_nothing_is_asked_twice(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        first = {one.id: one for one in teacher.kdtool_answer(requests(60))}
+    with opened(server.url, tmp_path, budget_usd=200, concurrency=2, timeout=30) as teacher:
+        again = {one.id: one for one in teacher.kdtool_answer(iter(requests(60)))}
+        assert again == first
+        assert {one.finish for one in first.values()} == {"stop"}
+        runtime = teacher.kdtool_open(make_run(tmp_path), kdtool.Subject("teacher", "teacher"))
+        assert runtime is not None
+        assert runtime.abilities == {"converse"}
+        conversation = kdtool.Request("other", "", 256, turns=(("user", "prompt 1"),))
+        assert [one.text for one in runtime.answer([conversation])] == [first["r1"].text], "measuring it costs nothing"
+    seen = summary(tmp_path)
+    assert seen.spent == server.bill.picodollars == sum(one.picodollars for one in first.values())
+    assert (seen.answers, seen.held, len(server.bodies)) == (60, 0, 60)
+
+
+def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path: Path) -> None:
+    config = Claude.Config(url=server.url, model=MODEL, budget_usd=Decimal(1))
+    teacher = Claude(config)
+    with pytest.raises(kdtool.UsageError, match=r"ledger: .*name a file"):
+        list(teacher.kdtool_answer(requests(1)))
+    teacher.kdtool_identity(make_run(tmp_path, store=tmp_path / "store"))
+    assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+    teacher.kdtool_close()
+    assert (tmp_path / "store" / "ledger.sqlite").exists()
+
+
+def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(server: MessagesServer, tmp_path: Path) -> None:
+    same = [kdtool.Request(f"s{i}", "same", 9, seed=i) for i in range(5)]
+    drawn = [kdtool.Request(f"d{i}", "same", 9, temperature=0.8, seed=i) for i in range(5)]
+    with opened(server.url, tmp_path) as teacher:
+        assert len(list(teacher.kdtool_answer([*same, *drawn]))) == 10
+    assert summary(tmp_path).answers == len(server.bodies) == 6
+    assert all("temperature" not in body and "seed" not in body for body in server.bodies)
+
+
+def test_faults_lose_nothing_and_the_ledger_is_never_below_the_bill(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(
+        reset_before=0.03, reset_after=0.03, broken_json=0.03, error_charged=0.03, overloaded=0.03, delay=0.002
+    )
+    with opened(server.url, tmp_path) as teacher:
+        found = [one.id for one in teacher.kdtool_answer(requests(300))]
+    assert sorted(found) == sorted(one.id for one in requests(300))
+    seen, bill = summary(tmp_path), server.bill
+    assert seen.spent == bill.delivered, "known results cost what the server says, to the picodollar"
+    assert seen.spent < bill.picodollars <= seen.spent + seen.held
+    duplicates = sum(count - 1 for count in bill.charges.values())
+    assert 0 < duplicates <= seen.attempts["unknown"] == len(seen.unknown), "each is listed"
+    assert asked_after_answer(tmp_path) == 0
+
+
+def test_cut_streams_are_no_samples(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(cut=0.1, no_stop=0.1)
+    with opened(server.url, tmp_path) as teacher:
+        found = list(teacher.kdtool_answer(requests(60, max_tokens=9000)))
+    assert all(body["stream"] for body in server.bodies)
+    assert all(one.finish == "stop" and one.text.endswith(f"prompt {one.id[1:]}") for one in found)
+    assert summary(tmp_path).spent == server.bill.delivered
+    assert summary(tmp_path).attempts["unknown"] == len(server.bodies) - 60 > 0
+
+
+def test_skip_never_pays_twice(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(reset_after=0.2)
+    with opened(server.url, tmp_path, on_unknown="skip") as teacher:
+        found = list(teacher.kdtool_answer(requests(60)))
+    assert max(server.bill.charges.values()) == 1
+    skipped = [one for one in found if one.finish == "refused"]
+    assert len(skipped) == summary(tmp_path).attempts["unknown"] > 0
+    assert all("may have been charged" in one.reason for one in skipped)
+
+
+def test_refusals_and_truncated_answers_are_paid_and_kept_but_wrong_requests_are_not(
+    server: MessagesServer, tmp_path: Path
+) -> None:
+    server.faults = Faults(refusal=0.2, truncated=0.2, bad_request=0.2)
+    with opened(server.url, tmp_path) as teacher:
+        found = Counter((one.finish, one.reason[:25]) for one in teacher.kdtool_answer(requests(80)))
+    assert set(found) == {("stop", ""), ("length", ""), ("refused", ""), ("refused", "400: prompt is too long: ")}
+    wrong = found["refused", "400: prompt is too long: "]
+    assert (summary(tmp_path).answers, summary(tmp_path).attempts["failed"]) == (80 - wrong, wrong)
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_budget_is_never_exceeded_and_more_money_goes_on(server: MessagesServer, tmp_path: Path, seed: int) -> None:
+    server.faults = Faults(seed, reset_after=0.05, broken_json=0.05, delay=0.002)
+    with opened(server.url, tmp_path, budget_usd="0.1") as teacher, pytest.raises(kdtool.BudgetError) as stopped:
+        list(teacher.kdtool_answer(requests(200)))
+    assert stopped.value.exit_code == 3
+    assert "raise it and run again" in str(stopped.value)
+    before = summary(tmp_path)
+    assert before.answers > 5
+    assert server.bill.picodollars <= before.spent + before.held <= 10**11
+    with opened(server.url, tmp_path) as teacher:
+        assert len(list(teacher.kdtool_answer(requests(200)))) == 200
+    assert asked_after_answer(tmp_path) == 0
+    assert summary(tmp_path).spent == server.bill.delivered
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "says"),
+    [
+        (401, "", kdtool.AuthenticationError, r"key in ANTHROPIC_API_KEY is refused \(401"),
+        (402, "", kdtool.AuthenticationError, r"pays for no more \(402.*add credit"),
+        (403, "", kdtool.AuthenticationError, r"refused \(403"),
+        (429, "enforced_spend_limit_reached", kdtool.AuthenticationError, r"pays for no more .*spend limit"),
+        (400, "Your credit balance is too low", kdtool.AuthenticationError, r"pays for no more \(400"),
+    ],
+)
+def test_key_and_credit_stop_the_run(
+    server: MessagesServer, tmp_path: Path, status: int, code: str, kind: type[Exception], says: str
+) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+        server.faults = Faults(status=status, error=code)
+        with pytest.raises(kind, match=says) as stopped:
+            list(teacher.kdtool_answer(requests(500)))
+    assert KEY not in str(stopped.value)
+    assert summary(tmp_path).held == 0
+    assert server.bill.statuses[str(status)] <= 128
+
+
+def test_a_spend_limit_stops_after_what_is_under_way(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(spend_limit=10**9, delay=0.002)
+    with opened(server.url, tmp_path) as teacher, pytest.raises(kdtool.AuthenticationError, match="add credit"):
+        list(teacher.kdtool_answer(requests(200)))
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+def test_mistakes_are_a_sentence_each(server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    with (
+        opened(server.url, tmp_path, model="claude-nothing") as teacher,
+        pytest.raises(kdtool.UsageError, match=r"price of 'claude-nothing' is unknown.*prices: \{input"),
+    ):
+        teacher.kdtool_check(run, "start")
+    with opened(server.url, tmp_path, model="claude-nothing", prices={"input": 3, "output": 15}) as teacher:
+        teacher.kdtool_check(run, "start")
+        with pytest.raises(kdtool.UsageError, match="'claude-nothing' is unknown to the service"):
+            list(teacher.kdtool_answer(requests(1)))
+    for wrong in ("http://example.org", "https://user:word@example.org", "ftp://127.0.0.1"):
+        with pytest.raises(ValueError, match="must be"):
+            Claude.Config(model=MODEL, budget_usd=Decimal(1), url=wrong)
+    with pytest.raises(ValueError, match="budget_usd"):
+        Claude.Config.model_validate({"model": MODEL})
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    with (
+        opened(server.url, tmp_path) as teacher,
+        pytest.raises(kdtool.AuthenticationError, match=r"ANTHROPIC_API_KEY is not set.*or name a service"),
+    ):
+        list(teacher.kdtool_answer(requests(1)))
+    with Ledger(tmp_path / "ledger.sqlite"):
+        pass
+
+
+def test_a_server_that_is_down_is_given_up(tmp_path: Path) -> None:
+    with opened("http://127.0.0.1:1", tmp_path, retries=0) as teacher, pytest.raises(kdtool.ServiceError):
+        list(teacher.kdtool_answer(requests(3)))
+    assert summary(tmp_path).attempts == {}
+
+
+def test_offline_only_stored_answers_are_given(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        list(teacher.kdtool_answer(requests(2)))
+    with opened("https://api.anthropic.com", tmp_path) as teacher:
+        teacher.kdtool_identity(make_run(tmp_path, offline=True))
+        assert len(list(teacher.kdtool_answer(requests(2)))) == 2
+        with pytest.raises(kdtool.ServiceError, match="offline"):
+            list(teacher.kdtool_answer(requests(3)))
+
+
+def test_the_key_is_in_no_written_byte(
+    server: MessagesServer, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    errors = []
+    wrong = [Faults(reset_after=0.2, broken_json=0.2), Faults(status=401, error=f"bad key {KEY}")]
+    for number, faults in enumerate(wrong):
+        server.faults = faults
+        with opened(server.url, tmp_path, retries=3) as teacher:
+            try:
+                list(teacher.kdtool_answer(requests(40, first=100 * number)))
+            except kdtool.KdtoolError as error:
+                while error is not None:
+                    errors.append(repr(error) + str(vars(error)))
+                    error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert errors
+    assert KEY.encode() not in written
+    assert KEY not in said + "".join(errors)
+
+
+def test_the_key_may_be_in_the_keyring(server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keyring
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    entries = {("mine", "anthropic"): KEY}
+    monkeypatch.setattr(keyring, "get_password", lambda service, name: entries.get((service, name)))
+    with opened(server.url, tmp_path, keyring="mine") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+    with (
+        opened(server.url, tmp_path, keyring="other") as teacher,
+        pytest.raises(kdtool.AuthenticationError, match="is not set"),
+    ):
+        list(teacher.kdtool_answer(requests(2)))
+
+
+def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path, system="Answer well. " * 500) as teacher:
+        list(teacher.kdtool_answer(requests(50)))
+    assert server.bill.cache_writes == 1, "one request warms the prefix, and the others wait for it"
+    assert summary(tmp_path).spent == server.bill.picodollars
+    with opened(server.url, tmp_path, system="Answer well.") as teacher:
+        list(teacher.kdtool_answer(requests(5)))
+    assert server.bodies[-1]["system"] == "Answer well.", "too short for the cache, so not marked"
+
+
+def test_its_terms_need_to_be_acknowledged_for_text() -> None:
+    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).kdtool_acknowledge()
+    assert "competing models" in terms.restrictions[0]
+    assert MODEL in terms.notices[0]
