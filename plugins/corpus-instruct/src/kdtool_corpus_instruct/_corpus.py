@@ -24,6 +24,8 @@ FOLDER = "instruct"
 """Subfolder for status, rejections and verdicts, in the folder of the text."""
 _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
+_BYTES_A_ROW = 4_000
+"""Of an answer, and of the row that is made of it: a usual size."""
 
 
 class Instruct(kdtool.Corpus):
@@ -63,18 +65,20 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the tokens of all requests, if each were accepted and half as long as it may be."""
+        """Yield the disk for answers and rows; its note has requests, and their tokens by a count of characters."""
         from kdtool_corpus_instruct._drawing import draw
 
-        config, tokens = self.config, 0.0
+        config, prompts = self.config, 0
         for cell, rows in config.quotas.items():
             values = draw(config, cell, str(cell), 1, ["x = 1"] if config.seeds else [])
-            turns = self._templates.render(cell.task, values)
-            characters = sum(len(text) for _, text in turns)
-            tokens += rows * (characters / _CHARACTERS_A_TOKEN + config.max_tokens / 2)
+            prompts += rows * sum(len(text) for _, text in self._templates.render(cell.task, values))
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
-        note = f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}"
-        yield kdtool.Estimate("instruction data", tokens=round(tokens), note=f"{note}; tokens if all are accepted")
+        note = (
+            f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}; "
+            f"if all are accepted some {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
+            f"{config.rows * config.max_tokens:,} out"
+        )
+        yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the rows as they are accepted, in an order that depends on the answers alone.
