@@ -1,11 +1,13 @@
-"""What `kdtool check` predicts against what a run takes: peak resident memory of 12 recipes drawn by a seed.
+"""Compare the memory that `kdtool check` predicts with that of a run: peak resident memory of 12 recipes drawn by a seed.
 
     python benchmarks/check_memory.py [--seed 1] [--fit] [--json FILE]
 
 Each recipe is predicted by `kdtool.check`, then run for a few steps by `kdtool run`, whose greatest resident memory (as the
-system counts it; Linux alone) is compared. It ends with 1 when a prediction is more than 15 % away. `--fit`
-does so with the six recipes on which the constants were fitted, and says what they would be now. Takes about a minute a
-recipe on two cores; memory does not depend on how busy the machine is. Needs kdtool's packages and nothing from a network.
+system counts it; Linux alone) is compared. It ends with 1 when a prediction is more than 15 % away. Two constants of the
+estimate are fitted to such runs on CPUs, everything else is counted: 650 MB for the process (`_PROCESS_BYTES` in core) and
+10 % of allocator slack (`_SLACK` of the trainer). `--fit` takes six recipes that are never drawn, for fitting both
+anew; `--json` writes the parts of each prediction beside the measurement. Takes about a minute a recipe on two cores;
+memory does not depend on how busy the machine is. Needs kdtool's packages and nothing from a network.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ FITTED: tuple[Mapping[str, Any], ...] = tuple(
         ("pruned", "wide", True, 1, 1024, 2, "bfloat16", "beside", True, "gradient-checkpointing"),
     )
 )
-"""Recipes that are never drawn, to fit the constant of the estimate anew."""
+"""Recipes that are never drawn, for fitting the constants of the estimate anew."""
 
 
 def drawn(seed: int) -> list[dict[str, Any]]:
@@ -171,7 +173,7 @@ def main() -> int:
     """Predict, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fit", action="store_true", help="the six recipes that the constants were fitted on")
+    parser.add_argument("--fit", action="store_true", help="six recipes for fitting the constants")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; some 3 GB each")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()

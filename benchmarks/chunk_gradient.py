@@ -1,4 +1,4 @@
-"""What a chunk's losses cost by autograd, by hand and compiled, one after the other in turn, and what products cost beside.
+"""Time the losses of a chunk by autograd, by hand and compiled, in turn, beside the matrix products.
 
     OMP_NUM_THREADS=1 python benchmarks/chunk_gradient.py [--losses ce,jsd] [--rows 64] [--positions 1024] [--times 5]
 

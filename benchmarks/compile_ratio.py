@@ -1,4 +1,4 @@
-"""What the transform `compile` gives: a step's forward and backward with and without it, in turn, in one process.
+"""Measure the transform `compile`: a step's forward and backward with and without it, in turn, in one process.
 
     python benchmarks/compile_ratio.py [--layers 10] [--rows 2] [--length 256] [--steps 10] [--dtype float32]
 
@@ -31,7 +31,7 @@ SHAPE: dict[str, Any] = {
 
 
 class Seconds(NamedTuple):
-    """What a step took by the clock and on the processor."""
+    """Seconds of a step by the clock and on the processor."""
 
     clock: float
     processor: float

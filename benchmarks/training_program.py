@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PHASE_STEPS = 1000
-"""What a phase is long: whether losses are compiled is decided by it."""
+"""Steps of a phase; the trainer compiles losses in long phases."""
 ROWS = 64
 
 

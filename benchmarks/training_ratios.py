@@ -1,4 +1,4 @@
-"""What distillation costs beside plain training, and a loss of one's own beside a built-in one, in kdtool's own trainer.
+"""Cost of distillation beside plain training, and of a third-party loss beside a built-in one, in kdtool's own trainer.
 
     python benchmarks/training_ratios.py [--steps 8] [--json FILE]
 

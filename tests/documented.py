@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 class Example(NamedTuple):
-    """What a page shows: `kdtool new KIND NAME`, the file with its code, and a short file before it."""
+    """The example of a page: `kdtool new KIND NAME`, the file with its code, and a short file before it."""
 
     kind: str
     name: str

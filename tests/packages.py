@@ -1,4 +1,4 @@
-"""Where the repository's packages are and what they declare, for the scripts beside this file that tox calls.
+"""The repository's packages and their declarations, for the scripts beside this file that tox calls.
 
 Knows no package by name, and neither installs nor builds.
 """

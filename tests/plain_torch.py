@@ -38,10 +38,10 @@ class Window(kdtool.Student):
     """Predicts from the last few tokens, each by an embedding of its own (Bengio et al. 2003)."""
 
     class Config(kdtool.Config):
-        """How far it sees."""
+        """The context."""
 
         tokens: int = Field(4, ge=1, le=64)
-        """How many tokens it sees."""
+        """Tokens of the context."""
 
     config: Config
 

@@ -19,7 +19,7 @@ TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class Compared:
-    """What there is, in float64: `student`, `second` and `teacher` are logits [N, V]; `own` and `other` show all else."""
+    """Inputs of losses in float64: `student`, `second` and `teacher` are logits [N, V]; `own` and `other` show all else."""
 
     batch: kdtool.Batch
     student: Tensor
@@ -42,7 +42,7 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def ce(all_: Compared) -> Tensor:
-    """What the student wrote itself is no label to learn from."""
+    """Cross-entropy of the labels; text that the student generated is not a label."""
     others = (all_.batch.columns["student_generated"] == 0)[all_.batch.labels != -100]
     return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log() * others
 

@@ -99,7 +99,7 @@ class AttentiveModel(kdtool.LanguageModel):
         return kdtool.ModelOutputs(seen.last[labelled], hidden, maps, projections)
 
     def save(self, folder: Path) -> None:
-        """Refuse: nobody opens it again."""
+        """Refuse: it is never opened again."""
         raise NotImplementedError
 
 

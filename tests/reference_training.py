@@ -28,12 +28,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 STUDENT, TEACHER = (1, 3, 16), (2, 4, 12)
 """Seed, layers and width."""
 FACTOR = 1.5
-"""What the weighting makes of the one term that counts."""
+"""Factor of the weighting on the one term that counts."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How one step's eight rows are cut: positions of a chunk (0: whatever is usual), micro-batches, processes."""
+    """Division of a step's eight rows: positions of a chunk (0: the default), micro-batches, processes."""
 
     chunk: int
     accumulation: int

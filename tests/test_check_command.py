@@ -54,7 +54,7 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
 
 @pytest.mark.slow
 def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the student's tokenizer is not on this machine, its shape is found again for each part."""
+    """If the student's tokenizer is not on this machine, its shape is found again for each part."""
     recipe = Path(__file__).resolve().parent.parent / "recipes" / "smallcoder.yaml"
     assert call(["check", str(recipe)]) == 0
     printed = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
         r"\S+ is fine, but does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first)
     )
     assert re.fullmatch(
-        r"No suggested change is enough. Largest part: \d+ MB for processes that measure, while .+", advice
+        r"No suggested change is enough. Largest part: \d+ MB for processes that measure, in stage .+", advice
     )
 
 
@@ -115,7 +115,7 @@ def test_peak_memory_comes_first_and_components_only_if_asked_for(
     printed = capsys.readouterr()
     verdict, peak, *rest = printed.out.splitlines()
     assert verdict == f"{file} is fine and fits"
-    assert re.fullmatch(r"peak memory: \S+ [MG]B of 64.00 GB, while \S.*", peak)
+    assert re.fullmatch(r'peak memory: \S+ [MG]B of 64.00 GB, in stage "\S.*', peak)
     assert any(re.fullmatch(r"  KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
     assert "kdtool-trainer-standard" not in printed.out
     assert "checking components" not in printed.err, "stderr is not a terminal here"
@@ -140,11 +140,11 @@ def test_a_terminal_shows_each_step_in_one_line(
 @pytest.mark.parametrize(
     ("moment", "words"),
     [
-        ("scores: efficiency", "while measuring efficiency"),
-        ("phases/control/train: head", "while training phase control/train (head)"),
-        ("phases/train", "while training phase train"),
-        ("signals/topk", "while recording teacher signals topk"),
-        ("students", "while building the student"),
+        ("scores: efficiency", 'in stage "measuring efficiency"'),
+        ("phases/control/train: head", 'in stage "training of control" (head)'),
+        ("phases/train", 'in stage "training of student"'),
+        ("signals/teacher", 'in stage "signals of teacher"'),
+        ("students", 'in stage "untrained student"'),
     ],
 )
 def test_a_moment_is_named_in_words(moment: str, words: str) -> None:

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 READMES = sorted(path for path in ROOT.glob("*/*/README.md") if (path.parent / "pyproject.toml").exists())
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *READMES]
 LEFT_OUT = 5
-"""How many blocks of all pages may be left out."""
+"""Limit on the blocks of all pages that are left out."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Page:
         getattr(self, f"_{block.language}", self._unknown)(block)
 
     def _unknown(self, block: Block) -> None:
-        raise AssertionError(f"nobody knows how to check a block of {block.language!r}; plain output is `text`")
+        raise AssertionError(f"this test cannot check a block of {block.language!r}; plain output is `text`")
 
     def _text(self, block: Block) -> None:
         pass
@@ -161,7 +161,7 @@ class Page:
             if words[: len(known)] == list(known):
                 check(words[len(known) :], output)
                 return
-        raise AssertionError(f"nobody knows how to check the command {line!r}")
+        raise AssertionError(f"this test cannot check the command {line!r}")
 
     def _programs(self) -> dict[tuple[str, ...], Callable[[list[str], list[str]], None]]:
         return {
@@ -217,7 +217,7 @@ REST: Mapping[str, Any] = {
     "trainer": {"use": "standard"},
     "train": {"losses": {"ce": {}}, "steps": 2},
 }
-"""What a part of a recipe in a document leaves out."""
+"""The rest of a recipe, for a part of one in a document."""
 
 TINY: Mapping[str, Any] = {
     "extends": str(ROOT / "recipes" / "quickstart.yaml"),

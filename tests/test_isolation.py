@@ -49,7 +49,7 @@ def short_recipe(small_recipe: dict[str, Any], teacher_folder: Path, tmp_path_fa
 
 @pytest.fixture(scope="module")
 def alone(short_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """What the second run ends with in a process of its own, whose standard streams are closed."""
+    """Return the final weights of the second run in a process of its own, whose standard streams are closed."""
     folder = tmp_path_factory.mktemp("alone")
     code = (
         "import json, sys, kdtool, torch; torch.set_num_threads(1)\n"

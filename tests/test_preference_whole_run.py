@@ -38,7 +38,7 @@ def preferring(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 def margin(folder: Path) -> float:
-    """How much likelier a model finds the chosen answers than the rejected ones of pairs that nobody learned from."""
+    """Mean log ratio of chosen to rejected answers, on pairs held out from training."""
     import torch
     from kdtool_transformers import open_model
 

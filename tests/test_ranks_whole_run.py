@@ -37,7 +37,7 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     divided = {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "sharding": "full"}}
     done = by_torchrun(divided, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("results: ") == 1, "rank 0 alone speaks"
+    assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
     (recorded,) = (found.parent for found in (tmp_path / "shared").glob("signals/*/shard-00000.json"))
     one = kdtool.run(
         {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "accumulation": 2}}, out=tmp_path / "one"
@@ -79,5 +79,5 @@ def test_processes_with_other_settings_both_end_before_anything_is_trained(
     assert [rank.returncode for rank in ranks] == [2, 2], said
     for text in said:
         assert "processes 0 and 1 of this run would not make the same" in text
-        assert f"steps: {steps} → {steps + 1}" in text
+        assert f"steps {steps} → {steps + 1}" in text
     assert not list((tmp_path / "out").rglob("model.safetensors"))

@@ -64,7 +64,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "codellama-web": {"student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2},
 }  # fmt: skip
-"""What makes the small recipes run in seconds with the tests' own teacher."""
+"""Settings with which the small recipes run in seconds with the tests' own teacher."""
 SERVER = {"use": "openai", "url": "http://127.0.0.1:9/v1", "model": "large", "licence": "apache-2.0"}
 
 

@@ -20,7 +20,7 @@ PROMPTS = 40
 
 
 class Served:
-    """What a server says to a prompt, as (status, body) by the prompt's text, and which prompts came."""
+    """Responses of a server as (status, body) by the prompt's text, and the prompts received."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -1,4 +1,4 @@
-"""The repository's own rules: what lists packages agrees, and nobody imports what they must not."""
+"""The repository's own rules: what lists packages agrees, and packages import only what they may."""
 
 from __future__ import annotations
 

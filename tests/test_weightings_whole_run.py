@@ -21,7 +21,7 @@ class Targets(kdtool.TokenLoss):
 
     class Config(kdtool.Config):
         other: bool = False
-        """Whether they are others."""
+        """Use other targets."""
 
     def kdtool_token_loss(self, chunk):
         comment = (chunk.labels == ord("#")) | (chunk.labels == ord("9"))

@@ -1,4 +1,4 @@
-"""What recipes take of the processor, measured in short trainings before a study gives all of them the same time."""
+"""Processor time of recipes, measured in short trainings before a study gives all of them the same time."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PUBLISHED = 12
 
 
 class Design(NamedTuple):
-    """What is stored of a position: a kind and how many."""
+    """The stored part of a position: a kind and a number."""
 
     kind: str
     size: int

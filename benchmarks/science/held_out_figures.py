@@ -1,4 +1,4 @@
-"""What studies measure of a student: figures on files that none of them saw, document by document."""
+"""Measurements of students in studies: figures on files that none of them saw, document by document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCUMENTS, TOKENS = 32, 96
 
 
 class Measure(NamedTuple):
-    """What is measured of a student on a document, per token."""
+    """A measurement of a student on a document, per token."""
 
     unit: str
     higher_is_better: bool

@@ -1,4 +1,4 @@
-"""What a study found, as plain data, tables and a plot: means of arms, and differences with their intervals."""
+"""Findings of a study as plain data, tables and a plot: means of arms, and differences with their intervals."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ROW = 256
 BUDGETS = {"hour": (4, 8, 16, 32), "night": (64, 128, 256, 512)}
 SEEDS = {"hour": 3, "night": 5}
 LONGEST = 3
-"""How many times the largest budget the longest control has."""
+"""Budget of the longest control, as a multiple of the largest budget."""
 ADAPT: dict[str, Any] = {
     "trains": "teacher",
     "transforms": {"lora": {"r": 8, "alpha": 16}},
@@ -81,7 +81,7 @@ HOURLY = ("control", "draws", "logits + hidden", "logits + hidden, adapted")
 
 
 class Cell(NamedTuple):
-    """What is trained: a way on a text with a number of steps."""
+    """One training: a way on a text with a number of steps."""
 
     way: str
     text: Text

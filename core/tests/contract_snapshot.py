@@ -1,4 +1,4 @@
-"""What plugins may rely on, as plain text: every public name of kdtool with its hooks, fields, arguments and defaults.
+"""The contract as plain text: every public name of kdtool with its hooks, fields, arguments and defaults.
 
 `contract-N.json` beside the core's pyproject.toml holds it for contract N as it was last released; a test compares.
 

@@ -1,4 +1,4 @@
-"""What both fuzz tests need: how much, how long at most, and the command line in this process."""
+"""Shared parts of both fuzz tests: number of mutants, time limit, and the command line in this process."""
 
 from __future__ import annotations
 

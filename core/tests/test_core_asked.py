@@ -1,4 +1,4 @@
-"""What a teacher answered once stays, whatever else of a recipe changes, and whoever is stopped."""
+"""Stored answers of a teacher survive changes elsewhere in the recipe, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Served(Counting):
 
     class Config(Counting.Config):
         licence: str = ""
-        """What no answer follows from."""
+        """A setting that answers do not depend on."""
 
     def __init__(self, config):
         super().__init__(config)

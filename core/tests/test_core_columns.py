@@ -25,7 +25,7 @@ class Vowels(kdtool.Annotator):
 
     class Config(kdtool.Config):
         letters: str = "aeiou"
-        """Which they are."""
+        """The letters to mark."""
 
     def kdtool_annotate(self, example):
         return {{"vowel": [int(letter in self.config.letters) for letter in example.body.text]}}

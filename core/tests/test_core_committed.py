@@ -1,4 +1,4 @@
-"""What a killed process committed is there again byte by byte; all else that it left is gone."""
+"""Files that a killed process committed are there again byte by byte; all else that it left is gone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "zeroed": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
     "deleted": lambda path: path.unlink(),
 }
-"""What a disk or a user does to a file."""
+"""Damage that a disk or a user does to a file."""
 
 
 def _partial(folder: Path) -> Path:

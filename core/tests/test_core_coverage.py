@@ -131,7 +131,7 @@ DOCUMENTS = [
     (8, a_tenth_much_worse, even, 0.75), (16, a_tenth_much_worse, even, 0.83), (30, a_tenth_much_worse, even, REACHED),
     (64, a_tenth_much_worse, even, REACHED), (64, a_tenth_much_worse, uneven, 0.89),
 ]  # fmt: skip
-"""Arms that are alike on average. How many documents, how they differ, how long they are; how often 0 is held at least."""
+"""Arms that are alike on average: number, spread and length of documents; least share of intervals that hold 0."""
 
 
 @pytest.mark.slow

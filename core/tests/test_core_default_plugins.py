@@ -66,7 +66,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     sys.modules.pop("x_shown", None)
 
 
-def shown(recipe: dict[str, Any]) -> list[str]:
+def list_shown(recipe: dict[str, Any]) -> list[str]:
     return [f"{spec.path} {spec.use}" for spec in load_recipe(recipe).shared if spec.kind in {"tracker", "reporter"}]
 
 
@@ -75,11 +75,11 @@ def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(
 ) -> None:
     put("x-shown", DEFAULTS + NAMES)
     plain = {key: value for key, value in recipe.items() if key not in {"trackers", "reporter"}}
-    assert shown(plain) == ["trackers.x-seen x-seen", "reporter x-paper"]
+    assert list_shown(plain) == ["trackers.x-seen x-seen", "reporter x-paper"]
     assert "x_shown" not in sys.modules, "a default is found without importing it"
-    assert shown({**plain, "trackers": [], "reporter": None}) == []
-    assert shown({**plain, "tracker": False, "reporter": False}) == []
-    assert shown({**plain, "trackers": ["x-other"]}) == ["trackers.x-other x-other", "reporter x-paper"]
+    assert list_shown({**plain, "trackers": [], "reporter": None}) == []
+    assert list_shown({**plain, "tracker": False, "reporter": False}) == []
+    assert list_shown({**plain, "trackers": ["x-other"]}) == ["trackers.x-other x-other", "reporter x-paper"]
     assert find_misplaced(registry.GROUPS.values()) == ()
     del plain["trainer"]
     with pytest.raises(kdtool.RecipeError, match="trainer: is missing"):
@@ -104,7 +104,7 @@ def test_two_defaults_of_a_kind_are_none(
     put("x-shown", DEFAULTS + NAMES)
     put("x-rival", "[kdtool.defaults]\ntracker = x_rival:Seen\n[kdtool.trackers]\nx-rival = x_rival:Seen\n")
     del recipe["trackers"], recipe["reporter"]
-    assert shown(recipe) == ["reporter x-paper"]
+    assert list_shown(recipe) == ["reporter x-paper"]
     said = capsys.readouterr().err
     assert said == "note: x-rival and x-seen are both the default tracker, so none is used; name one in the recipe\n"
 

@@ -19,7 +19,7 @@ class Speaker(kdtool.Teacher):
 
     class Config(kdtool.Config):
         word: str = "yes"
-        """What it says."""
+        """The word."""
 
         mute: bool = False
         """Offer no text."""
@@ -41,10 +41,10 @@ class Asking(kdtool.Corpus):
 
     class Config(kdtool.Config):
         ask: str = "teacher"
-        """Who answers."""
+        """The teacher that answers."""
 
         about: str = ""
-        """Which corpus gives the prompts."""
+        """The corpus of the prompts."""
 
     def __init__(self, config):
         super().__init__(config)

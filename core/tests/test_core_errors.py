@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "scores": ("Nats.kdtool_evaluate", "evaluator 'evaluators.faulty-nats'"),
     "report": ("Report.kdtool_report", "reporter 'reporter'"),
 }
-"""Where a plugin can raise, with who must be named then."""
+"""Hooks in which a plugin can raise, with the component that the error must name."""
 DISTRIBUTION = "faulty-plugins 1.0"
 
 
@@ -159,7 +159,7 @@ def test_every_class_has_a_case_and_a_code_of_its_own() -> None:
 
 
 def _wording(message: str) -> str:
-    """What stays of a message without names, places and numbers."""
+    """Return a message without names, places and numbers."""
     kept = [line for line in message.strip().splitlines() if not line.startswith(("  at ", "reading "))]
     return re.sub(r"'[^']*'|\([^)]*\)|\S*/\S*|\d+|ValueError: .*", "*", "\n".join(kept))
 

@@ -26,7 +26,7 @@ def stage(results: kdtool.Results, name: str) -> kdtool.StageRecord:
     return next(found for found in results.stages if found.name == name)
 
 
-def made(results: kdtool.Results) -> set[str]:
+def list_made(results: kdtool.Results) -> set[str]:
     return {found.name for found in results.stages if not found.reused}
 
 
@@ -62,8 +62,8 @@ def test_it_is_fitted_again_only_if_its_text_changes(
     kdtool.run(fitting)
     plan = {found.name: found.action for found in kdtool.plan(fitting, change)}
     results = kdtool.run(fitting, change)
-    assert ("teachers/teacher" in made(results)) == again == (plan["teachers/teacher"] == "run")
-    assert ("signals/teacher" in made(results)) == again
+    assert ("teachers/teacher" in list_made(results)) == again == (plan["teachers/teacher"] == "run")
+    assert ("signals/teacher" in list_made(results)) == again
 
 
 def test_a_killed_fit_is_begun_again(fitting: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +71,14 @@ def test_a_killed_fit_is_begun_again(fitting: dict[str, Any], monkeypatch: pytes
     with pytest.raises(kdtool.KdtoolError, match="teacher 'teacher'"):
         kdtool.run(fitting)
     monkeypatch.delenv("KDTOOL_TOY_FIT")
-    assert {"text", "teachers/teacher"} & made(kdtool.run(fitting)) == {"teachers/teacher"}
+    assert {"text", "teachers/teacher"} & list_made(kdtool.run(fitting)) == {"teachers/teacher"}
 
 
 def test_a_teacher_is_fitted_for_measuring_alone(fitting: dict[str, Any]) -> None:
     Path("recipe.yaml").write_text(json.dumps(fitting), encoding="utf-8")
     results = kdtool.evaluate([], ["nats"], recipe="recipe.yaml")
     assert {found.subject for found in results.measurements} == {"teacher"}
-    assert "teachers/teacher" in made(results)
+    assert "teachers/teacher" in list_made(results)
 
 
 def test_text_written_by_a_trained_teacher_is_learnt_after_it_is_written(fitting: dict[str, Any]) -> None:

@@ -59,8 +59,8 @@ def bases(recipe: dict[str, Any]) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the stages that were made, as they are."""
+def stage_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of stages, in the order in which they were made."""
     found: list[str] = []
     make = Context.make
 
@@ -97,7 +97,7 @@ def _from_files(mutant: Mutant) -> bool:
 
 
 def _small(data: Any) -> bool:
-    """Whether running it to the end takes no time."""
+    """Return whether running it to the end takes no time."""
     numbers = []
     pending = [data]
     while pending:
@@ -109,7 +109,7 @@ def _small(data: Any) -> bool:
     return all(abs(number) < 100 for number in numbers)
 
 
-def _run(mutant: Mutant, made: list[str]) -> None:
+def _run(mutant: Mutant, stage_names: list[str]) -> None:
     """An accepted recipe ends, or fails once its untrained student is there: its preparation refuses nothing any more."""
     recipe: Any = mutant.data if mutant.files == {} else Path("recipe.yaml")
     if not _small(dict(load_recipe(recipe, mutant.settings).data)):
@@ -120,7 +120,7 @@ def _run(mutant: Mutant, made: list[str]) -> None:
             kdtool.run(recipe, mutant.settings)
         OUTCOMES["accepted and run"] += 1
     except kdtool.KdtoolError as error:
-        assert any(name.startswith("students") for name in made), error
+        assert any(name.startswith("students") for name in stage_names), error
         OUTCOMES[f"accepted and stopped: {str(error)[:60]}"] += 1
 
 
@@ -128,7 +128,7 @@ def _run(mutant: Mutant, made: list[str]) -> None:
 @settings(QUICK, max_examples=MUTANTS * 4 // 5)
 @given(data=st.data())
 def test_a_mutated_recipe_runs_or_is_explained(
-    bases: tuple[Any, ...], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+    bases: tuple[Any, ...], stage_names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     mutant = data.draw(mutants(bases))
     work = tmp_path / "work"
@@ -139,9 +139,9 @@ def test_a_mutated_recipe_runs_or_is_explained(
         monkeypatch.setattr(module.os, "fsync", lambda _: None)
     (work / "lines.txt").write_text(data.draw(st.sampled_from(["", "one line", LINES, LINES, LINES])), encoding="utf-8")
     mutant.write(work)
-    made.clear()
+    stage_names.clear()
     if _from_files(mutant) if mutant.files else _from_mapping(mutant):
-        _run(mutant, made)
+        _run(mutant, stage_names)
     else:
         OUTCOMES["refused"] += 1
 

@@ -53,7 +53,7 @@ SENTENCE = "finished work is kept, run the same command to continue"
 
 @pytest.fixture(autouse=True)
 def _ctrl_c_is_heard() -> Iterator[None]:
-    """What a shell starts in its background ignores Ctrl-C, and so would processes that tests start there."""
+    """Restore Ctrl-C: processes that a shell starts in its background ignore it, and so would those that tests start."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Which layers are compared, and what a phase asks of its student for that."""
+"""Choice of the layers to compare, and the signals that a phase requests for them."""
 
 from __future__ import annotations
 

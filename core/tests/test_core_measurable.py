@@ -1,4 +1,4 @@
-"""What leaves nothing to measure on, and what cannot be exported, is said all at once, before anything is trained."""
+"""Missing text for measurements and impossible exports are reported all at once, before anything is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Picky(kdtool.Evaluator):
     """Wants more text than there is, until a file `there` is there."""
 
     class Config(kdtool.Config):
-        """What is wanted."""
+        """The least text."""
 
         documents: int = 100
         """Documents at least."""

@@ -1,4 +1,4 @@
-"""What components lack on this machine is said all at once, with places, before anything is made."""
+"""Everything that components lack on this machine is reported all at once, with places, before anything is made."""
 
 from __future__ import annotations
 

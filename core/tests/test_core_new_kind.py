@@ -29,7 +29,7 @@ class Letters(Sampler):
 
     class Config(kdtool.Config):
         letter: str = "x"
-        """Which one."""
+        """The letter to repeat."""
 
     def kdtool_sample(self, count):
         return count * self.config.letter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
 from kdtool._run.changes import changes
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._store.artefacts import Artefacts
@@ -88,11 +90,22 @@ def test_reasons_name_the_setting_and_the_stage_before(recipe: dict[str, Any]) -
     kdtool.run(recipe)
     why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"rows.length": 8, "train.losses.count.weight": 0.2})}
     assert why["rows"] == ("packer.length 16 → 8",)
-    assert why["signals/teacher"] == ("input changed: rows",)
+    assert why["signals/teacher"] == ("input changed: tokenised rows",)
     assert why["phases/student-seed0-train"] == (
-        "count.weight 0.5 → 0.2", "input changed: rows and signals/teacher",
+        "count.weight 0.5 → 0.2", "input changed: tokenised rows and signals of teacher",
     )  # fmt: skip
     assert why["text"] == ()
+
+
+def test_the_table_names_stages_in_the_words_of_the_console(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**recipe, **ONE_SEED}), encoding="utf-8")
+    assert call(["run", str(tmp_path / "recipe.yaml"), "--plan"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    expected = ["training of student, seed 0", "signals of teacher", "measuring nats of control, seed 0"]
+    assert all(any(f"  {title}  " in line for line in printed) for title in expected)
+    assert not [line for line in printed if "seed0" in line]
 
 
 def test_changes_are_in_words_and_each_is_one_item(recipe: dict[str, Any]) -> None:

@@ -296,10 +296,10 @@ def test_shown_plugin_has_bounds_nested_keys_signals_and_a_line_for_a_recipe(tmp
     shown = _kdtool("plugins", "show", "x-teacher", path=tmp_path).stdout
     lines = [line.strip() for line in shown.splitlines()]
     expected = [
-        "order: integer ≥ 1 (required)",
-        "part: mapping or null = null",
-        "part.share: number > 0 and ≤ 1 = 0.5",
-        'how: fast or slow = "fast"',
+        "order: a whole number of at least 1 (required)",
+        "part: a mapping with the keys share = null",
+        "part.share: a number above 0 and at most 1 = 0.5",
+        "how: 'fast' or 'slow' = \"fast\"",
         "offers: logits, text",
         "in a recipe:  teachers: {x-teacher: {order: …}}",
     ]

@@ -60,6 +60,7 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
         ("? [a]\n: 1", "plain word"),
         ("seeds:\u00a0[0]", "1:7: holds a no-break space (U+00A0)"),
         ("a:\n\u00a0 b: 4", "2:1: holds a no-break space (U+00A0)"),
+        ("a: 1\n\u00a0b: 2", "2:1: holds a no-break space (U+00A0)"),
         ("a: 1\n---\nb: 1", "2:1: starts a second YAML document; a recipe is one document"),
     ],
 )
@@ -67,6 +68,12 @@ def test_what_is_refused_is_refused_with_its_place(text: str, message: str) -> N
     with pytest.raises(kdtool.RecipeError, match=r"recipe\.yaml") as caught:
         read_document(text, "recipe.yaml", Path())
     assert message in str(caught.value)
+
+
+def test_a_no_break_space_inside_text_is_text() -> None:
+    text = "a: |\n  wide:\u00a0space\n  \u3000indented\nb: 'x:\u00a0y'\nc: x\u00a0y # z:\u00a0"
+    found = read_document(text, "recipe.yaml", Path()).plain()
+    assert found == {"a": "wide:\u00a0space\n\u3000indented\n", "b": "x:\u00a0y", "c": "x\u00a0y"}
 
 
 @pytest.mark.parametrize(("key", "told"), [("step", "did you mean 'steps'?"), ("x", "keys of a phase: annotators, ")])

@@ -1,4 +1,4 @@
-"""What a recipe requires: read early, held at the end, and a miss that keeps everything."""
+"""Requirements of a recipe: read early, held at the end, and a miss that keeps everything."""
 
 from __future__ import annotations
 

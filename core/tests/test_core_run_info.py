@@ -1,4 +1,4 @@
-"""What a component is told of the run: the kind of stage, the arm, the seed, and the phase that is trained."""
+"""`RunInfo` of each component: the kind of stage, the arm, the seed, and the phase that is trained."""
 
 from __future__ import annotations
 

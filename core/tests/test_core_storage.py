@@ -1,4 +1,4 @@
-"""What is stored is what was written, or it is named: every file of a run is damaged in turn; half work is not reused."""
+"""Every file of a run is damaged in turn: the damage is named, and partial work is not reused."""
 
 from __future__ import annotations
 

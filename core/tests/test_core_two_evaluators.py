@@ -21,11 +21,11 @@ class Solves(kdtool.Evaluator):
 
     class Config(kdtool.Config):
         student: int = 0
-        """How many the student solves."""
+        """Problems that the student solves."""
         control: int = 0
-        """How many the control solves."""
+        """Problems that the control solves."""
         times: int = 1
-        """How often it tells them."""
+        """Times that each result is returned."""
 
     config: Config
 

@@ -50,7 +50,7 @@ class Named(kdtool.Weighting):
 
     class Config(kdtool.Config):
         loss: str = "count"
-        """Which."""
+        """The loss."""
 
     def __init__(self, config):
         super().__init__(config)

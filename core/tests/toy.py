@@ -19,9 +19,9 @@ class Corpus(kdtool.Corpus):
 
     class Config(kdtool.Config):
         documents: int = Field(12, ge=1)
-        """How many documents."""
+        """Number of documents."""
         letter: str = "d"
-        """What ids begin with."""
+        """First letter of ids."""
 
     config: Config
 
@@ -41,7 +41,7 @@ class Lines(kdtool.Corpus):
 
     class Config(kdtool.Config):
         file: Path
-        """Which file."""
+        """The file to read."""
 
     config: Config
 
@@ -292,7 +292,7 @@ class Trainer(kdtool.Trainer):
 
     class Config(kdtool.Config):
         factor: float = Field(1.0, gt=0)
-        """What a byte counts."""
+        """Counts for each byte."""
 
     config: Config
 

@@ -108,6 +108,7 @@ from kdtool._errors import UsageError as UsageError
 from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
 from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
+from kdtool._estimate.gpus import find_gpu as find_gpu
 from kdtool._estimate.other_work import OtherWork as OtherWork
 from kdtool._estimate.other_work import busy_cores as busy_cores
 from kdtool._estimate.other_work import wait_passively as wait_passively

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._errors import UsageError
+from kdtool._errors import UsageError, resumable
 from kdtool._plugins.attribution import translate_errors
 from kdtool._text.terminal import print_line
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
 
 
+@resumable()
 @translate_errors()
 def run(
     recipe: Path | str | Mapping[str, Any],
@@ -96,7 +97,7 @@ def load(run: Path | str, *, out: Path | str = "runs") -> Results:
         out: the folder for runs.
 
     Raises:
-        UsageError: there is no such run, or it is not finished.
+        UsageError: the run does not exist, or is not finished.
         StorageError: the file is damaged.
 
     Example:
@@ -135,7 +136,7 @@ def report(run: Path | str, use: str | None = None, *, out: Path | str = "runs")
         out: the folder for runs.
 
     Raises:
-        UsageError: there is no such run, it is not finished, or no reporter is named.
+        UsageError: the run does not exist, is not finished, or does not name a reporter.
         RecipeError: the reporter is not installed, or no longer accepts the settings of the run.
     """
     from kdtool._results.files import find_run, read_results

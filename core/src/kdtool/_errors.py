@@ -5,7 +5,8 @@ Messages name the key or value that is wrong, what was expected, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,13 +103,13 @@ class StorageError(KdtoolError):
 
 
 class MemoryExceededError(KdtoolError):
-    """There is not enough memory; the message names the part that was being built and what would need less."""
+    """Not enough memory; the message names the part that was being built and a change that needs less."""
 
     exit_code = 9
 
 
 class SandboxError(KdtoolError):
-    """There is no safe way to execute generated code on this machine."""
+    """Generated code cannot be executed safely on this machine."""
 
     exit_code = 10
 
@@ -122,3 +123,18 @@ def cause_of(error: BaseException) -> str:
     except Exception:  # `__str__` of a foreign exception may fail
         text = ""
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Note on any exception from the block, Ctrl-C included, that finished work is kept and the same call resumes."""
+    try:
+        yield
+    except BaseException as error:
+        vars(error)["__kdtool_resumable__"] = True
+        raise
+
+
+def is_resumable(error: BaseException) -> bool:
+    """Return whether the call that raised it keeps finished work and can be made again."""
+    return "__kdtool_resumable__" in vars(error)

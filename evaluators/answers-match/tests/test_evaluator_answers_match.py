@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from kdtool_evaluator_answers_match._programs import names_of
 from kdtool_evaluator_answers_match._questions import Question, read_questions
 from kdtool_evaluator_answers_match._scores import score
 from kdtool_sandbox import Sandbox
-from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 QUESTIONS: list[dict[str, Any]] = [
@@ -48,36 +48,16 @@ class TestAnswersMatch(EvaluatorConformance):
         yield {"file": str(write(folder, []))}
 
 
-class Says(kdtool.Runtime):
-    """Answers prompts from a table, others with nothing."""
-
-    def __init__(self, answers: Mapping[str, str]) -> None:
-        self.answers = answers
-        self.asked: list[kdtool.Request] = []
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for request in requests:
-            self.asked.append(request)
-            text = self.answers.get(request.prompt or request.turns[-1][1], "")
-            yield kdtool.TextAnswer(request.id, text, "stop", 3, 1)
-
-
-class Opener(kdtool.Exporter):
-    """Opens everything as one runtime."""
-
-    def __init__(self, runtime: kdtool.Runtime) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
+def answer_from(answers: Mapping[str, str]) -> ScriptedRuntime:
+    """Return a runtime that answers prompts from a table, others with nothing."""
+    return ScriptedRuntime(lambda request: answers.get(request.prompt or request.turns[-1][1], ""))
 
 
 def evaluate(
     folder: Path, records: Sequence[Mapping[str, Any]], runtime: kdtool.Runtime, **settings: Any
 ) -> dict[str, kdtool.Measurement]:
     evaluator = AnswersMatch(AnswersMatch.Config(file=write(folder, records), **settings))
-    run = make_run(folder, {"any": Opener(runtime)})
+    run = make_run(folder, {"any": OneRuntime(runtime)})
     assert evaluator.kdtool_check(run, "text") == ()
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
 
@@ -101,7 +81,7 @@ def test_scores_are_those_worked_by_hand(metric: Any, expected: tuple[str, ...],
 
 
 def test_each_metric_is_a_measurement_with_its_questions_as_items(tmp_path: Path) -> None:
-    runtime = Says({"2 + 3 =": "5", "A colour:": " blue", "The year:": " 1945", "import numpy as": " n"})
+    runtime = answer_from({"2 + 3 =": "5", "A colour:": " blue", "The year:": " 1945", "import numpy as": " n"})
     found = evaluate(tmp_path, QUESTIONS, runtime)
     values = {name: (one.value, one.n) for name, one in found.items()}
     assert values == {
@@ -119,7 +99,7 @@ def test_each_metric_is_a_measurement_with_its_questions_as_items(tmp_path: Path
 
 
 def test_the_form_and_the_stops_reach_the_subject(tmp_path: Path) -> None:
-    runtime = Says({"2 + 3 =": "5"})
+    runtime = answer_from({"2 + 3 =": "5"})
     assert evaluate(tmp_path, QUESTIONS[:1], runtime, form="chat")["answers-match.exact"].value == 1
     assert evaluate(tmp_path / ".", QUESTIONS[:1], runtime, stop=("!",))
     (chat, *_) = runtime.asked
@@ -172,7 +152,7 @@ def test_programs_are_run_under_their_tests(tmp_path: Path) -> None:
             pass
     except kdtool.SandboxError:
         pytest.skip("no sandbox on this machine")
-    runtime = Says({"def add(a, b):\n": "    return a + b\n", "def sub(a, b):\n": "    return a + b\n"})
+    runtime = answer_from({"def add(a, b):\n": "    return a + b\n", "def sub(a, b):\n": "    return a + b\n"})
     (found,) = evaluate(tmp_path, PROGRAMS, runtime).values()
     assert (found.name, found.value, found.n) == ("answers-match.runs-in-sandbox", 0.5, 2)
     assert found.items is not None
@@ -180,5 +160,5 @@ def test_programs_are_run_under_their_tests(tmp_path: Path) -> None:
     chat = {"def add(a, b):\n": "Sure:\n```python\ndef add(a, b):\n    return a + b\n```\n"}
     other = tmp_path / "chat"
     other.mkdir()
-    (found,) = evaluate(other, PROGRAMS, Says(chat), form="chat").values()
+    (found,) = evaluate(other, PROGRAMS, answer_from(chat), form="chat").values()
     assert found.value == 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from kdtool_evaluator_codexglue._accuracy import codes_of
 from kdtool_evaluator_codexglue._lines import line_task
 from kdtool_evaluator_codexglue._programs import missing, program_task
 from kdtool_evaluator_codexglue._summaries import summary_task
-from kdtool_testing import EvaluatorConformance, make_run, write_toy_model
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run, write_toy_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 PYTHON_LINES = [
@@ -68,47 +68,22 @@ class TestCodeXGlue(EvaluatorConformance):
         yield from ({name: str(folder / "empty")} for name in written(folder))
 
 
-class Opener(kdtool.Exporter):
-    """Opens everything as one runtime."""
-
-    def __init__(self, runtime: kdtool.Runtime | None) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
-class Saying(kdtool.Runtime):
-    """Says the same to everybody, and dies after so many answers."""
-
-    def __init__(self, text: str, most: int | None = None) -> None:
-        self.text = text
-        self.most = most
-        self.asked: list[kdtool.Request] = []
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for number, request in enumerate(requests):
-            if number == self.most:
-                raise KeyboardInterrupt
-            self.asked.append(request)
-            yield kdtool.TextAnswer(request.id, self.text, "stop", 3, 4)
-
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
-        raise NotImplementedError
+def answer_always(text: str, most: int | None = None) -> ScriptedRuntime:
+    """Return a runtime that gives every request the same answer, and dies after so many."""
+    return ScriptedRuntime(lambda _: text, most)
 
 
 def evaluate(
     folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **settings: Any
 ) -> dict[str, kdtool.Measurement]:
-    run = make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+    run = make_run(folder, {"any": OneRuntime(runtime)}, say=(said if said is not None else []).append)
     evaluator = CodeXGlue(CodeXGlue.Config(**settings))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
 
 
 def test_each_file_gives_its_measures(tmp_path: Path) -> None:
     said: list[str] = []
-    runtime = Saying(" x + 1")
+    runtime = answer_always(" x + 1")
     found = evaluate(tmp_path, runtime, said, **written(tmp_path / "files"))
     exact = found["codexglue.python.line.exact-match"]
     assert (exact.value, exact.n, exact.unit) == (0.5, 2, "fraction")
@@ -147,14 +122,14 @@ def test_questions_are_those_of_the_files(tmp_path: Path) -> None:
 def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
     packed = tmp_path / "test.json.gz"
     packed.write_bytes(gzip.compress("\n".join(map(json.dumps, PYTHON_LINES * 10)).encode()))
-    found = evaluate(tmp_path, Saying(""), line_completion=packed, examples=5)
+    found = evaluate(tmp_path, answer_always(""), line_completion=packed, examples=5)
     assert found["codexglue.python.line.exact-match"].n == 5
     assert found["codexglue.python.line.exact-match"].settings["examples"].startswith("at most 5")
 
 
 def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
     files = written(tmp_path / "files")
-    dying, going_on = Saying("x", most=1), Saying("x")
+    dying, going_on = answer_always("x", most=1), answer_always("x")
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, dying, line_completion=files["line_completion"])
     evaluate(tmp_path, going_on, line_completion=files["line_completion"])
@@ -194,14 +169,14 @@ def test_another_file_is_refused_with_what_was_expected(task: str, content: str,
     file = tmp_path / "file"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(kdtool.UsageError, match=message):
-        evaluate(tmp_path, Saying(""), None, **{task: file})
+        evaluate(tmp_path, answer_always(""), None, **{task: file})
 
 
 def test_each_language_has_measurements_of_its_own(tmp_path: Path) -> None:
     lines = {name: tmp_path / f"{name}.json" for name in ("python", "java")}
     for name, records in (("python", PYTHON_LINES), ("java", JAVA_LINES)):
         lines[name].write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    found = [name for file in lines.values() for name in evaluate(tmp_path, Saying("x"), line_completion=file)]
+    found = [name for file in lines.values() for name in evaluate(tmp_path, answer_always("x"), line_completion=file)]
     assert found == [
         f"codexglue.{name}.line.{what}" for name in ("python", "java") for what in ("exact-match", "edit-similarity")
     ]

@@ -1,4 +1,4 @@
-"""What only answers is timed by its answers alone: against a clock and a counter that the answering itself moves."""
+"""Models that only answer are timed by their answers alone, against a clock and a counter that answering moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy
 from kdtool_evaluator_efficiency._answers import Answering
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
-from kdtool_testing import make_run
+from kdtool_testing import OneRuntime, make_run
 
 AMOUNT = Amount(prompt=100, generated=32, seconds=2.0)
 
@@ -124,22 +124,11 @@ def test_a_server_that_counts_no_tokens_is_not_timed(machine: Machine, monkeypat
         timed(machine)
 
 
-class Opener(kdtool.Exporter):
-    """Opens everything as one machine."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(self.Config())
-        self.machine = machine
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.machine
-
-
 def measured(
     folder: Path, machine: Machine, subject: kdtool.Subject, prices: BreakEven | None = None
 ) -> tuple[dict[str, kdtool.Measurement], list[str]]:
     heard: list[str] = []
-    run = make_run(folder, {"exporters.own": Opener(machine)}, say=heard.append)
+    run = make_run(folder, {"exporters.own": OneRuntime(machine)}, say=heard.append)
     evaluator = Efficiency(Efficiency.Config(turns=3, prompt=100, generated=32, break_even=prices))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [subject])}, heard
 

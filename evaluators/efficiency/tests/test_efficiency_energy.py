@@ -90,7 +90,7 @@ def test_a_machine_without_counters_says_so(tmp_path: Path, zones: dict[str, str
 
 
 class DriverError(Exception):
-    """What the library raises."""
+    """The library's exception."""
 
 
 def play_driver(monkeypatch: pytest.MonkeyPatch, *millijoules: int | None) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kdtool_evaluator_line_completion import LineCompletion, edit_similarity, exact_match
 from kdtool_evaluator_line_completion._places import places_of
 from kdtool_measuring import Document
-from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 CODE = "import os\n\ndef size(path):\n    return os.stat(path).st_size\n\n\nclass Box:\n    pass\nlast = 1"
@@ -105,17 +105,6 @@ class Knowing(kdtool.Runtime):
         raise NotImplementedError
 
 
-class Opener(kdtool.Exporter):
-    """Opens everything as one runtime."""
-
-    def __init__(self, runtime: kdtool.Runtime | None) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
 def evaluate(
     folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **settings: Any
 ) -> dict[str, kdtool.Measurement]:
@@ -124,7 +113,7 @@ def evaluate(
         kdtool.Example("short", kdtool.Text("x\nreturn os.stat(path).st_size\n"), split="test"),
         kdtool.Example("none", kdtool.Text("one line only"), split="test"),
     ]
-    run = make_run(folder, {"any": Opener(runtime)}, examples, say=(said if said is not None else []).append)
+    run = make_run(folder, {"any": OneRuntime(runtime)}, examples, say=(said if said is not None else []).append)
     evaluator = LineCompletion(LineCompletion.Config(**settings))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
 
@@ -177,7 +166,7 @@ def test_a_real_model_completes_lines_longer_than_its_context_too(tmp_path: Path
     text = "".join(f"    value_{i} = compute({i})\n" for i in range(100))
     run = make_run(
         tmp_path,
-        {"any": Opener(library.TransformersRuntime(model))},
+        {"any": OneRuntime(library.TransformersRuntime(model))},
         [kdtool.Example("long", kdtool.Text(text), split="test")],
     )
     evaluator = LineCompletion(LineCompletion.Config(maximum_tokens=8, context=2000))

@@ -125,7 +125,7 @@ SOLUTIONS = {
     "go": '    found := ""\n    for _, text := range texts {\n        if len(text) > len(found) {\n'
     "            found = text\n        }\n    }\n    return found\n}\n",
 }
-"""What goes on behind the prompts of `MULTIPL_E`, up to the stop string."""
+"""Continuations of the prompts of `MULTIPL_E`, up to the stop string."""
 
 WHOLE_HUMANEVAL_X = {
     "javascript": "const tripled = (numbers) => numbers.map((x) => 3 * x);\nconsole.log(tripled([1]));\n",

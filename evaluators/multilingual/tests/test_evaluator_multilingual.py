@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._sources import close_function, go_program
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
-from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 _spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))
 assert _spec is not None
@@ -159,36 +159,15 @@ def _wrong(solution: str) -> str:
     return solution
 
 
-class Stopping(kdtool.Runtime):
-    """Answers each problem with its published solution, or with nothing for the languages that it does not know."""
-
-    def __init__(self, answers: Mapping[str, str]) -> None:
-        self.answers = answers
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for request in requests:
-            yield kdtool.TextAnswer(request.id, self.answers[request.id.partition("#")[0]], "stop", 3, 4)
-
-    def score(self, texts: Any) -> Iterator[kdtool.LogLikelihood]:
-        raise NotImplementedError
-
-
-class Opener(kdtool.Exporter):
-    def __init__(self, runtime: kdtool.Runtime) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
 @needs_sandbox
 def test_each_language_is_measured_apart(tmp_path: Path) -> None:
     spoken("javascript")
     records = [own.HUMANEVAL_X["javascript"], own.HUMANEVAL_X["python"]]
     measuring = evaluator(own.written(tmp_path, *records), samples=2, temperature=0.5, k=(1, 2))
     answers = {"JavaScript/0": records[0]["canonical_solution"], "Python/0": "    return numbers\n"}
-    run = make_run(tmp_path, {"any": Opener(Stopping(answers))})
+    run = make_run(
+        tmp_path, {"any": OneRuntime(ScriptedRuntime(lambda request: answers[request.id.partition("#")[0]]))}
+    )
     found = list(measuring.kdtool_evaluate(run, [kdtool.Subject("student", "student", Path("nowhere"), 0)]))
     assert [(one.name, one.value, one.n) for one in found] == [
         ("multilingual.javascript.pass@1", 1.0, 1),

@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_evaluator_perplexity import Perplexity
-from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
@@ -38,17 +38,6 @@ class Uniform(kdtool.Runtime):
         self.closed = True
 
 
-class Opener(kdtool.Exporter):
-    """Opens everything as one runtime."""
-
-    def __init__(self, runtime: kdtool.Runtime | None) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
 def evaluate(run: kdtool.RunInfo, **settings: Any) -> dict[str, kdtool.Measurement]:
     evaluator = Perplexity(Perplexity.Config(**settings))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
@@ -56,7 +45,7 @@ def evaluate(run: kdtool.RunInfo, **settings: Any) -> dict[str, kdtool.Measureme
 
 def test_a_uniform_model_has_the_perplexity_of_its_choices(tmp_path: Path) -> None:
     runtime = Uniform()
-    found = evaluate(make_run(tmp_path, {"any": Opener(runtime)}, EXAMPLES), characters=4)
+    found = evaluate(make_run(tmp_path, {"any": OneRuntime(runtime)}, EXAMPLES), characters=4)
     assert found["perplexity"].value == pytest.approx(8.0)
     assert found["bits-per-byte"].value == pytest.approx(3 / 2)
     assert found["perplexity"].transform == "exp"
@@ -71,7 +60,7 @@ def test_a_uniform_model_has_the_perplexity_of_its_choices(tmp_path: Path) -> No
 
 def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
     heard: list[str] = []
-    assert evaluate(make_run(tmp_path, {"any": Opener(None)}, EXAMPLES, say=heard.append)) == {}
+    assert evaluate(make_run(tmp_path, {"any": OneRuntime(None)}, EXAMPLES, say=heard.append)) == {}
     assert len(heard) == 1
     assert "no component opens it" in heard[0]
 
@@ -80,7 +69,7 @@ def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path
     with pytest.raises(
         kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`.*--corpus"
     ):
-        evaluate(make_run(tmp_path, {"any": Opener(Uniform())}, EXAMPLES), split="validation")
+        evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}, EXAMPLES), split="validation")
 
 
 def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
@@ -102,7 +91,7 @@ def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
     model = transformers.LlamaForCausalLM(config).eval()
     wrapped = library.TransformersModel(model, library.TransformersTokenizer(tokenizer))
     examples = [kdtool.Example(f"d{i}", kdtool.Text(f"x = {i}\nprint(x)\n" * 3), split="test") for i in range(4)]
-    found = evaluate(make_run(tmp_path, {"any": Opener(library.TransformersRuntime(wrapped))}, examples))
+    found = evaluate(make_run(tmp_path, {"any": OneRuntime(library.TransformersRuntime(wrapped))}, examples))
     model.set_attn_implementation("eager")
     total = tokens = 0.0
     for example in examples:

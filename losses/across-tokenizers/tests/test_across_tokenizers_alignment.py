@@ -1,4 +1,4 @@
-"""Which positions belong together: any two ways of cutting any texts, against trying all pairs; cases by hand."""
+"""Alignment of positions: any two ways of cutting any texts, against trying all pairs; cases by hand."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_scores_are_of_full_precision_under_autocast() -> None:
 
 
 def test_memory_in_between_is_that_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What autograd keeps until backward does not hold the relations."""
+    """Autograd does not keep the relations until backward."""
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 64)
     kept: list[int] = []
 

@@ -51,7 +51,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "total_variation": total_variation,
 }
 CURVATURE = {"jensen_shannon": 0.3 * 0.7, "skew": 0.8**2, "skew_reverse": 0.8**2, "contrastive": 0.8**2}
-"""What KL's curvature at p = q is multiplied by."""
+"""Factors of KL's curvature at p = q."""
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES)
 
 

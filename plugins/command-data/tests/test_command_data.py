@@ -144,7 +144,7 @@ SCHEMA = {
         "sample": SAMPLE,
     },
 }  # fmt: skip
-"""What machines may rely on."""
+"""The JSON output that programs may rely on."""
 
 
 class TestData(CommandConformance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from kdtool._cli import cli
-from kdtool_command_init import _hardware, _questions, init
+from kdtool._plugins import distributions, registry
+from kdtool_command_init import _draft, _hardware, _questions, init
 from kdtool_command_init._answers import TIMES, Answers
 from kdtool_command_init._draft import draft_recipe
 from kdtool_command_init._fitting import fit_recipe
@@ -159,6 +160,66 @@ def test_without_a_terminal_missing_options_are_named() -> None:
     assert done.exit_code == 2
     assert "--data is missing" in done.output
     assert "--yes" in done.output
+    assert not RECIPE.exists()
+
+
+LETTERS = '''
+import kdtool
+from kdtool_transformers import byte_tokenizer
+
+
+class Letters(kdtool.Teacher):
+    """Knows which letters are frequent."""
+
+    offers = frozenset({"logits"})
+
+    def kdtool_tokenizer(self, run):
+        return byte_tokenizer()
+
+    def kdtool_signal(self, batch, want):
+        raise NotImplementedError
+'''
+
+
+@pytest.fixture
+def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install `x-letters`, a teacher that does not describe its model."""
+    info = tmp_path / "site" / "x_letters-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: x-letters\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[kdtool.teachers]\nx-letters = x_letters:Letters\n", encoding="utf-8")
+    (info.parent / "x_letters.py").write_text(LETTERS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(info.parent))
+    _forget_installed()
+    yield
+    monkeypatch.undo()
+    _forget_installed()
+
+
+def _forget_installed() -> None:
+    for cached in (registry._all_entries, distributions.points, distributions.origin_of, distributions.module_origin):
+        cached.cache_clear()
+
+
+def test_a_teacher_that_does_not_describe_its_model_gets_a_student_of_its_own(letters: None) -> None:
+    done = call("--teacher", "x-letters", "--data", "src", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "not known: memory of teacher: its plugin does not implement kdtool_describe" in done.output
+    recipe = written()
+    assert recipe["student"] == {"use": "gpt", "layers": 4, "hidden": 512, "heads": 8}
+    assert recipe["train"]["losses"] == {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}
+    assert recipe["train"]["steps"] > 20
+    assert kdtool.check(RECIPE)["models"].keys() == {"student"}
+
+
+def test_without_the_student_for_such_a_teacher_its_package_is_named(
+    letters: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_draft, "is_installed", lambda *_: False)
+    done = call("--teacher", "x-letters", "--data", "src", "--yes")
+    assert done.exit_code == 2
+    assert "--teacher x-letters does not describe its model" in done.output
+    assert "pip install kdtool-student-gpt" in done.output
     assert not RECIPE.exists()
 
 

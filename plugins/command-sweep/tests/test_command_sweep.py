@@ -352,6 +352,14 @@ def test_full_disk_and_ctrl_c_stop_the_sweep_and_leave_what_is_done(
     assert [point["status"] for point in plain["points"]] == ["done", "not run", "not run"]
 
 
+def test_ctrl_c_in_a_point_says_that_the_sweep_resumes(
+    sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text(json.dumps(sometimes), encoding="utf-8")
+    assert call(["sweep", "recipe.yaml", "--grid", "evaluators.sometimes.error=[stop, none]"]) == 130
+    assert "finished work is kept, run the same command to continue" in capsys.readouterr().err
+
+
 def test_command_prints_the_table_plans_and_gives_json(
     sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,7 +370,7 @@ def test_command_prints_the_table_plans_and_gives_json(
     before, _, after = planned.partition("seeds-2")
     assert "run      text" in before
     assert "reuse    text" in after
-    assert "run      phases/student-seed2-train" in after
+    assert "run      training of student, seed 2" in after
     assert not Path("runs").exists()
 
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)

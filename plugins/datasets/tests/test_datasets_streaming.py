@@ -51,7 +51,7 @@ def parquet(letter: str, rows: int) -> bytes:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What `datasets` needs of the hub, for data sets of some files."""
+    """A server with the part of the hub's protocol that `datasets` uses for data sets of some files."""
 
     protocol_version = "HTTP/1.1"
     sets: ClassVar[dict[str, dict[str, bytes]]] = {

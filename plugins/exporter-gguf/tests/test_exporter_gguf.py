@@ -239,8 +239,8 @@ def take_characters(backend: Tokenizer) -> None:
     [
         (set_normalizer, r"the normalizer Sequence .*: take a tokenizer that has none, or export safetensors"),
         (take_words_whole, r"ignore_merges .*: take a tokenizer that has none, or export safetensors"),
-        (split_nothing, r"in an unknown way; .* Export safetensors"),
-        (take_characters, r"in an unknown way; .* Export safetensors"),
+        (split_nothing, r"does not know; expected .*; export safetensors"),
+        (take_characters, r"does not know; expected .*; export safetensors"),
         (swallow_spaces, r"would split 'x~y ~ z.n' differently .*; export safetensors"),
     ],
 )

@@ -27,7 +27,7 @@ from kdtool_measuring import (
     read_and_hash,
     records_of,
 )
-from kdtool_testing import ByteTokenizer, make_run
+from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
 FACTS = kdtool.ModelFacts(1000, 1000, 2, 32, 4, 2, 64, 257, 256, "float32", tied=True, tokenizer_fingerprint="bytes")
@@ -55,19 +55,8 @@ class Echo(kdtool.Runtime):
         self.closed = True
 
 
-class Opener(kdtool.Exporter):
-    """Opens everything as one runtime."""
-
-    def __init__(self, runtime: kdtool.Runtime | None) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
 def ask(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **options: Any) -> Any:
-    run = make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+    run = make_run(folder, {"any": OneRuntime(runtime)}, say=(said if said is not None else []).append)
 
     def request(name: str, _: kdtool.Runtime) -> kdtool.Request:
         return kdtool.Request(name, "" if name == "b" else "prompt", 4)
@@ -163,7 +152,7 @@ def test_who_answers_nothing_is_left_out(tmp_path: Path) -> None:
 
 def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Path) -> None:
     runtime = Echo()
-    run = make_run(tmp_path, {"any": Opener(runtime)})
+    run = make_run(tmp_path, {"any": OneRuntime(runtime)})
 
     def request(name: str, _: kdtool.Runtime) -> kdtool.Request | None:
         return None if name == "long" else kdtool.Request(name, "prompt", 4)
@@ -176,7 +165,7 @@ def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Pat
 
 def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
     runtime = Echo()
-    with open_for_measuring(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
+    with open_for_measuring(make_run(tmp_path, {"any": OneRuntime(runtime)}), SUBJECT, "test") as found:
         assert found is runtime
         assert not runtime.closed
     assert runtime.closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from kdtool_overlap._copies import longest_copies
 from kdtool_overlap._ngrams import NGramIndex, Occurrence
 from kdtool_overlap._passages import beginning, passages_of
 from kdtool_overlap._words import is_name, spans_of, words_of
-from kdtool_testing import EvaluatorConformance, ScreenConformance, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScreenConformance, ScriptedRuntime, make_run
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=4)
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -263,38 +263,20 @@ def test_other_problems_are_another_identity(tmp_path: Path, monkeypatch: pytest
 TRAINED = "".join(f"def name_{i}(value):\n    return value + {i} * other_{i}\n\n" for i in range(40))
 
 
-class Repeating(kdtool.Runtime):
-    """Goes on as the text does where its prompt stands there; else with something else. Dies after some answers."""
+class Repeating(ScriptedRuntime):
+    """Continues a prompt as the text does where it contains it; else with something else. Dies after some answers."""
 
     def __init__(self, text: str, most: int | None = None) -> None:
+        super().__init__(self.continue_text, most)
         self.text = text
-        self.most = most
-        self.asked: list[kdtool.Request] = []
 
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for number, request in enumerate(requests):
-            if number == self.most:
-                raise KeyboardInterrupt
-            self.asked.append(request)
-            _, known, rest = self.text.partition(request.prompt)
-            text = rest if known else "something else entirely"
-            yield kdtool.TextAnswer(request.id, text[: request.max_tokens], "length", 1, 1)
-
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
-        raise NotImplementedError
-
-
-class Opener(kdtool.Exporter):
-    def __init__(self, runtime: kdtool.Runtime) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
+    def continue_text(self, request: kdtool.Request) -> str:
+        _, known, rest = self.text.partition(request.prompt)
+        return (rest if known else "something else entirely")[: request.max_tokens]
 
 
 def memorisation(folder: Path, runtime: kdtool.Runtime, **settings: Any) -> dict[str, kdtool.Measurement]:
-    run = make_run(folder, {"any": Opener(runtime)}, [kdtool.Example("trained", kdtool.Text(TRAINED))])
+    run = make_run(folder, {"any": OneRuntime(runtime)}, [kdtool.Example("trained", kdtool.Text(TRAINED))])
     evaluator = Memorisation(Memorisation.Config(**{"prefix": 10, "continuation": 20, "n": 4, **settings}))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
 
@@ -308,7 +290,7 @@ def test_who_repeats_its_text_has_memorised_it_all(tmp_path: Path) -> None:
 def test_passages_of_a_document_are_one_item_of_intervals(tmp_path: Path) -> None:
     other = " ".join(f"other_{number}" for number in range(70))
     examples = [kdtool.Example("known", kdtool.Text(TRAINED)), kdtool.Example("unknown", kdtool.Text(other))]
-    run = make_run(tmp_path, {"any": Opener(Repeating(TRAINED))}, examples)
+    run = make_run(tmp_path, {"any": OneRuntime(Repeating(TRAINED))}, examples)
     evaluator = Memorisation(Memorisation.Config(prefix=10, continuation=20, n=4))
     found = next(iter(evaluator.kdtool_evaluate(run, [SUBJECT])))
     known = len(words_of(TRAINED)) // 30
@@ -324,23 +306,15 @@ def test_who_writes_something_else_has_memorised_nothing(tmp_path: Path) -> None
 
 
 def test_a_copy_of_another_place_is_a_copy_and_not_memorised(tmp_path: Path) -> None:
-    class Elsewhere(Repeating):
-        def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            for request in requests:
-                yield kdtool.TextAnswer(request.id, "oh no: def name_7(value):\n    return value + 8", "length", 1, 1)
-
-    found = memorisation(tmp_path, Elsewhere(TRAINED))
+    copied = "oh no: def name_7(value):\n    return value + 8"
+    found = memorisation(tmp_path, ScriptedRuntime(lambda _: copied))
     assert found["memorised"].value == 0.0
     assert found["longest-copy"].value == len(words_of("def name_7(value): return value +"))
 
 
 def test_what_goes_beyond_the_continuation_is_no_longer_a_copy(tmp_path: Path) -> None:
-    class Endless(Repeating):
-        def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            for request in requests:
-                yield kdtool.TextAnswer(request.id, self.text, "length", 1, 1)
-
-    assert memorisation(tmp_path, Endless(TRAINED))["longest-copy"].value == 20.0
+    endless = ScriptedRuntime(lambda _: TRAINED)
+    assert memorisation(tmp_path, endless)["longest-copy"].value == 20.0
 
 
 def test_passages_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
@@ -372,7 +346,7 @@ class Narrow(Repeating):
 def test_passages_beyond_the_context_are_not_asked_and_counted(tmp_path: Path) -> None:
     words = [word * (7 if number % 60 < 30 else 1) for number, word in enumerate(["abc"] * 120)]
     text, runtime = " ".join(words), Narrow("nothing")
-    run = make_run(tmp_path, {"any": Opener(runtime)}, [kdtool.Example("trained", kdtool.Text(text))])
+    run = make_run(tmp_path, {"any": OneRuntime(runtime)}, [kdtool.Example("trained", kdtool.Text(text))])
     evaluator = Memorisation(Memorisation.Config(prefix=10, continuation=20, n=4))
     found = {one.name: one for one in evaluator.kdtool_evaluate(run, [SUBJECT])}
     assert [len(request.prompt) for request in runtime.asked] == [10 * 3 + 9] * 2

@@ -65,7 +65,7 @@ class Marked(ByteTokenizer):
 
 
 def text_of(row: kdtool.Row) -> str:
-    """What was in a row's only document before its middle came last."""
+    """Return the text of a row's only document, with its middle back in place."""
     real = [token for token, number in zip(row.input_ids, row.document, strict=True) if number >= 0][:-1]
     if real[:1] != [Marked.PREFIX]:
         return bytes(real).decode()

@@ -20,7 +20,7 @@ from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, collect_samples
 from kdtool_pass_at_k._verdicts import program_of
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
-from kdtool_testing import ByteTokenizer, make_run
+from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
@@ -121,15 +121,6 @@ class Answering(kdtool.Runtime):
         raise NotImplementedError
 
 
-class Opener(kdtool.Exporter):
-    def __init__(self, runtime: kdtool.Runtime | None) -> None:
-        super().__init__(self.Config())
-        self.runtime = runtime
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return self.runtime
-
-
 class Adding(PassAtK):
     benchmark: ClassVar[str] = "adding"
 
@@ -142,7 +133,7 @@ def adding(**settings: Any) -> Adding:
 
 
 def run_with(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None) -> kdtool.RunInfo:
-    return make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+    return make_run(folder, {"any": OneRuntime(runtime)}, say=(said if said is not None else []).append)
 
 
 def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:

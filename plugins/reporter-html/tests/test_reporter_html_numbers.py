@@ -1,4 +1,4 @@
-"""How numbers and names of subjects are written."""
+"""Formatting of numbers and of the names of subjects."""
 
 from __future__ import annotations
 

@@ -215,6 +215,7 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
     assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</section>")[0]
 
 
+@example([1.0, 5e-324])
 @given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
 @example([0.0, 5e-324])
 def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:

@@ -21,16 +21,16 @@ TEXTS = {
 
 
 @pytest.fixture
-def shown(sample: kdtool.Results) -> kdtool.Results:
-    made = [
+def with_texts(sample: kdtool.Results) -> kdtool.Results:
+    measurements = [
         kdtool.Measurement("samples.distinct-words", subject, "fraction", 0.5, 2, True, texts=texts)
         for subject, texts in TEXTS.items()
     ]
-    return dataclasses.replace(sample, measurements=(*sample.measurements, *made))
+    return dataclasses.replace(sample, measurements=(*sample.measurements, *measurements))
 
 
-def test_each_prompt_has_the_completions_of_the_first_seeds(shown: kdtool.Results) -> None:
-    table = samples(shown, Subjects(shown.subjects))
+def test_each_prompt_has_the_completions_of_the_first_seeds(with_texts: kdtool.Results) -> None:
+    table = samples(with_texts, Subjects(with_texts.subjects))
     assert table.columns == (("teacher", "Teacher"), ("student", "Student"), ("control", "Control, equal tokens"))
     assert table.rows == (
         ("def f(", ("x):\n    return x", "\n\n", "self, self")),
@@ -38,8 +38,8 @@ def test_each_prompt_has_the_completions_of_the_first_seeds(shown: kdtool.Result
     )
 
 
-def test_the_page_shows_them_as_text_and_not_as_a_score(shown: kdtool.Results) -> None:
-    html = page(shown)
+def test_the_page_shows_them_as_text_and_not_as_a_score(with_texts: kdtool.Results) -> None:
+    html = page(with_texts)
     assert '<th scope="row"><pre>import</pre></th>' in html
     assert "<pre> os &lt;/pre&gt;&lt;script&gt;</pre>" in html
     assert html.count("nothing but white space") == 2
@@ -47,13 +47,13 @@ def test_the_page_shows_them_as_text_and_not_as_a_score(shown: kdtool.Results) -
     assert "<dt>Samples" not in html.split('<section id="results"')[0]
 
 
-def test_the_lines_to_copy_use_a_prompt_that_the_student_continues(shown: kdtool.Results) -> None:
-    assert best_prompt(shown, Subjects(shown.subjects)) == "import"
-    (used,) = usage(shown.arms, 'say "hi"\n')
+def test_the_lines_to_copy_use_a_prompt_that_the_student_continues(with_texts: kdtool.Results) -> None:
+    assert best_prompt(with_texts, Subjects(with_texts.subjects)) == "import"
+    (used,) = usage(with_texts.arms, 'say "hi"\n')
     assert 'inputs = tokenizer("say \\"hi\\"\\n", return_tensors="pt")' in used.lines
-    (plain,) = usage(shown.arms, "")
+    (plain,) = usage(with_texts.arms, "")
     assert "fibonacci" in plain.lines
-    assert "tokenizer(&#34;import&#34;" in page(shown)
+    assert "tokenizer(&#34;import&#34;" in page(with_texts)
 
 
 def test_without_words_or_samples_no_prompt_is_better(sample: kdtool.Results) -> None:

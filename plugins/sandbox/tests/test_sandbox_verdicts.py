@@ -1,4 +1,4 @@
-"""What passes, what fails, and how values cross between program and tests."""
+"""Passing and failing programs, and values that cross between program and tests."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -
         (
             "[ $1 = --version ] && echo bubblewrap 0.8.0 || "
             "{ echo bwrap: execvp /python/bin/python3: No such file or directory >&2; exit 1; }",
-            "a file that Python needs cannot be shown inside",
+            "the sandbox cannot open a file that Python needs",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a phase decided by its machine when it began, it keeps when it goes on, or is refused."""
+"""Decisions that a phase made by its machine when it began are kept when it resumes, or the machine is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a phase is said to take, against the tensors themselves."""
+"""Estimates of a phase's memory, against the tensors themselves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_trainer_standard import _estimate, _machine
-from kdtool_trainer_standard._estimate import _gathered_bytes, _inside, _speed_note
+from kdtool_trainer_standard._estimate import _speed_note
+from kdtool_trainer_standard._estimated_memory import _gathered_bytes, _inside
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
 SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
-"""How often a student's and a teacher's tensors are counted."""
+"""Number of times that a student's and a teacher's tensors are counted."""
 
 
 @pytest.mark.parametrize("kind", SIZES)

@@ -1,4 +1,4 @@
-"""What plugins do wrong is said with their name, before training where it can be seen there, and never trains silently."""
+"""Faults of plugins are reported with their name, before training where they can be seen there, and never train silently."""
 
 from __future__ import annotations
 

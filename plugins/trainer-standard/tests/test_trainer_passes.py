@@ -176,7 +176,7 @@ def test_dropout_that_changes_nothing_yet_is_dropout(tmp_path: Path) -> None:
 
 
 class OfTwo(kdtool.TokenLoss):
-    """What a function makes of the chunk."""
+    """Applies a function to the chunk."""
 
     forward_passes = 2
 

@@ -1,4 +1,4 @@
-"""What the trainer's tests stand on: a tiny language model with every kind of head, a teacher, losses, phases."""
+"""Stand-ins for the trainer's tests: a tiny language model with every kind of head, a teacher, losses, phases."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ class Hidden(kdtool.SequenceLoss):
         """Settings."""
 
         project: bool = False
-        """Whether to project."""
+        """Project the student's states."""
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> nn.Module | None:
         return nn.Linear(student.hidden, teacher.hidden) if self.config.project else None

@@ -1,4 +1,4 @@
-"""What an estimate without memory says a forward pass keeps, against what one with memory does keep."""
+"""Memory that an estimate without weights predicts for a forward pass, against that of one with weights."""
 
 from __future__ import annotations
 

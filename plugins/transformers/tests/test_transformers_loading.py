@@ -25,7 +25,7 @@ from kdtool_transformers import (
     open_tokenizer,
     self_check,
 )
-from kdtool_transformers._attention import Documents
+from kdtool_transformers._documents import Documents
 from kdtool_transformers._open import without_weights
 from kdtool_transformers._placed import bring_head
 from kdtool_transformers._quantised import Quantisation, held_bytes

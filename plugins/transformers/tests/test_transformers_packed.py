@@ -24,7 +24,8 @@ from kdtool_transformers import (
     open_tokenizer,
     self_check,
 )
-from kdtool_transformers._attention import IMPLEMENTATION, Documents
+from kdtool_transformers._attention import IMPLEMENTATION
+from kdtool_transformers._documents import Documents
 from kdtool_transformers._model import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -164,7 +165,7 @@ def test_hidden_states_and_attention_maps(family: str) -> None:
 
 
 GIVEN: dict[int, tuple[torch.Tensor, ...]] = {}
-"""What plain models with the attention "spy" gave to it, by layer."""
+"""Arguments that plain models passed to the attention "spy", by layer."""
 
 
 def _spy(module: Any, query: Any, key: Any, value: Any, mask: Any, softcap: Any = None, **settings: Any) -> Any:

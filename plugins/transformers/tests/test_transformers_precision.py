@@ -13,7 +13,7 @@ from kdtool_transformers import _device, _files, compute_dtype
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.dtype]]:
-    """What is measured, on a machine on which bfloat16 is twice as fast."""
+    """The dtypes measured, on a machine on which bfloat16 is twice as fast."""
     found: list[torch.dtype] = []
 
     def product(device: str, dtype: torch.dtype) -> float:

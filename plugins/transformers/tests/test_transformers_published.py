@@ -1,4 +1,4 @@
-"""What is known of published models before anything is fetched."""
+"""Facts about published models that are known before anything is fetched."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from kdtool_transformers import (
     self_check,
     windows,
 )
-from kdtool_transformers._attention import Documents
+from kdtool_transformers._documents import Documents
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
 

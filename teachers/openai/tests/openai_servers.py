@@ -23,7 +23,7 @@ class Call:
 
 @dataclass
 class Reply:
-    """What is sent back; `cut` promises more than it sends and breaks off, `hang` sends nothing for so many seconds."""
+    """A server's response; `cut` promises more than it sends and breaks off, `hang` sends nothing for so many seconds."""
 
     status: int = 200
     body: Any = None

@@ -49,7 +49,7 @@ from kdtool_testing.toy.model import toy_model
 from kdtool_testing.toy.model_folder import write_toy_model
 from kdtool_testing.toy.rows import ListSource, batch_of
 from kdtool_testing.toy.run import Listener, make_run
-from kdtool_testing.toy.runtime import Opener, ToyRuntime
+from kdtool_testing.toy.runtime import OneRuntime, Opener, ScriptedRuntime, ToyRuntime
 from kdtool_testing.toy.tokenizers import ByteTokenizer
 from kdtool_testing.tracker import TrackerConformance
 from kdtool_testing.trainer import TrainerConformance
@@ -68,11 +68,13 @@ __all__ = [
     "ListSource",
     "Listener",
     "LossConformance",
+    "OneRuntime",
     "Opener",
     "PackerConformance",
     "RegistrationConformance",
     "ReporterConformance",
     "ScreenConformance",
+    "ScriptedRuntime",
     "SequenceLossConformance",
     "StudentConformance",
     "TeacherConformance",

@@ -565,7 +565,7 @@ class Satisfied(Bits):
     """Takes an empty file for a measurement."""
 
     class Config(kdtool.Config):
-        """What is read."""
+        """The input."""
 
         file: Path = kdtool.Field(Path("texts.txt"))
         """The texts, a line each."""

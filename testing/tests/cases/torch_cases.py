@@ -157,7 +157,7 @@ class Misdescribed(Toy):
 
 
 class Generous(Toy):
-    """Gives hidden states that nobody wants."""
+    """Returns hidden states that were not requested."""
 
     def told(
         self, batch: kdtool.Batch, want: kdtool.SignalRequest, outputs: kdtool.ModelOutputs, head: kdtool.Head

@@ -15,6 +15,7 @@ import click
 from kdtool._cli.options import json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
+from kdtool._text.stages import stage_in_words
 
 
 @click.command()
@@ -152,31 +153,23 @@ def _needs(found: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"not known: {line}" for line in forecast["unknown"])
 
 
-_DOING = {
-    "students": "building the student",
-    "signals": "recording teacher signals",
-    "phases": "training phase",
-    "exports": "exporting",
-    "scores": "measuring",
-}
-
-
 def _moment(at: str) -> str:
-    """Return "while measuring efficiency" for the moment `scores: efficiency`."""
+    """Return 'in stage "training of student" (head)' for the moment `phases/train: head`."""
     stage, _, moment = at.partition(": ")
-    kind, _, name = stage.partition("/")
-    if kind == "phases":
-        moment = moment and f"({moment})"
-    return " ".join(filter(None, ("while", _DOING.get(kind, kind), name, moment)))
+    if stage == "scores" and moment:  # an evaluator
+        stage, moment = f"scores/{moment}", ""
+    return f'in stage "{stage_in_words(stage)}"' + (moment and f" ({moment})")
 
 
 def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
-    """Return what is written, with its phase or, where another component writes the same, its component."""
-    component, *phase = spent["of"].split("/")
+    """Return what is written, with its stage or, where another component writes the same, its component."""
+    component, _, phase = spent["of"].partition("/")
     if phase:
-        of = f" of phase {'/'.join(part for part in phase if part != 'student')}"
+        of = f", {stage_in_words(f'phases/{phase}')}"
+    elif count[spent["what"]] > 1:
+        of = f" of {component}"
     else:
-        of = f" of {component}" if count[spent["what"]] > 1 else ""
+        of = ""
     times = f" × {spent['times']}" if spent["times"] > 1 else ""
     return f"{spent['what']}{of}{times}{' (' + spent['note'] + ')' if spent['note'] else ''}"
 
@@ -198,7 +191,7 @@ def _description(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
             cache = size(found["forecast"]["cache"][name])
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
     for phase, count in found["trainable"].items():
-        yield f"phase {phase}: {count:,} trainable parameters"
+        yield f"{stage_in_words(f'phases/{phase}')}: {count:,} trainable parameters"
     hint = "" if verbose else " (listed with -v)"
     yield f"{len(found['components'])} components{hint}, arms {', '.join(found['arms'])}"
     for component in found["components"] if verbose else ():

@@ -48,7 +48,7 @@ class _Commands(click.Group):
         except BaseException as error:  # not left to click, which takes a plugin's EOFError for Ctrl-C
             if isinstance(error, SystemExit) and ctx.invoked_subcommand not in self.commands:
                 ctx.exit(error.code if isinstance(error.code, int) else int(error.code is not None))
-            ctx.exit(explain(error, debug=bool(ctx.obj), command=ctx.invoked_subcommand))
+            ctx.exit(explain(error, debug=bool(ctx.obj)))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):

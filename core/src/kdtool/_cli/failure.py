@@ -10,22 +10,19 @@ from pathlib import Path
 import click
 
 from kdtool._cli.interrupts import INTERRUPTED
-from kdtool._errors import KdtoolError, cause_of
+from kdtool._errors import KdtoolError, cause_of, is_resumable
 from kdtool._plugins.attribution import culprit, describe, translate_errors
 from kdtool._plugins.owner import owner_of
 
 __all__ = ["explain"]
 
-KEEPING = {"run", "eval"}
-"""Commands that keep finished work and resume."""
 
-
-def explain(error: BaseException, *, debug: bool, command: str | None = None) -> int:
+def explain(error: BaseException, *, debug: bool) -> int:
     """Explain on standard error why a command ended, and return the exit code."""
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if isinstance(error, KeyboardInterrupt | click.Abort):
             how = f"stopped by {error}" if str(error) else "interrupted"
-            kept = "; finished work is kept, run the same command to continue" if command in KEEPING else ""
+            kept = "; finished work is kept, run the same command to continue" if is_resumable(error) else ""
             click.echo(f"\n{how}{kept}", err=True)
             return INTERRUPTED
         if isinstance(error, click.exceptions.Exit):
@@ -47,7 +44,7 @@ def explain(error: BaseException, *, debug: bool, command: str | None = None) ->
     except BaseException:
         who = culprit(error)
         click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
-        kept = "Finished work is kept. " if command in KEEPING else ""
+        kept = "Finished work is kept. " if is_resumable(error) else ""
         remedy = (
             "The plugin's authors need the traceback"
             if who

@@ -37,8 +37,10 @@ def run(
     from kdtool._run.distributed import rank_and_world
 
     if only_plan:
-        for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
-            click.echo(f"{stage.action:<8}  {stage.name:<40}  {', '.join(stage.why)}".rstrip())
+        stages = plan_recipe(Path(recipe), settings, out=out, store=store)
+        width = max(len(stage.title) for stage in stages)
+        for stage in stages:
+            click.echo(f"{stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip())
         return
     trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)

@@ -13,8 +13,8 @@ from kdtool._text.markdown import number, number_range
 class ArmValue:
     """One arm on one measurement: the mean over its `seeds` seeds, with its 95 % interval.
 
-    The interval covers other items and, if there are several seeds, other seeds. Of a single seed it is the measurement's
-    own. `low` and `high` are None if several seeds were not measured item by item, or the measurement has no interval.
+    The interval covers other items and, with several seeds, other seeds. With one seed it is that of the measurement.
+    `low` and `high` are None if several seeds were not measured item by item, or the evaluator returned no interval.
     Since 0.1.
     """
 

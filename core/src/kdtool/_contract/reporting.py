@@ -19,6 +19,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import StepReport, Trained
 from kdtool._errors import UsageError
 from kdtool._text.markdown import html_table
+from kdtool._text.stages import stage_in_words
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class StageRecord:
     seconds: float
     reused: bool
     path: Path
+
+    @property
+    def title(self) -> str:
+        """The stage in words, such as "training of student, seed 0". Since 0.1."""
+        return stage_in_words(self.name)
 
 
 @dataclass(frozen=True)

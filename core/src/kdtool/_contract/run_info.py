@@ -54,7 +54,7 @@ class Hooks(Protocol):
         Its hooks are called through pluggy. An optional hook that it does not implement returns None.
 
         Raises:
-            UsageError: there is no component of that name and kind.
+            UsageError: the run does not use a component of that name and kind.
             PluginError: calling a hook of it that must answer, and that it does not implement.
         """
 
@@ -68,7 +68,7 @@ class Hooks(Protocol):
         """
 
     def owner(self, name: str) -> Owner | None:
-        """Return the plugin behind a component, for messages; None where there is no such component."""
+        """Return the plugin behind a component, for messages; None for an unknown name."""
 
 
 @dataclass(frozen=True)

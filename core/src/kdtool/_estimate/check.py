@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.gpus import assume, find_gpu
+from kdtool._estimate.gpus import Gpu, assume, find_gpu
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
@@ -65,6 +65,41 @@ class _Limits:
     memory_given: bool
 
 
+def _limits(memory: int | None, gpu: Gpu | None, *folders: Path) -> _Limits:
+    here = memory_here() if gpu is None else 0  # nothing is known of the machine with an assumed GPU
+    return _Limits(memory or here, min(map(free_disk, folders)), gpu.memory if gpu else 0, memory is not None)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The recipe to check; `known` is added to for later attempts."""
+
+    recipe: Path | Mapping[str, Any]
+    settings: Mapping[str, Any]
+    out: Path
+    gpu: Gpu | None
+    show: Callable[[str], None]
+    known: Known = field(default_factory=Known)
+
+    def look(self) -> _Checked:
+        """Check the recipe as it is."""
+        self.show("checking components and estimating the run")
+        with assume(self.gpu):
+            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.known)
+
+    def look_at(self, further: Mapping[str, Any]) -> _Checked:
+        """Check it with further settings."""
+        self.show(f"trying {[*further][-1]}")
+        changed = load_recipe(self.recipe, {**self.settings, **further})
+        with assume(self.gpu), _opening(changed, lambda _: None) as (context, info):
+            refuse_missing(context.assembly, info, self.known.complete)
+            return _foresee(context, info, self.out, self.known)
+
+    def _say(self, line: str) -> None:
+        self.show("")
+        print_line(line)
+
+
 @translate_errors()
 def check(
     recipe: Path | str | Mapping[str, Any],
@@ -102,36 +137,18 @@ def check(
     """
     limit = read_size(memory) if isinstance(memory, str) else memory
     assumed = None if gpu is None else find_gpu(gpu)
-    folder, shared = Path(out).absolute(), store_folder(store)
     path = Path(recipe) if isinstance(recipe, str) else recipe
-    known = Known()
-
-    show = progress or (lambda _: None)
-
-    def say(line: str) -> None:
-        show("")
-        print_line(line)
-
-    show("checking components and estimating the run")
-    with assume(assumed):
-        found = _look(load_recipe(path, settings), folder, say, known)
-    here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
-    disk = min(free_disk(folder), free_disk(shared))
-    limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
+    asked = _Request(path, settings or {}, Path(out).absolute(), assumed, progress or (lambda _: None))
+    found = asked.look()
+    limits = _limits(limit, assumed, asked.out, store_folder(store))
     fits = {
         "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
         "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
-        "disk": found.forecast.disk_bytes <= disk,
+        "disk": found.forecast.disk_bytes <= limits.disk,
     }
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        if not further:
-            return _attempt_of(found, limits)
-        show(f"trying {[*further][-1]}")
-        changed = load_recipe(path, {**(settings or {}), **further})
-        with assume(assumed), _opening(changed, lambda _: None) as (context, info):
-            refuse_missing(context.assembly, info, known.complete)
-            return _attempt_of(_foresee(context, info, folder, known), limits)
+        return _attempt_of(asked.look_at(further) if further else found, limits)
 
     enough = fits["memory"] and fits["gpu"]
     proposed = proposals(found.assembly, found.asked) if fit or not enough else []

@@ -71,7 +71,7 @@ def assume(gpu: Gpu | None) -> Iterator[None]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU of that name.
+    """Return the published figures of a GPU by its name, such as "a100-80gb". Since 0.1.
 
     Raises:
         UsageError: it is unknown.

@@ -13,7 +13,7 @@ from kdtool._assembly.assemble import assemble
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.reporting import Results
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import UsageError
+from kdtool._errors import UsageError, resumable
 from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translate_errors
@@ -33,6 +33,7 @@ from kdtool._text.names import NAME, VALID_NAME, name_from
 from kdtool._text.terminal import print_line
 
 
+@resumable()
 @translate_errors()
 def evaluate(
     models: Sequence[Path | str],

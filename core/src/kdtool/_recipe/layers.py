@@ -25,7 +25,7 @@ SINGLE: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if kind.singl
 """Recipe keys that hold one component."""
 
 SOURCE_KEYS = tuple(kind.key for kind in TABLE if kind.scope == "source")
-"""Where data and signals come from: keys of the recipe that a phase may have of its own."""
+"""Keys for the sources of data and signals, which a phase may override."""
 PHASE_KEYS = ("steps", "trains", *(kind.key for kind in TABLE if kind.scope != "run"))
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 

@@ -24,7 +24,7 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _ODD_SPACE = re.compile(r"^(?:[ -]*|[^#\"'\n]*:)([\u00a0\u2007\u202f\u3000])", re.MULTILINE)
-"""A space that YAML takes for a letter, where it should indent or follow a colon."""
+"""A space that YAML takes for a letter, where one should indent or follow a colon; in quoted and block text it is one."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -102,19 +102,16 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     place = Place(file, 0, 0, folder)
     if len(text) > MAXIMUM_BYTES:
         raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters", "split it by `extends:`")])
-    if odd := _ODD_SPACE.search(text):
-        line, column = text.count("\n", 0, odd.start(1)) + 1, odd.start(1) - text.rfind("\n", 0, odd.start(1))
-        message = f"holds a no-break space (U+{ord(odd[1]):04X}), which is not a space to YAML"
-        raise RecipeError(
-            [replace(place, line=line, column=column).problem("", message, "replace it with a plain space")]
-        )
     try:
         _refuse_exotic(text, place)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise RecipeError([(place.at(mark) if mark else place).problem("", *_explain(error, text, mark))]) from error
+        problem = (place.at(mark) if mark else place).problem("", *_explain(error, text, mark))
+        raise RecipeError([_odd_space(text, place) or problem]) from error
     if not isinstance(root, yaml.MappingNode):
+        if odd := _odd_space(text, place):
+            raise RecipeError([odd])
         message = "must be a mapping of keys to values" if root else "is empty"
         raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
     problems: list[Problem] = []
@@ -122,6 +119,16 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     if problems:
         raise RecipeError(problems)
     return document
+
+
+def _odd_space(text: str, place: Place) -> Problem | None:
+    """Return the problem of an odd space in what cannot be read, or is a key; None if it has none."""
+    if not (odd := _ODD_SPACE.search(text)):
+        return None
+    line, column = text.count("\n", 0, odd.start(1)) + 1, odd.start(1) - text.rfind("\n", 0, odd.start(1))
+    message = f"holds a no-break space (U+{ord(odd[1]):04X}), which is not a space to YAML"
+    here = place if place.line else replace(place, line=line, column=column)
+    return here.problem("", message, "replace it with a plain space")
 
 
 def _explain(error: yaml.YAMLError, text: str, mark: Any) -> tuple[str, str]:
@@ -176,6 +183,8 @@ def _convert(node: yaml.Node, key: str, place: Place, problems: list[Problem]) -
         there = place.at(key_node.start_mark)
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(there.problem(key, "a key must be a plain word"))
+        elif not key_node.style and (problem := _odd_space(key_node.value, there)):
+            problems.append(problem)
         elif key_node.value in found:
             first = found[key_node.value].place.line
             problems.append(there.problem(name, f"is written twice, first in line {first}"))

@@ -42,7 +42,7 @@ def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks
     """Return the folder of a run, given as a folder or by its name below `out`; it holds one of the files `marks`.
 
     Raises:
-        UsageError: there is no such run; the message calls it `what`, and names those that there are.
+        UsageError: the run does not exist; the message calls it `what`, and lists the runs that do.
     """
     for folder in (Path(run), Path(out, run)):
         if any((folder / mark).is_file() for mark in marks):

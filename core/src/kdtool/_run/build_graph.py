@@ -88,7 +88,10 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
     nodes = list(graph.nodes.values())
     early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts"}]
     rest = [node for node in nodes[ahead:] if node not in early]
-    return Graph({node.name: node for node in (*nodes[:ahead], *early, *rest)})
+    ordered = Graph()
+    for node in (*nodes[:ahead], *early, *rest):
+        ordered.add(node)
+    return ordered
 
 
 def _signals(materials: Mapping[str, Materials]) -> tuple[Node, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from kdtool._run.graph import Node
+from kdtool._text.stages import stage_in_words
 
 _LAYERS = ".layers", "recorded layers"
 """Ends of the names of parts that hold the layers for which losses ask."""
@@ -39,9 +40,9 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
     roles, sources = last["inputs"], {role: one for role, one in node.sources.items() if one not in (unknown or ())}
     kept = [(before[roles[role]]["fingerprint"], one) for role, one in sources.items() if role in roles]
     inputs = {
-        "changed": [one.name for fingerprint, one in kept if one.fingerprint != fingerprint],
-        "added": [one.name for role, one in sources.items() if role not in roles],
-        "removed": [name for role, name in roles.items() if role not in node.sources],
+        "changed": [one.stage.title for fingerprint, one in kept if one.fingerprint != fingerprint],
+        "added": [one.stage.title for role, one in sources.items() if role not in roles],
+        "removed": [stage_in_words(name) for role, name in roles.items() if role not in node.sources],
     }
     lines += [f"input {what}: {' and '.join(dict.fromkeys(found))}" for what, found in inputs.items() if found]
     return tuple(dict.fromkeys(lines))

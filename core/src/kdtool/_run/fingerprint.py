@@ -94,7 +94,7 @@ def _sources_of(cls: type) -> str:
     """Hash the outermost package that a class lies in, or its module where that is in none.
 
     A class that was made anew, as by reloading its module, is hashed anew. One that lies in no file, such as a notebook's,
-    is another one in every process: nobody can tell whether it is as it was.
+    is another one in every process, so that a change of it cannot be detected.
     """
     parts = cls.__module__.split(".")
     modules = (sys.modules.get(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))

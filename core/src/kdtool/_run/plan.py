@@ -31,6 +31,7 @@ from kdtool._run.stages.signals import from_cache
 from kdtool._store.artefacts import MANIFEST
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
+from kdtool._text.stages import stage_in_words
 
 _Action = Literal["reuse", "continue", "run", "unknown"]
 
@@ -89,6 +90,11 @@ class PlannedStage:
     why: tuple[str, ...] = ()
     path: Path = Path()
     signals: RecordedSignals | None = field(default=None, compare=False)
+
+    @property
+    def title(self) -> str:
+        """The stage in words, such as "training of student, seed 0"."""
+        return stage_in_words(self.name)
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:

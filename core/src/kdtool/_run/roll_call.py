@@ -1,7 +1,7 @@
 """Agreement of a run's processes on its graph before anything is made: each compares its own with that of rank 0.
 
 So processes that read other files, code or settings all end with the difference, instead of waiting for artefacts that
-nobody makes. Rank 0 is known by the run's lock: a graph counts while the process that wrote it holds the lock.
+are never made. Rank 0 is known by the run's lock: a graph counts while the process that wrote it holds the lock.
 """
 
 from __future__ import annotations

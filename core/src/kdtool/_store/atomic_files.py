@@ -43,7 +43,7 @@ def read_sealed(path: Path, remedy: str) -> bytes:
     """Return the content of a sealed file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         StorageError: its content is not what was written; the message ends with `remedy`.
     """
     content = path.read_bytes()

@@ -77,7 +77,7 @@ def known_runs(store: Path) -> dict[Path, Path]:
         StorageError: such a file is damaged, so that a run is unknown.
     """
     files = sorted((store / REGISTERED).glob("*.json"))
-    remedy = "Run that run again, or delete the file if there is no such run"
+    remedy = "Run that run again, or delete the file if the run no longer exists"
     return {file: Path(json.loads(read_sealed(file, remedy))["folder"]) for file in files}
 
 

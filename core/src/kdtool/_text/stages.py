@@ -1,4 +1,4 @@
-"""Stages of a run in words, for people; plans, records and folders have their short names."""
+"""Stages of a run or a forecast in words, for people; records and folders have their short names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ _FORMS = (
     (r"rows(?:/(?P<label>.+))?", "tokenised rows"),
     (r"signals/(?P<of>.+)", "signals"),
     (rf"phases/{_ARM}-(?:train|(?P<phase>.+))", "training"),
+    (r"phases/(?P<arm>student|control|control-time)/(?:train|(?P<phase>.+))", "training"),  # as in forecasts
+    (r"phases/(?:train|(?P<phase>.+))", "training of student"),
     (r"teachers/(?P<label>.+)", "training of a teacher"),
-    (r"exports/(?P<format>.+)", "export"),
+    (r"exports(?:/(?P<format>.+))?", "export"),
     (rf"scores/(?P<what>.+?)-{_ARM}(?:-(?P<label>.+))?", "measuring"),
     (r"scores/(?P<what>.+?)-(?P<of>teachers?(?:\.[\w-]+)??)(?P<unadapted>\.unadapted)?", "measuring"),
-    (r"scores/(?P<what>.+)", "measuring"),
+    (r"scores(?:/(?P<what>.+))?", "measuring"),
 )
 _PARTS = {
     "what": " {}",
@@ -30,7 +32,10 @@ _PARTS = {
 
 
 def stage_in_words(name: str) -> str:
-    """Return "training of student, seed 0" for the stage `phases/student-seed0-train`; other text as it is."""
+    """Return "training of student, seed 0" for the stage `phases/student-seed0-train`; other text as it is.
+
+    The stages of a forecast, such as `phases/train`, are those of all seeds: "training of student".
+    """
     for pattern, words in _FORMS:
         if found := re.fullmatch(pattern, name):
             given = found.groupdict()

@@ -106,7 +106,7 @@ def first_method(text: str) -> str:
 def _prompt(description: str) -> str:
     """Return the beginning of a class: its members, and the documentation of the missing method.
 
-    CONCODE calls every method `function` and its parameters `arg0`, `arg1`, which nobody could guess.
+    CONCODE calls every method `function` and its parameters `arg0`, `arg1`, which cannot be guessed.
     """
     said, *groups = (group.strip() for group in description.split("concode_field_sep"))
     members = [member.strip() for group in groups for member in group.split("concode_elem_sep")]

@@ -29,7 +29,7 @@ _DEADLINE_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where all models compute, and in which numbers."""
+    """Device and dtype of all models."""
 
     device: torch.device
     dtype: str

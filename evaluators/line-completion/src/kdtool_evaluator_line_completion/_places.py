@@ -33,8 +33,8 @@ def places_of(document: Document, most: int, context: int) -> list[Place]:
 
     A place is behind the first token of a line (a word, or one punctuation mark). At a line's start anything may follow, and
     a prompt that ends in indentation divides what tokenizers have as one token; behind the first token the statement has
-    begun, as where an editor is asked to complete it. The rest of the line holds a letter or digit, so that nobody is
-    praised for a closing bracket. The first line is left out, as nothing precedes it, and so is the text behind the last
+    begun, as where an editor is asked to complete it. The rest of the line holds a letter or digit, so that a closing
+    bracket alone never counts. The first line is left out, as nothing precedes it, and so is the text behind the last
     line break: the document may be cut there. The choice follows the hashes of the document's id and the line's number.
     """
     places = list(_places(document, context))

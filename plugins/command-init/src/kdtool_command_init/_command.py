@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import kdtool
-from kdtool._estimate.machine import size
 
 from kdtool_command_init._answers import (
     INSTRUCTIONS,
@@ -128,6 +127,10 @@ def _command(file: Path, answers: Answers) -> str:
     return shlex.join(["kdtool", "init", str(file), *options])
 
 
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB"
+
+
 def _verdict(file: Path, found: Mapping[str, Any], answers: Answers) -> str:
     """Return the findings of check on the written recipe, and the commands to run next."""
     forecast = found["forecast"]
@@ -137,8 +140,9 @@ def _verdict(file: Path, found: Mapping[str, Any], answers: Answers) -> str:
         f"{file} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}",
         f"  student: {found['models']['student']['parameters'] / 1e6:,.0f} million parameters",
         f"  training: {trained}, for {TIMES[answers.time].words}",
-        f"  memory: {size(max(forecast['memory']['peak'], forecast['device_memory']['peak']))}",
-        *(f"  download: {size(each['bytes'])}, {each['what']} of {each['of']}" for each in forecast["downloads"]),
+        f"  memory: {_gigabytes(max(forecast['memory']['peak'], forecast['device_memory']['peak']))}",
+        *(f"  download: {_gigabytes(each['bytes'])}, {each['what']} of {each['of']}" for each in forecast["downloads"]),
+        *(f"  not known: {line}" for line in forecast["unknown"]),
     ]
     if steps < FEWEST_STEPS:
         lines.append("  so few steps change little: give more --time, or a smaller --teacher")

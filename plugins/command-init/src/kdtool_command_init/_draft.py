@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import kdtool
+
 from kdtool_command_init._answers import COMPLETION, INSTRUCTIONS, TIMES, Answers
 from kdtool_command_init._data import corpus_section
-from kdtool_command_init._installed import installed_among
-from kdtool_command_init._teachers import is_server, teacher_section
+from kdtool_command_init._installed import installed_among, is_installed
+from kdtool_command_init._teachers import can_be_cut, is_server, teacher_section
 
 __all__ = ["draft_recipe"]
+
+_GPT = {"use": "gpt", "layers": 4, "hidden": 512, "heads": 8}
+"""The student of a teacher that cannot be cut: 13 million parameters and the embeddings."""
 
 
 def draft_recipe(name: str, answers: Answers) -> dict[str, Any]:
     """Return a recipe with one layer and one step.
 
     Raises:
-        UsageError: an answer names something that is not there, or answers contradict each other.
+        UsageError: an answer names something that does not exist or is not installed, or answers contradict each other.
     """
     corpus = corpus_section(answers.data, answers.column, instructions=answers.goal == INSTRUCTIONS)
     batch, length = (8, 1024) if answers.gpu else (1, 512)
@@ -41,7 +46,8 @@ def draft_recipe(name: str, answers: Answers) -> dict[str, Any]:
     }
     if is_server(answers.teacher):
         return _learn_from_answers(recipe, answers)
-    return recipe | {"teacher": teacher_section(answers.teacher)}
+    recipe["teacher"] = teacher_section(answers.teacher)
+    return recipe if can_be_cut(answers.teacher) else _learn_from_scratch(recipe, answers)
 
 
 def _evaluators(answers: Answers) -> dict[str, Any]:
@@ -55,6 +61,17 @@ def _evaluators(answers: Answers) -> dict[str, Any]:
     if answers.goal == COMPLETION and answers.time != "10min":
         wanted["line-completion"] = {"documents": 16, "places": 2}
     return installed_among("evaluators", wanted)
+
+
+def _learn_from_scratch(recipe: dict[str, Any], answers: Answers) -> dict[str, Any]:
+    """Replace the cut student by a small one with random weights, and leave out the loss that compares layers."""
+    if not is_installed("students", "gpt"):
+        raise kdtool.UsageError(
+            f"--teacher {answers.teacher} does not describe its model, so that no layers can be cut from it; expected the "
+            "student gpt in their place; pip install kdtool-student-gpt, or give another --teacher"
+        )
+    losses = {name: settings for name, settings in recipe["train"]["losses"].items() if name != "hidden"}
+    return recipe | {"student": dict(_GPT), "train": {"losses": losses, "steps": 1}}
 
 
 def _learn_from_answers(recipe: dict[str, Any], answers: Answers) -> dict[str, Any]:

@@ -34,6 +34,8 @@ _AGREES = "who has read it and agrees writes"
 def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
     """Return the draft with as many layers as the time suits, settings that fit into memory, and steps for the time.
 
+    A student that is not cut from a teacher keeps its layers.
+
     Args:
         draft: from `draft_recipe`.
         answers: give time, memory and hardware.
@@ -46,8 +48,8 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     recipe = copy.deepcopy(dict(draft))
     recipe["train"]["steps"] = _PROBE_STEPS
     found = _check_with_terms(recipe, answers, agree)
-    source = str(recipe["student"].get("source", "teacher"))
-    found = _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
+    source = found["models"].get(recipe["student"].get("source", "teacher"))
+    found = _fit_memory(recipe, answers, source["layers"] if source else 0)
     recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
     rows = recipe["trainer"]["batch"] * recipe["trainer"].get("accumulation", 1)
     recipe["rows"]["maximum_tokens"] = steps * rows * recipe["rows"]["length"]
@@ -83,10 +85,13 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
     """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
 
-    Returns the findings of check on the recipe that fits.
+    With 0 layers, for a teacher that does not describe its model, the student stays as it is. Returns the findings of check
+    on the recipe that fits.
     """
-    for share in (share for share in _SHARES if share <= TIMES[answers.time].layers):
-        recipe["student"]["layers"] = max(1, round(layers * share))
+    shares = [share for share in _SHARES if share <= TIMES[answers.time].layers]
+    cuts = [{"layers": max(1, round(layers * share))} for share in shares] if layers else [{}]
+    for cut in cuts:
+        recipe["student"].update(cut)
         found = check_recipe(recipe, answers)
         if found["fits"]["memory"] and found["fits"]["gpu"]:
             return found

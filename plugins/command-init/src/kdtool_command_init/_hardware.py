@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kdtool._estimate.gpus import find_gpu
-from kdtool._estimate.machine import memory_here, size
+import kdtool
 
 from kdtool_command_init._questions import Choice
 
@@ -18,10 +17,8 @@ def hardware_choices() -> list[Choice]:
     """Return this machine, which is the default, and a GPU by name."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    memory = memory_here()
-    parts = [f"{cores} cores", f"{size(memory)} of memory" if memory else "memory unknown", gpu_here() or "no GPU"]
     return [
-        Choice(HERE, f"this machine: {', '.join(parts)}"),
+        Choice(HERE, f"this machine: {cores} cores, {gpu_here() or 'no GPU'}"),
         Choice("a100-80gb", "a machine elsewhere with a GPU: t4, l4, a100-80gb, h100, …", open=True),
     ]
 
@@ -33,7 +30,7 @@ def require_hardware(hardware: str) -> None:
         UsageError: the GPU is unknown.
     """
     if hardware != HERE:
-        find_gpu(hardware)
+        kdtool.find_gpu(hardware)
 
 
 def has_gpu(hardware: str) -> bool:

@@ -22,7 +22,7 @@ class Choice:
 
 
 class Questions:
-    """Asks what no option answers; with `take_defaults` every question is answered by its default."""
+    """Asks for missing options; with `take_defaults` every question is answered by its default."""
 
     def __init__(self, *, take_defaults: bool) -> None:
         self._take_defaults = take_defaults
@@ -40,7 +40,7 @@ class Questions:
             given: the value of the option, if any.
 
         Raises:
-            UsageError: the option's value is wrong, or nobody can be asked.
+            UsageError: the option's value is wrong; or it is missing, and standard input is not a terminal.
         """
         if given is not None or self._take_defaults:
             answer = choices[0].value if given is None else given
@@ -68,7 +68,7 @@ class Questions:
         """Return `given`, or a text; Enter takes the default.
 
         Raises:
-            UsageError: nobody can be asked.
+            UsageError: the option is missing, and standard input is not a terminal.
         """
         if given is not None or self._take_defaults:
             return default if given is None else given
@@ -79,7 +79,7 @@ class Questions:
         """Return whether the user agrees. `take_defaults` agrees to nothing.
 
         Raises:
-            UsageError: nobody can be asked.
+            UsageError: standard input is not a terminal.
         """
         if self._take_defaults:
             return False

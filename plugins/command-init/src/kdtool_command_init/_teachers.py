@@ -12,7 +12,7 @@ import kdtool
 from kdtool_command_init._installed import is_installed
 from kdtool_command_init._questions import Choice
 
-__all__ = ["is_path", "is_server", "require_teacher", "teacher_choices", "teacher_section"]
+__all__ = ["can_be_cut", "is_path", "is_server", "require_teacher", "teacher_choices", "teacher_section"]
 
 _DEFAULT = "smollm2"
 """The teacher that is small enough for a laptop stands first."""
@@ -27,7 +27,7 @@ def teacher_choices() -> list[Choice]:
         UsageError: no teacher is installed.
     """
     ready = sorted(_ready_teachers().items(), key=lambda entry: (entry[0] != _DEFAULT, entry[0]))
-    choices = [Choice(name, f"{name}: {sentence}") for name, sentence in ready]
+    choices = [Choice(name, f"{name}: {_first_sentence(cls)}") for name, cls in ready]
     if is_installed("teachers", _FOLDER):
         choices.append(Choice("./teacher", "any other model: its folder, GGUF file, or name on the hub", open=True))
     if can_ask_servers():
@@ -64,6 +64,12 @@ def can_ask_servers() -> bool:
     return is_installed("teachers", _SERVER, _DEFAULT) and is_installed("corpora", "answers")
 
 
+def can_be_cut(teacher: str) -> bool:
+    """Return whether a student can be cut from a teacher: one that does not describe its model has no known layers."""
+    cls = _ready_teachers().get(teacher)
+    return cls is None or cls.kdtool_describe is not kdtool.Teacher.kdtool_describe
+
+
 def teacher_section(teacher: str) -> dict[str, Any]:
     """Return the recipe's section of an answer that is not a server.
 
@@ -86,9 +92,13 @@ def teacher_section(teacher: str) -> dict[str, Any]:
     )
 
 
-def _ready_teachers() -> dict[str, str]:
-    """Return the installed teachers that need no settings, with their own sentences. Broken plugins are left out."""
-    found: dict[str, str] = {}
+def _first_sentence(cls: type) -> str:
+    return (getdoc(cls) or "").partition("\n")[0].removesuffix(".")
+
+
+def _ready_teachers() -> dict[str, type[kdtool.Teacher]]:
+    """Return the installed teachers that need no settings. Broken plugins are left out."""
+    found: dict[str, type[kdtool.Teacher]] = {}
     for point in entry_points(group="kdtool.teachers"):
         try:
             cls = point.load()
@@ -96,5 +106,5 @@ def _ready_teachers() -> dict[str, str]:
         except Exception:  # noqa: S112 - foreign code; `kdtool plugins show` says what is wrong with it
             continue
         if not required:
-            found[point.name] = (getdoc(cls) or "").partition("\n")[0].removesuffix(".")
+            found[point.name] = cls
     return found

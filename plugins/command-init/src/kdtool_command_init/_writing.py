@@ -8,7 +8,6 @@ from typing import Any
 
 import kdtool
 import yaml
-from kdtool._store.atomic_files import write_beside
 
 __all__ = ["recipe_text", "write_recipe"]
 
@@ -24,21 +23,28 @@ _COMMENTS = {
     "trainer": "Rows of a step (batch) and peak learning rate. Less memory: a smaller batch with accumulation.",
     "train": "Embeddings stay frozen. Other losses: `kdtool plugins list`. Steps fill the time that you chose.",
     "control": "The same student without the teacher, on as many tokens: it shows whether the teacher helped.",
-    "evaluators": "Measured of teacher, student and control, on text that nobody learned from.",
+    "evaluators": "Measurements of teacher, student and control, on text set aside from training.",
     "exporters": "Format of the saved student.",
     "trackers": "Progress in the terminal, and every event as a JSON line.",
     "reporter": "The report: one HTML page.",
 }
 
 
+_COMMENTS_FROM_SCRATCH = {
+    "student": "A small model with random weights: layers can only be cut from a teacher that describes its model.",
+    "train": "Other losses: `kdtool plugins list`. Steps fill the time that you chose.",
+}
+
+
 def recipe_text(recipe: Mapping[str, Any], command: str) -> str:
     """Return the recipe as YAML with a comment above each section, below the command that writes it again."""
+    comments = _COMMENTS if recipe["student"]["use"] == "pruned" else _COMMENTS | _COMMENTS_FROM_SCRATCH
     lines = [
         f"# Written by: {command}",
         "# Check it with `kdtool check`, run it with `kdtool run`; change what you like.",
     ]
     for key, value in recipe.items():
-        lines += ["", f"# {_COMMENTS[key]}"] if key in _COMMENTS else [""]
+        lines += ["", f"# {comments[key]}"] if key in comments else [""]
         flow = None if isinstance(value, dict | list) else False  # None: inner collections on one line
         options = {"sort_keys": False, "allow_unicode": True, "width": 100}
         lines.append(yaml.safe_dump({key: value}, default_flow_style=flow, **options).rstrip())
@@ -51,7 +57,9 @@ def write_recipe(path: Path, text: str) -> None:
     Raises:
         StorageError: the folder takes no files.
     """
+    beside = path.with_name(f"{path.name}.writing")
     try:
-        write_beside(path, text)
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.replace(path)
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be written: {error.strerror or error}") from error

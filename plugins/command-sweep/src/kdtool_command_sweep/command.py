@@ -70,7 +70,7 @@ def sweep(
         for point, stages in plan_sweep(Path(recipe), grid, settings, out=out, store=store).items():
             click.echo(f"{point}")
             for stage in stages:
-                click.echo(f"  {stage.action:<8} {stage.name}")
+                click.echo(f"  {stage.action:<8} {stage.title}")
         return
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if kdtool.busy_cores(int(threads) if threads.isdecimal() else os.cpu_count() or 1):

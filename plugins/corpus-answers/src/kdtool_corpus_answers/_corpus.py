@@ -21,7 +21,7 @@ from kdtool_corpus_answers._routing import route
 __all__ = ["Answers"]
 
 FOLDER = "answers"
-"""Where answers are kept, in the folder of the text that they become part of."""
+"""Subfolder for answers, in the folder of the text that they become part of."""
 _SECONDS_BETWEEN_TELLING = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"

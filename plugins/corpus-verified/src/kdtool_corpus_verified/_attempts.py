@@ -45,7 +45,7 @@ class Attempt:
 
     @property
     def reason(self) -> str:
-        """Why the attempt did not pass, as a category for counting: the class of an exception, without its message."""
+        """Category of the failure, for counting: the class of an exception, without its message."""
         if self.judged is None or self.judged.has_passed:
             return self.unfit
         return self.judged.reason.partition(":")[0].strip() or self.judged.status

@@ -33,7 +33,7 @@ class Problem:
 
 
 class MbppProblems:
-    """Where the problems are: in a file, or in the data set on the hub."""
+    """Source of the problems: a file, or the data set on the hub."""
 
     def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
         self._file = file

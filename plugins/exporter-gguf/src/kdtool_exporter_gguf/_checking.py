@@ -44,7 +44,7 @@ def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
     """Return llama.cpp's name for the tokenizer's way of splitting text into words.
 
     Raises:
-        UsageError: the tokenizer splits in an unknown way.
+        UsageError: the tokenizer splits in another way.
     """
     definition = json.loads(tokenizer.inner.backend_tokenizer.to_str())
     splitting = definition["pre_tokenizer"] or {}
@@ -56,8 +56,8 @@ def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
     if by_bytes and last.get("use_regex", True) and before == digits:
         return "smollm" if digits else "gpt-2"
     raise kdtool.UsageError(
-        "gguf: the student's tokenizer splits text in an unknown way; expected is that of GPT-2, or of SmolLM2 and "
-        "StarCoder2. Export safetensors, and convert those with llama.cpp's convert_hf_to_gguf.py"
+        "gguf: the student's tokenizer splits text in a way that the exporter does not know; expected a tokenizer like "
+        "that of GPT-2, SmolLM2 or StarCoder2; export safetensors, and convert them with llama.cpp's convert_hf_to_gguf.py"
     )
 
 

@@ -79,8 +79,8 @@ def colour_of(arm: str) -> str:
 
 def is_wide(values: Iterable[float]) -> bool:
     """Return whether positive values differ so much that a logarithmic scale suits them."""
-    finite = [value for value in values if isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 8
+    finite = [float(value) for value in values if isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > 8 * min(finite)
 
 
 def scale(

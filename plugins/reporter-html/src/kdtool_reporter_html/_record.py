@@ -95,7 +95,7 @@ def costs(results: kdtool.Results) -> Costs:
     records = list({(stage.name, stage.fingerprint): stage for stage in reversed(results.stages)}.values())[::-1]
     most = max((stage.seconds for stage in records), default=0.0)
     stages = tuple(
-        Stage(stage.name, duration(stage.seconds), 100 * stage.seconds / most if most else 0.0, stage.reused)
+        Stage(stage.title, duration(stage.seconds), 100 * stage.seconds / most if most else 0.0, stage.reused)
         for stage in records
     )
     made, saved = (sum(stage.seconds for stage in records if stage.reused is was) for was in (False, True))

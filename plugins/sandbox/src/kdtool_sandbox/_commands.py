@@ -26,7 +26,7 @@ _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sa
 _NOBODY = "65534"
 _OLDEST = (0, 8)
 _DEVICES = ("null", "full", "random", "urandom")
-"""Without zero: mapped, it is shared memory that nobody counts."""
+"""Without zero: mapped, it is shared memory that no limit counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
 _FIRST_TO_GO = 1000
 _EXPENDABLE = (

@@ -13,7 +13,7 @@ __all__ = ["frames_of"]
 _MODULE_PROCESSES, _PROGRAM_PROCESSES = 64, 192
 """Threads among them: a pool of Python's has 32, and a program that starts one for each of 50 things is not a bomb."""
 _MODULE_FILES, _PROGRAM_FILES = 64, 256
-"""Descriptors of a process: half as many pipes are in nobody's account."""
+"""Descriptors of a process. Pipes take two, and their memory is not counted."""
 _ENDING_BYTES = 16
 
 

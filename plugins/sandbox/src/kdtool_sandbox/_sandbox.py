@@ -276,7 +276,7 @@ class Sandbox:
 
 
 def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
-    """Return the folders of toolchains; None where there is no language but Python, which the tester brings."""
+    """Return the folders of toolchains; None if Python is the only language: the tester brings it."""
     others = [spoken for spoken in languages if isinstance(spoken.run(spoken.trial, ""), Program)]
     return [folder for spoken in others for folder in spoken.folders()] if others else None
 
@@ -297,10 +297,10 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 _OF_FILES = re.compile(r"execvp|Can't (?:find|create|bind|open)|shared librar|No module named|Permission denied")
-"""Errors that bubblewrap, the loader and Python report where a file cannot be shown."""
+"""Errors of bubblewrap, the loader and Python about a file that cannot be opened in the sandbox."""
 _UNREADABLE = """\
-a file that Python needs cannot be shown inside: expected is an installation that every user may read and whose libraries
-are where its loader finds them; install Python in another place, or use engine docker or podman"""
+the sandbox cannot open a file that Python needs; expected an installation that every user may read, with libraries where
+the loader finds them; install Python in another folder, or set engine to docker or podman"""
 _NO_NAMESPACES = """\
 where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or
 sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);

@@ -27,6 +27,7 @@ from transformers.trainer_callback import PrinterCallback
 from kdtool_trainer_standard import _history
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
+from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._module import DistillationModule
@@ -34,14 +35,10 @@ from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySample
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
 from kdtool_trainer_standard._schedule import learning_rate_factor
-from kdtool_trainer_standard._sharding import share_of_rank
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["TrainingLoop"]
-
-_GREW = 10.0
-"""A student whose largest weight has grown so many times has run away: no useful phase changes it so much."""
 
 
 class TrainingLoop(ResumableTrainer):
@@ -174,7 +171,7 @@ class TrainingLoop(ResumableTrainer):
     def note_start(self) -> None:
         """Remember how large weights were as the phase began."""
         if self.state.global_step == 0:
-            self.progress.largest_weight = self._largest_weight()
+            self.progress.largest_weight = largest_weight(self.module.student)
 
     def restart_clock(self) -> None:
         """Begin to count time: set-up is over."""
@@ -235,33 +232,12 @@ class TrainingLoop(ResumableTrainer):
             return norm
         scaler = self.accelerator.scaler
         if scaler is None or scaler.get_scale() < 1:  # no scaling of the loss made it overflow
-            self._refuse_gradient(norm)
+            step, before = self.state.global_step + 1, self.progress.largest_weight
+            raise explain_gradient(norm, step, before, largest_weight(self.module.student), self.module.terms)
         # The optimiser leaves the weights alone, and the scale is halved. It is a step like any other for schedules, counts
         # and balance, whose figures come from forward: those are right.
         self.progress.skipped += 1
         return 0.0
-
-    def _largest_weight(self) -> float:
-        """Return the largest absolute weight that learns, of those on this rank."""
-        learning = (share_of_rank(p.detach()) for p in self.module.student.parameters() if p.requires_grad)
-        found = [torch.linalg.vector_norm(share, math.inf) for share in learning if share.numel()]
-        return float(torch.stack(found).max()) if found else 0.0
-
-    def _refuse_gradient(self, norm: float) -> None:
-        before, now = self.progress.largest_weight, self._largest_weight()
-        if before is not None and not now <= _GREW * before:
-            raise kdtool.UsageError(
-                f"training diverged at step {self.state.global_step + 1}: the gradient's norm is {norm}, and the largest "
-                f"weight has grown from {before:.3g} to {now:.3g}. A lower learning_rate, a longer warmup or gradient_clip: "
-                "1.0 is the usual remedy; the last checkpoint is kept"
-            )
-        suspects = [bound.term.label for bound in self.module.terms if not bound.per_token]
-        origin = f"one of the sequence losses ({', '.join(suspects)}) or the backbone" if suspects else "the backbone"
-        raise kdtool.PluginError(
-            f"the gradient's norm is {norm} at step {self.state.global_step + 1}, though every term's value is finite: it "
-            f"comes from {origin}. Look for square roots and norms at zero, and lower learning_rate if the loss has risen; "
-            "training stopped, the last checkpoint is kept"
-        )
 
     def _balance(self, step: int) -> Mapping[str, float]:
         if not self._balances or self.progress.stats is None:

@@ -204,7 +204,7 @@ def problem_of_best(checkpoint: Path) -> str | None:
 
 
 def _best_of(checkpoint: Path) -> Best | None:
-    """Return the best validation before a checkpoint; None for none, and for a damaged one, which nobody goes on from."""
+    """Return the best validation before a checkpoint; None without one, or if its file is damaged."""
     try:
         best = _progress.read(checkpoint).best
     except (OSError, ValueError, KeyError, TypeError):

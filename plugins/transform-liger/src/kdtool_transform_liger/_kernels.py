@@ -88,7 +88,7 @@ def _replace(model: nn.Module, fused: Kernels) -> Iterator[tuple[Any, Callable[.
 
 
 def _with(cls: type[nn.Module], **names: Any) -> Callable[..., Any]:
-    """Return the forward of a class with other things under names of its module: a copy, nobody else sees them."""
+    """Return a copy of a class's forward that sees `names` in place of those of its module, which is unchanged."""
     forward = inspect.unwrap(cls.forward)
     missing = names.keys() - set(forward.__code__.co_names)
     if missing:

@@ -30,7 +30,7 @@ def _homes() -> dict[str, str]:
 
 _HOME_OF = _homes()
 
-# Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.
+# Where bitsandbytes is installed, peft imports it with transformers, and it warns of a missing kernel package.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Where torchao is installed, transformers imports it, and it tells of kernels for other GPUs and of its own enums.
 logging.getLogger("torchao").setLevel(logging.ERROR)

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, LlamaConfig
 
-from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
+from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import causal_of
+from kdtool_transformers._documents import Documents
 from kdtool_transformers._meta_attention import few_blocks, gpu_kernels
 from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers
 from kdtool_transformers._open import without_weights

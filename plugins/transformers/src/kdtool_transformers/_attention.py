@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from inspect import signature
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import kdtool
 import torch
@@ -26,124 +26,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kdtool_transformers._documents import Block, Documents
 from kdtool_transformers._meta_attention import attended_in_few_blocks, meta_gpu
 
-__all__ = ["IMPLEMENTATION", "Documents", "attend", "choose_kernel", "document_masks_skipped"]
+__all__ = ["IMPLEMENTATION", "attend", "choose_kernel", "document_masks_skipped"]
 
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
 
-_QUERY_BLOCK = 128
-_KEY_ALIGNMENT = 32
 _HALF = (torch.bfloat16, torch.float16)
 _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=False)
-
-
-class Block(NamedTuple):
-    """Queries `start:stop` see keys `first:stop`, all of them those before `checked`.
-
-    `hidden` [B, 1, 1, stop - start, stop - checked] is True where they do not.
-    """
-
-    start: int
-    stop: int
-    first: int
-    checked: int
-    hidden: Tensor
-
-
-class Documents:
-    """Where each token's document begins: `start` [B, L] int64, the index of its first token in the row.
-
-    Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
-    `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
-    of `projecting` layers as attention is given them, while `collecting`: layers that activation checkpointing computes a
-    second time must take the same path, but leave nothing behind. No data class: FSDP2 makes those anew that it finds among
-    a layer's arguments, and what is collected in a copy would be lost.
-    """
-
-    def __init__(
-        self, start: Tensor, wanted: frozenset[int] = frozenset(), projecting: frozenset[int] = frozenset()
-    ) -> None:
-        self.start, self.wanted, self.projecting = start, wanted, projecting
-        self.collecting = True
-        self.attentions: dict[int, Tensor] = {}
-        self.projections: dict[int, kdtool.Projections] = {}
-        self._blocks: dict[int | None, list[Block]] = {}
-        self._masks: dict[int | None, Tensor] = {}
-        self._lengths: tuple[Tensor, int] | None = None
-        self._elsewhere: dict[torch.device, Documents] = {}
-
-    @classmethod
-    def of(
-        cls,
-        positions: Tensor,
-        document: Tensor,
-        wanted: frozenset[int] = frozenset(),
-        projecting: frozenset[int] = frozenset(),
-    ) -> Documents:
-        """Find the documents of rows from `positions` (restarting at 0 in each) and `document` (-1 on padding).
-
-        A padding token is a document of its own, so that its softmax is finite and nobody else sees it.
-        """
-        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-        return cls(torch.where(document < 0, index, index - positions), wanted, projecting)
-
-    def on(self, device: torch.device) -> Documents:
-        """Return the same documents for layers on another device; what is collected is in one place."""
-        if device == self.start.device:
-            return self
-        if device not in self._elsewhere:
-            there = Documents(self.start.to(device), self.wanted, self.projecting)
-            there.attentions, there.projections = self.attentions, self.projections
-            self._elsewhere[device] = there
-        return self._elsewhere[device]
-
-    def stop_collecting(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:
-        """Stop collecting, and return maps and projections; dropping them here avoids a cycle with the graph."""
-        self.collecting = False
-        taken = self.attentions, self.projections
-        self.attentions, self.projections = {}, {}
-        return taken
-
-    def first_key(self, window: int | None) -> Tensor:
-        """Return [B, L], the first key that each query sees."""
-        if window is None:
-            return self.start
-        index = torch.arange(self.start.shape[1], device=self.start.device)
-        return torch.maximum(self.start, index - (window - 1))
-
-    def blocks(self, window: int | None) -> list[Block]:
-        """Return the blocks of queries with the keys each needs, computed once for each window."""
-        if window not in self._blocks:
-            first_key, length = self.first_key(window), self.start.shape[1]
-            index = torch.arange(length, device=self.start.device)
-            starts = range(0, length, _QUERY_BLOCK)
-            # First keys never fall along a row: a block's least and greatest are those of its first and last query.
-            firsts = first_key[:, ::_QUERY_BLOCK].amin(dim=0).tolist()
-            lasts = [first_key[:, min(start + _QUERY_BLOCK, length) - 1].amax() for start in starts]
-            self._blocks[window] = [
-                _block(start, min(start + _QUERY_BLOCK, length), first, int(last), first_key, index)
-                for start, first, last in zip(starts, firsts, lasts, strict=True)
-            ]
-        return self._blocks[window]
-
-    def mask(self, window: int | None) -> Tensor:
-        """Return [B, 1, L, L], True where a query sees a key."""
-        if window not in self._masks:
-            index = torch.arange(self.start.shape[1], device=self.start.device)
-            seen = (index[None, None, :] <= index[None, :, None]) & (index >= self.first_key(window)[:, :, None])
-            self._masks[window] = seen[:, None]
-        return self._masks[window]
-
-    def lengths(self) -> tuple[Tensor, int]:
-        """Return the cumulative lengths of all documents of the batch, int32 from 0 to B·L, and the greatest length."""
-        if self._lengths is None:
-            index = torch.arange(self.start.shape[1], device=self.start.device)
-            begins = (self.start == index).flatten().nonzero().flatten()
-            bounds = torch.cat([begins, begins.new_tensor([self.start.numel()])])
-            self._lengths = bounds.to(torch.int32), int((bounds[1:] - bounds[:-1]).max())
-        return self._lengths
 
 
 # It follows each batch's documents: compiled, it would be compiled anew for every batch.
@@ -183,6 +75,20 @@ def attend(
         mixed = F.dropout(weights, dropout) @ _repeat(value, query.shape[1])
         return mixed.transpose(1, 2), None
     query, key, value = (_in_autocast_dtype(states) for states in (query, key, value))
+    return _attend_within(documents, query, key, value, window, dropout, scale, soft_cap), None
+
+
+def _attend_within(
+    documents: Documents,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    dropout: float,
+    scale: float,
+    soft_cap: float | None,
+) -> Tensor:
+    """Return [B, L, heads, D] by the kernel that is fastest on this device."""
     gpu = meta_gpu()
     kernel = choose_kernel(
         "cuda" if gpu else query.device.type,
@@ -193,16 +99,14 @@ def attend(
         flash=gpu.flash if gpu else _has_flash(query.device),
     )
     if gpu and kernel != "blocks":
-        return gpu.attend(query, key, value, dropout, flash=kernel == "flash"), None
+        return gpu.attend(query, key, value, dropout, flash=kernel == "flash")
     if kernel == "blocks":
-        return _attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap), None
+        return _attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap)
     if kernel == "flash":
-        return _attend_with_flash(query, key, value, documents, scale, window), None
+        return _attend_with_flash(query, key, value, documents, scale, window)
+    keys, values = (_repeat(states, query.shape[1]) for states in (key, value))
     mask = documents.mask(window)
-    mixed = F.scaled_dot_product_attention(
-        query, _repeat(key, query.shape[1]), _repeat(value, query.shape[1]), mask, dropout, scale=scale
-    )
-    return mixed.transpose(1, 2), None
+    return F.scaled_dot_product_attention(query, keys, values, mask, dropout, scale=scale).transpose(1, 2)
 
 
 def choose_kernel(
@@ -243,15 +147,6 @@ def document_masks_skipped() -> Iterator[None]:
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return None if _masks_skipped.get() else sdpa_mask(*args, **kwargs)
-
-
-def _block(start: int, stop: int, first: int, last: int, first_key: Tensor, index: Tensor) -> Block:
-    aligned = first - first % _KEY_ALIGNMENT
-    # Where all queries begin to see at the same aligned key, only the triangle above the diagonal is hidden.
-    checked = start if last <= aligned else aligned
-    queries, keys = index[start:stop, None], index[None, checked:stop]
-    hidden = (keys > queries) | (keys < first_key[:, start:stop, None])
-    return Block(start, stop, aligned, checked, hidden[:, None, None])
 
 
 def _attend_plainly(

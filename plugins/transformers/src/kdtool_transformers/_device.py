@@ -1,4 +1,4 @@
-"""Where and in which precision a model computes.
+"""Device and precision of a model.
 
 `compute_dtype("auto", device)` measures whether bfloat16 beats float32 in a matrix product, because on CPUs that depends on
 the instructions they have: with AVX512-BF16 it is four times as fast, without it slower. The answer is kept for this

@@ -58,7 +58,7 @@ def gpu_kernels(dtype: torch.dtype, *, flash: bool) -> Iterator[None]:
 
 
 class _Kept(torch.autograd.Function):
-    """Keeps what a fused kernel keeps. Its numbers are nobody's: it runs on tensors without memory."""
+    """Saves the tensors that a fused kernel saves. It runs on tensors without memory, so its values are undefined."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,8 +67,6 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
-    from transformers import AutoModelForCausalLM
-
     from kdtool_transformers._adapter import add_adapter, require_adapter
     from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import TransformersModel, no_progress_bar
@@ -82,18 +80,8 @@ def open_model(
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with _explain(source, offline), isolated_rng(), no_progress_bar():
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=offline,
-            revision=revision,
-            output_loading_info=True,
-            **placement(config, dtype, device, quantise, device_map),
-        )
-        _require_all(loaded["missing_keys"], model, source)
+        settings = placement(config, dtype, device, quantise, device_map)
+        model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
     model = place(model, device, quantise, device_map)
@@ -101,6 +89,33 @@ def open_model(
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
     return opened
+
+
+def _read_weights(where: Path | str, config: Any, *, revision: str | None, offline: bool, **settings: Any) -> Any:
+    """Read a causal language model from safetensors.
+
+    Raises:
+        UsageError: the files lack weights; transformers would draw those at random and only warn.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        where,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=offline,
+        revision=revision,
+        output_loading_info=True,
+        **settings,
+    )
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise kdtool.UsageError(
+            f"{where} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(missing[:3])}): it "
+            "is not a complete causal language model, perhaps one without its head; give a complete one"
+        )
+    return model
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
@@ -234,15 +249,6 @@ def _require_safetensors(folder: Path) -> None:
             f"'{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         )
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
-
-
-def _require_all(missing: Collection[str], model: Any, source: str | Path) -> None:
-    """Refuse a model with weights that its files do not hold: transformers draws them at random and only warns."""
-    if missing:
-        raise kdtool.UsageError(
-            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(sorted(missing)[:3])}): it "
-            "is not a complete causal language model, perhaps one without its head; give a complete one"
-        )
 
 
 def _origin(where: Path | str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ __all__ = ["Source", "find_source", "is_cached", "source_identity"]
 
 
 class Source(NamedTuple):
-    """Where weights are: a folder, or a hub name with a revision (None: the newest)."""
+    """Source of weights: a folder, or a hub name with a revision (None: the newest)."""
 
     place: Path | str
     revision: str | None = None

@@ -46,8 +46,8 @@ class CausalTeacherConfig(kdtool.Config):
     device_map: Literal["auto"] | None = None
     """`auto`: spread over the GPUs, then main memory, then disk, by accelerate. None: one device."""
     device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
-    """Where it computes: `cpu`, `cuda`, `cuda:1`, `mps`. None: where the student is. With several processes, each has its
-    own teacher there."""
+    """Device: `cpu`, `cuda`, `cuda:1` or `mps`. None: that of the student. With several processes, each has its own teacher
+    there."""
     adapter: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
 

@@ -241,7 +241,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         except (TemplateError, ValueError, TypeError) as error:
             roles = ", ".join(role for role, _ in turns)
             raise kdtool.UsageError(
-                f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'nobody'}: {error}"
+                f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'no role'}: {error}"
             ) from error
         return str(text)
 

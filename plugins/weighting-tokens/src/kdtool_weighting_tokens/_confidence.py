@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Of", "confidence_weight", "probability", "top_k_probability"]
 
 Of = Literal["likeliest", "label"]
-"""Whose probability it is: the teacher's likeliest token's, or that of the token that really follows."""
+"""The token for the probability: the teacher's likeliest, or the one that follows in the text."""
 
 
 def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest", temperature: float = 1.0) -> Tensor:

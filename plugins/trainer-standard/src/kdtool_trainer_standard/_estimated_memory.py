@@ -1,0 +1,254 @@
+"""Memory of a phase: bytes by what they are for, and the moments of a step at which they are alive.
+
+The tensors alive follow `_module`, `_head` and the optimiser. Sizes are arithmetic, except for activations, which
+`kdtool_transformers.estimate_activation_memory` counts on the student's outline. Memory peaks after the head, with all
+activations alive, or at the end of backward, with all gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import kdtool
+import torch
+from kdtool_transformers import (
+    ActivationMemory,
+    TransformersModel,
+    forward_bytes,
+    itemsize,
+    layers_among,
+    pick_device,
+)
+
+from kdtool_trainer_standard._config import StandardTrainerConfig
+from kdtool_trainer_standard._machine import chunk_sizes
+from kdtool_trainer_standard._outlines import activation_memory, measure_outline
+from kdtool_trainer_standard._terms import learns_on_policy
+
+__all__ = ["Sizes", "memory_of", "sizes_of"]
+
+_FLOAT = 4
+_SLACK = 0.1
+"""Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
+(docs/benchmarks.md), assumed on GPUs."""
+_LOSS_TENSORS = 4
+"""Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
+_MIXING_TENSORS = 1
+"""As many more where teachers are mixed: the mixture's own logits."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a phase by what they are for, and how often a step runs the student."""
+
+    weights: int
+    frozen: int
+    """Of frozen weights as they were, in main memory, where the compute dtype lacks some of their values."""
+    learnt: int
+    best: int
+    """Of what is kept of a student that was best."""
+    shares: int
+    """Among how many processes weights, gradients and moments are divided."""
+    gathered: int
+    """Weights that are whole on each all the same while a step runs: all but those of the layers, and copies of these."""
+    activations: ActivationMemory
+    logits: int
+    head: int
+    signals: int
+    states: int
+    embedding: int
+    teacher: int
+    forward_passes: int
+    written: int
+    """Of the keys and values of what the student writes; 0 where it writes nothing."""
+
+
+def sizes_of(
+    config: StandardTrainerConfig,
+    run: kdtool.RunInfo,
+    ahead: kdtool.RunForecast,
+    phase: kdtool.PlannedPhase,
+    outline: TransformersModel,
+    dtype: torch.dtype,
+) -> Sizes:
+    """Return the sizes of a phase whose student has this outline and computes in `dtype`."""
+    learns, held, kept, facts, _ = measure_outline(outline, dtype)
+    head = outline.head.weight
+    rows = config.batch * phase.row_length
+    passes = max((term.forward_passes for term in phase.terms), default=1)
+    logits, at_head = _head_bytes(config, run, phase, head, facts, dtype)
+    teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
+    shares = run.world if config.sharding == "full" else 1
+    modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
+    return Sizes(
+        weights=_FLOAT * (learns + modules) + held,
+        frozen=kept,
+        learnt=learns + modules,
+        best=_FLOAT * learns,
+        shares=shares,
+        gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
+        activations=activation_memory(outline, config.batch, phase.row_length, dtype, passes),
+        logits=logits,
+        head=at_head,
+        signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
+        states=sum(_inside(ahead, term, facts, phase.row_length) for term in phase.terms) * rows * _FLOAT,
+        embedding=_FLOAT * head.numel() * head.requires_grad * facts.tied,
+        teacher=max(
+            (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
+            default=0,
+        ),
+        forward_passes=passes,
+        written=_generation_bytes(config, phase, facts, rows, dtype),
+    )
+
+
+def _head_bytes(
+    config: StandardTrainerConfig,
+    run: kdtool.RunInfo,
+    phase: kdtool.PlannedPhase,
+    head: torch.Tensor,
+    facts: kdtool.ModelFacts,
+    dtype: torch.dtype,
+) -> tuple[int, int]:
+    """Return bytes of a chunk's logits, of the student and its teachers, and of all else that the head needs."""
+    terms = [term for term in phase.terms if term.name in run.implementing("kdtool_token_loss")]
+    if not terms:
+        return 0, 0
+    rows, vocabulary = config.batch * phase.row_length, facts.vocabulary
+    head_chunk_size, loss_chunk_size = chunk_sizes(vocabulary, pick_device())
+    chunk = min(config.head_chunk_size or head_chunk_size, rows)
+    call = min(config.loss_chunk_size or loss_chunk_size, rows)
+    passes = max(term.forward_passes for term in terms)
+    dense = {name for term in terms for name in term.teachers}
+    tensors = _LOSS_TENSORS * passes + _MIXING_TENSORS * any(term.mixture for term in terms)
+    losses = call * vocabulary * _FLOAT * tensors
+    states = passes * rows * facts.hidden * (_FLOAT + dtype.itemsize)
+    # A head that learns, or is the embedding in wider numbers, is cast for products; else it is held in the dtype.
+    cast = head.requires_grad or (facts.tied and head.dtype.itemsize > dtype.itemsize)
+    copy = head.numel() * dtype.itemsize * (cast and dtype != torch.float32)
+    gradient = head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad  # with a chunk's share of it
+    return chunk * vocabulary * dtype.itemsize * (passes + len(dense)), losses + states + copy + gradient
+
+
+def _generation_bytes(
+    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
+) -> int:
+    """Bytes of keys and values of a whole micro-batch that the student writes."""
+    if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
+        return 0
+    size = facts.head_size or facts.hidden // facts.heads
+    return rows * facts.layers * 2 * facts.kv_heads * size * dtype.itemsize
+
+
+def memory_of(
+    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, sizes: Sizes, *, on_host: bool
+) -> Iterator[kdtool.Estimate]:
+    """Yield the parts of each moment, on the host or on the device."""
+    moments = _moments(config, sizes)
+    names = {moment: f"{phase.stage}: {moment}" for moment in moments}
+    common = {
+        "weights": sizes.weights // sizes.shares,
+        "optimiser": 2 * _FLOAT * sizes.learnt // sizes.shares,
+        "weights gathered for a step": sizes.gathered,
+    }
+    for part, size in ((part, size) for part, size in common.items() if size):
+        yield _part(part, tuple(names.values()), size, on_host=on_host)
+    if sizes.frozen:
+        yield _part("frozen weights as they were", tuple(names.values()), sizes.frozen, on_host=True)
+    for moment, parts in moments.items():
+        own = {part: size for part, size in parts.items() if size}
+        for part, size in own.items():
+            yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
+    for teacher in phase.beside:
+        yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
+
+
+def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:
+    """Return the bytes that come and go within a step, by part, at each moment that may be the peak."""
+    gradients = _FLOAT * sizes.learnt // sizes.shares
+    kept = gradients if config.accumulation > 1 else 0
+    alive = sizes.activations
+    moments: dict[str, dict[str, int]] = {
+        "teacher": {"gradients": kept, "teacher's layer": sizes.teacher, "chunk buffers": sizes.logits},
+        "head": {
+            "gradients": kept,
+            "activations": alive.kept + sizes.states,
+            "chunk buffers": sizes.logits + sizes.head,
+            "signals": sizes.signals,
+        },
+        "backward": {
+            "gradients": gradients + (sizes.embedding if alive.kept else 0),
+            "chunk buffers": sizes.logits,
+            "signals": sizes.signals,
+        },
+    }
+    if sizes.written:  # before the first backward of a step; logits are those of one token a text
+        moments["own text"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
+    if alive.recompute_bytes:
+        moments["a layer again"] = {
+            "gradients": kept,
+            "activations": alive.kept + alive.recompute_bytes + sizes.states,
+            "chunk buffers": sizes.logits + sizes.embedding,
+            "signals": sizes.signals,
+        }
+    for parts in moments.values():
+        parts["allocator slack"] = int(_SLACK * sum(parts.values()))
+    return moments
+
+
+def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
+    """Return the bytes of what FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
+    found = layers_among(outline.model, outline.facts.layers) or [outline.model]
+    layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in found]
+    root: int = sum(p.numel() for p in outline.model.parameters()) - sum(layers) + modules
+    copies: int = sum(layers) * dtype.itemsize * (dtype != torch.float32)
+    return 2 * _FLOAT * root + _FLOAT * max(layers) + copies  # the root group's gradients are whole until they are sent
+
+
+def _part(
+    name: str, stages: tuple[str, ...], size: int, *, on_host: bool, savings: tuple[kdtool.Saving, ...] = ()
+) -> kdtool.Estimate:
+    return kdtool.Estimate(
+        name, stages, host_bytes=size if on_host else 0, device_bytes=0 if on_host else size, savings=savings
+    )
+
+
+def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, ...]:
+    if part != "activations":
+        return ()
+    found = []
+    batch = config.batch
+    while batch % 2 == 0:
+        batch //= 2
+        times = config.batch // batch
+        more = {"batch": batch, "accumulation": config.accumulation * times}
+        found.append(kdtool.Saving(more, "the same gradient in more, smaller products"))
+    return tuple(found)
+
+
+def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.ModelFacts, length: int) -> int:
+    """Numbers a position that a sequence loss compares of paired layers.
+
+    Hidden states as they are, in float32, and normalised, of both models; attention maps, and queries, keys and values, of
+    both, with the gradient of the student's. Intermediate results of these losses exist for one row at a time.
+    """
+    teacher = ahead.models.get(term.teacher or "")
+    kinds = {kind for need in term.needs for kind in need}
+    count = 0
+    for facts, copies in ((student, 2), (teacher, 1)):
+        if facts is not None:
+            size = facts.head_size or facts.hidden // facts.heads
+            count += 3 * facts.hidden * ("hidden" in kinds)
+            count += copies * facts.heads * length * ("attentions" in kinds)
+            count += copies * (facts.heads + 2 * facts.kv_heads) * size * ("projections" in kinds)
+    return len(term.layers) * count
+
+
+def _modules(run: kdtool.RunInfo, ahead: kdtool.RunForecast, term: kdtool.LossTerm, facts: kdtool.ModelFacts) -> int:
+    teacher = ahead.models.get(term.teacher or "")
+    if teacher is None or term.name not in run.implementing("kdtool_modules"):
+        return 0
+    with torch.device("meta"):
+        module = run.component(term.name, kdtool.SequenceLoss).kdtool_modules(facts, teacher)
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
