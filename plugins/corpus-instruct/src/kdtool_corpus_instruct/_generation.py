@@ -281,8 +281,9 @@ def _reject(candidate: Candidate, reason: str, error: str = "") -> Candidate:
 
 
 def _key(request: kdtool.Request) -> str:
-    """Return the SHA-256 of a request without its id, by which its answer can be found."""
-    content = {name: value for name, value in asdict(request).items() if name != "id"}
+    """Return the SHA-256 of a request without its id, and without the seed of a greedy one, by which answers are stored."""
+    left_out = {"id"} if request.temperature else {"id", "seed"}
+    content = {name: value for name, value in asdict(request).items() if name not in left_out}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
