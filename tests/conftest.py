@@ -87,7 +87,7 @@ def small_recipe(teacher_folder: Path) -> dict[str, Any]:
         "control": {"match": ["tokens", "time"]},
         "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
         "exporters": ["safetensors"],
-        "trackers": ["console", "jsonl"],
+        "trackers": ["console"],
         "reporter": "html",
     }
 

@@ -19,6 +19,8 @@ import kdtool
 class Faults(kdtool.Tracker):
     """Kills the process, fills the disk or makes it read-only."""
 
+    synchronous = True
+
     def __init__(self, config: kdtool.Config) -> None:
         super().__init__(config)
         node, self._what, number = os.environ.get("FAULT", "-1 nothing 0").split()

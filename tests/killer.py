@@ -26,6 +26,8 @@ def kill() -> None:
 class Killer(kdtool.Tracker):
     """Kills the process."""
 
+    synchronous = True
+
     def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
         if (run.stage, POINT) == (STAGE, "progress") and done >= int(NUMBER):
             kill()

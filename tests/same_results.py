@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-SETTINGS = {"seeds": [0], "control.match": "tokens", "trackers": ["jsonl"], "evaluators.efficiency": False}
+SETTINGS = {"seeds": [0], "control.match": "tokens", "trackers": [], "evaluators.efficiency": False}
 
 
 def main(arguments: list[str]) -> int:

@@ -28,19 +28,20 @@ def main(wheels: Path, kinds: list[str]) -> int:
     failed = []
     with TemporaryDirectory() as folder:
         for kind in kinds or GROUPS:
-            print(f"kdtool new {kind} {NAME}", flush=True)
-            if _try(kind, wheels, Path(folder)):
-                failed.append(kind)
+            for name, options in ((NAME, []), ("bare", ["--bare"])):
+                print("kdtool new", kind, name, *options, flush=True)
+                if _try(kind, name, options, wheels, Path(folder)):
+                    failed.append(f"{kind} {name}")
         if _run_recipes(wheels, Path(folder)):
             failed.append("recipes")
     print("these fail:" if failed else "all work", *failed)
     return bool(failed)
 
 
-def _try(kind: str, wheels: Path, folder: Path) -> int:
-    new = [sys.executable, "-m", "kdtool", "new", kind, NAME]
+def _try(kind: str, name: str, options: list[str], wheels: Path, folder: Path) -> int:
+    new = [sys.executable, "-m", "kdtool", "new", kind, name, *options]
     subprocess.run(new, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-    package, built = folder / f"kdtool-{kind}-{NAME}", folder / "dist"
+    package, built = folder / f"kdtool-{kind}-{name}", folder / "dist"
     build = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir"]
     subprocess.run([*build, str(built), str(package)], check=True)
     return prove(package, [wheels, built], Path(sys.prefix) / "alone", pytest=("-q",))

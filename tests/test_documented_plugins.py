@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from click.testing import CliRunner
-from kdtool._cli import cli
+from kdtool._cli import call, cli
 from kdtool._plugins.registry import GROUPS
 from kdtool._run.stages.row_files import StoredRows
 
@@ -86,6 +89,64 @@ def test_a_run_of_which_no_part_is_ours() -> None:
     assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13
 
 
+MLFLOW = """
+class _Info:
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+class MlflowClient:
+    runs = {}
+
+    def __init__(self, uri):
+        self.uri = uri
+
+    def get_experiment_by_name(self, name):
+        return None
+
+    def create_experiment(self, name):
+        return name
+
+    def search_runs(self, experiments):
+        return [_Info(info=_Info(run_name=name, run_id=name)) for name in self.runs]
+
+    def create_run(self, experiment, run_name):
+        self.runs[run_name] = []
+        return _Info(info=_Info(run_id=run_name))
+
+    def get_metric_history(self, run_id, key):
+        return [_Info(step=step) for found, _, _, step in self.runs[run_id] if found == key]
+
+    def log_metric(self, run_id, key, value, timestamp, step):
+        self.runs[run_id].append((key, value, timestamp, step))
+
+    def set_terminated(self, run_id, status):
+        assert status == "FINISHED"
+"""
+
+
+def test_the_tracker_of_mlflow_logs_every_step_once_live_and_by_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (_documented.DOCS / "write-a-tracker.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# file: mlflow_tracker.py\n(.*?)```", text, re.DOTALL)
+    Path("mlflow_tracker.py").write_text(code, encoding="utf-8")
+    Path("mlflow.py").write_text(MLFLOW, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    folder = kdtool.run({**recipe(), "trackers": {"mlflow": {"use": "./mlflow_tracker.py:MlflowTracker"}}}).folder
+    client = importlib.import_module("mlflow").MlflowClient
+    live = {name: list(found) for name, found in client.runs.items()}
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_bytes().splitlines()]
+    assert [value for key, value, _, _ in live["student-seed0-train"] if key == "loss"] == [
+        event["report"]["loss"] for event in events if event["event"] == "step_end"
+    ]
+    client.runs.clear()
+    assert call(["runs", "sync", "files", "--to", "mlflow"]) == 0
+    assert client.runs == live
+    measured = {name: found for name, found in live.items() if name != "student-seed0-train"}
+    assert call(["runs", "sync", "files", "--to", "mlflow"]) == 0
+    assert client.runs == live | {name: found * 2 for name, found in measured.items()}, "steps are there already"
+    monkeypatch.delitem(sys.modules, "mlflow")
+
+
 @pytest.mark.parametrize("kind", sorted(GROUPS))
 def test_a_page_opens_with_an_example_of_at_most_twelve_lines(kind: str) -> None:
     code = EXAMPLES[kind].first_code
@@ -126,7 +187,7 @@ def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureF
     assert history[-1].terms["mine"].value < history[0].terms["mine"].value
     assert {found.name for found in results.measurements} == {"returns"}
     assert results.report is not None
-    assert results.report.read_text(encoding="utf-8") == results.verdict
+    assert results.report.read_text(encoding="utf-8").startswith(f"first\n{results.verdict}\n")
     assert [path.suffix for path in results.folder.rglob("*.zip")] == [".zip"]
     said = "".join(capsys.readouterr())
     assert re.search(r"signals of \d+ rows: ", said)

@@ -63,6 +63,8 @@ class Even(kdtool.Weighting):
 class Once(kdtool.Tracker):
     """Stops the run at its first checkpoint, as Ctrl-C would."""
 
+    synchronous = True
+
     def kdtool_checkpoint(self, run, path, step):
         if not Path("stopped").exists():
             Path("stopped").touch()

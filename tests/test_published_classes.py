@@ -59,6 +59,8 @@ import kdtool
 class Stops(kdtool.Tracker):
     """Ends the run behind the step that the environment names."""
 
+    synchronous = True
+
     def kdtool_step_end(self, run, report):
         if os.environ.get("STOPS") == f"{run.phase} {report.step}":
             raise KeyboardInterrupt

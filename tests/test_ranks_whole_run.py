@@ -38,6 +38,8 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     done = by_torchrun(divided, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
+    events = (tmp_path / "two" / recipe["name"] / "events.jsonl").read_text(encoding="utf-8")
+    assert (events.count('"event": "run_start"'), events.count('"event": "step_end"')) == (1, 3)
     (recorded,) = (found.parent for found in (tmp_path / "shared").glob("signals/*/shard-00000.json"))
     one = kdtool.run(
         {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "accumulation": 2}}, out=tmp_path / "one"

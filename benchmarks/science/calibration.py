@@ -17,6 +17,7 @@ from trainings import Trainings
 class StepClock(kdtool.Tracker):
     """A tracker that notes processor time: after every logged step of each arm, and what recording signals took."""
 
+    synchronous = True
     steps: ClassVar[dict[str, list[float]]] = {}
     signals: ClassVar[list[float]] = []
     """Both of the class, since the engine makes the component and the study reads it."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 
+import kdtool._cli
 import pytest
 from kdtool import __main__
+from kdtool._estimate import other_work
 from kdtool._text.terminal import print_first_line
 
 
 @pytest.mark.parametrize(("command", "collects"), [("check", False), ("run", True)])
 def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[bool] = []
-    for name in ("begin_again_with_joined_blocks", "prepare_threads"):
-        monkeypatch.setattr(__main__, name, lambda *_: None)
-    monkeypatch.setattr(__main__, "main", lambda: found.append(gc.isenabled()))
+    monkeypatch.setattr(__main__, "begin_again_with_joined_blocks", lambda: None)
+    monkeypatch.setattr(other_work, "prepare_threads", lambda _: None)
+    monkeypatch.setattr(kdtool._cli, "main", lambda: found.append(gc.isenabled()))
     monkeypatch.setattr(sys, "argv", ["kdtool", command, "recipe.yaml"])
     try:
         __main__.begin()
@@ -30,6 +33,7 @@ def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monke
     [
         (["run", "a.yaml"], "reading the recipe and its plugins …"),
         (["run", "a.yaml", "--plan"], "reading the recipe and its plugins …"),
+        (["check", "a.yaml"], "reading the recipe and its plugins …"),
         (["eval", "some", "other"], "reading plugins …"),
         (["eval", "--recipe", "a.yaml"], "reading plugins …"),
     ],
@@ -45,6 +49,17 @@ def test_long_commands_say_at_once_what_they_do(arguments: list[str], line: str)
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
     assert (told.stdout, told.stderr) == ("", line)
+
+
+def test_a_process_that_begins_again_has_not_imported_the_command_line() -> None:
+    code = (
+        "import os, sys\n"
+        "os.execv = lambda *_: os._exit('kdtool._cli.command_line' in sys.modules)\n"
+        "from kdtool.__main__ import begin; begin()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", code, "--version"], check=False, env=environment)
+    assert done.returncode == 0
 
 
 def test_of_several_processes_the_first_says_it(

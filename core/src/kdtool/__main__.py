@@ -6,9 +6,7 @@ import gc
 import os
 import sys
 
-from kdtool._cli import main
-from kdtool._cli.allocator import begin_again_with_joined_blocks
-from kdtool._estimate.other_work import prepare_threads
+from kdtool._allocator import begin_again_with_joined_blocks
 
 __all__ = ["begin"]
 
@@ -19,6 +17,9 @@ COMPUTING = {"run", "eval"}
 def begin() -> None:
     """Prepare this process, run the command line, and exit with its code."""
     begin_again_with_joined_blocks()
+    from kdtool._cli import main  # only now: a process that begins again would import it twice
+    from kdtool._estimate.other_work import prepare_threads
+
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in COMPUTING:
         prepare_threads(os.environ)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -116,7 +118,7 @@ def test_defaults_are_those_measured_on_a_laptop_for_ten_minutes() -> None:
 
 def test_steps_follow_from_the_speed_that_check_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
     def forecast(*_: Any, **__: Any) -> dict[str, Any]:
-        seconds = {"seconds": 100 * 2 * 512 / 1690}  # two arms of 100 steps of 512 tokens
+        seconds = {"seconds": 100 * 2 * 512 / 390}  # two arms of 100 steps of 512 tokens
         return {"models": {"teacher": {"layers": 30}}, "fits": {"memory": True, "gpu": True}, "forecast": seconds}
 
     monkeypatch.setattr(kdtool, "check", forecast)
@@ -303,3 +305,16 @@ def test_paths_of_a_recipe_in_another_folder_lead_to_what_was_checked() -> None:
     assert done.exit_code == 0, done.output
     recipe = yaml.safe_load(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
     assert recipe["corpus"]["folder"] == str(Path("src").resolve())
+
+
+def test_it_says_what_it_does_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import os, sys, click; from kdtool._cli import call\n"
+        "def show(text, err):\n"
+        "    assert not {'pydantic', 'torch', 'transformers'} & set(sys.modules), 'something heavy was imported first'\n"
+        "    os._exit(not os.write(2, text.encode()))\n"
+        "click.echo = show\n"
+        "call(['init', '--yes'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
+    assert (done.stdout, done.stderr) == ("", "Reading installed plugins …")

@@ -70,8 +70,31 @@ def test_a_package_of_each_kind_is_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_declares_what_its_module_imports(kind: str) -> None:
-    create(kind, "mine")
+def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str) -> None:
+    told = create(kind, "mine", "--bare", "--description", "What 'mine' is for")
+    folder, module = Path(f"kdtool-{kind}-mine"), f"kdtool_{kind}_mine"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        "LICENSE", "README.md", "pyproject.toml", f"src/{module}/__init__.py", f"tests/test_{module}.py",
+    }  # fmt: skip
+    assert "recipe.yaml" not in told
+    assert "runs/try" not in told
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_text(encoding="utf-8")
+        assert not re.search(r"\{\{ |\{%", content), path
+        assert content.endswith("\n"), path
+        assert not content.endswith("\n\n"), path
+    for file in ("README.md", "pyproject.toml"):
+        assert "What 'mine' is for." in (folder / file).read_text(encoding="utf-8")
+    assert len(source(folder).splitlines()) <= 20
+    assert "Config(" not in source(folder)
+    tree = ast.parse((folder / "tests" / f"test_{module}.py").read_text(encoding="utf-8"))
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)][-1].startswith("TestMine")
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_declares_what_its_module_imports(kind: str, bare: bool) -> None:
+    create(kind, "mine", *(["--bare"] if bare else []))
     folder = Path(f"kdtool-{kind}-mine")
     declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     names = {re.split(r"[\[>]", requirement)[0].replace("-", "_") for requirement in declared}
@@ -83,7 +106,7 @@ def test_a_package_declares_what_its_module_imports(kind: str) -> None:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
-    assert found - set(sys.stdlib_module_names) == names
+    assert (found | {"kdtool"}) - set(sys.stdlib_module_names) == names
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from kdtool._cli import call, cli
 from kdtool._recipe.yaml import read_scalar
+from kdtool._store.clean import clean
 from kdtool_command_sweep import sweep
 from kdtool_command_sweep.command import sweep as command
 from kdtool_command_sweep.folder import hold
@@ -427,3 +429,28 @@ def test_a_second_sweep_of_the_same_name_is_refused_meanwhile(recipe: dict[str, 
 class TestSweep(CommandConformance):
     command = command
     entry_point = "sweep"
+
+
+@pytest.mark.parametrize(("match", "made"), [(["tokens"], 1), (["tokens", "time"], 3)])
+def test_points_share_a_control_that_they_do_not_change(recipe: dict[str, Any], match: list[str], made: int) -> None:
+    """Not one whose time is compared with the student's: both are trained where the other is."""
+    weights = {"train.losses.imitate.weight": [0.5, 0.1, 0.2]}
+    found = sweep(recipe, weights, {"control": {"match": match}, "seeds": [0]})
+    assert [point.status for point in found.points] == ["done"] * 3
+    stages = [stage for point in found.points if point.results for stage in point.results.stages if not stage.reused]
+    for name in ("phases/control-seed0-train", "scores/nats-control-seed0"):
+        assert [stage.name for stage in stages].count(name) == made
+    assert [stage.name for stage in stages].count("phases/student-seed0-train") == 3
+    for point in found.points:
+        assert list((point.folder / "scores").glob("nats-control-seed0-*/*.jsonl")), "its items are copied into the run"
+    shutil.rmtree(found.points[0].folder)
+    assert _unneeded_models() == set(), "the other points need what is there"
+    for point in found.points[1:]:
+        shutil.rmtree(point.folder)
+    assert ("control" in _unneeded_models()) == (made == 1)
+
+
+def _unneeded_models() -> set[str]:
+    """Return the arms of trained models in the store that no run needs."""
+    unneeded = [item.path for item in clean(Path("store").absolute()).found if item.path.parent.name == "phases"]
+    return {path.name.partition("-")[0] for path in unneeded}

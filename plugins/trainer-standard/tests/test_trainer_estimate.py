@@ -143,3 +143,18 @@ def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) 
     ]
     assert found[0] == found[1]
     assert any(part == "frozen weights as they were" for part, _ in found[1])
+
+
+@pytest.mark.parametrize("shares", [1, 4])
+def test_the_time_of_updates_does_not_depend_on_tokens(shares: int, tmp_path: Path) -> None:
+    outline = outline_of(tiny_model("llama").model.config)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
+    run = replace(make_run(tmp_path), world=shares)
+    seconds = [
+        part.seconds
+        for batch in (1, 2)
+        for part in make_trainer(batch=batch, sharding="full").kdtool_estimate(run, kdtool.RunForecast(phase=phase))
+        if part.part == "training"
+    ]
+    updates = 4 * 40 * outline.facts.trainable / shares / 7.7e9
+    assert 2 * seconds[0] - seconds[1] == pytest.approx(updates)

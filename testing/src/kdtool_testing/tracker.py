@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +47,12 @@ class TrackerConformance(ComponentConformance):
         tracker = self.ready(run)
         tell_a_run(tracker, run)
         tracker.kdtool_close()
+
+    def test_it_can_work_in_another_thread_than_it_was_built_in(self, run: RunInfo) -> None:
+        tracker = self.ready(run)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(tell_a_run, tracker, run).result()
+            thread.submit(tracker.kdtool_close).result()
 
     def test_every_hook_returns_nothing(self, run: RunInfo) -> None:
         tracker = self.ready(run)

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,6 +218,23 @@ class Torn(Counts):
 
     def kdtool_run_end(self, run: kdtool.RunInfo, status: str, report: Path | None) -> None:
         (run.folder / "state.json").write_text("{}", encoding="utf-8")
+
+
+class Bound(Counts):
+    """Works in the thread alone in which it was built, as a database's connection does."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._thread = threading.get_ident()
+
+    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("created in another thread")
+
+
+class TestBound(TrackerConformance):
+    component = Bound
+    fails: ClassVar = {"test_it_can_work_in_another_thread_than_it_was_built_in"}
 
 
 class TestCounts(TrackerConformance):

@@ -20,6 +20,7 @@ from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import describe, using
+from kdtool._plugins.events import Events
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
@@ -51,6 +52,7 @@ class Assembly:
         self._lifetime = lifetime
         self._shared_built = {spec.path: built[spec.key] for spec in recipe.lasting}
         self.shared: Mapping[str, Component] = {name: item.component for name, item in self._shared_built.items()}
+        self.events = Events({name: item.thread for name, item in self._shared_built.items() if item.thread})
         self._muted: set[str] = set()
         self._own_hooks: dict[tuple[KeyPath, ...], ComponentHooks] = {}
 
@@ -75,7 +77,7 @@ class Assembly:
         """Return hooks on the assembly's own components: the shared ones and, for questions about a phase, those of it."""
         scope = tuple(spec.key for spec in phase.components) if phase else ()
         if scope not in self._own_hooks:
-            self._own_hooks[scope] = self._hooks(self.built_for(phase))
+            self._own_hooks[scope] = self._hooks(self.built_for(phase), whole=self.hooks() if scope else None)
         return self._own_hooks[scope]
 
     @contextmanager
@@ -85,7 +87,7 @@ class Assembly:
         """Give hooks on the shared components, or those `instead` of them, and on new ones of the phase."""
         with Lifetime(self.complain, self._lifetime.trace) as lifetime:
             fresh = {spec.path: self.built[spec.key].renew(lifetime) for spec in (phase.components if phase else ())}
-            yield self._hooks({**self._shared_built, **fresh}, instead)
+            yield self._hooks({**self._shared_built, **fresh}, instead, whole=self.hooks())
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
         """Return what stands behind the components of a scope, by name."""
@@ -100,7 +102,13 @@ class Assembly:
             on_error.pop_all()
         return Assembly(self.recipe, self.arms, built, lifetime)
 
-    def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> ComponentHooks:
+    def _hooks(
+        self,
+        built: Mapping[str, Built],
+        instead: Mapping[str, Component] | None = None,
+        *,
+        whole: ComponentHooks | None,
+    ) -> ComponentHooks:
         return ComponentHooks(
             {**{name: item.component for name, item in built.items()}, **(instead or {})},
             {name: item.owner for name, item in built.items()},
@@ -108,6 +116,8 @@ class Assembly:
             trace=self._lifetime.trace,
             complain=self.complain,
             muted=self._muted,
+            events=self.events,
+            whole=whole,
         )
 
 
@@ -167,10 +177,10 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
             problems.extend(invalid(recipe, spec.key, what, cls.Config, error))
             return None
         json.dumps(written.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
-        component = lifetime.build(owner, cls, config)
+        component, thread = lifetime.build(owner, cls, config, required=spec.required)
         if problem := attribute_problem(component, form_of(cls, spec.kind)) or offer_problem(component):
             raise PluginError(f"{owner}: {problem}")
-    return Built(spec, loaded, written, config, component, owner)
+    return Built(spec, loaded, written, config, component, owner, thread)
 
 
 def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Path]]:

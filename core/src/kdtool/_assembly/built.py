@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kdtool._contract.component import Component
+from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import Problem, cause_of
 from kdtool._plugins.attribution import using
+from kdtool._plugins.events import TrackerThread
 from kdtool._plugins.hook_specs import implements
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.loaded import Loaded
@@ -31,17 +34,23 @@ class Lifetime(ExitStack):
         self.complain = complain
         self.trace = trace
 
-    def build(self, owner: Owner, cls: type[Component], config: Any) -> Component:
-        """Build a component, which lives until this context ends.
+    def build(
+        self, owner: Owner, cls: type[Component], config: Any, *, required: bool
+    ) -> tuple[Component, TrackerThread | None]:
+        """Build a component, which lives until this context ends, and the thread in which it works, if it has its own.
 
         Raises:
             PluginError: its constructor failed.
         """
         with using(owner, "its constructor"):
             component = cls(config)
-        if implements(cls, "kdtool_close"):
-            self.callback(self._close, owner, component)
-        return component
+        close, thread = partial(self._close, owner, component), None
+        if isinstance(component, Tracker) and not (required or component.synchronous or component.shows_messages):
+            thread = TrackerThread(owner, self.complain)
+            self.callback(thread.close, close)
+        elif implements(cls, "kdtool_close"):
+            self.callback(close)
+        return component, thread
 
     def _close(self, owner: Owner, component: Component) -> None:
         try:
@@ -54,7 +63,8 @@ class Lifetime(ExitStack):
 class Built:
     """A component's class with its validated config, and the instance that its assembly owns.
 
-    `written` is the config with paths as the recipe writes them, for records and fingerprints.
+    `written` is the config with paths as the recipe writes them, for records and fingerprints. `thread` is a
+    tracker's own, None if it has none.
     """
 
     spec: ComponentSpec
@@ -63,10 +73,12 @@ class Built:
     config: Any
     component: Component
     owner: Owner
+    thread: TrackerThread | None = None
 
     def renew(self, lifetime: Lifetime) -> Built:
         """Return the same with a new instance, which lives as long as `lifetime`."""
-        return replace(self, component=lifetime.build(self.owner, self.loaded.cls, self.config))
+        component, thread = lifetime.build(self.owner, self.loaded.cls, self.config, required=self.spec.required)
+        return replace(self, component=component, thread=thread)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kdtool._cli.options import json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.stages import stage_in_words
+from kdtool._text.terminal import print_first_line
 
 
 @click.command()
@@ -46,7 +47,7 @@ def check(
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
     with _progress() as progress:
-        progress("loading")
+        progress("reading the recipe and its plugins")
         from kdtool._estimate.check import check as check_recipe
 
         memory, wanted = fit or memory, fit is not None
@@ -65,8 +66,10 @@ def check(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show each step in one line of a terminal, which the next step replaces; nothing where stderr is not a terminal."""
+    """Show each step in one line of a terminal, which the next step replaces; only the first where it is not a terminal."""
     terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
+    if not terminal:
+        print_first_line("reading the recipe and its plugins …")
 
     def show(step: str) -> None:
         if terminal:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from kdtool._text.names import TRACKER_THREAD
 
 INTERRUPTED = 130
 """The exit code of a process that was stopped."""
@@ -30,6 +34,11 @@ def interrupt_on_stop_signals() -> None:
 def exit_with(code: int) -> NoReturn:
     """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
     _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
+    hanging = [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
+    if hanging:  # and so may what their libraries do when Python ends
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 
-def _read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the settings in `KEY=VALUE` arguments."""
     settings: dict[str, str] = {}
     for value in values:
         key, sign, text = value.partition("=")
@@ -23,7 +24,7 @@ _SET = "Change a key of the recipe, such as train.steps=100; may be given more t
 _STORE = "Folder for what runs share [default: the user's cache]."
 
 recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False))
-set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_read_pairs, help=_SET)
+set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=read_pairs, help=_SET)
 out_option = click.option("--out", type=_FOLDER, default="runs", show_default=True, help="Folder for runs.")
 store_option = click.option("--store", type=_FOLDER, help=_STORE)
 offline_option = click.option("--offline", is_flag=True, help="Use no network.")

@@ -146,13 +146,21 @@ class Tracker(Component):
     """Logs the events of a run. A tracker that raises is reported once and disabled for the rest of the run.
 
     Any hook may be called first, numbers may be infinite or NaN, and texts may contain anything. A resumed run begins again
-    with `kdtool_run_start`, in the same folder.
+    with `kdtool_run_start`, in the same folder; steps after the last checkpoint then come again. A phase went back if a
+    step's number is not above the last one of its stage: what was logged from that number on is superseded.
+
+    Hooks are called in order in a thread of the tracker's own, `kdtool_close` included, so that no step waits. They get the
+    run as a whole: `run.folder` is the run's, `run.time` the time of the event. Use no other component of the run. Events
+    are shared: do not change them.
     """
 
     kind = "tracker"
     shows_messages: bool = False
     """True if it shows each line of `kdtool_message` to the user at once. If no tracker does, kdtool prints the lines to
-    standard error."""
+    standard error. Its hooks are called as if it were `synchronous`."""
+    synchronous: bool = False
+    """True if hooks must be called where the event happens, in the caller's thread, which waits for them. A tracker that
+    the recipe marks `required` is always called so."""
 
     @hook(tolerant=True)
     def kdtool_run_start(self, run: RunInfo) -> None:

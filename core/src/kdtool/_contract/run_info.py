@@ -81,7 +81,8 @@ class RunInfo:
     trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
     artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
     processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
-    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`).
+    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `time` is when an event
+    happened, in seconds since 1970; only trackers get it.
     """
 
     name: str
@@ -99,6 +100,7 @@ class RunInfo:
     licences: tuple[Licensed, ...] = ()
     label: str = ""
     untrained: Path | None = None
+    time: float = 0.0
 
     @property
     def stage_name(self) -> str:

@@ -6,6 +6,7 @@ itself did. Tolerance and tracing are outside of all wrappers of components.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from inspect import isgenerator
@@ -39,7 +40,7 @@ def engine_wrappers(
         "Tolerance", lambda spec: _tolerance(spec, owners, required, complain, muted), notifications, outermost=True
     )
     if trace is not None:
-        depth = [0]
+        depth = _Depth()
         yield _plugin("Trace", lambda spec: _trace(spec, trace, depth), specs, outermost=True)
 
 
@@ -98,13 +99,19 @@ def _tolerance(
     return tolerance
 
 
-def _trace(spec: Spec, trace: Callable[[str], None], depth: list[int]) -> Wrapper:
+class _Depth(threading.local):
+    """The number of traced calls that this thread is in."""
+
+    calls = 0
+
+
+def _trace(spec: Spec, trace: Callable[[str], None], depth: _Depth) -> Wrapper:
     def trace_call(component: str) -> Generator[None, Any, Any]:
-        trace(f"{'  ' * depth[0]}{spec.name} -> {component}")
-        depth[0] += 1
+        trace(f"{'  ' * depth.calls}{spec.name} -> {component}")
+        depth.calls += 1
         try:
             return (yield)
         finally:
-            depth[0] -= 1
+            depth.calls -= 1
 
     return trace_call

@@ -20,6 +20,7 @@ from kdtool._contract.run_info import Named, Owner
 from kdtool._errors import PluginError, UsageError
 from kdtool._plugins.attribution import using
 from kdtool._plugins.engine_wrappers import engine_wrappers, guarded_wrapper
+from kdtool._plugins.events import Events
 from kdtool._plugins.hook_specs import PREFIX, SPECS, Spec, implements, is_wrapper
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -38,6 +39,8 @@ class ComponentHooks:
         trace: called with a line for each call of a hook.
         complain: called with a line for each failure that does not stop the run.
         muted: components that failed in a tolerant hook; shared by all scopes of a run.
+        events: the way of calls of tolerant hooks, which are events; without it, components are called at once.
+        whole: the hooks of the whole run, if these are of a phase: trackers in threads of their own are called by them.
     """
 
     def __init__(
@@ -49,11 +52,15 @@ class ComponentHooks:
         trace: Callable[[str], None] | None = None,
         complain: Callable[[str], None] = print,
         muted: set[str] | None = None,
+        events: Events | None = None,
+        whole: ComponentHooks | None = None,
     ) -> None:
         self._components = dict(components)
         unnamed = {name: Owner(name, one.kind, name, "", "") for name, one in components.items()}
         self._owners = {**unnamed, **(owners or {})}
         self._muted = set() if muted is None else muted
+        self._events = events
+        self._whole = whole
         self._addressed: dict[str, _Addressed] = {}
         self._replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self._manager = _Manager()
@@ -116,6 +123,9 @@ class ComponentHooks:
     def _caller(self, name: str, hook: str) -> Callable[..., Any]:
         """Return the call of one component's hook."""
         spec, component = SPECS[hook], self._components[name]
+        thread = self._events.threads.get(name) if self._events and spec.calling.tolerant else None
+        if thread and self._whole:
+            return cast("Callable[..., Any]", getattr(self._whole._of(name), hook))
         if not implements(type(component), hook):
             if spec.answers.must_answer:
                 raise PluginError(f"{self.owner(name)} does not implement {hook}, which is asked of it here")
@@ -129,10 +139,14 @@ class ComponentHooks:
                 return None
             return caller(component=name, **values(args, kwargs))
 
+        if thread:
+            return partial(thread.put, hook, call)
         return partial(self._replaced[name, hook], call) if (name, hook) in self._replaced else call
 
     def _call_all(self, spec: Spec, /, *args: Any, **kwargs: Any) -> Any:
         answers: dict[str, Any] = {}
+        if self._events and spec.calling.tolerant:
+            args, kwargs = (), self._events.record(spec.name, spec.values(args, kwargs))
         for name in self.implementing(spec.name):
             answer = getattr(self._of(name), spec.name)(*args, **kwargs)
             if answer is not None:

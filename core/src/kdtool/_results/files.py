@@ -30,7 +30,7 @@ def write_results(results: Results) -> Path:
     """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
     path = results.folder / RESULTS
     folder = results.folder
-    plain = _map_paths(
+    plain = map_paths(
         _ADAPTER.dump_python(results),
         lambda path: path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path),
     )
@@ -56,7 +56,7 @@ def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks
 
 def with_whole_paths(results: Results) -> Results:
     """Return results that were read with absolute paths."""
-    return _ADAPTER.validate_python(_map_paths(_ADAPTER.dump_python(results), lambda path: results.folder / path))
+    return _ADAPTER.validate_python(map_paths(_ADAPTER.dump_python(results), lambda path: results.folder / path))
 
 
 def read_results(folder: Path) -> Results:
@@ -98,9 +98,10 @@ def environment() -> Mapping[str, str]:
     return found
 
 
-def _map_paths(value: Any, change: Callable[[Path], object]) -> Any:
+def map_paths(value: Any, change: Callable[[Path], object]) -> Any:
+    """Return plain data in which each path is replaced by `change` of it."""
     if isinstance(value, Path):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map_paths(item, change) for key, item in value.items()}
-    return [_map_paths(item, change) for item in value] if isinstance(value, list | tuple) else value
+        return {key: map_paths(item, change) for key, item in value.items()}
+    return [map_paths(item, change) for item in value] if isinstance(value, list | tuple) else value

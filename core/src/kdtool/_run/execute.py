@@ -1,7 +1,8 @@
 """A run, from an assembled recipe to results.
 
 The nodes of the graph are made in order, each reused unless something that it depends on has changed. Then the arms are
-compared and reported. Text, untrained students, rows, signals and scores of teachers lie in the store that runs share.
+compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens alone lie in
+the store that runs share.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
+from kdtool._run.event_log import EventLog
 from kdtool._run.graph import Graph, Node
 from kdtool._run.plan import last_nodes
 from kdtool._run.preflight.equal_tokens import (
@@ -107,10 +109,11 @@ def session(
     check(context, run)
     with run_lock(folder):
         register_run(store, folder)
-        context.hooks.kdtool_run_start(run)
-        for line in licence_lines(licences, assembly.recipe.name):
-            context.say(line)
+        assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain))
         try:
+            context.hooks.kdtool_run_start(run)
+            for line in licence_lines(licences, assembly.recipe.name):
+                context.say(line)
             results = work(context, run)
         except BaseException as error:
             outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -118,9 +121,20 @@ def session(
                 context.hooks.kdtool_run_end(run, outcome, None)
             except Exception as other:  # of a required tracker: shown, and must not hide the first error
                 assembly.complain(f"{culprit(other)} failed in kdtool_run_end: {cause_of(other)}")
+            assembly.events.finish(interrupted=outcome == "interrupted")
             raise
         context.hooks.kdtool_run_end(run, "done", results.report)
+        assembly.events.finish()
         return results
+
+
+def _about(assembly: Assembly) -> dict[str, Any]:
+    """Return the recipe and its trackers, for the log."""
+    records = {
+        built.spec.name: component_record(built) for built in assembly.built.values() if built.spec.kind == "tracker"
+    }
+    used = {name: {"use": record.use, **record.config} for name, record in records.items()}
+    return {"recipe": assembly.recipe.data, "trackers": used}
 
 
 def _check(context: Context, run: RunInfo) -> None:

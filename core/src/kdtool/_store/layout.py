@@ -9,8 +9,10 @@ MODEL = "model"
 SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
 """Kinds of artefacts that lie in the store that runs share."""
 OWN_KINDS = ("phases", "exports", "scores")
-"""Kinds of artefacts that lie in a run's folder; the scores of teachers lie in the store."""
+"""Kinds of artefacts that lie in a run's folder; those of controls may lie in the store, and scores of teachers do."""
 STORE_MARK = "kdtool-store.json"
 """The file that marks a folder as a store that runs share."""
 RESULTS = "results.json"
 """The file in a run's folder that holds its `Results`."""
+EVENTS = "events.jsonl"
+"""The file in a run's folder that holds its events, a line for each."""

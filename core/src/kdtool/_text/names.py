@@ -6,6 +6,8 @@ import hashlib
 import re
 import unicodedata
 
+TRACKER_THREAD = "kdtool tracker "
+"""The beginning of the names of trackers' threads."""
 _LONGEST = 64
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 VALID_NAME = f"a name of up to {_LONGEST} letters, digits, - or _ that starts with a letter or digit"

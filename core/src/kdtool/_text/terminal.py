@@ -10,7 +10,7 @@ import sys
 def print_line(text: str) -> None:
     """Print a line to standard error; a closed stream does not end a run."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr)
+        print(f"{text}\n", end="", file=sys.stderr)  # at once: trackers in other threads write lines, too
 
 
 def print_first_line(text: str) -> None:

@@ -41,7 +41,7 @@ def draft_recipe(name: str, answers: Answers) -> dict[str, Any]:
         "control": {"match": "tokens", "losses": {"ce": {}}},
         "evaluators": _evaluators(answers),
         "exporters": list(installed_among("exporters", {"safetensors": {}})),
-        "trackers": list(installed_among("trackers", {"console": {}, "jsonl": {}})),
+        "trackers": list(installed_among("trackers", {"console": {}})),
         "reporter": {"use": "html"},
     }
     if is_server(answers.teacher):

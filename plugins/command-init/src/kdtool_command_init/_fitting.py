@@ -19,14 +19,11 @@ FEWEST_STEPS = 20
 """With fewer steps a student hardly changes."""
 _TRAINING = 0.9
 """Share of the time for training; the rest is for loading, exporting and measuring."""
-_REACHED = {False: 0.23, True: 0.5}
-"""Share of the forecast's speed to count on, without and with a GPU. Without one: 390 tokens a second where 1,690 were
-forecast (SmolLM2 cut to 20 layers, two cores with AMX). With one it is a guess, since small models keep no GPU busy."""
 _SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
 _PROBE = "kdtool-init-probe"
-"""A name that no run has: check takes the speed of an earlier run of the same name, and `_REACHED` corrects forecasts."""
+"""A name that no run has: check takes the speed of an earlier run of the same name."""
 _AGREES = "who has read it and agrees writes"
 """Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
 
@@ -117,7 +114,7 @@ def _apply(recipe: dict[str, Any], settings: Mapping[str, Any]) -> None:
 def _steps_for(answers: Answers, probe_seconds: float) -> int:
     """Return the steps for the time, rounded down to two digits; where no speed is known, those of 390 tokens a second."""
     time = TIMES[answers.time]
-    reached = probe_seconds / _REACHED[answers.gpu] / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
-    steps = max(1, int(time.seconds * _TRAINING / reached))
+    of_a_step = probe_seconds / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
+    steps = max(1, int(time.seconds * _TRAINING / of_a_step))
     unit = int(10 ** max(0, len(str(steps)) - 2))
     return steps // unit * unit

@@ -35,7 +35,8 @@ _LONGEST_NAME, _LONGEST_DESCRIPTION = 40, 100
     default="",
     help="One sentence on what the plugin does; users read it in `kdtool plugins`.",
 )
-def new(kind: str, name: str, licence: str, description: str) -> None:
+@click.option("--bare", is_flag=True, help="Write the smallest package that passes the tests of its kind.")
+def new(kind: str, name: str, licence: str, description: str, bare: bool) -> None:
     """Create a plugin package in the folder kdtool-KIND-NAME, working as it is.
 
     \b
@@ -48,7 +49,7 @@ def new(kind: str, name: str, licence: str, description: str) -> None:
     Example:  kdtool new loss mine --description "Forward KL on rare tokens"
     """  # noqa: D301 - click reads backspaces
     _check(kind, name)
-    answers = _answers(kind, name, licence, _sentence(description))
+    answers = _answers(kind, name, licence, _sentence(description), bare=bare)
     folder = Path(answers["distribution"])
     if folder.exists() or folder.is_symlink():
         raise kdtool.UsageError(
@@ -92,22 +93,27 @@ def _sentence(description: str) -> str:
     return sentence if not sentence or sentence[-1] in ".?!" else f"{sentence}."
 
 
-def _answers(kind: str, name: str, licence: str, description: str) -> dict[str, Any]:
+def _answers(kind: str, name: str, licence: str, description: str, *, bare: bool) -> dict[str, Any]:
     """Return what the template asks for."""
-    words = name.split("-")
+    words, about = name.split("-"), KINDS[kind]
     # with the kind, no name can be a keyword or stand for something else in the module
     called = words if kind in words else [*words, kind]
+    class_name, function_name = "".join(word.capitalize() for word in called), "_".join(called)
     return {
         "kind": kind,
         "name": name,
         "distribution": f"kdtool-{kind}-{name}",
         "import_name": f"kdtool_{kind}_{'_'.join(words)}",
-        "class_name": "".join(word.capitalize() for word in called),
-        "function_name": "_".join(called),
-        "group": KINDS[kind].group,
+        "class_name": class_name,
+        "function_name": function_name,
+        "offered": function_name if kind == "command" else class_name,
+        "suite": f"{'TokenLoss' if kind == 'loss' else kind.capitalize()}Conformance",
+        "group": about.group,
+        "recipe": about.recipe.replace("NAME", name),
         "description": description,
-        "dependencies": sorted([CORE, *KINDS[kind].dependencies]),
+        "dependencies": sorted([CORE, *(about.bare if bare else about.dependencies)]),
         "licence": licence,
+        "bare": bare,
     }
 
 
@@ -126,14 +132,15 @@ def _next_steps(folder: Path, kind: str, name: str, answers: dict[str, Any]) -> 
     command = kind == "command"
     found = "kdtool plugins list" if command else f"kdtool plugins show {name} --kind {kind}"
     small_run = "a small run, for the command to work on" if command else "a small run with it"
-    use = f"\n  {f'kdtool {name} runs/try-{name}':<31} the command at work" if command else ""
+    run = "" if answers["bare"] else f"\n  kdtool run recipe.yaml          {small_run}"
+    arguments = "" if answers["bare"] else f" runs/try-{name}"
+    use = f"\n  {f'kdtool {name}{arguments}':<31} the command at work" if command else ""
     return f"""Created {folder}, a package with the {kind} {name!r}.
 
 Next:
   cd {folder}
   pip install -e ".[test]"
   pytest                          its tests, and what kdtool asks of every {kind}
-  {found}
-  kdtool run recipe.yaml          {small_run}{use}
+  {found}{run}{use}
 
 Then make it your own: {module}"""

@@ -1,4 +1,4 @@
-"""The kinds of plugin and what the package of each needs. The code of each lies in `template/kinds`."""
+"""The kinds of plugin, what the package of each needs, and how a recipe uses it. Code of each lies in `template/kinds`."""
 
 from __future__ import annotations
 
@@ -19,42 +19,51 @@ SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transforme
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: its entry-point group, and what the plugin made from the template imports besides kdtool."""
+    """One kind: its entry-point group, and what the plugin made from the template imports besides kdtool.
+
+    `recipe` is the part of a recipe that uses the plugin NAME; `bare` is what a bare plugin imports.
+    """
 
     group: str
+    recipe: str
     dependencies: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
-    "corpus": Kind("kdtool.corpora"),
-    "screen": Kind("kdtool.screens"),
-    "annotator": Kind("kdtool.annotators"),
-    "packer": Kind("kdtool.packers"),
+    "corpus": Kind("kdtool.corpora", "corpus: {use: NAME}"),
+    "screen": Kind("kdtool.screens", "screens: {NAME: {}}"),
+    "annotator": Kind("kdtool.annotators", "annotators: {NAME: {}}"),
+    "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(
         "kdtool.teachers",
+        "teacher: {use: NAME}",
         (LIBRARIES["logits"], LIBRARIES["models"], TORCH),
+        (LIBRARIES["models"],),
     ),
     "cache": Kind(
         "kdtool.caches",
+        "signals: {use: NAME}",
         (LIBRARIES["rows"], LIBRARIES["models"], "safetensors[torch]>=0.8", TORCH),
+        ("kdtool-cache-states>=0.1",),
     ),
-    "student": Kind("kdtool.students", (LIBRARIES["models"], TRANSFORMERS)),
-    "transform": Kind("kdtool.transforms", (TORCH,)),
-    "loss": Kind("kdtool.losses", (TORCH,)),
-    "weighting": Kind("kdtool.weightings", (TORCH,)),
+    "student": Kind(
+        "kdtool.students", "student: {use: NAME}", (LIBRARIES["models"], TRANSFORMERS), (LIBRARIES["models"],)
+    ),
+    "transform": Kind("kdtool.transforms", "train: {transforms: {NAME: {}}, losses: {ce: {}}, steps: 8}", (TORCH,)),
+    "loss": Kind("kdtool.losses", "train: {losses: {NAME: {}}, steps: 8}", (TORCH,)),
+    "weighting": Kind("kdtool.weightings", "train: {weightings: {NAME: {}}, losses: {ce: {}}, steps: 8}", (TORCH,)),
     "trainer": Kind(
         "kdtool.trainers",
+        "trainer: {use: NAME, learning_rate: 1e-3}",
         (LIBRARIES["rows"], LIBRARIES["models"], SAFETENSORS, TORCH),
+        ("kdtool-trainer-standard>=0.1",),
     ),
     "evaluator": Kind(
-        "kdtool.evaluators",
-        (LIBRARIES["measuring"],),
+        "kdtool.evaluators", "evaluators: {NAME: {}}", (LIBRARIES["measuring"],), (LIBRARIES["measuring"],)
     ),
-    "exporter": Kind(
-        "kdtool.exporters",
-        (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS),
-    ),
-    "tracker": Kind("kdtool.trackers"),
-    "reporter": Kind("kdtool.reporters"),
-    "command": Kind("kdtool.commands", ("click>=8.1.7",)),
+    "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS)),
+    "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),
+    "reporter": Kind("kdtool.reporters", "reporter: NAME"),
+    "command": Kind("kdtool.commands", "", ("click>=8.1.7",), ("click>=8.1.7",)),
 }

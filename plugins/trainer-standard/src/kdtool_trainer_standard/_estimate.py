@@ -21,9 +21,19 @@ from kdtool_trainer_standard._terms import without_dropout
 
 __all__ = ["estimate_phase"]
 
-BUSY = {"cpu": 0.5, "cuda": 0.35}
-"""Share of the speed of a bare product of matrices that a step reaches: on CPUs measured (docs/benchmarks.md), on GPUs what
-is published of training on transformers (30 to 45 %); 0.5 on others."""
+BUSY = {"cpu": 0.7, "cuda": 0.35}
+"""Share of the speed of a bare product of matrices that a step's products reach: on CPUs fitted together with `_REST`, on
+GPUs what is published of whole steps with transformers (30 to 45 %); 0.5 on others."""
+_REST = 350e9
+"""Operations of a step a second and CPU thread, as far as the rest of the step limits it: norms, softmax, losses and casts,
+which units for products (AMX) do not speed up. Two threads then reach half of 411 GFLOP/s (Zen 4), as was assumed of all
+CPUs, and 510 of 2,560 (AMX), where 480 to 660 were measured (SmolLM2 cut to 20 layers, rows of 512)."""
+_UPDATE_BYTES = 40
+"""Moved by AdamW for each learned number, all in float32: gradients read for their norm, read and written to clip them;
+gradients, weights and two moments read, weights and moments written."""
+_BANDWIDTH = {"cpu": 7.7e9, "cuda": 1e12}
+"""Bytes a second of an update: measured with two threads (71 million numbers in 0.37 s); of GPUs those of an A10 to an A100
+are published as 0.6e12 to 2e12. 1e11 on others."""
 _LOOK_SECONDS = 60
 """Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
@@ -66,7 +76,7 @@ def estimate_phase(
     yield kdtool.Estimate(
         "training",
         tokens=tokens,
-        seconds=_operations(ahead, phase, facts, sizes, tokens) / (BUSY.get(device.type, 0.5) * speed),
+        seconds=_seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device),
         note=_speed_note(speed, dtype, device)
         + ("; without the time to generate on-policy text" if sizes.written else ""),
     )
@@ -103,3 +113,11 @@ def _operations(
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
     return float(tokens * (sizes.forward_passes * own + teachers + heads))
+
+
+def _seconds(operations: float, steps: int, sizes: Sizes, speed: float, device: torch.device) -> float:
+    """Return the time of training: products of matrices at their `speed`, all else on CPUs, and the optimiser's traffic."""
+    products = operations / (BUSY.get(device.type, 0.5) * speed)
+    rest = operations / (_REST * torch.get_num_threads()) if device.type == "cpu" else 0.0
+    updates = steps * sizes.learnt / sizes.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)
+    return products + rest + updates

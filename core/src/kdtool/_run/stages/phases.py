@@ -21,7 +21,7 @@ from kdtool._contract.reporting import ArmResult
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import Trained
 from kdtool._errors import PluginError
-from kdtool._recipe.model import PhaseSpec
+from kdtool._recipe.model import ARMS, PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.open_subject import open_subject
@@ -144,7 +144,7 @@ def phase_node(
     }
     return Node(
         stage=stage,
-        where=context.store if trains else context.own,
+        where=context.store if trains or _is_shared(context, stage.arm) else context.own,
         parts=parts,
         inputs=inputs,
         build=training.build,
@@ -154,6 +154,11 @@ def phase_node(
         phase=phase,
         teachers=context.weights_of({*beside, *filter(None, [trains])}),
     )
+
+
+def _is_shared(context: Context, arm: str) -> bool:
+    """Return whether runs share the arm's models: a control, unless another arm's steps follow from its time."""
+    return arm == "control" and ARMS["time"] not in context.assembly.arms
 
 
 def _plain(term: LossTerm, *, several: bool) -> list[Any]:

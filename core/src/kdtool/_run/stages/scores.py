@@ -79,7 +79,7 @@ def add_scores(
 
     Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher has
     one set of weights at a time, so that its weights before training are left out of joint measurements. The scores of
-    teachers do not depend on a student, and lie in the store, so that runs share them.
+    teachers and shared controls lie in the store, too.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.of_kind("evaluator").items():
@@ -218,7 +218,8 @@ def _add_group(
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     read = texts if reads else None
-    where = context.store if group[0].teacher and not together else context.own  # speeds are those of one moment
+    shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
+    where = context.store if shared and not together else context.own  # speeds are those of one moment
     return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
 
 

@@ -1,0 +1,107 @@
+"""Models and signals of a finished run as W&B artefacts, with their lineage: teacher → signals → student → export.
+
+An artefact refers to the folder of kdtool's artefact by path, and contains its manifest: the SHA-256 of every file. Nothing
+is copied or uploaded unless `upload_exports` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import wandb
+
+from kdtool_tracker_wandb._tracking import Member, TrackedRun, Tracking, stages_of
+
+__all__ = ["log_artefacts"]
+
+
+def log_artefacts(tracking: Tracking, results: kdtool.Results) -> None:
+    """Log what each W&B run has made, and what it was made from."""
+    taught = [(name, stage) for stage in results.stages if (name := stage.name).startswith("signals/")]
+    for subject in results.subjects:
+        if subject.role == "teacher" and subject.seed is None:
+            run = tracking.open(Member(subject.name, None), subject.role).run
+            for artefact in (*_teachers(results), *(_signals(results, stage) for _, stage in taught)):
+                run.log_artifact(artefact)
+    for arm in results.arms:
+        member = Member(arm.arm, arm.seed)
+        tracked, sources = tracking.open(member), stages_of(tracking.folder, member)
+        used = [_signals(results, stage) for name, stage in taught if name in sources]
+        beside = any(stages.get("teachers") for name, stages in sources.items() if name.startswith("phases/"))
+        for artefact in (*(_teachers(results) if used or beside else ()), *used):
+            _use(tracked, artefact)
+        tracked.run.log_artifact(_model(results, arm))
+        for exported in arm.artifacts:
+            tracked.run.log_artifact(_export(results, exported, upload=tracking.settings["upload_exports"]))
+
+
+def _use(tracked: TrackedRun, artefact: wandb.Artifact) -> None:
+    """Note an artefact as the input of a W&B run.
+
+    `use_artifact` refuses to work offline, although the files that it would write can be uploaded like all others.
+    """
+    if tracked.run.offline:
+        tracked.run._log_artifact(artefact, is_user_created=True, use_after_commit=True)
+    else:
+        tracked.run.use_artifact(artefact)
+
+
+def _teachers(results: kdtool.Results) -> Iterator[wandb.Artifact]:
+    for one in results.components:
+        if one.kind == "teacher":
+            about = {
+                "use": one.use,
+                "distribution": one.distribution,
+                "version": one.version,
+                "config": dict(one.config),
+            }
+            artefact = _artefact(results, one.name, "model", {"role": "teacher", **about})
+            with artefact.new_file("teacher.json") as file:
+                json.dump(about, file, indent=1, default=str)
+            yield artefact
+
+
+def _signals(results: kdtool.Results, stage: kdtool.StageRecord) -> wandb.Artifact:
+    about = {"fingerprint": stage.fingerprint, "seconds": stage.seconds}
+    return _refer(_artefact(results, stage.name, "signals", about), stage.path)
+
+
+def _model(results: kdtool.Results, arm: kdtool.ArmResult) -> wandb.Artifact:
+    trained = {
+        name: {"steps": one.steps, "tokens": one.tokens, "seconds": one.seconds} for name, one in arm.phases.items()
+    }
+    about = {"role": arm.arm, "seed": arm.seed, "phases": trained}
+    return _refer(_artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about), arm.path.parent)
+
+
+def _export(results: kdtool.Results, exported: kdtool.Artifact, *, upload: bool) -> wandb.Artifact:
+    about = {"format": exported.format, "quantisation": exported.quantisation, "how_to_use": exported.how_to_use}
+    artefact = _artefact(results, f"export-{exported.format}", "model", {**about, "bytes": exported.bytes})
+    path = exported.path
+    card = (path if path.is_dir() else path.parent) / "README.md"
+    if card.is_file():
+        artefact.add_file(str(card), name="README.md")
+    if not upload:
+        return _refer(artefact, path.parent)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and file != card:
+            artefact.add_file(str(file), name=file.relative_to(path.parent).as_posix(), policy="immutable")
+    return artefact
+
+
+def _refer(artefact: wandb.Artifact, folder: Path) -> wandb.Artifact:
+    """Add the folder of an artefact of kdtool by its path, and its manifest by its content."""
+    artefact.add_reference(folder.as_uri(), name="files", checksum=False)
+    if (folder / "manifest.json").is_file():
+        artefact.add_file(str(folder / "manifest.json"))
+    return artefact
+
+
+def _artefact(results: kdtool.Results, name: str, kind: str, about: dict[str, Any]) -> wandb.Artifact:
+    return wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"{results.name}-{name}")[:128], kind, metadata=about)

@@ -1,0 +1,116 @@
+"""The tracker as the engine sees it: it checks its settings, and sends events to the process that uses wandb."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import kdtool
+from kdtool import Field
+
+from kdtool_tracker_wandb._memory import MemoryLog
+from kdtool_tracker_wandb._process import WandbProcess
+
+__all__ = ["WandbTracker"]
+
+_KEY = re.compile(r"\b[0-9a-f]{40}\b|wandb_v\d+_\w{20,}", re.IGNORECASE)
+"""Forms of W&B's API keys."""
+_SERVER = "https://api.wandb.ai"
+
+
+class WandbTracker(kdtool.Tracker):
+    """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group."""
+
+    class Config(kdtool.Config):
+        """Where runs are logged. The API key comes from the environment variable WANDB_API_KEY alone."""
+
+        mode: Literal["offline", "online"] = "offline"
+        """`offline` writes files that `wandb sync` can upload later, and opens no connection; `online` uploads at once."""
+        project: str = Field("kdtool", min_length=1, max_length=128)
+        """W&B project."""
+        entity: str | None = Field(None, min_length=1)
+        """W&B user or team that owns the project; by default that of the API key."""
+        tags: list[str] = Field(default=[], max_length=64)
+        """Tags of all W&B runs."""
+        notes: str = ""
+        """Description of all W&B runs."""
+        upload_exports: bool = False
+        """Upload exported files whole; otherwise artefacts refer to them by path and hash."""
+        system_metrics: bool = False
+        """Log W&B's own measurements of processor, memory, disk and GPU."""
+        wait: int = Field(25, ge=1, le=86_400)
+        """Seconds that the end of a run waits for W&B to finish."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._process: WandbProcess | None = None
+        self._memory: MemoryLog | None = None
+
+    def kdtool_check(self, run: kdtool.RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str]:
+        problems = list(self._leaked_keys())
+        if self.config.mode == "online" and not problems:
+            if not os.environ.get("WANDB_API_KEY"):
+                problems.append("mode 'online' needs an API key: set the environment variable WANDB_API_KEY")
+            else:
+                owner = f"{self.config.entity}/" if self.config.entity else ""
+                server = os.environ.get("WANDB_BASE_URL", _SERVER)
+                sent = "settings, curves, measurements, samples and report"
+                run.say(f"wandb: mode is online: {sent} are sent to {server}, project {owner}{self.config.project}")
+        return problems
+
+    def _leaked_keys(self) -> Iterator[str]:
+        for name, value in self.config.model_dump().items():
+            if _KEY.search(str(value)):
+                yield (
+                    f"{name!r} holds what looks like an API key, and recipes are stored with the run: remove it, "
+                    "and set the environment variable WANDB_API_KEY"
+                )
+
+    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+        if self._process is not None and self._process.folder == run.folder:
+            return  # the events of a run that was killed and resumed, one after the other
+        self.kdtool_close()
+        self._memory = MemoryLog(run.folder)
+        settings = {"name": run.name, **self.config.model_dump()}
+        if run.offline and self.config.mode == "online":
+            run.say("wandb: the run uses no network, so nothing is sent: upload its files later with wandb sync")
+            settings["mode"] = "offline"
+        self._process = WandbProcess(run.folder, settings)
+
+    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        self._send("plan", stages=[{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages])
+
+    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+        memory = self._memory and self._memory.measure(run.label, report.step)
+        place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}
+        time = datetime.fromtimestamp(run.time, UTC)
+        self._send("step_end", **place, time=time, report=asdict(report), memory=memory or {})
+
+    def kdtool_run_end(
+        self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
+    ) -> None:
+        self._send("run_end", status=status, report=report)
+        self.kdtool_close()
+
+    def kdtool_close(self) -> None:
+        """Wait until W&B has finished, for `wait` seconds at most; safe to call twice.
+
+        Raises:
+            ServiceError: it did not finish, or failed.
+        """
+        process, self._process, self._memory = self._process, None, None
+        if process is not None:
+            process.finish(self.config.wait)
+
+    def _send(self, event: str, **fields: object) -> None:
+        process, self._process = self._process, None  # one that fails is not sent anything more
+        if process is not None:
+            process.send({"event": event, **fields})
+            self._process = process
