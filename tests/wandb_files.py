@@ -29,7 +29,7 @@ def offline_runs(folder: Path) -> dict[str, OfflineRun]:
 
     Of several trainings of the same arm, the last one counts.
     """
-    found = {}
+    found: dict[str, OfflineRun] = {}
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         records = [json.loads(line) for line in _inspect("--json", file).splitlines()]
         of = {kind: [one[kind] for one in records if one["type"] == kind] for kind in ("run", "history", "artifact")}

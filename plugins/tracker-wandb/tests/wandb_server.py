@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             "CreateArtifact": self._create_artifact,
             "UseArtifact": self._use_artifact,
         }
-        answer = answers.get(name)
+        answer = answers.get(str(name))
         return {"data": answer(given) if answer else {"viewer": {"id": "v", "entity": "team"}, "serverInfo": None}}
 
     def _upsert(self, given: dict[str, Any]) -> Any:
