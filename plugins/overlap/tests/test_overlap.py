@@ -53,6 +53,21 @@ def test_the_index_finds_what_a_plain_search_finds(texts: list[list[str]], words
     assert [one.place for one in found] == sorted(one.place for one in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one 1 two 2 three 3 four 4 five 5", False),
+        ("for i in range n for i in range n", False),
+        ("a b c d e f g h i j", False),
+        ("return the sum of all even numbers in lst", True),
+        ("if x 1 return x 2 else item y x", True),
+    ],
+)
+def test_lists_and_repetitions_are_not_distinctive(text: str, expected: bool) -> None:
+    words = text.split()
+    assert distinctive_ngrams([words], len(words)) == [[0] if expected else []]
+
+
 @given(TEXTS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_only_chosen_places_are_found(texts: list[list[str]], n: int, rng: Any) -> None:
     places = [[place for place in range(len(grams(words, n))) if rng.random() < 0.5] for words in texts]

@@ -10,25 +10,24 @@ from pathlib import Path
 import click
 import kdtool
 
+from kdtool_command_data._generations import export, plan, quarantine, recover, status
+from kdtool_command_data._options import pairs
+
 __all__ = ["data"]
 
 
 @click.group()
 def data() -> None:
-    """Inspect data stored by runs."""
+    """Inspect and export data stored by runs."""
+
+
+for _one in (plan, status, export, recover, quarantine):
+    data.add_command(_one)
 
 
 @data.group()
 def signals() -> None:
     """Inspect the teacher signals that a cache recorded."""
-
-
-def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for key, sign, _text in pairs:
-        if not sign or not key.strip():
-            raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
-    return {key.strip(): text for key, _, text in pairs}
 
 
 @signals.command()
@@ -38,7 +37,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_pairs,
+    callback=pairs,
     help="Change a key of the recipe, as in kdtool run.",
 )
 @click.option(

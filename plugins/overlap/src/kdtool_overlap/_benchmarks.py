@@ -46,15 +46,18 @@ def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] 
 
     Texts with equal `tasks` are one task in several languages; by default each text is its own. N-grams shared by more than
     two tasks are not distinctive (imports, instructions; two problems may be twins), nor are those without two different
-    names (numbers or letters in a row): they occur in text that was not copied.
+    names (numbers or letters in a row), those of which half are numbers (lists that count), and those of which only half are
+    different words (lines that repeat): they occur in text that was not copied.
     """
     grams = [[tuple(words[first : first + n]) for first in range(len(words) - n + 1)] for words in texts]
     held = {(gram, task) for own, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in own}
     holders = Counter(gram for gram, _ in held)
-    return [
-        [first for first, gram in enumerate(own) if holders[gram] <= 2 and len({*filter(is_name, gram)}) > 1]
-        for own in grams
-    ]
+    return [[first for first, gram in enumerate(own) if holders[gram] <= 2 and _is_distinctive(gram)] for own in grams]
+
+
+def _is_distinctive(gram: Sequence[str]) -> bool:
+    numbers = sum(word[0].isdigit() for word in gram)
+    return 2 * numbers < len(gram) < 2 * len({*gram}) and len({*filter(is_name, gram)}) > 1
 
 
 def problems_of(run: kdtool.RunInfo, who: str) -> Problems:

@@ -23,7 +23,7 @@ _SHOWN = 5
 class Contamination(kdtool.Evaluator):
     """Measures the share of each benchmark's problems that share an n-gram of words with the training text.
 
-    N-grams of more than two problems of a benchmark do not count, nor do those without two different names. Reported for
+    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Reported for
     student, controls and exported files, but not for teachers, which were trained on other text.
     """
 
@@ -92,7 +92,7 @@ class Contamination(kdtool.Evaluator):
         for one in found:
             one.report(run, documents)
             settings = {
-                "n-grams": f"{self.config.n} words that at most two problems have, with two different names",
+                "n-grams": f"{self.config.n} words that at most two problems have, without lists and repetitions",
                 "text": "all documents of the recipe's split train",
                 "problems": digest_of({one.benchmark.name: one.benchmark.problems})[:12],
             }

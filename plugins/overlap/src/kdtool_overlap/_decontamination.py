@@ -16,7 +16,7 @@ __all__ = ["Decontamination"]
 class Decontamination(kdtool.Screen):
     """Rejects examples that share an n-gram of words with a problem of one of the recipe's evaluators.
 
-    N-grams of more than two problems of a benchmark do not count, nor do those without two different names. Held-out
+    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Held-out
     examples are screened like those of the split "train".
     """
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from kdtool._contract.data import Example, Preference, Split, parts_of
 
-_SHOWN = 20
+_SHOWN, _SAMPLES = 20, 3
 _ABOUT = {"licences": "licence", "languages": "language", "sources": "source"}
 
 
@@ -33,6 +33,7 @@ class Counts:
         self._by: dict[str, Counter[str]] = {name: Counter() for name in _ABOUT}
         self._corpora = {name: _Corpus() for name in corpora}
         self._rejected: dict[str, Counter[str]] = {}
+        self._samples: dict[str, list[str]] = {}
 
     def add(self, corpus: str, example: Example) -> None:
         """Count an example that was written."""
@@ -46,10 +47,12 @@ class Counts:
             self._by[name][value] += 1
             own.by[name][value] += 1
 
-    def reject(self, screen: str, reasons: Iterable[tuple[str, str]]) -> None:
-        """Count examples that a screen rejected, as pairs of corpus and reason."""
+    def reject(self, screen: str, examples: Iterable[tuple[str, Example, str]]) -> None:
+        """Count examples that a screen rejected, each with its corpus and the reason; keep the ids of the first ones."""
         found = self._rejected.setdefault(screen, Counter())
-        for corpus, reason in reasons:
+        for corpus, example, reason in examples:
+            if found[reason] < _SAMPLES:
+                self._samples.setdefault(f"{screen}: {reason}", []).append(example.id)
             found[reason] += 1
             self._corpora[corpus].rejected[reason] += 1
 
@@ -73,6 +76,7 @@ class Counts:
             **by,
             "corpora": [self._describe(name, own, train) for name, own in self._corpora.items()],
             "rejected": {name: dict(found) for name, found in self._rejected.items()},
+            **({"rejected_examples": self._samples} if self._samples else {}),
         }
 
     def _describe(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:

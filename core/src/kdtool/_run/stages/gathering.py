@@ -114,7 +114,7 @@ def _screen(run: RunInfo, screens: Sequence[str], examples: Iterable[Tagged], co
             if len(verdicts) != len(batch):
                 raise PluginError(f"{run.hook.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
             judge_terms = list(zip(batch, verdicts, strict=True))
-            counts.reject(screen, ((corpus, verdict) for (corpus, _), verdict in judge_terms if verdict is not None))
+            counts.reject(screen, ((*pair, verdict) for pair, verdict in judge_terms if verdict is not None))
             batch = [pair for pair, verdict in judge_terms if verdict is None]
         yield from batch
 

@@ -1,0 +1,91 @@
+"""Memory and speed of the screens on synthetic rows, of which 5 % are near-duplicates, 2 % exact ones, 2 % broken.
+
+    python benchmarks/screens_million.py --rows 1000000
+
+Prints the resident memory after each tenth: it must not grow with the rows, but for the 350 bytes a kept row of
+near-duplicates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+from kdtool_screen_duplicates import DuplicatesScreen
+from kdtool_screen_length import LengthScreen
+from kdtool_screen_secrets import SecretsScreen
+from kdtool_screen_syntax import SyntaxScreen
+from kdtool_testing import make_run
+
+BATCH = 256
+WORDS = [f"name{number}" for number in range(5_000)]
+
+
+def rows(count: int) -> Iterator[kdtool.Example]:
+    """Yield conversations with some 60 words and a block of Python."""
+    drawn, before = random.Random(0), ["x"] * 60
+    for number in range(count):
+        kind = drawn.random()
+        words = list(before) if kind < 0.07 else drawn.choices(WORDS, k=60)
+        if 0.02 <= kind < 0.07:
+            words[drawn.randrange(60)] = drawn.choice(WORDS)
+        code = f"def {words[0]}({words[1]}):\n    return [{', '.join(words[2:20])}"
+        code += "" if 0.07 <= kind < 0.09 else "]"
+        turns = (("user", " ".join(words[20:])), ("assistant", f"```python\n{code}\n```"))
+        before = words
+        yield kdtool.Example(f"row/{number}", kdtool.Messages(turns), language="python")
+
+
+def resident() -> float:
+    """Return the process's resident memory in MB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    """Screen, and print a line for each tenth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--exact", action="store_true", help="look for exact duplicates only")
+    options = parser.parse_args()
+    duplicates = DuplicatesScreen(DuplicatesScreen.Config(near=None if options.exact else 0.8))
+    screens: dict[str, kdtool.Screen] = {
+        "length": LengthScreen(LengthScreen.Config()),
+        "syntax": SyntaxScreen(SyntaxScreen.Config()),
+        "secrets": SecretsScreen(SecretsScreen.Config()),
+        "duplicates": duplicates,
+    }
+    seconds, rejected, kept = dict.fromkeys(screens, 0.0), Counter[str](), 0
+    source, began = rows(options.rows), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder))
+        for start in range(0, options.rows, BATCH):
+            batch = [one for one, _ in zip(source, range(min(BATCH, options.rows - start)), strict=False)]
+            for name, screen in screens.items():
+                before = time.perf_counter()
+                answers = screen.kdtool_screen(run, batch)
+                seconds[name] += time.perf_counter() - before
+                rejected.update(f"{name}: {answer}" for answer in answers if answer)
+                batch = [one for one, answer in zip(batch, answers, strict=True) if answer is None]
+            kept += len(batch)
+            if start * 10 // options.rows != (start + BATCH) * 10 // options.rows:
+                print(
+                    f"{start + BATCH:>9,} rows, {time.perf_counter() - began:7.1f} s, {resident():7.1f} MB", flush=True
+                )
+    duplicates.kdtool_close()
+    spent = ", ".join(f"{name} {1e6 * each / options.rows:.0f} µs" for name, each in seconds.items())
+    print(
+        f"{kept:,} kept; a row takes {spent}; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB"
+    )
+    print(dict(rejected))
+
+
+if __name__ == "__main__":
+    main()

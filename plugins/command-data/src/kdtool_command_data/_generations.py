@@ -1,0 +1,184 @@
+"""The click commands for training text: plan, status, export, recover, quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import kdtool
+
+from kdtool_command_data._options import pairs
+
+__all__ = ["export", "plan", "quarantine", "recover", "status"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_text(function: F) -> F:
+    """Add the argument and the options that find a text."""
+    for decorate in (
+        click.option("--text", "name", help="Name of the text if phases have their own, such as text/warm-up."),
+        click.option(
+            "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=pairs,
+            help="Change a key of the recipe, as in kdtool run.",
+        ),
+        click.argument("recipe", type=click.Path(exists=True, path_type=Path)),
+    ):
+        function = decorate(function)
+    return function
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=pairs,
+    help="Change a key of the recipe, as in kdtool run.",
+)
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json: bool) -> None:
+    """Show what the text of RECIPE would take: rows, requests, tokens, dollars. Nothing is sent.
+
+    \b
+    Example:  kdtool data plan recipe.yaml
+    """  # noqa: D301 - click reads backspaces
+    stages = [stage for stage in kdtool.plan(recipe, settings, store=store) if stage.name.partition("/")[0] == "text"]
+    forecast = kdtool.check(recipe, settings, store=store)["forecast"]
+    parts = {part["of"]: part["note"] for part in forecast["disk"] if part["what"] == "instruction data"}
+    texts = {stage.name: stage.action for stage in stages}
+    if as_json:
+        click.echo(json.dumps({"texts": texts, "generations": parts, "picodollars": forecast["picodollars"]}, indent=1))
+        return
+    for name, action in texts.items():
+        click.echo(f"{name}: {action}")
+    for name, note in parts.items():
+        click.echo(f"  {name}: {note}")
+    dollars = forecast["picodollars"]
+    click.echo(
+        f"  dollars: {dollars / 1e12:,.2f}" if dollars else "  dollars: unknown, since no teacher states a price"
+    )
+
+
+@click.command()
+@_of_text
+@click.option("--cells", is_flag=True, help="Show each cell of the quota.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(
+    recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, cells: bool, as_json: bool
+) -> None:
+    """Show how far the generation of RECIPE is, also while another process runs it.
+
+    \b
+    Example:  kdtool data status recipe.yaml --cells
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_data._status import status_lines
+
+    for one in _find_generations(recipe, settings, store, name):
+        lines = [json.dumps(one.status)] if as_json else status_lines(one, cells=cells)
+        click.echo("\n".join(lines))
+
+
+@click.command()
+@_of_text
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "parquet", "dataset"]), default="jsonl", show_default=True,
+    help="JSON Lines, Parquet, or a folder with a data card that datasets.load_dataset opens.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def export(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    target: Path,
+    form: str,
+    force: bool,
+) -> None:
+    """Write the text of RECIPE to TARGET: a file, or a folder if it has several splits.
+
+    \b
+    Example:  kdtool data export recipe.yaml rows.jsonl
+              kdtool data export runs/mine my-data --format dataset
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_data._export import export as write
+    from kdtool_command_data._texts import find_text
+
+    count = write(find_text(recipe, settings, store, name), target, form, force=force)
+    click.echo(f"{count:,} examples are in {target}")
+
+
+@click.command()
+@_of_text
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, target: Path) -> None:
+    """Write the rows that an unfinished generation of RECIPE has accepted so far to TARGET, as JSON Lines.
+
+    \b
+    Example:  kdtool data recover recipe.yaml so-far.jsonl
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_data._export import write_lines
+    from kdtool_command_data._texts import find_text, record_of
+
+    text = find_text(recipe, settings, store, name)
+    if text.is_complete:
+        raise kdtool.UsageError(f"the text of {recipe} is complete; write it with kdtool data export")
+    rows = (record_of(line) for one in text.generations() for line in one.lines("rows.jsonl"))
+    click.echo(f"{write_lines(rows, target):,} rows are in {target}; kdtool run goes on with the generation")
+
+
+@click.command()
+@_of_text
+@click.option("--reason", help="Only rejections whose reason contains this.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=1, show_default=True, help="Samples of each reason to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the samples as JSON Lines.")
+def quarantine(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    reason: str | None,
+    samples: int,
+    as_json: bool,
+) -> None:
+    """Show the candidates of RECIPE that were rejected, by reason, with samples.
+
+    \b
+    Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_data._status import rejection_lines
+
+    for one in _find_generations(recipe, settings, store, name):
+        rejected = [line for line in one.lines("rejected.jsonl") if not reason or reason in line["reason"]]
+        lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, one, samples)
+        click.echo("\n".join(lines))
+
+
+def _find_generations(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None) -> Any:
+    from kdtool_command_data._texts import find_text
+
+    text = find_text(recipe, settings, store, name)
+    found = text.generations()
+    if not found:
+        raise kdtool.UsageError(
+            f"{text.folder} has no generated rows; expected is a recipe with a corpus such as instruct"
+        )
+    return found

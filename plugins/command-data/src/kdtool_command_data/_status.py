@@ -1,0 +1,61 @@
+"""Show the state of a generation, read from its files: rows, requests, dollars, rejections. Nothing is locked or changed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdtool_command_data._texts import Generated
+
+__all__ = ["rejection_lines", "status_lines"]
+
+_SHOWN = 10
+
+
+def status_lines(found: Generated, *, cells: bool) -> Iterator[str]:
+    """Yield the status, a fact a line; `cells` adds a line for each cell."""
+    status, each = found.status, found.status["cells"]
+    total = _total(each)
+    yield f"{status['state']}, {time.time() - status['written']:,.0f} seconds ago: {found.folder}"
+    yield f"  rows      {total['accepted']:,} of {total['wanted']:,} accepted"
+    share = f", {total['accepted'] / total['judged']:.0%} of judged ones accepted" if total["judged"] else ""
+    yield f"  requests  {total['asked']:,}{share}"
+    yield f"  tokens    {total['tokens_in']:,} in, {total['tokens_out']:,} out"
+    if total["picodollars"]:
+        a_row = f", ${total['picodollars'] / 1e12 / total['accepted']:.4f} a row" if total["accepted"] else ""
+        yield f"  dollars   {total['picodollars'] / 1e12:,.2f}{a_row}"
+    full = sum(cell["accepted"] == cell["wanted"] for cell in each)
+    closed = [f"{cell['cell']} ({cell['closed']})" for cell in each if cell["closed"]]
+    yield f"  cells     {full:,} of {len(each):,} full" + (
+        f"; at a limit: {', '.join(closed[:_SHOWN])}" if closed else ""
+    )
+    for reason, count in _count_rejections(each).most_common(_SHOWN):
+        yield f"  rejected  {count:,} {reason}"
+    for cell in each if cells else ():
+        yield f"  {cell['cell']:<32} {cell['accepted']:>7,} of {cell['wanted']:<7,} {cell['asked']:>7,} requests"
+
+
+def rejection_lines(rejected: Sequence[Mapping[str, Any]], found: Generated, most: int) -> Iterator[str]:
+    """Yield the counts of all rejections, and `most` samples of each reason."""
+    shown: Counter[str] = Counter()
+    for reason, count in _count_rejections(found.status["cells"]).most_common():
+        yield f"{count:,} {reason}"
+    for one in rejected:
+        shown[one["reason"]] += 1
+        if shown[one["reason"]] <= most:
+            yield ""
+            yield f"{one['id']}: {one['reason']}" + (f" ({one['error']})" if one["error"] else "")
+            yield from (f"    {line}" for line in one["answer"].splitlines())
+
+
+def _total(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    keys = ("wanted", "accepted", "asked", "tokens_in", "tokens_out", "picodollars")
+    total = {key: sum(cell[key] for cell in cells) for key in keys}
+    return {**total, "judged": total["accepted"] + _count_rejections(cells).total()}
+
+
+def _count_rejections(cells: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    return sum((Counter(cell["rejected"]) for cell in cells), Counter[str]())

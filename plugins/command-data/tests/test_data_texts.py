@@ -1,0 +1,158 @@
+"""`kdtool data plan, status, export, recover, quarantine` on a small generation: planned, killed, and complete."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+
+TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
+WRITER = '''
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import kdtool
+
+spec = importlib.util.spec_from_file_location("toy", "TOY")
+toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+
+
+class Rows(toy.Packer):
+    """The toys' packer, for conversations too."""
+
+    def kdtool_rows(self, run, examples, tokenizer):
+        plain = (replace(one, body=kdtool.Text("".join(kdtool.parts_of(one.body)))) for one in examples)
+        yield from super().kdtool_rows(run, plain, tokenizer)
+
+
+class Writer(kdtool.Teacher):
+    """Answers with code that is broken in the first answer of each cell; fails while a file `stop` exists."""
+
+    offers = frozenset({"text"})
+
+    def kdtool_answer(self, requests):
+        for number, request in enumerate(requests):
+            if number == 3 and Path("stop").exists():
+                raise kdtool.ServiceError("the server went away")
+            code = "x = (" if request.id.endswith("/0#0") else "x = 1"
+            text = f"<instruction>Task {request.id}</instruction><response>```python\\n{code}\\n```</response>"
+            text = text.replace("```python", "\\n```python").replace("</resp", "\\n</resp")
+            yield kdtool.TextAnswer(request.id, text, "stop", 7, 5, 2 * 10**9)
+'''
+
+pytestmark = pytest.mark.skipif(not TOYS.is_dir(), reason="the core's toy recipe is not here")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe of the core's toys on six rows of a stand-in, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("toy_recipe", TOYS / "toy_recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    toy: dict[str, Any] = module.toy_recipe()
+    (tmp_path / "writer.py").write_text(WRITER.replace("TOY", str(TOYS / "toy.py")), encoding="utf-8")
+    own = {
+        "use": "instruct",
+        "ask": "teachers.writer",
+        "rows": 6,
+        "languages": ["python"],
+        "tasks": ["generate"],
+        "round": 4,
+    }
+    toy["corpora"] = {"held": toy.pop("corpus"), "instruct": own}
+    toy["teachers"] = {"toy": toy.pop("teacher"), "writer": {"use": "./writer.py:Writer"}}
+    toy["rows"] = {"use": "./writer.py:Rows"}
+    toy["screens"] = {"syntax": {}}
+    for unused in ("control", "signals", "evaluators", "exporters", "trackers"):
+        toy.pop(unused)
+    toy["seeds"] = [0]
+    toy["train"]["losses"] = {"count": toy["train"]["losses"]["count"]}
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(toy), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def run(*words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert call(["data", *words, "--store", "store"]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return run
+
+
+def test_a_generation_is_planned_looked_at_recovered_and_exported(
+    recipe: Path, say: Callable[..., str], tmp_path: Path
+) -> None:
+    said = say("plan", "recipe.json")
+    assert "text: run" in said
+    assert "corpora.instruct: 6 rows in 3 cells; 6 to 24 requests to teachers.writer" in said
+    assert not (tmp_path / "store").exists()
+    assert "is not begun yet" in say("status", "recipe.json", code=2)
+
+    (tmp_path / "stop").touch()
+    with pytest.raises(kdtool.ServiceError):
+        kdtool.run(recipe, store="store")
+    before = sorted((tmp_path / "store").rglob("*"))
+    said = say("status", "recipe.json", "--cells")
+    assert "interrupted" in said
+    assert "requests  4" in said
+    assert sorted((tmp_path / "store").rglob("*")) == before, "nothing is changed"
+    assert "is not complete" in say("export", "recipe.json", "rows.jsonl", code=2)
+    say("recover", "recipe.json", "so-far.jsonl")
+
+    (tmp_path / "stop").unlink()
+    kdtool.run(recipe, store="store")
+    status = json.loads(say("status", "recipe.json", "--json"))
+    assert status["state"] == "complete"
+    assert sum(cell["accepted"] for cell in status["cells"]) == 6
+    said = say("status", "recipe.json")
+    assert "6 of 6 accepted" in said
+    assert "syntax: python does not parse" in say("quarantine", "recipe.json", "--reason", "syntax")
+    assert "complete; write it with kdtool data export" in say("recover", "recipe.json", "so-far.jsonl", code=2)
+
+
+@pytest.mark.parametrize("source", ["recipe.json", "runs/toy"])
+def test_what_is_exported_is_opened_by_datasets(
+    recipe: Path, source: str, say: Callable[..., str], tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    kdtool.run(recipe, store="store")
+    say("export", source, "rows", "--format", "jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text("utf-8").splitlines()]
+    written = [line for line in lines if "messages" in line]
+    assert len(written) == 6
+    assert written[0]["messages"][1]["content"] == "```python\nx = 1\n```"
+    assert json.loads(written[0]["meta"])["difficulty"] == "easy"
+    assert "is there; choose another place" in say("export", source, "rows", code=2)
+    say("export", source, "rows", "--force", "--format", "parquet")
+    say("export", source, "my-data", "--format", "dataset")
+    opened = datasets.load_dataset(str(tmp_path / "my-data"), cache_dir=str(tmp_path / "cache"))
+    assert [row["id"] for row in opened["train"]] == [line["id"] for line in lines]
+    assert opened["train"][len(lines) - 1]["messages"] == lines[-1].get("messages")
+    card = (tmp_path / "my-data" / "README.md").read_text("utf-8")
+    assert "A teacher wrote 6 of the rows in" in card
+    assert "| syntax: python does not parse |" in card
+
+
+def test_a_recipe_without_a_generation_says_so(recipe: Path, say: Callable[..., str]) -> None:
+    content = json.loads(recipe.read_text("utf-8"))
+    del content["corpora"]["instruct"]
+    recipe.write_text(json.dumps(content), encoding="utf-8")
+    kdtool.run(recipe, store="store")
+    assert "has no generated rows" in say("status", "recipe.json", code=2)
+    assert "no finished run" in say("status", ".", code=2)

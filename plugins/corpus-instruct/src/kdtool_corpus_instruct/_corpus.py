@@ -1,0 +1,152 @@
+"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's screens accept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_corpus_instruct._config import InstructConfig
+from kdtool_corpus_instruct._templates import Templates
+
+if TYPE_CHECKING:
+    from kdtool_corpus_instruct._record import Record
+
+__all__ = ["FOLDER", "Instruct"]
+
+FOLDER = "instruct"
+"""Subfolder for status, rejections and verdicts, in the folder of the text."""
+_CELLS, _REASONS = 5, 4
+_CHARACTERS_A_TOKEN = 3.5
+_BYTES_A_ROW = 4_000
+"""Of an answer, and of the row that is made of it: a usual size."""
+
+
+class Instruct(kdtool.Corpus):
+    """Tasks with answers in several programming languages, written by a teacher, to a quota of each kind."""
+
+    config: Config
+
+    class Config(InstructConfig):
+        """Settings of `instruct`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        sources = {config.ask} if config.seeds is None else {config.ask, config.seeds}
+        self.derives_from = dict.fromkeys(sorted(sources), "text")
+
+    @cached_property
+    def _templates(self) -> Templates:
+        return Templates(self.config.templates, tuple(self.config.variables))
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the templates' versions, and that of the Python that runs tests.
+
+        Raises:
+            kdtool.UsageError: a template cannot be read, or uses a variable that is not declared.
+        """
+        found = {name: self._templates.find(name).version for name in self._template_names}
+        return {**found, **({"python": platform.python_version()} if self.config.tested else {})}
+
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
+        """Return templates that cannot be used, and what the sandbox lacks to run tests."""
+        problems = []
+        for name in self._template_names:
+            try:
+                self._templates.find(name)
+            except kdtool.UsageError as error:
+                problems.append(str(error))
+        return [*problems, *self._missing()]
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        """Yield the disk for answers and rows; its note has requests, and their tokens by a count of characters."""
+        from kdtool_corpus_instruct._drawing import draw
+
+        config, prompts = self.config, 0
+        for cell, rows in config.quotas.items():
+            values = draw(config, cell, str(cell), 1, ["x = 1"] if config.seeds else [])
+            prompts += rows * sum(len(text) for _, text in self._templates.render(cell.task, values))
+        most = sum(config.most_requests(rows) for rows in config.quotas.values())
+        note = (
+            f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}; "
+            f"if all are accepted some {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
+            f"{config.rows * config.max_tokens:,} out"
+        )
+        yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the rows as they are accepted, in an order that depends on the answers alone.
+
+        Raises:
+            kdtool.UsageError: a cell cannot be filled within its limits, or the teacher refuses everything.
+            kdtool.PluginError: the teacher does not answer a request.
+            kdtool.SandboxError: tests cannot be run safely here.
+        """
+        from kdtool_corpus_instruct._drawing import read_seeds
+        from kdtool_corpus_instruct._generation import Generation
+        from kdtool_corpus_instruct._record import Record
+
+        config = self.config
+        seeds = []
+        if config.seeds is not None:
+            seeds = read_seeds(run.component(config.seeds, kdtool.Corpus).kdtool_examples(run))
+        settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+        folder = run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        record, state = Record(folder, config.quotas), "interrupted"
+        try:
+            yield from Generation(run, config, self._templates, record, folder, seeds).rows()
+            self._say_result(run, record)
+            state = "complete"
+        finally:
+            record.close(state)
+
+    @property
+    def _template_names(self) -> list[str]:
+        return sorted({*(cell.task for cell in self.config.quotas), *(["_repair"] if self.config.repairs else [])})
+
+    def _missing(self) -> Sequence[str]:
+        if not self.config.tested:
+            return []
+        from kdtool_sandbox import missing
+
+        return missing(self.config.tested)
+
+    def _say_result(self, run: kdtool.RunInfo, record: Record) -> None:
+        """Say how many rows were accepted and what was rejected.
+
+        Raises:
+            UsageError: a cell is not full, and `fewer` is false.
+        """
+        tallies = record.cells.values()
+        rejected = sum((tally.rejected for tally in tallies), Counter[str]())
+        accepted, asked = sum(tally.accepted for tally in tallies), sum(tally.asked for tally in tallies)
+        dollars = sum(tally.picodollars for tally in tallies) / 1e12
+        said = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
+        said += f", ${dollars:,.2f}" if dollars else ""
+        run.say(said + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
+        short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}
+        if not short:
+            return
+        first = "; ".join(
+            f"{cell} has {tally.accepted} of {tally.wanted} rows after {tally.asked} requests, its limit of {tally.closed} "
+            f"({_reasons(tally.rejected)})"
+            for cell, tally in list(short.items())[:_CELLS]
+        )
+        more = f"; and {len(short) - _CELLS} more" if len(short) > _CELLS else ""
+        message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{more}"
+        if not self.config.fewer:
+            remedy = (
+                "raise candidates or dollars, ease the screens, or set fewer: true; stored answers are not asked again"
+            )
+            raise kdtool.UsageError(f"instruct.candidates: {message}; {remedy}")
+        run.say(f"instruct: {message}")
+
+
+def _reasons(rejected: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in rejected.most_common(_REASONS))

@@ -1,0 +1,293 @@
+"""Generate rows in rounds: ask for every row that is missing, judge the answers in order, ask anew for what was rejected.
+
+Nothing depends on the order in which answers arrive, so that a resumed run, which finds answers in the cache, comes to the
+same rows. Never more is asked for than is missing: no accepted row is one too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+from kdtool_measuring import refusal_remedy, seed_of
+
+from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
+from kdtool_corpus_instruct._drawing import draw
+from kdtool_corpus_instruct._templates import Templates, Turns
+from kdtool_corpus_instruct._trial import run_tests
+
+if TYPE_CHECKING:
+    from kdtool_corpus_instruct._cells import Cell
+    from kdtool_corpus_instruct._config import InstructConfig
+    from kdtool_corpus_instruct._record import Record
+
+__all__ = ["Generation"]
+
+_BATCH = 256
+_WITHOUT_CODE = frozenset({"explain"})
+"""Tasks whose answer needs no block of code."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A row that is missing: its cell and number, and how often it was asked for. A repair goes on in a conversation."""
+
+    cell: Cell
+    number: int
+    attempt: int = 0
+    repairs: int = 0
+    conversation: Turns = ()
+
+    @property
+    def id(self) -> str:
+        """Id of the row that fills the slot."""
+        return f"{self.cell}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer for a slot: its parts, or the reason why it is useless, with an `error` if it can be repaired."""
+
+    slot: Slot
+    request: kdtool.Request
+    answer: kdtool.TextAnswer
+    values: Mapping[str, object]
+    parts: Parts | None = None
+    reason: str = ""
+    error: str = ""
+
+
+class Generation:
+    """One generation of all rows.
+
+    Args:
+        run: the run, with the teacher and the screens.
+        config: settings of the corpus.
+        templates: of all tasks.
+        record: counts and files.
+        folder: for journals of the tests' outcomes, one for each round.
+        seeds: pieces of code or tasks.
+    """
+
+    def __init__(
+        self,
+        run: kdtool.RunInfo,
+        config: InstructConfig,
+        templates: Templates,
+        record: Record,
+        folder: Path,
+        seeds: Sequence[str],
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._templates = templates
+        self._record = record
+        self._folder = folder
+        self._round = 0
+        self._seeds = seeds
+        self._versions = {task: str(templates.find(task)) for task in {cell.task for cell in record.cells}}
+        self._dearest: int | None = None
+        self._accepted = 0
+        teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
+        self._model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
+        owned = [each.terms.licence for each in run.licences if each.component == config.ask]
+        self._licence = owned[0] if owned else ""
+
+    def rows(self) -> Iterator[kdtool.Example]:
+        """Yield accepted rows until every cell is full or closed.
+
+        Raises:
+            UsageError: the teacher refuses everything.
+            PluginError: it does not answer a request.
+        """
+        fresh = (Slot(cell, number) for cell, tally in self._record.cells.items() for number in range(tally.wanted))
+        again: list[Slot] = []
+        while slots := self._choose(chain(again, fresh)):
+            chosen, deferred = slots
+            again = deferred
+            asked = [(slot, *self._request(slot)) for slot in chosen]
+            answers = self._ask([request for _, request, _ in asked])
+            self._round += 1
+            candidates = [Candidate(slot, request, answers[request.id], values) for slot, request, values in asked]
+            for start in range(0, len(candidates), _BATCH):
+                yield from self._judge(candidates[start : start + _BATCH], again)
+
+    def _choose(self, slots: Iterator[Slot]) -> tuple[list[Slot], list[Slot]] | None:
+        """Return the slots of the next round and those that wait for a known price; None at the end."""
+        chosen: list[Slot] = []
+        deferred: list[Slot] = []
+        planned: dict[Cell, int] = {}
+        for slot in slots:
+            tally = self._record.cells[slot.cell]
+            allowed = self._limit_of(slot.cell)
+            if tally.asked >= self._config.most_requests(tally.wanted):
+                tally.closed = tally.closed or "candidates"
+            elif planned.get(slot.cell, 0) < allowed:
+                tally.asked += 1
+                planned[slot.cell] = planned.get(slot.cell, 0) + 1
+                chosen.append(slot)
+            elif allowed:
+                deferred.append(slot)
+            else:
+                tally.closed = tally.closed or "dollars"
+            if len(chosen) + len(deferred) >= self._config.round:
+                break
+        return (chosen, deferred) if chosen else None
+
+    def _limit_of(self, cell: Cell) -> float:
+        """Return the requests of a round that fit into the cell's dollars, at the dearest price so far."""
+        limit = self._config.picodollars
+        if limit is None or self._dearest == 0:
+            return float("inf")
+        return 1 if self._dearest is None else max(0, limit - self._record.cells[cell].picodollars) // self._dearest
+
+    def _request(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, object]]:
+        key = f"{self._run.seed}/{slot.id}/{slot.attempt - slot.repairs}"
+        values = draw(self._config, slot.cell, key, slot.number + 1, self._seeds)
+        request = kdtool.Request(
+            id=f"{slot.id}#{slot.attempt}",
+            prompt="",
+            max_tokens=self._config.max_tokens,
+            temperature=self._config.temperature,
+            seed=seed_of(self._run.seed, f"{slot.id}#{slot.attempt}"),
+            turns=slot.conversation or self._templates.render(slot.cell.task, values),
+        )
+        return request, values
+
+    def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
+        """Return the answers by id."""
+        self._record.write_status("asking", now=True)
+        found: dict[str, kdtool.TextAnswer] = {}
+        for answer in self._run.component(self._config.ask, kdtool.Teacher).kdtool_answer(iter(requests)):
+            found[answer.id] = answer
+            self._record.write_status("asking")
+        missing = next((request.id for request in requests if request.id not in found), None)
+        if missing is not None:
+            raise kdtool.PluginError(
+                f"{self._run.hook.owner(self._config.ask)} returned no answer to {missing!r}; kdtool_answer must yield one "
+                "per request"
+            )
+        refusals = [answer.reason for answer in found.values() if answer.finish == "refused" and answer.reason]
+        if not self._accepted and len(refusals) == len(requests):
+            raise kdtool.UsageError(
+                f"instruct.ask: {self._config.ask} refused each of {len(requests):,} requests ({refusals[0]}); "
+                f"{refusal_remedy(refusals[0])}"
+            )
+        return found
+
+    def _judge(self, batch: Sequence[Candidate], again: list[Slot]) -> Iterator[kdtool.Example]:
+        """Yield the rows of accepted candidates, and add the slots of the others to `again`."""
+        for candidate in batch:
+            tally, answer = self._record.cells[candidate.slot.cell], candidate.answer
+            tally.tokens_in += answer.tokens_in
+            tally.tokens_out += answer.tokens_out
+            tally.picodollars += answer.picodollars
+            self._dearest = max(self._dearest or 0, answer.picodollars)
+        read = [self._read(candidate) for candidate in batch]
+        judged = self._screen(run_tests(self._run, self._config, self._folder / f"verdicts-{self._round}.jsonl", read))
+        for candidate, row in judged:
+            slot = candidate.slot
+            if row is not None:
+                self._accepted += 1
+                self._record.accept(slot.cell, _plain(row))
+                yield row
+                continue
+            about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
+            self._record.reject(slot.cell, candidate.reason, about)
+            again.append(self._next(candidate))
+        self._record.write_status("judging")
+        self._run.hook.kdtool_progress(self._run, self._accepted)
+
+    def _read(self, candidate: Candidate) -> Candidate:
+        answer, cell = candidate.answer, candidate.slot.cell
+        if answer.finish == "refused":
+            return _reject(candidate, "refused")
+        if answer.finish == "length":
+            return _reject(candidate, f"cut off at {self._config.max_tokens} tokens")
+        parts = read_parts(answer.text, tested=cell.language in self._config.tested)
+        if isinstance(parts, str):
+            return _reject(candidate, parts, f"it has {parts} part")
+        if cell.task not in _WITHOUT_CODE and not code_of(parts.response, cell.language):
+            return _reject(
+                candidate, f"no code in {cell.language}", f"it has no block of code that begins with ```{cell.language}"
+            )
+        return Candidate(candidate.slot, candidate.request, answer, candidate.values, parts)
+
+    def _screen(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, kdtool.Example | None]]:
+        """Return the candidates in order, each with its row, or rejected by one of the recipe's screens."""
+        found: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
+        rows = {one.request.id: self._row(one) for one in candidates if not one.reason}
+        for name in self._run.implementing("kdtool_screen"):
+            verdicts = self._run.component(name, kdtool.Screen).kdtool_screen(self._run, list(rows.values()))
+            short = name.rpartition(".")[2]
+            for key, verdict in zip(list(rows), verdicts, strict=True):
+                if verdict is not None:
+                    error = f"it was rejected: {verdict}" if short in self._config.repaired else ""
+                    found[key] = _reject(found[key], f"{short}: {verdict}", error)
+                    del rows[key]
+        return [(candidate, rows.get(key)) for key, candidate in found.items()]
+
+    def _row(self, candidate: Candidate) -> kdtool.Example:
+        assert candidate.parts is not None  # noqa: S101 - of candidates without a reason
+        slot, parts, answer = candidate.slot, candidate.parts, candidate.answer
+        turns = (("user", parts.instruction), ("assistant", parts.response))
+        about = {
+            "teacher": self._config.ask,
+            "model": self._model,
+            "teacher_licence": self._licence,
+            "template": self._versions[slot.cell.task],
+            "request": _key(candidate.request),
+            "difficulty": slot.cell.difficulty,
+            "task": slot.cell.task,
+            "style": str(candidate.values["style"]),
+            "topic": str(candidate.values["topic"]),
+            "attempt": str(slot.attempt),
+            "repairs": str(slot.repairs) if slot.repairs else "",
+            "tests": parts.tests,
+            "tokens_in": str(answer.tokens_in),
+            "tokens_out": str(answer.tokens_out),
+            "picodollars": str(answer.picodollars) if answer.picodollars else "",
+        }
+        return kdtool.Example(
+            id=slot.id,
+            body=kdtool.Messages(turns)
+            if self._config.form == "messages"
+            else kdtool.Completion(turns[0][1], turns[1][1]),
+            language=slot.cell.language,
+            licence=self._licence,
+            source=f"instructions by {self._config.ask}",
+            meta={name: text for name, text in about.items() if text},
+        )
+
+    def _next(self, candidate: Candidate) -> Slot:
+        slot = candidate.slot
+        if not candidate.error or slot.repairs >= self._config.repairs:
+            return Slot(slot.cell, slot.number, slot.attempt + 1)
+        ((role, text),) = self._templates.render("_repair", {**candidate.values, "error": candidate.error})
+        conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), (role, text))
+        return Slot(slot.cell, slot.number, slot.attempt + 1, slot.repairs + 1, conversation)
+
+
+def _reject(candidate: Candidate, reason: str, error: str = "") -> Candidate:
+    return Candidate(
+        candidate.slot, candidate.request, candidate.answer, candidate.values, candidate.parts, reason, error
+    )
+
+
+def _key(request: kdtool.Request) -> str:
+    """Return the SHA-256 of a request without its id, and without the seed of a greedy one, by which answers are stored."""
+    left_out = {"id"} if request.temperature else {"id", "seed"}
+    content = {name: value for name, value in asdict(request).items() if name not in left_out}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(row: kdtool.Example) -> dict[str, object]:
+    body = row.body
+    content = {"turns": body.turns} if isinstance(body, kdtool.Messages) else asdict(body)
+    return {"id": row.id, **content, "language": row.language, "licence": row.licence, "meta": dict(row.meta)}

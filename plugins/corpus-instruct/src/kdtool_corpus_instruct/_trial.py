@@ -1,0 +1,73 @@
+"""Run the tests that a teacher wrote with its answers, in the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_corpus_instruct._answers import code_of
+
+if TYPE_CHECKING:
+    from kdtool_sandbox import Module, Program, Task
+
+    from kdtool_corpus_instruct._config import InstructConfig
+    from kdtool_corpus_instruct._generation import Candidate
+
+__all__ = ["run_tests"]
+
+_ERROR = 1_000
+"""Characters of an error's end that go back to the teacher."""
+
+
+def run_tests(
+    run: kdtool.RunInfo, config: InstructConfig, file: Path, candidates: Sequence[Candidate]
+) -> list[Candidate]:
+    """Return the candidates, rejected if their tests fail.
+
+    Args:
+        run: the run, for messages.
+        config: time limit and workers.
+        file: journal of the verdicts; none in it is found again.
+        candidates: those with tests are run, unless they are rejected already.
+
+    Raises:
+        SandboxError: programs cannot be run safely here.
+    """
+    from kdtool_pass_at_k import verdicts_of
+    from kdtool_sandbox import Task
+
+    found = {one.request.id: one for one in candidates}
+    tasks: dict[str, list[Task]] = {}
+    for one in candidates:
+        if one.reason or one.parts is None or not one.parts.tests:
+            continue
+        language = one.slot.cell.language
+        work = _work(code_of(one.parts.response, language), one.parts.tests, language)
+        if isinstance(work, str):
+            found[one.request.id] = replace(one, reason=f"tests: {language} does not parse", error=work)
+        else:
+            tasks.setdefault(language, []).append(Task(one.request.id, work, config.seconds))
+    verdicts = verdicts_of(run, file, tasks, config.workers) if tasks else {}
+    for key, verdict in verdicts.items():
+        if not verdict.has_passed:
+            error = f"its tests fail: {verdict.reason} {verdict.stderr}".strip()[-_ERROR:]
+            reason = f"tests: {verdict.reason.partition(':')[0].strip() or verdict.status}"
+            found[key] = replace(found[key], reason=reason[:80], error=error)
+    return list(found.values())
+
+
+def _work(code: str, tests: str, language: str) -> Module | Program | str:
+    """Return what is run, or the error of Python that does not parse."""
+    from kdtool_sandbox import language as language_called
+    from kdtool_sandbox import module_like
+
+    if language != "python":
+        return language_called(language).run(code, tests)
+    try:
+        return module_like(code, tests)(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"it does not parse: {error}"
