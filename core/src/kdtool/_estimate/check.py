@@ -216,10 +216,8 @@ def _opening(recipe: Recipe, say: Callable[[str], None], store: Path | None) -> 
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield (
-            context,
-            replace(context.info(Stage("check")), say=say, store=store),
-        )  # nothing runs that trackers could show
+        info = replace(context.info(Stage("check")), say=say, store=store)  # nothing runs that trackers could show
+        yield context, info
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

@@ -219,10 +219,11 @@ def _add_group(
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
-    keys = {one: getattr(context.assembly.shared[one], "answer_cache_key", None) for one in teachers}
-    services = {
-        one: node for one, node in teachers.items() if keys[one] and not together
-    }  # whose speed nobody measures
+    services = {  # joint measurements are of speed, so they ask again
+        one: node
+        for one, node in teachers.items()
+        if getattr(context.assembly.shared[one], "answer_cache_key", None) and not together
+    }
     read = texts if reads else None
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment
