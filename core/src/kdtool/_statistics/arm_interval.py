@@ -10,6 +10,10 @@ from typing import Literal
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_LOWEST = {"per token": 1.0} | dict.fromkeys(
+    ("bits per byte", "nats per token", "words", "bytes", "seconds", "tokens/s"), 0.0
+)
+"""The lowest possible value, by unit; "per token" is that of a perplexity."""
 _ROUNDED = 1e-9
 """A width of zero where shares are not binary fractions."""
 
@@ -20,11 +24,12 @@ def interval_of(
     """Return the 95 % interval of transform(Σ sum / Σ weight), as runs compute it; None for fewer than two items that weigh.
 
     Student's interval on the jackknife, with Hall's where items are skewed. For a fraction it lies within 0 and 1; where
-    each item passes or fails it is Wilson's score interval (JASA 22, 1927).
+    each item passes or fails it is Wilson's score interval (JASA 22, 1927). Other units have a lowest value at
+    which it ends: 1 per token (perplexity); 0 bits per byte, nats per token, words, bytes, seconds and tokens/s.
 
     Args:
         items: sum and weight of each document or task.
-        unit: "fraction" for shares from 0 to 1, such as of tasks that pass.
+        unit: "fraction" for shares from 0 to 1, such as of tasks that pass; as in `Measurement`.
         transform: as in `Measurement`.
     """
     return arm_interval([list(items)], unit, transform)
@@ -43,7 +48,9 @@ def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float]
         below, above = widen_fraction(reach, [table], (middle, 1 - middle))
         return max(0.0, middle - below), min(1.0, middle + above)
     low, high = middle - reach[0], middle + reach[1]
-    return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
+    if transform == "exp":
+        middle, low, high = exponential(middle), exponential(low), exponential(high)
+    return max(low, min(middle, _LOWEST.get(unit, low))), high
 
 
 def widen_fraction(
