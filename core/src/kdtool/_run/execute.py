@@ -206,7 +206,7 @@ def _make_first(context: Context, graph: Graph, texts: Node) -> None:
         if node is texts:
             if not all(each.exists for each in graph.nodes.values()):
                 refuse_empty_text(context, texts)
-            refuse_unmeasurable(context, texts)
+            refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)))
 
 
 def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None) -> None:
