@@ -351,8 +351,8 @@ def test_a_list_of_anything_but_different_names_is_refused(tmp_path: Path, items
         ({"corpora": "[]"}, "corpora: is missing"),
         ({"train.corpus": False}, "train.corpora: is missing"),
         ({"student": False}, "student: is missing"),
-        ({"trainer": False}, "train.trainer: is missing"),
-        ({"rows": False}, "train.rows: is missing"),
+        ({"trainer": False}, "\n  trainer: is missing"),
+        ({"rows": False}, "\n  rows: is missing"),
         ({"train.rows": False}, "train.rows: is missing"),
     ],
 )
@@ -363,6 +363,12 @@ def test_what_must_be_there_and_is_switched_off_is_missing(
         load_recipe(_write(tmp_path, BASE), settings)
     assert len(caught.value.problems) == 1
     assert message in str(caught.value).replace("--set ", "")
+
+
+def test_all_that_a_recipe_lacks_is_named_at_once_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, "name: x\n"))
+    assert {problem.key for problem in caught.value.problems} == {"corpora", "student", "train", "rows", "trainer"}
 
 
 @pytest.mark.parametrize("settings", [{"student.use": 7}, {"corpora": "7"}, {"train.losses": "{ce: 7}"}, {"rows": "7"}])
