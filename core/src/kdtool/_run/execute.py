@@ -245,7 +245,12 @@ def _results(context: Context, stages: Stages) -> Results:
     return Results(
         name=assembly.recipe.name,
         folder=context.folder,
-        verdict=verdict(comparisons, on_policy=bool(on_policy_keys(assembly)), ended_early=ended_early),
+        verdict=verdict(
+            comparisons,
+            on_policy=bool(on_policy_keys(assembly)),
+            ended_early=ended_early,
+            has_control=assembly.recipe.control is not None,
+        ),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),
         arms=tuple(arms),
