@@ -45,6 +45,10 @@ def test_an_interval_of_few_items_ends_at_the_lowest_value_that_its_unit_has(
     assert unbounded is not None
     assert unbounded[0] < lowest
     assert bounded == (lowest, unbounded[1])
+    below = [(total - 9, weight) for total, weight in items]
+    assert interval_of(below, unit=unit, transform=transform) == interval_of(below, transform=transform), (
+        "no such value"
+    )
 
 
 def test_one_seed_and_equal_weights_give_the_paired_t_interval() -> None:

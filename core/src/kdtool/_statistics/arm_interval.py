@@ -10,10 +10,7 @@ from typing import Literal
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
-_LOWEST = {"per token": 1.0} | dict.fromkeys(
-    ("bits per byte", "nats per token", "words", "bytes", "seconds", "tokens/s"), 0.0
-)
-"""The lowest possible value, by unit; "per token" is that of a perplexity."""
+_NEVER_NEGATIVE = frozenset({"bits per byte", "nats per token", "words", "bytes", "seconds", "tokens/s"})
 _ROUNDED = 1e-9
 """A width of zero where shares are not binary fractions."""
 
@@ -25,7 +22,8 @@ def interval_of(
 
     Student's interval on the jackknife, with Hall's where items are skewed. For a fraction it lies within 0 and 1; where
     each item passes or fails it is Wilson's score interval (JASA 22, 1927). Other units have a lowest value at
-    which it ends: 1 per token (perplexity); 0 bits per byte, nats per token, words, bytes, seconds and tokens/s.
+    which it ends: 1 per token where the
+    transform is "exp" (perplexity); 0 bits per byte, nats per token, words, bytes, seconds and tokens/s.
 
     Args:
         items: sum and weight of each document or task.
@@ -48,9 +46,11 @@ def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float]
         below, above = widen_fraction(reach, [table], (middle, 1 - middle))
         return max(0.0, middle - below), min(1.0, middle + above)
     low, high = middle - reach[0], middle + reach[1]
+    lowest = 0.0 if unit in _NEVER_NEGATIVE else low
     if transform == "exp":
         middle, low, high = exponential(middle), exponential(low), exponential(high)
-    return max(low, min(middle, _LOWEST.get(unit, low))), high
+        lowest = 1.0 if unit == "per token" else low
+    return max(low, lowest) if lowest <= middle else low, high
 
 
 def widen_fraction(
