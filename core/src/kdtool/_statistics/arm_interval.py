@@ -21,9 +21,8 @@ def interval_of(
     """Return the 95 % interval of transform(Σ sum / Σ weight), as runs compute it; None for fewer than two items that weigh.
 
     Student's interval on the jackknife, with Hall's where items are skewed. For a fraction it lies within 0 and 1; where
-    each item passes or fails it is Wilson's score interval (JASA 22, 1927). Other units have a lowest value at
-    which it ends: 1 per token where the
-    transform is "exp" (perplexity); 0 bits per byte, nats per token, words, bytes, seconds and tokens/s.
+    each item passes or fails it is Wilson's score interval (JASA 22, 1927). It ends at 1 for a perplexity ("per token",
+    "exp"), and at 0 for bits per byte, nats per token, words, bytes, seconds and tokens/s.
 
     Args:
         items: sum and weight of each document or task.
