@@ -83,10 +83,13 @@ def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(
-        kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`.*--corpus"
-    ):
+    with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`"):
         evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}, EXAMPLES), split="validation")
+
+
+def test_an_evaluation_without_a_corpus_names_the_options_that_give_one(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"perplexity: the run has no text.*--corpus NAME or --recipe FILE"):
+        evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}), split="test")
 
 
 def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:

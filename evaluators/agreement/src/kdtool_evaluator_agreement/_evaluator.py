@@ -82,7 +82,7 @@ class Agreement(kdtool.Evaluator):
         # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
         documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
         if not documents:
-            raise without_text("agreement", self.config.split)
+            raise without_text(run, "agreement", self.config.split)
         return documents
 
     def _with_teacher(
