@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
-from kdtool._plugins.registry import find
+from kdtool._plugins.registry import Entry, find
 
 from kdtool_testing.suite import Suite
 
@@ -92,7 +92,7 @@ class OfferedConformance(Suite):
     def _distribution(self) -> str:
         return self._entry().distribution
 
-    def _entry(self) -> Any:
+    def _entry(self) -> Entry:
         assert self.entry_point, (
             "write `entry_point = …`, the name under which a package registers it; `kdtool new KIND NAME` makes a package "
             "for a class in a local file"
