@@ -94,6 +94,9 @@ class Counted(CausalLM):
     def kdtool_load_weights(self, run, folder):
         assert folder is None or int((folder / "count.txt").read_text(encoding="utf-8")) > 0
 
+    def kdtool_estimate_answers(self, run, requests):
+        yield kdtool.Estimate(f"{len([*requests])} answers")
+
 
 class Asked(kdtool.Evaluator):
     """Asks the teacher itself for a text."""
@@ -101,7 +104,8 @@ class Asked(kdtool.Evaluator):
     measures_jointly = True
 
     def kdtool_estimate(self, run, ahead):
-        yield kdtool.Estimate("a few words")
+        requests = [kdtool.Request("1", "def f(", max_tokens=2)]
+        yield from run.component("teacher", kdtool.Teacher).kdtool_estimate_answers(run, requests) or ()
 
     def kdtool_problems(self, run):
         return [kdtool.Example("add", kdtool.Completion("# add one", "x += 1"))]
@@ -160,6 +164,7 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
     recipe |= {"name": "counted", "train": {"losses": {"ce": {}}, "steps": 2}, "trackers": ["console"]}
     recipe["teacher"]["use"] = "./own.py:Counted"  # a teacher that is trained by a phase learns from no text itself
+    kdtool.check(recipe)
     kdtool.run(recipe)
     assert sorted(called) == sorted(DECLARED)
 

@@ -16,7 +16,10 @@ from kdtool._plugins.distributions import DEFAULTS
 ROOT = Path(__file__).parents[2]
 PROJECTS = sorted(ROOT.glob("*/*/pyproject.toml"))
 SOURCES = sorted(Path(kdtool.__file__).parent.glob("**/*.py"))
-WORDS = {*get_args(kdtool.SignalKind), *["answers", "data", "html", "jsonl", "new", "pairs", "safetensors", "standard"]}
+WORDS = {
+    *get_args(kdtool.SignalKind),
+    *["answers", "data", "html", "jsonl", "length", "new", "pairs", "safetensors", "standard"],
+}
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
 FIRST_INSTALL = ("_cli/plugins.py", "kdtool-quickstart")
 """The distribution that `kdtool plugins` names where nothing is installed; it is no plugin but a set of them."""

@@ -65,7 +65,9 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
 
 def test_a_rank_that_waits_ends_when_rank_0_is_gone(tmp_path: Path) -> None:
     node = Node(Stage("phases", "x"), Artefacts(tmp_path), {}, {}, lambda run, folder: None)
-    with pytest.raises(kdtool.UsageError, match="process 0 of this run ended before the stage 'phases/x'"):
+    with pytest.raises(
+        kdtool.UsageError, match="process 0 of this run ended before the stage 'training of student, phase x'"
+    ):
         wait_for(node, lambda _: False, lambda: False)
 
 

@@ -40,7 +40,7 @@ def steps_of(folder: Path) -> list[int]:
 
 def reports_of(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{**json.loads(line), "seconds": 0} for line in lines]
+    return [{**json.loads(line), "seconds": 0, "memory": 0} for line in lines]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import kdtool
 from kdtool_measuring import refusal_remedy, seed_of
 
-from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
+from kdtool_corpus_instruct._answers import code_of, read_parts
+from kdtool_corpus_instruct._candidates import Candidate, Slot
 from kdtool_corpus_instruct._drawing import draw
-from kdtool_corpus_instruct._templates import Templates, Turns
+from kdtool_corpus_instruct._templates import Templates
 from kdtool_corpus_instruct._trial import run_tests
 
 if TYPE_CHECKING:
@@ -32,35 +33,6 @@ __all__ = ["Generation"]
 _BATCH = 256
 _WITHOUT_CODE = frozenset({"explain"})
 """Tasks whose answer needs no block of code."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A row that is missing: its cell and number, and how often it was asked for. A repair goes on in a conversation."""
-
-    cell: Cell
-    number: int
-    attempt: int = 0
-    repairs: int = 0
-    conversation: Turns = ()
-
-    @property
-    def id(self) -> str:
-        """Id of the row that fills the slot."""
-        return f"{self.cell}/{self.number}"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An answer for a slot: its parts, or the reason why it is useless, with an `error` if it can be repaired."""
-
-    slot: Slot
-    request: kdtool.Request
-    answer: kdtool.TextAnswer
-    values: Mapping[str, object]
-    parts: Parts | None = None
-    reason: str = ""
-    error: str = ""
 
 
 class Generation:

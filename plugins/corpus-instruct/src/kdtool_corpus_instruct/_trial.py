@@ -14,8 +14,8 @@ from kdtool_corpus_instruct._answers import code_of
 if TYPE_CHECKING:
     from kdtool_sandbox import Module, Program, Task
 
+    from kdtool_corpus_instruct._candidates import Candidate
     from kdtool_corpus_instruct._config import InstructConfig
-    from kdtool_corpus_instruct._generation import Candidate
 
 __all__ = ["run_tests"]
 
