@@ -275,7 +275,7 @@ def test_fewer_layers_are_kept_until_something_fits(monkeypatch: pytest.MonkeyPa
     assert recipe["student"]["layers"] == 10
     assert recipe["train"]["transforms"] == {"freeze": {}, "lora": {}}
     monkeypatch.setattr(kdtool, "check", scarce(0))
-    with pytest.raises(kdtool.MemoryExceededError, match="2GB is too little memory to train a student of smollm2"):
+    with pytest.raises(kdtool.MemoryExceededError, match="2GB: too little memory to train a student of smollm2"):
         fit_recipe(draft_recipe("a", answers), answers, lambda _: False)
 
 
