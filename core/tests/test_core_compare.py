@@ -98,6 +98,15 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     assert found.verdict.startswith("Nothing to compare")
 
 
+def test_seeds_that_only_one_run_has_are_named(recipe: dict[str, Any]) -> None:
+    small = {**recipe, "control": False, "exporters": {}}
+    kdtool.run({**small, "name": "one", "seeds": [0]})
+    kdtool.run({**small, "name": "two"})
+    found = kdtool.compare(["one", "two"])
+    assert found.notes == ("nats: one and two are compared by seed 0; the other seeds (1) are left out",)
+    assert kdtool.compare(["one", "two"], arms=["teacher"]).notes == ()
+
+
 def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("runs/two", "copied", ignore=shutil.ignore_patterns("scores"))
     assert call(["compare", "one", "copied"]) == 2

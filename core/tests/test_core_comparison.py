@@ -46,6 +46,11 @@ def test_paired_interval_sees_a_difference_far_below_the_spread_of_items(tmp_pat
     assert "better in loss" in verdict([found])
 
 
+def test_without_a_comparison_the_verdict_names_the_reason() -> None:
+    assert "no evaluator measured student and control" in verdict([])
+    assert verdict([], has_control=False).endswith("the run trained no control; add `control: true`.")
+
+
 def test_no_difference_is_said_in_words_and_worse_is_worse(tmp_path: Path) -> None:
     generator = random.Random(1)
     none = compare("student", "control", [_pair(tmp_path, generator, 0.0, seed) for seed in range(3)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kdtool._cli import call
@@ -75,3 +77,14 @@ def test_kdtool_s_own_commands_take_it_anywhere(
     assert call(arguments.split()) == 2
     assert ("Traceback" in (err := capsys.readouterr().err)) == traceback
     assert ("'--debug' cannot be read" in err) == (arguments == "run -- --debug")
+
+
+def test_the_author_of_a_local_file_is_pointed_to_the_traceback(
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "from toy import Corpus\nclass Bad(Corpus):\n    def kdtool_examples(self, run): raise ValueError('no')\n"
+    Path("bad.py").write_text(source, encoding="utf-8")
+    Path("bad.yaml").write_text(json.dumps({**recipe, "corpus": {"use": "./bad.py:Bad"}}), encoding="utf-8")
+    assert call(["run", "bad.yaml"]) == 1
+    assert "See the traceback: run `kdtool --debug …`." in (err := capsys.readouterr().err)
+    assert "authors" not in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -238,8 +239,8 @@ def test_a_signal_of_too_many_positions_names_the_teacher() -> None:
 
     hooks = ComponentHooks({"teacher": Teaches(None)})
     source = from_teacher(hooks, "teacher", kdtool.SignalRequest(frozenset({"logits"})))
-    message = "its signal has 4 entries in lazy.hidden, but the batch has 3 labels; return one entry for each label"
-    with pytest.raises(kdtool.PluginError, match=message) as caught:
+    message = "its signal has 4 rows in lazy (the logits), but the batch has 3 labels; return one row for each label"
+    with pytest.raises(kdtool.PluginError, match=re.escape(message)) as caught:
         source.signal(SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]])))  # type: ignore[arg-type]
     assert "in teacher 'teacher'" in describe(caught.value)
     source.signal(SimpleNamespace(labels=torch.tensor([[1, 2, 2, 3]])))  # type: ignore[arg-type]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import exp, lgamma, log, pi, sqrt
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._results.compare_arms import _difference
-from kdtool._statistics.arm_interval import level_of
+from kdtool._statistics.arm_interval import interval_of, level_of
 from kdtool._statistics.jackknife import Statistic, Table, _reaches, _skewness, estimate, margins, student_t
 
 DRAWS = 2000
@@ -31,6 +32,23 @@ def test_points_between_whole_degrees_leave_a_tail_of_a_fortieth(degrees: float)
     density = [front * (1 + (point * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(steps + 1)]
     simpson = density[0] + density[-1] + 4 * sum(density[1::2]) + 2 * sum(density[2:-1:2])
     assert simpson * point / steps / 3 == pytest.approx(0.475, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("unit", "transform", "lowest"), [("per token", "exp", 1.0), ("bits per byte", "identity", 0.0)]
+)
+def test_an_interval_of_few_items_ends_at_the_lowest_value_that_its_unit_has(
+    unit: str, transform: Literal["identity", "exp"], lowest: float
+) -> None:
+    items = [(0.2, 1.0), (3.0, 1.0)]
+    unbounded, bounded = interval_of(items, transform=transform), interval_of(items, unit=unit, transform=transform)
+    assert unbounded is not None
+    assert unbounded[0] < lowest
+    assert bounded == (lowest, unbounded[1])
+    below = [(total - 9, weight) for total, weight in items]
+    assert interval_of(below, unit=unit, transform=transform) == interval_of(below, transform=transform), (
+        "no such value"
+    )
 
 
 def test_one_seed_and_equal_weights_give_the_paired_t_interval() -> None:

@@ -146,6 +146,31 @@ def test_text_without_a_row_is_refused_before_the_student_is_built(
     assert not list(Path("store").glob("students*")), "the student was built"
 
 
+def test_split_without_a_document_for_an_evaluator_is_refused_before_anything_is_made(recipe: dict[str, Any]) -> None:
+    source = """
+import kdtool
+from toy import Nats
+
+class Checks(Nats):
+    def kdtool_check(self, run, when):
+        if when == "text" and not list(run.texts.examples("validation")):
+            raise kdtool.UsageError("'validation' holds no documents")
+
+class Unaware(Checks):
+    reads_text = False
+"""
+    Path("checks.py").write_text(source, encoding="utf-8")
+    asked = {**recipe, "evaluators": {"nats": {"use": "./checks.py:Checks"}}}
+    for ask in (kdtool.check, kdtool.run):
+        with pytest.raises(kdtool.RecipeError) as caught:
+            ask(asked)
+        assert [(problem.key, problem.message) for problem in caught.value.problems] == [
+            ("evaluators.nats", "'validation' holds no documents")
+        ]
+    assert kdtool.check(asked, {"evaluators.nats.use": "./checks.py:Unaware"})["fits"]["memory"]
+    assert kdtool.check(asked, {"corpus.documents": 1501})["fits"]["memory"], "later documents may be of that split"
+
+
 def test_component_that_names_another_wrongly_is_the_recipe_s_mistake(recipe: dict[str, Any]) -> None:
     source = """
 import kdtool

@@ -52,6 +52,9 @@ def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.Capt
     write_results(replace(done, values=(*done.values, *more)))
     assert call(["show", "toy"]) == 0
     assert "3 more measurements: kdtool show toy --all" in capsys.readouterr().out
+    write_results(replace(done, values=(*done.values, *more[: len(done.values)])))
+    assert call(["show", "toy"]) == 0
+    assert "1 more measurement: kdtool show toy --all" in capsys.readouterr().out
 
 
 def test_a_loaded_run_is_as_it_was_returned(done: kdtool.Results) -> None:

@@ -40,8 +40,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        key = "" if where == f"--set {self.key}" else self.key
-        text = ": ".join(filter(None, (where, key, self.message)))
+        text = ": ".join(filter(None, (where, self.key, self.message)))
         return f"{text}\n    {self.remedy}" if self.remedy else text
 
 

@@ -51,9 +51,11 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         functions = (FUNCTION.format(part=part) for part in range(9))
         Path(f"src/{name}.py").write_text(f"# {name}\n" + "\n\n\n".join(functions), encoding="utf-8")
     Path("empty").mkdir()
-    write_lines("text.jsonl", {"text": "print(1)\n"})
-    write_lines("pairs.jsonl", {"prompt": "# one\n", "completion": "print(1)\n"})
-    write_lines("split.jsonl", {"text": "print(1)\n" * 40, "split": "train"}, {"text": "print(2)\n", "split": "test"})
+    write_lines("text.jsonl", *({"text": f"print({n})\n" * 40} for n in range(60)))
+    write_lines("pairs.jsonl", *({"prompt": f"# {n}\n", "completion": f"print({n})\n"} for n in range(60)))
+    write_lines(
+        "split.jsonl", {"text": "print(1)\n" * 40, "split": "train"}, {"text": "print(2)\n" * 9, "split": "test"}
+    )
 
 
 def write_lines(name: str, *records: dict[str, str]) -> None:

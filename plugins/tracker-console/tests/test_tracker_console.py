@@ -129,7 +129,7 @@ def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFi
     ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Run test ")]
     assert [end for end in ends if " in " not in end] == [
         "Run test failed before its first stage was complete.",
-        "Run test failed (2 stages reused, 1 completed). Run the same command to continue.",
+        "Run test failed (2 stages reused, 1 completed). Finished stages are kept.",
         "Run test was interrupted (3 stages reused, 1 completed).",
         "Run test is done: all of its 1 stage reused",
     ]

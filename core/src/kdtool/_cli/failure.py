@@ -45,10 +45,10 @@ def explain(error: BaseException, *, debug: bool) -> int:
         who = culprit(error)
         click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
         kept = "Finished work is kept. " if is_resumable(error) else ""
-        remedy = (
-            "The plugin's authors need the traceback"
-            if who
-            else "This is a bug in kdtool; report it with the traceback"
-        )
+        owner = owner_of(error)
+        remedy = "This is a bug in kdtool; report it with the traceback"
+        if who:
+            local = who.startswith("the local file") or (owner is not None and not owner.distribution)
+            remedy = "See the traceback" if local else "The plugin's authors need the traceback"
         click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
         return KdtoolError.exit_code

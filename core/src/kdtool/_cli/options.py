@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from kdtool._text.did_you_mean import did_you_mean
 
 
 def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -29,3 +33,14 @@ out_option = click.option("--out", type=_FOLDER, default="runs", show_default=Tr
 store_option = click.option("--store", type=_FOLDER, help=_STORE)
 offline_option = click.option("--offline", is_flag=True, help="Use no network.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class KindOption(click.Choice):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """Names of kinds; for another word it suggests one of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a kind, or fail."""
+        if value not in self.choices:
+            hint = did_you_mean(value, self.choices, what="there are", shown=20)
+            self.fail(f"unknown kind {value!r}; {hint}", param, ctx)
+        return super().convert(value, param, ctx)

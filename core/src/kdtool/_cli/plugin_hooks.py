@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import click
 
+from kdtool._cli.options import KindOption
 from kdtool._contract.kind_table import TABLE
 
 _ALL = "component"
@@ -17,7 +18,7 @@ _ALL = "component"
 
 
 @click.command()
-@click.argument("kind", required=False, metavar="[KIND]", type=click.Choice([*(kind.name for kind in TABLE), _ALL]))
+@click.argument("kind", required=False, metavar="[KIND]", type=KindOption([*(kind.name for kind in TABLE), _ALL]))
 def hooks(kind: str | None) -> None:
     """Show the hooks of a kind with their documentation; without KIND, the names that suffice for each kind."""
     click.echo("\n".join(_lines(kind)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.options import json_option
+from kdtool._cli.options import KindOption, json_option
 from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
@@ -28,7 +28,7 @@ _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing.
 """
 
 
-_kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
+_kind_option = click.option("--kind", type=KindOption(list(GROUPS)), help="Only plugins of this kind.")
 
 
 @click.group(invoke_without_command=True)

@@ -37,4 +37,4 @@ def show(run: str, out: str, every: bool) -> None:
     click.echo(where(results))
     left_out = len({value.measurement for value in results.values}) - len(head) + 1
     if left_out and not every:
-        click.echo(f"{left_out} more measurements: kdtool show {run} --all")
+        click.echo(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {run} --all")

@@ -42,12 +42,14 @@ class LiveSubject(Subject):
 class Measurement:
     """One number about one subject.
 
-    The `unit` "fraction" is a share from 0 to 1: intervals of it and of its differences stay within their bounds, few items
-    that all pass or all fail have a wide one, and reports show percent. `n` is the number of items; `low` and `high` bound
-    a 95 % interval over them, None if there is none. `settings` hold everything needed to reproduce the number. `items` is
-    a JSON Lines file with one object per item: {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ
-    sum / Σ weight), and two subjects are compared item by item. An object may also have "shown": named texts for reports,
-    such as an answer and a verdict on it. `texts` are shown without being compared, such as completions by prompt.
+    The `unit` "fraction" is a share from 0 to 1: intervals of it and of its differences stay within their bounds, few
+    items that all pass or all fail have a wide one, and reports show percent. Intervals of perplexity ("per token", "exp") end
+    at 1, those in "bits per byte", "nats per token", "words", "bytes", "seconds" and "tokens/s" at 0. `n` is the
+    number of items; `low` and `high` bound a 95 % interval over them, None if there is none. `settings` hold everything
+    needed to reproduce the number. `items` is a JSON Lines file with one object per item: {"item": id, "sum": float,
+    "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are compared item by item. An
+    object may also have "shown": named texts for reports, such as an answer and a verdict on it. `texts` are shown
+    without being compared, such as completions by prompt.
     """
 
     name: str

@@ -112,7 +112,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     scores = add_scores(context, graph, measured, texts, but=others)
     keep(context, graph)
     context.make(texts)
-    refuse_unmeasurable(context, texts, but=others)
+    refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():
         context.make(node)
     found = list(chain.from_iterable(read_scores(context, scores).values()))

@@ -75,10 +75,10 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     Raises:
         RecipeError: a key path is malformed or below another's value, or a value cannot be read.
     """
-    root = Node({}, Place("--set", 0, 0, Path.cwd()))
+    place = Place("", 0, 0, Path.cwd())
+    root = Node({}, place)
     problems: list[Problem] = []
     for key, value in settings.items():
-        place = Place(f"--set {key}", 0, 0, Path.cwd())
         first, _, rest = key.partition(".")
         # below `require` the rest is one key: names of measurements may hold any character
         *parents, last = [first, rest] if first == "require" and rest else key.split(".")
@@ -86,9 +86,9 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
         for part in parents:
             target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
         if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
-            problems.append(root.place.problem(key, "is not a key path; write for example train.steps=100"))
+            problems.append(place.problem(key, "is not a key path; write for example train.steps=100"))
         elif not isinstance(target, dict):
-            problems.append(root.place.problem(key, "is below a key that another --set gives a value"))
+            problems.append(place.problem(key, "is below a key that another setting gives a value"))
         else:
             try:
                 target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)

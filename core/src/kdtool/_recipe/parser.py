@@ -49,7 +49,7 @@ class Parser:
         self.refuse_unknown((), TOP_KEYS)
         own, phases = self._own_keys((), RecipeKeys), self._phases()
         control = self._control(tuple(phase for phase in phases if phase.trains is None))
-        for key in ("corpora", "student"):
+        for key in ("corpora", "student", *(() if phases else ("rows", "trainer"))):
             self._need((), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
@@ -183,8 +183,9 @@ class Parser:
 
     def _need(self, path: KeyPath, key: str) -> None:
         """Add a problem if a component is missing; one that is there and wrong has a problem of its own."""
+        if key != "losses" and self._at((*path, key)) is None:
+            path = ()  # the recipe's own serve all phases
         value = self._at((*path, key))
-        value = self._at((key,)) if value is None else value
         entries = value.values() if isinstance(value, Mapping) and key in COLLECTIONS else (value,)
         word = COLLECTIONS.get(key, key)
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"

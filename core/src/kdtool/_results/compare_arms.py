@@ -62,7 +62,8 @@ def compare_all(
         arms: the arm of each subject's name; others are not compared.
 
     Returns:
-        The comparisons, those of the student with its controls first, and a line on each pair that cannot be compared.
+        The comparisons, those of the student with its controls first, and a line on each pair that cannot be compared, or by
+        some of its seeds only.
     """
     known = {subject.name: subject for subject in subjects if subject.name in arms}
     roles = {arms[name]: subject.role for name, subject in known.items()}
@@ -82,6 +83,8 @@ def compare_all(
                 reason = f"they were measured in different ways: {', '.join(keys)}"
             elif made := compare(arm, against, pairs, of_teacher=roles[against] == "teacher"):
                 compared.append(made)
+                if seeds := _seeds_apart(by_arm[arm], by_arm[against]):
+                    notes.append(f"{name}: {arm} and {against} are compared {seeds}")
                 continue
             else:
                 reason = "fewer than two items in common count"
@@ -146,6 +149,15 @@ def _pair_by_seed(one: BySeed, other: BySeed) -> Iterator[MeasurementPair]:
         pair = one.get(seed, one.get(None)), other.get(seed, other.get(None))
         if pair[0] is not None and pair[1] is not None:
             yield pair[0], pair[1]
+
+
+def _seeds_apart(one: BySeed, other: BySeed) -> str:
+    """Return by which seeds two arms are compared, and which only one has; "" if there are none, or an arm has no seeds."""
+    alone = one.keys() ^ other.keys()
+    if not alone or None in {*one, *other}:
+        return ""
+    both, rest = (", ".join(map(str, sorted(seeds, key=str))) for seeds in (one.keys() & other.keys(), alone))
+    return f"by seed {both}; the other seeds ({rest}) are left out"
 
 
 def _tables(pairs: Sequence[Sequence[Measurement]]) -> tuple[list[str], list[Table]]:

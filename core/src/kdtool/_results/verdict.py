@@ -13,26 +13,28 @@ _CONTROLS = {
 }
 _ON_POLICY = "the same student trained without the teacher on the same rows, with as many tokens or more"
 _ENDED_EARLY = "the same student trained without the teacher on the same rows, each until it got no better"
-_NO_CONTROL = (
-    "No verdict about distillation: the run trained no control (add `control: true`), or no evaluator measured student and "
-    "control on the same two items or more."
-)
+_NO_VERDICT = "No verdict about distillation: "
+_NO_CONTROL = "the run trained no control; add `control: true`."
+_NO_ITEMS = "no evaluator measured student and control on the same two items or more."
 _NO_PAIR = "Nothing to compare: no evaluator measured two models on the same two items or more."
 _ONE_SEED = "With one seed, intervals cover the choice of test items, not the luck of training."
 _OUTCOMES = {"better": "better", "worse": "worse", "no evidence of a difference": "not shown to differ"}
 
 
-def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended_early: bool = False) -> str:
+def verdict(
+    comparisons: Sequence[Comparison], *, on_policy: bool = False, ended_early: bool = False, has_control: bool = True
+) -> str:
     """State against which arms the student is better, worse, or not shown to differ, and its share of the teacher.
 
     `on_policy`: the student also learned from text that it wrote. `ended_early`: it or the control stopped before all steps.
+    `has_control`: the run trained one.
     """
     control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _CONTROLS["control"]
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]
     shares = [f"The student reaches {share}." for share in map(_share, own) if share]
     if not controls:
-        return " ".join([_NO_CONTROL, *shares, *_weakness(own)])
+        return " ".join([_NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL), *shares, *_weakness(own)])
     sentences = []
     for arm in dict.fromkeys(found.against for found in controls):
         shown = _outcome([found for found in controls if found.against == arm])

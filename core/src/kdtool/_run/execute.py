@@ -206,7 +206,7 @@ def _make_first(context: Context, graph: Graph, texts: Node) -> None:
         if node is texts:
             if not all(each.exists for each in graph.nodes.values()):
                 refuse_empty_text(context, texts)
-            refuse_unmeasurable(context, texts)
+            refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)))
 
 
 def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None) -> None:
@@ -245,7 +245,12 @@ def _results(context: Context, stages: Stages) -> Results:
     return Results(
         name=assembly.recipe.name,
         folder=context.folder,
-        verdict=verdict(comparisons, on_policy=bool(on_policy_keys(assembly)), ended_early=ended_early),
+        verdict=verdict(
+            comparisons,
+            on_policy=bool(on_policy_keys(assembly)),
+            ended_early=ended_early,
+            has_control=assembly.recipe.control is not None,
+        ),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),
         arms=tuple(arms),

@@ -10,6 +10,7 @@ from typing import Literal
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_NEVER_NEGATIVE = frozenset({"bits per byte", "nats per token", "words", "bytes", "seconds", "tokens/s"})
 _ROUNDED = 1e-9
 """A width of zero where shares are not binary fractions."""
 
@@ -20,11 +21,12 @@ def interval_of(
     """Return the 95 % interval of transform(Σ sum / Σ weight), as runs compute it; None for fewer than two items that weigh.
 
     Student's interval on the jackknife, with Hall's where items are skewed. For a fraction it lies within 0 and 1; where
-    each item passes or fails it is Wilson's score interval (JASA 22, 1927).
+    each item passes or fails it is Wilson's score interval (JASA 22, 1927). It ends at 1 for a perplexity ("per token",
+    "exp"), and at 0 for bits per byte, nats per token, words, bytes, seconds and tokens/s.
 
     Args:
         items: sum and weight of each document or task.
-        unit: "fraction" for shares from 0 to 1, such as of tasks that pass.
+        unit: "fraction" for shares from 0 to 1, such as of tasks that pass; as in `Measurement`.
         transform: as in `Measurement`.
     """
     return arm_interval([list(items)], unit, transform)
@@ -43,7 +45,11 @@ def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float]
         below, above = widen_fraction(reach, [table], (middle, 1 - middle))
         return max(0.0, middle - below), min(1.0, middle + above)
     low, high = middle - reach[0], middle + reach[1]
-    return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
+    lowest = 0.0 if unit in _NEVER_NEGATIVE else low
+    if transform == "exp":
+        middle, low, high = exponential(middle), exponential(low), exponential(high)
+        lowest = 1.0 if unit == "per token" else low
+    return max(low, lowest) if lowest <= middle else low, high
 
 
 def widen_fraction(

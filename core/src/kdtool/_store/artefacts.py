@@ -223,8 +223,10 @@ def _is_below(name: object, folder: Path) -> bool:
 
 
 def _unwritable(where: object, reason: str) -> StorageError:
-    remedy = "Finished stages are kept; make room or choose another folder, then run the same command again"
-    return StorageError(f"cannot write {where}: {reason}. {remedy}")
+    is_absent = reason in {os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)}
+    remedy = f"{'create the folder above it' if is_absent else 'make room'} or choose another folder"
+    kept = f"Finished stages are kept; {remedy}, then run the same command again"
+    return StorageError(f"cannot write {where}: {reason}. {kept}")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds
     ended = "failed" if status == "failed" else "was interrupted"
     if not made + reused:
         return f"Run {run.name} {ended} before its first stage was complete."
-    remedy = " Run the same command to continue." if status == "failed" else ""
+    remedy = " Finished stages are kept." if status == "failed" else ""
     return f"Run {run.name} {ended} ({_stages(reused)} reused, {made or 'none'} completed).{remedy}"
 
 

@@ -237,7 +237,7 @@ def _value_and_gradients(
         values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(rows.labels),))
         found: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if values.requires_grad:
-            found = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+            found = _differentiate(run, bound.term.name, values, leaves)
     gradients = []
     for gradient, name in zip(found, ("student_logits", "second_logits"), strict=False):
         if gradient is None:
@@ -247,6 +247,20 @@ def _value_and_gradients(
             )
         gradients.append(gradient)
     return values.detach(), tuple(gradients)
+
+
+def _differentiate(
+    run: kdtool.RunInfo, name: str, values: Tensor, leaves: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise kdtool.PluginError(
+            f"{_who(run, name)} changed a tensor in place that its gradient needs ({str(error).partition('. Hint')[0]}); "
+            "write `x = x * 2` instead of `x.mul_(2)` or `x *= 2`, or change a clone"
+        ) from error
 
 
 def _check_analytic_gradient(
@@ -294,7 +308,7 @@ def _check_sequence_loss(
     if not leaves:
         return
     result: Any = hook(dataclasses.replace(view, student=outputs, second=view.second and outputs))
-    gradients = torch.autograd.grad(result.values.sum(), leaves, allow_unused=True)
+    gradients = _differentiate(run, bound.term.name, result.values, leaves)
     _expect_zero(run, bound, result.values, [gradient for gradient in gradients if gradient is not None])
 
 

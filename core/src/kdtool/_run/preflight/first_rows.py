@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.corpus import Packer
-from kdtool._contract.data import Example
+from kdtool._contract.data import Example, Split
+from kdtool._contract.evaluation import Evaluator
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, RecipeError
-from kdtool._recipe.model import PhaseSpec, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind, problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
+from kdtool._run.preflight.refusals import refuse_unmeasurable
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
 from kdtool._run.stages.rows import corpora_of, pack, shares_of
@@ -34,15 +37,40 @@ def try_packers(context: Context, run: RunInfo) -> None:
 def try_corpora(context: Context, run: RunInfo) -> None:
     """Make the first row of every phase, except from text that is derived from other components, without screens.
 
+    Evaluators check the recipe's text where it is short enough to be read whole.
+
     Raises:
         KdtoolError: as a run that gathers and packs the text; nothing is fetched.
     """
     for phase in context.assembly.arms["student"]:
-        corpora = corpora_of(context, phase.sources)
-        shares = shares_of(phase.sources, corpora)
-        if not taken_by(corpora, context.assembly.shared):
-            found = gather(run, corpora, (), shares, Counts(corpora, shares))
-            _require_row(context, run, phase, (example for _, example in islice(found, _FIRST)), _FIRST)
+        if (examples := _first(context, run, phase.sources)) is not None:
+            _require_row(context, run, phase, examples, _FIRST)
+    whole = tuple(_first(context, run, context.assembly.recipe.shared) or ())
+    if 0 < len(whole) < _FIRST:
+        evaluators = context.assembly.of_kind("evaluator").items()
+        unaware = [name for name, each in evaluators if isinstance(each, Evaluator) and not each.reads_text]
+        refuse_unmeasurable(context, replace(run, texts=_FirstTexts(whole)), but=unaware)
+
+
+@dataclass(frozen=True)
+class _FirstTexts:
+    """A `TextSource` on examples in memory."""
+
+    read: Sequence[Example]
+
+    def examples(self, split: Split) -> Iterator[Example]:
+        """Yield the examples of one split."""
+        return (example for example in self.read if example.split == split)
+
+
+def _first(context: Context, run: RunInfo, sources: Sequence[ComponentSpec]) -> Iterator[Example] | None:
+    """Return the first examples of the corpora among `sources`; None where these are derived from other components."""
+    corpora = corpora_of(context, sources)
+    if taken_by(corpora, context.assembly.shared):
+        return None
+    shares = shares_of(sources, corpora)
+    found = gather(run, corpora, (), shares, Counts(corpora, shares))
+    return (example for _, example in islice(found, _FIRST))
 
 
 def refuse_empty_text(context: Context, texts: Node) -> None:

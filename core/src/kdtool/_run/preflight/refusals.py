@@ -17,7 +17,6 @@ from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import verify
 from kdtool._store.layout import MODEL
 
@@ -85,13 +84,12 @@ def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]
         yield from ((hooks, built[name]) for name in names)
 
 
-def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] = ()) -> None:
-    """Have every evaluator `but` some check the text, which is made, and its own files.
+def refuse_unmeasurable(context: Context, run: RunInfo, *, but: Collection[str] = ()) -> None:
+    """Have every evaluator `but` some check `run.texts`, and its own files.
 
     Raises:
         RecipeError: with all that leaves nothing to measure on, each at its evaluator.
     """
-    run = context.info(texts=StoredTexts(texts.path))
     _refuse(context, [name for name in _checking(context, "evaluator") if name not in but], run, "text")
 
 

@@ -67,12 +67,12 @@ class _FirstCompared:
 
 def _compare_positions(batch: Batch, signal: Signal) -> None:
     parts = {f"hidden[{layer}]": states for layer, states in signal.hidden.items()}
-    parts |= {} if signal.lazy is None else {"lazy.hidden": signal.lazy.hidden}
+    parts |= {} if signal.lazy is None else {"lazy (the logits)": signal.lazy.hidden}
     parts |= {} if signal.sparse is None else {"sparse.ids": signal.sparse.ids}
     for name, tensor in parts.items():
         if len(tensor) != (labels := int((batch.labels != -100).sum())):
-            message = f"its signal has {len(tensor)} entries in {name}, but the batch has {labels} labels"
-            raise PluginError(f"{message}; return one entry for each label that is not -100")
+            message = f"its signal has {len(tensor)} rows in {name}, but the batch has {labels} labels"
+            raise PluginError(f"{message}; return one row for each label that is not -100")
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
