@@ -13,7 +13,7 @@ import kdtool
 import pytest
 from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
-from kdtool._cli.check import _moment
+from kdtool._cli.check import _moment, _proposal
 from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
 from kdtool._recipe.read import load_recipe
@@ -97,14 +97,15 @@ def test_text_that_is_not_there_is_named_with_its_place(
 
 def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--fit", "8GB"]) == 0
-    assert "proposed: a student of " in capsys.readouterr().out
-    assert call(["check", file, "--fit", "8GB", "--json"]) == 0
-    proposal = json.loads(capsys.readouterr().out)["proposal"]
-    changes = [f"--set={key}={json.dumps(value)}" for key, value in proposal["settings"].items()]
-    assert call(["check", file, "--memory", "8GB", "--json", *changes]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["models"]["student"]["parameters"] == proposal["parameters"]
-    assert found["forecast"]["memory"]["peak"] == proposal["peak"]
+    assert "a student of " in capsys.readouterr().out
+
+
+def test_a_recipe_that_fits_is_not_called_a_proposal() -> None:
+    proposal = {"parameters": 1000, "peak": 10**6, "cost": "", "changes_result": False}
+    (line,) = _proposal({"proposal": {**proposal, "settings": {}}}, "8GB")
+    assert line == "the recipe fits as it is: a student of 1,000 parameters, peak memory 1.0 MB of 8GB"
+    (line,) = _proposal({"proposal": {**proposal, "settings": {"student.layers": 2}}}, "8GB")
+    assert line.startswith("proposed: a student of 1,000 parameters")
 
 
 @pytest.mark.slow

@@ -133,7 +133,10 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
         (["plain", "--with", "perplexity", "--set", "student.layers=3"], "student: unknown key"),
         (["plain", "--with", "perplexity", "--name", "a b"], "the run's name (`--name`) must be a name"),
-        (["plain", "--with", "perplexity"], "perplexity.split: 'test' holds no documents"),
+        (
+            ["plain", "--with", "perplexity"],
+            "perplexity: the run has no text to measure on; name it with --corpus NAME or --recipe",
+        ),
         ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
     ],
 )

@@ -137,6 +137,13 @@ def test_a_class_without_what_it_tests_is_one_error(name: str, outcomes: dict[st
     assert len(outcomes[name]) == 1
 
 
+def test_a_class_of_a_local_file_passes_all_but_its_registration(tmp_path: Path) -> None:
+    (tmp_path / "test_local.py").write_text(HEAD + CASES["plain"][0], encoding="utf-8")
+    found = outcomes_of(tmp_path, "-k", "registered or contract or ids_are_unique")
+    assert sorted(outcome for _, outcome, _ in found) == ["failed", "failed", "passed"]
+    assert all("write `entry_point = …`" in text for _, outcome, text in found if outcome == "failed")
+
+
 def test_skips_of_other_tests_stay_skips(tmp_path: Path) -> None:
     content = "import pytest\nfrom kdtool_testing import make_run\n\ndef test_it():\n    pytest.skip('not here')\n"
     (tmp_path / "test_other.py").write_text(content, encoding="utf-8")

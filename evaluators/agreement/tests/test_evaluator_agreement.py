@@ -167,7 +167,9 @@ def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:
     assert heard[0].startswith(
         f"agreement: student is left out: {sizes}; ids that stand for different tokens begin with"
     )
-    assert heard[1:] == ["agreement: control is left out, no component opens it"]
+    assert heard[1:] == [
+        "agreement: control is left out, no component opens it; its component must implement kdtool_open"
+    ]
 
 
 @pytest.mark.parametrize("longer", ["teacher", "student"])

@@ -126,7 +126,9 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(
     assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123
     assert children() <= before
-    assert heard == ["efficiency: of q4-seed0 only the size is measured, no component opens it"]
+    assert heard == [
+        "efficiency: of q4-seed0 only the size is measured, no component opens it; its component must implement kdtool_open"
+    ]
     assert found["prefill-speed", "teacher"].value == pytest.approx(32 / found["time-to-first-token", "teacher"].value)
     # The counter advances by a joule a reading, and a turn is read twice.
     assert found["energy-per-token", "teacher"].value == found["energy-per-token", "student-seed0"].value == 1 / 4

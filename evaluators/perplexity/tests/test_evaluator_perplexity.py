@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_evaluator_perplexity import Perplexity
-from kdtool_testing import EvaluatorConformance, OneRuntime, make_run
+from kdtool_testing import ByteTokenizer, EvaluatorConformance, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
@@ -26,6 +26,13 @@ class Uniform(kdtool.Runtime):
     """Gives every character, one token each, the probability 1/8."""
 
     closed = False
+
+    def __init__(self, tokenizer: kdtool.Tokenizer | None = None) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> kdtool.Tokenizer | None:
+        return self._tokenizer
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         raise NotImplementedError
@@ -58,6 +65,16 @@ def test_a_uniform_model_has_the_perplexity_of_its_choices(tmp_path: Path) -> No
     assert runtime.closed
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"), [(None, "student's own"), (ByteTokenizer(), ByteTokenizer().fingerprint[:12])]
+)
+def test_a_runtime_without_a_model_is_compared_by_its_tokenizer(
+    tokenizer: kdtool.Tokenizer | None, expected: str, tmp_path: Path
+) -> None:
+    found = evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform(tokenizer))}, EXAMPLES))
+    assert found["perplexity"].settings["tokenizer"] == expected
+
+
 def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
     heard: list[str] = []
     assert evaluate(make_run(tmp_path, {"any": OneRuntime(None)}, EXAMPLES, say=heard.append)) == {}
@@ -66,10 +83,13 @@ def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(
-        kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`.*--corpus"
-    ):
+    with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`"):
         evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}, EXAMPLES), split="validation")
+
+
+def test_an_evaluation_without_a_corpus_names_the_options_that_give_one(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"perplexity: the run has no text.*--corpus NAME or --recipe FILE"):
+        evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}), split="test")
 
 
 def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_fewer_layers_are_kept_until_something_fits(monkeypatch: pytest.MonkeyPa
     assert recipe["student"]["layers"] == 10
     assert recipe["train"]["transforms"] == {"freeze": {}, "lora": {}}
     monkeypatch.setattr(kdtool, "check", scarce(0))
-    with pytest.raises(kdtool.MemoryExceededError, match="2GB has too little memory for a student of smollm2"):
+    with pytest.raises(kdtool.MemoryExceededError, match="2GB: too little memory to train a student of smollm2"):
         fit_recipe(draft_recipe("a", answers), answers, lambda _: False)
 
 
@@ -319,4 +319,4 @@ def test_it_says_what_it_does_before_anything_heavy_is_imported() -> None:
         "call(['init', '--yes'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
-    assert (done.stdout, done.stderr) == ("", "Reading installed plugins …")
+    assert (done.stdout, done.stderr) == ("", "reading plugins …")

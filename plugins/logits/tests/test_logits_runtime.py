@@ -68,6 +68,7 @@ def test_it_does_what_all_runtimes_do(teacher: type[Pairs], tmp_path: Path) -> N
     runtime = opened(teacher, tmp_path)
     check_runtime(runtime)
     check_answers(runtime.answer)
+    assert runtime.tokenizer.fingerprint == teacher.tokenizer.fingerprint
 
 
 def test_temperature_draws_from_the_request_s_seed(tmp_path: Path) -> None:

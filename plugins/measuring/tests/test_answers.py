@@ -86,7 +86,7 @@ def test_who_cannot_be_asked_is_left_out_and_that_is_said(tmp_path: Path) -> Non
     assert ask(tmp_path, None, said) is None
     assert ask(tmp_path, runtime, said, unfit=lambda one: "it is shy") is None
     assert said == [
-        "test: student/seed 0 is left out, no component opens it",
+        "test: student/seed 0 is left out, no component opens it; its component must implement kdtool_open",
         "test: student/seed 0 is left out, it is shy",
     ]
     assert runtime.closed

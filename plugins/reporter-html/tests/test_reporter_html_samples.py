@@ -43,7 +43,8 @@ def test_the_page_shows_them_as_text_and_not_as_a_score(with_texts: kdtool.Resul
     assert '<th scope="row"><pre>import</pre></th>' in html
     assert "<pre> os &lt;/pre&gt;&lt;script&gt;</pre>" in html
     assert html.count("nothing but white space") == 2
-    assert "Samples.distinct words against" not in html
+    assert "Samples: distinct words against" not in html
+    assert "Samples.distinct" not in html
     assert "<dt>Samples" not in html.split('<section id="results"')[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_other_work_is_said_as_each_phase_begins(
     assert [line.partition(":")[0] for line in said] == (["training"] * 2 if others else [])
 
 
+@pytest.mark.parametrize(("threads", "advice"), [(1, ""), (2, "; set OMP_NUM_THREADS=1 so that")])
+def test_more_cores_than_there_are_are_not_said_and_what_is_set_is_not_advised(
+    threads: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdtool, "busy_cores", lambda _: 2.1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    said: list[str] = []
+    _machine.warn_of_other_work(replace(make_run(tmp_path), say=said.append), torch.device("cpu"))
+    assert said[0].startswith(f"training: other processes use 2.0 of 2 cores, so steps take longer{advice}")
+    assert ("OMP" in said[0]) == bool(advice)
+
+
 def test_the_phases_of_a_check_share_a_look_at_other_work_and_a_later_check_looks_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -122,7 +136,8 @@ def test_the_phases_of_a_check_share_a_look_at_other_work_and_a_later_check_look
 
 def test_a_phase_that_trained_beside_other_work_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 1000.0)
-    assert list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu")))
+    (note,) = _machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu"))
+    assert note.startswith(f"other processes used {os.cpu_count():.1f} of")
     assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cuda")))
     monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 0.0)
     assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu")))

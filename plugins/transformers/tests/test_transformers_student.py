@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kdtool
@@ -11,7 +13,17 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_transformers import LlamaShape, ParameterCount, isolated_rng, readable_count
+from kdtool_testing import make_run
+from kdtool_transformers import (
+    LlamaShape,
+    LlamaStudent,
+    LlamaStudentConfig,
+    ParameterCount,
+    _device,
+    isolated_rng,
+    readable_count,
+    uses_of,
+)
 from kdtool_transformers._llama import llama_config
 from kdtool_transformers.testing import byte_tokenizer
 
@@ -53,13 +65,47 @@ def test_shapes_that_no_model_has_are_refused(shape: LlamaShape, told: str) -> N
 def test_a_shape_says_what_kernels_and_quantised_formats_do_not_like() -> None:
     assert list(LlamaShape(12, 768, 12, 12, 2048).notes()) == []
     kernels, quants = LlamaShape(18, 1152, 16, 4, 3328).notes()
-    assert kernels.startswith("head size 72 is no multiple of 64")
-    assert quants.startswith("hidden 1152 is no multiple of 256")
-    assert "hidden 100 and feed_forward 300 are no" in " ".join(LlamaShape(1, 100, 2, 2, 300).notes())
+    assert kernels.startswith("head size 72 is not a multiple of 64")
+    assert quants.startswith("hidden 1152 is not a multiple of 256")
+    assert "hidden 100 and feed_forward 300 are not" in " ".join(LlamaShape(1, 100, 2, 2, 300).notes())
+    assert list(LlamaShape(18, 1152, 16, 4, 3328).notes(gpu=False, gguf=False)) == []
     assert LlamaShape(18, 1152, 16, 4, 3328).sentence(32_000, True) == (
         "303,654,528 parameters, 36,864,000 of them (12%) tied embeddings for 32,000 tokens, 266.8M in layers: 18 × 1152, "
         "16 heads of 72 on 4 KV heads, feed-forward 3,328"
     )
+
+
+class GGUF(kdtool.Exporter):
+    """Stands for the exporter `gguf`."""
+
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
+        raise NotImplementedError
+
+
+def test_only_a_run_with_a_gguf_exporter_or_a_gpu_has_notes_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_device, "pick_device", lambda: torch.device("cpu"))
+    run = make_run(tmp_path, {"exporters.q4": GGUF(GGUF.Config())})
+    assert uses_of(run) == {"gpu": False, "gguf": False}
+    monkeypatch.setattr(type(run.hook), "owner", lambda *_: SimpleNamespace(use="gguf"))
+    assert uses_of(run) == {"gpu": False, "gguf": True}
+    monkeypatch.setattr(_device, "pick_device", lambda: torch.device("cuda"))
+    assert uses_of(make_run(tmp_path)) == {"gpu": True, "gguf": False}
+
+
+def test_a_source_that_is_no_teacher_is_refused_with_the_teachers_that_there_are(tmp_path: Path) -> None:
+    class Teacher(kdtool.Teacher):
+        """Has a tokenizer."""
+
+        def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+            return byte_tokenizer()
+
+    run = make_run(tmp_path, {"teachers.large": Teacher(Teacher.Config())})
+    with pytest.raises(
+        kdtool.UsageError, match=r"source: teachr is not .* tokenizer; there are: teachers\.large, or give"
+    ):
+        LlamaStudent(LlamaStudentConfig(source="teachr")).kdtool_tokenizer(run)
 
 
 @pytest.mark.parametrize(

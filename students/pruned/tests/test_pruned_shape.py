@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import kdtool_transformers
 import pytest
 import transformers
 from hypothesis import given
@@ -122,7 +123,10 @@ def test_all_shapes_within_bounds_are_and_can_be_cut(name: str) -> None:
         ("smollm2-135m", 134_515_008, Shape(30, 576, 9, 3, 1536)),
     ],
 )
-def test_teachers_of_the_systems_get_these_shapes(name: str, wanted: int, shape: Shape, tmp_path: Path) -> None:
+def test_teachers_of_the_systems_get_these_shapes(
+    name: str, wanted: int, shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdtool_transformers, "uses_of", lambda _: {"gpu": True, "gguf": True})
     assert solve(wanted, _source(name), "teacher") == shape
     said: list[str] = []
     run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
@@ -140,9 +144,7 @@ def test_teachers_of_the_systems_get_these_shapes(name: str, wanted: int, shape:
         return
     assert said[0].startswith(f"student: {facts.parameters:,} parameters, ")  # once
     notes = " ".join(said[1:])
-    assert ("no multiple of 256, which K-quants" in notes) == any(
-        size % 256 for size in (shape.hidden, shape.feed_forward)
-    )
+    assert ("not a multiple of 256: GGUF" in notes) == any(size % 256 for size in (shape.hidden, shape.feed_forward))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2"])
@@ -166,11 +168,12 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
     assert facts.vocabulary * facts.hidden * (1 if facts.tied else 2) == source.embedding_parameters(shape)
 
 
-def test_notes_name_what_falls_back(tmp_path: Path) -> None:
+def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kdtool_transformers, "uses_of", lambda _: {"gpu": True, "gguf": True})
     for config, told in (
-        (Pruned.Config(hidden=512), "attention width 576 is no multiple of 256"),
-        (Pruned.Config(hidden=500, feed_forward=1000), "hidden 500 and feed_forward 1000 are no multiple of 64"),
-        (Pruned.Config(heads=6), "hidden 576 and attention width 384 are no multiple of 256"),
+        (Pruned.Config(hidden=512), "attention width 576 is not a multiple of 256"),
+        (Pruned.Config(hidden=500, feed_forward=1000), "hidden 500 and feed_forward 1000 are not a multiple of 64"),
+        (Pruned.Config(heads=6), "hidden 576 and attention width 384 are not a multiple of 256"),
     ):
         said: list[str] = []
         run = make_run(tmp_path, {"teacher": PublishedSource("smollm2-135m")}, offline=True, say=said.append)

@@ -58,7 +58,6 @@ def test_it_has_the_published_shape_and_exactly_its_count(tmp_path: Path) -> Non
     assert (facts.feed_forward, facts.context, facts.tied, facts.dtype) == (3328, 4096, True, "float32")
     assert "303,654,528 parameters, 36,864,000 of them (12%) tied embeddings" in said[0]
     assert not any("the tokenizer has" in line for line in said)
-    assert any("hidden 1152 is no multiple of 256" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
-from kdtool._plugins.registry import find
+from kdtool._plugins.registry import Entry, find
 
 from kdtool_testing.suite import Suite
 
@@ -47,11 +47,11 @@ class OfferedConformance(Suite):
 
     kind: ClassVar[str]
     """The kind that the suite is for; "" where it is for all."""
-    entry_point: ClassVar[str]
-    """The name it is registered under."""
+    entry_point: ClassVar[str] = ""
+    """The name it is registered under. Without it, tests of the registration fail and the others run."""
 
     def test_its_name_is_registered_and_leads_to_it(self) -> None:
-        assert find(self._kind(), self.entry_point).point.load() is self._offer()
+        assert self._entry().point.load() is self._offer()
 
     def test_its_distribution_states_the_contract_it_was_written_for(self) -> None:
         owner = distribution(self._distribution())
@@ -83,14 +83,21 @@ class OfferedConformance(Suite):
 
     def _import_arguments(self) -> tuple[str, str, str | None]:
         """Return module, name and, to have it built as well, settings as JSON."""
-        point = find(self._kind(), self.entry_point).point
+        point = self._entry().point
         return point.module, point.attr, None
 
     def _words(self) -> tuple[str, ...]:
         return ()
 
     def _distribution(self) -> str:
-        return find(self._kind(), self.entry_point).distribution
+        return self._entry().distribution
+
+    def _entry(self) -> Entry:
+        assert self.entry_point, (
+            "write `entry_point = …`, the name under which a package registers it; `kdtool new KIND NAME` makes a package "
+            "for a class in a local file"
+        )
+        return find(self._kind(), self.entry_point)
 
     def _readme(self) -> str:
         beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"

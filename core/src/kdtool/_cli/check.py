@@ -116,8 +116,8 @@ def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
         yield f"No student that the plugins can propose fits into {limit}. {_largest_part(found)}"
         return
     figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])} of {limit}"
-    settings = _options(proposal["settings"]) or "the recipe as it is"
-    yield f"proposed: {figures}: {settings}{_cost(proposal)}"
+    settings = _options(proposal["settings"])
+    yield f"proposed: {figures}: {settings}{_cost(proposal)}" if settings else f"the recipe fits as it is: {figures}"
 
 
 def _cost(remedy: Mapping[str, Any]) -> str:

@@ -21,11 +21,11 @@ from kdtool._text.terminal import print_first_line
 @store_option
 @offline_option
 def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], **options: Any) -> None:
-    """Measure models that are there already, and compare each with each; nothing is trained.
+    """Measure existing models, and compare each with each; nothing is trained.
 
     A MODEL is a model's folder, an exported file, or a run (its name or folder), of which the student is measured with all
-    its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. The same
-    command goes on where it stopped.
+    its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. If it was
+    interrupted, the same command resumes.
     """
     print_first_line("reading plugins …")
     from kdtool._cli.compare import differences, value_tables

@@ -152,6 +152,11 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
     answer (`prefill`), to `score` texts. Since 0.1."""
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of texts, by default the model's; None if it is not known. Since 0.1."""
+        return None if self.model is None else self.model.tokenizer
+
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer requests, in any order; results carry the request's id. A request that is too long is refused alone."""

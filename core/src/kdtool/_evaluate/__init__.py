@@ -1,1 +1,1 @@
-"""Measuring models that are there already, without training: `kdtool.evaluate` and the command `kdtool eval`."""
+"""Measuring existing models, without training: `kdtool.evaluate` and the command `kdtool eval`."""

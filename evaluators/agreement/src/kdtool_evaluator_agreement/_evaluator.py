@@ -82,7 +82,7 @@ class Agreement(kdtool.Evaluator):
         # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
         documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
         if not documents:
-            raise without_text("agreement", self.config.split)
+            raise without_text(run, "agreement", self.config.split)
         return documents
 
     def _with_teacher(
@@ -160,7 +160,9 @@ def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdt
     """Open a subject's model, to be closed by `stack`; say why where there is none."""
     opened = kdtool.open_subject(run, subject)
     if opened is None:
-        run.say(f"agreement: {subject.name} is left out, no component opens it")
+        run.say(
+            f"agreement: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
+        )
         return None
     runtime = stack.enter_context(opened.value)
     if runtime.model is None:

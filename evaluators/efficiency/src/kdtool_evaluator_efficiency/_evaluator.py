@@ -174,7 +174,7 @@ def _find_subject(
     opened = kdtool.open_subject(run, subject)
     if opened is None:
         left = f"{subject.name} is left out" if path is None else f"of {subject.name} only the size is measured"
-        run.say(f"efficiency: {left}, no component opens it")
+        run.say(f"efficiency: {left}, no component opens it; its component must implement kdtool_open")
         return path, None
     if opened.name and getattr(run.component(opened.name, kdtool.Component), "stores_answers", False):
         opened.value.close()

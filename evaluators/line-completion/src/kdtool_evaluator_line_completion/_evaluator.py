@@ -91,7 +91,7 @@ class LineCompletion(kdtool.Evaluator):
             place.id: place for document in documents for place in places_of(document, config.places, config.context)
         }
         if not places:
-            raise without_text("line-completion", config.split, "no document of several lines")
+            raise without_text(run, "line-completion", config.split, "no document of several lines")
         return documents, places
 
     def _settings(self, places: Mapping[str, Place]) -> dict[str, str]:

@@ -48,8 +48,8 @@ class Perplexity(DocumentEvaluator):
                     continue
                 scores = list(_scores(run, runtime, documents))
                 settings = {**self._settings(documents), "documents": chosen}
-                model = runtime.model
-                tokenizer = f"{subject.name}'s own" if model is None else model.tokenizer.fingerprint[:12]
+                known = runtime.tokenizer
+                tokenizer = f"{subject.name}'s own" if known is None else known.fingerprint[:12]
             yield from _measurements(run, subject, documents, scores, settings, tokenizer)
 
     def _settings(self, documents: Sequence[Document]) -> dict[str, str]:

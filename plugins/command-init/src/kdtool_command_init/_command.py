@@ -53,7 +53,7 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     Example:  kdtool init --data src --time 1h
     """  # noqa: D301 - click reads backspaces
     _require_place(file, force=force)
-    click.echo("Reading installed plugins …", err=True)
+    click.echo("reading plugins …", err=True)
     questions = Questions(take_defaults=yes)
     answers = _locate(_ask(questions, given), file)
 

@@ -97,7 +97,7 @@ def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[s
             _apply(recipe, proposal["settings"])
             return check_recipe(recipe, answers)
     raise kdtool.MemoryExceededError(
-        f"{answers.goal if answers.memory else answers.hardware} has too little memory for a student of "
+        f"{answers.goal if answers.memory else answers.hardware}: too little memory to train a student of "
         f"{answers.teacher}, whatever its settings; give more memory, or a smaller --teacher"
     )
 

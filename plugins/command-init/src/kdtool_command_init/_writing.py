@@ -21,7 +21,7 @@ _COMMENTS = {
     "teachers": "The server that answers, and the small model that the student is cut from.",
     "student": "The teacher with fewer layers. Fewer are faster, and need more training to recover.",
     "trainer": "Rows of a step (batch) and peak learning rate. Less memory: a smaller batch with accumulation.",
-    "train": "Embeddings stay frozen. Other losses: `kdtool plugins list`. Steps fill the time that you chose.",
+    "train": "Embeddings stay frozen. Other losses: `kdtool plugins --kind loss`. Steps fill the time that you chose.",
     "control": "The same student without the teacher, on as many tokens: it shows whether the teacher helped.",
     "evaluators": "Measurements of teacher, student and control, on text set aside from training.",
     "exporters": "Format of the saved student.",
@@ -32,7 +32,7 @@ _COMMENTS = {
 
 _COMMENTS_FROM_SCRATCH = {
     "student": "A small model with random weights: layers can only be cut from a teacher that describes its model.",
-    "train": "Other losses: `kdtool plugins list`. Steps fill the time that you chose.",
+    "train": "Other losses: `kdtool plugins --kind loss`. Steps fill the time that you chose.",
 }
 
 

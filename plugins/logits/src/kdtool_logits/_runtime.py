@@ -35,6 +35,11 @@ class LogitsRuntime(kdtool.Runtime):
             raise kdtool.UsageError(f"{type(teacher).__name__} has no tokenizer: return one from kdtool_tokenizer")
         self._tokenizer = tokenizer
 
+    @property
+    def tokenizer(self) -> kdtool.Tokenizer:
+        """The teacher's."""
+        return self._tokenizer
+
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield the log-likelihood of each text, from logits in float32."""
         for text in texts:

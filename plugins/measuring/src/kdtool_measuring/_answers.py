@@ -157,7 +157,9 @@ def open_for_measuring(
     """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
     found = kdtool.open_subject(run, subject)
     if found is None:
-        run.say(f"{evaluator}: {subject.name} is left out, no component opens it")
+        run.say(
+            f"{evaluator}: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
+        )
         yield None
         return
     with found.value as runtime:

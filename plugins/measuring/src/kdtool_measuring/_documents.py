@@ -39,7 +39,7 @@ class DocumentEvaluator(kdtool.Evaluator):
         """
         found = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
         if not found:
-            raise without_text(self.name, self.config.split)
+            raise without_text(run, self.name, self.config.split)
         return found
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:

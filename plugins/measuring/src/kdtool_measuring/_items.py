@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import nsmallest
 from math import exp, isfinite
-from typing import Literal
+from typing import Literal, get_args
 
 import kdtool
 
@@ -48,12 +48,18 @@ def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters:
     return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
 
 
-def without_text(evaluator: str, split: kdtool.Split, lacking: str = "no documents") -> kdtool.UsageError:
+def without_text(
+    run: kdtool.RunInfo, evaluator: str, split: kdtool.Split, lacking: str = "no documents"
+) -> kdtool.UsageError:
     """Return the error for a split without anything to measure on: a run without a score has failed."""
+    if all(next(iter(run.texts.examples(each)), None) is None for each in get_args(kdtool.Split)):
+        return kdtool.UsageError(
+            f"{evaluator}: the run has no text to measure on; name it with --corpus NAME or --recipe FILE (such as the "
+            "recipe that the models were trained by), or remove the evaluator"
+        )
     return kdtool.UsageError(
         f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
-        f"split (by a corpus setting such as `{split}_share` or `split`), pass --corpus to `kdtool eval`, or remove the "
-        "evaluator"
+        f"split (by a corpus setting such as `{split}_share` or `split`), or remove the evaluator"
     )
 
 

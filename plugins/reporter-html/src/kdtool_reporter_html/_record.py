@@ -84,7 +84,7 @@ def blocks(data: Mapping[str, Any]) -> list[Block]:
     data = {key: value for key, value in data.items() if key != "signal_seconds"}
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
     found = (
-        [Block("In all", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []
+        [Block("Total", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []
     )
     return found + [_block(title(str(key)), value) for key, value in data.items() if key not in plain and value]
 

@@ -148,6 +148,6 @@ def name(key: str) -> str:
 
 
 def title(key: str) -> str:
-    """Return the name of a measurement or key as a heading: "bits-per-byte" gives "Bits per byte"."""
-    words = name(key)
+    """Return the name of a measurement or key as a heading: "samples.distinct-words" gives "Samples: distinct words"."""
+    words = re.sub(r"(?<=\w)\.(?=[^\W\d])", ": ", name(key))
     return words[:1].upper() + words[1:]

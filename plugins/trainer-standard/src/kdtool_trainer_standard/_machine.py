@@ -66,19 +66,20 @@ def warn_of_other_work(run: kdtool.RunInfo, device: torch.device) -> None:
     """Say as a phase begins that other processes take the processors, which slows training down."""
     if device.type != "cpu":
         return
-    others = kdtool.busy_cores(torch.get_num_threads())
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    others = min(kdtool.busy_cores(threads), cores)
     if others:
-        run.say(
-            f"training: other processes take {others:.1f} of {os.cpu_count()} cores now, so steps take longer; with "
-            f"OMP_NUM_THREADS={max(1, int((os.cpu_count() or 1) - others))} threads do not wait for each other"
-        )
+        left = max(1, int(cores - others))
+        advice = f"; set OMP_NUM_THREADS={left} so that threads do not wait for each other" if left < threads else ""
+        run.say(f"training: other processes use {others:.1f} of {cores} cores, so steps take longer{advice}")
 
 
 def other_work_noted(work: kdtool.OtherWork, device: torch.device) -> Iterator[str]:
     """Yield a note where other processes took the processors while a phase trained: its speed is not the machine's."""
-    others = work.disturbance(torch.get_num_threads()) if device.type == "cpu" else 0.0
+    cores = os.cpu_count() or 1
+    others = min(work.disturbance(torch.get_num_threads()), cores) if device.type == "cpu" else 0.0
     if others:
-        yield f"other processes took {others:.1f} of {os.cpu_count()} cores meanwhile: alone it trains faster"
+        yield f"other processes used {others:.1f} of {cores} cores during training, which slowed it down"
 
 
 @contextmanager

@@ -281,8 +281,8 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         half = module.sizes.dtype != torch.float32
         if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
-                f"{bound.term.label} came down to {value:.3f} nats, where logits in {progress.dtype} blur its "
-                "gradient; dtype: float32 would go on more exactly"
+                f"{bound.term.label} fell to {value:.3f} nats, where rounding in {progress.dtype} blurs its gradient; set "
+                "dtype: float32 to train further"
             )
     return tuple(notes)
 

@@ -40,6 +40,7 @@ from kdtool_transformers._isolated_rng import isolated_rng as isolated_rng
 from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE
 from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes
+from kdtool_transformers._kernels import uses_of as uses_of
 from kdtool_transformers._licences import card_name as card_name
 from kdtool_transformers._licences import known_terms as known_terms
 from kdtool_transformers._licences import licence_of as licence_of

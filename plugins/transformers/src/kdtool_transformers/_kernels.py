@@ -1,4 +1,4 @@
-"""Widths that kernels and GGUF's K-quants like, and what is said of others. Light: no torch.
+"""Widths that kernels and GGUF's K-quants like, and what is said of others. Light: torch loads in `uses_of`.
 
 Used by students whose shape is chosen, drawn from nothing or cut from a teacher.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-__all__ = ["KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"]
+import kdtool
+
+__all__ = ["KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes", "uses_of"]
 
 KERNEL_MULTIPLE = 64
 """Matrix units of GPUs are filled by widths that are multiples of this."""
@@ -15,21 +17,32 @@ QUANT_MULTIPLE = 256
 """K-quants of GGUF store so many values of a row together."""
 
 
-def kernel_notes(rows: Mapping[str, int], head_size: int) -> Iterator[str]:
+def uses_of(run: kdtool.RunInfo) -> dict[str, bool]:
+    """Return the uses of a run that `kernel_notes` asks for: a GPU, also one that a check assumes, and GGUF files."""
+    from kdtool_transformers._device import pick_device
+
+    owners = [run.hook.owner(name) for name in run.implementing("kdtool_export")]
+    gguf = any(owner is not None and owner.use == "gguf" for owner in owners)
+    return {"gpu": pick_device().type == "cuda", "gguf": gguf}
+
+
+def kernel_notes(rows: Mapping[str, int], head_size: int, *, gpu: bool = True, gguf: bool = True) -> Iterator[str]:
     """Yield what kernels and K-quants do not like about a shape.
 
     Args:
         rows: every width that is the length of a matrix's rows, by name.
         head_size: width of an attention head.
+        gpu: whether the model runs on a GPU.
+        gguf: whether it is written as GGUF.
     """
     odd = [f"{name} {size}" for name, size in [*rows.items(), ("head size", head_size)] if size % KERNEL_MULTIPLE]
-    if odd:
-        yield f"{_list(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
+    if odd and gpu:
+        yield f"{_list(odd)} not a multiple of {KERNEL_MULTIPLE}, so the GPU's matrix units are partly idle"
     odd = [f"{name} {size}" for name, size in rows.items() if size % QUANT_MULTIPLE]
-    if odd:
+    if odd and gguf:
         yield (
-            f"{_list(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
-            "is stored as q5_0, q5_k as q5_1, q6_k as q8_0, and the file is larger"
+            f"{_list(odd)} not a multiple of {QUANT_MULTIPLE}: GGUF stores q4_k there as q5_0, q5_k as q5_1, q6_k as q8_0, "
+            "and the file is larger"
         )
 
 

@@ -67,9 +67,10 @@ class LlamaShape(NamedTuple):
             f"feed-forward {self.feed_forward:,}"
         )
 
-    def notes(self) -> Iterator[str]:
-        """Return what kernels and GGUF's K-quants do not like about the shape."""
-        return kernel_notes({"hidden": self.hidden, "feed_forward": self.feed_forward}, self.hidden // self.heads)
+    def notes(self, **uses: bool) -> Iterator[str]:
+        """Return what kernels and GGUF's K-quants do not like about the shape; `uses` are those of `kernel_notes`."""
+        rows = {"hidden": self.hidden, "feed_forward": self.feed_forward}
+        return kernel_notes(rows, self.hidden // self.heads, **uses)
 
 
 def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer | int, *, context: int, tied: bool) -> LlamaConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
+from kdtool_transformers._kernels import uses_of
 from kdtool_transformers._llama import LlamaShape, llama_config
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ class CausalStudent(kdtool.Student):
         """
         from kdtool_transformers._tokenizer import TransformersTokenizer
 
-        if source not in run.implementing("kdtool_tokenizer"):
+        known = [
+            name for name in run.implementing("kdtool_tokenizer") if name.partition(".")[0] in {"teacher", "teachers"}
+        ]
+        if source not in known:
+            there = f"there are: {', '.join(known)}" if known else "there are none"
             raise kdtool.UsageError(
-                f"source: {source} is not a teacher of this recipe that has a tokenizer; name one that has{self._or_own}"
+                f"source: {source} is not a teacher of this recipe with a tokenizer; {there}{self._or_own}"
             )
         found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
         if not isinstance(found, TransformersTokenizer):
@@ -123,9 +128,9 @@ class LlamaStudent(CausalStudent):
         """Return its sizes for a vocabulary, or raise a UsageError."""
         raise NotImplementedError
 
-    def notes(self, vocabulary: int) -> list[str]:
+    def notes(self, run: kdtool.RunInfo, vocabulary: int) -> list[str]:
         """Return what the user must know of the shape."""
-        return list(self.shape(vocabulary).notes())
+        return list(self.shape(vocabulary).notes(**uses_of(run)))
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._tokenizer(run)
@@ -191,7 +196,7 @@ class LlamaStudent(CausalStudent):
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
         if not self._said:  # once, not for each seed
             self._said = True
-            for line in (shape.sentence(vocabulary, self.is_tied), *self.notes(vocabulary)):
+            for line in (shape.sentence(vocabulary, self.is_tied), *self.notes(run, vocabulary)):
                 run.say(f"student: {line}")
 
     def _tokenizer(self, run: kdtool.RunInfo) -> TransformersTokenizer:

@@ -101,7 +101,7 @@ class Pruned(CausalStudent):
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""
-        from kdtool_transformers import TransformersFacts
+        from kdtool_transformers import TransformersFacts, uses_of
 
         from kdtool_student_pruned._anatomy import Anatomy
         from kdtool_student_pruned._wanted import sentence, shape_notes, wanted_shape
@@ -120,7 +120,7 @@ class Pruned(CausalStudent):
         plan = _Plan(facts, source, shape)
         if plan.cuts_width and not self._said:
             self._said = True
-            for line in (sentence(shape, source, self.config.source), *shape_notes(shape, source)):
+            for line in (sentence(shape, source, self.config.source), *shape_notes(shape, source, uses_of(run))):
                 run.say(f"student: {line}")
         return plan
 

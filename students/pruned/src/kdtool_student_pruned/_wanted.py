@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -59,13 +59,13 @@ def sentence(shape: Shape, source: Anatomy, name: str) -> str:
     )
 
 
-def shape_notes(shape: Shape, source: Anatomy) -> Iterator[str]:
-    """Yield what kernels, K-quants and llama.cpp do not like about a shape."""
+def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iterator[str]:
+    """Yield what kernels, K-quants and llama.cpp do not like about a shape; `uses` are those of `kernel_notes`."""
     attention = shape.heads * source.head_size
     rows = {"hidden": shape.hidden, "feed_forward": shape.feed_forward}
     if attention != shape.hidden:
         rows["attention width"] = attention
-    yield from kernel_notes(rows, source.head_size)
+    yield from kernel_notes(rows, source.head_size, **uses)
     if source.heads_fill_hidden and attention != shape.hidden:
         fitting = f"heads: {shape.hidden // source.head_size}" if shape.hidden % source.head_size == 0 else ""
         fitting = fitting or f"hidden: {attention}"

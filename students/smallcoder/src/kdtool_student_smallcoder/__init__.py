@@ -57,9 +57,9 @@ class SmallCoder(LlamaStudent):
             )
         return shape
 
-    def notes(self, vocabulary: int) -> list[str]:
+    def notes(self, run: kdtool.RunInfo, vocabulary: int) -> list[str]:
         """Return what the user must know of the shape, such as its difference from the size in its name."""
-        notes = super().notes(vocabulary)
+        notes = super().notes(run, vocabulary)
         if vocabulary != VOCABULARY:
             shape = SHAPES[self.config.size]
             here, named = (shape.parameters(tokens, tied=True) for tokens in (vocabulary, VOCABULARY))
