@@ -112,7 +112,8 @@ def leave_behind(whole: Path, killed: Path) -> None:
 
 def same_files(whole: Path, killed: Path) -> None:
     """Compare the files of two runs, or of their stores; only what tells times or places may differ."""
-    ignored = {"manifest.json", "history.jsonl", "trained.json", "results.json", "report.html", "graph.json"}
+    timed = {"manifest.json", "history.jsonl", "trained.json", "events.jsonl"}
+    ignored = {*timed, "results.json", "report.html", "graph.json"}
     found = []
     for root in (whole, killed):
         files = sorted(path for path in root.rglob("*") if path.is_file() and path.parent.name != "runs")
