@@ -192,7 +192,8 @@ class Page:
         name = parsed.command_path.split()[-1]
         if name == "run" and not self.installs:
             self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
-        if words[0] in RUN or parsed.params.get("only_plan"):
+        runs = words[0] in RUN and name != "sync"  # of a run that no page makes
+        if runs or parsed.params.get("only_plan"):
             self.capture()
             code = call(words)
             shown = self.capture()
