@@ -1,4 +1,4 @@
-"""What W&B's own reader finds in the files of offline runs."""
+"""Read the files of offline runs with W&B's own reader."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Measuring(kdtool.Evaluator):
 
     class Config(kdtool.Config):
         more: str = "three"
-        """What it asks besides."""
+        """Requests that it asks besides."""
 
     def kdtool_evaluate(self, run, subjects):
         for subject in subjects:

@@ -20,7 +20,7 @@ def _compared(measurement: str, verdict: str, against: str = "control") -> kdtoo
     )  # fmt: skip
 
 
-def _said(**verdicts: str) -> str:
+def _verdict_of(**verdicts: str) -> str:
     """Return the headline of a run with one control, three seeds and these verdicts."""
     names = {
         "perplexity": "perplexity", "bits": "bits-per-byte", "kl": LIKENESS[0], "top_1": LIKENESS[1],
@@ -94,12 +94,12 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
 
 @pytest.mark.parametrize(("verdicts", "headline"), CASES.values(), ids=CASES)
 def test_headline(verdicts: dict[str, str], headline: str) -> None:
-    assert _said(**verdicts) == headline
+    assert _verdict_of(**verdicts) == headline
 
 
 @pytest.mark.parametrize("verdicts", list(itertools.product(["better", "worse", "open"], repeat=3)))
 def test_what_is_decided_is_said_and_likeness_never_pays(verdicts: tuple[str, str, str]) -> None:
-    headline = _said(**dict(zip(("perplexity", "bits", "kl"), verdicts, strict=True)))
+    headline = _verdict_of(**dict(zip(("perplexity", "bits", "kl"), verdicts, strict=True)))
     others, likeness = verdicts[:2], verdicts[2]
     assert ("Distillation pays" in headline) == ("better" in others and "worse" not in others)
     assert ("No difference is shown at" in headline) == (set(verdicts) == {"open"})

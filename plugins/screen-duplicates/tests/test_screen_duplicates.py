@@ -25,7 +25,7 @@ def screen(**settings: Any) -> DuplicatesScreen:
     return DuplicatesScreen(DuplicatesScreen.Config.model_validate(settings))
 
 
-def judged(texts: Sequence[str], folder: Path, **settings: Any) -> list[str | None]:
+def judge(texts: Sequence[str], folder: Path, **settings: Any) -> list[str | None]:
     examples = [kdtool.Example(f"{number}", kdtool.Text(text)) for number, text in enumerate(texts)]
     made = screen(**settings)
     try:
@@ -73,7 +73,7 @@ def test_near_duplicates_are_found_as_often_as_promised(tmp_path: Path) -> None:
     close = [number for number in near if exact[number] < 0.85]
     assert len(near) > 500
     assert len(close) > 100
-    reasons = judged([" ".join(words) for pair in pairs for words in pair], tmp_path)
+    reasons = judge([" ".join(words) for pair in pairs for words in pair], tmp_path)
     found = [number for number in near if reasons[2 * number + 1] == "near-duplicate"]
     assert len(found) >= 0.95 * len(near)
     assert len(set(found) & set(close)) >= 0.95 * len(close)
@@ -117,7 +117,7 @@ def test_the_first_of_equal_texts_is_kept(texts: list[str], near: float | None) 
         plain = "\n".join(line.rstrip() for line in text.strip().splitlines())
         expected.append("duplicate" if plain in seen else None)
         seen.add(plain)
-    reasons = judged(texts, Path(), near=near)
+    reasons = judge(texts, Path(), near=near)
     assert [reason for reason in reasons if near is None or reason != "near-duplicate"] == [
         wanted for wanted, reason in zip(expected, reasons, strict=True) if near is None or reason != "near-duplicate"
     ]
@@ -146,8 +146,8 @@ def test_another_text_of_the_run_begins_anew(tmp_path: Path) -> None:
 def test_the_oldest_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     texts = [" ".join(written(seed)) for seed in range(3000)]
     nearly = [" ".join(changed(written(seed), seed, 1)) for seed in range(3000)]
-    assert judged(texts, tmp_path, remember=2000) == [None] * 3000
-    reasons = judged([*texts, *nearly[1000:], *nearly[:1000]], tmp_path, remember=2000)[3000:]
+    assert judge(texts, tmp_path, remember=2000) == [None] * 3000
+    reasons = judge([*texts, *nearly[1000:], *nearly[:1000]], tmp_path, remember=2000)[3000:]
     assert reasons[:2000].count("near-duplicate") >= 1990
     lost = reasons[2000:]
     assert lost == [None] * 1000, "texts that were forgotten"

@@ -13,7 +13,7 @@ from kdtool_ledger import Summary, read_summary
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing import MODEL
 
-__all__ = ["asked_after_answer", "opened", "requests", "summary"]
+__all__ = ["count_requests_after_answers", "opened", "requests", "summary"]
 
 
 def requests(number: int, *, max_tokens: int = 256, first: int = 0) -> list[kdtool.Request]:
@@ -37,7 +37,7 @@ def summary(folder: Path) -> Summary:
     return read_summary(folder / "ledger.sqlite")
 
 
-def asked_after_answer(folder: Path) -> int:
+def count_requests_after_answers(folder: Path) -> int:
     """Return the number of attempts that began when the answer to their request was stored already."""
     query = "SELECT COUNT(*) FROM attempt JOIN result ON attempt.key = result.key WHERE attempt.id > result.attempt"
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as database:

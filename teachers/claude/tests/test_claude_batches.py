@@ -10,7 +10,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from claude_asking import asked_after_answer, opened, requests, summary
+from claude_asking import count_requests_after_answers, opened, requests, summary
 from kdtool_teacher_claude.testing import Faults, MessagesServer, serve_process
 
 KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
@@ -41,7 +41,7 @@ def test_expired_errored_and_missing_results_are_handled(server: MessagesServer,
     seen = summary(tmp_path)
     assert seen.answers == 100 - len(errored)
     assert server.bill.picodollars <= seen.spent + seen.held
-    assert asked_after_answer(tmp_path) == 0
+    assert count_requests_after_answers(tmp_path) == 0
 
 
 def test_a_lost_reply_makes_no_second_batch(server: MessagesServer, tmp_path: Path) -> None:

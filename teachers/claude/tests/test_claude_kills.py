@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from claude_asking import asked_after_answer, opened, requests, summary
+from claude_asking import count_requests_after_answers, opened, requests, summary
 from kdtool_teacher_claude.testing import Faults, serve_process
 
 KILLS, REQUESTS = (50, 5000) if os.environ.get("KDTOOL_FULL_FAULTS") else (4, 400)
@@ -60,7 +60,7 @@ def test_kills_pay_for_nothing_that_is_stored(tmp_path: Path) -> None:
         bill = server.bill()
     seen = summary(tmp_path)
     assert found == {one.id for one in asked}
-    assert asked_after_answer(tmp_path) == 0
+    assert count_requests_after_answers(tmp_path) == 0
     killed = [one for one in seen.unknown if "process ended" in one[3]]
     assert len(killed) == in_flight
     duplicates = sum(count - 1 for count in bill.charges.values())

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from claude_asking import asked_after_answer, opened, requests, summary
+from claude_asking import count_requests_after_answers, opened, requests, summary
 from kdtool_ledger import Ledger
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer
@@ -88,7 +88,7 @@ def test_faults_lose_nothing_and_the_ledger_is_never_below_the_bill(server: Mess
     assert seen.spent < bill.picodollars <= seen.spent + seen.held
     duplicates = sum(count - 1 for count in bill.charges.values())
     assert 0 < duplicates <= seen.attempts["unknown"] == len(seen.unknown), "each is listed"
-    assert asked_after_answer(tmp_path) == 0
+    assert count_requests_after_answers(tmp_path) == 0
 
 
 def test_cut_streams_are_no_samples(server: MessagesServer, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_budget_is_never_exceeded_and_more_money_goes_on(server: MessagesSer
     assert server.bill.picodollars <= before.spent + before.held <= 10**11
     with opened(server.url, tmp_path) as teacher:
         assert len(list(teacher.kdtool_answer(requests(200)))) == 200
-    assert asked_after_answer(tmp_path) == 0
+    assert count_requests_after_answers(tmp_path) == 0
     assert summary(tmp_path).spent == server.bill.delivered
 
 

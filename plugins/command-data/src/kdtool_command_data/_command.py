@@ -11,7 +11,7 @@ import click
 import kdtool
 
 from kdtool_command_data._generations import export, plan, quarantine, recover, status
-from kdtool_command_data._options import pairs
+from kdtool_command_data._options import set_option, store_option
 
 __all__ = ["data"]
 
@@ -32,17 +32,8 @@ def signals() -> None:
 
 @signals.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=pairs,
-    help="Change a key of the recipe, as in kdtool run.",
-)
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
-)
+@set_option
+@store_option
 @click.option("--signals", "name", help="Name of the signals if a recipe records several, such as signals/teacher.")
 @click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the row to show.")
 @click.option(

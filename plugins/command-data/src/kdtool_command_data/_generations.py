@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import kdtool
 
-from kdtool_command_data._options import pairs
+from kdtool_command_data._options import set_option, store_option
 
 __all__ = ["export", "plan", "quarantine", "recover", "status"]
 
@@ -21,17 +21,8 @@ def _of_text(function: F) -> F:
     """Add the argument and the options that find a text."""
     for decorate in (
         click.option("--text", "name", help="Name of the text if phases have their own, such as text/warm-up."),
-        click.option(
-            "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
-        ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="KEY=VALUE",
-            callback=pairs,
-            help="Change a key of the recipe, as in kdtool run.",
-        ),
+        store_option,
+        set_option,
         click.argument("recipe", type=click.Path(exists=True, path_type=Path)),
     ):
         function = decorate(function)
@@ -40,17 +31,8 @@ def _of_text(function: F) -> F:
 
 @click.command()
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=pairs,
-    help="Change a key of the recipe, as in kdtool run.",
-)
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
-)
+@set_option
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json: bool) -> None:
     """Show what the text of RECIPE would take: rows, requests, tokens, dollars. Nothing is sent.

@@ -20,7 +20,7 @@ class TrackioTracker(CurvesTracker):
     """Writes curves, measurements and samples into a trackio project named as the run, below the run's folder."""
 
     class Config(kdtool.Config):
-        """Where the project is."""
+        """The place of the project."""
 
         folder: kdtool.RecipePath | None = Field(None, json_schema_extra=kdtool.does_not_affect_results())
         """Folder of trackio's databases, such as `~/.cache/huggingface/trackio`, so that one dashboard shows many runs.

@@ -26,7 +26,7 @@ class WandbTracker(kdtool.Tracker):
     """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group."""
 
     class Config(kdtool.Config):
-        """Where runs are logged. The API key comes from the environment variable WANDB_API_KEY alone."""
+        """Project, mode and labels of W&B runs. The API key comes from the environment variable WANDB_API_KEY alone."""
 
         mode: Literal["offline", "online"] = "offline"
         """`offline` writes files that `wandb sync` can upload later, and opens no connection; `online` uploads at once."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
@@ -40,53 +41,79 @@ def estimate(
     if not number:
         yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are in the ledger, and cost nothing")
         return
+    tokens = _tokens_of(missing, count)
+    rates, cached = prices.tiers[0][1], tokens.cached(hour=config.cache == "1h")
+    whole, by_batch = (rates.price(tokens.plain, batched=batched) for batched in (False, True))
+    by_cache = rates.price(cached, batched=False) if tokens.prefix else whole
+    uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
+    expected = by_batch if uses_batches else by_cache
+    notes = [
+        f"{number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
+        f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
+        *([f"{stored:,} answers are in the ledger already"] if stored else []),
+        *_notes_on_cache(config, tokens),
+        *_notes_on_time(config, number, uses_batches=uses_batches),
+        *_notes_on_budget(config, file, expected),
+    ]
+    yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens of requests: of their messages, of the system texts that they share, out, and of different cached prefixes."""
+
+    own: int
+    shared: int
+    out: int
+    prefix: int
+
+    @property
+    def plain(self) -> Usage:
+        """Everything read anew by each request."""
+        return Usage(self.own + self.shared, self.out)
+
+    def cached(self, *, hour: bool) -> Usage:
+        """Each prefix written to the cache once, for an hour or for five minutes, and read by the others."""
+        return Usage(
+            self.own,
+            self.out,
+            cache_read=max(0, self.shared - self.prefix),
+            cache_write=0 if hour else self.prefix,
+            cache_write_hour=self.prefix if hour else 0,
+        )
+
+
+def _tokens_of(missing: Sequence[Asked], count: Callable[[Asked], int] | None) -> _Tokens:
     own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
     scale = 1.0
     if count is not None:
         scale = sum(map(count, missing[:_COUNTED])) / (sum(own[:_COUNTED]) + sum(shared[:_COUNTED]))
-    tokens_in, system_tokens = round(sum(own) * scale), round(sum(shared) * scale)
-    tokens_out = sum(asked.request.max_tokens for asked in missing)
     prefixes = {asked.prefix: tokens for asked, tokens in zip(missing, shared, strict=True) if asked.prefix}
-    hour = config.cache == "1h"
-    written = round(sum(prefixes.values()) * scale)
-    cached = Usage(
-        tokens_in,
-        tokens_out,
-        cache_read=max(0, system_tokens - written) if prefixes else 0,
-        cache_write=0 if hour else written,
-        cache_write_hour=written if hour else 0,
-    )
-    plain = Usage(tokens_in + system_tokens, tokens_out)
-    rates = prices.tiers[0][1]
-    whole = rates.price(plain, batched=False)
-    by_cache = rates.price(cached, batched=False) if prefixes else whole
-    by_batch = rates.price(plain, batched=True)
-    uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
-    expected = by_batch if uses_batches else by_cache
-    notes = [
-        f"{number:,} requests, {tokens_in + system_tokens:,} tokens in, {tokens_out:,} out at most",
-        f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
-    ]
-    if stored:
-        notes.append(f"{stored:,} answers are in the ledger already")
-    if config.system and not prefixes and config.cache != "off":
-        notes.append(
+    out = sum(asked.request.max_tokens for asked in missing)
+    return _Tokens(round(sum(own) * scale), round(sum(shared) * scale), out, round(sum(prefixes.values()) * scale))
+
+
+def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:
+    if config.system and not tokens.prefix and config.cache != "off":
+        yield (
             f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"
         )
-    if not uses_batches and config.requests_per_minute:
-        notes.append(
-            f"{number / config.requests_per_minute:,.0f} minutes at {config.requests_per_minute:,} requests a minute"
-        )
+
+
+def _notes_on_time(config: ClaudeConfig, number: int, *, uses_batches: bool) -> Iterator[str]:
     if uses_batches:
-        notes.append("up to 24 hours by batches")
+        yield "up to 24 hours by batches"
+    elif config.requests_per_minute:
+        minutes = number / config.requests_per_minute
+        yield f"{minutes:,.0f} minutes at {config.requests_per_minute:,} requests a minute"
+
+
+def _notes_on_budget(config: ClaudeConfig, file: Path, expected: int) -> Iterator[str]:
     budget, ledger = picodollars(config.budget_usd), read_summary(file) if file.exists() else None
     spent = ledger.spent + ledger.held if ledger else 0
     if spent + expected > budget:
-        notes.append(
-            f"more than budget_usd allows ({dollars(max(0, budget - spent))} are left): the run would stop there"
-        )
-    yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
+        yield f"more than budget_usd allows ({dollars(max(0, budget - spent))} are left): the run would stop there"
 
 
 def estimate_parts(asked: Asked) -> tuple[int, int]:
