@@ -42,7 +42,7 @@ def estimate(
         yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are in the ledger, and cost nothing")
         return
     tokens = _tokens_of(missing, count)
-    rates, cached = prices.tiers[0][1], tokens.cached(hour=config.cache == "1h")
+    rates, cached = prices.tiers[0][1], tokens.with_cache(hour=config.cache == "1h")
     whole, by_batch = (rates.price(tokens.plain, batched=batched) for batched in (False, True))
     by_cache = rates.price(cached, batched=False) if tokens.prefix else whole
     uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
@@ -72,7 +72,7 @@ class _Tokens:
         """Everything read anew by each request."""
         return Usage(self.own + self.shared, self.out)
 
-    def cached(self, *, hour: bool) -> Usage:
+    def with_cache(self, *, hour: bool) -> Usage:
         """Each prefix written to the cache once, for an hour or for five minutes, and read by the others."""
         return Usage(
             self.own,
