@@ -96,7 +96,7 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert "contamination" not in leaked.verdict, "it tells nothing of one model against another"
     assert "make_palindrome" in trained_text(leaked, teacher_folder)
     assert leaked.report is not None
-    assert "Contamination.humaneval" in leaked.report.read_text(encoding="utf-8")
+    assert "Contamination: humaneval" in leaked.report.read_text(encoding="utf-8")
     for name in ("memorised", "longest-copy"):
         assert values(leaked, name).keys() == {"teacher", "student", "control", "student-safetensors"}
 
