@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import kdtool
+
+from kdtool_command_data._results import read_results
 
 __all__ = ["find_signals"]
 
@@ -63,15 +64,6 @@ def _choose(source: Path, names: list[str], name: str | None) -> str:
 
 def _of_run(folder: Path, store: Path | None) -> tuple[Mapping[str, Any], Path | None]:
     """Return the recipe of a finished run, and its store if none is given."""
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        recipe, stages = results["recipe"], results["stages"]
-    except FileNotFoundError as error:
-        raise kdtool.UsageError(
-            f"{folder} holds no finished run: there is no {path}; name its recipe instead"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise kdtool.StorageError(f"{path} cannot be read: {error!r}; name the recipe instead") from error
+    recipe, stages = read_results(folder)
     stores = [(folder / stage["path"]).parents[1] for stage in stages if stage["name"].startswith(_KIND)]
     return recipe, store or next(iter(stores), None)

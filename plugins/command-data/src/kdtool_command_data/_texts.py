@@ -10,6 +10,8 @@ from typing import Any
 
 import kdtool
 
+from kdtool_command_data._results import read_results
+
 __all__ = ["FoundText", "Generated", "find_text"]
 
 _SPLITS = ("train", "validation", "test")
@@ -101,13 +103,5 @@ def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | No
 
 
 def _texts_of_run(folder: Path) -> dict[str, Path]:
-    path = folder / "results.json"
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        return {one["name"]: folder / one["path"] for one in stages if one["name"].partition("/")[0] == "text"}
-    except FileNotFoundError as error:
-        raise kdtool.UsageError(
-            f"{folder} holds no finished run: there is no {path}; name its recipe instead"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise kdtool.StorageError(f"{path} cannot be read: {error!r}; name the recipe instead") from error
+    _, stages = read_results(folder)
+    return {one["name"]: folder / one["path"] for one in stages if one["name"].partition("/")[0] == "text"}

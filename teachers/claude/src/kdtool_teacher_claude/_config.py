@@ -81,7 +81,7 @@ class ClaudeConfig(kdtool.Config):
         if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
             raise ValueError("must be an address alone, such as https://api.anthropic.com: the key stands elsewhere")
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url)):
-            raise ValueError("must begin with https, so that nobody on the way reads the key")
+            raise ValueError("must begin with https, which keeps the key secret on its way")
         return url.rstrip("/")
 
 
