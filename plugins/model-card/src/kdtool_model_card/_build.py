@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import kdtool
-from huggingface_hub import ModelCard
 
 from kdtool_model_card._front_matter import front_matter
 from kdtool_model_card._limits import limits
@@ -30,6 +29,8 @@ def build_card(results: kdtool.Results, files: Sequence[CardFile], *, name: str 
         name: the model's name; "" takes the title of the first file's card.
         repository: `owner/name` on the Hub; "" for a card beside the files.
     """
+    from huggingface_hub import ModelCard
+
     own = ModelCard(files[0].artifact.card, ignore_metadata_errors=True)
     head, sections = _split(own.text)
     title = name or next((line[2:] for line in head if line.startswith("# ")), results.name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import kdtool
-from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-from huggingface_hub.utils import yaml_dump
 
 from kdtool_model_card._front_matter import BENCHMARKS, benchmark_of, scores
 from kdtool_model_card._use import CardFile
@@ -16,6 +14,9 @@ __all__ = ["eval_results"]
 
 def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
     """Return the text of `.eval_results/kdtool.yaml`: pass@1 of benchmarks that the Hub knows; "" without any."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from huggingface_hub.utils import yaml_dump
+
     entries = []
     for one in scores(results, files):
         if benchmark_of(one) in BENCHMARKS and one.name.endswith(".pass@1"):

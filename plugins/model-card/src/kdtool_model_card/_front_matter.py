@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import kdtool
-from huggingface_hub import EvalResult, ModelCardData
 
 from kdtool_model_card._measured import COST, RISK, is_of, subject_of
 from kdtool_model_card._use import CardFile
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 __all__ = ["BENCHMARKS", "benchmark_of", "front_matter", "hub_names", "scores"]
 
@@ -30,6 +33,8 @@ def front_matter(
     results: kdtool.Results, files: Sequence[CardFile], own: ModelCardData, title: str
 ) -> ModelCardData:
     """Return the metadata of an exporter's card, completed."""
+    from huggingface_hub import ModelCardData
+
     data = {key: value for key, value in vars(own).items() if value is not None}
     if "base_model" not in data and (bases := list(_base_models(results))):
         data["base_model"] = bases[0] if len(bases) == 1 else bases
@@ -67,8 +72,7 @@ def benchmark_of(measurement: kdtool.Measurement) -> str:
 def scores(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[kdtool.Measurement]:
     """Yield measurements of quality of the first file that was measured, else of the student it was exported from."""
     subjects = [subject_of(results, file.artifact) for file in files]
-    seed = next((one.seed for one in subjects if one is not None), None)
-    students = [one for one in results.subjects if one.role == "student" and one.seed == seed]
+    students = [one for one in results.subjects if one.role == "student" and one.seed == results.arms[0].seed]
     for subject in (*subjects, *students):
         found = [one for one in results.measurements if subject is not None and one.subject == subject.name]
         if wanted := [one for one in found if not is_of((*COST, *RISK), one.name)]:
@@ -93,6 +97,8 @@ def _datasets(results: kdtool.Results) -> Iterator[str]:
 
 
 def _eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
     for one in scores(results, files):
         benchmark = benchmark_of(one) if "." in one.name else f"{results.name}-text"
         dataset, config = BENCHMARKS.get(benchmark, (benchmark, None))

@@ -90,8 +90,7 @@ def _columns(results: kdtool.Results, files: Sequence[CardFile]) -> dict[str, kd
     own = {shown: one for shown, one in found.items() if one is not None and one.name in measured}
     if len(files) == 1:
         own = {"this model": one for one in own.values()}
-    seed = next((one.seed for one in found.values() if one is not None), None)
-    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, seed)]
+    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, results.arms[0].seed)]
     others.sort(key=lambda one: _ORDER.index(one.role))
     return {**own, **{one.name: one for one in others if one.name in measured}}
 

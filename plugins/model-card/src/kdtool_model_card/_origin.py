@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import kdtool
-from huggingface_hub.utils import yaml_dump
 
 from kdtool_model_card._front_matter import hub_names
 from kdtool_model_card._text import number, public, size, table
@@ -18,6 +18,8 @@ _HOW = {"weights": "starts from its weights", "signals": "learns from its predic
 
 def recipe(results: kdtool.Results) -> Iterator[str]:
     """Yield teachers and transfers, phases with their cost, hyperparameters, and the whole recipe."""
+    from huggingface_hub.utils import yaml_dump
+
     terms = {one.component: one for one in results.licences}
     makers = [one for one in results.components if one.kind in ("teacher", "student", "transform")]
     rows = []
@@ -75,7 +77,7 @@ def _weights(losses: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return yaml_dump(value, default_flow_style=True).removesuffix("...\n").strip() if isinstance(value, list | dict) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def data(results: kdtool.Results) -> Iterator[str]:
