@@ -42,7 +42,7 @@ class Repository:
 
 
 class Hub(AbstractContextManager["Hub"]):
-    """The server. `answer` may return a status instead of the usual answer, by method and path; `requests` are all of them."""
+    """The server. `answer` may return a status instead of the usual answer, by method and path."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -133,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(body)
         name = f"{wanted.get('organization') or 'someone'}/{wanted['name']}"
         if name in self.stands_for.repositories:
-            return self._send(409, {"error": "You already created this model repo", "url": f"{self.stands_for.url}/{name}"})
+            return self._send(
+                409, {"error": "You already created this model repo", "url": f"{self.stands_for.url}/{name}"}
+            )
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         self.stands_for.repositories[name] = Repository(private, {"main": [{".gitattributes": b"*.safetensors lfs\n"}]})
         self._send(200, {"url": f"{self.stands_for.url}/{name}", "name": name, "id": name})
@@ -149,7 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._find(name, revision)
         if found:
             files = found[1].items()
-            self._send(200, [{"type": "file", "path": path, "size": len(own), "oid": _blob(own)} for path, own in files])
+            self._send(
+                200, [{"type": "file", "path": path, "size": len(own), "oid": _blob(own)} for path, own in files]
+            )
 
     def branch(self, _: bytes, name: str, branch: str) -> None:
         branches = self.stands_for.repositories[name].branches
@@ -185,7 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
                 large = path.endswith(LARGE)
                 own = there.get(path)
                 oid = None if own is None else hashlib.sha256(own).hexdigest() if large else _blob(own)
-                modes.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
+                modes.append(
+                    {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+                )
             self._send(200, {"files": modes})
 
     def batch(self, body: bytes, _: str) -> None:

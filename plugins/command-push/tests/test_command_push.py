@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -17,7 +16,7 @@ from typing import Any
 import kdtool
 import pytest
 import yaml
-from conftest import write_run
+from finished_run import exporter, write_run
 from hub_stand_in import TOKEN, Hub
 from kdtool._cli import call, cli
 from kdtool._results.files import write_results
@@ -60,7 +59,13 @@ def test_publishing_is_one_commit_with_card_scores_and_files(
     assert repository.private
     assert len(repository.branches["main"]) == 2  # the Hub's own, and ours
     files = hub.files(MODEL)
-    assert {"config.json", "model-00003-of-00003.safetensors", "small-q8_0.gguf", "README.md", "LICENSE.md"} <= files.keys()
+    assert {
+        "config.json",
+        "model-00003-of-00003.safetensors",
+        "small-q8_0.gguf",
+        "README.md",
+        "LICENSE.md",
+    } <= files.keys()
     assert not {"artifact.json", "manifest.json", "NOTICE"} & files.keys()
     assert files["Modelfile"].decode().startswith("FROM ./small-q8_0.gguf\n")
     card = files["README.md"].decode()
@@ -84,7 +89,9 @@ def test_scores_of_known_benchmarks_are_in_the_newer_form_too(results: kdtool.Re
     assert "0.19 to 0.32" in entry["notes"]
 
 
-def test_publishing_again_changes_nothing(results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_again_changes_nothing(
+    results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run("small", "--yes") == 0
     sent = hub.uploads()
     assert _run("small", "--yes") == 0
@@ -233,7 +240,9 @@ def test_a_repository_of_others_is_left_alone(
     assert json.loads(hub.files(MODEL)["kdtool.json"])["run"] == "small"
 
 
-def test_nothing_becomes_public_by_accident(results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_becomes_public_by_accident(
+    results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run("small", "--yes", "--public") == 0
     assert not hub.repositories[MODEL].private
     before = len(hub.repositories[MODEL].branches["main"])
@@ -262,7 +271,7 @@ def test_a_prescribed_name_is_taken_by_default_and_demanded_otherwise(
     assert _run("small", "--yes", "--to", MODEL) == 2
     shown = capsys.readouterr()
     assert "use --to someone/Llama-3-small" in shown.err
-    assert "1 restrictions" in shown.out
+    assert "pass them on (1)" in shown.out
     assert not hub.requests
     assert _run("small", "--yes") == 0
     files = hub.files("someone/Llama-3-small")
@@ -302,7 +311,7 @@ def test_folders_of_this_machine_and_known_overlaps_are_noted(results: kdtool.Re
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["smal"], "did you mean 'small'"),
+        (["smaller"], "did you mean 'small'"),
         (["small", "--to", "abc"], "expected owner/name"),
         (["small", "--to", "a/b/c"], "the Hub does not accept"),
         (["small", "--to", "a/b c"], "the Hub does not accept"),
@@ -331,7 +340,9 @@ def test_an_export_with_a_missing_file_is_refused(results: kdtool.Results, capsy
     assert "is not as it was exported: 600,023 of 900,023 bytes" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_not_taken_for_the_hub(results: kdtool.Results, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_taken_for_the_hub(
+    results: kdtool.Results, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -360,10 +371,8 @@ def test_two_files_of_one_name_get_places_of_their_own(results: kdtool.Results) 
     other = first.path.parent.with_name("gguf-3") / first.path.name
     shutil.copytree(first.path.parent, other.parent)
     artifacts = (*results.arms[0].artifacts, replace(first, path=other))
-    recipe: Callable[..., Any] = dict
-    exporters = recipe(safetensors={}, gguf={}, second={})
     arms = (replace(results.arms[0], artifacts=artifacts),)
-    write_results(replace(results, arms=arms, recipe={**results.recipe, "exporters": exporters}))
+    write_results(replace(results, arms=arms, components=(*results.components, exporter("second"))))
     assert {"small-q8_0.gguf", "second-small-q8_0.gguf"} <= plan_push("small").files.keys()
 
 

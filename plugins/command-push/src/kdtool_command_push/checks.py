@@ -57,37 +57,37 @@ def _forbidden(results: kdtool.Results, *, permitted: bool) -> Iterator[Check]:
         if one.forbidden and not permitted:
             yield Check(
                 f"{one.component}: the {one.terms.licence} ({one.terms.url}) forbids a model that takes "
-                f"{' and '.join(one.forbidden)} from it; the recipe states that you have permission: add --permitted if that "
-                "covers publishing, too",
+                f"{' and '.join(one.forbidden)} from it; the recipe states that you have permission: add --permitted if "
+                "that covers publishing, too",
                 stops=True,
             )
 
 
 def _private(publication: Publication) -> Iterator[Check]:
     """Yield files with keys, and files that name folders of this machine."""
-    home = {str(Path.home()), str(publication.results.folder)} - {"/", "/root"}
-    contents = publication.content("owner")
-    for place, content in contents.items():
-        if isinstance(content, Path):
-            if content.stat().st_size > _TEXT_LIMIT:
-                continue
-            content = content.read_bytes()
+    folders = {str(Path.home()), str(publication.results.folder)} - {"/"}
+    sizes = publication.sizes()
+    for place, item in publication.content(publication.owner or "OWNER").items():
+        if sizes[place] > _TEXT_LIMIT:
+            continue
+        content = item if isinstance(item, bytes) else item.read_bytes()
         if _SECRET.search(content):
             yield Check(f"{place} holds what looks like a key; remove it from the recipe and export again", stops=True)
-        if any(folder.encode() in content for folder in home):
+        if any(folder.encode() in content for folder in folders):
             yield Check(f"{place} names a folder of this machine; look whether others may read it")
 
 
 def _licences(results: kdtool.Results) -> Iterator[Check]:
     for one in results.licences:
         if one.transfers and one.terms.restrictions:
-            count = len(one.terms.restrictions)
             yield Check(
-                f"{one.component}: {count} restrictions of the {one.terms.licence} bind everyone who gets the model; card and "
-                "LICENSE.md pass them on"
+                f"{one.component}: the restrictions of the {one.terms.licence} bind everyone who gets the model; card and "
+                f"LICENSE.md pass them on ({len(one.terms.restrictions)})"
             )
         if one.transfers and not one.terms.url:
-            yield Check(f"{one.component}: only the name of its licence is known, {one.terms.licence!r}; read it yourself")
+            yield Check(
+                f"{one.component}: only the name of its licence is known, {one.terms.licence!r}; read it yourself"
+            )
     declared = {one.component for one in results.licences}
     for name in (one.name for one in results.components if one.kind in ("teacher", "corpus")):
         if name not in declared:
@@ -107,7 +107,9 @@ def _figures(results: kdtool.Results) -> Iterator[Check]:
     for one in overlaps:
         if one.value > 0:
             benchmark = one.name.partition(".")[2]
-            yield Check(f"{one.value:.1%} of the problems of {benchmark} share text with the training text; the card says so")
+            yield Check(
+                f"{one.value:.1%} of the problems of {benchmark} share text with the training text, which the card shows"
+            )
     if "memorised" not in found:
         yield Check("verbatim repetition of training text was not measured (evaluator memorisation)")
     for missed in (one for one in results.requirements if not one.met):

@@ -68,7 +68,9 @@ def push(
         done = {"url": pushed.url, "commit": pushed.commit, "changed": pushed.changed}
         click.echo(json.dumps({**_plain(publication, found), **done}, indent=1))
     else:
-        click.echo(f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})")
+        click.echo(
+            f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})"
+        )
 
 
 def _plain(publication: Publication, found: list[Check]) -> dict[str, object]:

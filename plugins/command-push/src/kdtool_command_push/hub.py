@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Pushed", "upload"]
 
-_NO_TOKEN = (
+_LOGIN = (
     "no token of the Hub is set; publishing needs one with the right to write: create it at "
     "https://huggingface.co/settings/tokens, then run `hf auth login` or set HF_TOKEN"
 )
-_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EIO}
+_LOCAL = {errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.EIO}
 """Errors of this machine's disk; others are of the network."""
 _OWN = {RECORD, ".gitattributes"}
 
@@ -42,9 +42,7 @@ class Pushed:
     changed: bool
 
 
-def upload(
-    publication: Publication, *, public: bool = False, branch: str = "main", replace: bool = False
-) -> Pushed:
+def upload(publication: Publication, *, public: bool = False, branch: str = "main", replace: bool = False) -> Pushed:
     """Create the repository where it is missing, and commit all files to a branch at once.
 
     Args:
@@ -63,30 +61,33 @@ def upload(
 
     token = get_token()
     if not token:
-        raise kdtool.AuthenticationError(_NO_TOKEN)
+        raise kdtool.AuthenticationError(_LOGIN)
     api = HfApi(token=token, library_name="kdtool")
     with _explain(publication.repository("OWNER"), token):
         repository = publication.repository("") if publication.owner else publication.repository(api.whoami()["name"])
         api.create_repo(repository, private=not public, exist_ok=True)
         if branch != "main":
             api.create_branch(repository, branch=branch, exist_ok=True)
-        before = api.repo_info(repository, revision=branch)
+        before = api.model_info(repository, revision=branch)
         if not public and before.private is False:
             raise kdtool.UsageError(f"{repository} is public; add --public to publish there, or choose another --to")
         there = {one.rfilename for one in before.siblings or ()}
         earlier = _earlier(api, repository, before.sha, there, publication.results.name)
-        if others := sorted(there - earlier - _OWN):
-            if not replace:
-                raise kdtool.UsageError(
-                    f"--to: {repository} holds files that are not from the run {publication.results.name!r}, such as "
-                    f"{others[0]}; choose another name, or add --replace to overwrite files of the same name"
-                )
+        others = sorted(there - earlier - _OWN)
+        if others and not replace:
+            raise kdtool.UsageError(
+                f"--to: {repository} holds files that are not from the run {publication.results.name!r}, such as "
+                f"{others[0]}; choose another name, or add --replace to overwrite files of the same name"
+            )
         content = publication.content(repository.partition("/")[0])
         gone = sorted(earlier & there - content.keys())
         commit = api.create_commit(
             repository,
             [
-                *(CommitOperationAdd(path, item if isinstance(item, bytes) else str(item)) for path, item in content.items()),
+                *(
+                    CommitOperationAdd(path, item if isinstance(item, bytes) else str(item))
+                    for path, item in content.items()
+                ),
                 *(CommitOperationDelete(path) for path in gone),
             ],
             commit_message=f"Publish {publication.name} from the run {publication.results.name}",
@@ -118,7 +119,7 @@ def _explain(repository: str, token: str) -> Iterator[None]:
 
 
 def _translate(error: Exception, repository: str, token: str) -> kdtool.KdtoolError | None:
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
     causes = list(_causes(error))
     answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
@@ -126,7 +127,9 @@ def _translate(error: Exception, repository: str, token: str) -> kdtool.KdtoolEr
     said = _first_line(answer or causes[-1]).replace(token, "[token]")
     again = "what is uploaded is kept, and the same command continues"
     if status == 401:
-        return kdtool.AuthenticationError(f"the Hub does not accept the token: {said}; log in again with `hf auth login`")
+        return kdtool.AuthenticationError(
+            f"the Hub does not accept the token: {said}; log in again with `hf auth login`"
+        )
     if status in (403, 404):
         return kdtool.AuthenticationError(
             f"the token may not write to {repository}: {said}; use a token with the right to write there, or another "
@@ -137,7 +140,9 @@ def _translate(error: Exception, repository: str, token: str) -> kdtool.KdtoolEr
     if status == 400:
         return kdtool.UsageError(f"the Hub refuses the content of {repository}: {said}; see its documentation")
     if local := next((one for one in causes if isinstance(one, OSError) and one.errno in _LOCAL), None):
-        return kdtool.StorageError(f"a file cannot be read or written: {local}; make room or export it anew, then {again}")
+        return kdtool.StorageError(
+            f"a file cannot be read or written: {local}; make room or export it anew, then {again}"
+        )
     if status or isinstance(error, HTTPError | OSError | RuntimeError):
         return kdtool.ServiceError(f"the Hub cannot be reached or failed: {said}; {again}")
     return None

@@ -13,6 +13,8 @@ from kdtool_model_card import CardFile, build_card, eval_results, modelfile
 __all__ = ["CARD", "RECORD", "Publication", "plan_push"]
 
 CARD = "README.md"
+LICENCES = "LICENSE.md"
+"""The file with the terms of everything that the model was made from; the Hub takes this name."""
 RECORD = "kdtool.json"
 """The file that names a repository's run and the files that it was given."""
 _ENGINE = {"README.md", "artifact.json", "manifest.json"}
@@ -40,7 +42,9 @@ class Publication:
 
     def content(self, owner: str) -> dict[str, Path | bytes]:
         """Return every file of the repository by its path there, with the card's links to `owner`."""
-        card = build_card(self.results, self.cards, name=self.name, repository=self.repository(owner))
+        licence = LICENCES if LICENCES in self.texts else ""
+        place = self.repository(owner)
+        card = build_card(self.results, self.cards, name=self.name, repository=place, licence_file=licence)
         record = {"run": self.results.name, "files": sorted([*self.files, *self.texts, CARD, RECORD])}
         texts = {**self.texts, CARD: card, RECORD: json.dumps(record, indent=1) + "\n"}
         return {**self.files, **{path: text.encode() for path, text in texts.items()}}
@@ -51,9 +55,7 @@ class Publication:
         return {path: len(item) if isinstance(item, bytes) else item.stat().st_size for path, item in content}
 
 
-def plan_push(
-    run: Path | str, *, to: str = "", only: Sequence[str] = (), out: Path | str = "runs"
-) -> Publication:
+def plan_push(run: Path | str, *, to: str = "", only: Sequence[str] = (), out: Path | str = "runs") -> Publication:
     """Return what pushing a run publishes; nothing is uploaded.
 
     Args:
@@ -86,11 +88,13 @@ def required_prefixes(results: kdtool.Results) -> dict[str, str]:
 
 
 def _names(to: str, results: kdtool.Results) -> tuple[str, str]:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.utils._validators import HFValidationError, validate_repo_id
 
     owner, sign, name = to.partition("/")
     if to and not (owner and sign and name):
-        raise kdtool.UsageError(f"--to: {to!r} is not a repository; expected owner/name, such as --to you/{to.strip('/')}")
+        raise kdtool.UsageError(
+            f"--to: {to!r} is not a repository; expected owner/name, such as --to you/{to.strip('/')}"
+        )
     if not to:
         name = results.name
         for prefix in required_prefixes(results).values():
@@ -113,7 +117,8 @@ def _choose(results: kdtool.Results, only: Sequence[str]) -> dict[str, kdtool.Ar
             f"the run {results.name!r} exported nothing; add `exporters: {{safetensors: {{}}}}` to its recipe and run it "
             "again: what is finished is reused"
         )
-    named = dict(zip(results.recipe.get("exporters", {}), artifacts, strict=True))
+    exporters = (one.name.rpartition(".")[2] for one in results.components if one.kind == "exporter")
+    named = dict(zip(exporters, artifacts, strict=True))
     if not only:
         return named
     known = {name: name for name in named} | {one.path.name: name for name, one in named.items()}
@@ -167,7 +172,7 @@ def _texts(results: kdtool.Results, cards: Sequence[CardFile]) -> Iterator[tuple
     if gguf := next((one for one in cards if one.artifact.format == "gguf" and one.artifact.path.is_file()), None):
         yield "Modelfile", modelfile(results, gguf)
     if binding := [one for one in results.licences if one.transfers]:
-        yield "LICENSE.md", "\n".join(["# Licences of what the model was made from", "", *_terms(binding)]) + "\n"
+        yield LICENCES, "\n".join(["# Licences of what the model was made from", "", *_terms(binding)]) + "\n"
 
 
 def _terms(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The whole card: the exporter's own text, and sections from the results of the run."""
+"""The whole card: the exporter's part, and sections from the results of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import kdtool
 
 from kdtool_model_card._front_matter import front_matter
-from kdtool_model_card._limits import limits
+from kdtool_model_card._limits import intended_use, limits
 from kdtool_model_card._measured import file_table, measurements
 from kdtool_model_card._origin import citation, data, recipe
 from kdtool_model_card._use import CardFile, snippets
@@ -20,7 +20,14 @@ def complete_card(results: kdtool.Results, artifact: kdtool.Artifact) -> str:
     return build_card(results, [CardFile(artifact, "." if artifact.path.is_dir() else artifact.path.name)])
 
 
-def build_card(results: kdtool.Results, files: Sequence[CardFile], *, name: str = "", repository: str = "") -> str:
+def build_card(
+    results: kdtool.Results,
+    files: Sequence[CardFile],
+    *,
+    name: str = "",
+    repository: str = "",
+    licence_file: str = "",
+) -> str:
     """Return the complete model card of exported files, in Markdown with a YAML front matter.
 
     Args:
@@ -28,6 +35,7 @@ def build_card(results: kdtool.Results, files: Sequence[CardFile], *, name: str 
         files: what the card describes, at least one; the first one's own card supplies title, precision and licences.
         name: the model's name; "" takes the title of the first file's card.
         repository: `owner/name` on the Hub; "" for a card beside the files.
+        licence_file: a file beside the card with the terms of all licences; "" without one.
     """
     from huggingface_hub import ModelCard
 
@@ -38,17 +46,18 @@ def build_card(results: kdtool.Results, files: Sequence[CardFile], *, name: str 
         f"# {title}",
         *(line for line in head if not line.startswith("# ")),
         "",
-        *_section("Intended use", limits(results).intended),
-        *_section("Limits and bias", limits(results).known),
-        *_section("How it was made", recipe(results)),
+        *_section("Intended use", intended_use(results)),
+        *_section("Limits and bias", limits(results)),
+        *_section("Training", recipe(results)),
         *_section("Data", data(results)),
-        *_section("What was measured", measurements(results, files)),
+        *_section("Measurements", measurements(results, files)),
         *_section("Files", file_table(results, files)),
         *_section("Use", snippets(results, files, repository)),
         *(line for heading, text in sections.items() if heading != "Use" for line in _section(heading, text)),
         *_section("Citation", citation(results, title, repository)),
     ]
-    return f"---\n{front_matter(results, files, own.data, title).to_yaml()}\n---\n\n" + "\n".join(body).rstrip() + "\n"
+    metadata = front_matter(results, files, own.data, title, licence_file).to_yaml()
+    return f"---\n{metadata}\n---\n\n" + "\n".join(body).rstrip() + "\n"
 
 
 def _section(heading: str, lines: Iterator[str] | Sequence[str]) -> list[str]:

@@ -30,14 +30,16 @@ _DATASETS = {"mbpp": "google-research-datasets/mbpp"}
 
 
 def front_matter(
-    results: kdtool.Results, files: Sequence[CardFile], own: ModelCardData, title: str
+    results: kdtool.Results, files: Sequence[CardFile], own: ModelCardData, title: str, licence_file: str = ""
 ) -> ModelCardData:
-    """Return the metadata of an exporter's card, completed."""
+    """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
     from huggingface_hub import ModelCardData
 
     data = {key: value for key, value in vars(own).items() if value is not None}
     if "base_model" not in data and (bases := list(_base_models(results))):
         data["base_model"] = bases[0] if len(bases) == 1 else bases
+    if licence_file and data.get("license") == "other" and "license_link" not in data:
+        data["license_link"] = licence_file
     languages = [name for name in results.data.get("languages", {}) if re.fullmatch(r"[\w+#.-]+", name)]
     data["tags"] = [*dict.fromkeys([*data.get("tags", ()), *(file.artifact.format for file in files), *languages])]
     results_of_model = list(_eval_results(results, files))

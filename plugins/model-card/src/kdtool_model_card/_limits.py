@@ -1,32 +1,19 @@
-"""What a student is for, and what speaks against using it, as far as the run knows."""
+"""Intended use, limits and bias of a student."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import kdtool
 
 from kdtool_model_card._measured import RISK, is_of
 from kdtool_model_card._text import percent
 
-__all__ = ["Limits", "limits"]
+__all__ = ["intended_use", "limits"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Lines on the intended use, and on limits and bias."""
-
-    intended: list[str]
-    known: list[str]
-
-
-def limits(results: kdtool.Results) -> Limits:
-    """Return what a run says about use and limits of its student."""
-    return Limits(list(_intended(results)), list(_known(results)))
-
-
-def _intended(results: kdtool.Results) -> Iterator[str]:
+def intended_use(results: kdtool.Results) -> Iterator[str]:
+    """Yield lines on the use that the student is made for."""
     languages = ", ".join(results.data.get("languages", {})) or "the languages of its training text"
     yield f"Completion and generation of source code ({languages}) where a small model on own hardware is wanted: in an"
     yield "editor, as the draft model of speculative decoding, or as the start of further training."
@@ -35,7 +22,8 @@ def _intended(results: kdtool.Results) -> Iterator[str]:
     yield "generated code in a sandbox only."
 
 
-def _known(results: kdtool.Results) -> Iterator[str]:
+def limits(results: kdtool.Results) -> Iterator[str]:
+    """Yield lines on limits and bias, as far as the run knows them, and on figures that were not measured."""
     student = results.models.get("student")
     if student is not None:
         yield f"- At most {student.context:,} tokens of context; {student.parameters:,} parameters hold less knowledge than"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import kdtool
 
-from kdtool_model_card._text import number, percent, public, size, table
+from kdtool_model_card._text import machine, number, percent, public, size, table
 from kdtool_model_card._use import CardFile
 
 __all__ = ["COST", "RISK", "file_table", "is_of", "measurements", "subject_of"]
@@ -69,35 +69,40 @@ def file_table(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[s
         found = [known.get((name, subject.name)) if subject else None for name in costs]
         artifact = file.artifact
         rows.append(
-            [_shown(file), artifact.format, artifact.quantisation or "–", size(artifact.bytes), *map(_value, found)]
+            [
+                _place_in_words(file),
+                artifact.format,
+                artifact.quantisation or "–",
+                size(artifact.bytes),
+                *map(_value, found),
+            ]
         )
-    yield table(["file", "format", "quantisation", "size", *(f"{one.name} ({one.unit})" for one in costs.values())], rows)
+    yield table(
+        ["file", "format", "quantisation", "size", *(f"{one.name} ({one.unit})" for one in costs.values())], rows
+    )
     if costs:
-        machine = results.environment.get("system", "")
-        yield f"\nMeasured on {machine or 'the machine of the run'}, {results.environment.get('processors', '?')} processors."
+        yield f"\nMeasured on {machine(results)}."
     else:
         yield "\nSpeed, memory and energy of the files were not measured."
 
 
-def _shown(file: CardFile) -> str:
+def _place_in_words(file: CardFile) -> str:
     return "this folder" if file.place == "." else f"`{file.place}`"
 
 
 def _columns(results: kdtool.Results, files: Sequence[CardFile]) -> dict[str, kdtool.Subject]:
     """Return the files that were measured, then the student and controls of their seed, and the teachers, by heading."""
     measured = {one.subject for one in results.measurements}
-    found = {_shown(file): subject_of(results, file.artifact) for file in files}
+    found = {_place_in_words(file): subject_of(results, file.artifact) for file in files}
     own = {shown: one for shown, one in found.items() if one is not None and one.name in measured}
     if len(files) == 1:
-        own = {"this model": one for one in own.values()}
+        own = dict(zip(["this model"], own.values(), strict=False))
     others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, results.arms[0].seed)]
     others.sort(key=lambda one: _ORDER.index(one.role))
     return {**own, **{one.name: one for one in others if one.name in measured}}
 
 
-def _table(
-    results: kdtool.Results, columns: dict[str, kdtool.Subject], wanted: Sequence[kdtool.Measurement]
-) -> str:
+def _table(results: kdtool.Results, columns: dict[str, kdtool.Subject], wanted: Sequence[kdtool.Measurement]) -> str:
     found = {(one.name, one.subject): one for one in results.measurements}
     shares = {one.measurement: one for one in results.comparisons if one.arm == "student" and one.share is not None}
     rows = []

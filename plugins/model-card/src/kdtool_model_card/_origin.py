@@ -1,4 +1,4 @@
-"""What a model was made from: teachers, recipe, hyperparameters and data."""
+"""Origin of a model: teachers, recipe, hyperparameters and data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 import kdtool
 
 from kdtool_model_card._front_matter import hub_names
-from kdtool_model_card._text import number, public, size, table
+from kdtool_model_card._text import machine, number, public, size, table
 
 __all__ = ["citation", "data", "recipe"]
 
-_HOW = {"weights": "starts from its weights", "signals": "learns from its predictions", "text": "is trained on its text"}
+_HOW = {
+    "weights": "starts from its weights",
+    "signals": "learns from its predictions",
+    "text": "is trained on its text",
+}
 
 
 def recipe(results: kdtool.Results) -> Iterator[str]:
@@ -50,9 +54,7 @@ def _phases(results: kdtool.Results) -> Iterator[str]:
         for name, one in arm.phases.items()
     ]
     yield table(["phase", "steps", "tokens", "hours", "precision"], rows)
-    about = results.environment
-    machine = ", ".join(filter(None, (about.get("system"), f"{about.get('processors', '?')} processors")))
-    yield f"\nSeed {arm.seed}, on {machine}. The energy of training was not measured."
+    yield f"\nSeed {arm.seed}, on {machine(results)}. The energy of training was not measured."
 
 
 def _hyperparameters(results: kdtool.Results) -> Iterator[list[object]]:
@@ -106,9 +108,9 @@ def citation(results: kdtool.Results, title: str, repository: str) -> Iterator[s
     """Yield entries of BibTeX for the model and kdtool, and the teachers' pages."""
     key = "".join(character for character in title if character.isalnum()).lower() or "student"
     url = f",\n  url = {{https://huggingface.co/{repository}}}" if repository else ""
-    version = results.environment.get("kdtool", "")
+    version = results.environment.get("kdtool", "unknown")
     yield from ("```bibtex", f"@misc{{{key},\n  title = {{{title}}}{url}\n}}")
-    yield f"@software{{kdtool,\n  title = {{kdtool, a plugin-based toolkit for distilling code models}},"
+    yield "@software{kdtool,\n  title = {kdtool, a plugin-based toolkit for distilling code models},"
     yield f"  author = {{{{The kdtool authors}}}},\n  version = {{{version}}}\n}}"
     yield "```"
     for name in dict.fromkeys(hub_names(results, ("teacher", "student"))):

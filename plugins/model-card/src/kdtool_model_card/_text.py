@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-__all__ = ["cell", "number", "percent", "public", "size", "table"]
+import kdtool
+
+__all__ = ["cell", "machine", "number", "percent", "public", "size", "table"]
 
 _SECRET = re.compile(r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,})")
 
@@ -28,6 +30,12 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:,.2f} {unit}"
     return f"{count} bytes"
+
+
+def machine(results: kdtool.Results) -> str:
+    """Return the machine of a run in words."""
+    about = results.environment
+    return f"{about.get('system', 'the machine of the run')}, {about.get('processors', 'unknown')} processors"
 
 
 def cell(value: object) -> str:

@@ -35,7 +35,7 @@ def snippets(results: kdtool.Results, files: Sequence[CardFile], repository: str
         )
     for file in files:
         if file.artifact.how_to_use:
-            yield from (f"### {_title(file)}", *_exported(results, file, repository), "")
+            yield from (f"### {_title(file)}", *_exporter_code(results, file, repository), "")
     gguf = next((file for file in files if file.artifact.format == "gguf"), None)
     if gguf is not None:
         yield from _llama_cpp(results, gguf)
@@ -50,7 +50,7 @@ def _title(file: CardFile) -> str:
     return kind if file.place == "." else f"{kind}: `{file.place}`"
 
 
-def _exported(results: kdtool.Results, file: CardFile, repository: str) -> Iterator[str]:
+def _exporter_code(results: kdtool.Results, file: CardFile, repository: str) -> Iterator[str]:
     """Yield the exporter's code, with the file's place for its path, also for a run that was moved."""
     place = repository if repository and file.place == "." else file.place
     path = file.artifact.path
