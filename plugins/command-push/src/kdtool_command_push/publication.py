@@ -88,7 +88,8 @@ def required_prefixes(results: kdtool.Results) -> dict[str, str]:
 
 
 def _names(to: str, results: kdtool.Results) -> tuple[str, str]:
-    from huggingface_hub.utils._validators import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     owner, sign, name = to.partition("/")
     if to and not (owner and sign and name):

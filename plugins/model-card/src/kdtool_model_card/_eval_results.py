@@ -14,8 +14,8 @@ __all__ = ["eval_results"]
 
 def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
     """Return the text of `.eval_results/kdtool.yaml`: pass@1 of benchmarks that the Hub knows; "" without any."""
+    import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    from huggingface_hub.utils import yaml_dump
 
     entries = []
     for one in scores(results, files):
@@ -24,4 +24,4 @@ def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
             bounds = f", 95 % interval {one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high else ""
             notes = f"{one.name} by kdtool, {one.n} problems{bounds}"
             entries.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=one.value, notes=notes))
-    return yaml_dump(eval_result_entries_to_yaml(entries)) if entries else ""
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else ""

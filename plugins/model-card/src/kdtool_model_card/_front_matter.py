@@ -12,7 +12,7 @@ from kdtool_model_card._measured import COST, RISK, is_of, subject_of
 from kdtool_model_card._use import CardFile
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import CardData, EvalResult, ModelCardData
 
 __all__ = ["BENCHMARKS", "benchmark_of", "front_matter", "hub_names", "scores"]
 
@@ -30,7 +30,7 @@ _DATASETS = {"mbpp": "google-research-datasets/mbpp"}
 
 
 def front_matter(
-    results: kdtool.Results, files: Sequence[CardFile], own: ModelCardData, title: str, licence_file: str = ""
+    results: kdtool.Results, files: Sequence[CardFile], own: CardData, title: str, licence_file: str = ""
 ) -> ModelCardData:
     """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
     from huggingface_hub import ModelCardData

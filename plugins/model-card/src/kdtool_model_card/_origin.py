@@ -22,7 +22,7 @@ _HOW = {
 
 def recipe(results: kdtool.Results) -> Iterator[str]:
     """Yield teachers and transfers, phases with their cost, hyperparameters, and the whole recipe."""
-    from huggingface_hub.utils import yaml_dump
+    import yaml
 
     terms = {one.component: one for one in results.licences}
     makers = [one for one in results.components if one.kind in ("teacher", "student", "transform")]
@@ -35,7 +35,7 @@ def recipe(results: kdtool.Results) -> Iterator[str]:
     yield from ("", *_phases(results))
     yield from ("", table(["setting", "value"], list(_hyperparameters(results))))
     yield from ("", "<details><summary>The whole recipe</summary>", "", "```yaml")
-    yield yaml_dump(public(results.recipe), sort_keys=False).rstrip().replace("```", "'''")
+    yield yaml.safe_dump(public(results.recipe), sort_keys=False, allow_unicode=True).rstrip().replace("```", "'''")
     yield from ("```", "", "</details>")
 
 
