@@ -73,7 +73,7 @@ answer = server.handle_completions({{"prompt": "def fibonacci(n):\\n", "max_toke
 print(answer["choices"][0]["text"])
 """
     yield from ("### llama.cpp in Python (`pip install xllamacpp`)", *_block("python", code), "")
-    yield from ("### Ollama", "`Modelfile`, beside the file:", *_block("text", modelfile(results, file)))
+    yield from ("### Ollama", "`Modelfile` in the folder of the file:", *_block("text", modelfile(results, file)))
     name = file.place.removesuffix(".gguf").lower()
     yield from (*_block("console", f"ollama create {name} -f Modelfile\nollama run {name}"), "")
     yield from ("The lines for Ollama were not executed by the tests of kdtool.", "")

@@ -68,7 +68,7 @@ def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -
     data = ModelCardData(
         license=name,
         license_name=re.sub(r"[^a-z0-9.]+", "-", expression.lower()).strip("-") if other else None,
-        license_link=next((one.url for one in terms if one.url), None) if len(terms) == 1 else None,
+        license_link=(terms[0].url or None) if other and len(terms) == 1 else None,
         library_name=library,
         base_model=base or None,
         pipeline_tag="text-generation",
