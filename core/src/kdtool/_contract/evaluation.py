@@ -14,7 +14,7 @@ from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.run_info import RunInfo
 
 Role = Literal["artifact", "student", "control", "base", "teacher"]
-"""What a subject is, in the order of comparisons: each is compared with those behind it. "base" is the student before it was
+"""Roles in the order of comparisons: each is compared with those behind it. "base" is the student before it was
 trained by the run."""
 
 
