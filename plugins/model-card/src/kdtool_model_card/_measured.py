@@ -19,7 +19,7 @@ COST = (
 """Measurements of what a model costs its user."""
 RISK = ("memorised", "longest-copy", "memorisation", "contamination")
 """Measurements of what a model repeats of its training text, and of benchmarks found in that text."""
-_ORDER = ("student", "control", "teacher")
+_ORDER = ("student", "control", "base", "teacher")
 
 
 def is_of(group: Sequence[str], measurement: str) -> bool:
