@@ -240,6 +240,20 @@ def test_a_repository_of_others_is_left_alone(
     assert json.loads(hub.files(MODEL)["kdtool.json"])["run"] == "small"
 
 
+def test_a_commit_of_someone_else_in_between_is_not_overwritten(
+    results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interfere(_: str, path: str) -> None:
+        commits = hub.repositories[MODEL].branches["main"] if "/preupload/" in path else []
+        if len(commits) == 1:
+            commits.append({"theirs.txt": b"1"})
+
+    hub.answer = interfere
+    assert _run("small", "--yes") == 2
+    assert "was changed meanwhile" in capsys.readouterr().err
+    assert hub.files(MODEL) == {"theirs.txt": b"1"}
+
+
 def test_nothing_becomes_public_by_accident(
     results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,7 +285,9 @@ def test_a_prescribed_name_is_taken_by_default_and_demanded_otherwise(
     assert _run("small", "--yes", "--to", MODEL) == 2
     shown = capsys.readouterr()
     assert "use --to someone/Llama-3-small" in shown.err
-    assert "pass them on (1)" in shown.out
+    assert (
+        "note: teacher: Llama 3.2 Community License, which binds everyone who gets the model: pass it on" in shown.out
+    )
     assert not hub.requests
     assert _run("small", "--yes") == 0
     files = hub.files("someone/Llama-3-small")

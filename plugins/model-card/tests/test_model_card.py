@@ -220,3 +220,25 @@ def test_a_gguf_file_has_lines_for_llama_cpp_and_ollama(tmp_path: Path) -> None:
 
 def test_the_same_results_give_the_same_card(tmp_path: Path) -> None:
     assert _complete(tmp_path) == _complete(tmp_path)
+
+
+def test_the_model_before_training_is_a_column_before_the_teacher(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        base = kdtool.Subject("base", "base")
+        one = kdtool.Measurement("perplexity", "base", "per token", 33.5, 64, False)
+        return replace(_adding(one)(results), subjects=(*results.subjects, base))
+
+    head = next(line for line in _complete(tmp_path, change).splitlines() if line.startswith("| measurement "))
+    assert head.index(" base ") < head.index(" teacher ")
+
+
+def test_the_base_model_is_the_one_that_weights_were_taken_from(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        teacher = replace(results.components[0], config={"model": "bigcode/starcoder2-3b"})
+        student = kdtool.ComponentRecord("student", "student", "pretrained", "", "", {"model": "Qwen/Qwen3-0.6B"})
+        taken = kdtool.Licensed("student", kdtool.LicenceTerms("Apache-2.0"), ("weights",))
+        return replace(results, components=(teacher, student), licences=(taken,))
+
+    card = _complete(tmp_path, change)
+    assert _data(card).base_model == "Qwen/Qwen3-0.6B"
+    assert "[bigcode/starcoder2-3b](https://huggingface.co/bigcode/starcoder2-3b)" in _section(card, "Citation")

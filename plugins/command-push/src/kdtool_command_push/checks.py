@@ -79,11 +79,8 @@ def _private(publication: Publication) -> Iterator[Check]:
 
 def _licences(results: kdtool.Results) -> Iterator[Check]:
     for one in results.licences:
-        if one.transfers and one.terms.restrictions:
-            yield Check(
-                f"{one.component}: the restrictions of the {one.terms.licence} bind everyone who gets the model; card and "
-                f"LICENSE.md pass them on ({len(one.terms.restrictions)})"
-            )
+        for restriction in one.terms.restrictions if one.transfers else ():
+            yield Check(f"{one.component}: {one.terms.licence}, which binds everyone who gets the model: {restriction}")
         if one.transfers and not one.terms.url:
             yield Check(
                 f"{one.component}: only the name of its licence is known, {one.terms.licence!r}; read it yourself"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -54,11 +54,11 @@ def front_matter(
     )
 
 
-def hub_names(results: kdtool.Results, kinds: Sequence[str]) -> Iterator[str]:
-    """Yield the models on the Hub that components of these kinds name, or that their licences link to."""
+def hub_names(results: kdtool.Results, components: Collection[str]) -> Iterator[str]:
+    """Yield the models on the Hub that these components name, or that their licences link to."""
     pages = {one.component: _HUB_PAGE.fullmatch(one.terms.url) for one in results.licences}
     for one in results.components:
-        if one.kind in kinds:
+        if one.name in components:
             model, page = one.config.get("model"), pages.get(one.name)
             if isinstance(model, str) and _HUB_NAME.fullmatch(model) and not model.startswith("."):
                 yield model
@@ -85,9 +85,8 @@ def scores(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[kdtoo
 def _base_models(results: kdtool.Results) -> Iterator[str]:
     """Yield the models whose weights the student starts from; without any, its teachers."""
     taken = {one.component for one in results.licences if "weights" in one.transfers}
-    kinds = {one.name: one.kind for one in results.components}
-    wanted = [kinds[name] for name in taken if name in kinds] or ["teacher"]
-    yield from dict.fromkeys(hub_names(results, wanted))
+    teachers = {one.name for one in results.components if one.kind == "teacher"}
+    yield from dict.fromkeys(hub_names(results, taken or teachers))
 
 
 def _datasets(results: kdtool.Results) -> Iterator[str]:

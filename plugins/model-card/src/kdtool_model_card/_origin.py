@@ -113,5 +113,6 @@ def citation(results: kdtool.Results, title: str, repository: str) -> Iterator[s
     yield "@software{kdtool,\n  title = {kdtool, a plugin-based toolkit for distilling code models},"
     yield f"  author = {{{{The kdtool authors}}}},\n  version = {{{version}}}\n}}"
     yield "```"
-    for name in dict.fromkeys(hub_names(results, ("teacher", "student"))):
+    makers = {one.name for one in results.components if one.kind in ("teacher", "student")}
+    for name in dict.fromkeys(hub_names(results, makers)):
         yield f"\nPlease also cite the makers of [{name}](https://huggingface.co/{name})."
