@@ -392,5 +392,18 @@ def test_two_files_of_one_name_get_places_of_their_own(results: kdtool.Results) 
     assert {"small-q8_0.gguf", "second-small-q8_0.gguf"} <= plan_push("small").files.keys()
 
 
+def test_the_folder_for_transformers_is_the_repository_and_others_are_below_it(results: kdtool.Results) -> None:
+    model, gguf = results.arms[0].artifacts
+    other = replace(model, path=model.path.parent.with_name("packed-3") / "packed", format="compressed-tensors")
+    shutil.copytree(model.path, other.path)
+    arms = (replace(results.arms[0], artifacts=(other, model, gguf)),)
+    others = [one for one in results.components if one.kind != "exporter"]
+    named = (exporter("packed"), exporter("safetensors"), exporter("gguf"))
+    write_results(replace(results, arms=arms, components=(*others, *named)))
+    files = plan_push("small").files
+    assert files["config.json"].parent == model.path
+    assert files["packed/config.json"].parent == other.path
+
+
 def test_help_names_the_command() -> None:
     assert "push" in cli.list_commands(None)  # type: ignore[arg-type]

@@ -130,7 +130,8 @@ def _choose(results: kdtool.Results, only: Sequence[str]) -> dict[str, kdtool.Ar
 
 def _place(chosen: Mapping[str, kdtool.Artifact]) -> list[CardFile]:
     """Return the files with their places: the folder that transformers opens is the repository itself, and comes first."""
-    root = next((name for name, one in chosen.items() if (one.path / "config.json").is_file()), None)
+    folders = [name for name, one in chosen.items() if (one.path / "config.json").is_file()]
+    root = min(folders, key=lambda name: chosen[name].format != "safetensors", default=None)
     placed: list[CardFile] = []
     for name, one in chosen.items():
         place = "." if name == root else name if one.path.is_dir() else one.path.name

@@ -35,11 +35,10 @@ def subject_of(results: kdtool.Results, artifact: kdtool.Artifact) -> kdtool.Sub
 def measurements(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[str]:
     """Yield the tables of quality and of memorisation and contamination, and how they were made."""
     columns = _columns(results, files)
-    own = {name for name, one in columns.items() if one.role in ("artifact", "student")}
     wanted: dict[str, kdtool.Measurement] = {}
-    for title in sorted(own, key=lambda title: columns[title].role != "artifact"):
-        for one in results.measurements:
-            if one.subject == columns[title].name and not is_of(COST, one.name):
+    for subject in columns.values():  # files first
+        for one in results.measurements if subject.role in ("artifact", "student") else ():
+            if one.subject == subject.name and not is_of(COST, one.name):
                 wanted.setdefault(one.name, one)
     if not wanted:
         yield "Not measured."
