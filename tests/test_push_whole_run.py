@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "com
 
 from hub_stand_in import TOKEN, Hub
 
+pytestmark = pytest.mark.slow
+
 STUDENT = "someone/small"
 
 
@@ -70,6 +72,16 @@ def test_the_card_has_what_the_run_measured(published: tuple[Hub, Path]) -> None
     assert card.data.library_name == "transformers"
     assert "| `small" in card.text or "| `model.gguf`" in card.text
     assert str(published[1].parent) not in card.text
+
+
+def test_the_cards_beside_the_files_are_complete_too(published: tuple[Hub, Path]) -> None:
+    cards = sorted(published[1].parent.glob("runs/small/exports/**/README.md"))
+    assert len(cards) == 2
+    for card in cards:
+        text = card.read_text(encoding="utf-8")
+        assert "| perplexity, per token, lower is better |" in text
+        assert "model-index:" in text
+        assert str(published[1].parent) not in text
 
 
 def test_transformers_opens_the_repository_by_its_name(published: tuple[Hub, Path]) -> None:
