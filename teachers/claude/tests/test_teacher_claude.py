@@ -64,7 +64,7 @@ def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path:
     teacher.kdtool_identity(make_run(tmp_path, store=tmp_path / "store"))
     assert len(list(teacher.kdtool_answer(requests(1)))) == 1
     teacher.kdtool_close()
-    assert (tmp_path / "store" / "ledger.sqlite").exists()
+    assert (tmp_path / "store" / "answers.sqlite").exists()
 
 
 def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(server: MessagesServer, tmp_path: Path) -> None:

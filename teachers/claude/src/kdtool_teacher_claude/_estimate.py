@@ -11,7 +11,7 @@ from kdtool_ledger import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens, prepare
+from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens
 
 __all__ = ["estimate"]
 
@@ -21,7 +21,7 @@ _COUNTED = 20
 
 def estimate(
     config: ClaudeConfig,
-    requests: Iterable[kdtool.Request],
+    requests: Iterable[Asked],
     file: Path,
     count: Callable[[Asked], int] | None,
 ) -> Iterator[kdtool.Estimate]:
@@ -34,7 +34,7 @@ def estimate(
         count: counts input tokens by the service; None estimates them here.
     """
     prices = prices_of(config)
-    all_asked = {asked.key: asked for asked in (prepare(config, request) for request in requests)}
+    all_asked = {asked.key: asked for asked in requests}
     has = list(has_answer(file, all_asked))
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
     number, stored = len(missing), sum(has)
