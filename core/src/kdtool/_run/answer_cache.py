@@ -122,9 +122,11 @@ class _Answers:
         """Open the teacher for evaluators; what it answers then is cached, too."""
         runtime = call(*args, **kwargs)
         if runtime is not None:
-            given, kind = runtime.answer, type(runtime)
+            given, kind = runtime.answer, cast("Any", type(runtime))
             own = {"__slots__": (), "answer": lambda _, requests: self.ask(given, requests)}
-            runtime.__class__ = type(kind)(kind.__name__, (kind,), own)  # whatever hides attributes of the instance
+            runtime.__class__ = type(kind)(
+                kind.__name__, (kind,), own
+            )  # not on the instance: `answer` may be a property
         return runtime
 
     def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:

@@ -72,18 +72,18 @@ class Claude(kdtool.Teacher):
         return ()
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request]
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
     ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._estimate import estimate
 
         self._remember(run)
         if not self.config.count_tokens:
-            yield from estimate(self.config, self._prepare(requests), self._file(), None)
+            yield from estimate(self.config, self._prepare(requests), times, self._file(), None)
             return
         from kdtool_teacher_claude._counting import counting
 
         with counting(self.config, offline=run.offline) as count:
-            yield from estimate(self.config, self._prepare(requests), self._file(), count)
+            yield from estimate(self.config, self._prepare(requests), times, self._file(), count)
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._open().answer(self._prepare(requests))
