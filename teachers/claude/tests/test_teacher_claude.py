@@ -80,6 +80,13 @@ def test_the_price_of_a_sample_is_that_of_all_it_stands_for(server: MessagesServ
     assert rest.picodollars < 0.6 * whole.picodollars
 
 
+def test_a_failure_is_raised_by_one_request_alone(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(error_charged=1.0)
+    with opened(server.url, tmp_path, retries=0) as teacher, pytest.raises(kdtool.ServiceError) as raised:
+        list(teacher.kdtool_answer(requests(300)))
+    assert len(raised.traceback) < 20, "not once more for each request that it kept from being sent"
+
+
 def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(server: MessagesServer, tmp_path: Path) -> None:
     same = [kdtool.Request(f"s{i}", "same", 9, seed=i) for i in range(5)]
     drawn = [kdtool.Request(f"d{i}", "same", 9, temperature=0.8, seed=i) for i in range(5)]

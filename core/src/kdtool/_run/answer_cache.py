@@ -40,7 +40,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
     Its table `answer` has the columns `key` (`Teacher.answer_key`), `answer` (a `TextAnswer` as JSON) and `sha256` (of that
     text). Further tables belong to those who make them. Several processes of one machine may use the file at once. A commit
-    survives the death of the process; set `PRAGMA synchronous = FULL` if it must survive a power cut, too. Since 0.1.
+    survives a killed process; set `PRAGMA synchronous = FULL` if it must survive a power cut, too. Since 0.1.
 
     Raises:
         UsageError: another version wrote the file.
@@ -74,16 +74,8 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
     """Yield the run with hooks that ask `teachers` only for answers that are not in `file`.
 
-    The run shows the number of cached answers at the end. All answers are on the disk then.
-
-    Args:
-        run: the run.
-        file: the file of answers, see `open_answers`.
-        teachers: by name the fingerprint of all that determines a teacher's answers besides its `answer_cache_key`.
-
-    Raises:
-        UsageError: another version wrote the file.
-        StorageError: it cannot be read or written, or is damaged.
+    `teachers` are `weights` by name, see `Teacher.answer_key`. The run shows the number of cached answers at the end, when
+    all of them are on the disk. Raises as `open_answers`.
     """
     with closing(open_answers(file)) as database:
         keys = {name: partial(run.component(name, Teacher).answer_key, weights=one) for name, one in teachers.items()}
@@ -126,7 +118,7 @@ class _Answers:
             own = {"__slots__": (), "answer": lambda _, requests: self.ask(given, requests)}
             runtime.__class__ = type(kind)(
                 kind.__name__, (kind,), own
-            )  # not on the instance: `answer` may be a property
+            )  # a slot or a property hides what instances have
         return runtime
 
     def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
