@@ -206,6 +206,16 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert database.execute("PRAGMA synchronous").fetchone() == (1,), "no sync for each answer"
 
 
+def test_answers_are_synced_before_the_text_that_has_them(counted: dict[str, Any], tmp_path: Path) -> None:
+    file = Path("store/answers.sqlite")
+    with closing(kdtool.open_answers(file)) as other:  # the last one to close it would sync, too
+        assert other.execute("SELECT COUNT(*) FROM answer").fetchone() == (0,)
+        kdtool.run(counted)
+        (tmp_path / "synced").write_bytes(file.read_bytes())
+    with closing(sqlite3.connect(tmp_path / "synced")) as database:
+        assert database.execute("SELECT COUNT(*) FROM answer").fetchone() == (2,)
+
+
 def test_processes_make_one_file_together(tmp_path: Path) -> None:
     code = "import sys, pathlib, kdtool; [kdtool.open_answers(pathlib.Path(one)).close() for one in sys.argv[1:]]"
     files = [str(tmp_path / f"{number}.sqlite") for number in range(50)]
