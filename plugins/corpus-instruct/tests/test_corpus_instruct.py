@@ -195,7 +195,7 @@ class Priced(Writer):
 def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None:
     teacher = Priced()
     run = run_with(tmp_path, teacher)
-    corpus = Instruct(Instruct.Config(rows=24, languages=("python",)))
+    corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
     assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
     assert len(list(corpus.kdtool_examples(run))) == 24

@@ -26,7 +26,7 @@ FOLDER = "instruct"
 _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
 _PRICED = 1_000
-"""Requests that a teacher is asked to price; the others cost the same."""
+"""Most requests that a teacher is asked to price; each stands for those beside it."""
 _SEEDS = ["x = 1"]
 """For estimates, which read no corpus."""
 _BYTES_A_ROW = 4_000
@@ -117,6 +117,8 @@ class Instruct(kdtool.Corpus):
 
     def _first_requests(self, run: kdtool.RunInfo, step: int) -> Iterator[kdtool.Request]:
         """Yield each `step`-th of the requests that ask for every row once; seeds are short examples."""
+        from kdtool_measuring import seed_of
+
         from kdtool_corpus_instruct._drawing import draw
 
         config = self.config
@@ -124,7 +126,9 @@ class Instruct(kdtool.Corpus):
         for cell, number in islice(slots, 0, None, step):
             values = draw(config, cell, f"{run.seed}/{cell}/{number}/0", number + 1, _SEEDS if config.seeds else [])
             turns = self._templates.render(cell.task, values)
-            yield kdtool.Request(f"{cell}/{number}", "", config.max_tokens, temperature=config.temperature, turns=turns)
+            name = f"{cell}/{number}#0"
+            seed = seed_of(run.seed, name)
+            yield kdtool.Request(name, "", config.max_tokens, (), config.temperature, seed, turns)
 
     @property
     def _template_names(self) -> list[str]:
