@@ -8,7 +8,8 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -96,8 +97,7 @@ class Instruct(kdtool.Corpus):
         seeds = []
         if config.seeds is not None:
             seeds = read_seeds(run.component(config.seeds, kdtool.Corpus).kdtool_examples(run))
-        settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-        folder = run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        folder = self._folder(run)
         record, state = Record(folder, config.quotas), "interrupted"
         try:
             yield from Generation(run, config, self._templates, record, folder, seeds).rows()
@@ -105,6 +105,16 @@ class Instruct(kdtool.Corpus):
             state = "complete"
         finally:
             record.close(state)
+
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        from kdtool_corpus_instruct._record import read_account
+
+        return read_account(self._folder(run))
+
+    def _folder(self, run: kdtool.RunInfo) -> Path:
+        """Return the folder of this corpus's files; corpora of other settings have others."""
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     @property
     def _template_names(self) -> list[str]:

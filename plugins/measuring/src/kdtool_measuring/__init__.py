@@ -5,11 +5,13 @@
 - `records_of` and `choose` read test sets (`_published`)
 - `collect_answers` asks a subject and stores its answers (`_answers`, `_journal`)
 - `ask_teacher` does so for a teacher whose answers become training text (`_teacher`)
+- `Account` sums up those answers for `kdtool_account` (`_account`)
 - `make_measurement` turns items into a measurement; the core compares subjects
 """
 
 from __future__ import annotations
 
+from kdtool_measuring._account import Account
 from kdtool_measuring._answers import (
     Answer,
     Counting,
@@ -30,6 +32,7 @@ from kdtool_measuring._published import Kind, check_fields, choose, read_and_has
 from kdtool_measuring._teacher import ask_teacher, kept_answers, refusal_remedy
 
 __all__ = [
+    "Account",
     "Answer",
     "Counting",
     "Document",

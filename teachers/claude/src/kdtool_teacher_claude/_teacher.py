@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -88,6 +88,21 @@ class Claude(kdtool.Teacher):
 
         self._remember(run)
         return AnsweringRuntime(self.kdtool_answer) if subject.role == "teacher" else None
+
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
+        from kdtool_ledger import read_summary
+
+        self._remember(run)
+        if not self._file().exists():
+            return None
+        found = read_summary(self._file())
+        return {
+            "requests": found.answers,
+            "picodollars": found.spent,
+            "unknown_requests": len(found.unknown),
+            "unknown_picodollars": sum(reserved for _, _, reserved, _ in found.unknown),
+        }
 
     def kdtool_close(self) -> None:
         if self._service is not None:
