@@ -13,6 +13,33 @@ from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
 from test_recipes import RECIPES, tiny
 
 _TERMS = "Anthropic Commercial Terms of Service"
+EVALUATORS = '''
+import kdtool
+
+
+class Reading(kdtool.Evaluator):
+    """Asks once for each document."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            with kdtool.open_subject(run, subject).value as runtime:
+                for one in run.texts.examples("test"):
+                    list(runtime.answer([kdtool.Request(one.id, "", 9, turns=(("user", one.body.text),))]))
+        return iter(())
+
+
+class Judging(Reading):
+    """Asks a judge."""
+
+    asks = ("teacher",)
+
+
+class Failing(kdtool.Evaluator):
+    """Fails."""
+
+    def kdtool_evaluate(self, run, subjects):
+        yield 1 / 0
+'''
 
 
 @pytest.fixture
@@ -97,3 +124,59 @@ def test_the_small_recipe_takes_claude_by_one_setting(
     assert len(server.bodies) == 4
     price = server.bill.picodollars / 1e12
     assert f"4 answers of teachers.answers, for ${price:.4f}: ${price / 4:.6f} each" in "".join(capsys.readouterr())
+
+
+def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(EVALUATORS, encoding="utf-8")
+    own = {name: {"use": f"{tmp_path / 'own.py'}:{name.title()}"} for name in ("reading", "judging", "failing")}
+    chat = {"use": "humaneval", "form": "chat", "problems": 7, "maximum_tokens": 100}
+    recipe = {**asking, "evaluators": {**asking["evaluators"], "chat": chat, "humaneval": {"problems": 3}, **own}}
+    forecast = kdtool.check(recipe)["forecast"]
+    text, evaluator = sorted(forecast["prices"], key=lambda line: "evaluator" in line)
+    assert text.startswith("text: 4 requests")
+    assert evaluator.startswith("evaluator chat: 7 requests, ")
+    assert "700 out at most" in evaluator
+    assert forecast["picodollars"] >= 4 * 300 * 15_000_000 + 7 * 100 * 15_000_000
+    unknown = [line for line in forecast["unknown"] if "of evaluator" in line]
+    assert unknown == [
+        "requests of evaluator reading of teacher: its number depends on the run's text or speed; they cost money, too",
+        "requests of evaluator judging of teacher: it asks other teachers, too; they cost money, too",
+        "requests of evaluator failing of teacher: it fails before the run (ZeroDivisionError); they cost money, too",
+    ], "perplexity, and programs to go on with, ask nothing of a teacher that converses"
+    short = kdtool.check(recipe, {"teacher.budget_usd": "0.02"})["forecast"]["prices"]
+    assert sum("more than budget_usd allows" in line for line in short) == 1, "what is planned for text is gone"
+    assert server.bodies == [], "nothing was asked"
+
+
+def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
+    asking: dict[str, Any], server: MessagesServer
+) -> None:
+    (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
+    assert "2 min at 2 requests a minute" in line
+    (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]
+    assert "learned from its first answer: 3 min at 1,000 requests, 500,000 tokens in, 100,000 tokens out a minute" in line
+    (line,) = kdtool.check(asking, {"teacher.mode": "batches"})["forecast"]["prices"]
+    assert "up to 24 hours by batches" in line
+
+
+def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], server: MessagesServer) -> None:
+    from kdtool_teacher_claude.testing import Faults
+
+    server.faults = Faults(seed=1, error_charged=0.3)
+    results = kdtool.run(asking)
+    accounts = results.data["accounts"]
+    bought, ledger = accounts["corpora.answers"], accounts["teacher"]
+    assert (bought["requests"], bought["rows"]) == (4, 4)
+    assert bought["picodollars"] == ledger["picodollars"] == read_summary(ledger_of(results)).spent
+    assert bought["picodollars"] < server.bill.picodollars <= ledger["picodollars"] + ledger["unknown_picodollars"]
+    assert ledger["unknown_requests"] == len(read_summary(ledger_of(results)).unknown) > 0
+    again = kdtool.run({**asking, "name": "again"})
+    assert again.data["accounts"] == accounts, "the text of an earlier run has its price"
+
+
+def ledger_of(results: kdtool.Results) -> Path:
+    """Return the ledger of a run's store."""
+    (text,) = (stage.path for stage in results.stages if stage.name == "text")
+    return text.parents[1] / "ledger.sqlite"

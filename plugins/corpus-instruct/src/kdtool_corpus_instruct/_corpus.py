@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +31,8 @@ _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
 _BYTES_A_ROW = 4_000
 """Of an answer, and of the row that is made of it: a usual size."""
+_FORECAST = 50_000
+"""Requests at most that are made for a forecast."""
 
 
 class Instruct(kdtool.Corpus):
@@ -66,13 +72,11 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the disk for answers and rows; its note has requests, and their tokens by a count of characters."""
-        from kdtool_corpus_instruct._drawing import draw
-
-        config, prompts = self.config, 0
-        for cell, rows in config.quotas.items():
-            values = draw(config, cell, str(cell), 1, ["x = 1"] if config.seeds else [])
-            prompts += rows * sum(len(text) for _, text in self._templates.render(cell.task, values))
+        """Yield the disk for answers and rows, and the money for a first answer to each; tokens by a count of characters."""
+        config = self.config
+        requests = self._first_requests(run)
+        share = config.rows / len(requests)
+        prompts = share * sum(len(text) for request in requests for _, text in request.turns)
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
         note = (
             f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}; "
@@ -80,6 +84,26 @@ class Instruct(kdtool.Corpus):
             f"{config.rows * config.max_tokens:,} out"
         )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
+        if config.ask in run.implementing("kdtool_estimate_answers"):
+            part = f"{len(requests):,} of {config.rows:,} rows, in proportion: " if share > 1 else ""
+            more = f"; up to {most / config.rows:g} times as much where rows are rejected"
+            teacher = run.component(config.ask, kdtool.Teacher)
+            for found in teacher.kdtool_estimate_answers(run, iter(requests)) or ():
+                yield replace(found, picodollars=round(share * found.picodollars), note=part + found.note + more)
+
+    def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:
+        """Return the requests for the rows, or an even selection of many rows. Seeds that must be fetched are replaced."""
+        from kdtool_corpus_instruct._candidates import Slot
+        from kdtool_corpus_instruct._drawing import read_seeds
+        from kdtool_corpus_instruct._requests import request_of
+
+        seeds = ["x = 1"] if self.config.seeds else []
+        if self.config.seeds and not (corpus := run.component(self.config.seeds, kdtool.Corpus)).derives_from:
+            with suppress(kdtool.ServiceError):
+                seeds = read_seeds(corpus.kdtool_examples(run))
+        slots = (Slot(cell, number) for cell, rows in self.config.quotas.items() for number in range(rows))
+        chosen = islice(slots, 0, None, math.ceil(self.config.rows / _FORECAST))
+        return [request_of(slot, self.config, self._templates, seeds, run.seed)[0] for slot in chosen]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the rows as they are accepted, in an order that depends on the answers alone.

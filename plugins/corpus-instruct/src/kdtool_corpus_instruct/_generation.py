@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import refusal_remedy, seed_of
+from kdtool_measuring import refusal_remedy
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
-from kdtool_corpus_instruct._drawing import draw
+from kdtool_corpus_instruct._requests import request_of
 from kdtool_corpus_instruct._templates import Templates
 from kdtool_corpus_instruct._trial import run_tests
 
@@ -120,17 +120,7 @@ class Generation:
         return 1 if self._dearest is None else max(0, limit - self._record.cells[cell].picodollars) // self._dearest
 
     def _request(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, object]]:
-        key = f"{self._run.seed}/{slot.id}/{slot.attempt - slot.repairs}"
-        values = draw(self._config, slot.cell, key, slot.number + 1, self._seeds)
-        request = kdtool.Request(
-            id=f"{slot.id}#{slot.attempt}",
-            prompt="",
-            max_tokens=self._config.max_tokens,
-            temperature=self._config.temperature,
-            seed=seed_of(self._run.seed, f"{slot.id}#{slot.attempt}"),
-            turns=slot.conversation or self._templates.render(slot.cell.task, values),
-        )
-        return request, values
+        return request_of(slot, self._config, self._templates, self._seeds, self._run.seed)
 
     def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
         """Return the answers by id."""

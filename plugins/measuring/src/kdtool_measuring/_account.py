@@ -1,4 +1,4 @@
-"""The account of a corpus that asks a teacher, for `kdtool_account`: written with the text, read by each run that uses it."""
+"""The account of a corpus that asks a teacher, for `kdtool_account`: written with the text, read by every run with it."""
 
 from __future__ import annotations
 

@@ -141,8 +141,8 @@ def _training_seconds(results: kdtool.Results) -> float:
 def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Mapping[str, _Account]) -> Iterator[str]:
     """Yield what a point of each benchmark cost, over each control and each teacher that was not paid.
 
-    The interval is that of the difference: its upper end gives the lowest price. Without a gain at its lower end the price has
-    no upper bound.
+    The interval is that of the difference: its upper end gives the lowest price. Without a gain at its lower end the price
+    has no upper bound.
     """
     units = {found.name: found.unit for found in results.measurements if found.higher_is_better}
     for found in results.comparisons:
@@ -184,6 +184,6 @@ def _assumptions(answers: int, trained: int, hours: float, dollars_per_hour: Dec
         else f"{money(trained)} for {time} of training one student, at ${dollars_per_hour} an hour"
     )
     return (
-        f"Counted: {money(answers)} for answers, those that were rejected included; {training}. Assumed: the student's answers "
+        f"Counted: {money(answers)} for answers, rejected ones included; {training}. Assumed: the student's answers "
         "serve as well as the teacher's. Not counted: the machine while the student answers, evaluation, other runs."
     )

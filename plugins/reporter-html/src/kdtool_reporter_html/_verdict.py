@@ -14,8 +14,8 @@ from kdtool_reporter_html._numbers import difference, percent, quantity, span, t
 from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "forest", "judgements", "pairs", "weakness", "where_it_pays",
-    "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "forest", "judgements", "pairs", "weakness",
+    "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {

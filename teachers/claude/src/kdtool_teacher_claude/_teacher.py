@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import kdtool
 from kdtool_teacher_claude._config import ClaudeConfig
 
 if TYPE_CHECKING:
+    from kdtool_teacher_claude._requests import Asked
     from kdtool_teacher_claude._service import Service
 
 __all__ = ["Claude"]
@@ -37,6 +39,8 @@ class Claude(kdtool.Teacher):
         self._offline = False
         self._say: Callable[[str], None] = print
         self._service: Service | None = None
+        self._opened: kdtool.Runtime | None = None
+        self._planned = 0
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Return Anthropic's terms, which a recipe must acknowledge."""
@@ -68,16 +72,40 @@ class Claude(kdtool.Teacher):
     def kdtool_estimate_answers(
         self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request]
     ) -> Iterator[kdtool.Estimate]:
+        yield from self._forecast(run, requests, "text")
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
+        from kdtool_teacher_claude._evaluators import NotingRuntime, requests_of
+
+        own = [name for name in ahead.teachers if run.component(name, kdtool.Teacher).config is self.config]
+        self._opened = runtime = NotingRuntime()
+        try:
+            for evaluator in run.implementing("kdtool_evaluate"):
+                what = evaluator.rpartition(".")[2]
+                found = requests_of(run, evaluator, own[0], runtime)
+                if isinstance(found, str):
+                    yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
+                elif found:
+                    yield from self._forecast(run, found, f"evaluator {what}")
+        finally:
+            self._opened = None
+
+    def _forecast(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], purpose: str
+    ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._estimate import estimate
 
         self._remember(run)
-        if not self.config.count_tokens:
-            yield from estimate(self.config, requests, self._file(), None)
-            return
-        from kdtool_teacher_claude._counting import counting
+        count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
+        if self.config.count_tokens:
+            from kdtool_teacher_claude._counting import counting
 
-        with counting(self.config, offline=run.offline) as count:
-            yield from estimate(self.config, requests, self._file(), count)
+            count = counting(self.config, offline=run.offline)
+        with count as counted:
+            for found in estimate(self.config, requests, self._file(), counted, purpose, self._planned):
+                self._planned += found.picodollars
+                yield found
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._open().answer(requests)
@@ -87,7 +115,9 @@ class Claude(kdtool.Teacher):
         from kdtool_teacher_claude._runtime import AnsweringRuntime
 
         self._remember(run)
-        return AnsweringRuntime(self.kdtool_answer) if subject.role == "teacher" else None
+        if subject.role != "teacher":
+            return None
+        return self._opened or AnsweringRuntime(self.kdtool_answer)
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
