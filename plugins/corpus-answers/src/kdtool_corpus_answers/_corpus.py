@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import kdtool
 import pydantic
-from kdtool_measuring import Account, Journal, ask_teacher, kept_answers, refusal_remedy, seed_of
+from kdtool_measuring import Account, Journal, Pace, ask_teacher, kept_answers, refusal_remedy, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import route
@@ -138,13 +138,17 @@ class Answers(kdtool.Corpus):
 
     def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
         """Ask a teacher for what is not in its journal yet."""
-        told_at = 0.0
+        told_at, pace = 0.0, Pace(run.say)
 
         def progress() -> None:
             nonlocal told_at
             if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
                 told_at = time.monotonic()
                 run.hook.kdtool_progress(run, sum(map(len, journals.values())))
+            if pace.is_due:
+                done = sum(map(len, journals.values()))
+                most = sum(isinstance(one, Prompt) for one in self._prompts(run))
+                pace.show(f"{done:,} of {most:,} prompts answered", done / most)
 
         requests = self._requests(run, teacher, journals)
         replaced = self.config.fallback not in {None, teacher}

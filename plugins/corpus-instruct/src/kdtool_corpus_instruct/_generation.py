@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import refusal_remedy
+from kdtool_measuring import Pace, refusal_remedy
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
@@ -65,7 +65,8 @@ class Generation:
         self._seeds = seeds
         self._versions = {task: str(templates.find(task)) for task in {cell.task for cell in record.cells}}
         self._dearest: int | None = None
-        self._accepted = 0
+        self._accepted = self._judged = 0
+        self._pace = Pace(run.say)
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         self._model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         owned = [each.terms.licence for each in run.licences if each.component == config.ask]
@@ -129,6 +130,7 @@ class Generation:
         for answer in self._run.component(self._config.ask, kdtool.Teacher).kdtool_answer(iter(requests)):
             found[answer.id] = answer
             self._record.write_status("asking")
+            self._show_progress(len(found))
         missing = next((request.id for request in requests if request.id not in found), None)
         if missing is not None:
             raise kdtool.PluginError(
@@ -142,6 +144,15 @@ class Generation:
                 f"{refusal_remedy(refusals[0])}"
             )
         return found
+
+    def _show_progress(self, waiting: int) -> None:
+        """Show accepted rows every half minute; `waiting` answers of this round are not judged yet."""
+        if self._pace.is_due:
+            wanted, answered = self._config.rows, self._judged + waiting
+            per_row = self._judged / self._accepted if self._accepted else 1.0
+            expected = self._judged + per_row * (wanted - self._accepted)
+            text = f"instruct: {self._accepted:,} of {wanted:,} rows accepted, {answered:,} requests answered"
+            self._pace.show(text, answered / max(1.0, expected))
 
     def _judge(self, batch: Sequence[Candidate], again: list[Slot]) -> Iterator[kdtool.Example]:
         """Yield the rows of accepted candidates, and add the slots of the others to `again`."""
@@ -163,7 +174,9 @@ class Generation:
             about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
             self._record.reject(slot.cell, candidate.reason, about)
             again.append(self._next(candidate))
+        self._judged += len(batch)
         self._record.write_status("judging")
+        self._show_progress(0)
         self._run.hook.kdtool_progress(self._run, self._accepted)
 
     def _read(self, candidate: Candidate) -> Candidate:

@@ -94,7 +94,7 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
         return None
     answers, rows = sum(one.picodollars for one in bought), sum(one.rows or 0 for one in bought)
     hours = _training_seconds(results) / 3600
-    trained = 0 if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR * Decimal(hours))
+    trained = 0 if dollars_per_hour is None else round(_picodollars(dollars_per_hour) * hours)
     break_even, assumed = "", ""
     if bought:
         break_even = _break_even(bought, answers + trained)
@@ -176,12 +176,16 @@ def _break_even(bought: Sequence[_Account], cost: int) -> str:
     )
 
 
+def _picodollars(dollars: Decimal) -> int:
+    return int(dollars * _PER_DOLLAR)
+
+
 def _assumptions(answers: int, trained: int, hours: float, dollars_per_hour: Decimal | None) -> str:
     time = duration(3600 * hours)
     training = (
         f"{time} of training are not priced (set reporter.dollars_per_hour)"
         if dollars_per_hour is None
-        else f"{money(trained)} for {time} of training one student, at ${dollars_per_hour} an hour"
+        else f"{money(trained)} for {time} of training one student, at {money(_picodollars(dollars_per_hour))} an hour"
     )
     return (
         f"Counted: {money(answers)} for answers, rejected ones included; {training}. Assumed: the student's answers "

@@ -48,9 +48,8 @@ class Progress:
             f"{self.answers:,} answers",
             f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
             f"{self._tokens / minutes:,.0f} tokens/min",
+            f"{self._cached / max(1, self._input):.0%} of the input tokens from the cache",
         ]
-        if self._cached:
-            parts.append(f"{self._cached / self._input:.0%} of the input from the cache")
         if rate := (spent - self._before) / minutes:
             parts.append(f"the budget lasts {(self._budget - spent) / rate:,.0f} min at this speed")
         return "claude: " + ", ".join(parts)

@@ -78,10 +78,11 @@ class Claude(kdtool.Teacher):
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
         from kdtool_teacher_claude._evaluators import NotingRuntime, requests_of
 
-        own = [name for name in ahead.teachers if run.component(name, kdtool.Teacher).config is self.config]
+        answering = run.implementing("kdtool_answer")
+        own = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
         self._opened = runtime = NotingRuntime()
         try:
-            for evaluator in run.implementing("kdtool_evaluate"):
+            for evaluator in run.implementing("kdtool_evaluate") if own else ():
                 what = evaluator.rpartition(".")[2]
                 found = requests_of(run, evaluator, own[0], runtime)
                 if isinstance(found, str):
