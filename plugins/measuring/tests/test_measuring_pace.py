@@ -16,11 +16,11 @@ class Clock:
 def test_the_time_left_is_that_of_the_speed_since_the_last_line() -> None:
     clock, said = Clock(), list[str]()
     pace = Pace(said.append, clock)
-    assert not pace.is_due
+    assert not pace.is_due()
     clock.at += 30
-    assert pace.is_due
+    assert pace.is_due()
     pace.show("90 of 100", 0.9)  # found in a cache at once
-    assert not pace.is_due
+    assert not pace.is_due()
     clock.at += 60
     pace.show("91 of 100", 0.91)
     clock.at += 3600

@@ -44,8 +44,8 @@ def _compared(
 ) -> kdtool.Results:
     score = kdtool.Measurement("humaneval.pass@1", "student", "fraction", 0.5, 164, higher_is_better=True)
     first = next(one for one in sample.comparisons if not one.relative)
-    bounds = {"difference": difference, "low": low, "high": high, "against": against, "measurement": score.name}
-    compared = (*sample.comparisons, dataclasses.replace(first, **bounds))
+    one = dataclasses.replace(first, difference=difference, low=low, high=high, against=against, measurement=score.name)
+    compared = (*sample.comparisons, one)
     return dataclasses.replace(_paid(sample), measurements=(*sample.measurements, score), comparisons=compared)
 
 
@@ -95,15 +95,30 @@ def test_only_benchmarks_of_unpaid_arms_have_prices(sample: kdtool.Results) -> N
 
 
 def test_the_break_even_is_where_asking_would_have_cost_as_much(sample: kdtool.Results) -> None:
-    found = _money(_paid(sample))
+    slow = dataclasses.replace(_paid(sample), values=())
+    found = _money(slow)
     assert (
         f"After 1{THIN}500 answered requests of the mean size ($0.00400, 300 tokens in and 200 out)" in found.break_even
     )
     assert f"4{SPACE}min 00{SPACE}s of training are not priced" in found.assumed
-    priced = _money(_paid(sample), Decimal(2 / TRAINING_HOURS))
+    priced = _money(slow, Decimal(2 / TRAINING_HOURS))
     assert f"After 2{THIN}000 answered requests" in priced.break_even
-    assert f"$2.00 for 4{SPACE}min 00{SPACE}s of training one student" in priced.assumed
-    assert "Not counted: the machine while the student answers" in priced.assumed
+    assert f"$2.00 for 4{SPACE}min 00{SPACE}s of training one student, at $30.00 an hour" in priced.assumed
+    assert "Not counted: the machine while the student answers, evaluation" in priced.assumed
+
+
+def test_the_student_s_machine_counts_where_its_speed_and_price_are_known(sample: kdtool.Results) -> None:
+    speed = kdtool.ArmValue("student", "decode-speed", "tokens/s", True, 100.0, None, None, 1)
+    slower = dataclasses.replace(speed, arm="teacher", value=200.0)
+    known = dataclasses.replace(_paid(sample), values=(speed, slower))
+    found = _money(known, Decimal("3.6"))  # 2 s of it for 200 tokens cost $0.002, half of a request
+    assert f"After 3{THIN}120 answered requests" in found.break_even, "$6 and $0.24, at $0.002 a request"
+    assert "$0.00200 a request for the student's machine, at 100 tokens/s, one at a time" in found.assumed
+    assert "Not counted: evaluation, other runs." in found.assumed
+    never = _money(known, Decimal("7.21"))
+    assert never.break_even.startswith("Asking the API stays cheaper: for a request of the mean size ($0.00400, ")
+    assert never.break_even.endswith("the student's machine costs $0.00401.")
+    assert f"After 1{THIN}500 answered requests" in _money(known).break_even, "without a price, hours are only stated"
 
 
 def test_the_page_shows_money_and_rejections_with_samples(sample: kdtool.Results) -> None:

@@ -145,7 +145,7 @@ class Answers(kdtool.Corpus):
             if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
                 told_at = time.monotonic()
                 run.hook.kdtool_progress(run, sum(map(len, journals.values())))
-            if pace.is_due:
+            if pace.is_due():
                 done = sum(map(len, journals.values()))
                 most = sum(isinstance(one, Prompt) for one in self._prompts(run))
                 pace.show(f"{done:,} of {most:,} prompts answered", done / most)

@@ -147,7 +147,7 @@ class Generation:
 
     def _show_progress(self, waiting: int) -> None:
         """Show accepted rows every half minute; `waiting` answers of this round are not judged yet."""
-        if self._pace.is_due:
+        if self._pace.is_due():
             wanted, answered = self._config.rows, self._judged + waiting
             per_row = self._judged / self._accepted if self._accepted else 1.0
             expected = self._judged + per_row * (wanted - self._accepted)

@@ -23,9 +23,8 @@ class Pace:
         self._say, self._now = say, now
         self._shown, self._share = now(), 0.0
 
-    @property
     def is_due(self) -> bool:
-        """True if half a minute has passed since the last line."""
+        """Return whether half a minute has passed since the last line."""
         return self._now() - self._shown >= SECONDS
 
     def show(self, text: str, share: float) -> None:

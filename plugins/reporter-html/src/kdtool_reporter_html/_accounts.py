@@ -14,7 +14,7 @@ import kdtool
 
 from kdtool_reporter_html._answers import cut
 from kdtool_reporter_html._numbers import count, duration, money
-from kdtool_reporter_html._subjects import Subjects, title
+from kdtool_reporter_html._subjects import Subjects, own_name, title
 from kdtool_reporter_html._verdict import aside_of
 
 __all__ = ["AccountRow", "Money", "Rejections", "money_of", "rejections"]
@@ -72,6 +72,25 @@ class _Account:
     unknown_picodollars: int
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Training of one student: its time, and the price of an hour in picodollars, None if it is not known."""
+
+    seconds: float
+    per_hour: int | None
+
+    @property
+    def price(self) -> int:
+        """Picodollars."""
+        return round((self.per_hour or 0) * self.seconds / 3600)
+
+    def __str__(self) -> str:
+        if self.per_hour is None:
+            return f"{duration(self.seconds)} of training are not priced (set reporter.dollars_per_hour)"
+        price = f"{money(self.price)} for {duration(self.seconds)} of training one student"
+        return f"{price}, at {money(self.per_hour)} an hour"
+
+
 def rejections(data: Mapping[str, Any]) -> list[Rejections]:
     """Return what components rejected, in the order of the recipe."""
     found = {name: one for name, one in data.get("accounts", {}).items() if one.get("rejected")}
@@ -93,19 +112,14 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
     if not accounts:
         return None
     answers, rows = sum(one.picodollars for one in bought), sum(one.rows or 0 for one in bought)
-    hours = _training_seconds(results) / 3600
-    trained = 0 if dollars_per_hour is None else round(_picodollars(dollars_per_hour) * hours)
-    break_even, assumed = "", ""
-    if bought:
-        break_even = _break_even(bought, answers + trained)
-        assumed = _assumptions(answers, trained, hours, dollars_per_hour)
+    work = _Work(_training_seconds(results), None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
+    cost = answers + work.price
     return Money(
         money(answers) if bought else "",
         money(-(-answers // rows)) if rows else "",
         tuple(_row(name, one) for name, one in accounts.items()),
-        tuple(_points(results, subjects, answers + trained, accounts)) if bought else (),
-        break_even,
-        assumed,
+        tuple(_points(results, subjects, cost, accounts)) if bought else (),
+        *(_break_even(bought, answers, work, _fastest(results, subjects)) if bought else ("", "")),
     )
 
 
@@ -165,29 +179,32 @@ def _price(cost: int, points: float) -> str:
     return money(round(Decimal(cost) / Decimal(points)))
 
 
-def _break_even(bought: Sequence[_Account], cost: int) -> str:
-    requests, paid, tokens_in, tokens_out = (
-        sum(getattr(one, name) for one in bought) for name in ("requests", "picodollars", "tokens_in", "tokens_out")
+def _fastest(results: kdtool.Results, subjects: Subjects) -> float:
+    """Return the tokens that the student, or an export of it, generates a second; 0 if that was not measured."""
+    speeds = (value for value in results.values if own_name(value.measurement) == "decode-speed")
+    return max((one.value for one in speeds if one.arm == "student" or subjects.is_exported(one.arm)), default=0.0)
+
+
+def _break_even(bought: Sequence[_Account], answers: int, work: _Work, speed: float) -> tuple[str, str]:
+    """Return the number of requests from which the student is cheaper, in words, and what that counts and assumes."""
+    requests, tokens_in, tokens_out = (
+        sum(getattr(one, name) for one in bought) for name in ("requests", "tokens_in", "tokens_out")
     )
-    return (
-        f"After {count(-(-cost * requests // paid))} answered requests of the mean size ({money(-(-paid // requests))}, "
-        f"{count(tokens_in / requests)} tokens in and {count(tokens_out / requests)} out), distilling has cost no more than "
-        "asking the API."
+    own = 0
+    if work.per_hour and speed:
+        own = round(work.per_hour * (tokens_out / requests / speed) / 3600)
+    saved, cost = answers - own * requests, answers + work.price
+    mean = f"the mean size ({money(-(-answers // requests))}, {count(tokens_in / requests)} tokens in and"
+    mean += f" {count(tokens_out / requests)} out)"
+    found = (
+        f"After {count(-(-cost * requests // saved))} answered requests of {mean}, distilling has cost no more than asking "
+        "the API."
+        if saved > 0
+        else f"Asking the API stays cheaper: for a request of {mean} the student's machine costs {money(own)}."
     )
-
-
-def _picodollars(dollars: Decimal) -> int:
-    return int(dollars * _PER_DOLLAR)
-
-
-def _assumptions(answers: int, trained: int, hours: float, dollars_per_hour: Decimal | None) -> str:
-    time = duration(3600 * hours)
-    training = (
-        f"{time} of training are not priced (set reporter.dollars_per_hour)"
-        if dollars_per_hour is None
-        else f"{money(trained)} for {time} of training one student, at {money(_picodollars(dollars_per_hour))} an hour"
-    )
-    return (
-        f"Counted: {money(answers)} for answers, rejected ones included; {training}. Assumed: the student's answers "
-        "serve as well as the teacher's. Not counted: the machine while the student answers, evaluation, other runs."
+    machine = f"{money(own)} a request for the student's machine, at {speed:.3g} tokens/s, one at a time"
+    counted = f"{money(answers)} for answers, rejected ones included; {work}{'; ' + machine if own else ''}"
+    left_out = f"{'' if own else 'the machine while the student answers, '}evaluation, other runs"
+    return found, (
+        f"Counted: {counted}. Assumed: the student's answers serve as well as the teacher's. Not counted: {left_out}."
     )
