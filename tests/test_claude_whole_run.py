@@ -10,6 +10,9 @@ from typing import Any
 
 import kdtool
 import pytest
+import yaml
+from click.testing import CliRunner
+from kdtool._cli import cli
 from kdtool_ledger import read_summary
 from kdtool_reporter_html._numbers import money
 from kdtool_sandbox import missing
@@ -205,8 +208,11 @@ def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
 
 
 def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
-    asking: dict[str, Any], server: MessagesServer
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
 ) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asking), encoding="utf-8")
+    shown = CliRunner().invoke(cli, ["check", str(tmp_path / "recipe.yaml")]).output
+    assert re.search(r"cost: 0\.02 dollars, if all answers have their full length\n  text: 4 requests, ", shown)
     (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
     assert "2 min at 2 requests a minute" in line
     (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]

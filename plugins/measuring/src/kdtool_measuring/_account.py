@@ -34,7 +34,8 @@ class Account:
 
     def write(self, file: Path) -> None:
         """Store it beside the text."""
-        file.write_text(json.dumps(vars(self)), encoding="utf-8")
+        found = {**vars(self), "rejected": dict(self.rejected.most_common())}
+        file.write_text(json.dumps(found), encoding="utf-8")
 
     @staticmethod
     def read(file: Path) -> Mapping[str, Any] | None:
