@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import kdtool
 import pydantic
@@ -397,3 +397,27 @@ def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: P
     assert set(shown.values()) == {2}
     assert any("<instruction>" in one["text"] for one in account["samples"])
     assert corpus.kdtool_account(run_with(tmp_path / "other", teacher)) is None
+
+
+class Priced(Writer):
+    """States a price, and remembers the sample that it is asked for."""
+
+    def kdtool_estimate_answers(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+    ) -> Iterator[kdtool.Estimate]:
+        self.sample, self.times = list(requests), times
+        yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)), note="so much")
+
+
+def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None:
+    teacher = Priced()
+    run = run_with(tmp_path, teacher)
+    corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
+    (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
+    assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert price.note == "so much; up to 4 times as much where rows are rejected"
+    assert len(list(corpus.kdtool_examples(run))) == 24
+    assert sorted(map(repr, teacher.sample)) == sorted(map(repr, teacher.asked))
+    (_, price) = Instruct(Instruct.Config(rows=100_000)).kdtool_estimate(run, cast("Any", None))
+    assert len({one.id for one in teacher.sample}) == len(teacher.sample) <= 1000, "a sample stands for the others"
+    assert price.picodollars == 100_000 * PRICE

@@ -67,10 +67,13 @@ class Teacher(Component):
         """
         raise NotImplementedError
 
-    def kdtool_estimate_answers(self, run: RunInfo, requests: Iterable[Request]) -> Iterator[Estimate] | None:
+    def kdtool_estimate_answers(
+        self, run: RunInfo, requests: Iterable[Request], times: float
+    ) -> Iterator[Estimate] | None:
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
-        Nothing is asked. Answers that are stored cost nothing. None, the default, for a teacher without a price. Since 0.1.
+        `requests` may be a sample: each stands for `times` requests. Nothing is asked. Answers that are stored cost
+        nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 
     @hook(first=True)

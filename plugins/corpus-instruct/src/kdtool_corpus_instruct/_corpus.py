@@ -31,8 +31,8 @@ _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
 _BYTES_A_ROW = 4_000
 """Of an answer, and of the row that is made of it: a usual size."""
-_FORECAST = 50_000
-"""Requests at most that are made for a forecast."""
+_PRICED = 1_000
+"""Most requests that a teacher is asked to price; each stands for those beside it."""
 
 
 class Instruct(kdtool.Corpus):
@@ -85,11 +85,10 @@ class Instruct(kdtool.Corpus):
         )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
         if config.ask in run.implementing("kdtool_estimate_answers"):
-            part = f"{len(requests):,} of {config.rows:,} rows, in proportion: " if share > 1 else ""
             more = f"; up to {most / config.rows:g} times as much where rows are rejected"
             teacher = run.component(config.ask, kdtool.Teacher)
-            for found in teacher.kdtool_estimate_answers(run, iter(requests)) or ():
-                yield replace(found, picodollars=round(share * found.picodollars), note=part + found.note + more)
+            for found in teacher.kdtool_estimate_answers(run, requests, share) or ():
+                yield replace(found, note=found.note + more)
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:
         """Return the requests for the rows, or an even selection of many rows. Seeds that must be fetched are replaced."""
@@ -102,7 +101,7 @@ class Instruct(kdtool.Corpus):
             with suppress(kdtool.ServiceError):
                 seeds = read_seeds(corpus.kdtool_examples(run))
         slots = (Slot(cell, number) for cell, rows in self.config.quotas.items() for number in range(rows))
-        chosen = islice(slots, 0, None, math.ceil(self.config.rows / _FORECAST))
+        chosen = islice(slots, 0, None, math.ceil(self.config.rows / _PRICED))
         return [request_of(slot, self.config, self._templates, seeds, run.seed)[0] for slot in chosen]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:

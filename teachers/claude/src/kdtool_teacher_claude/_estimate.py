@@ -25,6 +25,7 @@ _PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
 def estimate(
     config: ClaudeConfig,
     requests: Iterable[kdtool.Request],
+    times: float,
     file: Path,
     count: Callable[[Asked], int] | None,
     purpose: str,
@@ -34,7 +35,8 @@ def estimate(
 
     Args:
         config: the teacher's settings.
-        requests: what will be asked.
+        requests: what will be asked, or a sample of it.
+        times: the number of requests that each stands for.
         file: the ledger, which may not exist yet.
         count: counts input tokens by the service; None estimates them here.
         purpose: what the answers are for.
@@ -44,13 +46,13 @@ def estimate(
     all_asked = {asked.key: asked for asked in (prepare(config, request) for request in requests)}
     has = list(has_answer(file, all_asked))
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
-    number, stored = len(missing), sum(has)
+    number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
         if stored:
             note = f"{purpose}: all {stored:,} answers are in the ledger, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
-    tokens = _tokens_of(missing, count)
+    tokens = _tokens_of(missing, times, count)
     rates, cached = prices.tiers[0][1], tokens.with_cache(hour=config.cache == "1h")
     whole, by_batch = (rates.price(tokens.plain, batched=batched) for batched in (False, True))
     by_cache = rates.price(cached, batched=False) if tokens.prefix else whole
@@ -92,14 +94,15 @@ class _Tokens:
         )
 
 
-def _tokens_of(missing: Sequence[Asked], count: Callable[[Asked], int] | None) -> _Tokens:
+def _tokens_of(missing: Sequence[Asked], times: float, count: Callable[[Asked], int] | None) -> _Tokens:
     own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
     scale = 1.0
     if count is not None:
         scale = sum(map(count, missing[:_COUNTED])) / (sum(own[:_COUNTED]) + sum(shared[:_COUNTED]))
     prefixes = {asked.prefix: tokens for asked, tokens in zip(missing, shared, strict=True) if asked.prefix}
-    out = sum(asked.request.max_tokens for asked in missing)
-    return _Tokens(round(sum(own) * scale), round(sum(shared) * scale), out, round(sum(prefixes.values()) * scale))
+    out = round(times * sum(asked.request.max_tokens for asked in missing))
+    prefix = round(scale * sum(prefixes.values()))
+    return _Tokens(round(times * scale * sum(own)), round(times * scale * sum(shared)), out, prefix)
 
 
 def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:

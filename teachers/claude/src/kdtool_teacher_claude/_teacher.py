@@ -70,9 +70,9 @@ class Claude(kdtool.Teacher):
         return ()
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request]
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
     ) -> Iterator[kdtool.Estimate]:
-        yield from self._forecast(run, requests, "text")
+        yield from self._forecast(run, requests, times, "text")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
@@ -88,12 +88,12 @@ class Claude(kdtool.Teacher):
                 if isinstance(found, str):
                     yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
                 elif found:
-                    yield from self._forecast(run, found, f"evaluator {what}")
+                    yield from self._forecast(run, found, 1, f"evaluator {what}")
         finally:
             self._opened = None
 
     def _forecast(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], purpose: str
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, purpose: str
     ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._estimate import estimate
 
@@ -104,7 +104,7 @@ class Claude(kdtool.Teacher):
 
             count = counting(self.config, offline=run.offline)
         with count as counted:
-            for found in estimate(self.config, requests, self._file(), counted, purpose, self._planned):
+            for found in estimate(self.config, requests, times, self._file(), counted, purpose, self._planned):
                 self._planned += found.picodollars
                 yield found
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -87,11 +87,12 @@ class Bill:
 
 
 class MessagesServer:
-    """The server's state. Set `faults` at any time; `bill` is what was charged so far."""
+    """The server's state. Set `faults`, and `write`, which answers a body; `bill` is what was charged so far."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.bill = Bill()
+        self.write: Callable[[dict[str, Any]], str] = _write
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._random = random.Random(self.faults.seed)
@@ -200,8 +201,7 @@ class MessagesServer:
         return response
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        turns = sum(message["role"] == "user" for message in body["messages"])
-        text = write_task(_system(body), turns, _key(body)) or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+        text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
         if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
             tokens, reason = body["max_tokens"], "max_tokens"
@@ -435,6 +435,12 @@ def _price(usage: dict[str, Any], half: int) -> int:
 def _key(body: dict[str, Any]) -> str:
     content = {name: value for name, value in body.items() if name != "stream"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write(body: dict[str, Any]) -> str:
+    """Return a task where the request wants one, else a line about the request."""
+    turns = sum(message["role"] == "user" for message in body["messages"])
+    return write_task(_system(body), turns, _key(body)) or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
 
 
 def _system(body: dict[str, Any]) -> str:
