@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ def test_a_student_learns_answers_that_are_paid_for_once(asking: dict[str, Any],
     assert len(lines) == len(server.bodies) == 4
     store = text.parents[1]
     assert sum(int(line["meta"]["picodollars"]) for line in lines) == server.bill.picodollars
-    assert read_summary(store / "ledger.sqlite").spent == server.bill.picodollars
-    assert not (store / "answers.sqlite").exists(), "an answer lies in one file"
+    assert read_summary(store / "answers.sqlite").spent == server.bill.picodollars
+    with closing(kdtool.open_answers(store / "answers.sqlite", read_only=True)) as database:
+        kept = [kdtool.TextAnswer(**json.loads(text)) for (text,) in database.execute("SELECT answer FROM answer")]
+    assert sum(one.picodollars for one in kept) == server.bill.picodollars
+    assert not list(store.glob("ledger*")), "one file holds all answers"
     kdtool.run({**asking, "name": "again"}, {"corpora.answers.limit": 3})
     assert len(server.bodies) == 4, "another text of the same answers pays for nothing"
 
@@ -173,7 +177,7 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     assert re.search(r"instruct: \d+ of 24 rows accepted, \d+ requests answered, .* left at this speed", said)
     assert re.search(r"claude: .* spent and .* reserved of \$1.00, .* tokens/min, 0% of the input tokens", said)
     (line,) = kdtool.check(recipe, settings, store=results.stages[0].path.parents[1])["forecast"]["unknown"]
-    assert "text: all 24 answers are in the ledger" in line, "the forecast makes the run's own requests"
+    assert "text: all 24 answers are stored" in line, "the forecast makes the run's own requests"
 
 
 def report_of(results: kdtool.Results) -> str:
@@ -241,4 +245,4 @@ def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], se
 def ledger_of(results: kdtool.Results) -> Path:
     """Return the ledger of a run's store."""
     (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    return text.parents[1] / "ledger.sqlite"
+    return text.parents[1] / "answers.sqlite"

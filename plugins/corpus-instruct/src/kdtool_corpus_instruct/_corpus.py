@@ -29,10 +29,10 @@ FOLDER = "instruct"
 """Subfolder for status, rejections and verdicts, in the folder of the text."""
 _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
-_BYTES_A_ROW = 4_000
-"""Of an answer, and of the row that is made of it: a usual size."""
 _PRICED = 1_000
 """Most requests that a teacher is asked to price; each stands for those beside it."""
+_BYTES_A_ROW = 4_000
+"""Of an answer, and of the row that is made of it: a usual size."""
 
 
 class Instruct(kdtool.Corpus):
@@ -85,10 +85,10 @@ class Instruct(kdtool.Corpus):
         )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
         if config.ask in run.implementing("kdtool_estimate_answers"):
-            more = f"; up to {most / config.rows:g} times as much where rows are rejected"
+            more = f"up to {most / config.rows:g} times as much where rows are rejected"
             teacher = run.component(config.ask, kdtool.Teacher)
             for found in teacher.kdtool_estimate_answers(run, requests, share) or ():
-                yield replace(found, note=found.note + more)
+                yield replace(found, note="; ".join(filter(None, (found.note, more))))
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:
         """Return the requests for the rows, or an even selection of many rows. Seeds that must be fetched are replaced."""

@@ -12,7 +12,7 @@ from kdtool_ledger import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens, prepare
+from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens
 
 __all__ = ["estimate"]
 
@@ -24,7 +24,7 @@ _PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
 
 def estimate(
     config: ClaudeConfig,
-    requests: Iterable[kdtool.Request],
+    requests: Iterable[Asked],
     times: float,
     file: Path,
     count: Callable[[Asked], int] | None,
@@ -43,13 +43,13 @@ def estimate(
         planned: picodollars of earlier estimates of the same run.
     """
     prices = prices_of(config)
-    all_asked = {asked.key: asked for asked in (prepare(config, request) for request in requests)}
+    all_asked = {asked.key: asked for asked in requests}
     has = list(has_answer(file, all_asked))
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
     number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
         if stored:
-            note = f"{purpose}: all {stored:,} answers are in the ledger, and cost nothing"
+            note = f"{purpose}: all {stored:,} answers are stored, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
     tokens = _tokens_of(missing, times, count)
@@ -61,7 +61,7 @@ def estimate(
     notes = [
         f"{purpose}: {number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
-        *([f"{stored:,} answers are in the ledger already"] if stored else []),
+        *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),
         _note_on_time(config, number, tokens, uses_batches=uses_batches),
         _note_on_budget(config, file, planned, expected),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ __all__ = ["Claude"]
 
 _TERMS = "Anthropic Commercial Terms of Service"
 _URL = "https://www.anthropic.com/legal/commercial-terms"
-_LEDGER = "ledger.sqlite"
+_ANSWERS = "answers.sqlite"
+_PROTOCOL = "1"
+"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
 
 
 class Claude(kdtool.Teacher):
@@ -34,7 +38,8 @@ class Claude(kdtool.Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.answer_cache_key = {"model": config.model}
+        system = hashlib.sha256(config.system.encode(errors="surrogatepass")).hexdigest()
+        self.answer_cache_key = {"model": config.model, "system": system, "protocol": _PROTOCOL}
         self._ledger: Path | None = config.ledger
         self._offline = False
         self._say: Callable[[str], None] = print
@@ -104,12 +109,14 @@ class Claude(kdtool.Teacher):
 
             count = counting(self.config, offline=run.offline)
         with count as counted:
-            for found in estimate(self.config, requests, times, self._file(), counted, purpose, self._planned):
+            for found in estimate(
+                self.config, self._prepare(requests), times, self._file(), counted, purpose, self._planned
+            ):
                 self._planned += found.picodollars
                 yield found
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        return self._open().answer(requests)
+        return self._open().answer(self._prepare(requests))
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the teacher to evaluators of text; nothing is asked before they ask."""
@@ -129,7 +136,7 @@ class Claude(kdtool.Teacher):
             return None
         found = read_summary(self._file())
         return {
-            "requests": found.answers,
+            "requests": found.attempts.get("answered", 0),
             "picodollars": found.spent,
             "unknown_requests": len(found.unknown),
             "unknown_picodollars": sum(reserved for _, _, reserved, _ in found.unknown),
@@ -144,7 +151,15 @@ class Claude(kdtool.Teacher):
         """Keep what answers depend on: they are asked for without a run."""
         self._offline, self._say = run.offline, run.say
         if self._ledger is None and run.store is not None:
-            self._ledger = run.store / _LEDGER
+            self._ledger = run.store / _ANSWERS
+
+    def _prepare(self, requests: Iterable[kdtool.Request]) -> Iterator[Asked]:
+        """Return requests as they are sent; a prompt is a conversation of one turn."""
+        from kdtool_teacher_claude._requests import prepare
+
+        for one in requests:
+            request = one if one.turns else replace(one, prompt="", turns=(("user", one.prompt),))
+            yield prepare(self.config, request, self.answer_key(request))
 
     def _file(self) -> Path:
         if self._ledger is None:
