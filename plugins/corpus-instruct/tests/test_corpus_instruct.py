@@ -8,6 +8,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -358,8 +359,173 @@ def test_code_of_a_response() -> None:
         ({"tasks": ("riddle",)}, "tasks without a template: riddle"),
         ({"templates": {"riddle": "a.jinja"}}, "templates of no task: riddle"),
         ({"languages": ("cobol",)}, "languages"),
+        ({"variables": {"seed": "x"}}, "variables that requests have already: seed"),
+        ({"give": "pairs"}, "set repairs"),
     ],
 )
 def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=expected):
         Instruct.Config.model_validate({"rows": 1} | settings)
+
+
+class Repairing(Writer):
+    """Wrong code at first, right code once it is told the error; `change` alters what it repeats."""
+
+    def __init__(self, change: str = "") -> None:
+        super().__init__(0.0)
+        self.change = change
+
+    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+        found = super().answer(request)
+        subject = hashlib.sha256(request.turns[1][1].encode()).hexdigest()
+        bad, good = "def f(:\n    pass", "def f(x):\n    return x"
+        repaired = len(request.turns) > 2
+        text = self.write(subject, "python", tested="<tests>" in request.turns[0][1])
+        text = text.replace(self.code, good if repaired else bad)
+        if repaired and self.change:
+            text = text.replace("Write it: ", "Write this instead: ") if self.change == "task" else text
+            text = text.replace("add(1)", "add(1 + 0)") if self.change == "tests" else text
+        return kdtool.TextAnswer(found.id, text, "stop", 5, 9, PRICE)
+
+
+def parses(example: kdtool.Example) -> bool:
+    try:
+        compile(code_of(kdtool.parts_of(example.body)[1], "python"), "x", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+class Parsing(kdtool.Screen):
+    """Rejects Python that does not parse."""
+
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+        return [None if parses(example) else "broken" for example in examples]
+
+
+PARSING = ("screens.syntax", Parsing(Parsing.Config()))
+EASY: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",), "repairs": 2}
+
+
+def test_a_repaired_answer_and_the_failed_one_are_a_pair(tmp_path: Path) -> None:
+    teacher = Repairing()
+    pairs = instruct(tmp_path, teacher, PARSING, **EASY, rows=5, give="pairs")
+    assert len(pairs) == 5
+    for pair in pairs:
+        assert isinstance(pair.body, kdtool.Preference)
+        assert pair.body.prompt.startswith("Write it: ")
+        assert pair.body.prompt.endswith("\n\n")
+        assert "return x" in pair.body.completion
+        assert "def f(:" in pair.body.rejected
+        assert pair.meta["rejected"] == pair.meta["repaired"] == "syntax: broken"
+        assert (pair.meta["repairs"], pair.meta["picodollars"]) == ("1", str(PRICE))
+        assert pair.meta["repaired_picodollars"] == str(PRICE)
+        assert pair.meta["template"].startswith("generate@")
+        assert pair.meta["repair_template"].startswith("_repair@")
+    asked = len(teacher.asked)
+    rows = instruct(tmp_path / "rows", teacher, PARSING, **EASY, rows=5, form="completion")
+    assert [(row.id, kdtool.parts_of(row.body)) for row in rows] == [
+        (row.id, kdtool.parts_of(row.body)) for row in pairs
+    ]
+    assert set(teacher.asked[asked:]) == set(teacher.asked[:asked]), "both ask for the same, which is stored"
+
+
+@pytest.mark.parametrize(("change", "tested"), [("task", ()), ("tests", ("python",))])
+def test_a_repair_that_changes_the_task_or_the_tests_makes_no_pair(
+    tmp_path: Path, change: str, tested: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kdtool_corpus_instruct._generation as generation
+
+    monkeypatch.setattr(generation, "run_tests", lambda run, config, file, candidates: candidates)
+    with pytest.raises(
+        kdtool.UsageError, match=r"instruct\.give: no accepted row repairs a failed answer .* there are no"
+    ):
+        instruct(tmp_path, Repairing(change), PARSING, **EASY, rows=2, give="pairs", tested=tested)
+    assert len(instruct(tmp_path / "kept", Repairing(), PARSING, **EASY, rows=2, give="pairs", tested=tested)) == 2
+
+
+def test_rows_that_needed_no_repair_fill_their_quota_and_are_not_among_the_pairs(tmp_path: Path) -> None:
+    class Mixed(Repairing):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            found = super().answer(request)
+            good = int(hashlib.sha256(request.turns[1][1].encode()).hexdigest(), 16) % 2
+            return (
+                replace(found, text=found.text.replace("def f(:\n    pass", "def f(x):\n    return x"))
+                if good
+                else found
+            )
+
+    pairs = instruct(tmp_path, Mixed(), PARSING, **EASY, rows=20, give="pairs")
+    assert 0 < len(pairs) < 20
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["accepted"] == 20
+    assert cell["asked"] == 20 + len(pairs)
+    assert [pair.id for pair in pairs] == sorted(
+        {pair.id for pair in pairs}, key=lambda name: int(name.rpartition("/")[2])
+    )
+
+
+def test_a_repair_s_own_template_may_have_a_system_s_part(tmp_path: Path) -> None:
+    own = tmp_path / "mend.jinja"
+    own.write_text("Left out.\n=== user ===\nIt fails: {{ error }}", encoding="utf-8")
+    teacher = Repairing()
+    rows = instruct(tmp_path, teacher, PARSING, **EASY, rows=1, templates={"_repair": own})
+    assert len(rows) == 1
+    assert teacher.asked[-1].turns[-1] == ("user", "It fails: it was rejected: broken")
+
+
+def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
+    text = "{{ topic }} {% for %}\n=== user ===\n</instruction> {{ 7 * 7 }}"
+
+    class Seeds(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            yield kdtool.Example("0", kdtool.Text(text))
+
+    own = tmp_path / "own.jinja"
+    own.write_text("Begin with ```go. {{ seed }}\n=== user ===\n{{ seed }}, Subject: {{ topic }}", encoding="utf-8")
+    teacher, seeds = Writer(code="x"), ("corpora.seeds", Seeds(Seeds.Config()))
+    instruct(
+        tmp_path,
+        teacher,
+        seeds,
+        rows=1,
+        languages=("go",),
+        seeds="corpora.seeds",
+        tasks=("own",),
+        templates={"own": own},
+    )
+    (_, system), (_, user) = teacher.asked[0].turns
+    assert system.endswith(text)
+    assert user.startswith(text)
+
+
+def test_free_refusals_do_not_lift_the_limit_in_dollars(tmp_path: Path) -> None:
+    class Shy(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            if len(self.asked) <= 2:
+                return kdtool.TextAnswer(request.id, "", "refused", 0, 0)
+            return super().answer(request)
+
+    with pytest.raises(kdtool.UsageError, match="its limit of dollars"):
+        instruct(tmp_path, Shy(), languages=("python",), rows=60, dollars=0.003)
+    assert all(cell["picodollars"] <= 3 * PRICE for cell in status(tmp_path)["cells"])
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_explanations_need_no_tests(tmp_path: Path) -> None:
+    teacher = Writer()
+    rows = instruct(
+        tmp_path, teacher, languages=("python",), difficulties=("easy",), tasks=("explain", "generate"), rows=4,
+        tested=("python",),
+    )  # fmt: skip
+    assert {row.meta["task"]: "tests" in row.meta for row in rows} == {"explain": False, "generate": True}
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [("", {"screens.twos"}), ("prefer", {"train.prefer.screens.twos"}), ("x", {"screens.twos"})]
+)
+def test_a_phase_s_own_screens_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
+    screens = {name: NoTwos() for name in ("screens.twos", "train.prefer.screens.twos", "train.other.screens.twos")}
+    run = make_run(tmp_path, {"teacher": Writer(), **screens}, label=label)
+    list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
+    assert {name for name, screen in screens.items() if screen.judged} == expected
