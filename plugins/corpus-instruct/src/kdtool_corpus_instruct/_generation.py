@@ -6,7 +6,7 @@ same rows. Never more is asked for than is missing: no accepted row is one too m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
 from kdtool_corpus_instruct._cells import WITHOUT_CODE
 from kdtool_corpus_instruct._ideas import REPAIR
-from kdtool_corpus_instruct._requests import Requests
+from kdtool_corpus_instruct._requests import next_slot, request_of
 from kdtool_corpus_instruct._rows import Rows, plain
 from kdtool_corpus_instruct._trial import run_tests
 
@@ -57,12 +57,13 @@ class Generation:
     ) -> None:
         self._run = run
         self._config = config
+        self._templates = templates
         self._record = record
         self._folder = folder
         self._round = 0
+        self._seeds = seeds
         self._dearest: int | None = None
         self._accepted = 0
-        self._requests = Requests(config, templates, run.seed, seeds)
         versions = {name: str(templates.find(name)) for name in (REPAIR, *{cell.task for cell in record.cells})}
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
@@ -82,7 +83,7 @@ class Generation:
         while slots := self._choose(chain(again, fresh)):
             chosen, deferred = slots
             again = deferred
-            asked = [(slot, *self._requests.make(slot)) for slot in chosen]
+            asked = [(slot, *self._request(slot)) for slot in chosen]
             answers = self._ask([request for _, request, _ in asked])
             self._round += 1
             candidates = [Candidate(slot, request, answers[request.id], values) for slot, request, values in asked]
@@ -117,6 +118,9 @@ class Generation:
         if limit is None or self._dearest == 0:
             return float("inf")
         return 1 if self._dearest is None else max(0, limit - self._record.cells[cell].picodollars) // self._dearest
+
+    def _request(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, object]]:
+        return request_of(slot, self._config, self._templates, self._seeds, self._run.seed)
 
     def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
         """Return the answers by id."""
@@ -161,7 +165,7 @@ class Generation:
                 continue
             about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
             self._record.reject(slot.cell, candidate.reason, about)
-            again.append(self._requests.next_slot(candidate))
+            again.append(next_slot(candidate, self._templates, self._config.repairs))
         self._record.write_status("judging")
         self._run.hook.kdtool_progress(self._run, self._accepted)
 

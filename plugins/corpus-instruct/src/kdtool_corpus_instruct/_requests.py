@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._drawing import draw
 from kdtool_corpus_instruct._ideas import REPAIR, VARIABLES
 
-__all__ = ["Requests", "key_of", "templates_of"]
+__all__ = ["key_of", "next_slot", "request_of", "templates_of"]
 
 
 def templates_of(config: InstructConfig) -> Templates:
@@ -27,47 +27,47 @@ def templates_of(config: InstructConfig) -> Templates:
     return Templates(shipped, config.templates, declared, further={REPAIR: {"error"}})
 
 
-@dataclass(frozen=True)
-class Requests:
-    """Makes requests. `seed` is the run's, `seeds` are pieces of code or tasks."""
+def request_of(
+    slot: Slot, config: InstructConfig, templates: Templates, seeds: Sequence[str], seed: int
+) -> tuple[kdtool.Request, Mapping[str, Any]]:
+    """Return the request for a slot, and the variables that were drawn for it; a repair has those of the first attempt.
 
-    config: InstructConfig
-    templates: Templates
-    seed: int
-    seeds: Sequence[str]
+    Args:
+        slot: the row, and how often it was asked for.
+        config: settings of the corpus.
+        templates: of all tasks.
+        seeds: pieces of code or tasks.
+        seed: of the run.
 
-    def make(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, Any]]:
-        """Return the request for a slot, and the variables that were drawn for it; a repair has those of the first attempt.
+    Raises:
+        UsageError: the template fails on these variables.
+    """
+    name, first = f"{slot.id}#{slot.attempt}", slot.attempt - len(slot.failed)
+    values = draw(config, slot.cell, f"{seed}/{slot.id}/{first}", slot.number + 1, seeds)
+    request = kdtool.Request(
+        id=name,
+        prompt="",
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        seed=seed_of(seed, name),
+        turns=slot.conversation or templates.render(slot.cell.task, values),
+    )
+    return request, values
 
-        Raises:
-            UsageError: the template fails on these variables.
-        """
-        name = f"{slot.id}#{slot.attempt}"
-        first = slot.attempt - len(slot.failed)
-        values = draw(self.config, slot.cell, f"{self.seed}/{slot.id}/{first}", slot.number + 1, self.seeds)
-        request = kdtool.Request(
-            id=name,
-            prompt="",
-            max_tokens=self.config.max_tokens,
-            temperature=self.config.temperature,
-            seed=seed_of(self.seed, name),
-            turns=slot.conversation or self.templates.render(slot.cell.task, values),
-        )
-        return request, values
 
-    def next_slot(self, candidate: Candidate) -> Slot:
-        """Return the slot of a rejected candidate: for its repair if it can be repaired, else for another one.
+def next_slot(candidate: Candidate, templates: Templates, repairs: int) -> Slot:
+    """Return the slot of a rejected candidate: for its repair if it can be repaired, else for another one.
 
-        Raises:
-            UsageError: the template of repairs fails.
-        """
-        slot = candidate.slot
-        if not candidate.error or len(slot.failed) >= self.config.repairs:
-            return Slot(slot.cell, slot.number, slot.attempt + 1)
-        *_, asked = self.templates.render(REPAIR, {**candidate.values, "error": candidate.error})
-        conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), asked)
-        failed = (*slot.failed, Failure(candidate.reason, candidate.answer.picodollars, candidate.parts))
-        return Slot(slot.cell, slot.number, slot.attempt + 1, failed, conversation)
+    Raises:
+        UsageError: the template of repairs fails.
+    """
+    slot = candidate.slot
+    if not candidate.error or len(slot.failed) >= repairs:
+        return Slot(slot.cell, slot.number, slot.attempt + 1)
+    *_, asked = templates.render(REPAIR, {**candidate.values, "error": candidate.error})
+    conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), asked)
+    failed = (*slot.failed, Failure(candidate.reason, candidate.answer.picodollars, candidate.parts))
+    return Slot(slot.cell, slot.number, slot.attempt + 1, failed, conversation)
 
 
 def key_of(request: kdtool.Request) -> str:

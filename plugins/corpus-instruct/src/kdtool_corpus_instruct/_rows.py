@@ -84,4 +84,11 @@ def plain(row: kdtool.Example) -> dict[str, object]:
     """Return a row as plain data."""
     body = row.body
     content = {"turns": body.turns} if isinstance(body, kdtool.Messages) else asdict(body)
-    return {"id": row.id, **content, "language": row.language, "licence": row.licence, "meta": dict(row.meta)}
+    return {
+        "id": row.id,
+        **content,
+        "language": row.language,
+        "licence": row.licence,
+        "source": row.source,
+        "meta": dict(row.meta),
+    }
