@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_testing import CorpusConformance, make_run
+from kdtool_corpus_instruct._requests import key_of
+from kdtool_sandbox import missing
+from kdtool_testing import CorpusConformance, Listener, make_run
 
 PRICE = 1_000_000_000
 """Picodollars of an answer: a tenth of a cent."""
@@ -217,6 +219,26 @@ def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Pat
     assert {row.meta["repairs"] for row in rows} == {"1"}
     with pytest.raises(kdtool.UsageError, match="fussy: unkempt"):
         instruct(tmp_path / "other", Writer(), *others, rows=6, repairs=1)
+
+
+def test_seeds_are_pieces_of_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Long(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            for split in ("test", "train", "train"):
+                yield kdtool.Example(
+                    split, kdtool.Text("\n".join(f"{split} = {line}" for line in range(40))), split=split
+                )
+            raise AssertionError("read further than needed")
+
+    monkeypatch.setattr("kdtool_corpus_instruct._drawing._SEEDS", 2)
+    teacher, seeds = Writer(), ("corpora.seeds", Long(Long.Config()))
+    instruct(tmp_path, teacher, seeds, rows=20, seeds="corpora.seeds")
+    assert {request.turns[1][1].count("train = ") for request in teacher.asked} == {15}
+    monkeypatch.setattr(
+        Long, "kdtool_examples", lambda self, run: iter([kdtool.Example("a", kdtool.Text("x"), split="test")])
+    )
+    with pytest.raises(kdtool.UsageError, match=r"instruct\.seeds: the corpus has no training examples"):
+        instruct(tmp_path / "none", Writer(), seeds, seeds="corpora.seeds")
 
 
 def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
@@ -499,18 +521,6 @@ def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
     assert user.startswith(text)
 
 
-def test_free_refusals_do_not_lift_the_limit_in_dollars(tmp_path: Path) -> None:
-    class Shy(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            if len(self.asked) <= 2:
-                return kdtool.TextAnswer(request.id, "", "refused", 0, 0)
-            return super().answer(request)
-
-    with pytest.raises(kdtool.UsageError, match="its limit of dollars"):
-        instruct(tmp_path, Shy(), languages=("python",), rows=60, dollars=0.003)
-    assert all(cell["picodollars"] <= 3 * PRICE for cell in status(tmp_path)["cells"])
-
-
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_explanations_need_no_tests(tmp_path: Path) -> None:
     teacher = Writer()
@@ -529,3 +539,220 @@ def test_a_phase_s_own_screens_judge_its_rows_alone(tmp_path: Path, label: str, 
     run = make_run(tmp_path, {"teacher": Writer(), **screens}, label=label)
     list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
     assert {name for name, screen in screens.items() if screen.judged} == expected
+
+
+ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
+
+
+class Scripted(Writer):
+    """Answers as `finish` and `price` say of the number of the request, from 0."""
+
+    def __init__(
+        self, script: Mapping[int, tuple[str, str, int]], otherwise: tuple[str, str, int] = ("stop", "", PRICE)
+    ) -> None:
+        super().__init__()
+        self.script, self.otherwise = script, otherwise
+        self.calls: list[int] = []
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        waiting = list(requests)
+        self.calls.append(len(waiting))
+        for request in waiting:
+            self.asked.append(request)
+            yield self.answer(request)
+
+    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+        finish: Any
+        finish, reason, price = self.script.get(len(self.asked) - 1, self.otherwise)
+        return replace(super().answer(request), finish=finish, reason=reason, picodollars=price)
+
+
+def test_refused_and_cut_off_answers_are_rejected_whatever_they_hold(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "", 0), 1: ("length", "", PRICE)})
+    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=3, repairs=1)
+    assert len(rows) == 3
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"refused": 1, "cut off at 4096 tokens": 1}
+    assert (cell["tokens_in"], cell["tokens_out"]) == (25, 45)
+    assert [len(request.turns) for request in teacher.asked] == [2] * 5, "neither can be repaired"
+
+
+def test_a_round_has_no_more_requests_than_it_may(tmp_path: Path) -> None:
+    teacher = Scripted({})
+    assert len(instruct(tmp_path, teacher, rows=50, round=8)) == 50
+    assert teacher.calls == [8] * 6 + [2]
+    waiting = Scripted({})
+    assert len(instruct(tmp_path / "dollars", waiting, **ONE_CELL, rows=50, round=8, dollars=1.0)) == 50
+    assert waiting.calls == [1, *[8] * 6, 1], "the first one tells the price"
+
+
+def test_a_free_teacher_has_no_limit_in_dollars(tmp_path: Path) -> None:
+    assert len(instruct(tmp_path, Scripted({}, ("stop", "", 0)), **ONE_CELL, rows=9, dollars=0.001)) == 9
+
+
+def test_the_dearest_answer_decides_what_fits_into_the_dollars(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("stop", "", 10 * PRICE)})
+    with pytest.raises(kdtool.UsageError, match="has 2 of 9 rows after 2 requests, its limit of dollars"):
+        instruct(tmp_path, teacher, **ONE_CELL, rows=9, dollars=0.02)
+
+
+def test_free_refusals_do_not_lift_the_limit_in_dollars(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "", 0)})
+    with pytest.raises(kdtool.UsageError, match="has 3 of 60 rows after 4 requests, its limit of dollars"):
+        instruct(tmp_path, teacher, **ONE_CELL, rows=60, dollars=0.003)
+
+
+def test_some_refusals_do_not_end_the_run(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "too busy", 0), 6: ("refused", "too busy", 0)})
+    assert len(instruct(tmp_path, teacher, **ONE_CELL, rows=6)) == 6
+    assert teacher.calls == [6, 1, 1], "all of the second round were refused"
+
+
+def test_code_is_needed_where_a_task_has_any(tmp_path: Path) -> None:
+    class Talking(Writer):
+        def write(self, subject: str, language: str, *, tested: bool) -> str:
+            return f"<instruction>Write it: {subject}</instruction>\n<response>It adds: {subject}</response>"
+
+    rows = instruct(tmp_path, Talking(), **ONE_CELL, tasks=("explain", "generate"), rows=2, fewer=True)
+    assert [row.meta["task"] for row in rows] == ["explain"]
+    cells = {cell["cell"]: cell["rejected"] for cell in status(tmp_path)["cells"]}
+    assert cells == {"python/easy/explain": {}, "python/easy/generate": {"no code in python": 4}}
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_tested_code_that_does_not_parse_is_repaired(tmp_path: Path) -> None:
+    class Learning(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            self.code = "def add(x):\n    return x + 1" if len(request.turns) > 2 else "def add(x:\n    return"
+            return super().answer(request)
+
+    teacher = Learning()
+    (row,) = instruct(tmp_path, teacher, **ONE_CELL, rows=1, tested=("python",), repairs=1)
+    assert row.meta["repaired"] == "tests: python does not parse"
+    assert "it does not parse: " in teacher.asked[-1].turns[-1][1]
+
+
+def test_progress_is_the_number_of_accepted_rows(tmp_path: Path) -> None:
+    listener = Listener()
+    assert len(instruct(tmp_path, Writer(0.2), ("listener", listener), rows=60, round=30)) == 60
+    assert listener.progress == sorted(listener.progress)
+    assert listener.progress[-1] == 60
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_what_hangs_has_failed_and_an_error_is_cut(tmp_path: Path) -> None:
+    class Failing(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            loud = "    raise ValueError('loud' * 2000)"
+            self.code = "def add(x):\n" + ("    while True: pass" if len(request.turns) > 2 else loud)
+            return super().answer(request)
+
+    with pytest.raises(kdtool.UsageError, match=r"cannot be filled"):
+        instruct(tmp_path, Failing(), **ONE_CELL, rows=1, tested=("python",), repairs=1, candidates=2, seconds=1)
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s": 1}
+    (rejected,) = tmp_path.glob("instruct/*/rejected.jsonl")
+    errors = [json.loads(line)["error"] for line in rejected.read_text("utf-8").splitlines()]
+    assert len(errors[0]) == 1000
+    assert "loudloud" in errors[0]
+
+
+@pytest.mark.skipif(bool(missing(("javascript",))), reason="the sandbox has no JavaScript here")
+def test_tests_of_other_languages_run_too(tmp_path: Path) -> None:
+    class Script(Writer):
+        def __init__(self, result: int) -> None:
+            super().__init__(
+                tests=f"if (add(1) !== {result}) throw new Error('no');", code="function add(x) { return x + 1; }"
+            )
+
+    settings: dict[str, Any] = {
+        "languages": ("javascript",),
+        "difficulties": ("easy",),
+        "rows": 1,
+        "tested": ("javascript",),
+    }
+    assert len(instruct(tmp_path, Script(2), **settings)) == 1
+    with pytest.raises(kdtool.UsageError, match="4 tests: "):
+        instruct(tmp_path / "wrong", Script(3), **settings)
+
+
+def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Path) -> None:
+    (row,) = instruct(tmp_path, Repairing(), PARSING, **EASY, rows=1)
+    (first,) = instruct(tmp_path / "first", Writer(code="def f(x):\n    return x"), PARSING, **EASY, rows=1)
+    assert row.meta["topic"] == first.meta["topic"]
+    (second,) = instruct(tmp_path / "second", Scripted({0: ("refused", "", 0)}), **ONE_CELL, rows=1)
+    assert (second.meta["attempt"], second.meta["topic"] != first.meta["topic"]) == ("1", True)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
+    teacher = Writer()
+    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
+    assert {row.meta["request"] for row in rows} == {key_of(replace(request, id="any")) for request in teacher.asked}
+    assert len({request.seed for request in teacher.asked}) == 2
+    sampled = {key_of(replace(request, seed=1)) for request in teacher.asked}
+    assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
+
+
+def test_remainders_decide_who_gets_the_rows_that_are_left() -> None:
+    found = quotas(10, {"python": 4.4, "go": 3.3, "rust": 2.3}, {"easy": 1.0}, {"generate": 1.0})
+    assert {cell.language: count for cell, count in found.items()} == {"python": 5, "go": 3, "rust": 2}
+    tiny = quotas(1, {"python": 9.0, "go": 1.0}, {"easy": 1.0}, {"generate": 1.0})
+    assert [(cell.language, count) for cell, count in tiny.items()] == [("python", 1)], "no cell without rows"
+
+
+def test_marks_in_an_answer() -> None:
+    tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
+    text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
+    assert read_parts(text, tested=True) == Parts("a", "b</response> and c", "assert x\n")
+    assert read_parts("a</instruction>", tested=False) == "no <instruction>"
+    assert code_of("```Python\nx = 1\n```\n", "python") == "x = 1\n"
+
+
+def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
+    class Slow(Repairing):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            found = super().answer(request)
+            return (
+                replace(found, text=found.text.replace("return x", "return x x")) if len(request.turns) == 4 else found
+            )
+
+    (pair,) = instruct(tmp_path, Slow(), PARSING, **EASY, rows=1, give="pairs")
+    assert isinstance(pair.body, kdtool.Preference)
+    assert "return x x" in pair.body.rejected
+    assert pair.meta["repaired"] == "syntax: broken; syntax: broken"
+    assert pair.meta["repaired_picodollars"] == str(2 * PRICE)
+
+
+def test_an_answer_is_not_preferred_to_itself(tmp_path: Path) -> None:
+    class Fickle(kdtool.Screen):
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return [None if example.meta.get("repairs") else "unkempt" for example in examples]
+
+    class Stubborn(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            return replace(super().answer(replace(request, turns=request.turns[:2])), id=request.id)
+
+    others = [("screens.syntax", Fickle(Fickle.Config()))]
+    with pytest.raises(kdtool.UsageError, match="so there are no pairs"):
+        instruct(tmp_path, Stubborn(), *others, **EASY, rows=1, give="pairs")
+
+
+def test_a_part_of_a_request_counts_as_one() -> None:
+    config = Instruct.Config(rows=3, candidates=1.5)
+    assert [config.most_requests(rows) for rows in (1, 2, 3)] == [2, 3, 5]
+
+
+def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
+    class Dull(kdtool.Screen):
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return ["dull" if example.id.endswith("/0") else None for example in examples]
+
+    others, settings = [("screens.dull", Dull(Dull.Config()))], {**ONE_CELL, "rows": 6}
+    with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
+        instruct(tmp_path, Writer(), *others, **settings)
+    (rejected,), (rows,) = (tmp_path.glob(f"instruct/*/{name}.jsonl") for name in ("rejected", "rows"))
+    assert len(rejected.read_text("utf-8").splitlines()) == 10
+    assert len(rows.read_text("utf-8").splitlines()) == 5
+    instruct(tmp_path, Writer(), **settings)
+    assert not rows.exists()

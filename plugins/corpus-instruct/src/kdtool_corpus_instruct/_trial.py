@@ -42,7 +42,7 @@ def run_tests(
     found = {one.request.id: one for one in candidates}
     tasks: dict[str, list[Task]] = {}
     for one in candidates:
-        if one.reason or one.parts is None or not one.parts.tests:
+        if one.parts is None or not one.parts.tests:
             continue
         language = one.slot.cell.language
         work = _work(code_of(one.parts.response, language), one.parts.tests, language)
