@@ -114,7 +114,7 @@ def test_a_batch_is_asked_at_once_and_each_text_once(tmp_path: Path) -> None:
 def test_a_verdict_s_request_depends_on_the_text_alone(tmp_path: Path) -> None:
     """A conversation, a completion and a pair with the same task and answer have one verdict."""
     critic = Critic()
-    bodies = (
+    bodies: tuple[kdtool.Messages | kdtool.Completion, ...] = (
         kdtool.Messages((("user", "Do it."), ("assistant", "done"))),
         kdtool.Completion("Do it.\n\n", "done"),
         kdtool.Preference("Do it.\n\n", "done", "not done"),
@@ -194,6 +194,11 @@ def test_a_judge_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
         judge().kdtool_screen(run_in(tmp_path, Refusing()), [example("more"), example("much more")])
     answers = judge().kdtool_screen(run_in(tmp_path, Refusing()), [example("more"), example("less")])
     assert answers == ["refused by the judge"] * 2, "a model that declines without a reason is no mistake of the recipe"
+    later = judge()
+    for text, expected in (("less", "refused by the judge"), ("more", "refused by the judge")):
+        assert later.kdtool_screen(run_in(tmp_path, Refusing()), [example(text)]) == [expected], (
+            "the first was no mistake"
+        )
 
 
 def test_a_judge_that_skips_a_request_is_named(tmp_path: Path) -> None:
