@@ -48,7 +48,7 @@ class Record:
         self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def accept(self, cell: Cell, row: Mapping[str, Any] | None) -> None:
-        """Count an accepted row, and write it; None if only pairs are given, and it is none."""
+        """Count an accepted row, and write it; None for one that is left out, since only pairs are given."""
         self.cells[cell].accepted += 1
         if row is not None:
             self.given += 1
