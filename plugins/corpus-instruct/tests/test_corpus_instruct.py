@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import kdtool
 import pydantic
@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_corpus_instruct._requests import key_of
 from kdtool_sandbox import missing
 from kdtool_testing import CorpusConformance, Listener, make_run
 
@@ -129,6 +128,7 @@ def test_the_rows_do_not_depend_on_the_order_of_answers(tmp_path: Path) -> None:
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
             return map(self.answer, requests)
 
+    Orderly.__qualname__ = Writer.__qualname__  # rows name the key of their request
     one = instruct(tmp_path / "one", Writer(0.4), rows=60, round=7)
     assert one == instruct(tmp_path / "other", Orderly(0.4), rows=60, round=7)
 
@@ -181,6 +181,29 @@ def test_a_cell_stays_within_its_dollars(tmp_path: Path) -> None:
         (cell,) = status(folder)["cells"]
         assert cell["picodollars"] == most * PRICE <= dollars * 10**12
     assert len(instruct(tmp_path / "all", Writer(), languages=("python",), rows=20, dollars=1.0)) == 20
+
+
+class Priced(Writer):
+    """States a price, and remembers the sample that it is asked for."""
+
+    def kdtool_estimate_answers(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+    ) -> Iterator[kdtool.Estimate]:
+        self.sample, self.times = list(requests), times
+        yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)))
+
+
+def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None:
+    teacher = Priced()
+    run = run_with(tmp_path, teacher)
+    corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
+    (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
+    assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert len(list(corpus.kdtool_examples(run))) == 24
+    assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}
+    (_, price) = Instruct(Instruct.Config(rows=100_000)).kdtool_estimate(run, cast("Any", None))
+    assert len({one.id for one in teacher.sample}) == len(teacher.sample) <= 1000, "a sample stands for the others"
+    assert price.picodollars == 100_000 * PRICE
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -688,9 +711,11 @@ def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Pa
 def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
     teacher = Writer()
     rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
-    assert {row.meta["request"] for row in rows} == {key_of(replace(request, id="any")) for request in teacher.asked}
+    assert {row.meta["request"] for row in rows} == {
+        teacher.answer_key(replace(request, id="any")) for request in teacher.asked
+    }
     assert len({request.seed for request in teacher.asked}) == 2
-    sampled = {key_of(replace(request, seed=1)) for request in teacher.asked}
+    sampled = {teacher.answer_key(replace(request, seed=1)) for request in teacher.asked}
     assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
 
 

@@ -155,7 +155,7 @@ def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
     assert kept == {
         "id": "fine", "source": "tests", "rejected": "", "scores": {"correctness": 4, "clarity": 3},
         "sentence": "So it is.", "judge": "teachers.critic", "model": "critic-1", "template": kept["template"],
-        "request": critic.asked[0].id, "tokens_in": 11, "tokens_out": 5, "picodollars": PRICE,
+        "request": critic.answer_key(critic.asked[0]), "tokens_in": 11, "tokens_out": 5, "picodollars": PRICE,
     }  # fmt: skip
     assert kept["template"].startswith("template@")
     assert (rejected["id"], rejected["rejected"], rejected["scores"]["correctness"]) == (
@@ -251,9 +251,9 @@ def test_cheaper_screens_stand_before_it(tmp_path: Path) -> None:
 def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
     class Priced(Critic):
         def kdtool_estimate_answers(
-            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request]
+            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
         ) -> Iterator[kdtool.Estimate]:
-            yield kdtool.Estimate("answers", picodollars=10**9 * sum(1 for _ in requests))
+            yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
 
     (found,) = judge().kdtool_estimate(run_in(tmp_path, Priced()), kdtool.RunForecast())
     assert found.note == "at most $0.0010 for a row of 3,000 characters that the other screens keep"

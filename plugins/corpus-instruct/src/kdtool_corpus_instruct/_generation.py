@@ -68,7 +68,7 @@ class Generation:
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         licences = [each.terms.licence for each in run.licences if each.component == config.ask]
-        self._rows = Rows(config, model, licences[0] if licences else "", versions)
+        self._rows = Rows(config, teacher.answer_key, model, licences[0] if licences else "", versions)
         self._screens = screens_of(run)
 
     def rows(self) -> Iterator[kdtool.Example]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._drawing import draw
 from kdtool_corpus_instruct._ideas import REPAIR, VARIABLES
 
-__all__ = ["key_of", "next_slot", "request_of", "templates_of"]
+__all__ = ["next_slot", "request_of", "templates_of"]
 
 
 def templates_of(config: InstructConfig) -> Templates:
@@ -68,10 +65,3 @@ def next_slot(candidate: Candidate, templates: Templates, repairs: int) -> Slot:
     conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), asked)
     failed = (*slot.failed, Failure(candidate.reason, candidate.answer.picodollars, candidate.parts))
     return Slot(slot.cell, slot.number, slot.attempt + 1, failed, conversation)
-
-
-def key_of(request: kdtool.Request) -> str:
-    """Return the SHA-256 of a request without its id, and without the seed of a greedy one, by which answers are stored."""
-    left_out = {"id"} if request.temperature else {"id", "seed"}
-    content = {name: value for name, value in asdict(request).items() if name not in left_out}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

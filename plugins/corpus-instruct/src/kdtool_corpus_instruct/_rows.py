@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import kdtool
@@ -11,7 +11,6 @@ from kdtool_corpus_instruct._answers import Parts
 from kdtool_corpus_instruct._candidates import Candidate, Failure
 from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._ideas import REPAIR
-from kdtool_corpus_instruct._requests import key_of
 
 __all__ = ["Rows", "plain"]
 
@@ -21,9 +20,13 @@ _GAP = "\n\n"
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes rows. `model` and `licence` are the teacher's, `versions` the templates by name with a digest of their text."""
+    """Makes rows.
+
+    `key_of`, `model` and `licence` are the teacher's, `versions` the templates by name with a digest of their text.
+    """
 
     config: InstructConfig
+    key_of: Callable[[kdtool.Request], str]
     model: str
     licence: str
     versions: Mapping[str, str]
@@ -39,7 +42,7 @@ class Rows:
             "teacher_licence": self.licence,
             "template": self.versions[slot.cell.task],
             "repair_template": self.versions[REPAIR] if slot.failed else "",
-            "request": key_of(candidate.request),
+            "request": self.key_of(candidate.request),
             "difficulty": slot.cell.difficulty,
             "task": slot.cell.task,
             "style": str(candidate.values["style"]),

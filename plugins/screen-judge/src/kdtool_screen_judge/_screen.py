@@ -95,7 +95,7 @@ class JudgeScreen(kdtool.Screen):
         """Yield the price of a verdict on a row of usual length, as a note: rows that reach it are not known beforehand."""
         if self.config.ask in run.implementing("kdtool_estimate_answers"):
             teacher = run.component(self.config.ask, kdtool.Teacher)
-            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)]) or ()
+            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)], 1) or ()
             dollars = sum(part.picodollars for part in parts) / 1e12
             note = f"at most ${dollars:,.4f} for a row of 3,000 characters that the other screens keep"
             yield kdtool.Estimate("verdicts of judge", note=note)
@@ -113,9 +113,9 @@ class JudgeScreen(kdtool.Screen):
         asked = {request.id: request for request in requests if request.id not in self._recent}
         answers = self._ask(run, list(asked.values()))
         by_request = {request.id: example for request, example in zip(requests, examples, strict=True)}
-        verdicts = [self._judge(run, by_request[name], answers[name]) for name in asked]
-        record(self._file(run), verdicts, anew=is_new)
-        found = self._recent | {verdict.request: verdict.rejected for verdict in verdicts}
+        verdicts = {name: self._judge(run, by_request[name], asked[name], answers[name]) for name in asked}
+        record(self._file(run), verdicts.values(), anew=is_new)
+        found = self._recent | {name: verdict.rejected for name, verdict in verdicts.items()}
         self._recent = dict(list(found.items())[-_RECENT:])
         return [found[request.id] or None for request in requests]
 
@@ -143,7 +143,9 @@ class JudgeScreen(kdtool.Screen):
             )
         return found
 
-    def _judge(self, run: kdtool.RunInfo, example: kdtool.Example, answer: kdtool.TextAnswer) -> Verdict:
+    def _judge(
+        self, run: kdtool.RunInfo, example: kdtool.Example, request: kdtool.Request, answer: kdtool.TextAnswer
+    ) -> Verdict:
         scores, sentence = read_scores(answer.text, self.config.criteria) if answer.finish == "stop" else ({}, "")
         reason = REFUSED if answer.finish == "refused" else reason_to_reject(scores, self.config.criteria)
         teacher, owner = run.component(self.config.ask, kdtool.Teacher), run.hook.owner(self.config.ask)
@@ -156,7 +158,7 @@ class JudgeScreen(kdtool.Screen):
             judge=self.config.ask,
             model=str(getattr(teacher.config, "model", "") or (owner.use if owner else "")),
             template=self._version,
-            request=answer.id,
+            request=teacher.answer_key(request),
             tokens_in=answer.tokens_in,
             tokens_out=answer.tokens_out,
             picodollars=answer.picodollars,
