@@ -730,7 +730,7 @@ def test_marks_in_an_answer() -> None:
     tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
     text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
     assert read_parts(text, tested=True) == Parts("a", "b</response> and c", "assert x\n")
-    assert read_parts("a</instruction>", tested=False) == "no <instruction>"
+    assert read_parts("a" * 40 + "</instruction>", tested=False) == "no <instruction>"
     assert code_of("```Python\nx = 1\n```\n", "python") == "x = 1\n"
 
 
