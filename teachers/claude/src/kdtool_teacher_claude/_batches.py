@@ -185,6 +185,23 @@ class Batches:
 
     async def _collect(self, batch: Batch, remote: str) -> None:
         """Wait for a batch, and record its results; those that it does not have are unknown."""
+        try:
+            lines = await self._fetch(remote)
+        except RefusedError as error:
+            self._say(f"claude: results of the batch {remote} are gone ({error}); its requests may have been charged")
+            lines = {}
+        for attempt in batch.attempts:
+            result = lines.get(f"{batch.id}-{attempt.id}", {}).get("result")
+            if isinstance(result, dict):
+                self._record(attempt, result)
+        await asyncio.wrap_future(self._ledger.end_batch(batch.id))
+
+    async def _fetch(self, remote: str) -> dict[str, dict[str, Any]]:
+        """Return the lines of a batch's results by `custom_id`, once it has ended.
+
+        Raises:
+            RefusedError: the service has them no longer.
+        """
         pause = _FIRST_POLL
         while (shown := await self._retry(lambda: self._client.get_batch(remote)))["processing_status"] != "ended":
             await asyncio.sleep(pause)
@@ -195,11 +212,7 @@ class Batches:
                 lines[str(line.get("custom_id"))] = line
             if len(lines) >= sum(shown["request_counts"].values()):
                 break
-        for attempt in batch.attempts:
-            result = lines.get(f"{batch.id}-{attempt.id}", {}).get("result")
-            if isinstance(result, dict):
-                self._record(attempt, result)
-        await asyncio.wrap_future(self._ledger.end_batch(batch.id))
+        return lines
 
     def _record(self, attempt: Attempt, result: dict[str, Any]) -> None:
         kind = result.get("type")
@@ -221,7 +234,12 @@ class Batches:
                 self._wrong[attempt.key] = reason
 
     async def _retry(self, ask: Callable[[], Any]) -> Any:
-        """Repeat a question that is free."""
+        """Repeat a question that is free.
+
+        Raises:
+            RefusedError: what it asks for is not there.
+            ServiceError: no answer comes.
+        """
         for number in range(1 + self._config.retries):
             try:
                 return await ask()

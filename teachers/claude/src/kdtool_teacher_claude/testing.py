@@ -321,13 +321,15 @@ class MessagesServer:
     async def _get_batch(self, request: web.Request) -> web.StreamResponse:
         if self._happens(self.faults.reset_before):
             return self._reset(request)
-        return self._refuse(request) or web.json_response(self._show(self._batches[request.match_info["id"]]))
+        if (batch := self._batches.get(request.match_info["id"])) is None:
+            return self._error(404, "not_found_error", "no such batch")
+        return self._refuse(request) or web.json_response(self._show(batch))
 
     async def _results(self, request: web.Request) -> web.StreamResponse:
         batch = self._batches[request.match_info["id"]]
         self._process(batch)
         lines = [line for line in batch["lines"] if not self._happens(self.faults.batch_missing)]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         if self._happens(self.faults.cut):
             response = web.StreamResponse(headers={"content-type": "application/x-jsonl"})
             await response.prepare(request)
@@ -337,7 +339,7 @@ class MessagesServer:
             if line["result"]["type"] == "succeeded" and not batch.get("delivered"):
                 self._deliver(line["result"]["message"]["usage"], 2)
         batch["delivered"] = True
-        return web.Response(text=text, content_type="application/x-jsonl")
+        return web.Response(text=text, content_type="application/x-jsonl", charset="utf-8")
 
     async def _model(self, request: web.Request) -> web.Response:
         if (refused := self._refuse(request)) is not None:
