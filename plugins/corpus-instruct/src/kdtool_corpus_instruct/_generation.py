@@ -262,4 +262,11 @@ def _key(request: kdtool.Request) -> str:
 def _plain(row: kdtool.Example) -> dict[str, object]:
     body = row.body
     content = {"turns": body.turns} if isinstance(body, kdtool.Messages) else asdict(body)
-    return {"id": row.id, **content, "language": row.language, "licence": row.licence, "meta": dict(row.meta)}
+    return {
+        "id": row.id,
+        **content,
+        "language": row.language,
+        "licence": row.licence,
+        "source": row.source,
+        "meta": dict(row.meta),
+    }

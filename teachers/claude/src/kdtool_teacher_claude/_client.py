@@ -5,10 +5,12 @@ The SDK's own retries are off for everything that costs money: they would send a
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import anthropic
@@ -62,6 +64,7 @@ class Client:
             )
         self._config = config
         self._key, self._key_place = read_key(config)
+        self._key_forms = _forms(self._key)
         self._client = anthropic.AsyncAnthropic(
             api_key=self._key,
             base_url=config.url,
@@ -221,7 +224,10 @@ class Client:
         return DoubtfulError(f"{status}: {reason}")
 
     def _shorten(self, text: str) -> str:
-        return " ".join(text.split()).replace(self._key, _MARK)[:_SHOWN]
+        text = " ".join(text.split())
+        for form in self._key_forms:
+            text = text.replace(form, _MARK)
+        return text[:_SHOWN]
 
 
 def read_key(config: ClaudeConfig) -> tuple[str, str]:
@@ -251,6 +257,13 @@ def read_key(config: ClaudeConfig) -> tuple[str, str]:
             f"the key in {place} has characters that no key has, such as a line break; copy it again"
         )
     return key, place
+
+
+def _forms(key: str) -> list[str]:
+    """Return what is kept out of messages: the key as it is, percent-encoded, and as it shows within any Base64."""
+    encoded = (base64.b64encode(b"-" * shift + key.encode()).decode() for shift in range(3))
+    inner = {text[4:-4] for text in encoded}  # the rest depends on what stands before and after the key
+    return sorted({key, quote(key), quote(key, safe=""), *inner} - {""}, key=len, reverse=True)
 
 
 def _is_web_page(response: httpx2.Response) -> bool:
