@@ -219,6 +219,32 @@ def test_what_is_exported_is_opened_by_datasets(
     assert "| syntax: python does not parse |" in card
 
 
+def test_a_clock_that_was_set_back_shows_no_age_below_0(
+    recipe: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kdtool.run(recipe, store="store")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert say("status", "recipe.json").startswith("complete, 0 seconds ago")
+
+
+@pytest.mark.parametrize("words", [("export", "recipe.json"), ("recover", "recipe.json")])
+def test_a_place_that_cannot_be_written_is_a_sentence(
+    recipe: Path, say: Callable[..., str], tmp_path: Path, words: tuple[str, str]
+) -> None:
+    (tmp_path / "stop later").touch()
+    if words[0] == "recover":
+        with pytest.raises(kdtool.ServiceError):
+            kdtool.run(recipe, store="store")
+    else:
+        (tmp_path / "stop later").unlink()
+        kdtool.run(recipe, store="store")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    said = say(*words, str(tmp_path / "file" / "rows"), code=8)
+    assert f"cannot write {tmp_path / 'file' / 'rows'}: " in said
+    assert "make room, or choose another place" in said
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
+
+
 def test_a_recipe_without_a_generation_says_so(recipe: Path, say: Callable[..., str]) -> None:
     content = json.loads(recipe.read_text("utf-8"))
     del content["corpora"]["instruct"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from kdtool_teacher_claude import _messages
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._counting import counting
 from kdtool_teacher_claude._requests import prepare
-from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer
+from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, serve_process
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
@@ -203,3 +203,14 @@ def test_tokens_that_cannot_be_counted_are_a_sentence(server: MessagesServer, an
     ):
         count_tokens(prepare(config, requests(1)[0]))
     assert KEY not in str(stopped.value)
+
+
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    jumps, real, begun = cycle([0, 10**8, -(10**8)]), time.time, time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    with serve_process(Faults(overloaded=0.1, batch_seconds=0.5)) as server:
+        with opened(server.url, tmp_path, mode=mode) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
+        assert summary(tmp_path).spent == server.bill().picodollars
+    assert time.monotonic() - begun < 60
