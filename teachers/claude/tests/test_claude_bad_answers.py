@@ -163,6 +163,26 @@ def test_a_batch_whose_results_are_gone_is_unknown_and_asked_again(server: Messa
     assert summary(tmp_path).attempts == {"unknown": 4, "answered": 4}
 
 
+def test_a_list_of_batches_that_is_refused_loses_nothing(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_reset_after=1.0)
+    refusal = server._error(400, "invalid_request_error", "no list")
+    replace_answers(
+        server,
+        lambda request: _copy(refusal) if request.method == "GET" and request.path.endswith("/batches") else None,
+    )
+    with (
+        opened(server.url, tmp_path, mode="batches", retries=0) as teacher,
+        pytest.raises(
+            kdtool.ServiceError, match=r"cannot be collected: 400: no list; run again later. Nothing is lost"
+        ),
+    ):
+        list(teacher.kdtool_answer(requests(4)))
+    replace_answers(server, lambda request: None)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(4)))) == 4
+    assert server.bill.batches == 1
+
+
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u2026", "sk-\x7f"])
 def test_a_key_that_no_header_holds_is_refused_at_once(
     server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str

@@ -17,7 +17,14 @@ from typing import Any
 import kdtool
 from kdtool_ledger import Attempt, Batch, Ledger
 
-from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
+from kdtool_teacher_claude._client import (
+    Client,
+    DoubtfulError,
+    GoneError,
+    LimitedError,
+    RefusedError,
+    UnreachedError,
+)
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._limiter import retry_after
 from kdtool_teacher_claude._messages import budget_error
@@ -180,14 +187,17 @@ class Batches:
             await asyncio.sleep(min(15.0, max(0.05, self._config.orphan_wait / 20)))
 
     async def _is(self, batch: Batch, remote: str) -> bool:
-        results = await self._retry(lambda: self._client.results(remote))
+        try:
+            results = await self._retry(lambda: self._client.results(remote))
+        except GoneError:
+            return False
         return any(str(line.get("custom_id", "")).startswith(f"{batch.id}-") for line in results)
 
     async def _collect(self, batch: Batch, remote: str) -> None:
         """Wait for a batch, and record its results; those that it does not have are unknown."""
         try:
             lines = await self._fetch(remote)
-        except RefusedError as error:
+        except GoneError as error:
             self._say(f"claude: results of the batch {remote} are gone ({error}); its requests may have been charged")
             lines = {}
         for attempt in batch.attempts:
@@ -200,7 +210,7 @@ class Batches:
         """Return the lines of a batch's results by `custom_id`, once it has ended.
 
         Raises:
-            RefusedError: the service has them no longer.
+            GoneError: the service has them no longer.
         """
         pause = _FIRST_POLL
         while (shown := await self._retry(lambda: self._client.get_batch(remote)))["processing_status"] != "ended":
@@ -237,13 +247,13 @@ class Batches:
         """Repeat a question that is free.
 
         Raises:
-            RefusedError: what it asks for is not there.
+            GoneError: what it asks for is not there.
             ServiceError: no answer comes.
         """
         for number in range(1 + self._config.retries):
             try:
                 return await ask()
-            except (LimitedError, UnreachedError, DoubtfulError) as error:
+            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
                 reason = str(error)
                 pause = retry_after(error.headers) if isinstance(error, LimitedError) else 0.0
             await asyncio.sleep(pause or min(30.0, 0.25 * 2**number))

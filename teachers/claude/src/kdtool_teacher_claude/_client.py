@@ -19,7 +19,7 @@ import kdtool
 
 from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
 
-__all__ = ["Client", "DoubtfulError", "LimitedError", "RefusedError", "UnreachedError"]
+__all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError", "UnreachedError"]
 
 _STREAM_FROM = 8192
 """Tokens from which an answer is streamed: a silent connection would be cut on the way."""
@@ -52,6 +52,10 @@ class UnreachedError(Exception):
 
 class DoubtfulError(Exception):
     """The request was sent, and no answer that can be read came back: it may have been charged."""
+
+
+class GoneError(Exception):
+    """The service has no such batch, or its results no longer."""
 
 
 class Client:
@@ -211,7 +215,9 @@ class Client:
                 f"the account pays for no more ({status}: {reason}); add credit or raise its spend limit, and run again. "
                 "Answers so far are kept"
             )
-        if status == 404 and _BATCHES not in error.request.url.path:
+        if status == 404 and f"{_BATCHES}/" in error.request.url.path:
+            return GoneError(f"{status}: {reason}")
+        if status == 404:
             return kdtool.UsageError(
                 f"model: {self._config.model!r} is unknown to the service ({reason}); name another"
             )
