@@ -23,7 +23,7 @@ PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
 def replace_answers(server: MessagesServer, answer: Callable[[web.Request], web.Response | None]) -> None:
     """Have the server give these answers, and its own where one is None."""
-    server._refuse = answer  # type: ignore[method-assign]
+    server._refuse = answer  # type: ignore[assignment, method-assign]
 
 
 def page(status: int) -> web.Response:

@@ -115,7 +115,8 @@ class Client:
 
     async def get_batch(self, remote: str) -> dict[str, Any]:
         """Return a batch as the service shows it."""
-        return self._read(await self._get(f"/v1/messages/batches/{remote}"), *_OF_BATCH)
+        found: dict[str, Any] = self._read(await self._get(f"/v1/messages/batches/{remote}"), *_OF_BATCH)
+        return found
 
     async def list_batches(self) -> list[dict[str, Any]]:
         """Return all batches that the service knows, latest first."""

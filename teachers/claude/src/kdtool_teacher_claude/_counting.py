@@ -23,11 +23,12 @@ def counting(config: ClaudeConfig, *, offline: bool) -> Iterator[Callable[[Asked
 
         def count(asked: Asked) -> int:
             try:
-                return portal.call(client.count, asked.body)
+                found: int = portal.call(client.count, asked.body)
             except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
                 raise kdtool.ServiceError(
                     f"count_tokens: {error}; run again later, or let tokens be estimated: count_tokens: false"
                 ) from None
+            return found
 
         try:
             yield count
