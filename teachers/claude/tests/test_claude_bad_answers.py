@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kdtool_teacher_claude import _messages
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._counting import counting
 from kdtool_teacher_claude._requests import prepare
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, serve_process
+from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, serve, serve_process
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
@@ -58,6 +59,38 @@ def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
         list(teacher.kdtool_answer(requests(3)))
     assert "html" not in str(stopped.value)
     assert server.bodies == []
+
+
+def test_what_never_left_this_machine_is_not_held_against_the_budget(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serve())
+        with opened(server.url, tmp_path, retries=0) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+            stack.close()
+            time.sleep(0.2)  # until the connection is known to be closed
+            with pytest.raises(kdtool.ServiceError, match="cannot be reached"):
+                list(teacher.kdtool_answer(requests(2)))
+    seen = summary(tmp_path)
+    assert (seen.attempts, seen.held) == ({"answered": 1, "failed": 1}, 0)
+
+
+def test_a_redirection_is_not_followed_so_that_the_key_stays_here(server: MessagesServer, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def redirect(request: web.Request) -> web.Response | None:
+        seen.append(request.path)
+        return (
+            web.Response(status=307, headers={"location": "/v1/messages/count_tokens"}) if of_message(request) else None
+        )
+
+    replace_answers(server, redirect)
+    with (
+        opened(server.url, tmp_path, concurrency=1) as teacher,
+        pytest.raises(kdtool.ServiceError, match=r"answers 307 .*not as the API does"),
+    ):
+        list(teacher.kdtool_answer(requests(1)))
+    assert seen == [f"/v1/models/{MODEL}", "/v1/messages"]
+    assert summary(tmp_path).held == 0
 
 
 @pytest.mark.parametrize("status", [200, 502])
