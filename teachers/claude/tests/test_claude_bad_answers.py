@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,27 @@ def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
         list(teacher.kdtool_answer(requests(3)))
     assert "html" not in str(stopped.value)
     assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        ("reset_before", "unknown"),
+        ("reset_after", "unknown"),
+        ("broken_json", "unknown"),
+        ("error_charged", "unknown"),
+        ("overloaded", "failed"),
+        ("bad_request", "failed"),
+    ],
+)
+def test_money_is_held_for_what_may_have_been_charged_alone(
+    server: MessagesServer, tmp_path: Path, fault: str, state: str
+) -> None:
+    server.faults = Faults(**{fault: 1.0})
+    with opened(server.url, tmp_path, retries=0) as teacher, suppress(kdtool.ServiceError):
+        list(teacher.kdtool_answer(requests(1)))
+    seen = summary(tmp_path)
+    assert (seen.attempts, seen.held > 0) == ({state: 1}, state == "unknown")
 
 
 def test_what_never_left_this_machine_is_not_held_against_the_budget(tmp_path: Path) -> None:
