@@ -103,7 +103,9 @@ class StudentConformance(ComponentConformance):
         assert list(folder.rglob("*.safetensors")), "weights are saved as safetensors"
         assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
         batch = batch_of(pack_rows(model.tokenizer))
-        roles: tuple[Role, ...] = ("student", "control", *(["base"] if self.ready(run).pretrained else []))
+        roles: list[Role] = ["student", "control"]
+        if self.ready(run).pretrained:
+            roles.append("base")
         for role in roles:
             runtime = self.ready(run).kdtool_open(run, Subject("student", role, folder, run.seed))
             assert runtime is not None
