@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,47 @@ def test_money_is_held_for_what_may_have_been_charged_alone(
         list(teacher.kdtool_answer(requests(1)))
     seen = summary(tmp_path)
     assert (seen.attempts, seen.held > 0) == ({state: 1}, state == "unknown")
+
+
+def test_an_attempt_is_on_disk_before_it_is_sent(server: MessagesServer, tmp_path: Path) -> None:
+    open_attempts: list[int] = []
+
+    def look(request: web.Request) -> None:
+        if of_message(request):
+            open_attempts.append(summary(tmp_path).attempts.get("open", 0))
+
+    replace_answers(server, look)  # type: ignore[arg-type]
+    with opened(server.url, tmp_path, concurrency=1) as teacher:
+        list(teacher.kdtool_answer(requests(20)))
+    assert open_attempts == [1] * 20
+
+
+def test_stored_answers_among_missing_ones_are_found(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        list(teacher.kdtool_answer(requests(5, first=5)))
+        assert len(list(teacher.kdtool_answer(requests(15)))) == 15
+    assert max(server.bill.charges.values()) == 1
+
+
+def test_a_small_budget_makes_requests_wait_for_each_other_s_reservations(
+    server: MessagesServer, tmp_path: Path
+) -> None:
+    server.faults = Faults(delay=0.01)
+    with opened(server.url, tmp_path, budget_usd="0.0085") as teacher:  # two requests at a time
+        assert len(list(teacher.kdtool_answer(requests(10)))) == 10
+    assert server.bill.most_under_way <= 2
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+def test_no_answer_costs_more_than_was_reserved_for_it(server: MessagesServer, tmp_path: Path, mode: str) -> None:
+    asked = [kdtool.Request(f"r{i}", f"long {i} " * 2000, 4) for i in range(4)]
+    with opened(server.url, tmp_path, mode=mode, system="Answer well. " * 500, cache="1h") as teacher:
+        assert len(list(teacher.kdtool_answer(asked))) == 4
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database:
+        moves = database.execute("SELECT reserved, cost FROM attempt").fetchall()
+    assert sum(cost for _, cost in moves) == server.bill.picodollars
+    assert all(reserved >= cost > 0 for reserved, cost in moves)
 
 
 def test_what_never_left_this_machine_is_not_held_against_the_budget(tmp_path: Path) -> None:
@@ -275,7 +317,7 @@ def test_tokens_that_cannot_be_counted_are_a_sentence(server: MessagesServer, an
         counting(config, offline=False) as count_tokens,
         pytest.raises(kdtool.ServiceError, match=r"count_tokens: .*count_tokens: false") as stopped,
     ):
-        count_tokens(prepare(config, requests(1)[0]))
+        count_tokens(prepare(config, requests(1)[0], "key"))
     assert KEY not in str(stopped.value)
 
 

@@ -139,6 +139,7 @@ class MessagesServer:
         if faults.requests_per_minute and (wait := self._wait_for_bucket()):
             headers = {**self._limits(), "retry-after": str(max(1, round(wait)))}
             return self._error(429, "rate_limit_error", "too many requests", headers=headers)
+        known = frozenset(self._cached)  # a prefix is in the cache once the answer that wrote it has begun
         if faults.delay:
             await asyncio.sleep(self._random.random() * 2 * faults.delay)
         if self._happens(faults.reset_before):
@@ -149,7 +150,7 @@ class MessagesServer:
             return self._error(404, "not_found_error", f"model: {body['model']}")
         if "temperature" in body or self._happens(faults.bad_request):
             return self._error(400, "invalid_request_error", "prompt is too long: 300000 tokens > 200000 maximum")
-        message = self._answer(body)
+        message = self._answer(body, known)
         self._charge(body, message["usage"], 1)
         if self._happens(faults.reset_after):
             return self._reset(request)
@@ -193,7 +194,7 @@ class MessagesServer:
         await response.write_eof()
         return response
 
-    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, body: dict[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
         text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
         if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
@@ -213,10 +214,10 @@ class MessagesServer:
             "content": content,
             "stop_reason": reason,
             "stop_sequence": None,
-            "usage": self._usage(body, tokens),
+            "usage": self._usage(body, tokens, known),
         }
 
-    def _usage(self, body: dict[str, Any], tokens: int) -> dict[str, Any]:
+    def _usage(self, body: dict[str, Any], tokens: int, known: AbstractSet[str]) -> dict[str, Any]:
         system, read, written, hour = body.get("system", ""), 0, 0, False
         every = count_tokens(body)
         if isinstance(system, list) and any("cache_control" in block for block in system):
@@ -224,7 +225,7 @@ class MessagesServer:
             size = count_text("".join(block["text"] for block in system))
             if size >= _CACHED_FROM:
                 hour = any(block.get("cache_control", {}).get("ttl") == "1h" for block in system)
-                read, written = (size, 0) if prefix in self._cached else (0, size)
+                read, written = (size, 0) if prefix in known else (0, size)
                 self.bill.cache_writes += bool(written)
                 self._cached.add(prefix)
         return {
@@ -299,7 +300,7 @@ class MessagesServer:
             elif self._happens(self.faults.batch_expired):
                 result = {"type": "expired"}
             else:
-                message = self._answer(item["params"])
+                message = self._answer(item["params"], self._cached)
                 self._charge(item["params"], message["usage"], 2)
                 result = {"type": "succeeded", "message": message}
             lines.append({"custom_id": item["custom_id"], "result": result})
