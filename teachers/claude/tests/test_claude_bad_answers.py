@@ -279,6 +279,15 @@ def test_a_list_of_batches_that_is_refused_loses_nothing(server: MessagesServer,
     assert server.bill.batches == 1
 
 
+def test_expired_requests_of_a_batch_cost_and_hold_nothing(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_expired=0.5)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(20)))) == 20
+    seen = summary(tmp_path)
+    assert (seen.held, seen.unknown, seen.spent) == (0, (), server.bill.picodollars)
+    assert seen.attempts["failed"] > 0
+
+
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u2026", "sk-\x7f"])
 def test_a_key_that_no_header_holds_is_refused_at_once(
     server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str

@@ -273,6 +273,7 @@ def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tm
     with opened(server.url, tmp_path, system="Answer well. " * 500) as teacher:
         list(teacher.kdtool_answer(requests(50)))
     assert server.bill.cache_writes == 1, "one request warms the prefix, and the others wait for it"
+    assert server.bill.most_under_way > 4, "and not for each other"
     assert summary(tmp_path).spent == server.bill.picodollars
     with opened(server.url, tmp_path, system="Answer well.") as teacher:
         list(teacher.kdtool_answer(requests(5)))

@@ -194,7 +194,7 @@ class MessagesServer:
         await response.write_eof()
         return response
 
-    def _answer(self, body: dict[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+    def _answer(self, body: dict[str, Any], known: set[str] | frozenset[str]) -> dict[str, Any]:
         text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
         if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
@@ -217,7 +217,7 @@ class MessagesServer:
             "usage": self._usage(body, tokens, known),
         }
 
-    def _usage(self, body: dict[str, Any], tokens: int, known: AbstractSet[str]) -> dict[str, Any]:
+    def _usage(self, body: dict[str, Any], tokens: int, known: set[str] | frozenset[str]) -> dict[str, Any]:
         system, read, written, hour = body.get("system", ""), 0, 0, False
         every = count_tokens(body)
         if isinstance(system, list) and any("cache_control" in block for block in system):
