@@ -76,7 +76,7 @@ def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
 def test_money_is_held_for_what_may_have_been_charged_alone(
     server: MessagesServer, tmp_path: Path, fault: str, state: str
 ) -> None:
-    server.faults = Faults(**{fault: 1.0})
+    setattr(server.faults, fault, 1.0)
     with opened(server.url, tmp_path, retries=0) as teacher, suppress(kdtool.ServiceError):
         list(teacher.kdtool_answer(requests(1)))
     seen = summary(tmp_path)
@@ -90,7 +90,7 @@ def test_an_attempt_is_on_disk_before_it_is_sent(server: MessagesServer, tmp_pat
         if of_message(request):
             open_attempts.append(summary(tmp_path).attempts.get("open", 0))
 
-    replace_answers(server, look)  # type: ignore[arg-type]
+    replace_answers(server, look)
     with opened(server.url, tmp_path, concurrency=1) as teacher:
         list(teacher.kdtool_answer(requests(20)))
     assert open_attempts == [1] * 20
