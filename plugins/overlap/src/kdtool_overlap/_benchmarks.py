@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 import kdtool
 
 from kdtool_overlap._ngrams import NGramIndex
+from kdtool_overlap._renamed import RenamedCopies, Shaped
 from kdtool_overlap._words import is_name, words_of
 
-__all__ = ["Benchmark", "digest_of", "distinctive_ngrams", "problems_of"]
+__all__ = ["Benchmark", "Benchmarks", "Match", "digest_of", "distinctive_ngrams", "problems_of"]
 
 Problems = Mapping[str, Sequence[kdtool.Example]]
 """Problems by the short name of the evaluator that asks them."""
@@ -24,21 +26,46 @@ class Benchmark:
     def __init__(self, name: str, problems: Sequence[kdtool.Example], n: int) -> None:
         self.name = name
         self.problems = problems
-        self._words = [words_of("\n".join(kdtool.parts_of(problem.body))) for problem in problems]
-        self._places = distinctive_ngrams(self._words, n, [problem.id.rpartition("/")[2] for problem in problems])
-        self._index = NGramIndex(self._words, n, self._places)
+        self.parts = [kdtool.parts_of(problem.body) for problem in problems]
+        self.words = [words_of("\n".join(parts)) for parts in self.parts]
+        self.places = distinctive_ngrams(self.words, n, [problem.id.rpartition("/")[2] for problem in problems])
 
     @property
     def hidden(self) -> list[str]:
-        """The ids of problems that cannot be found, for lack of a distinctive n-gram."""
-        return [problem.id for problem, places in zip(self.problems, self._places, strict=True) if not places]
+        """The ids of problems without a distinctive n-gram, of which at most renamed code can be found."""
+        return [problem.id for problem, places in zip(self.problems, self.places, strict=True) if not places]
 
-    def found_in(self, words: list[str]) -> dict[str, str]:
-        """Return the ids of the problems that share an n-gram with a text, each with the first such n-gram."""
-        found: dict[str, str] = {}
-        for text, start, _ in self._index.occurrences(words):
-            found.setdefault(self.problems[text].id, " ".join(self._words[text][start : start + self._index.n]))
-        return found
+
+@dataclass(frozen=True)
+class Match:
+    """A problem in a text: the words, or the tokens of renamed code, that they share."""
+
+    benchmark: str
+    problem: str
+    words: str
+    is_renamed: bool
+
+
+class Benchmarks:
+    """The benchmarks of a recipe, searched together."""
+
+    def __init__(self, problems: Problems, n: int) -> None:
+        self.each = [Benchmark(name, found, n) for name, found in problems.items()]
+        self._problems = [(one.name, problem.id) for one in self.each for problem in one.problems]
+        self._words = [words for one in self.each for words in one.words]
+        self._index = NGramIndex(self._words, n, [places for one in self.each for places in one.places])
+        self._renamed = RenamedCopies([parts for one in self.each for parts in one.parts])
+
+    def found_in(self, text: str) -> list[Match]:
+        """Return the problems in a text: of each, the first n-gram that it shares, or the copy of its code."""
+        found: dict[int, Match] = {}
+        for number, start, _ in self._index.occurrences(words_of(text)):
+            if number not in found:
+                gram = " ".join(self._words[number][start : start + self._index.n])
+                found[number] = Match(*self._problems[number], gram, is_renamed=False)
+        for number, code in self._renamed.found_in(Shaped(text)):
+            found.setdefault(number, Match(*self._problems[number], code, is_renamed=True))
+        return list(found.values())
 
 
 def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = None) -> list[list[int]]:
