@@ -248,8 +248,9 @@ def test_what_several_problems_have_tells_none(tmp_path: Path) -> None:
     bodies = [kdtool.Completion(shared, f"def f():\n    return {i} * {i}\n") for i in range(3)]
     benchmarks = Benchmarks({"own": [kdtool.Example(str(i), body) for i, body in enumerate(bodies)]}, 6)
     assert benchmarks.each[0].hidden == []
-    assert benchmarks.found_in(shared) == []
-    assert [match.problem for match in benchmarks.found_in(shared + bodies[1].completion)] == ["1"]
+    assert benchmarks.found_in([shared]) == [[]]
+    (found,) = benchmarks.found_in([shared + bodies[1].completion])
+    assert [match.problem for match in found] == ["1"]
 
 
 @pytest.mark.parametrize("component", [Contamination, Decontamination])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Contamination"]
 
 _SHOWN = 5
+_TOGETHER = 100
+"""Documents that are searched between two reports of progress."""
 
 
 class Contamination(kdtool.Evaluator):
@@ -157,12 +160,13 @@ def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, found: Mapping[str, _Fo
     """Search every document of the training text, and return the number of documents."""
     from kdtool_overlap._words import whole_text_of
 
-    number = 0
-    for number, example in enumerate(run.texts.examples("train"), 1):
-        for match in benchmarks.found_in(whole_text_of(example)):
-            one = found[match.benchmark]
-            one.documents.setdefault(match.problem, []).append(example.id)
-            one.words.setdefault(match.problem, match.words)
-        if number % 100 == 0:
-            run.hook.kdtool_progress(run, number)
+    number, examples = 0, iter(run.texts.examples("train"))
+    while some := list(islice(examples, _TOGETHER)):
+        for example, matches in zip(some, benchmarks.found_in([*map(whole_text_of, some)]), strict=True):
+            for match in matches:
+                one = found[match.benchmark]
+                one.documents.setdefault(match.problem, []).append(example.id)
+                one.words.setdefault(match.problem, match.words)
+        number += len(some)
+        run.hook.kdtool_progress(run, number)
     return number

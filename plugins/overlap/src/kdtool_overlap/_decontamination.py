@@ -54,7 +54,7 @@ class Decontamination(kdtool.Screen):
 
         if self._benchmarks is None:
             self._benchmarks = Benchmarks(problems_of(run, "decontamination"), self.config.n)
-        return [self._reason(self._benchmarks.found_in(whole_text_of(example))) for example in examples]
+        return [self._reason(found) for found in self._benchmarks.found_in([*map(whole_text_of, examples)])]
 
     def _reason(self, found: Sequence[Match]) -> str | None:
         shared = dict.fromkeys(match.benchmark for match in found if not match.is_renamed)

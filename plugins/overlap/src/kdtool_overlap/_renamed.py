@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdtool_overlap._shapes import GRAM, are_names, shape_hashes, spans_of_tokens, tokens_of
+from kdtool_overlap._ngrams import HashTable
+from kdtool_overlap._shapes import GRAM, NAME, OPERATOR, kinds_of, shape_hashes, spans_of_tokens, tokens_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RenamedCopies", "Shaped"]
+__all__ = ["Documents", "RenamedCopies"]
 
 _COVERED = 0.85
 """Share of a code's tokens that must be there, in n-grams of the same shape."""
@@ -41,37 +42,58 @@ _NEEDED = 2
 """N-grams, at the same distance as in the code, after which the rest of it is looked for."""
 
 _MOVED = 16
-"""Tokens by which n-grams of a copy may be moved, since others were put in or left out before them."""
+"""Tokens by which n-grams of a long copy may be moved, since others were put in or left out before them."""
 
-_PYTHON_COMMENT = re.compile(r'^[ \t]*"""[\s\S]*?"""|^[ \t]*\'\'\'[\s\S]*?\'\'\'|#[^\n]*', re.MULTILINE)
+_PYTHON_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
+"""Strings, too: documentation is one, and what looks like a comment may be within one."""
+
+_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|#[^\n]*')
+_COMMENT = re.compile(r'^[ \t]*"""[\s\S]*?"""|^[ \t]*\'\'\'[\s\S]*?\'\'\'|#[^\n]*', re.MULTILINE)
 _COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n]*")
 
 
-class Shaped:
-    """A text's tokens with the hashes of their shape."""
+class Documents:
+    """Texts as one list of tokens, each with a token behind it that stands in none, and the hashes of their shape."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = tokens_of(text)
-        self.hashes, self.counts = shape_hashes(self.tokens)
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        each = [[*tokens_of(text), "\0"] for text in texts]
+        self.tokens = [token for tokens in each for token in tokens]
+        self.ends = np.cumsum([len(tokens) for tokens in each], dtype=np.int64)
+        self._kinds = kinds_of(self.tokens)
+        self.hashes, self.counts = shape_hashes(self.tokens, self._kinds)
+
+    def words(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the tokens without operators, and where those of each text end, [texts]."""
+        words = self._kinds != OPERATOR
+        return list(compress(self.tokens, words.tolist())), np.cumsum(words, dtype=np.int64)[self.ends - 1]
+
+    def holding(self, place: int) -> int:
+        """Return the number of the text that holds a token, or of the nearest one."""
+        return min(int(np.searchsorted(self.ends, place, "right")), len(self.ends) - 1)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Return where the tokens of a text begin and end."""
+        return int(self.ends[number - 1]) if number else 0, int(self.ends[number]) - 1
 
 
 @dataclass(frozen=True)
 class _Code:
-    """A form of a problem to look for: its tokens, the hashes that count, their places, and which names are its own."""
+    """A form of a problem: its tokens, hashes that count, their places, tokens that copies share, and how many names."""
 
     text: int
     tokens: list[str]
     hashes: NDArray[np.uint64]
     places: NDArray[np.int64]
     fixed: NDArray[np.bool_]
+    names: int
 
     @property
     def is_telling(self) -> bool:
         """Whether this is enough code to be told from other code, and from prose."""
         length = len(self.tokens)
         if length < _LONG:
-            return length >= _SHORT and len(self.places) > 0 and 2 * len({*_names(self.tokens)}) <= length
+            return length >= _SHORT and len(self.places) > 0 and 5 * self.names <= 3 * length
         return 2 * _covered(self.places) >= length
 
 
@@ -87,35 +109,34 @@ class RenamedCopies:
         self._codes = [code for number, parts in enumerate(texts) for code in _forms(number, parts) if code.is_telling]
         holders = Counter(one for code in self._codes for one in {*code.hashes.tolist()})
         chosen = [_rarest(code, holders) for code in self._codes]
-        sizes = [len(each) for each in chosen]
-        none = np.zeros(0, np.int64)
-        keys = np.concatenate(
-            [none.view(np.uint64), *(c.hashes[at] for c, at in zip(self._codes, chosen, strict=True))]
-        )
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._numbers = np.repeat(np.arange(len(sizes)), sizes)[order]
-        self._places = np.concatenate([none, *(c.places[at] for c, at in zip(self._codes, chosen, strict=True))])[order]
-        self._needed = np.minimum(sizes, _NEEDED)
+        pairs = list(zip(self._codes, chosen, strict=True))
+        self._table = HashTable(np.concatenate([np.zeros(0, np.uint64), *(code.hashes[at] for code, at in pairs)]))
+        self._numbers = np.repeat(np.arange(len(pairs)), [len(at) for at in chosen])
+        self._places = np.concatenate([np.zeros(0, np.int64), *(code.places[at] for code, at in pairs)])
+        self._needed = np.array([min(len(at), _NEEDED) for at in chosen], np.int64)
 
-    def found_in(self, document: Shaped) -> Iterator[tuple[int, str]]:
-        """Yield the number of each text that a document has a copy of, with the copy's tokens."""
-        seen = set[int]()
-        for number, start in self._candidates(document):
+    def found_in(self, documents: Documents) -> Iterator[tuple[int, int, str]]:
+        """Yield the number of each document with that of a text that it has a copy of, and the copy's tokens."""
+        seen = set[tuple[int, int]]()
+        for number, start in self._candidates(documents):
             code = self._codes[number]
-            if code.text not in seen and _is_copy(code, document, start):
-                seen.add(code.text)
-                yield code.text, " ".join(document.tokens[max(0, start) : start + len(code.tokens)])
+            end = start + len(code.tokens)
+            document = documents.holding((start + end) // 2)
+            if (document, code.text) not in seen and _is_copy(code, documents, document, start):
+                seen.add((document, code.text))
+                first, last = documents.bounds(document)
+                yield document, code.text, " ".join(documents.tokens[max(first, start) : min(last, end)])
 
-    def _candidates(self, document: Shaped) -> Iterator[tuple[int, int]]:
+    def _candidates(self, documents: Documents) -> Iterator[tuple[int, int]]:
         """Yield codes, and where each would begin, of which enough rare n-grams stand where they would."""
-        first, last = (np.searchsorted(self._keys, document.hashes, side) for side in ("left", "right"))
-        hits = np.flatnonzero((last > first) & document.counts)
-        counts = (last - first)[hits]
-        entries = np.repeat(first[hits] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        starts = np.repeat(hits, counts) - self._places[entries]
-        found, times = np.unique(np.stack([self._numbers[entries], starts]), axis=1, return_counts=True)
-        yield from found[:, times >= self._needed[found[0]]].T.tolist()
+        places, entries = self._table.matches(documents.hashes)
+        starts, numbers = places - self._places[entries], self._numbers[entries]
+        most = max((len(code.tokens) for code in self._codes), default=0)
+        width = len(documents.tokens) + most
+        found, times = np.unique(numbers * width + starts + most, return_counts=True)
+        enough = times >= self._needed[found // width]
+        for candidate in found[enough].tolist():
+            yield candidate // width, candidate % width - most
 
 
 def _rarest(code: _Code, holders: Mapping[int, int]) -> NDArray[np.int64]:
@@ -125,30 +146,32 @@ def _rarest(code: _Code, holders: Mapping[int, int]) -> NDArray[np.int64]:
     return np.array([part[held[part].argmin()] for part in parts if len(part)], np.int64)
 
 
-def _is_copy(code: _Code, document: Shaped, start: int) -> bool:
+def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
+    first, last = documents.bounds(document)
     if len(code.tokens) < _LONG:
-        return len(document.tokens) <= _BRIEF and _is_short_copy(code, document, start)
-    padded = np.pad(document.hashes, (_MOVED, _MOVED))
+        return last - first <= _BRIEF and _is_short_copy(code, documents, document, start)
     there = np.zeros(len(code.places), np.bool_)
-    for moved in range(2 * _MOVED + 1):
+    most = min(_MOVED, (len(code.tokens) - _LONG) // 2)
+    for moved in range(-most, most + 1):
         at = start + moved + code.places
-        there |= padded[np.clip(at, 0, len(padded) - 1)] == code.hashes
-    all_covered = _covered(code.places)
-    missing = all_covered - _covered(code.places[there])
-    return missing <= min((1 - _COVERED) * all_covered, (len(code.tokens) - _LONG) / 4)
+        inside = (at >= first) & (at <= last - GRAM)
+        there[inside] |= documents.hashes[at[inside]] == code.hashes[inside]
+    covered = _covered(code.places)
+    missing = covered - _covered(code.places[there])
+    return missing <= min((1 - _COVERED) * covered, (len(code.tokens) - _LONG) / 4)
 
 
-def _is_short_copy(code: _Code, document: Shaped, start: int) -> bool:
-    """Return whether the whole code is at `start`, in lines of its own, with other names at most for its own ones."""
+def _is_short_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
+    """Return whether the whole code is at `start`, a statement of its own, with other names at most for its own ones."""
+    first, last = documents.bounds(document)
     end = start + len(code.tokens)
-    others = document.tokens[max(0, start) : end]
-    if len(others) < len(code.tokens):
+    if start < first or end > last:
         return False
     there, back = dict[str, str](), dict[str, str]()
-    for own, other, fixed in zip(code.tokens, others, code.fixed.tolist(), strict=True):
+    for own, other, fixed in zip(code.tokens, documents.tokens[start:end], code.fixed.tolist(), strict=True):
         if (own != other) if fixed else (there.setdefault(own, other) != other or back.setdefault(other, own) != own):
             return False
-    return _is_apart(document.text, start, end)
+    return _is_apart(documents.texts[document], start - first, end - first)
 
 
 def _is_apart(text: str, first: int, last: int) -> bool:
@@ -173,17 +196,22 @@ def _forms(number: int, parts: Sequence[str]) -> Iterator[_Code]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         python = None
     comment = _COMMENT if python is None else _PYTHON_COMMENT
-    for text in dict.fromkeys((whole, comment.sub(" ", whole), comment.sub(" ", parts[-1]))):
+    for text in dict.fromkeys((whole, comment.sub(_left, whole), comment.sub(_left, parts[-1]))):
         tokens = tokens_of(text)
-        hashes, counts = shape_hashes(tokens)
+        kinds = kinds_of(tokens)
+        hashes, counts = shape_hashes(tokens, kinds)
         places = np.flatnonzero(counts)
         chosen = _unqualified(tokens) if python is None else _bound(python)
+        names = set(compress(tokens, (kinds == NAME).tolist()))
         fixed = np.array([token not in chosen for token in tokens], np.bool_)
-        yield _Code(number, tokens, hashes[places], places, fixed | ~are_names(tokens))
+        yield _Code(number, tokens, hashes[places], places, fixed | (kinds != NAME), len(names))
 
 
-def _names(tokens: Sequence[str]) -> Iterator[str]:
-    return compress(tokens, are_names(tokens).tolist())
+def _left(found: re.Match[str]) -> str:
+    """Return what to put in the place of a comment or string: the latter remains unless it is documentation."""
+    begins = not found.string[: found.start()].rpartition("\n")[2].strip()
+    is_string = found[0][0] in "\"'"
+    return found[0] if is_string and not (begins and found[0][:3] in ('"""', "'''")) else " "
 
 
 def _bound(python: ast.Module) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GRAM", "are_names", "shape_hashes", "spans_of_tokens", "tokens_of"]
+__all__ = ["GRAM", "NAME", "OPERATOR", "kinds_of", "shape_hashes", "spans_of_tokens", "tokens_of"]
 
 GRAM = 8
 """Tokens per n-gram of a shape."""
@@ -26,11 +26,17 @@ GRAM = 8
 _KNOWN = 3
 """An n-gram with fewer tokens that are no names, or names that it has before, is as common in prose as in code."""
 
-_TOKEN = re.compile(r"(?![bfruBFRU]{1,2}[\"'])\w+|[^\w\s(),;{}\"'`\\]")
+_OPERATORS = r"!#$%&*+-./:<=>?@[]^|~"
+_TOKEN = re.compile(rf"(?![bfruBFRU]{{1,2}}[\"'])\w+|[{re.escape(_OPERATORS)}]")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _FURTHER = "catch const extends false fn impl let mut null private protected public static throw throws true void"
 _KEYWORDS = frozenset((*keyword.kwlist, *_FURTHER.split()))
 """Keywords of Python, Java, JavaScript, C++, Go and Rust, but for those that are names in code of another of them."""
+
+NAME, KEYWORD, OPERATOR, NUMBER = range(4)
+"""Kinds of tokens."""
+
+_KINDS = dict.fromkeys(_KEYWORDS, KEYWORD) | dict.fromkeys(_OPERATORS, OPERATOR)
 
 
 def tokens_of(text: str) -> list[str]:
@@ -43,13 +49,14 @@ def spans_of_tokens(text: str, first: int, last: int) -> list[tuple[int, int]]:
     return [found.span() for found in islice(_TOKEN.finditer(text), first, last)]
 
 
-def are_names(tokens: Sequence[str]) -> NDArray[np.bool_]:
-    """Return for each token whether it is a name and not a keyword, [len(tokens)]."""
-    names = np.fromiter(map(str.isidentifier, tokens), np.bool_, len(tokens))
-    return names & ~np.fromiter(map(_KEYWORDS.__contains__, tokens), np.bool_, len(tokens))
+def kinds_of(tokens: Sequence[str]) -> NDArray[np.int8]:
+    """Return the kind of each token, [len(tokens)]."""
+    kinds = np.fromiter(map(_KINDS.get, tokens, repeat(NAME)), np.int8, len(tokens))
+    kinds[(kinds == NAME) & ~np.fromiter(map(str.isidentifier, tokens), np.bool_, len(tokens))] = NUMBER
+    return kinds
 
 
-def shape_hashes(tokens: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+def shape_hashes(tokens: Sequence[str], kinds: NDArray[np.int8]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Return a hash of each n-gram's shape, and whether it counts, [len(tokens) − GRAM + 1] each or none.
 
     Hashes differ between processes, so never store them.
@@ -59,22 +66,14 @@ def shape_hashes(tokens: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.
     if not length:
         return hashes, known > 0
     own = np.fromiter(map(hash, tokens), np.int64, len(tokens))
-    names = are_names(tokens)
-    since = _since_last(own, names)
+    names = kinds == NAME
+    since = np.zeros(len(own), np.int64)
+    for distance in range(GRAM - 1, 0, -1):
+        since[distance:][names[distance:] & (own[distance:] == own[:-distance])] = distance
     own[names] = 0
     for offset in range(GRAM):
         part = slice(offset, offset + length)
-        distance = np.where(since[part] <= offset, since[part], 0)
-        hashes = hashes * _FACTOR + (own[part] + distance).view(np.uint64)
-        known += ~names[part] | (distance > 0)
+        inside = since[part] * (since[part] <= offset)
+        hashes = hashes * _FACTOR + (own[part] + inside).view(np.uint64)
+        known += ~names[part] | (inside > 0)
     return hashes, known >= _KNOWN
-
-
-def _since_last(own: NDArray[np.int64], names: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return each name's distance to its last occurrence, 0 for first ones and for other tokens."""
-    places = np.flatnonzero(names)
-    places = places[np.argsort(own[places], kind="stable")]
-    found = np.zeros(len(own), np.int64)
-    again = own[places[1:]] == own[places[:-1]]
-    found[places[1:][again]] = (places[1:] - places[:-1])[again]
-    return found
