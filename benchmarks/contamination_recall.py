@@ -111,10 +111,10 @@ def renamed(text: str, language: str) -> str:
 
 def bare(text: str, language: str) -> str:
     """Leave out documentation and comments."""
-    return PYTHON.sub(_left, text) if language == "python" else OTHER.sub("", text)
+    return PYTHON.sub(_keep_strings, text) if language == "python" else OTHER.sub("", text)
 
 
-def _left(found: re.Match[str]) -> str:
+def _keep_strings(found: re.Match[str]) -> str:
     """Keep strings that are no documentation."""
     begins = not found.string[: found.start()].rpartition("\n")[2].strip()
     return "" if found[0][0] == "#" or (begins and found[0][:3] in ('"""', "'''")) else found[0]

@@ -27,7 +27,7 @@ _LONG = 20
 """Tokens from which that is enough. Shorter code must be there whole, with the names that a copy cannot change."""
 
 _SHORT = 9
-"""Tokens below which code says too little to be told from other code."""
+"""Minimum tokens of code: shorter code is too common."""
 
 _BRIEF = 2000
 """Tokens of a document up to which code below `_LONG` is looked for: a longer one has such code by chance."""
@@ -89,12 +89,12 @@ class _Code:
     names: int
 
     @property
-    def is_telling(self) -> bool:
-        """Whether this is enough code to be told from other code, and from prose."""
+    def is_distinctive(self) -> bool:
+        """True if this is long enough to be rare, and code rather than prose."""
         length = len(self.tokens)
         if length < _LONG:
             return length >= _SHORT and len(self.places) > 0 and 5 * self.names <= 3 * length
-        return 2 * _covered(self.places) >= length
+        return 2 * _count_covered(self.places) >= length
 
 
 class RenamedCopies:
@@ -106,7 +106,9 @@ class RenamedCopies:
         Args:
             texts: the parts of each; the last is code that may be copied alone.
         """
-        self._codes = [code for number, parts in enumerate(texts) for code in _forms(number, parts) if code.is_telling]
+        self._codes = [
+            code for number, parts in enumerate(texts) for code in _forms(number, parts) if code.is_distinctive
+        ]
         holders = Counter(one for code in self._codes for one in {*code.hashes.tolist()})
         chosen = [_rarest(code, holders) for code in self._codes]
         pairs = list(zip(self._codes, chosen, strict=True))
@@ -156,8 +158,8 @@ def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bo
         at = start + moved + code.places
         inside = (at >= first) & (at <= last - GRAM)
         there[inside] |= documents.hashes[at[inside]] == code.hashes[inside]
-    covered = _covered(code.places)
-    missing = covered - _covered(code.places[there])
+    covered = _count_covered(code.places)
+    missing = covered - _count_covered(code.places[there])
     return missing <= min((1 - _COVERED) * covered, (len(code.tokens) - _LONG) / 4)
 
 
@@ -183,7 +185,7 @@ def _is_apart(text: str, first: int, last: int) -> bool:
     )
 
 
-def _covered(places: NDArray[np.int64]) -> int:
+def _count_covered(places: NDArray[np.int64]) -> int:
     """Return the number of tokens in n-grams at these places, which ascend."""
     return int(np.minimum(np.diff(places), GRAM).sum()) + GRAM if len(places) else 0
 
@@ -196,25 +198,25 @@ def _forms(number: int, parts: Sequence[str]) -> Iterator[_Code]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         python = None
     comment = _COMMENT if python is None else _PYTHON_COMMENT
-    for text in dict.fromkeys((whole, comment.sub(_left, whole), comment.sub(_left, parts[-1]))):
+    for text in dict.fromkeys((whole, comment.sub(_keep_strings, whole), comment.sub(_keep_strings, parts[-1]))):
         tokens = tokens_of(text)
         kinds = kinds_of(tokens)
         hashes, counts = shape_hashes(tokens, kinds)
         places = np.flatnonzero(counts)
-        chosen = _unqualified(tokens) if python is None else _bound(python)
+        chosen = _find_unqualified(tokens) if python is None else _find_bound(python)
         names = set(compress(tokens, (kinds == NAME).tolist()))
         fixed = np.array([token not in chosen for token in tokens], np.bool_)
         yield _Code(number, tokens, hashes[places], places, fixed | (kinds != NAME), len(names))
 
 
-def _left(found: re.Match[str]) -> str:
+def _keep_strings(found: re.Match[str]) -> str:
     """Return what to put in the place of a comment or string: the latter remains unless it is documentation."""
     begins = not found.string[: found.start()].rpartition("\n")[2].strip()
     is_string = found[0][0] in "\"'"
     return found[0] if is_string and not (begins and found[0][:3] in ('"""', "'''")) else " "
 
 
-def _bound(python: ast.Module) -> set[str]:
+def _find_bound(python: ast.Module) -> set[str]:
     """Return the names that Python code gives to things itself."""
     nodes = list(ast.walk(python))
     names = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
@@ -224,7 +226,7 @@ def _bound(python: ast.Module) -> set[str]:
     }
 
 
-def _unqualified(tokens: Sequence[str]) -> set[str]:
+def _find_unqualified(tokens: Sequence[str]) -> set[str]:
     """Return the tokens that do not only occur behind a single point, as the names of methods do."""
     around = zip(["", "", *tokens], ["", *tokens], tokens, strict=False)
     return {token for second, first, token in around if first != "." or second == "."}

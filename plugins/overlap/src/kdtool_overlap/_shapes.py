@@ -24,7 +24,7 @@ GRAM = 8
 """Tokens per n-gram of a shape."""
 
 _KNOWN = 3
-"""An n-gram with fewer tokens that are no names, or names that it has before, is as common in prose as in code."""
+"""An n-gram counts with as many tokens that are not names, or that repeat one of its names; others occur in prose."""
 
 _OPERATORS = r"!#$%&*+-./:<=>?@[]^|~"
 _TOKEN = re.compile(rf"(?![bfruBFRU]{{1,2}}[\"'])\w+|[{re.escape(_OPERATORS)}]")
