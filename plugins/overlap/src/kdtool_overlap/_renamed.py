@@ -94,7 +94,7 @@ class _Code:
         length = len(self.tokens)
         if length < _LONG:
             return length >= _SHORT and len(self.places) > 0 and 5 * self.names <= 3 * length
-        return 2 * _count_covered(self.places) >= length
+        return 2 * _count_matching(self.places) >= length
 
 
 class RenamedCopies:
@@ -158,8 +158,8 @@ def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bo
         at = start + moved + code.places
         inside = (at >= first) & (at <= last - GRAM)
         there[inside] |= documents.hashes[at[inside]] == code.hashes[inside]
-    covered = _count_covered(code.places)
-    missing = covered - _count_covered(code.places[there])
+    covered = _count_matching(code.places)
+    missing = covered - _count_matching(code.places[there])
     return missing <= min((1 - _COVERED) * covered, (len(code.tokens) - _LONG) / 4)
 
 
@@ -185,7 +185,7 @@ def _is_apart(text: str, first: int, last: int) -> bool:
     )
 
 
-def _count_covered(places: NDArray[np.int64]) -> int:
+def _count_matching(places: NDArray[np.int64]) -> int:
     """Return the number of tokens in n-grams at these places, which ascend."""
     return int(np.minimum(np.diff(places), GRAM).sum()) + GRAM if len(places) else 0
 
