@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import kdtool
 from kdtool_overlap._benchmarks import Benchmarks
@@ -74,14 +75,14 @@ def problems(data: Path) -> Iterator[tuple[str, str, list[tuple[str, str, str]]]
             yield f"humaneval-x {language}", language, [_of_x(problem, language) for problem in lines(file)]
 
 
-def _of_x(problem: dict[str, str], language: str) -> tuple[str, str, str]:
+def _of_x(problem: dict[str, Any], language: str) -> tuple[str, str, str]:
     """Return id, prompt and solution; Rust's signature is in the declaration, with crates that no solution needs."""
     crates = r"(?m)^use (?:rand|regex|md5)\b.*\n"
     signature = re.sub(crates, "", problem["declaration"]).lstrip() if language == "rust" else ""
     return problem["task_id"], signature + problem["prompt"], problem["canonical_solution"]
 
 
-def lines(file: Path) -> list[dict[str, str]]:
+def lines(file: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON Lines file, plain or gzip."""
     content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     return [json.loads(line) for line in content.splitlines() if line.strip()]
@@ -171,8 +172,8 @@ def report_rejected(what: str, benchmarks: Benchmarks, files: Iterable[tuple[str
         if found:
             by[name] = [f"{one.problem} {'renamed' if one.is_renamed else 'words'}: {one.words}" for one in found]
     print(f"false in {what}: {len(by)} of {number:,} files, {interval(len(by), max(number, 1))}", flush=True)
-    for name, found in by.items():
-        print(f"    {name}: {found}")
+    for name, shared in by.items():
+        print(f"    {name}: {shared}")
 
 
 def main() -> None:
