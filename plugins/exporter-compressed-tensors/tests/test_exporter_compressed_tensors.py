@@ -44,11 +44,12 @@ def logits_of(model: Any) -> Tensor:
 
 def on_grid(values: Tensor, bits: int, group: int, scale_dtype: torch.dtype | None = torch.bfloat16) -> Tensor:
     """Return values rounded to the nearest of a symmetric grid for each `group` of a row: the format, written again."""
-    groups = values.unflatten(-1, (-1, group))
+    groups = values.reshape(*values.shape[:-1], -1, group)
     scale = groups.abs().amax(-1, keepdim=True) / (2**bits - 1) * 2
     if scale_dtype is not None:
         scale = scale.to(scale_dtype).float()
-    return ((groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * scale).flatten(-2)
+    integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return (integers * scale).reshape(values.shape)
 
 
 @pytest.mark.parametrize(("scheme", "family"), [("w8a8", "llama"), ("w4a16", "llama"), ("w4a16", "qwen2")])
@@ -63,7 +64,9 @@ def test_transformers_computes_what_the_rounded_student_computes(
         for parameter in student.model.parameters():
             if parameter.ndim == 1:  # norms and biases
                 parameter.copy_(parameter.bfloat16())
-        for tensor in {id(module.weight): module.weight for module in (student.model.get_input_embeddings(), head)}.values():
+        for tensor in {
+            id(module.weight): module.weight for module in (student.model.get_input_embeddings(), head)
+        }.values():
             tensor.copy_(tensor.bfloat16())
         for layer in student.model.modules():
             if isinstance(layer, nn.Linear) and layer is not head:
@@ -132,7 +135,7 @@ def test_each_exporter_opens_its_own_folders_quietly(tmp_path: Path, capfd: pyte
     ("scheme", "student", "match"),
     [
         ("w8a8", {"family": "gpt2"}, "nn.Linear layers was expected, but GPT2LMHeadModel has none"),
-        ("w4a16", {"hidden_size": 24, "intermediate_size": 40}, "multiple of 32.*take scheme: w8a8"),
+        ("w4a16", {"hidden_size": 24, "intermediate_size": 40}, r"multiple of 32.*take scheme: w8a8"),
     ],
 )
 def test_a_student_without_such_layers_is_refused_before_training(
@@ -159,5 +162,5 @@ def test_a_folder_that_holds_another_model_is_refused(tmp_path: Path, monkeypatc
 
 def test_a_student_that_rounding_destroys_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_exporter._LIMIT, "w4a16", 1e-6)
-    with pytest.raises(kdtool.PluginError, match="in w4a16 logits deviate .*take w8a8, train with the transform qat"):
+    with pytest.raises(kdtool.PluginError, match=r"in w4a16 logits deviate .*take w8a8, train with the transform qat"):
         export(tmp_path, "w4a16")

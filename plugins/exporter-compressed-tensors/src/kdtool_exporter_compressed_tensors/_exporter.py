@@ -18,7 +18,7 @@ __all__ = ["CompressedTensors"]
 _NAMES = {"w8a8": "w8a8-int8", "w4a16": "w4a16"}
 _BYTES = {"w8a8": 1.0, "w4a16": 0.5 + 2 / 32}
 """Bytes of a weight at most, with its share of a scale."""
-_LIMIT = {"w8a8": 0.5, "w4a16": 1.2}
+_LIMIT = {"w8a8": 0.35, "w4a16": 1.2}
 """Standard deviations by which logits may differ from the student's; the README has the measurement behind them."""
 _EXACT = 1e-3
 
@@ -31,9 +31,9 @@ class CompressedTensors(kdtool.Exporter):
 
         scheme: Literal["w8a8", "w4a16"] = "w8a8"
         """`w8a8`: int8 weights with a scale per row, inputs rounded to int8 per token as the model runs. `w4a16`: packed
-        int4 weights with a scale for 128 of them, or for 64 or 32 where input widths are no multiple of that."""
+        int4 weights with a scale for 128 of them, or for 64 or 32 where 128 does not divide the input widths."""
         dtype: Literal["bfloat16", "float16"] = "bfloat16"
-        """What scales, embeddings, the head and norms are stored in; GPUs before Ampere compute in `float16` alone."""
+        """Precision of scales, embeddings, the head and norms; GPUs before Ampere compute in `float16` alone."""
 
     config: Config
 
@@ -63,8 +63,8 @@ class CompressedTensors(kdtool.Exporter):
         """Write the student, and check that transformers computes what the rounded student does.
 
         Raises:
-            UsageError: the student has no layers that the scheme can quantise.
-            PluginError: the folder holds another model, or rounding costs more than any measured student lost.
+            UsageError: the scheme can quantise none of the student's layers.
+            PluginError: the folder holds another model, or rounding moves the logits beyond the scheme's limit.
         """
         import torch
         from kdtool_transformers import model_card, open_model, write_notices

@@ -27,7 +27,7 @@ def is_compressed(folder: Path | None) -> bool:
 def open_compressed(
     folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> TransformersModel:
-    """Open a folder with its weights decompressed to `dtype` (None: as stored). Inputs are rounded where its scheme says.
+    """Open a folder with its weights decompressed to `dtype` (None: as stored); in w8a8 it rounds inputs of layers, too.
 
     transformers would decompress in the model's first `forward`, which kdtool's backbone does not call.
     """
