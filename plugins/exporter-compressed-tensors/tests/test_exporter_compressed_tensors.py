@@ -49,7 +49,8 @@ def on_grid(values: Tensor, bits: int, group: int, scale_dtype: torch.dtype | No
     if scale_dtype is not None:
         scale = scale.to(scale_dtype).float()
     integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return (integers * scale).reshape(values.shape)
+    rounded: Tensor = (integers * scale).reshape(values.shape)
+    return rounded
 
 
 @pytest.mark.parametrize(("scheme", "family"), [("w8a8", "llama"), ("w4a16", "llama"), ("w4a16", "qwen2")])
