@@ -182,6 +182,19 @@ def test_the_token_is_nowhere(results: kdtool.Results, hub: Hub, tmp_path: Path)
     assert not any(TOKEN in path for _, path in hub.requests)
 
 
+def test_an_error_that_quotes_the_token_is_shown_without_it(
+    results: kdtool.Results, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"cannot send Bearer {TOKEN}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", fail)
+    assert _run("small", "--yes") == 5
+    shown = capsys.readouterr().err
+    assert "cannot send Bearer [token]" in shown
+    assert TOKEN not in shown
+
+
 @pytest.mark.parametrize(
     ("status", "where", "code", "said"),
     [

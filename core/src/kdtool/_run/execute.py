@@ -291,8 +291,15 @@ def _data(context: Context, stages: Stages) -> dict[str, Any]:
     """Return counts of the recipe's text, rows of all phases, and the time that recorded signals took."""
     rows = [rows_of(node) for node in {own.rows.name: own.rows for own in stages.materials.values()}.values()]
     corpora = corpora_of(context, context.assembly.recipe.shared)
+    texts = dict.fromkeys([stages.texts.path, *(own.texts.path for own in stages.materials.values())])
+    accounts = {
+        name: account
+        for folder in texts
+        for name, account in context.hooks.kdtool_account(replace(context.info(), folder=folder)).items()
+    }
     return {
         **StoredTexts(stages.texts.path).counts(corpora),
+        **({"accounts": accounts} if accounts else {}),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
         "signal_seconds": sum(context.made[node.name].seconds for node in stages.signals),
