@@ -57,11 +57,17 @@ class ONNX(kdtool.Exporter):
         deviation = self._require_same(folder, expected)
         write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        stored = f"Weights in {self.config.dtype}; logits deviate from the trained model's by {deviation:.1e} standard deviations."
+        deviates = f"logits deviate from the trained model's by {deviation:.1e} standard deviations"
+        stored = f"Weights in {self.config.dtype}; {deviates}."
         use = f"```python\n{_how_to_use('.')}```"
         card = model_card(run, facts, stored=stored, library="onnxruntime", use=use)
         quantisation = "int8" if self.config.dtype == "int8" else ""
         return kdtool.Artifact(folder, "onnx", size, quantisation, _how_to_use("{path}"), card)
+
+    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
+        from kdtool_model_card import complete_card
+
+        return complete_card(results, artifact)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         path = subject.path
