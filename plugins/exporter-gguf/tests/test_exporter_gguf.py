@@ -24,7 +24,7 @@ from kdtool_transformers import (
     published_model,
     write_gguf,
 )
-from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_model
+from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_config, tiny_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -212,7 +212,7 @@ def test_a_vocabulary_without_room_for_the_merge_that_the_format_wants_is_refuse
 
 
 def set_normalizer(backend: Tokenizer) -> None:
-    backend.normalizer = normalizers.Sequence([normalizers.NFC()])
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC()])
 
 
 def take_words_whole(backend: Tokenizer) -> None:
@@ -238,10 +238,10 @@ def take_characters(backend: Tokenizer) -> None:
     ("change", "said"),
     [
         (set_normalizer, r"the normalizer Sequence .*: take a tokenizer that has none, or export safetensors"),
-        (take_words_whole, r"ignore_merges .*: take a tokenizer that has none, or export safetensors"),
+        (take_words_whole, r"does not know; expected .*; export safetensors"),
         (split_nothing, r"does not know; expected .*; export safetensors"),
         (take_characters, r"does not know; expected .*; export safetensors"),
-        (swallow_spaces, r"would split 'x~y ~ z.n' differently .*; export safetensors"),
+        (swallow_spaces, r"the added token '~' that takes white space .*: take a tokenizer .*, or export safetensors"),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_does_not_follow_is_refused_before_training(
@@ -278,7 +278,7 @@ def test_added_tokens_are_the_student_s_own_within_text(tmp_path: Path) -> None:
         "    return": "USER_DEFINED",
         "<fim_prefix>": "CONTROL",
         "<|fim_pad|>": "CONTROL",
-        **{f"<|unused{number}|>": "UNUSED" for number in range(324, 330)},
+        **{f"[PAD{number}]": "UNUSED" for number in range(324, 330)},
     }
     assert told.get_field("tokenizer.ggml.eos_token_id").contents() == student.tokenizer.end_of_text
     text = "<fim_prefix>def f(x):\n    return x<tool>y<|fim_pad|>z<|endoftext|>"
@@ -341,19 +341,21 @@ def ahead_of(outline: kdtool.LanguageModel) -> kdtool.RunForecast:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        ("codellama/CodeLlama-7b-hf", "only byte-level BPE"),
-        ("meta-llama/Llama-3.2-1B", "rope_type llama3"),
-        ("bigcode/starcoder2-3b", "models of the class starcoder2"),
-    ],
+    "model",
+    ["codellama/CodeLlama-7b-hf", "meta-llama/Llama-3.2-1B", "bigcode/starcoder2-3b", "mistralai/Mistral-7B-v0.1"],
 )
-def test_check_refuses_published_models_that_cannot_be_exported(model: str, told: str, tmp_path: Path) -> None:
+def test_check_accepts_published_models_of_every_system(model: str, tmp_path: Path) -> None:
     known = published_model(model)
     assert known is not None
-    ahead = ahead_of(outline_of({**known.config, "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}))
-    with pytest.raises(kdtool.UsageError, match=told):
-        list(GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead))
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    ahead = ahead_of(outline_of({**known.config, "num_hidden_layers": 2, "hidden_size": 64, **heads}))
+    assert any(part.disk_bytes for part in GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead))
+
+
+def test_check_refuses_a_published_tokenizer_of_another_kind(tmp_path: Path) -> None:
+    content = {**tiny_config().to_dict(), "published_tokenizer": {"model": {"type": "Unigram"}, "normalizer": None}}
+    with pytest.raises(kdtool.UsageError, match="only BPE tokenizers"):
+        list(GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead_of(outline_of(content))))
 
 
 def test_check_says_what_it_cannot_know_of_a_tokenizer_that_is_not_here(tmp_path: Path) -> None:
