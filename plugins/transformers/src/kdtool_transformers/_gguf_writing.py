@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import gguf
 import kdtool
 import numpy as np
 from gguf.quants import quantize
+from torch import Tensor
 
 from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary, check_bpe_settings
 from kdtool_transformers._model import TransformersModel
@@ -41,6 +42,9 @@ def write_gguf(
     dtype: Literal["f32", "f16", "bf16", "q8_0"] = "f32",
     pre: str = "gpt-2",
     licence: str = "apache-2.0",
+    name: str = "",
+    file_type: gguf.LlamaFileType | None = None,
+    encode: Callable[[str, Tensor], tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]] | None = None,
 ) -> Path:
     """Write a Llama with a byte-level BPE tokenizer as a GGUF file, and return its path.
 
@@ -51,6 +55,9 @@ def write_gguf(
             are not a multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words.
         licence: the licence to record in the file; "" for none.
+        name: the model's name to record; "" for none.
+        file_type: the mix of types to record.
+        encode: returns a tensor's stored values and their type, given its name in the file; None stores all in `dtype`.
 
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
@@ -61,6 +68,11 @@ def write_gguf(
     writer = gguf.GGUFWriter(file, "llama")
     if licence:
         writer.add_license(licence)
+    if name:
+        writer.add_name(name)
+    if file_type is not None:
+        writer.add_file_type(file_type)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -83,9 +95,8 @@ def write_gguf(
         for part, count in (("attn_q.", heads), ("attn_k.", kv_heads)):
             if part in theirs:  # GGUF interleaves the halves that rotate together
                 tensor = weight.view(count, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-        values = tensor.float().cpu().contiguous().numpy()
-        kind = _kind(values, dtype)
-        writer.add_tensor(theirs, quantize(values, kind), raw_dtype=kind)
+        values, kind = encode(theirs, tensor) if encode else _encode(tensor, dtype)
+        writer.add_tensor(theirs, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -93,11 +104,11 @@ def write_gguf(
     return file
 
 
-def _kind(values: np.ndarray[Any, Any], dtype: str) -> gguf.GGMLQuantizationType:
-    if values.ndim < 2:
-        return gguf.GGMLQuantizationType.F32
-    kind = gguf.GGMLQuantizationType[dtype.upper()]
-    return gguf.GGMLQuantizationType.F16 if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] else kind
+def _encode(tensor: Tensor, dtype: str) -> tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]:
+    kind = gguf.GGMLQuantizationType[dtype.upper() if tensor.ndim > 1 else "F32"]
+    if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        kind = gguf.GGMLQuantizationType.F16
+    return quantize(tensor.float().cpu().contiguous().numpy(), kind), kind
 
 
 def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
