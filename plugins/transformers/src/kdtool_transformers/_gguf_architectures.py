@@ -150,11 +150,19 @@ def gguf_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if theirs is None:
             raise kdtool.UsageError(f"GGUF has no place for the weight {name} of a {config.model_type}: {CONVERT}")
         count = rotated.get(name.split(".")[-2]) if known is _LLAMA else None
-        if count:  # llama.cpp interleaves the halves that rotate together
-            weight = weight.view(count, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
-        yield theirs, weight.T if known.kind == gguf.MODEL_ARCH.GPT2 and name.endswith(_TRANSPOSED) else weight
+        yield (
+            theirs,
+            _arranged(weight, count, transposed=known.kind == gguf.MODEL_ARCH.GPT2 and name.endswith(_TRANSPOSED)),
+        )
     if _rope(config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _divisors(config)
+
+
+def _arranged(weight: torch.Tensor, heads: int | None, *, transposed: bool) -> torch.Tensor:
+    """Return a weight as llama.cpp stores it; with `heads` it interleaves the halves that rotate together."""
+    if heads:
+        return weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+    return weight.T if transposed else weight
 
 
 def _divisors(config: Any) -> torch.Tensor:

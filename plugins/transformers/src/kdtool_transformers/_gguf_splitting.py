@@ -47,8 +47,8 @@ def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
     if name is None:
         raise kdtool.UsageError(
             "gguf: the student's tokenizer splits text in a way that the exporter does not know; expected a tokenizer like "
-            "that of GPT-2, SmolLM2, StarCoder2, Llama 2 or 3, Qwen2 or DeepSeek-Coder; export safetensors, and convert them "
-            "with llama.cpp's convert_hf_to_gguf.py"
+            "that of GPT-2, SmolLM2, StarCoder2, Llama 2 or 3, Qwen2 or DeepSeek-Coder; export safetensors, and convert "
+            "them with llama.cpp's convert_hf_to_gguf.py"
         )
     return name
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import gguf
-import kdtool
 import numpy as np
 from gguf.quants import quantize
+from torch import Tensor
 
 from kdtool_transformers._gguf_architectures import add_architecture, gguf_tensors, require_architecture, writer_of
 from kdtool_transformers._gguf_splitting import name_of_splitting
@@ -26,8 +26,10 @@ def write_gguf(
     *,
     dtype: Literal["f32", "f16", "bf16", "q8_0"] = "f32",
     pre: str = "",
-    name: str = "",
     licence: str = "apache-2.0",
+    name: str = "",
+    file_type: gguf.LlamaFileType | None = None,
+    encode: Callable[[str, Tensor], tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]] | None = None,
 ) -> Path:
     """Write a model as a GGUF file, and return its path.
 
@@ -37,8 +39,10 @@ def write_gguf(
         dtype: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
             are not a multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words; "" finds it.
-        name: the model's name to record in the file; "" for none.
         licence: the licence to record in the file; "" for none.
+        name: the model's name to record; "" for none.
+        file_type: the mix of types to record.
+        encode: returns a tensor's stored values and their type, given its name in the file; None stores all in `dtype`.
 
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
@@ -50,12 +54,14 @@ def write_gguf(
         writer.add_name(name)
     if licence:
         writer.add_license(licence)
+    if file_type is not None:
+        writer.add_file_type(file_type)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_architecture(writer, config)
     GGUFVocabulary.of(source.tokenizer, config.vocab_size).add_to(writer, pre or name_of_splitting(source.tokenizer))
     for theirs, tensor in gguf_tensors(source.model):
-        values = tensor.float().cpu().contiguous().numpy()
-        kind = _kind(values, dtype)
-        writer.add_tensor(theirs, quantize(values, kind), raw_dtype=kind)
+        values, kind = encode(theirs, tensor) if encode else _encode(tensor, dtype)
+        writer.add_tensor(theirs, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,11 +69,11 @@ def write_gguf(
     return file
 
 
-def _kind(values: np.ndarray[Any, Any], dtype: str) -> gguf.GGMLQuantizationType:
-    if values.ndim < 2:
-        return gguf.GGMLQuantizationType.F32
-    kind = gguf.GGMLQuantizationType[dtype.upper()]
-    return gguf.GGMLQuantizationType.F16 if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] else kind
+def _encode(tensor: Tensor, dtype: str) -> tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]:
+    kind = gguf.GGMLQuantizationType[dtype.upper() if tensor.ndim > 1 else "F32"]
+    if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        kind = gguf.GGMLQuantizationType.F16
+    return quantize(tensor.float().cpu().contiguous().numpy(), kind), kind
 
 
 def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
