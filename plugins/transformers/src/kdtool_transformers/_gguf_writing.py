@@ -86,10 +86,10 @@ def write_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     GGUFVocabulary.of(source.tokenizer, config.vocab_size).add_to(writer, pre)
-    for name, weight in source.model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+    for own, weight in source.model.state_dict().items():
+        if own == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        theirs, tensor = name, weight
+        theirs, tensor = own, weight
         for old, new in _NAMES.items():
             theirs = theirs.replace(old, new)
         for part, count in (("attn_q.", heads), ("attn_k.", kv_heads)):
