@@ -40,7 +40,14 @@ _ARCHITECTURES = {
 }
 _TRANSPOSED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
 """Weights that GPT-2's class stores as inputs × outputs."""
-_REQUIRED = {"use_bias": True, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "truncate": True}
+_REQUIRED = {
+    "use_bias": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "truncate": True,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
 """Settings that llama.cpp has only one value for."""
 
 
@@ -75,7 +82,7 @@ def _unsupported(config: Any, known: _Architecture) -> Iterator[str]:
         yield f"rope_type {kind}"
     for name, value in _REQUIRED.items():
         found = rope.get(name, getattr(config, name, value))
-        if found != value:
+        if found not in (value, None):
             yield f"{name} {found}"
     width = config.num_attention_heads * _head_size(config)
     if known.fills_hidden and width != config.hidden_size:
@@ -129,8 +136,6 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_factor(factor)
         writer.add_rope_scaling_orig_ctx_len(trained)
         writer.add_rope_scaling_attn_factors(scale / (1 + 0.1 * math.log(factor)))  # beyond llama.cpp's own
-        writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32)
-        writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1)
 
 
 def gguf_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -46,20 +46,21 @@ def has_space_before(definition: Mapping[str, Any]) -> bool:
     )
 
 
-def scores_of_tokens(model: Mapping[str, Any], tokens: Sequence[str]) -> list[float]:
+def scores_of_tokens(definition: Mapping[str, Any], tokens: Sequence[str]) -> list[float]:
     """Return a score for each token: the higher, the earlier it is merged.
 
     Raises:
         UsageError: sentencepiece would merge in another order, or bytes are missing from the vocabulary.
     """
-    merges = model["merges"]
+    merged = [left + right for left, right in definition["model"]["merges"]]
     ranks: dict[str, int] = {}
-    for left, right in merges:
-        ranks.setdefault(left + right, len(ranks))
-    order = [ranks[left + right] for left, right in merges if (left + right).strip(_MARK)]
-    known = set(tokens)
-    ways = sum(token[:end] in known and token[end:] in known for token in tokens for end in range(1, len(token)))
-    if order != sorted(order) or ways != len(merges) or sum(map(bool, map(_BYTE.fullmatch, tokens))) != 256:
+    for token in merged:
+        ranks.setdefault(token, len(ranks))
+    order = [ranks[token] for token in merged if token.strip(_MARK)]
+    known, added = set(tokens), {token["content"] for token in definition["added_tokens"]}
+    ways = sum(token[:end] in known and token[end:] in known for token in known - added for end in range(1, len(token)))
+    is_alike = order == sorted(order) and ways == sum(token not in added for token in merged)
+    if not is_alike or sum(map(bool, map(_BYTE.fullmatch, tokens))) != 256:
         raise kdtool.UsageError(
             "the tokenizer falls back to bytes, but lacks some or merges in another order than sentencepiece, which "
             "llama.cpp cannot; use a tokenizer like Llama 2's, or export safetensors"

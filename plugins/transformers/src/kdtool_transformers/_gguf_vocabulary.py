@@ -73,7 +73,7 @@ class GGUFVocabulary(NamedTuple):
             tokens,
             [kinds.get(number, gguf.TokenType.NORMAL) for number in range(size)],
             merges,
-            scores_of_tokens(model, tokens) if pieces else [],
+            scores_of_tokens(definition, tokens) if pieces else [],
             pieces and has_space_before(definition),
         )
 

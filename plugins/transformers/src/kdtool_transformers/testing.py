@@ -199,7 +199,7 @@ def _code_llama_tokenizer(vocabulary: int, text_bytes: int, infilling: bool) -> 
     _require_size(trained, pieces)
     model = json.loads(trained.to_str())["model"]
     marks = _CODE_LLAMA_MARKS if infilling else []
-    parts = [f"▁<PART_{number}" for number in range(12)] if infilling else []
+    parts = [f"▁<PART_{number:02}" for number in range(12)] if infilling else []
     known = {**model["vocab"], **{piece: pieces + number for number, piece in enumerate([*parts, *marks])}}
     tokenizer = Tokenizer(
         models.BPE(
