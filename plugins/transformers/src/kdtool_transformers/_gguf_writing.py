@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,10 +98,10 @@ def write_gguf(
                 tensor = weight.view(count, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
         values, kind = encode(theirs, tensor) if encode else _encode(tensor, dtype)
         writer.add_tensor(theirs, values, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
     return file
 
 
