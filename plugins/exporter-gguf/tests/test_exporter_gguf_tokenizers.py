@@ -112,7 +112,7 @@ def test_sentencepiece_is_written_with_scores_bytes_and_marks(tmp_path: Path) ->
     assert tokens[600:] == ["[PAD600]", "[PAD601]", "[PAD602]"]
     named = {token: TokenType(kind).name for token, kind in zip(tokens, kinds, strict=True)}
     some = ("<unk>", "<s>", "<0x0A>", "▁<PRE>", "er", "[PAD600]")
-    assert [named[token] for token in some] == ["UNKNOWN", "CONTROL", "BYTE", "CONTROL", "NORMAL", "UNUSED"]
+    assert [named[token] for token in some] == ["CONTROL", "CONTROL", "BYTE", "CONTROL", "NORMAL", "UNUSED"]
     merged = [
         score for score, kind in zip(scores, kinds, strict=True) if kind == TokenType.NORMAL and score > min(scores)
     ]

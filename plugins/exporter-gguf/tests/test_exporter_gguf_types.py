@@ -1,6 +1,6 @@
 """Types of tensors as llama-quantize chooses them, and quantisation by llama.cpp's code.
 
-`llama_quantize.json` was written with the program `llama-quantize` of llama.cpp as llama-cpp-python 0.3.36 contains it: for each
+`llama_quantize.json` was written by the program `llama-quantize` of the llama.cpp in llama-cpp-python 0.3.36: for each
 shape and type the bytes of all tensors, and the type of each kind of matrix, layer by layer where layers differ.
 """
 

@@ -10,26 +10,22 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 from kdtool_transformers import (
     TransformersModel,
-    TransformersRuntime,
     TransformersTokenizer,
     name_of_splitting,
     without_weights,
     write_gguf,
 )
 
-from kdtool_exporter_gguf._runtime import GGUFRuntime
-from kdtool_exporter_gguf._scoring import pieces
-from kdtool_exporter_gguf._server import LlamaCpp
-from kdtool_exporter_gguf._splitting import SAMPLES, find_split_difference
+from kdtool_exporter_gguf._decoder import Decoder
+from kdtool_exporter_gguf._held_text import WINDOW
+from kdtool_exporter_gguf._parity import Parity, compare, require_parity
+from kdtool_exporter_gguf._splitting import find_split_difference
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFConfig
+    from kdtool_exporter_gguf._prepared import Prepared
 
 __all__ = ["name_of_splitting", "require_readable", "require_same"]
-
-_TOLERANCE = {"f32": 0.01, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
-"""Relative tolerance of log-likelihoods. llama.cpp keeps keys and values in half precision, and for q8_0 also rounds
-activations to 8 bits; SmolLM2-135M deviates by 1.1 % there and by 0.02 % in f16."""
 
 
 def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
@@ -44,8 +40,8 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pre = name_of_splitting(tokenizer)
         file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16", pre=pre)
-        with LlamaCpp(file, context=256, threads=1) as server:
-            text = find_split_difference(tokenizer, lambda text: [piece.id for piece in pieces(server, text)])
+        with Decoder(file, context=256, threads=1) as decoder:
+            text = find_split_difference(tokenizer, decoder.tokenize)
     if text is not None:
         raise kdtool.UsageError(
             f"gguf: llama.cpp would split {text!r} differently from the student's tokenizer; export safetensors, or use a "
@@ -62,25 +58,18 @@ def _narrow(config: Any) -> Any:
     return narrow
 
 
-def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> None:
-    """Compare tokens and log-likelihoods of a few texts with the student's.
+def require_same(student: TransformersModel, file: Path, prepared: Prepared, config: GGUFConfig) -> Parity:
+    """Compare tokens of a few texts, and logits on held-out text, with the student's; return how far the logits are.
 
     Raises:
-        PluginError: they differ by more than the precision of `dtype` explains.
+        PluginError: tokens differ, or logits by more than the type explains.
     """
-    expected = TransformersRuntime(student).score(SAMPLES)
-    with GGUFRuntime(file, context=config.context, threads=config.threads) as runtime:
-        text = find_split_difference(
-            student.tokenizer, lambda text: [piece.id for piece in pieces(runtime.server, text)]
-        )
+    with Decoder(file, context=WINDOW, threads=config.threads) as decoder:
+        text = find_split_difference(student.tokenizer, decoder.tokenize)
         if text is not None:
             raise kdtool.PluginError(
                 f"gguf: llama.cpp splits {text!r} differently from the student's tokenizer; export safetensors"
             )
-        for score, found in zip(expected, runtime.score(SAMPLES), strict=True):
-            deviation = abs(found.log_likelihood / score.log_likelihood - 1)
-            if not deviation <= _TOLERANCE[config.dtype]:
-                raise kdtool.PluginError(
-                    f"gguf: the file differs from the student: a log-likelihood deviates by {deviation:.1%} "
-                    f"(allowed {_TOLERANCE[config.dtype]:.0%}) in {config.dtype}; export with dtype: f32"
-                )
+        found = compare(student, prepared.windows, prepared.states, decoder)
+    require_parity(found, config.type, file)
+    return found

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kdtool_transformers import TransformersTokenizer, composes
 
-__all__ = ["SAMPLES", "find_split_difference"]
+__all__ = ["find_split_difference"]
 
-SAMPLES = (
+_SAMPLES = (
     'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n',
     "  \t if a!=b:  # it's we'll\r\n    print(3.14159, 0xFF)   \n",
 )
@@ -49,7 +49,7 @@ def find_split_difference(tokenizer: TransformersTokenizer, tokenize: Callable[[
 
 def _texts(tokenizer: TransformersTokenizer, *, composed: bool) -> Iterator[list[str]]:
     """Yield samples of text, and each added token within text and within words, in parts: added tokens and runs of text."""
-    for text in (*SAMPLES, *_RARE, *([] if composed else [_DECOMPOSED])):
+    for text in (*_SAMPLES, *_RARE, *([] if composed else [_DECOMPOSED])):
         yield [text]
     for token in tokenizer.inner.added_tokens_decoder.values():
         yield ["x", token.content, "y ", token.content, " z\n"]

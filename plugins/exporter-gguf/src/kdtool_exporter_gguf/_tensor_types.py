@@ -6,14 +6,15 @@ left out: no student is one.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from math import prod
+from typing import Any, NamedTuple, Self, get_args
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-__all__ = ["FILE_TYPES", "Mix", "ModelShape", "bytes_per_weight", "tensor_type"]
+from kdtool_exporter_gguf._mixes import Mix
 
-Mix = Literal["q4_k_m", "q5_k_m", "q2_k", "q6_k", "q3_k_m", "q4_0", "iq4_xs", "q8_0", "f16", "bf16", "f32"]
-"""Names of file types, as in `llama-quantize`."""
+__all__ = ["FILE_TYPES", "ModelShape", "stored_bytes", "tensor_type"]
+
 _T = GGMLQuantizationType
 _BASES = {mix: _T[mix.removesuffix("_m").upper()] for mix in get_args(Mix)}
 FILE_TYPES: dict[str, LlamaFileType] = {
@@ -37,6 +38,12 @@ class ModelShape(NamedTuple):
     layers: int
     group: int
     tied: bool
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Return the shape of a model of transformers, given its configuration."""
+        heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+        return cls(config.num_hidden_layers, heads // (shared or heads), bool(config.tie_word_embeddings))
 
 
 def tensor_type(
@@ -63,10 +70,10 @@ def tensor_type(
     return _fitting(_of_layer(mix, part, int(layer), model, weighted) or base if layer.isdigit() else base, size[-1])
 
 
-def bytes_per_weight(mix: str) -> float:
-    """Return the bytes of a weight stored in the mix's main type; a file takes up to a third more."""
-    weights, size = GGML_QUANT_SIZES[_BASES[mix]]
-    return size / weights
+def stored_bytes(kind: GGMLQuantizationType, size: tuple[int, ...]) -> int:
+    """Return the bytes of a tensor of that type and size."""
+    weights, stored = GGML_QUANT_SIZES[kind]
+    return prod(size) * stored // weights
 
 
 def _of_layer(mix: str, part: str, layer: int, model: ModelShape, weighted: bool) -> GGMLQuantizationType | None:

@@ -68,8 +68,6 @@ def scores_of_tokens(definition: Mapping[str, Any], tokens: Sequence[str]) -> li
     return [-float(ranks.get(token, len(ranks))) for token in tokens]
 
 
-def kind_of_token(token: str, unknown: str | None) -> gguf.TokenType:
-    """Return llama.cpp's kind of a token of the vocabulary that is not an added one."""
-    if token == unknown:
-        return gguf.TokenType.UNKNOWN
+def kind_of_token(token: str) -> gguf.TokenType:
+    """Return llama.cpp's kind of a token that is not an added one."""
     return gguf.TokenType.BYTE if _BYTE.fullmatch(token) else gguf.TokenType.NORMAL

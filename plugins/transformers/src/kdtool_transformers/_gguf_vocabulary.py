@@ -64,7 +64,7 @@ class GGUFVocabulary(NamedTuple):
                 "or export safetensors"
             )
         if pieces:
-            kinds = {number: kind_of_token(token, model["unk_token"]) for number, token in enumerate(tokens)} | kinds
+            kinds = {number: kind_of_token(token) for number, token in enumerate(tokens)} | kinds
         tokens += [""] * (size - len(tokens))
         kinds |= {number: gguf.TokenType.UNUSED for number, token in enumerate(tokens) if not token}
         tokens = [token or f"[PAD{number}]" for number, token in enumerate(tokens)]

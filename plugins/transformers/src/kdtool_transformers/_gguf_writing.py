@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,10 +63,10 @@ def write_gguf(
     for theirs, tensor in gguf_tensors(source.model):
         values, kind = encode(theirs, tensor) if encode else _encode(tensor, dtype)
         writer.add_tensor(theirs, values, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
     return file
 
 
