@@ -120,6 +120,12 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
+def test_a_system_s_student_can_be_exported_as_gguf(path: Path) -> None:
+    with_gguf, without = (kdtool.check(path, settings, memory="1TB") for settings in ({"exporters.gguf": {}}, {}))
+    assert with_gguf["forecast"]["disk_bytes"] > without["forecast"]["disk_bytes"]
+
+
+@pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
 def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_is_not_there_yet(path: Path) -> None:
     header = path.read_text(encoding="utf-8").partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())

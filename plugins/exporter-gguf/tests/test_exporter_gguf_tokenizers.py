@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,18 @@ import kdtool
 import pytest
 from gguf import GGUFReader, TokenType
 from kdtool_exporter_gguf import GGUF
+from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersTokenizer, name_of_splitting, open_tokenizer, write_gguf
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_model
+from kdtool_transformers import (
+    TransformersRuntime,
+    TransformersTokenizer,
+    name_of_splitting,
+    open_model,
+    open_tokenizer,
+    published_model,
+    write_gguf,
+)
+from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer, tiny_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -172,3 +182,57 @@ def test_other_tokenizers_with_bytes_are_refused(
     inner.post_processor = processors.TemplateProcessing(single="$A")
     with pytest.raises(kdtool.UsageError, match=said):
         check(TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")), tmp_path)
+
+
+def save_starcoder2(folder: Path) -> None:
+    save_starcoder2_tokenizer(folder, 600, 200_000)
+
+
+def save_code_llama(folder: Path) -> None:
+    save_code_llama_tokenizer(folder, 600, 200_000, infilling=True)
+
+
+def save_llama2(folder: Path) -> None:
+    save_code_llama_tokenizer(folder, 600, 200_000, infilling=False)
+
+
+def save_llama3(folder: Path) -> None:
+    tokenizer = BYTE_LEVEL["llama-bpe"]().inner.backend_tokenizer
+    begin = "<|begin_of_text|>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=begin, eos_token=END).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "save_tokenizer"),
+    [
+        pytest.param("codellama/CodeLlama-7b-hf", save_code_llama, id="code-craft and claude-codellama"),
+        pytest.param("codellama/CodeLlama-7b-Python-hf", save_starcoder2, id="starcoder2-mini-gpt"),
+        pytest.param("codellama/CodeLlama-7b-Python-hf", save_llama2, id="smallcoder"),
+        pytest.param("meta-llama/Llama-3.2-1B", save_llama3, id="codellama-web"),
+        pytest.param("bigcode/starcoder2-3b", save_starcoder2, id="StarCoder2 itself"),
+        pytest.param("mistralai/Mistral-7B-v0.1", save_llama2, id="Mistral itself"),
+    ],
+)
+def test_a_student_of_every_system_is_the_same_model_in_llama_cpp(
+    model: str, save_tokenizer: Callable[[Path], None], tmp_path: Path
+) -> None:
+    known = published_model(model)
+    assert known is not None
+    folder = tmp_path / "student"
+    window = {"sliding_window": 512} if "sliding_window" in known.config else {}
+    save_reduced(folder, known.config, vocab_size=600, **window)
+    save_tokenizer(folder)
+    exporter = GGUF(GGUF.Config(type="f32", threads=1))
+    exporter.kdtool_check(replace(make_run(tmp_path), untrained=folder), "student")
+    file = exporter.kdtool_export(make_run(tmp_path), folder).path
+    student = open_model(folder, offline=True)
+    shutil.rmtree(folder)
+    texts = ["def größe(x):\n    return x + 12345  # 日本語\n" * 3, " x", ""]
+    expected = TransformersRuntime(student).score(texts)
+    with GGUFRuntime(file, context=256, threads=1) as opened:
+        for found, score in zip(opened.score(texts), expected, strict=True):
+            assert (found.tokens, found.bytes) == (score.tokens, score.bytes)
+            assert found.log_likelihood == pytest.approx(score.log_likelihood, rel=2e-3, abs=1e-6)
