@@ -63,14 +63,14 @@ def require_architecture(config: Any) -> None:
             f"models of the class {config.model_type} cannot be written as GGUF here, only {', '.join(_ARCHITECTURES)}: "
             f"{CONVERT}"
         )
-    odd = list(_unsupported(config, known))
+    odd = list(_find_unsupported(config, known))
     if odd:
         raise kdtool.UsageError(
             f"a {config.model_type} with {', '.join(odd)} cannot be written as GGUF here: {CONVERT}"
         )
 
 
-def _unsupported(config: Any, known: _Architecture) -> Iterator[str]:
+def _find_unsupported(config: Any, known: _Architecture) -> Iterator[str]:
     rope = _rope(config)
     if not known.biases:
         yield from (name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False))
@@ -157,13 +157,13 @@ def gguf_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         count = rotated.get(name.split(".")[-2]) if known is _LLAMA else None
         yield (
             theirs,
-            _arranged(weight, count, transposed=known.kind == gguf.MODEL_ARCH.GPT2 and name.endswith(_TRANSPOSED)),
+            _arrange(weight, count, transposed=known.kind == gguf.MODEL_ARCH.GPT2 and name.endswith(_TRANSPOSED)),
         )
     if _rope(config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _divisors(config)
 
 
-def _arranged(weight: torch.Tensor, heads: int | None, *, transposed: bool) -> torch.Tensor:
+def _arrange(weight: torch.Tensor, heads: int | None, *, transposed: bool) -> torch.Tensor:
     """Return a weight as llama.cpp stores it; with `heads` it interleaves the halves that rotate together."""
     if heads:
         return weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)

@@ -126,7 +126,7 @@ class GGUFVocabulary(NamedTuple):
 
 
 def require_bpe(definition: Mapping[str, Any]) -> None:
-    """Refuse tokenizers that are no BPE, given the content of tokenizer.json or what is known of it.
+    """Refuse other tokenizers than BPE, given the content of tokenizer.json or what is known of it.
 
     Raises:
         UsageError: it is another kind.
