@@ -35,7 +35,7 @@ SPECIAL = [END, "<|begin_of_text|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_
 
 
 def split_by(*expressions: str, digits: bool = False) -> Any:
-    steps = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in expressions]
+    steps: list[Any] = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in expressions]
     steps += [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 

@@ -18,7 +18,7 @@ __all__ = ["add_architecture", "gguf_tensors", "require_architecture", "writer_o
 
 
 class _Architecture(NamedTuple):
-    """What llama.cpp computes for a class.
+    """llama.cpp's graph for a class.
 
     `biases`: attention and feed-forward biases are optional. `fills_hidden`: heads times head size must be the hidden size.
     """
@@ -177,7 +177,7 @@ def _divisors(config: Any) -> torch.Tensor:
 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     size = _head_size(config)
-    plain = 1 / _rope(config)["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
+    plain: torch.Tensor = 1 / _rope(config)["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
     return plain / scaled
 
 

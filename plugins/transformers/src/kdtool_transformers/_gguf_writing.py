@@ -40,8 +40,8 @@ def write_gguf(
         dtype: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
             are not a multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words. "" finds it.
-        licence: the licence to record in the file; "" for none.
-        name: the model's name to record; "" for none.
+        licence: the licence to record in the file ("" for none).
+        name: the model's name to record ("" for none).
         file_type: the mix of types to record.
         encode: returns a tensor's stored values and their type, given its name in the file; None stores all in `dtype`.
 
