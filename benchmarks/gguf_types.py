@@ -35,6 +35,7 @@ def main() -> None:
     """Write, compare, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--imatrix", default="none,text")
     parser.add_argument("--out", type=Path, default=Path("gguf-types"))
     parser.add_argument("--model", type=Path, help="a folder; SmolLM2-135M if it is left out")
     parser.add_argument("--compare", type=int, default=8192)
@@ -47,7 +48,7 @@ def main() -> None:
     bench = Bench(options.model or find_weights(print, offline=False), options.out, options)
     found: dict[str, dict[str, float]] = {}
     for mix in options.types.split(","):
-        for imatrix in ("none", "text") if mix in WEIGHTED else ("none",):
+        for imatrix in options.imatrix.split(",") if mix in WEIGHTED else ("none",):
             file = bench.write(mix, imatrix)
             found[f"{mix} {imatrix}"] = bench.measure(file, imatrix)
             if options.llama_quantize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def test_a_student_learns_answers_that_are_paid_for_once(asking: dict[str, Any],
     assert len(lines) == len(server.bodies) == 4
     store = text.parents[1]
     assert sum(int(line["meta"]["picodollars"]) for line in lines) == server.bill.picodollars
-    assert read_summary(store / "ledger.sqlite").spent == server.bill.picodollars
-    assert not (store / "answers.sqlite").exists(), "an answer lies in one file"
+    assert read_summary(store / "answers.sqlite").spent == server.bill.picodollars
+    with closing(kdtool.open_answers(store / "answers.sqlite", read_only=True)) as database:
+        kept = [kdtool.TextAnswer(**json.loads(text)) for (text,) in database.execute("SELECT answer FROM answer")]
+    assert sum(one.picodollars for one in kept) == server.bill.picodollars
+    assert not list(store.glob("ledger*")), "one file holds all answers"
     kdtool.run({**asking, "name": "again"}, {"corpora.answers.limit": 3})
     assert len(server.bodies) == 4, "another text of the same answers pays for nothing"
 

@@ -105,7 +105,7 @@ class Asked(kdtool.Evaluator):
 
     def kdtool_estimate(self, run, ahead):
         requests = [kdtool.Request("1", "def f(", max_tokens=2)]
-        yield from run.component("teacher", kdtool.Teacher).kdtool_estimate_answers(run, requests) or ()
+        yield from run.component("teacher", kdtool.Teacher).kdtool_estimate_answers(run, requests, 1) or ()
 
     def kdtool_problems(self, run):
         return [kdtool.Example("add", kdtool.Completion("# add one", "x += 1"))]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +62,24 @@ class Opened(kdtool.Runtime):
 
     def answer(self, requests):
         return self.teacher.kdtool_answer(requests)
+
+
+class Slotted(Opened):
+    """Has `answer` as a slot, which an attribute of the instance cannot hide."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, teacher):
+        super().__init__(teacher)
+        self.answer = teacher.kdtool_answer
+
+
+class Computed(Opened):
+    """Has `answer` as a property."""
+
+    @property
+    def answer(self):
+        return self.teacher.kdtool_answer
 
 
 class Storing(Served):
@@ -145,6 +166,63 @@ def test_evaluators_ask_a_service_nothing_twice(counted: dict[str, Any], tmp_pat
     assert asked() == ["one", "three"]
 
 
+@pytest.mark.parametrize("runtime", ["Slotted", "Computed"])
+def test_runtimes_of_every_form_are_asked_nothing_twice(counted: dict[str, Any], tmp_path: Path, runtime: str) -> None:
+    file = tmp_path / "counting.py"
+    file.write_text(file.read_text("utf-8").replace("Opened(self)", f"{runtime}(self)"), encoding="utf-8")
+    evaluators = {"measuring": {"use": f"{file}:Measuring"}}
+    served = {**counted, "teacher": {"use": f"{file}:Served"}, "evaluators": evaluators}
+    kdtool.run(served)
+    assert asked() == ["one", "two", "three"]
+    kdtool.run({**served, "name": "again"}, {"evaluators.measuring.more": "two"})
+    assert asked() == []
+
+
+def test_a_file_of_another_version_is_refused_and_kept(counted: dict[str, Any]) -> None:
+    kdtool.run(counted)
+    asked()
+    with closing(sqlite3.connect("store/answers.sqlite")) as database:
+        database.execute("PRAGMA user_version = 7")
+    with pytest.raises(kdtool.UsageError, match=r"answers.sqlite holds answers in format 7.*move the file away"):
+        kdtool.run(next(changes(counted, Path.cwd())))
+    assert asked() == []
+
+
+def test_a_stored_answer_waits_for_no_disk_and_outlives_the_process(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+import kdtool
+database = kdtool.open_answers(Path(sys.argv[1]))
+for number in range(1000):
+    database.execute("INSERT INTO answer VALUES (?, 'yes', '')", (str(number),))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    file = tmp_path / "answers.sqlite"
+    assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == -signal.SIGKILL
+    with closing(kdtool.open_answers(file)) as database:
+        assert database.execute("SELECT COUNT(*) FROM answer").fetchone() == (1000,)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("PRAGMA synchronous").fetchone() == (1,), "no sync for each answer"
+
+
+def test_answers_are_synced_before_the_text_that_has_them(counted: dict[str, Any], tmp_path: Path) -> None:
+    file = Path("store/answers.sqlite")
+    with closing(kdtool.open_answers(file)) as other:  # the last one to close it would sync, too
+        assert other.execute("SELECT COUNT(*) FROM answer").fetchone() == (0,)
+        kdtool.run(counted)
+        (tmp_path / "synced").write_bytes(file.read_bytes())
+    with closing(sqlite3.connect(tmp_path / "synced")) as database:
+        assert database.execute("SELECT COUNT(*) FROM answer").fetchone() == (2,)
+
+
+def test_processes_make_one_file_together(tmp_path: Path) -> None:
+    code = "import sys, pathlib, kdtool; [kdtool.open_answers(pathlib.Path(one)).close() for one in sys.argv[1:]]"
+    files = [str(tmp_path / f"{number}.sqlite") for number in range(50)]
+    processes = [subprocess.Popen([sys.executable, "-c", code, *files]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+
+
 def test_a_teacher_that_stores_answers_itself_is_left_to_it(counted: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "counting.py"
     storing = {**counted, "teacher": {"use": f"{file}:Storing"}}
@@ -200,7 +278,7 @@ def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted:
     asked()
     (file,) = Path("store").glob("answers*")
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE answers SET answer = replace(answer, 'yes', 'yea')")
+        database.execute("UPDATE answer SET answer = replace(answer, 'yes', 'yea')")
     screened = {**counted, "screens": {"keeping": {"use": "counting.py:Keeping"}}}
     kdtool.run({**screened, "name": "again"})
     assert asked() == ["one", "two"]

@@ -116,6 +116,7 @@ from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import compare as compare
 from kdtool._results.known_runs import KnownRun as KnownRun
+from kdtool._run.answer_cache import open_answers as open_answers
 from kdtool._run.open_subject import open_subject as open_subject
 from kdtool._run.plan import PlannedStage as PlannedStage
 from kdtool._run.plan import RecordedSignals as RecordedSignals

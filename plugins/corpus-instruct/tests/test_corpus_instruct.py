@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import kdtool
 import pydantic
@@ -126,6 +126,7 @@ def test_the_rows_do_not_depend_on_the_order_of_answers(tmp_path: Path) -> None:
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
             return map(self.answer, requests)
 
+    Orderly.__qualname__ = Writer.__qualname__  # rows name the key of their request
     one = instruct(tmp_path / "one", Writer(0.4), rows=60, round=7)
     assert one == instruct(tmp_path / "other", Orderly(0.4), rows=60, round=7)
 
@@ -181,6 +182,29 @@ def test_a_cell_stays_within_its_dollars(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+class Priced(Writer):
+    """States a price, and remembers the sample that it is asked for."""
+
+    def kdtool_estimate_answers(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+    ) -> Iterator[kdtool.Estimate]:
+        self.sample, self.times = list(requests), times
+        yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)))
+
+
+def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None:
+    teacher = Priced()
+    run = run_with(tmp_path, teacher)
+    corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
+    (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
+    assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert len(list(corpus.kdtool_examples(run))) == 24
+    assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}
+    (_, price) = Instruct(Instruct.Config(rows=100_000)).kdtool_estimate(run, cast("Any", None))
+    assert len({one.id for one in teacher.sample}) == len(teacher.sample) <= 1000, "a sample stands for the others"
+    assert price.picodollars == 100_000 * PRICE
+
+
 def test_what_fails_its_tests_is_repaired_with_the_error(tmp_path: Path) -> None:
     class Learning(Writer):
         """Wrong at first, right once it is told the error."""

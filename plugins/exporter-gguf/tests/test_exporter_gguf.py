@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kdtool
 import pytest
@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast
 class TestGGUF(ExporterConformance):
     component = GGUF
     entry_point = "gguf"
+    settings: ClassVar[dict[str, Any]] = {"threads": 1}
 
     def write_student(self, folder: Path) -> Path:
         save_student(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_ledger import Attempt, Ledger, read_summary
+from kdtool_ledger import Attempt, Ledger, Summary, has_answer, read_summary
 
 _MOVES = st.lists(
     st.tuples(
@@ -99,12 +100,26 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
         assert (ledger.spent, ledger.on_hold) == (1, 3)
 
 
+def test_answers_that_cost_nothing_lie_in_the_same_table(tmp_path: Path) -> None:
+    file, text = tmp_path / "answers.sqlite", "free"
+    with closing(kdtool.open_answers(file)) as database:
+        row = ("key", text, hashlib.sha256(text.encode()).hexdigest())
+        database.execute("INSERT INTO answer VALUES (?, ?, ?)", row)
+    assert read_summary(file) == Summary(1, 0, 0, {}, 0, ())
+    with Ledger(file) as ledger, closing(kdtool.open_answers(file)) as database:
+        assert ledger.find("key") == text
+        ledger.settle(_attempt(ledger, "other", 9), "paid", 7).result()
+        assert database.execute("SELECT COUNT(*) FROM answer").fetchone() == (2,)
+    assert list(has_answer(file, ["key", "other", "third"])) == [True, True, False]
+    assert [read_summary(file).answers, read_summary(file).spent] == [2, 7]
+
+
 def test_a_changed_answer_counts_as_missing(tmp_path: Path) -> None:
     file = tmp_path / "ledger.sqlite"
     with Ledger(file) as ledger:
         ledger.settle(_attempt(ledger, "key", 1), "yes", 1).result()
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE result SET answer = 'yea'")
+        database.execute("UPDATE answer SET answer = 'yea'")
     with Ledger(file) as ledger:
         assert ledger.find("key") is None
 
@@ -143,7 +158,7 @@ def test_a_ledger_of_another_version_is_refused_and_kept(tmp_path: Path) -> None
 
 def test_a_damaged_file_and_a_full_disk_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"no database" * 1000)
-    with pytest.raises(kdtool.StorageError, match=r"cannot be used: .*everything that was paid for"):
+    with pytest.raises(kdtool.StorageError, match=r"cannot be kept in .*: file is not a database"):
         Ledger(tmp_path / "other")
     with pytest.raises(kdtool.StorageError):
         read_summary(tmp_path / "nothing")

@@ -39,7 +39,8 @@ def summary(folder: Path) -> Summary:
 
 def count_requests_after_answers(folder: Path) -> int:
     """Return the number of attempts that began when the answer to their request was stored already."""
-    query = "SELECT COUNT(*) FROM attempt JOIN result ON attempt.key = result.key WHERE attempt.id > result.attempt"
+    query = """SELECT COUNT(*) FROM attempt AS later JOIN attempt AS first ON later.key = first.key
+        WHERE first.state = 'answered' AND later.id > first.id"""
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as database:
         (count,) = database.execute(query).fetchone()
         return int(count)

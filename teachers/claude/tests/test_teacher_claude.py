@@ -64,7 +64,27 @@ def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path:
     teacher.kdtool_identity(make_run(tmp_path, store=tmp_path / "store"))
     assert len(list(teacher.kdtool_answer(requests(1)))) == 1
     teacher.kdtool_close()
-    assert (tmp_path / "store" / "ledger.sqlite").exists()
+    assert (tmp_path / "store" / "answers.sqlite").exists()
+
+
+def test_the_price_of_a_sample_is_that_of_all_it_stands_for(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path, system="Write Python. " * 900) as teacher:
+        run = make_run(tmp_path)
+        (whole,) = teacher.kdtool_estimate_answers(run, requests(500), 1)
+        (sampled,) = teacher.kdtool_estimate_answers(run, requests(100), 5.0)
+        assert "500 requests" in sampled.note
+        assert sampled.picodollars == pytest.approx(whole.picodollars, rel=0.01), "a prefix is written once"
+        list(teacher.kdtool_answer(requests(50)))
+        (rest,) = teacher.kdtool_estimate_answers(run, requests(100), 5.0)
+    assert "250 answers are stored already" in rest.note
+    assert rest.picodollars < 0.6 * whole.picodollars
+
+
+def test_a_failure_is_raised_by_one_request_alone(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(error_charged=1.0)
+    with opened(server.url, tmp_path, retries=0) as teacher, pytest.raises(kdtool.ServiceError) as raised:
+        list(teacher.kdtool_answer(requests(300)))
+    assert len(raised.traceback) < 20, "not once more for each request that it kept from being sent"
 
 
 def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(server: MessagesServer, tmp_path: Path) -> None:

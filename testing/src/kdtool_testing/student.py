@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from kdtool._contract.evaluation import Subject
+from kdtool._contract.evaluation import Role, Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalRequest
@@ -103,7 +103,10 @@ class StudentConformance(ComponentConformance):
         assert list(folder.rglob("*.safetensors")), "weights are saved as safetensors"
         assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
         batch = batch_of(pack_rows(model.tokenizer))
-        for role in ("student", "control"):
+        roles: list[Role] = ["student", "control"]
+        if self.ready(run).pretrained:
+            roles.append("base")
+        for role in roles:
             runtime = self.ready(run).kdtool_open(run, Subject("student", role, folder, run.seed))
             assert runtime is not None
             with runtime:

@@ -13,7 +13,9 @@ from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.run_info import RunInfo
 
-Role = Literal["teacher", "student", "control", "artifact"]
+Role = Literal["artifact", "student", "control", "base", "teacher"]
+"""Roles in the order of comparisons: each is compared with those behind it. "base" is the student before it was
+trained by the run."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ class Student(Component):
     kind = "student"
     uses_seed: bool = True
     """True if `kdtool_build_student` depends on `run.seed`; otherwise all seeds share one build."""
+    pretrained: bool = False
+    """True if it starts from weights that work already: they are measured, too, as the subject "base"."""
 
     @hook(needed=True)
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
@@ -40,7 +42,7 @@ class Student(Component):
 
     @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
-        """Open a saved student (its folder in `subject.path`) for training or measurement; None for other subjects.
+        """Open a saved student or control, trained or not ("base"), from its folder `subject.path`; None for other subjects.
 
         On every rank; the caller closes the runtime. Since 0.1.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +45,17 @@ class Teacher(Component):
     stores_answers = False
     """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
 
+    def answer_key(self, request: Request, weights: str = "") -> str:
+        """Return the key of the answer to a request in the store, as 64 hexadecimal digits.
+
+        It stands for the class, `answer_cache_key`, the request but its id (nor the seed if it is greedy), and `weights`: a
+        fingerprint of all else that determines the answer. Since 0.1.
+        """
+        left_out = {"id"} if request.temperature else {"id", "seed"}
+        asked = {name: value for name, value in vars(request).items() if name not in left_out}
+        content = [type(self).__qualname__, self.answer_cache_key, weights, asked]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
@@ -67,10 +80,13 @@ class Teacher(Component):
         """
         raise NotImplementedError
 
-    def kdtool_estimate_answers(self, run: RunInfo, requests: Iterable[Request]) -> Iterator[Estimate] | None:
+    def kdtool_estimate_answers(
+        self, run: RunInfo, requests: Iterable[Request], times: float
+    ) -> Iterator[Estimate] | None:
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
-        Nothing is asked. Answers that are stored cost nothing. None, the default, for a teacher without a price. Since 0.1.
+        `requests` may be a sample: each stands for `times` requests. Nothing is asked. Answers that are stored cost
+        nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 
     @hook(first=True)

@@ -108,7 +108,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)
-    measured = [*map(_subject_of, models), *subjects_of(context, (), {})]
+    measured = [*map(_subject_of, models), *subjects_of(context, (), {}, {})]
     scores = add_scores(context, graph, measured, texts, but=others)
     keep(context, graph)
     context.make(texts)

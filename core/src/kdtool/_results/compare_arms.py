@@ -14,10 +14,10 @@ from itertools import combinations
 from math import exp, inf, log
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, get_args
 
 from kdtool._contract.comparison import ArmValue, Comparison
-from kdtool._contract.evaluation import Measurement, Subject
+from kdtool._contract.evaluation import Measurement, Role, Subject
 from kdtool._statistics.arm_interval import arm_interval, exponential, level_of, widen_fraction
 from kdtool._statistics.jackknife import Pair, Statistic, Table, Totals, estimate, margins
 from kdtool._statistics.randomisation_test import chance, item_differences
@@ -29,7 +29,6 @@ MeasurementPair = tuple[Measurement, Measurement]
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
 _SIGNIFICANCE = 0.05
-_ROLES = ("artifact", "student", "control", "teacher")
 
 
 def arm_of(subject: Subject) -> str:
@@ -74,7 +73,7 @@ def compare_all(
     compared: list[Comparison] = []
     notes: list[str] = []
     for name, by_arm in by.items():
-        for arm, against in combinations(sorted(by_arm, key=lambda arm: _ROLES.index(roles[arm])), 2):
+        for arm, against in combinations(sorted(by_arm, key=lambda arm: get_args(Role).index(roles[arm])), 2):
             pairs = list(_pair_by_seed(by_arm[arm], by_arm[against]))
             keys = sorted({key for pair in pairs for key in differing(*pair)})
             if not pairs:

@@ -17,7 +17,7 @@ from kdtool._text.markdown import markdown_table, measurement_title, number, num
 
 CARD = "README.md"
 """The name that hubs look for."""
-_ORDER = ("student", "control", "teacher")
+_ORDER = ("student", "control", "base", "teacher")
 
 
 def card_of(artifact: Artifact) -> Path:

@@ -1,8 +1,7 @@
 """Cache of paid answers: neither a corpus nor an evaluator asks a teacher the same question twice.
 
-Answers lie in one SQLite file of the store, by the fingerprint of the teacher (or its `answer_cache_key`, with its training)
-and by the whole request but its id. `kdtool clean` leaves it alone: it cost money or time. Teachers that store answers
-themselves (`stores_answers`) are left to it.
+All answers lie in one SQLite file of the store, by `Teacher.answer_key`. `kdtool clean` leaves it alone: it cost money or
+time. Teachers that store answers themselves (`stores_answers`) write into the same table, and are not asked here.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,35 +19,73 @@ from typing import Any, cast
 
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import StorageError
+from kdtool._contract.teacher import Teacher
+from kdtool._errors import StorageError, UsageError
 from kdtool._plugins.hooks import ComponentHooks
 
 Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
-_TABLE = """CREATE TABLE IF NOT EXISTS answers
-    (teacher TEXT, request TEXT, answer TEXT, sha256 TEXT, PRIMARY KEY (teacher, request))"""
+_VERSION = 2
+"""Format of the file, in `PRAGMA user_version`."""
+_SETUP = (
+    "BEGIN IMMEDIATE",
+    f"PRAGMA user_version = {_VERSION}",
+    "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)",
+    "COMMIT",
+)
+
+
+def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Return a connection to a file of answers, in autocommit mode and for any thread. A missing file is made.
+
+    Its table `answer` has the columns `key` (`Teacher.answer_key`), `answer` (a `TextAnswer` as JSON) and `sha256` (of that
+    text). Further tables belong to those who make them. Several processes of one machine may use the file at once. A commit
+    survives a killed process; set `PRAGMA synchronous = FULL` if it must survive a power cut, too. Since 0.1.
+
+    Raises:
+        UsageError: another version wrote the file.
+        StorageError: it cannot be read or written, or is damaged.
+    """
+    address = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    with _storage_errors(file), ExitStack() as stack:
+        if not read_only:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(
+            address, uri=True, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False
+        )
+        stack.callback(database.close)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in {0, _VERSION}:
+            raise UsageError(
+                f"{file} holds answers in format {version}, but this kdtool reads format {_VERSION}: install the version "
+                "that wrote it, or move the file away to ask anew"
+            )
+        if not version and not read_only:
+            for statement in _SETUP:
+                database.execute(statement)
+            with suppress(sqlite3.OperationalError):  # another process that opens the file does it now
+                database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        stack.pop_all()
+    return database
 
 
 @contextmanager
 def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
-    """Yield the run with hooks that ask `teachers` (keys by name) only for answers that are not in the database `file`.
+    """Yield the run with hooks that ask `teachers` only for answers that are not in `file`.
 
-    Several processes may use the file at once. The run shows the number of cached answers at the end.
-
-    Raises:
-        StorageError: the file cannot be read or written, or is damaged.
+    `teachers` are `weights` by name, see `Teacher.answer_key`. The run shows the number of cached answers at the end, when
+    all of them are on the disk. Raises as `open_answers`.
     """
-    with _storage_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(file, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False)
-    with closing(database):
-        with _storage_errors(file):
-            database.execute(_TABLE)
-        cached = {name: _Answers(database, file, teacher) for name, teacher in teachers.items()}
+    with closing(open_answers(file)) as database:
+        keys = {name: partial(run.component(name, Teacher).answer_key, weights=one) for name, one in teachers.items()}
+        cached = {name: _Answers(database, file, key) for name, key in keys.items()}
         hooks = cast("ComponentHooks", run.hook)
         hooks = hooks.replacing("kdtool_answer", {name: one.ask for name, one in cached.items()})
         hooks = hooks.replacing("kdtool_open", {name: one.open for name, one in cached.items()})
         yield replace(run, hook=hooks)
+        with _storage_errors(file):
+            database.execute("PRAGMA wal_checkpoint")  # synced, before files that depend on answers are
         for name, one in cached.items():
             if one.found:
                 run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
@@ -57,17 +94,17 @@ def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iter
 class _Answers:
     """The cached answers of one teacher, without refusals."""
 
-    def __init__(self, database: sqlite3.Connection, file: Path, teacher: str) -> None:
+    def __init__(self, database: sqlite3.Connection, file: Path, key: Callable[[Request], str]) -> None:
         self._database = database
         self._file = file
-        self._teacher = teacher
+        self._key = key
         self.found = 0
 
     def ask(self, ask: Ask, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Yield the answers to all requests; the teacher is not called at all if every one is cached."""
         waiting = iter(requests)
         for request in waiting:
-            found = self._find(request)
+            found = self._find(request, self._key(request))
             if found is None:
                 yield from self._ask_missing(ask, chain([request], waiting))
                 return
@@ -77,18 +114,23 @@ class _Answers:
         """Open the teacher for evaluators; what it answers then is cached, too."""
         runtime = call(*args, **kwargs)
         if runtime is not None:
-            vars(runtime)["answer"] = partial(self.ask, runtime.answer)
+            given, kind = runtime.answer, cast("Any", type(runtime))
+            own = {"__slots__": (), "answer": lambda _, requests: self.ask(given, requests)}
+            runtime.__class__ = type(kind)(
+                kind.__name__, (kind,), own
+            )  # a slot or a property hides what instances have
         return runtime
 
     def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
         cached: list[TextAnswer] = []
-        asked: dict[str, Request] = {}
+        asked: dict[str, str] = {}
 
         def missing() -> Iterator[Request]:
             for request in requests:
-                found = self._find(request)
+                key = self._key(request)
+                found = self._find(request, key)
                 if found is None:
-                    asked[request.id] = request
+                    asked[request.id] = key
                     yield request
                 else:
                     cached.append(found)
@@ -101,26 +143,18 @@ class _Answers:
             cached.clear()
         yield from cached
 
-    def _find(self, request: Request) -> TextAnswer | None:
-        query = "SELECT answer, sha256 FROM answers WHERE teacher = ? AND request = ?"
+    def _find(self, request: Request, key: str) -> TextAnswer | None:
         with _storage_errors(self._file):
-            found = self._database.execute(query, (self._teacher, _key(request))).fetchone()
+            found = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
         if found is None or found[1] != _digest(found[0]):  # a changed byte counts as missing
             return None
         self.found += 1
         return replace(TextAnswer(**json.loads(found[0])), id=request.id)
 
-    def _keep(self, request: Request, answer: TextAnswer) -> None:
-        text = json.dumps(asdict(answer))
-        row = (self._teacher, _key(request), text, _digest(text))
+    def _keep(self, key: str, answer: TextAnswer) -> None:
+        text = json.dumps(vars(answer))
         with _storage_errors(self._file):
-            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
-
-
-def _key(request: Request) -> str:
-    left_out = {"id"} if request.temperature else {"id", "seed"}
-    content = {name: value for name, value in asdict(request).items() if name not in left_out}
-    return _digest(json.dumps(content, sort_keys=True))
+            self._database.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", (key, text, _digest(text)))
 
 
 def _digest(text: str) -> str:

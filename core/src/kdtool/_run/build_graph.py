@@ -74,19 +74,19 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     own = add_data(context, graph, facts)
     arms = _add_arms(context, graph, students, own, trained)
     exports = add_exports(context, graph, arms[0], texts)
-    measured = subjects_of(context, arms, exports)
+    measured = subjects_of(context, arms, exports, students)
     scores = add_scores(context, graph, measured, texts)
     graph = _teachers_first(graph, ahead)
     return Stages(graph, texts, students, own | materials, tuple(arms), trained, exports, tuple(measured), scores)
 
 
 def _teachers_first(graph: Graph, ahead: int) -> Graph:
-    """Move the scores of teachers alone behind the first `ahead` nodes, before anything is trained.
+    """Move the scores of teachers and the base behind the first `ahead` nodes, before anything is trained.
 
     So a missing key, a server that does not answer or a model that does not fit is known before hours are spent.
     """
     nodes = list(graph.nodes.values())
-    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts"}]
+    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts", "base"}]
     rest = [node for node in nodes[ahead:] if node not in early]
     ordered = Graph()
     for node in (*nodes[:ahead], *early, *rest):

@@ -16,7 +16,7 @@ _FORMS = (
     (r"teachers/(?P<label>.+)", "training of a teacher"),
     (r"exports(?:/(?P<format>.+))?", "export"),
     (rf"scores/(?P<what>.+?)-{_ARM}(?:-(?P<label>.+))?", "measuring"),
-    (r"scores/(?P<what>.+?)-(?P<of>teachers?(?:\.[\w-]+)??)(?P<unadapted>\.unadapted)?", "measuring"),
+    (r"scores/(?P<what>.+?)-(?P<of>base|teachers?(?:\.[\w-]+)??)(?P<unadapted>\.unadapted)?", "measuring"),
     (r"scores(?:/(?P<what>.+))?", "measuring"),
 )
 _PARTS = {

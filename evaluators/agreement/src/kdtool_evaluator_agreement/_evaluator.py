@@ -66,7 +66,7 @@ class Agreement(kdtool.Evaluator):
         from kdtool_measuring import digest
 
         teachers = [subject for subject in subjects if subject.role == "teacher"]
-        learners = [subject for subject in subjects if subject.role in {"student", "control"}]
+        learners = [subject for subject in subjects if subject.role in {"student", "control", "base"}]
         learners = learners or [subject for subject in subjects if subject.role == "artifact"]  # nothing was trained
         documents = self._documents(run)
         if not teachers:

@@ -146,7 +146,10 @@ class Efficiency(kdtool.Evaluator):
 
 
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
-    """Choose the lowest seed of each kind of subject: seeds have equal shapes. An exported folder stands for the student."""
+    """Choose the lowest seed of each kind of subject; controls and the base have the shape of the student.
+
+    An exported folder stands for the student.
+    """
     paths = [subject.path for subject in subjects if subject.role == "artifact"]
     exported = any(path is not None and path.is_dir() for path in paths)
     chosen: dict[tuple[str, str], kdtool.Subject] = {}
@@ -156,7 +159,7 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
             shape = "student"
         elif subject.seed is not None:
             shape = re.sub(rf"seed{subject.seed}(?!\d)", "", subject.name)
-        if subject.role != "control" and not (exported and subject.role == "student"):
+        if subject.role not in ("control", "base") and not (exported and subject.role == "student"):
             chosen.setdefault((subject.role, shape), subject)
     return sorted(chosen.values(), key=lambda subject: list(subjects).index(subject))
 

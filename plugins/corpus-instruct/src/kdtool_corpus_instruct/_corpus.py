@@ -8,6 +8,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -24,6 +25,10 @@ FOLDER = "instruct"
 """Subfolder for status, rejections and verdicts, in the folder of the text."""
 _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
+_PRICED = 1_000
+"""Most requests that a teacher is asked to price; each stands for those beside it."""
+_SEEDS = ["x = 1"]
+"""For estimates, which read no corpus."""
 _BYTES_A_ROW = 4_000
 """Of an answer, and of the row that is made of it: a usual size."""
 
@@ -65,12 +70,12 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the disk for answers and rows; its note has requests, and their tokens by a count of characters."""
+        """Yield the disk for answers and rows, with requests and tokens in its note, and the teacher's price."""
         from kdtool_corpus_instruct._drawing import draw
 
         config, prompts = self.config, 0
         for cell, rows in config.quotas.items():
-            values = draw(config, cell, str(cell), 1, ["x = 1"] if config.seeds else [])
+            values = draw(config, cell, str(cell), 1, _SEEDS if config.seeds else [])
             prompts += rows * sum(len(text) for _, text in self._templates.render(cell.task, values))
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
         note = (
@@ -79,6 +84,10 @@ class Instruct(kdtool.Corpus):
             f"{config.rows * config.max_tokens:,} out"
         )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
+        if config.ask in run.implementing("kdtool_estimate_answers"):
+            teacher, step = run.component(config.ask, kdtool.Teacher), -(-config.rows // _PRICED)
+            times = config.rows / len(range(0, config.rows, step))
+            yield from teacher.kdtool_estimate_answers(run, self._first_requests(run, step), times) or ()
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the rows as they are accepted, in an order that depends on the answers alone.
@@ -105,6 +114,21 @@ class Instruct(kdtool.Corpus):
             state = "complete"
         finally:
             record.close(state)
+
+    def _first_requests(self, run: kdtool.RunInfo, step: int) -> Iterator[kdtool.Request]:
+        """Yield each `step`-th of the requests that ask for every row once; seeds are short examples."""
+        from kdtool_measuring import seed_of
+
+        from kdtool_corpus_instruct._drawing import draw
+
+        config = self.config
+        slots = ((cell, number) for cell, rows in config.quotas.items() for number in range(rows))
+        for cell, number in islice(slots, 0, None, step):
+            values = draw(config, cell, f"{run.seed}/{cell}/{number}/0", number + 1, _SEEDS if config.seeds else [])
+            turns = self._templates.render(cell.task, values)
+            name = f"{cell}/{number}#0"
+            seed = seed_of(run.seed, name)
+            yield kdtool.Request(name, "", config.max_tokens, (), config.temperature, seed, turns)
 
     @property
     def _template_names(self) -> list[str]:

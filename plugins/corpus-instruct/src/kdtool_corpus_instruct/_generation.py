@@ -6,8 +6,6 @@ same rows. Never more is asked for than is missing: no accepted row is one too m
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -214,7 +212,7 @@ class Generation:
             "model": self._model,
             "teacher_licence": self._licence,
             "template": self._versions[slot.cell.task],
-            "request": _key(candidate.request),
+            "request": self._run.component(self._config.ask, kdtool.Teacher).answer_key(candidate.request),
             "difficulty": slot.cell.difficulty,
             "task": slot.cell.task,
             "style": str(candidate.values["style"]),
@@ -250,13 +248,6 @@ def _reject(candidate: Candidate, reason: str, error: str = "") -> Candidate:
     return Candidate(
         candidate.slot, candidate.request, candidate.answer, candidate.values, candidate.parts, reason, error
     )
-
-
-def _key(request: kdtool.Request) -> str:
-    """Return the SHA-256 of a request without its id, and without the seed of a greedy one, by which answers are stored."""
-    left_out = {"id"} if request.temperature else {"id", "seed"}
-    content = {name: value for name, value in asdict(request).items() if name not in left_out}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(row: kdtool.Example) -> dict[str, object]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kdtool_exporter_gguf._child import Child
@@ -20,14 +21,15 @@ class Decoder(Child):
     """An opened GGUF file.
 
     `context` is the maximum number of tokens, `vocabulary` the number of logits, `start` the tokens that llama.cpp prepends
-    to a text (one or none), `end` the end-of-sequence token (-1 if there is none). Arguments as for `LlamaCpp`.
+    to a text (one or none), `end` the end-of-sequence token (-1 if there is none). Arguments as for `LlamaCpp`; without
+    `threads`, it takes as many as PyTorch.
 
     Raises:
         UsageError: llama.cpp cannot open the file.
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
-        super().__init__("_decoding", file, {"context": context, "threads": threads})
+        super().__init__("_decoding", file, {"context": context, "threads": threads or torch.get_num_threads()})
         self.context: int = self.ready["context"]
         self.vocabulary: int = self.ready["vocabulary"]
         self.start: list[int] = self.ready["start"]

@@ -75,7 +75,7 @@ def _library() -> ctypes.CDLL:
 class _Model:
     """A GGUF file with a context of one sequence."""
 
-    def __init__(self, file: str, context: int, threads: int | None) -> None:
+    def __init__(self, file: str, context: int, threads: int) -> None:
         self.library = library = _library()
         self.batch = library.llama_batch_init(BATCH, 0, 1)
         parameters = library.llama_context_default_params()
@@ -91,8 +91,7 @@ class _Model:
         if not self.context:
             sys.exit(1)
         self.longest = min(library.llama_n_ctx(self.context), own)
-        if threads:
-            library.llama_set_n_threads(self.context, threads, threads)
+        library.llama_set_n_threads(self.context, threads, threads)
 
     def tokenize(self, text: bytes, *, begun: bool) -> list[int]:
         room = len(text) + 8

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import kdtool
 import numpy as np
+import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quantize
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def encode(
         values: the weights; rows are a multiple of the type's block.
         kind: the type.
         importance: a weight for each column's squared error; None weighs by the weights' own sizes.
-        threads: rows are quantised in so many threads; None: one for each core.
+        threads: rows are quantised in so many threads; None: as many as PyTorch.
 
     Raises:
         PluginError: the weights are not finite, or llama.cpp wrote another number of bytes.
@@ -56,7 +56,7 @@ def encode(
         return int(library.ggml_quantize_chunk(kind.value, *ends, first * width, count, width, pointer))
 
     library.ggml_quantize_init(kind.value)  # builds tables, which threads share
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool:
         written = sum(pool.map(quantise, range(0, rows, _ROWS)))
     if written != found.nbytes:
         raise kdtool.PluginError(

@@ -73,7 +73,7 @@ def tensor_type(
 def stored_bytes(kind: GGMLQuantizationType, size: tuple[int, ...]) -> int:
     """Return the bytes of a tensor of that type and size."""
     weights, stored = GGML_QUANT_SIZES[kind]
-    return prod(size) * stored // weights
+    return int(prod(size) * stored // weights)
 
 
 def _of_layer(mix: str, part: str, layer: int, model: ModelShape, weighted: bool) -> GGMLQuantizationType | None:

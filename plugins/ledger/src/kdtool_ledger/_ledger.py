@@ -15,7 +15,7 @@ from types import TracebackType
 import kdtool
 from filelock import FileLock, Timeout
 
-from kdtool_ledger._tables import connect, create_tables, storage_errors
+from kdtool_ledger._tables import NEW_ANSWER, open_tables, storage_errors
 from kdtool_ledger._writer import Statement, Writer
 
 __all__ = ["Attempt", "Batch", "Ledger"]
@@ -78,16 +78,15 @@ class Ledger:
                 raise
 
     def _open(self) -> None:
-        database = connect(self.path)
+        database = open_tables(self.path)
         try:
-            create_tables(database, self.path)
             database.execute(
                 "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
                 "WHERE state = 'open' AND batch IS NULL"
             )
             money: tuple[int, int, int] = database.execute(_MONEY).fetchone()
             self._spent, self._held, self._last = money
-            self._reader = connect(self.path, read_only=True)
+            self._reader = kdtool.open_answers(self.path, read_only=True)
         except BaseException:
             database.close()
             raise
@@ -120,7 +119,7 @@ class Ledger:
     def find(self, key: str) -> str | None:
         """Return the stored answer to a request; None if there is none, or if its text was changed on disk."""
         with self._lock, storage_errors(self.path):
-            found = self._reader.execute("SELECT answer, sha256 FROM result WHERE key = ?", (key,)).fetchone()
+            found = self._reader.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
         return found[0] if found is not None and found[1] == _digest(found[0]) else None
 
     def unknown(self) -> Mapping[str, int]:
@@ -146,10 +145,7 @@ class Ledger:
         """Store the answer and its price at once; the future is done when both are on disk."""
         return self._writer.write(
             ("UPDATE attempt SET state = 'answered', cost = ? WHERE id = ?", (picodollars, attempt.id)),
-            (
-                "INSERT OR REPLACE INTO result (key, attempt, answer, sha256) VALUES (?, ?, ?, ?)",
-                (attempt.key, attempt.id, answer, _digest(answer)),
-            ),
+            (NEW_ANSWER, (attempt.key, answer, _digest(answer))),
             then=lambda: self._move(attempt.reserved, picodollars),
         )
 

@@ -7,7 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdtool_ledger._tables import connect, storage_errors
+import kdtool
+
+from kdtool_ledger._tables import storage_errors
 
 __all__ = ["Summary", "has_answer", "read_summary"]
 
@@ -28,15 +30,19 @@ def read_summary(path: Path) -> Summary:
     """Return what a ledger holds; the process that writes it is not disturbed.
 
     Raises:
-        StorageError: there is no such file, or it is not a ledger.
+        StorageError: there is no such file, or it does not hold answers.
+        UsageError: another version wrote it.
     """
-    with storage_errors(path), closing(connect(path, read_only=True)) as database:
+    with storage_errors(path), closing(kdtool.open_answers(path, read_only=True)) as database:
         database.execute("BEGIN")  # one moment for all that follows
+        answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0]
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempt'").fetchone() is None:
+            return Summary(answers, 0, 0, {}, 0, ())  # all of teachers that cost nothing
         states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
         rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
         unknown = database.execute("SELECT id, key, reserved, reason FROM attempt WHERE state = 'unknown' ORDER BY id")
         return Summary(
-            answers=database.execute("SELECT COUNT(*) FROM result").fetchone()[0],
+            answers=answers,
             spent=sum(cost for _, cost, _ in rows.values()),
             held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
             attempts={state: count for state, (count, _, _) in rows.items()},
@@ -50,6 +56,6 @@ def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:
     if not path.exists():
         yield from (False for _ in keys)
         return
-    with storage_errors(path), closing(connect(path, read_only=True)) as database:
+    with storage_errors(path), closing(kdtool.open_answers(path, read_only=True)) as database:
         for key in keys:
-            yield database.execute("SELECT 1 FROM result WHERE key = ?", (key,)).fetchone() is not None
+            yield database.execute("SELECT 1 FROM answer WHERE key = ?", (key,)).fetchone() is not None

@@ -1,4 +1,4 @@
-"""Tables of a ledger, and how a file is opened."""
+"""Tables of a ledger, beside the answers in kdtool's file, and how the file is opened."""
 
 from __future__ import annotations
 
@@ -9,51 +9,32 @@ from pathlib import Path
 
 import kdtool
 
-__all__ = ["connect", "create_tables", "storage_errors"]
+__all__ = ["NEW_ANSWER", "open_tables", "storage_errors"]
 
-VERSION = 1
-"""Format of the file, in `PRAGMA user_version`."""
-_SECONDS_FOR_READERS = 60
+NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
+"""Into kdtool's own table."""
 _TABLES = (
+    "PRAGMA synchronous = FULL",
     """CREATE TABLE IF NOT EXISTS attempt (
         id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
         cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '')""",
     "CREATE INDEX IF NOT EXISTS attempt_state ON attempt (state) WHERE state IN ('open', 'unknown')",
     "CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL",
-    """CREATE TABLE IF NOT EXISTS result (
-        key TEXT PRIMARY KEY, attempt INTEGER NOT NULL, answer TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS batch (
         id TEXT PRIMARY KEY, remote TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, begun REAL NOT NULL)""",
-    f"PRAGMA user_version = {VERSION}",
 )
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Return a connection for any thread, in autocommit mode."""
-    address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    return sqlite3.connect(
-        address, uri=True, timeout=_SECONDS_FOR_READERS, isolation_level=None, check_same_thread=False
-    )
-
-
-def create_tables(database: sqlite3.Connection, path: Path) -> None:
-    """Make the file a ledger if it is new.
-
-    Raises:
-        UsageError: it is the ledger of another version.
-    """
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version not in {0, VERSION}:
-        raise kdtool.UsageError(
-            f"{path} is a ledger of format {version}, but this version of kdtool-ledger reads format {VERSION}: install the "
-            "version that wrote it, or name another file by `ledger`"
-        )
-    with database:
-        database.execute("BEGIN IMMEDIATE")
+def open_tables(path: Path) -> sqlite3.Connection:
+    """Return a connection whose commits survive a power cut. Raises as `kdtool.open_answers`."""
+    database = kdtool.open_answers(path)
+    try:
         for statement in _TABLES:
             database.execute(statement)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 @contextmanager

@@ -23,6 +23,7 @@ ARMS = {
     "control": "Control, equal tokens",
     SAME_ROWS: "Control, same rows",
     "control-time": "Control, equal time",
+    "base": "Student before training",
 }
 """The arms of a run, in the order of columns."""
 

@@ -250,4 +250,9 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
 
 
 def _short(arm: str) -> str:
-    return {"control": "control (tokens)", SAME_ROWS: "control (rows)", "control-time": "control (time)"}.get(arm, arm)
+    return {
+        "control": "control (tokens)",
+        SAME_ROWS: "control (rows)",
+        "control-time": "control (time)",
+        "base": "before training",
+    }.get(arm, arm)

@@ -84,7 +84,7 @@ class CausalStudent(kdtool.Student):
         from kdtool_transformers._device import compute_dtype, pick_device
         from kdtool_transformers._open import open_runtime
 
-        if subject.role not in ("student", "control") or subject.path is None:
+        if subject.role not in ("student", "control", "base") or subject.path is None:
             return None
         device = pick_device()
         compute = compute_dtype("auto", device)

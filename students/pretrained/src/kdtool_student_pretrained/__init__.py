@@ -20,6 +20,7 @@ class Pretrained(CausalStudent):
     """A causal language model from a folder, from the hub, or from a GGUF file, with its own tokenizer."""
 
     uses_seed = False
+    pretrained = True
 
     class Config(kdtool.Config):
         """Settings of the student `pretrained`."""

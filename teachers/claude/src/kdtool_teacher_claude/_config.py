@@ -56,7 +56,7 @@ class ClaudeConfig(kdtool.Config):
     """Handling of a request that was sent and perhaps charged, but not answered: ask again, within the budget, or leave it
     out, so that nothing is ever paid twice."""
     ledger: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=_FREE)
-    """The file with paid answers and money. None: `ledger.sqlite` in the folder that runs share."""
+    """The file with paid answers and money. None: `answers.sqlite` in the folder that runs share."""
     key_variable: str = kdtool.Field(default="ANTHROPIC_API_KEY", min_length=1, json_schema_extra=_FREE)
     """The environment variable that holds the key."""
     keyring: str | None = kdtool.Field(default=None, min_length=1, json_schema_extra=_FREE)

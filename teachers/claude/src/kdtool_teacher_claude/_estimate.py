@@ -11,7 +11,7 @@ from kdtool_ledger import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens, prepare
+from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens
 
 __all__ = ["estimate"]
 
@@ -21,7 +21,8 @@ _COUNTED = 20
 
 def estimate(
     config: ClaudeConfig,
-    requests: Iterable[kdtool.Request],
+    requests: Iterable[Asked],
+    times: float,
     file: Path,
     count: Callable[[Asked], int] | None,
 ) -> Iterator[kdtool.Estimate]:
@@ -29,19 +30,20 @@ def estimate(
 
     Args:
         config: the teacher's settings.
-        requests: what will be asked.
+        requests: what will be asked, or a sample of it.
+        times: the number of requests that each stands for.
         file: the ledger, which may not exist yet.
         count: counts input tokens by the service; None estimates them here.
     """
     prices = prices_of(config)
-    all_asked = {asked.key: asked for asked in (prepare(config, request) for request in requests)}
+    all_asked = {asked.key: asked for asked in requests}
     has = list(has_answer(file, all_asked))
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
-    number, stored = len(missing), sum(has)
+    number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
-        yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are in the ledger, and cost nothing")
+        yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are stored, and cost nothing")
         return
-    tokens = _tokens_of(missing, count)
+    tokens = _tokens_of(missing, times, count)
     rates, cached = prices.tiers[0][1], tokens.with_cache(hour=config.cache == "1h")
     whole, by_batch = (rates.price(tokens.plain, batched=batched) for batched in (False, True))
     by_cache = rates.price(cached, batched=False) if tokens.prefix else whole
@@ -50,7 +52,7 @@ def estimate(
     notes = [
         f"{number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
-        *([f"{stored:,} answers are in the ledger already"] if stored else []),
+        *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),
         *_notes_on_time(config, number, uses_batches=uses_batches),
         *_notes_on_budget(config, file, expected),
@@ -83,14 +85,15 @@ class _Tokens:
         )
 
 
-def _tokens_of(missing: Sequence[Asked], count: Callable[[Asked], int] | None) -> _Tokens:
+def _tokens_of(missing: Sequence[Asked], times: float, count: Callable[[Asked], int] | None) -> _Tokens:
     own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
     scale = 1.0
     if count is not None:
         scale = sum(map(count, missing[:_COUNTED])) / (sum(own[:_COUNTED]) + sum(shared[:_COUNTED]))
     prefixes = {asked.prefix: tokens for asked, tokens in zip(missing, shared, strict=True) if asked.prefix}
-    out = sum(asked.request.max_tokens for asked in missing)
-    return _Tokens(round(sum(own) * scale), round(sum(shared) * scale), out, round(sum(prefixes.values()) * scale))
+    out = round(times * sum(asked.request.max_tokens for asked in missing))
+    prefix = round(scale * sum(prefixes.values()))
+    return _Tokens(round(times * scale * sum(own)), round(times * scale * sum(shared)), out, prefix)
 
 
 def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:

@@ -120,7 +120,7 @@ class Messages:
         turn = await self._limiter.turn(asked.estimate_in, asked.request.max_tokens // 4)
         try:
             if self._failure is not None:
-                raise self._failure
+                raise asyncio.CancelledError  # the request that failed has raised it
             attempt = await self._reserve(asked)
             await asyncio.wrap_future(self._ledger.write_intent(attempt))
         except BaseException:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import kdtool
@@ -25,8 +25,6 @@ __all__ = [
     "restore",
 ]
 
-PROTOCOL = "1"
-"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
 _OVERHEAD, _OVERHEAD_OF_TURN = 64, 16
 """Tokens beyond the text's bytes, at most: of a request, of each turn."""
 _CHARACTERS_PER_TOKEN = 3.5
@@ -64,11 +62,8 @@ class Asked:
         return estimate_tokens(system) + sum(estimate_tokens(turn["content"]) for turn in self.body["messages"])
 
 
-def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
-    """Return a request as it is sent.
-
-    The key stands for the content alone: prices, streaming and cache marks may change. A request that is drawn
-    (temperature above 0) has its seed in the key; the API takes neither.
+def prepare(config: ClaudeConfig, request: kdtool.Request, key: str) -> Asked:
+    """Return a request as it is sent, with its key in the store. The API takes neither temperature nor seed.
 
     Raises:
         UsageError: it begins the answer, which the API refuses.
@@ -77,7 +72,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
         raise kdtool.UsageError(
             "Claude's answers cannot be begun for it: ask with conversations alone, or other prompts"
         )
-    turns = list(request.turns or (("user", request.prompt),))
+    turns = list(request.turns)
     system = [config.system] if config.system else []
     while turns and turns[0][0] == "system":
         system.append(turns.pop(0)[1])
@@ -91,7 +86,6 @@ def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
     ]:  # others are refused; answers are cut at them
         content["stop_sequences"] = stops
     text = _readable("\n\n".join(system))
-    key = _digest([PROTOCOL, content, text, request.seed if request.temperature else None])
     marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
     if marked:
         control = {"type": "ephemeral"} if config.cache == "5m" else {"type": "ephemeral", "ttl": "1h"}
@@ -100,7 +94,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request) -> Asked:
         content["system"] = text
     size = len(text.encode()) + sum(len(turn["content"].encode()) for turn in content["messages"])
     most_in = size + _OVERHEAD + _OVERHEAD_OF_TURN * len(turns)
-    return Asked(request, content, key, most_in, _digest(text) if marked else "")
+    return Asked(request, content, key, most_in, hashlib.sha256(text.encode()).hexdigest() if marked else "")
 
 
 def estimate_tokens(text: str) -> int:
@@ -114,7 +108,7 @@ def cache_minimum(model: str) -> int:
 
 
 def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str, Usage, int]:
-    """Return an answer as the ledger keeps it, its tokens, and its price in picodollars.
+    """Return an answer as it is stored (without id, and not yet cut at stops), its tokens, its price in picodollars.
 
     Raises:
         UnreadableError: text, counts or the reason of its end are missing.
@@ -129,25 +123,17 @@ def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str
     blocks = [block for block in message["content"] if isinstance(block, Mapping) and block.get("type") == "text"]
     text = _readable("".join(str(block.get("text", "")) for block in blocks))
     price = prices.price(usage, batched=batched)
-    stored = {"text": text, "stop_reason": reason, "usage": asdict(usage), "picodollars": price, "batched": batched}
-    return json.dumps(stored), usage, price
+    finish = _finish(reason)
+    why = f"stop_reason is {reason[:60]!r}" if finish == "refused" and reason != "refusal" else ""
+    answer = kdtool.TextAnswer("", text, finish, usage.tokens_in, usage.output, price, why)
+    return json.dumps(vars(answer)), usage, price
 
 
 def restore(stored: str, request: kdtool.Request) -> kdtool.TextAnswer:
     """Return a stored answer to a request, cut at its stops."""
-    found = json.loads(stored)
-    text, reason, usage = found["text"], found["stop_reason"], Usage(**found["usage"])
-    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-    finish: Literal["stop", "length", "refused"] = "stop" if stops else _finish(reason)
-    return kdtool.TextAnswer(
-        id=request.id,
-        text=text[: min(stops)] if stops else text,
-        finish=finish,
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.output,
-        picodollars=found["picodollars"],
-        reason=f"stop_reason is {reason[:60]!r}" if finish == "refused" and reason != "refusal" else "",
-    )
+    answer = replace(kdtool.TextAnswer(**json.loads(stored)), id=request.id)
+    stops = [at for stop in request.stop if (at := answer.text.find(stop)) >= 0]
+    return replace(answer, text=answer.text[: min(stops)], finish="stop", reason="") if stops else answer
 
 
 def refusal(request: kdtool.Request, reason: str) -> kdtool.TextAnswer:
@@ -162,7 +148,3 @@ def _finish(reason: str) -> Literal["stop", "length", "refused"]:
 def _readable(text: str) -> str:
     """Return a text that can be sent and stored: half a character is U+FFFD."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

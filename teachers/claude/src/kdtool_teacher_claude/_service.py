@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from kdtool_teacher_claude._limiter import Limiter
 from kdtool_teacher_claude._messages import Messages
 from kdtool_teacher_claude._prices import picodollars, prices_of
 from kdtool_teacher_claude._progress import Progress
-from kdtool_teacher_claude._requests import Asked, prepare, restore
+from kdtool_teacher_claude._requests import Asked, restore
 
 __all__ = ["Service"]
 
@@ -51,10 +51,9 @@ class Service:
         self._stack.callback(self._ledger.close)
         self._connected = False
 
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+    def answer(self, asked: Iterator[Asked]) -> Iterator[kdtool.TextAnswer]:
         """Yield an answer to each request, as they come. Nothing is opened if the ledger holds all of them."""
         progress = Progress(self._ledger, picodollars(self._config.budget_usd), self._say)
-        asked = (prepare(self._config, request) for request in requests)
         try:
             for one in asked:
                 if (stored := self._ledger.find(one.key)) is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +13,16 @@ import kdtool
 from kdtool_teacher_claude._config import ClaudeConfig
 
 if TYPE_CHECKING:
+    from kdtool_teacher_claude._requests import Asked
     from kdtool_teacher_claude._service import Service
 
 __all__ = ["Claude"]
 
 _TERMS = "Anthropic Commercial Terms of Service"
 _URL = "https://www.anthropic.com/legal/commercial-terms"
-_LEDGER = "ledger.sqlite"
+_ANSWERS = "answers.sqlite"
+_PROTOCOL = "1"
+"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
 
 
 class Claude(kdtool.Teacher):
@@ -32,7 +37,8 @@ class Claude(kdtool.Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.answer_cache_key = {"model": config.model}
+        system = hashlib.sha256(config.system.encode(errors="surrogatepass")).hexdigest()
+        self.answer_cache_key = {"model": config.model, "system": system, "protocol": _PROTOCOL}
         self._ledger: Path | None = config.ledger
         self._offline = False
         self._say: Callable[[str], None] = print
@@ -66,21 +72,21 @@ class Claude(kdtool.Teacher):
         return ()
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request]
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
     ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._estimate import estimate
 
         self._remember(run)
         if not self.config.count_tokens:
-            yield from estimate(self.config, requests, self._file(), None)
+            yield from estimate(self.config, self._prepare(requests), times, self._file(), None)
             return
         from kdtool_teacher_claude._counting import counting
 
         with counting(self.config, offline=run.offline) as count:
-            yield from estimate(self.config, requests, self._file(), count)
+            yield from estimate(self.config, self._prepare(requests), times, self._file(), count)
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        return self._open().answer(requests)
+        return self._open().answer(self._prepare(requests))
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the teacher to evaluators of text; nothing is asked before they ask."""
@@ -98,7 +104,15 @@ class Claude(kdtool.Teacher):
         """Keep what answers depend on: they are asked for without a run."""
         self._offline, self._say = run.offline, run.say
         if self._ledger is None and run.store is not None:
-            self._ledger = run.store / _LEDGER
+            self._ledger = run.store / _ANSWERS
+
+    def _prepare(self, requests: Iterable[kdtool.Request]) -> Iterator[Asked]:
+        """Return requests as they are sent; a prompt is a conversation of one turn."""
+        from kdtool_teacher_claude._requests import prepare
+
+        for one in requests:
+            request = one if one.turns else replace(one, prompt="", turns=(("user", one.prompt),))
+            yield prepare(self.config, request, self.answer_key(request))
 
     def _file(self) -> Path:
         if self._ledger is None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -80,11 +80,12 @@ class Bill:
 
 
 class MessagesServer:
-    """The server's state. Set `faults` at any time; `bill` is what was charged so far."""
+    """The server's state. Set `faults`, and `write`, which answers a body; `bill` is what was charged so far."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.bill = Bill()
+        self.write: Callable[[dict[str, Any]], str] = lambda body: f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._random = random.Random(self.faults.seed)
@@ -193,7 +194,7 @@ class MessagesServer:
         return response
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        text = f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+        text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
         if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
             tokens, reason = body["max_tokens"], "max_tokens"

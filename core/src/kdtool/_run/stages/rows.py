@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.corpus import Annotator, Packer
@@ -89,23 +89,14 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
 def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
     """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
-    keys = {
-        name: fingerprint("teacher", {**_answer_key(context, name), "adapted": node and node.fingerprint})
-        for name, node in teachers.items()
-        if not getattr(context.assembly.shared[name], "stores_answers", False)
-    }
-    return cache_answers(run, context.store.root / ANSWERS, keys) if keys else nullcontext(run)
-
-
-def _answer_key(context: Context, teacher: str) -> dict[str, Any]:
-    """Return the settings that a teacher's answers depend on: all, unless the teacher has an `answer_cache_key`."""
-    part, component = context.part(teacher), context.assembly.shared[teacher]
-    if not isinstance(component, Teacher) or component.answer_cache_key is None:
-        return {"component": part}
-    return {
-        **{key: part[key] for key in ("use", "class", "distribution")},
-        "answer_cache_key": dict(component.answer_cache_key),
-    }
+    weights = {}
+    for name, node in teachers.items():
+        teacher = cast("Teacher", context.assembly.shared[name])
+        trained = node.fingerprint if node else ""
+        everything = {"component": context.part(name), "adapted": trained}
+        if not teacher.stores_answers:
+            weights[name] = fingerprint("teacher", everything) if teacher.answer_cache_key is None else trained
+    return cache_answers(run, context.store.root / ANSWERS, weights) if weights else nullcontext(run)
 
 
 def pack(

@@ -24,6 +24,7 @@ from kdtool._run.stages.phases import Arm
 from kdtool._run.stages.rows import asking_once
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
+from kdtool._store.layout import MODEL
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
@@ -55,17 +56,22 @@ class Measured:
         return self.lasting or self.name
 
 
-def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
+def subjects_of(
+    context: Context, arms: Iterable[Arm], exports: Mapping[str, Node], untrained: Mapping[int, Node]
+) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
-    A teacher that a phase of this run trained is measured after and before it. Exports are of the first arm, the student
-    with the first seed.
+    A teacher that a phase of this run trained is measured after and before it, and so is a pretrained student, which is the
+    first of `untrained`. Exports are of the first arm, the student with the first seed.
     """
     found = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, component in context.assembly.of_kind("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
+    students = context.assembly.of_kind("student").values()
+    if untrained and any(getattr(student, "pretrained", False) for student in students):
+        found.append(_of_base(next(iter(untrained.values()))))
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()
@@ -162,6 +168,10 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 def _of_teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
     return Measured(subject.name, subject.name, None, lambda: subject, teacher=name, unadapted=bool(suffix))
+
+
+def _of_base(node: Node) -> Measured:
+    return Measured("base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
 
 
 def _of_arm(context: Context, arm: Arm) -> Measured:
