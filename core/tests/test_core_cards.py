@@ -74,6 +74,9 @@ def test_a_model_of_several_files_is_linked_as_a_folder(tmp_path: Path) -> None:
         assert link == tmp_path / "exports" / "safetensors"
         assert (link / "weights").samefile(made / "weights")
     assert bytes_below(tmp_path) == len("second")
+    whole = kdtool.Artifact(made.parent, "safetensors", 5)
+    link_export(whole, tmp_path)
+    assert (place_of(whole, tmp_path) / "safetensors" / "weights").is_file()
 
 
 def test_a_damaged_card_is_written_anew(recipe: dict[str, Any]) -> None:

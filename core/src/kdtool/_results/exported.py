@@ -21,6 +21,8 @@ def place_of(artifact: Artifact, folder: Path) -> Path:
 def link_export(artifact: Artifact, folder: Path) -> None:
     """Link an exported model of the run in `folder`; leave none on a disk that has no hard links."""
     link = _link(artifact, folder)
+    if link == artifact.path:  # the whole artefact, which lies there under its own name
+        return
     aside = link.with_name(f"{link.name}.linking")
     for old in (aside, link):
         shutil.rmtree(old, ignore_errors=True)
