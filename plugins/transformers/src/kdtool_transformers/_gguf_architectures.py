@@ -175,10 +175,10 @@ def _divisors(config: Any) -> torch.Tensor:
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    scaled: torch.Tensor = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
     size = _head_size(config)
     plain: torch.Tensor = 1 / _rope(config)["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
-    return plain / scaled
+    return torch.div(plain, scaled)
 
 
 def _rope(config: Any) -> dict[str, Any]:

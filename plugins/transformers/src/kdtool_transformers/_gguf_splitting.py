@@ -19,7 +19,7 @@ _DIGIT = r"\p{N}"
 _TIKTOKEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NAMES = {
+_NAMES: dict[tuple[tuple[str | None, ...], bool], str] = {
     ((_WORDS,), False): "gpt-2",
     ((_DIGIT, _WORDS), False): "smollm",  # StarCoder's too: its own name makes llama.cpp remove spaces from answers
     ((_TIKTOKEN % r"\p{N}{1,3}",), True): "llama-bpe",

@@ -140,7 +140,7 @@ def require_bpe(definition: Mapping[str, Any]) -> None:
 def composes(definition: Mapping[str, Any]) -> bool:
     """Return whether a byte-level tokenizer composes characters (NFC) before it splits text, which llama.cpp does not."""
     normalizer = definition["normalizer"] or {}
-    return normalizer.get("normalizers", [normalizer]) == [_COMPOSE]
+    return bool(normalizer.get("normalizers", [normalizer]) == [_COMPOSE])
 
 
 def _require_plain(definition: Mapping[str, Any]) -> None:
