@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+import yaml
+from click.testing import CliRunner
+from kdtool._cli import cli
 from kdtool_ledger import read_summary
+from kdtool_reporter_html._numbers import money
+from kdtool_sandbox import missing
 from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
-from test_recipes import RECIPES, tiny
+from test_recipes import RECIPES, SHORT, tiny
 
 _TERMS = "Anthropic Commercial Terms of Service"
+EVALUATORS = '''
+import kdtool
+
+
+class Reading(kdtool.Evaluator):
+    """Asks once for each document."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            with kdtool.open_subject(run, subject).value as runtime:
+                for one in run.texts.examples("test"):
+                    list(runtime.answer([kdtool.Request(one.id, "", 9, turns=(("user", one.body.text),))]))
+        return iter(())
+
+
+class Judging(Reading):
+    """Asks a judge."""
+
+    asks = ("teacher",)
+
+
+class Failing(kdtool.Evaluator):
+    """Fails."""
+
+    def kdtool_evaluate(self, run, subjects):
+        yield 1 / 0
+'''
 
 
 @pytest.fixture
@@ -96,8 +130,119 @@ def test_the_small_recipe_takes_claude_by_one_setting(
         "terms_acknowledged": {"teachers.answers": _TERMS},
         "corpora.answers.max_tokens": 300,
     }
+    settings |= {"evaluators.line-completion": {"documents": 3, "places": 2, "maximum_tokens": 4}}
     results = kdtool.run(RECIPES / "small" / "claude-codellama.yaml", settings)
     assert "teachers.answers" not in {one.subject for one in results.measurements}, "it only converses"
     assert len(server.bodies) == 4
     price = server.bill.picodollars / 1e12
     assert f"4 answers of teachers.answers, for ${price:.4f}: ${price / 4:.6f} each" in "".join(capsys.readouterr())
+    text = report_of(results)
+    assert f"corpora.answers 4 {money(server.bill.picodollars)}" in text
+    assert f"{money(-(-server.bill.picodollars // 4))} an accepted row" in text
+    assert "Line completion: exact match over teachers.base: " in text
+    assert "After 4 answered requests of the mean size" in text
+    assert "of training are not priced" in text
+
+
+def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
+    server: MessagesServer, teacher_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing():
+        pytest.skip("tests cannot be run safely here")
+    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
+    recipe = RECIPES / "small" / "claude-instruct.yaml"
+    settings: dict[str, Any] = {
+        **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
+        "corpora.instruct.rows": 24, "rows.length": 64, "train.steps": 2, "reporter.dollars_per_hour": 3600,
+        "evaluators.line-completion": {"documents": 3, "places": 2, "maximum_tokens": 4},
+    }  # fmt: skip
+    results = kdtool.run(recipe, settings)
+    account, bill = results.data["accounts"]["corpora.instruct"], server.bill.picodollars
+    assert (account["rows"], account["requests"], account["picodollars"]) == (24, len(server.bodies), bill)
+    repaired = [body for body in server.bodies if len(body["messages"]) > 1]
+    assert len(repaired) == sum(account["rejected"].values()) == len(server.bodies) - 24
+    assert account["rejected"].keys() == {"tests: AssertionError", "syntax: go does not parse"}
+    text = report_of(results)
+    assert f"{money(-(-bill // 24))} an accepted row" in text
+    assert "Rejected by corpora.instruct" in text
+    assert "tests: AssertionError" in text
+    assert "its tests fail: AssertionError" in text, "a sample"
+    training = sum(one.seconds for one in results.arms[0].phases.values())
+    assert f"{money(round(training * 10**12))} for " in text, "a dollar a second"
+    (requests,) = re.findall(r"After (.+?) answered requests", text)
+    asking_instead = (bill + round(training * 10**12)) / (bill / len(server.bodies))
+    assert int(requests.replace("\u202f", "")) == pytest.approx(asking_instead, abs=1)
+    said = "".join(capsys.readouterr())
+    assert re.search(r"instruct: \d+ of 24 rows accepted, \d+ requests answered, .* left at this speed", said)
+    assert re.search(r"claude: .* spent and .* reserved of \$1.00, .* tokens/min, 0% of the input tokens", said)
+    (line,) = kdtool.check(recipe, settings, store=results.stages[0].path.parents[1])["forecast"]["unknown"]
+    assert "text: all 24 answers are stored" in line, "the forecast makes the run's own requests"
+
+
+def report_of(results: kdtool.Results) -> str:
+    """Return the report's text, with one space between its parts."""
+    assert results.report is not None
+    shown = html.unescape(re.sub(r"<[^>]+>", " ", results.report.read_text("utf-8")))
+    return re.sub(r"[ \n]+", " ", shown)
+
+
+def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(EVALUATORS, encoding="utf-8")
+    own = {name: {"use": f"{tmp_path / 'own.py'}:{name.title()}"} for name in ("reading", "judging", "failing")}
+    chat = {"use": "humaneval", "form": "chat", "problems": 7, "maximum_tokens": 100}
+    recipe = {**asking, "evaluators": {**asking["evaluators"], "chat": chat, "humaneval": {"problems": 3}, **own}}
+    forecast = kdtool.check(recipe)["forecast"]
+    text, evaluator = sorted(forecast["prices"], key=lambda line: "evaluator" in line)
+    assert text.startswith("text: 4 requests")
+    assert evaluator.startswith("evaluator chat: 7 requests, ")
+    assert "700 out at most" in evaluator
+    assert forecast["picodollars"] >= 4 * 300 * 15_000_000 + 7 * 100 * 15_000_000
+    unknown = [line for line in forecast["unknown"] if "of evaluator" in line]
+    assert unknown == [
+        "requests of evaluator reading of teacher: its number depends on the run's text or speed; they cost money, too",
+        "requests of evaluator judging of teacher: it asks other teachers, too; they cost money, too",
+        "requests of evaluator failing of teacher: it fails before the run (ZeroDivisionError); they cost money, too",
+    ], "perplexity, and programs to go on with, ask nothing of a teacher that converses"
+    short = kdtool.check(recipe, {"teacher.budget_usd": "0.02"})["forecast"]["prices"]
+    assert sum("more than budget_usd allows" in line for line in short) == 1, "what is planned for text is gone"
+    assert server.bodies == [], "nothing was asked"
+
+
+def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asking), encoding="utf-8")
+    shown = CliRunner().invoke(cli, ["check", str(tmp_path / "recipe.yaml")]).output
+    assert re.search(r"cost: 0\.02 dollars, if all answers have their full length\n  text: 4 requests, ", shown)
+    (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
+    assert "2 min at 2 requests a minute" in line
+    (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]
+    assert (
+        "learned from its first answer: 3 min at 1,000 requests, 500,000 tokens in, 100,000 tokens out a minute" in line
+    )
+    (line,) = kdtool.check(asking, {"teacher.mode": "batches"})["forecast"]["prices"]
+    assert "up to 24 hours by batches" in line
+
+
+def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], server: MessagesServer) -> None:
+    from kdtool_teacher_claude.testing import Faults
+
+    server.faults = Faults(seed=1, error_charged=0.3)
+    results = kdtool.run(asking)
+    accounts = results.data["accounts"]
+    bought, ledger = accounts["corpora.answers"], accounts["teacher"]
+    assert (bought["requests"], bought["rows"]) == (4, 4)
+    assert bought["picodollars"] == ledger["picodollars"] == read_summary(ledger_of(results)).spent
+    assert bought["picodollars"] < server.bill.picodollars <= ledger["picodollars"] + ledger["unknown_picodollars"]
+    assert ledger["unknown_requests"] == len(read_summary(ledger_of(results)).unknown) > 0
+    again = kdtool.run({**asking, "name": "again"})
+    assert again.data["accounts"] == accounts, "the text of an earlier run has its price"
+
+
+def ledger_of(results: kdtool.Results) -> Path:
+    """Return the ledger of a run's store."""
+    (text,) = (stage.path for stage in results.stages if stage.name == "text")
+    return text.parents[1] / "answers.sqlite"

@@ -193,6 +193,8 @@ class Page:
         if name == "run" and not self.installs:
             self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
         runs = words[0] in RUN and name != "sync"  # of a run that no page makes
+        if name == "push":  # a dry run costs nothing, where the page made the run
+            runs = not parsed.params["yes"] and Path("runs", parsed.params["run"]).is_dir()
         if runs or parsed.params.get("only_plan"):
             self.capture()
             code = call(words)

@@ -31,6 +31,10 @@ class Looked(Safetensors):
 class Short(kdtool.Screen):
     """Keeps what is short."""
 
+    def kdtool_account(self, run):
+        assert (run.folder / "train.jsonl").is_file()
+        return {"rejected": {"long": 1}}
+
     def kdtool_screen(self, run, examples):
         return ["long" if len(example.body.text) > 20_000 else None for example in examples]
 
@@ -94,7 +98,7 @@ class Counted(CausalLM):
     def kdtool_load_weights(self, run, folder):
         assert folder is None or int((folder / "count.txt").read_text(encoding="utf-8")) > 0
 
-    def kdtool_estimate_answers(self, run, requests):
+    def kdtool_estimate_answers(self, run, requests, times):
         yield kdtool.Estimate(f"{len([*requests])} answers")
 
 
@@ -161,6 +165,7 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     with pytest.raises(KeyboardInterrupt):
         kdtool.run(recipe)
     results = kdtool.run(recipe)
+    assert results.data["accounts"] == {"screens.short": {"rejected": {"long": 1}}}
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
     recipe |= {"name": "counted", "train": {"losses": {"ce": {}}, "steps": 2}, "trackers": ["console"]}
     recipe["teacher"]["use"] = "./own.py:Counted"  # a teacher that is trained by a phase learns from no text itself

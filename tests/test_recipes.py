@@ -102,7 +102,7 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
 
 
 def test_there_are_recipes_of_every_system() -> None:
-    assert {path.stem for path in SMALL} == SYSTEMS
+    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct"}
     assert {path.stem for path in FULL} == SYSTEMS | {"quickstart", "quickstart-seeds", "overnight"}
 
 
@@ -135,7 +135,7 @@ def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_is_not_there_yet
         assert words in header, words
 
 
-@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in SMALL if path.stem in SYSTEMS], ids=lambda path: path.stem)
 def test_a_small_recipe_has_the_stages_of_its_system(path: Path) -> None:
     small, full = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (path, RECIPES / path.name))
     phases = [

@@ -347,6 +347,10 @@ class Export(kdtool.Exporter):
         target.write_bytes((trained / "counts.json").read_bytes())
         return kdtool.Artifact(target, "json", target.stat().st_size, how_to_use="open {path}", card="# Counts\n")
 
+    def kdtool_card(self, run: RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str | None:
+        lines = [f"{one.name} of {one.subject}: {one.value}" for one in results.measurements]
+        return "\n".join([artifact.card, *lines, results.verdict]) if lines else None
+
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         if subject.role != "artifact" or subject.path is None:
             return None

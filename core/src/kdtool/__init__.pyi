@@ -35,10 +35,10 @@ from kdtool._contract.estimates import RunForecast as RunForecast
 from kdtool._contract.estimates import Saving as Saving
 from kdtool._contract.evaluation import Artifact as Artifact
 from kdtool._contract.evaluation import Evaluator as Evaluator
-from kdtool._contract.evaluation import Exporter as Exporter
 from kdtool._contract.evaluation import LiveSubject as LiveSubject
 from kdtool._contract.evaluation import Measurement as Measurement
 from kdtool._contract.evaluation import Subject as Subject
+from kdtool._contract.exporter import Exporter as Exporter
 from kdtool._contract.hooks import hookimpl as hookimpl
 from kdtool._contract.language_model import Ability as Ability
 from kdtool._contract.language_model import LanguageModel as LanguageModel

@@ -32,8 +32,11 @@ class Echo(kdtool.Teacher):
 
     offers = frozenset({"text"})
 
-    def __init__(self, finish: Mapping[str, str] | None = None, fails_at: int | None = None, says: str = "{}!") -> None:
+    def __init__(
+        self, finish: Mapping[str, str] | None = None, fails_at: int | None = None, says: str = "{}!", price: int = 0
+    ) -> None:
         super().__init__(self.Config())
+        self.price = price
         self.finish = finish or {}
         self.fails_at = fails_at
         self.says = says
@@ -49,7 +52,7 @@ class Echo(kdtool.Teacher):
             self.asked.append(request)
             finish: Any = self.finish.get(request.id, "stop")
             yield kdtool.TextAnswer(
-                request.id, "" if finish == "refused" else self.says.format(request.prompt), finish, 3, 4
+                request.id, "" if finish == "refused" else self.says.format(request.prompt), finish, 3, 4, self.price
             )
 
 
@@ -125,6 +128,23 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path: Path) -> 
     assert {record["id"]: record["finish"] for record in kept} == dict.fromkeys("024", "stop") | finish
     with_cut = answers(tmp_path, Echo(finish), keep_truncated=True)
     assert [example.id for example in with_cut] == ["0", "1", "2", "4"]
+
+
+def test_the_account_holds_all_answers_and_lines_show_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    said: list[str] = []
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), max_tokens=4))
+    run = make_run(tmp_path, {"teacher": Echo({"1": "length", "3": "refused"}, price=7)}, say=said.append)
+    assert corpus.kdtool_account(run) is None
+    assert len(list(corpus.kdtool_examples(run))) == 3
+    assert corpus.kdtool_account(run) == {
+        "requests": 5, "rows": 3, "tokens_in": 15, "tokens_out": 20, "picodollars": 35,
+        "rejected": {"cut off at 4 tokens": 1, "refused": 1},
+    }  # fmt: skip
+    assert said[0].startswith("1 of 5 prompts answered, ")
+    assert said[4] == "5 of 5 prompts answered, 0 min left at this speed"
 
 
 def test_prompts_come_from_another_corpus_and_its_held_out_text_stays(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
     assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert price.note == "up to 4 times as much where rows are rejected"
     assert len(list(corpus.kdtool_examples(run))) == 24
     assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}
     (_, price) = Instruct(Instruct.Config(rows=100_000)).kdtool_estimate(run, cast("Any", None))
@@ -387,3 +388,37 @@ def test_code_of_a_response() -> None:
 def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=expected):
         Instruct.Config.model_validate({"rows": 1} | settings)
+
+
+def test_lines_count_accepted_rows_and_foresee_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    instruct(tmp_path, Writer(0.4), rows=60, round=60, languages=("python",))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "requests answered" in line]
+    assert lines[0].startswith("instruct: 0 of 60 rows accepted, 1 requests answered, ")
+    assert lines[0].endswith(" left at this speed")
+    (after,) = (
+        one for one in lines if " rows accepted, 60 requests answered" in one and not one.startswith("instruct: 0")
+    )
+    (last,) = lines[-1:]
+    assert last.startswith("instruct: 60 of 60 rows accepted, ")
+    assert last.endswith(", 0 min left at this speed")
+    assert 20 < int(after.split()[1]) < 50
+
+
+def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: Path) -> None:
+    teacher = Writer(0.5)
+    rows = instruct(tmp_path, teacher, rows=40, languages=("python", "go"))
+    corpus = Instruct(Instruct.Config(rows=40, tasks=("generate",), languages=("python", "go")))
+    account = corpus.kdtool_account(run_with(tmp_path, teacher))
+    assert account is not None
+    assert (account["rows"], account["requests"]) == (len(rows), len(teacher.asked))
+    assert account["picodollars"] == sum(teacher.answer(one).picodollars for one in teacher.asked)
+    assert account["tokens_in"] == 5 * len(teacher.asked)
+    assert sum(account["rejected"].values()) == len(teacher.asked) - len(rows)
+    shown = Counter(one["reason"] for one in account["samples"])
+    assert shown.keys() == account["rejected"].keys()
+    assert set(shown.values()) == {2}
+    assert any("<instruction>" in one["text"] for one in account["samples"])
+    assert corpus.kdtool_account(run_with(tmp_path / "other", teacher)) is None

@@ -126,6 +126,18 @@ def test_each_distinct_answer_that_passed_is_learned(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.usefixtures("sandbox")
+def test_the_account_holds_all_answers_and_why_programs_failed(tmp_path: Path) -> None:
+    corpus = Verified(Verified.Config(corpus="corpora.problems", samples=4))
+    run = run_with(tmp_path, Writer([WRONG, RIGHT, RIGHT, RIGHT]))
+    assert corpus.kdtool_account(run) is None
+    rows = [example for example in corpus.kdtool_examples(run) if example.split == "train"]
+    assert corpus.kdtool_account(run) == {
+        "requests": 12, "rows": len(rows), "tokens_in": 36, "tokens_out": 48, "picodollars": 0,
+        "rejected": {"AssertionError": 3},
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_pairs_are_of_one_that_passed_and_one_that_failed(tmp_path: Path) -> None:
     found = verified(tmp_path, Writer([SLOW, RIGHT, WRONG, RIGHT + "\n\n"]), give="pairs", limit=1, seconds=0.5)
     pair, _ = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -13,7 +14,8 @@ import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
 from kdtool_ledger import Ledger
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer
+from kdtool_teacher_claude._prices import dollars
+from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, count_text, count_tokens
 from kdtool_testing import TeacherConformance, make_run
 
 
@@ -282,3 +284,30 @@ def test_its_terms_need_to_be_acknowledged_for_text() -> None:
     terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).kdtool_acknowledge()
     assert "competing models" in terms.restrictions[0]
     assert MODEL in terms.notices[0]
+
+
+def test_lines_show_money_speed_and_the_share_of_cached_tokens(
+    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults = Faults(delay=0.01)
+    monkeypatch.setattr("kdtool_teacher_claude._progress._SECONDS", 0.0)
+    said: list[str] = []
+    with opened(server.url, tmp_path, system="Answer well. " * 500, concurrency=4) as teacher:
+        teacher._say = said.append
+        list(teacher.kdtool_answer(requests(30)))
+    read = sum(_cached(body) for body in server.bodies[1:])
+    share = read / (sum(map(count_tokens, server.bodies)))
+    last = said[-1]
+    assert last.startswith(
+        f"claude: 30 answers, {dollars(server.bill.picodollars)} spent and $0.00 reserved of $100.00, "
+    )
+    assert re.search(r", [\d,]+ tokens/min, ", last)
+    assert f", {share:.0%} of the input tokens from the cache, " in last
+    assert share > 0.9
+    assert "the budget lasts " in last
+    assert any(" and $0.00 reserved" not in line for line in said), "requests under way have reservations"
+
+
+def _cached(body: Mapping[str, Any]) -> int:
+    """Return the tokens of a request that lie in the server's cache after the first one."""
+    return sum(count_text(block["text"]) for block in body["system"])

@@ -152,7 +152,7 @@ def _needs(found: Mapping[str, Any]) -> Iterator[str]:
     if forecast["seconds"]:
         yield f"training time: about {_duration(forecast['seconds'])} ({forecast['speed']})"
     if forecast["picodollars"]:
-        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars at most"
+        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars, if all answers have their full length"
         yield from (f"  {line}" for line in forecast["prices"])
     yield from (f"not known: {line}" for line in forecast["unknown"])
 

@@ -108,6 +108,16 @@ class Component:
         Since 0.1.
         """
 
+    def kdtool_account(self, run: RunInfo) -> Mapping[str, Any] | None:
+        """Return plain data on what the component asked, paid and rejected, for `Results.data["accounts"]` and the report.
+
+        Called at the end of a run for each of its texts, on every rank; read files, since the text may be of an earlier run.
+        `run.folder` is the text's folder. Numbers called `requests`, `rows` (accepted), `tokens_in`, `tokens_out` and
+        `picodollars` are shown as costs, `rejected` (a mapping of reasons to counts) and `samples` (of `reason`, `id` and
+        `text`) as rejections; `unknown_requests` and `unknown_picodollars` are those that may have been charged. A teacher's
+        account covers all runs that share its money. Since 0.1.
+        """
+
     def kdtool_state(self) -> Mapping[str, Any] | None:
         """Return the state that a component of a phase keeps from step to step, such as a running mean; None if it has none.
 

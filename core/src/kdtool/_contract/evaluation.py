@@ -1,4 +1,4 @@
-"""Evaluators and exporters, and the subjects that they measure and write."""
+"""Evaluators, the subjects that they measure, and the artefacts that exporters write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example
 from kdtool._contract.hooks import hook
-from kdtool._contract.language_model import LanguageModel, Runtime
+from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
 
 Role = Literal["artifact", "student", "control", "base", "teacher"]
@@ -72,8 +72,8 @@ class Measurement:
 class Artifact:
     """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none.
 
-    `how_to_use` is code to copy, with `{path}` for the artefact's final place. `card` is a model card in Markdown: the
-    engine adds the measurements and writes it as README.md into the artefact's folder, or beside its file.
+    `how_to_use` is code to copy, with `{path}` for the artefact's final place. `card` is a model card in Markdown, which
+    the engine writes as README.md into the artefact's folder, or beside its file; `Exporter.kdtool_card` completes it.
     """
 
     path: Path
@@ -120,22 +120,3 @@ class Evaluator(Component):
         loaded. Ids are unique, no problem is empty, and the result is the same each time. None if there are no problems.
         Since 0.1.
         """
-
-
-class Exporter(Component):
-    """Writes a trained student in a format, and opens the result."""
-
-    kind = "exporter"
-
-    @hook(needed=True)
-    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact:
-        """Write the student in folder `trained` (written by `LanguageModel.save`) below `run.folder`. On rank 0.
-
-        The artefact is a file or folder of its own there; the engine moves it, so it must not contain its path. The same
-        student and `run.texts` give the same files. Do not change `trained`. Since 0.1.
-        """
-        raise NotImplementedError
-
-    @hook(first=True)
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
-        """Open an artefact of this exporter (role "artifact"), wherever it is now; None for others. Since 0.1."""

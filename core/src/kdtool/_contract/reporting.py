@@ -78,9 +78,10 @@ class Results:
     """All results of a run. `folder` holds `results.json` with the same content.
 
     `subjects` hold the role, arm and seed of each measured subject; `models` the shapes of "student" and of each teacher by
-    component name; `data` the counts of documents and bytes per split, licences, languages, sources, rejections, rows, and
-    the seconds of the teacher's signals. `values` hold each arm's mean over its seeds, with the interval that reports show.
-    Paths below `folder` are relative to it in `results.json`. A notebook shows results as a small table.
+    component name; `data` the counts of documents and bytes per split, licences, languages, sources, rejections, rows,
+    the seconds of the teacher's signals, and the components' `accounts`. `values` hold each arm's mean over its seeds, with
+    the interval that reports show. Paths below `folder` are relative to it in `results.json`. A notebook shows results as a
+    small table.
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.requirements import held_against
 from kdtool._contract.evaluation import Artifact, Measurement
+from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
@@ -154,22 +155,31 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for node in stages.graph.nodes.values():
         context.make(node)
         if node in stages.exports.values() and not context.rank:
-            _write_cards(context, [found for found in [read_artifact(node)] if not card_of(found).exists()])
+            _write_first_card(context, read_artifact(node))
         refuse_uneven_arms(context.assembly, stages.arms, node.stage)
     results = replace(_results(context, stages), recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
         return results
-    _write_cards(context, results.arms[0].artifacts, results)
+    results = write_report(context, run, results)
+    _complete_cards(context, run, results)
     for artifact in results.arms[0].artifacts:
         link_export(artifact, context.folder)
-    return write_report(context, run, results)
+    return results
 
 
-def _write_cards(context: Context, artifacts: Sequence[Artifact], results: Results | None = None) -> None:
-    """Write the cards of exported models; before they are measured without results, so that the licence is there."""
-    with storage_errors(context.folder):
-        for artifact in artifacts:
-            write_card(artifact, results)
+def _write_first_card(context: Context, artifact: Artifact) -> None:
+    """Write the card of an artefact that is not measured yet, so that its licence is there."""
+    if not card_of(artifact).exists():
+        with storage_errors(context.folder):
+            write_card(artifact)
+
+
+def _complete_cards(context: Context, run: RunInfo, results: Results) -> None:
+    """Write the cards of exported models again, with what was measured."""
+    for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
+        text = context.hooks.component(name, Exporter).kdtool_card(run, artifact, results)
+        with storage_errors(context.folder):
+            write_card(artifact, text)
 
 
 def write_report(context: Context, run: RunInfo, results: Results) -> Results:
@@ -284,8 +294,15 @@ def _data(context: Context, stages: Stages) -> dict[str, Any]:
     """Return counts of the recipe's text, rows of all phases, and the time that recorded signals took."""
     rows = [rows_of(node) for node in {own.rows.name: own.rows for own in stages.materials.values()}.values()]
     corpora = corpora_of(context, context.assembly.recipe.shared)
+    texts = dict.fromkeys([stages.texts.path, *(own.texts.path for own in stages.materials.values())])
+    accounts = {
+        name: account
+        for folder in texts
+        for name, account in context.hooks.kdtool_account(replace(context.info(), folder=folder)).items()
+    }
     return {
         **StoredTexts(stages.texts.path).counts(corpora),
+        **({"accounts": accounts} if accounts else {}),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
         "signal_seconds": sum(context.made[node.name].seconds for node in stages.signals),

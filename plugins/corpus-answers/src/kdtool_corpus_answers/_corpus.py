@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import kdtool
 import pydantic
-from kdtool_measuring import Journal, ask_teacher, kept_answers, refusal_remedy, seed_of
+from kdtool_measuring import Account, Journal, Pace, ask_teacher, kept_answers, refusal_remedy, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import route
@@ -116,29 +116,39 @@ class Answers(kdtool.Corpus):
             kdtool.UsageError: a file of prompts is wrong, a teacher refuses everything, or no answer can be learned from.
             kdtool.PluginError: a teacher gives what was not asked for.
         """
-        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
-        name = hashlib.sha256(settings.encode()).hexdigest()[:16]
-        folder = run.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        base = self._base(run)
+        base.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             journals: dict[str, Journal[kdtool.TextAnswer]] = {}
             for teacher in self._teachers:
-                file = folder / f"{name}-{teacher}.jsonl"
+                file = base.with_name(f"{base.name}-{teacher}.jsonl")
                 journals[teacher] = stack.enter_context(kept_answers(run, file, again=file not in self._asked))
                 self._asked.add(file)
             for teacher in self._teachers:  # the fallback last, when the others' refusals are known
                 self._ask(run, teacher, journals)
             yield from self._read_examples(run, journals)
 
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        return Account.read(self._base(run).with_suffix(".json"))
+
+    def _base(self, run: kdtool.RunInfo) -> Path:
+        """Return the path that names of this corpus's files begin with; corpora of other settings have others."""
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
+
     def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
         """Ask a teacher for what is not in its journal yet."""
-        told_at = 0.0
+        told_at, pace = 0.0, Pace(run.say)
 
         def progress() -> None:
             nonlocal told_at
             if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
                 told_at = time.monotonic()
                 run.hook.kdtool_progress(run, sum(map(len, journals.values())))
+            if pace.is_due():
+                done = sum(map(len, journals.values()))
+                most = sum(isinstance(one, Prompt) for one in self._prompts(run))
+                pace.show(f"{done:,} of {most:,} prompts answered", done / most)
 
         requests = self._requests(run, teacher, journals)
         replaced = self.config.fallback not in {None, teacher}
@@ -173,9 +183,8 @@ class Answers(kdtool.Corpus):
 
     def _read_examples(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
         licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
-        left_out: Counter[str] = Counter()
+        account = Account()
         taken: Counter[str] = Counter()
-        picodollars = 0
         refusal = ""
         for found in self._prompts(run):
             if isinstance(found, kdtool.Example):
@@ -185,22 +194,26 @@ class Answers(kdtool.Corpus):
             answer = journals[teacher].get(found.id)
             if answer is None:
                 raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {found.id!r}")
-            picodollars += answer.picodollars
+            account.add(answer)
             if reason := self._useless(answer):
-                left_out[reason] += 1
+                account.rejected[reason] += 1
                 refusal = refusal or answer.reason
                 continue
             taken[teacher] += 1
             yield self._example(found, answer, teacher, licences[teacher])
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.rejected.most_common())
         if not taken:
             found_wanting = f"{' and '.join(self._teachers)} returned no usable answer"
             reasons += f", the first with: {refusal}" if refusal else ""
-            raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(left_out, refusal)}")
+            raise kdtool.UsageError(
+                f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(account.rejected, refusal)}"
+            )
         counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
-        price = picodollars / 1e12
-        paid = f", for ${price:,.4f}: ${price / taken.total():.6f} each" if price else ""
-        run.say(counts + paid + (f"; left out: {reasons}" if left_out else ""))
+        account.rows = taken.total()
+        account.write(self._base(run).with_suffix(".json"))
+        price = account.picodollars / 1e12
+        paid = f", for ${price:,.4f}: ${price / account.rows:.6f} each" if price else ""
+        run.say(counts + paid + (f"; left out: {reasons}" if reasons else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
         terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -27,8 +31,6 @@ _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
 _PRICED = 1_000
 """Most requests that a teacher is asked to price; each stands for those beside it."""
-_SEEDS = ["x = 1"]
-"""For estimates, which read no corpus."""
 _BYTES_A_ROW = 4_000
 """Of an answer, and of the row that is made of it: a usual size."""
 
@@ -70,13 +72,11 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the disk for answers and rows, with requests and tokens in its note, and the teacher's price."""
-        from kdtool_corpus_instruct._drawing import draw
-
-        config, prompts = self.config, 0
-        for cell, rows in config.quotas.items():
-            values = draw(config, cell, str(cell), 1, _SEEDS if config.seeds else [])
-            prompts += rows * sum(len(text) for _, text in self._templates.render(cell.task, values))
+        """Yield the disk for answers and rows, and the money for a first answer to each; tokens by a count of characters."""
+        config = self.config
+        requests = self._first_requests(run)
+        share = config.rows / len(requests)
+        prompts = share * sum(len(text) for request in requests for _, text in request.turns)
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
         note = (
             f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}; "
@@ -85,9 +85,24 @@ class Instruct(kdtool.Corpus):
         )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
         if config.ask in run.implementing("kdtool_estimate_answers"):
-            teacher, step = run.component(config.ask, kdtool.Teacher), -(-config.rows // _PRICED)
-            times = config.rows / len(range(0, config.rows, step))
-            yield from teacher.kdtool_estimate_answers(run, self._first_requests(run, step), times) or ()
+            more = f"up to {most / config.rows:g} times as much where rows are rejected"
+            teacher = run.component(config.ask, kdtool.Teacher)
+            for found in teacher.kdtool_estimate_answers(run, requests, share) or ():
+                yield replace(found, note="; ".join(filter(None, (found.note, more))))
+
+    def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:
+        """Return the requests for the rows, or an even selection of many rows. Seeds that must be fetched are replaced."""
+        from kdtool_corpus_instruct._candidates import Slot
+        from kdtool_corpus_instruct._drawing import read_seeds
+        from kdtool_corpus_instruct._requests import request_of
+
+        seeds = ["x = 1"] if self.config.seeds else []
+        if self.config.seeds and not (corpus := run.component(self.config.seeds, kdtool.Corpus)).derives_from:
+            with suppress(kdtool.ServiceError):
+                seeds = read_seeds(corpus.kdtool_examples(run))
+        slots = (Slot(cell, number) for cell, rows in self.config.quotas.items() for number in range(rows))
+        chosen = islice(slots, 0, None, math.ceil(self.config.rows / _PRICED))
+        return [request_of(slot, self.config, self._templates, seeds, run.seed)[0] for slot in chosen]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the rows as they are accepted, in an order that depends on the answers alone.
@@ -105,8 +120,7 @@ class Instruct(kdtool.Corpus):
         seeds = []
         if config.seeds is not None:
             seeds = read_seeds(run.component(config.seeds, kdtool.Corpus).kdtool_examples(run))
-        settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-        folder = run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        folder = self._folder(run)
         record, state = Record(folder, config.quotas), "interrupted"
         try:
             yield from Generation(run, config, self._templates, record, folder, seeds).rows()
@@ -115,20 +129,15 @@ class Instruct(kdtool.Corpus):
         finally:
             record.close(state)
 
-    def _first_requests(self, run: kdtool.RunInfo, step: int) -> Iterator[kdtool.Request]:
-        """Yield each `step`-th of the requests that ask for every row once; seeds are short examples."""
-        from kdtool_measuring import seed_of
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        from kdtool_corpus_instruct._record import read_account
 
-        from kdtool_corpus_instruct._drawing import draw
+        return read_account(self._folder(run))
 
-        config = self.config
-        slots = ((cell, number) for cell, rows in config.quotas.items() for number in range(rows))
-        for cell, number in islice(slots, 0, None, step):
-            values = draw(config, cell, f"{run.seed}/{cell}/{number}/0", number + 1, _SEEDS if config.seeds else [])
-            turns = self._templates.render(cell.task, values)
-            name = f"{cell}/{number}#0"
-            seed = seed_of(run.seed, name)
-            yield kdtool.Request(name, "", config.max_tokens, (), config.temperature, seed, turns)
+    def _folder(self, run: kdtool.RunInfo) -> Path:
+        """Return the folder of this corpus's files; corpora of other settings have others."""
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     @property
     def _template_names(self) -> list[str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import refusal_remedy, seed_of
+from kdtool_measuring import Pace, refusal_remedy
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
-from kdtool_corpus_instruct._drawing import draw
+from kdtool_corpus_instruct._requests import request_of
 from kdtool_corpus_instruct._templates import Templates
 from kdtool_corpus_instruct._trial import run_tests
 
@@ -63,7 +63,8 @@ class Generation:
         self._seeds = seeds
         self._versions = {task: str(templates.find(task)) for task in {cell.task for cell in record.cells}}
         self._dearest: int | None = None
-        self._accepted = 0
+        self._accepted = self._judged = 0
+        self._pace = Pace(run.say)
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         self._model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         owned = [each.terms.licence for each in run.licences if each.component == config.ask]
@@ -118,17 +119,7 @@ class Generation:
         return 1 if self._dearest is None else max(0, limit - self._record.cells[cell].picodollars) // self._dearest
 
     def _request(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, object]]:
-        key = f"{self._run.seed}/{slot.id}/{slot.attempt - slot.repairs}"
-        values = draw(self._config, slot.cell, key, slot.number + 1, self._seeds)
-        request = kdtool.Request(
-            id=f"{slot.id}#{slot.attempt}",
-            prompt="",
-            max_tokens=self._config.max_tokens,
-            temperature=self._config.temperature,
-            seed=seed_of(self._run.seed, f"{slot.id}#{slot.attempt}"),
-            turns=slot.conversation or self._templates.render(slot.cell.task, values),
-        )
-        return request, values
+        return request_of(slot, self._config, self._templates, self._seeds, self._run.seed)
 
     def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
         """Return the answers by id."""
@@ -137,6 +128,7 @@ class Generation:
         for answer in self._run.component(self._config.ask, kdtool.Teacher).kdtool_answer(iter(requests)):
             found[answer.id] = answer
             self._record.write_status("asking")
+            self._show_progress(len(found))
         missing = next((request.id for request in requests if request.id not in found), None)
         if missing is not None:
             raise kdtool.PluginError(
@@ -150,6 +142,15 @@ class Generation:
                 f"{refusal_remedy(refusals[0])}"
             )
         return found
+
+    def _show_progress(self, waiting: int) -> None:
+        """Show accepted rows every half minute; `waiting` answers of this round are not judged yet."""
+        if self._pace.is_due():
+            wanted, answered = self._config.rows, self._judged + waiting
+            per_row = self._judged / self._accepted if self._accepted else 1.0
+            expected = self._judged + per_row * (wanted - self._accepted)
+            text = f"instruct: {self._accepted:,} of {wanted:,} rows accepted, {answered:,} requests answered"
+            self._pace.show(text, answered / max(1.0, expected))
 
     def _judge(self, batch: Sequence[Candidate], again: list[Slot]) -> Iterator[kdtool.Example]:
         """Yield the rows of accepted candidates, and add the slots of the others to `again`."""
@@ -171,7 +172,9 @@ class Generation:
             about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
             self._record.reject(slot.cell, candidate.reason, about)
             again.append(self._next(candidate))
+        self._judged += len(batch)
         self._record.write_status("judging")
+        self._show_progress(0)
         self._run.hook.kdtool_progress(self._run, self._accepted)
 
     def _read(self, candidate: Candidate) -> Candidate:

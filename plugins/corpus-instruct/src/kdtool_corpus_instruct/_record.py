@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtool_corpus_instruct._cells import Cell
 
-__all__ = ["Record", "Tally"]
+__all__ = ["Record", "Tally", "read_account"]
 
 _SECONDS = 1.0
 _SAMPLES = 10
 """Rejected candidates that are kept of each cell and reason."""
+_SHOWN = 2
+"""Rejected candidates of each reason in a report."""
+_STATUS, _REJECTED = "status.json", "rejected.jsonl"
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Record:
         self.cells = {cell: Tally(wanted) for cell, wanted in cells.items()}
         self._written = 0.0
         self._rows = (folder / "rows.jsonl").open("w", encoding="utf-8", newline="\n")
-        self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8", newline="\n")
+        self._rejected = (folder / _REJECTED).open("w", encoding="utf-8", newline="\n")
 
     def accept(self, cell: Cell, row: Mapping[str, Any]) -> None:
         """Count and write an accepted row."""
@@ -67,9 +70,9 @@ class Record:
         self._rows.flush()
         self._rejected.flush()
         cells = [{"cell": str(cell), **vars(tally)} for cell, tally in self.cells.items()]
-        new = self._folder / "status.json.new"
+        new = self._folder / f"{_STATUS}.new"
         new.write_text(json.dumps({"state": state, "written": time.time(), "cells": cells}), encoding="utf-8")
-        new.replace(self._folder / "status.json")
+        new.replace(self._folder / _STATUS)
 
     def close(self, state: str) -> None:
         """Write the last status; the rows of a complete generation are in the text, and are deleted here."""
@@ -78,3 +81,25 @@ class Record:
         self._rows.close()
         if state == "complete":
             (self._folder / "rows.jsonl").unlink(missing_ok=True)
+
+
+def read_account(folder: Path) -> Mapping[str, Any] | None:
+    """Return the sums over all cells for a report, with samples of rejected candidates; None without a generation."""
+    if not (folder / _STATUS).exists():
+        return None
+    cells = json.loads((folder / _STATUS).read_text(encoding="utf-8"))["cells"]
+    names = {"rows": "accepted", "requests": "asked"} | {
+        name: name for name in ("tokens_in", "tokens_out", "picodollars")
+    }
+    samples, shown = [], Counter[str]()
+    with (folder / _REJECTED).open(encoding="utf-8") as lines:
+        for one in map(json.loads, lines):
+            shown[one["reason"]] += 1
+            if shown[one["reason"]] <= _SHOWN:
+                text = f"{one['error']}\n\n{one['answer']}".strip()
+                samples.append({"reason": one["reason"], "id": one["id"], "text": text})
+    return {
+        **{name: sum(cell[key] for cell in cells) for name, key in names.items()},
+        "rejected": dict(sum((Counter(cell["rejected"]) for cell in cells), Counter[str]()).most_common()),
+        "samples": samples,
+    }

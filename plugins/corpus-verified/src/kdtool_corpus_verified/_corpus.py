@@ -8,13 +8,15 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
 from kdtool_corpus_verified._config import VerifiedConfig
 
 if TYPE_CHECKING:
+    from kdtool_measuring import Account
+
     from kdtool_corpus_verified._attempts import Attempt
     from kdtool_corpus_verified._problems import Problem
 
@@ -56,17 +58,32 @@ class Verified(kdtool.Corpus):
             kdtool.PluginError: the teacher skips a request.
             kdtool.SandboxError: programs cannot be run safely here.
         """
+        from kdtool_measuring import Account
+
         from kdtool_corpus_verified._summary import summarise_attempts
 
-        problems = self._problems(run)
-        attempts = self._attempts(run, problems)
+        problems, account = self._problems(run), Account()
+        attempts = self._attempts(run, problems, account)
         given = {name: list(self._make_examples(run, problems[name], found)) for name, found in attempts.items()}
         run.say(summarise_attempts(self.config, attempts, sum(map(len, given.values()))))
+        account.rows = sum(map(len, given.values()))
+        account.rejected.update(one.reason for found in attempts.values() for one in found if not one.has_passed)
+        account.write(self._base(run).with_suffix(".json"))
         for example in self._source(run):
             if example.split == "train":
                 yield from given.get(example.id, ())
             else:
                 yield example
+
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        from kdtool_measuring import Account
+
+        return Account.read(self._base(run).with_suffix(".json"))
+
+    def _base(self, run: kdtool.RunInfo) -> Path:
+        """Return the path that names of this corpus's files begin with: several corpora of this kind share the folder."""
+        settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _source(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         return run.component(self.config.corpus, kdtool.Corpus).kdtool_examples(run)
@@ -83,17 +100,20 @@ class Verified(kdtool.Corpus):
             )
         return found
 
-    def _attempts(self, run: kdtool.RunInfo, problems: Mapping[str, Problem]) -> Mapping[str, Sequence[Attempt]]:
-        """Return all attempts at each problem whose reference solution passes here; nothing is asked or run twice."""
+    def _attempts(
+        self, run: kdtool.RunInfo, problems: Mapping[str, Problem], account: Account
+    ) -> Mapping[str, Sequence[Attempt]]:
+        """Return all attempts at each problem whose reference solution passes here; nothing is asked or run twice.
+
+        All answers are added to `account`.
+        """
         from kdtool_corpus_verified._answers import ask_for_answers
         from kdtool_corpus_verified._attempts import name_of, own_solutions, run_attempts
         from kdtool_corpus_verified._summary import summarise_solutions
 
-        settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
-        name = hashlib.sha256(settings.encode()).hexdigest()[:16]  # several corpora of this kind share the folder
-        folder = run.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        verdicts = folder / f"{name}.verdicts.jsonl"
+        base = self._base(run)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        verdicts = base.with_suffix(".verdicts.jsonl")
         solutions = own_solutions(run, problems, self.config, verdicts)
         if left_out := summarise_solutions(self.config, solutions):
             run.say(left_out)
@@ -103,9 +123,11 @@ class Verified(kdtool.Corpus):
             for key, problem in soluble.items()
             for number in range(self.config.samples)
         }
-        file = folder / f"{name}.answers.jsonl"
+        file = base.with_suffix(".answers.jsonl")
         answers = ask_for_answers(run, self.config, prompts, file, again=file not in self._asked)
         self._asked.add(file)
+        for answer in answers.values():
+            account.add(answer)
         return run_attempts(run, soluble, answers, self.config, verdicts)
 
     def _make_examples(

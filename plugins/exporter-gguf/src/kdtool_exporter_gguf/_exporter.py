@@ -97,6 +97,11 @@ class GGUF(kdtool.Exporter):
         card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
         return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)
 
+    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
+        from kdtool_model_card import complete_card
+
+        return complete_card(results, artifact)
+
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         path = subject.path
         if subject.role != "artifact" or path is None or not path.is_file():

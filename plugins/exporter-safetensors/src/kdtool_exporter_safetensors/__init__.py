@@ -63,6 +63,11 @@ class Safetensors(kdtool.Exporter):
         card = model_card(run, facts, stored=stored, library="transformers", use=use)
         return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}", open_in), card=card)
 
+    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
+        from kdtool_model_card import complete_card
+
+        return complete_card(results, artifact)
+
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
         import torch

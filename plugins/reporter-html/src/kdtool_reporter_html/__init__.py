@@ -7,6 +7,7 @@ The engine calls `HtmlReporter` once at the end of a run. The page is made by `_
 - `_tradeoffs`: quality against size and speed
 - `_samples`: completions side by side; `_answers`: answers to items of benchmarks
 - `_curves`: training curves and each loss's share of the gradient
+- `_accounts`: money for answers, per row and per point, the break-even, and rejected candidates
 - `_record`: data, costs, notes, components, how to use the student
 - `_subjects`, `_numbers`, `_charts`: names of arms, formatted numbers, drawings by matplotlib
 

@@ -5,9 +5,12 @@ Called by every section. Uses a non-breaking space between number and unit, and 
 
 from __future__ import annotations
 
+from decimal import Decimal
 from math import floor, isfinite, isnan, log10
 
-__all__ = ["count", "decimals", "difference", "duration", "interval", "percent", "quantity", "span", "tick", "times"]
+__all__ = [
+    "count", "decimals", "difference", "duration", "interval", "money", "percent", "quantity", "span", "tick", "times",
+]  # fmt: skip
 
 SPACE = "\u00a0"
 _BYTES = ("B", "kB", "MB", "GB", "TB")
@@ -77,6 +80,13 @@ def count(value: float) -> str:
     if abs(value) >= 1_000_000:
         return _with_prefix(value, _COUNTS)
     return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def money(picodollars: int) -> str:
+    """Return an amount in dollars: cents from a dollar on, three significant digits below."""
+    dollars = Decimal(picodollars).scaleb(-12)
+    places = 2 if dollars >= 1 or not dollars else max(2, 2 - dollars.adjusted())
+    return f"${dollars:,.{places}f}".replace(",", "\u202f")
 
 
 def duration(seconds: float) -> str:

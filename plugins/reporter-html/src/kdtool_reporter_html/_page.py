@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _answers, _curves, _record, _samples, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html import _accounts, _answers, _curves, _record, _samples, _summary, _tradeoffs, _verdict
 from kdtool_reporter_html._control import as_it_trained
 from kdtool_reporter_html._subjects import Subjects
 
 __all__ = ["page"]
 
 
-def page(results: kdtool.Results) -> str:
-    """Return the whole page. Missing parts of a run are omitted, or named as missing."""
+def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> str:
+    """Return the whole page. Missing parts of a run are omitted, or named as missing.
+
+    Args:
+        results: the run.
+        dollars_per_hour: the price of the machine that trained; None leaves training without a price.
+    """
     results = as_it_trained(results)
     units = {found.name: found.unit for found in results.measurements}
     higher = {found.name: found.higher_is_better for found in results.measurements}
@@ -26,6 +32,7 @@ def page(results: kdtool.Results) -> str:
     against_controls = _verdict.with_controls(results.comparisons, subjects)
     judged = _verdict.judgements(against_controls)
     controlled = any(arm.arm.startswith("control") for arm in results.arms)
+    money = _accounts.money_of(results, subjects, dollars_per_hour)
     scored = [found for found in results.measurements if not found.texts]
     folder = Path(__file__).parent
     environment = jinja2.Environment(
@@ -41,7 +48,7 @@ def page(results: kdtool.Results) -> str:
             _verdict.where_it_pays(judged, seeds, controlled=controlled) if results.arms or judged else results.verdict
         ),
         weakness=_verdict.weakness(subjects.gather(results.measurements)),
-        tiles=_summary.tiles(results, subjects),
+        tiles=_summary.tiles(results, subjects, money),
         quality=_summary.quality(results, subjects),
         seeds=seeds,
         pairs=_verdict.pairs(results.comparisons, units, subjects),
@@ -54,7 +61,9 @@ def page(results: kdtool.Results) -> str:
         per_parameter=_tradeoffs.per_parameter(scored, subjects),
         models=_record.models(results.models),
         data=_record.blocks(results.data),
+        rejections=_accounts.rejections(results.data),
         costs=_record.costs(results),
+        money=money,
         notes=_record.notes(results),
         usage=_record.usage(results.arms, _samples.best_prompt(results, subjects)),
         config_text=_record.config_text,

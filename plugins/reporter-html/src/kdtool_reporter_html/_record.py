@@ -79,9 +79,9 @@ class Usage:
 def blocks(data: Mapping[str, Any]) -> list[Block]:
     """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list.
 
-    Signals are omitted here, since `costs` reports them.
+    Signals and accounts are omitted here, since `costs` and `_accounts` report them.
     """
-    data = {key: value for key, value in data.items() if key != "signal_seconds"}
+    data = {key: value for key, value in data.items() if key not in {"signal_seconds", "accounts"}}
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
     found = (
         [Block("Total", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import kdtool
 
+from kdtool_reporter_html._accounts import Money
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
 from kdtool_reporter_html._subjects import (
     ARMS,
@@ -105,7 +106,7 @@ def costs(results: kdtool.Results, subjects: Subjects) -> Table:
     )
 
 
-def tiles(results: kdtool.Results, subjects: Subjects) -> list[Tile]:
+def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = None) -> list[Tile]:
     """Return the headline figures, without those that were not measured."""
     grouped = subjects.gather(results.measurements)
     seeds = seeds_of(results, subjects)
@@ -113,6 +114,7 @@ def tiles(results: kdtool.Results, subjects: Subjects) -> list[Tile]:
         _size(results, grouped),
         *_against_teacher(grouped, subjects),
         *_scores(grouped),
+        Tile("Paid for answers", money.total, f"{money.a_row} an accepted row") if money and money.a_row else None,
         Tile(
             "This run took",
             duration(results.seconds),

@@ -14,8 +14,8 @@ from kdtool_reporter_html._numbers import difference, percent, quantity, span, t
 from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "weakness", "where_it_pays",
-    "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "forest", "judgements", "pairs", "weakness",
+    "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
@@ -210,7 +210,7 @@ def _join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _aside(comparison: kdtool.Comparison) -> str:
+def aside_of(comparison: kdtool.Comparison) -> str:
     """Return the kind of a measurement in `_ASIDES`; "" for all others."""
     return next((kind for kind, (names, _, _) in _ASIDES.items() if names.search(comparison.measurement)), "")
 
@@ -218,7 +218,7 @@ def _aside(comparison: kdtool.Comparison) -> str:
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison]) -> Judgement:
     # Likeness to the teacher was the training objective, and an untrained model repeats nothing: only the other
     # measurements decide whether distillation pays.
-    others = [found for found in comparisons if not _aside(found)]
+    others = [found for found in comparisons if not aside_of(found)]
     better, worse = _names_with(others, "better"), _names_with(others, "worse")
     asides = {kind: said for kind in _ASIDES if (said := _describe_aside(kind, comparisons))}
     beside = "asides" if len(asides) > 1 else next(iter(asides), "open")
@@ -241,7 +241,7 @@ def _names_with(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
 
 def _describe_aside(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
     """Describe how the student differs in one kind of `_ASIDES`, such as "closer to the teacher"; "" if it does not."""
-    own = [found for found in comparisons if _aside(found) == kind]
+    own = [found for found in comparisons if aside_of(found) == kind]
     _, better, worse = _ASIDES[kind]
     sides = {better: _names_with(own, "better"), worse: _names_with(own, "worse")}
     return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,11 +29,7 @@ def model_card(
     binding = [licensed for licensed in run.licences if licensed.transfers]
     lines = [
         "---",
-        *_front_matter(binding),
-        f"library_name: {library}",
-        *([f"base_model: {base}"] if base else []),
-        "pipeline_tag: text-generation",
-        "tags: [code, distillation, kdtool]",
+        _front_matter(binding, library, base),
         "---",
         f"# {run.published_name}",
         "",
@@ -61,12 +58,24 @@ def _notices(binding: Sequence[kdtool.Licensed]) -> list[str]:
     return list(dict.fromkeys(notice for licensed in binding for notice in licensed.terms.notices))
 
 
-def _front_matter(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:
-    licences = list(dict.fromkeys(licensed.terms.licence for licensed in binding))
-    name = card_name(licences)
-    yield f"license: {name}"
-    if name == "other" and licences:
-        yield f'license_name: "{" AND ".join(licences)}"'.replace("\n", " ")
+def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    terms = list({licensed.terms.licence: licensed.terms for licensed in binding}.values())
+    expression = " AND ".join(one.licence for one in terms)
+    name = card_name([one.licence for one in terms])
+    other = name == "other" and bool(terms)
+    data = ModelCardData(
+        license=name,
+        license_name=re.sub(r"[^a-z0-9.]+", "-", expression.lower()).strip("-") if other else None,
+        license_link=(terms[0].url or None) if other and len(terms) == 1 else None,
+        library_name=library,
+        base_model=base or None,
+        pipeline_tag="text-generation",
+        tags=["code", "distillation", "kdtool"],
+        license_expression=expression if other else None,
+    )
+    return data.to_yaml()
 
 
 def _terms(licences: Sequence[kdtool.Licensed]) -> Iterator[str]:

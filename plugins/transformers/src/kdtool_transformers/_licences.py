@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,10 +129,13 @@ def _of_folder(folder: Path) -> str | None:
 
 def _several(folder: Path) -> str | None:
     """Return the licences that an exported student's card names together."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.search(r'^license_name: "([^"\n]+)"$', text.partition("\n---\n")[0], re.MULTILINE)
-    return found.group(1) if found else None
+    from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError
+
+    card, found = folder / "README.md", None
+    with suppress(ValueError, YAMLError):  # a card of others that is damaged names none
+        found = metadata_load(card) if card.is_file() else None
+    return str(found["license_expression"]) if found and "license_expression" in found else None
 
 
 def _cached_licence(hub_name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import kdtool
@@ -17,6 +18,8 @@ __all__ = ["estimate"]
 
 _COUNTED = 20
 """Requests that the service counts; the others are scaled by them."""
+_PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
+"""Limits a minute that Anthropic publishes for its first tier, as an example: they differ by account and model."""
 
 
 def estimate(
@@ -25,6 +28,8 @@ def estimate(
     times: float,
     file: Path,
     count: Callable[[Asked], int] | None,
+    purpose: str,
+    planned: int,
 ) -> Iterator[kdtool.Estimate]:
     """Yield what the answers cost, if each is as long as it may be.
 
@@ -34,6 +39,8 @@ def estimate(
         times: the number of requests that each stands for.
         file: the ledger, which may not exist yet.
         count: counts input tokens by the service; None estimates them here.
+        purpose: what the answers are for.
+        planned: picodollars of earlier estimates of the same run.
     """
     prices = prices_of(config)
     all_asked = {asked.key: asked for asked in requests}
@@ -41,7 +48,9 @@ def estimate(
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
     number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
-        yield kdtool.Estimate("answers of claude", note=f"all {stored:,} answers are stored, and cost nothing")
+        if stored:
+            note = f"{purpose}: all {stored:,} answers are stored, and cost nothing"
+            yield kdtool.Estimate("answers of claude", note=note)
         return
     tokens = _tokens_of(missing, times, count)
     rates, cached = prices.tiers[0][1], tokens.with_cache(hour=config.cache == "1h")
@@ -50,12 +59,12 @@ def estimate(
     uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
     expected = by_batch if uses_batches else by_cache
     notes = [
-        f"{number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
+        f"{purpose}: {number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
         *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),
-        *_notes_on_time(config, number, uses_batches=uses_batches),
-        *_notes_on_budget(config, file, expected),
+        _note_on_time(config, number, tokens, uses_batches=uses_batches),
+        _note_on_budget(config, file, planned, expected),
     ]
     yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
 
@@ -104,19 +113,28 @@ def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:
         )
 
 
-def _notes_on_time(config: ClaudeConfig, number: int, *, uses_batches: bool) -> Iterator[str]:
+def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_batches: bool) -> str:
     if uses_batches:
-        yield "up to 24 hours by batches"
-    elif config.requests_per_minute:
-        minutes = number / config.requests_per_minute
-        yield f"{minutes:,.0f} minutes at {config.requests_per_minute:,} requests a minute"
+        return "up to 24 hours by batches"
+    if config.requests_per_minute:
+        return f"{ceil(number / config.requests_per_minute):,} min at {config.requests_per_minute:,} requests a minute"
+    # Input that is read from the cache counts towards no limit.
+    read = tokens.own + (tokens.prefix or tokens.shared)
+    needed = {"requests": number, "tokens in": read, "tokens out": tokens.out}
+    minutes = max(needed[name] / limit for name, limit in _PUBLISHED.items())
+    limits = ", ".join(f"{limit:,} {name}" for name, limit in _PUBLISHED.items())
+    return (
+        f"the account's limits are learned from its first answer: {ceil(minutes):,} min at {limits} a minute, if all tokens "
+        "are used (Claude Fable 5, tier Start, October 2026; a new account may have less)"
+    )
 
 
-def _notes_on_budget(config: ClaudeConfig, file: Path, expected: int) -> Iterator[str]:
-    budget, ledger = picodollars(config.budget_usd), read_summary(file) if file.exists() else None
-    spent = ledger.spent + ledger.held if ledger else 0
-    if spent + expected > budget:
-        yield f"more than budget_usd allows ({dollars(max(0, budget - spent))} are left): the run would stop there"
+def _note_on_budget(config: ClaudeConfig, file: Path, planned: int, expected: int) -> str:
+    ledger = read_summary(file) if file.exists() else None
+    left = picodollars(config.budget_usd) - planned - (ledger.spent + ledger.held if ledger else 0)
+    if expected > left:
+        return f"more than budget_usd allows ({dollars(max(0, left))} are left): the run would stop there"
+    return f"{dollars(left)} of budget_usd are left for it"
 
 
 def estimate_parts(asked: Asked) -> tuple[int, int]:

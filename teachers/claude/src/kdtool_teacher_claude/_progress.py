@@ -12,6 +12,8 @@ from kdtool_teacher_claude._prices import Usage, dollars
 __all__ = ["Progress"]
 
 _SECONDS = 30.0
+_RARER = 0.1
+"""Part of the time so far that passes between two lines while nothing but batches is waited for."""
 
 
 class Progress:
@@ -36,7 +38,15 @@ class Progress:
         self._tokens += usage.tokens_in + usage.output
         self._input += usage.tokens_in
         self._cached += usage.cache_read
-        if time.monotonic() - self._shown >= _SECONDS:
+        self._show(_SECONDS)
+
+    def wait(self) -> None:
+        """Show a line while batches are waited for, ever more rarely."""
+        self._show(max(_SECONDS, _RARER * (time.monotonic() - self._begun)))
+
+    def _show(self, seconds: float) -> None:
+        """Show a line, if the last one was so many seconds ago."""
+        if time.monotonic() - self._shown >= seconds:
             self._shown = time.monotonic()
             self._say(self.line())
 
@@ -48,9 +58,8 @@ class Progress:
             f"{self.answers:,} answers",
             f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
             f"{self._tokens / minutes:,.0f} tokens/min",
+            f"{self._cached / max(1, self._input):.0%} of the input tokens from the cache",
         ]
-        if self._cached:
-            parts.append(f"{self._cached / self._input:.0%} of the input from the cache")
         if rate := (spent - self._before) / minutes:
             parts.append(f"the budget lasts {(self._budget - spent) / rate:,.0f} min at this speed")
         return "claude: " + ", ".join(parts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -43,6 +44,8 @@ class Claude(kdtool.Teacher):
         self._offline = False
         self._say: Callable[[str], None] = print
         self._service: Service | None = None
+        self._opened: kdtool.Runtime | None = None
+        self._planned = 0
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Return Anthropic's terms, which a recipe must acknowledge."""
@@ -74,16 +77,43 @@ class Claude(kdtool.Teacher):
     def kdtool_estimate_answers(
         self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
     ) -> Iterator[kdtool.Estimate]:
+        yield from self._forecast(run, requests, times, "text")
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
+        from kdtool_teacher_claude._evaluators import NotingRuntime, requests_of
+
+        answering = run.implementing("kdtool_answer")
+        own = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
+        self._opened = runtime = NotingRuntime()
+        try:
+            for evaluator in run.implementing("kdtool_evaluate") if own else ():
+                what = evaluator.rpartition(".")[2]
+                found = requests_of(run, evaluator, own[0], runtime)
+                if isinstance(found, str):
+                    yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
+                elif found:
+                    yield from self._forecast(run, found, 1, f"evaluator {what}")
+        finally:
+            self._opened = None
+
+    def _forecast(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, purpose: str
+    ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._estimate import estimate
 
         self._remember(run)
-        if not self.config.count_tokens:
-            yield from estimate(self.config, self._prepare(requests), times, self._file(), None)
-            return
-        from kdtool_teacher_claude._counting import counting
+        count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
+        if self.config.count_tokens:
+            from kdtool_teacher_claude._counting import counting
 
-        with counting(self.config, offline=run.offline) as count:
-            yield from estimate(self.config, self._prepare(requests), times, self._file(), count)
+            count = counting(self.config, offline=run.offline)
+        with count as counted:
+            for found in estimate(
+                self.config, self._prepare(requests), times, self._file(), counted, purpose, self._planned
+            ):
+                self._planned += found.picodollars
+                yield found
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._open().answer(self._prepare(requests))
@@ -93,7 +123,24 @@ class Claude(kdtool.Teacher):
         from kdtool_teacher_claude._runtime import AnsweringRuntime
 
         self._remember(run)
-        return AnsweringRuntime(self.kdtool_answer) if subject.role == "teacher" else None
+        if subject.role != "teacher":
+            return None
+        return self._opened or AnsweringRuntime(self.kdtool_answer)
+
+    def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
+        from kdtool_ledger import read_summary
+
+        self._remember(run)
+        if not self._file().exists():
+            return None
+        found = read_summary(self._file())
+        return {
+            "requests": found.attempts.get("answered", 0),
+            "picodollars": found.spent,
+            "unknown_requests": len(found.unknown),
+            "unknown_picodollars": sum(reserved for _, _, reserved, _ in found.unknown),
+        }
 
     def kdtool_close(self) -> None:
         if self._service is not None:

@@ -1,6 +1,11 @@
 """For tests: a server on 127.0.0.1 with the Messages API, which fails as configured and keeps its own bill.
 
-`serve` runs it in a thread, `serve_process` in a process of its own, which outlives a killed client.
+`serve` runs it in a thread, `serve_process` in a process of its own, which outlives a killed client. From a terminal:
+
+    python -m kdtool_teacher_claude.testing '{}' 8765
+
+It answers with a line about the request, or with a task, a program and tests where the system text asks for that form
+(corpus `instruct`); a quarter of first programs is wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
+
+from kdtool_teacher_claude._tasks import write_task
 
 __all__ = ["KEY", "MODEL", "Faults", "MessagesServer", "serve", "serve_process"]
 
@@ -85,7 +92,7 @@ class MessagesServer:
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.bill = Bill()
-        self.write: Callable[[dict[str, Any]], str] = lambda body: f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+        self.write: Callable[[dict[str, Any]], str] = _write
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._random = random.Random(self.faults.seed)
@@ -430,20 +437,31 @@ def _key(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _write(body: dict[str, Any]) -> str:
+    """Return a task where the request wants one, else a line about the request."""
+    turns = sum(message["role"] == "user" for message in body["messages"])
+    return write_task(_system(body), turns, _key(body)) or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+
+
+def _system(body: dict[str, Any]) -> str:
+    system = body.get("system", "")
+    return system if isinstance(system, str) else "".join(block["text"] for block in system)
+
+
 def _last(body: dict[str, Any]) -> str:
     return str(body["messages"][-1]["content"])
 
 
 @contextmanager
-def serve(faults: Faults | None = None) -> Iterator[MessagesServer]:
-    """Run a server in a thread as long as the context lasts; its address is `url`."""
+def serve(faults: Faults | None = None, port: int = 0) -> Iterator[MessagesServer]:
+    """Run a server in a thread as long as the context lasts; its address is `url`. Port 0 stands for a free one."""
     server, loop, ready = MessagesServer(faults), asyncio.new_event_loop(), threading.Event()
     stop = asyncio.Event()
 
     async def work() -> None:
         runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         ready.set()
@@ -494,9 +512,9 @@ def serve_process(faults: Faults | None = None) -> Iterator[ServerProcess]:
         process.communicate()
 
 
-def main(faults: str) -> None:
+def main(faults: str = "{}", port: str = "0") -> None:
     """Serve until standard input is closed: the process does not outlive the test that started it."""
-    with serve(Faults(**json.loads(faults))) as server:
+    with serve(Faults(**json.loads(faults)), int(port)) as server:
         print(server.url, flush=True)
         sys.stdin.read()
 

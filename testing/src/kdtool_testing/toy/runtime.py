@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from math import log
 
-from kdtool._contract.evaluation import Exporter, Subject
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.exporter import Exporter
 from kdtool._contract.language_model import LanguageModel, LogLikelihood, Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.evaluation import Artifact, Exporter
+from kdtool._contract.evaluation import Artifact
+from kdtool._contract.exporter import Exporter
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
 from kdtool._results.model_cards import card_of

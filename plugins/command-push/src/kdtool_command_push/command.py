@@ -1,0 +1,92 @@
+"""The click command `kdtool push`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_command_push.checks import Check
+    from kdtool_command_push.publication import Publication
+
+__all__ = ["push"]
+
+
+@click.command("push")
+@click.argument("run")
+@click.option("--to", default="", metavar="OWNER/NAME", help="Repository [default: the run's name, at the user's own].")
+@click.option("--file", "only", multiple=True, metavar="NAME", help="Publish this exporter's file only; repeatable.")
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option("--yes", is_flag=True, help="Upload; without it, only show what would be uploaded.")
+@click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
+@click.option("--branch", default="main", show_default=True, help="Branch that gets the commit.")
+@click.option("--replace", is_flag=True, help="Overwrite files of a repository that did not come from this run.")
+@click.option("--permitted", is_flag=True, help="State that you may publish where a licence forbids it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def push(
+    run: str,
+    to: str,
+    only: tuple[str, ...],
+    out: str,
+    yes: bool,
+    public: bool,
+    branch: str,
+    replace: bool,
+    permitted: bool,
+    as_json: bool,
+) -> None:
+    """Publish the exported files of a finished RUN (name or folder) on the Hugging Face Hub, with a model card.
+
+    Nothing is uploaded without --yes. The upload is one commit: a repository holds a whole model or none, and a killed
+    upload continues with the same command. The token is read from HF_TOKEN or from `hf auth login`.
+
+    \b
+    Example:  kdtool push quickstart --to you/quickstart-student --yes
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_push.checks import check
+    from kdtool_command_push.hub import upload
+    from kdtool_command_push.publication import plan_push
+
+    publication = plan_push(run, to=to, only=only, out=out)
+    found = check(publication, permitted=permitted)
+    if as_json and not yes:
+        click.echo(json.dumps(_plain(publication, found), indent=1))
+    elif not as_json:
+        click.echo("\n".join(_lines(publication, found, public=public, branch=branch)))
+    stops = [one for one in found if one.stops]
+    if stops:
+        raise kdtool.UsageError("; ".join(one.text for one in stops))
+    if not yes:
+        click.echo("nothing was uploaded; add --yes to publish", err=True)
+        return
+    pushed = upload(publication, public=public, branch=branch, replace=replace)
+    if as_json:
+        done = {"url": pushed.url, "commit": pushed.commit, "changed": pushed.changed}
+        click.echo(json.dumps({**_plain(publication, found), **done}, indent=1))
+    else:
+        click.echo(
+            f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})"
+        )
+
+
+def _plain(publication: Publication, found: list[Check]) -> dict[str, object]:
+    return {
+        "repository": publication.repository("OWNER"),
+        "files": publication.sizes(),
+        "checks": [{"text": one.text, "stops": one.stops} for one in found],
+    }
+
+
+def _lines(publication: Publication, found: list[Check], *, public: bool, branch: str) -> Iterator[str]:
+    sizes = publication.sizes()
+    yield f"repository  {publication.repository('OWNER')} ({'public' if public else 'private'}), branch {branch}"
+    yield f"files       {len(sizes)}, {sum(sizes.values()):,} bytes"
+    for path, count in sizes.items():
+        yield f"  {count:>15,}  {path}"
+    yield "checks" + ("" if found else "      nothing found")
+    for one in found:
+        yield f"  {'stop' if one.stops else 'note'}: {one.text}"

@@ -1,0 +1,186 @@
+"""The repository of a run: its exported files in their places, and the files that describe them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kdtool
+from kdtool_model_card import CardFile, build_card, eval_results, modelfile
+
+__all__ = ["CARD", "RECORD", "Publication", "plan_push"]
+
+CARD = "README.md"
+LICENCES = "LICENSE.md"
+"""The file with the terms of everything that the model was made from; the Hub takes this name."""
+RECORD = "kdtool.json"
+"""The file that names a repository's run and the files that it was given."""
+_ENGINE = {"README.md", "artifact.json", "manifest.json"}
+"""Files beside an artefact that describe it to kdtool alone."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The content of a repository.
+
+    `name` is the repository's name without its owner, `owner` "" for the user that is logged in. `files` are paths on this
+    machine by path in the repository, `texts` the files that describe them.
+    """
+
+    results: kdtool.Results
+    owner: str
+    name: str
+    cards: Sequence[CardFile]
+    files: Mapping[str, Path]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def repository(self, owner: str) -> str:
+        """Return `owner/name`, with `owner` where none was given."""
+        return f"{self.owner or owner}/{self.name}"
+
+    def content(self, owner: str) -> dict[str, Path | bytes]:
+        """Return every file of the repository by its path there, with the card's links to `owner`."""
+        licence = LICENCES if LICENCES in self.texts else ""
+        place = self.repository(owner)
+        card = build_card(self.results, self.cards, name=self.name, repository=place, licence_file=licence)
+        record = {"run": self.results.name, "files": sorted([*self.files, *self.texts, CARD, RECORD])}
+        texts = {**self.texts, CARD: card, RECORD: json.dumps(record, indent=1) + "\n"}
+        return {**self.files, **{path: text.encode() for path, text in texts.items()}}
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every file by its path in the repository, in order of the paths."""
+        content = sorted(self.content(self.owner or "OWNER").items())
+        return {path: len(item) if isinstance(item, bytes) else item.stat().st_size for path, item in content}
+
+
+def plan_push(run: Path | str, *, to: str = "", only: Sequence[str] = (), out: Path | str = "runs") -> Publication:
+    """Return what pushing a run publishes; nothing is uploaded.
+
+    Args:
+        run: the run's folder, or its name below `out`.
+        to: `owner/name` of the repository; "" for the run's name and the user that is logged in.
+        only: names of exporters or files to publish; () for all.
+        out: the folder for runs.
+
+    Raises:
+        UsageError: the run does not exist, is not finished or exported nothing; a name in `only` or `to` is wrong.
+        StorageError: an exported file is missing or was changed.
+    """
+    results = kdtool.load(run, out=out)
+    chosen = _choose(results, only)
+    owner, name = _names(to, results)
+    cards = _place(chosen)
+    for one in cards:
+        _require_whole(one.artifact)
+    files = dict(_files(cards))
+    return Publication(results, owner, name, cards, files, dict(_texts(results, cards)))
+
+
+def required_prefixes(results: kdtool.Results) -> dict[str, str]:
+    """Return the beginnings that licences require of the model's name, by licence, as the Hub can write them."""
+    return {
+        one.terms.licence: one.terms.name_prefix.replace(" ", "-")
+        for one in results.licences
+        if one.transfers and one.terms.name_prefix
+    }
+
+
+def _names(to: str, results: kdtool.Results) -> tuple[str, str]:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    owner, sign, name = to.partition("/")
+    if to and not (owner and sign and name):
+        raise kdtool.UsageError(
+            f"--to: {to!r} is not a repository; expected owner/name, such as --to you/{to.strip('/')}"
+        )
+    if not to:
+        name = results.name
+        for prefix in required_prefixes(results).values():
+            name = name if name.startswith(prefix) else f"{prefix}-{name}"
+    try:
+        validate_repo_id(f"{owner}/{name}" if owner else name)
+    except HFValidationError as error:
+        raise kdtool.UsageError(
+            f"--to: the Hub does not accept {to or name!r}: {str(error).partition(':')[0]}; choose another name with "
+            "--to owner/name"
+        ) from None
+    return owner, name
+
+
+def _choose(results: kdtool.Results, only: Sequence[str]) -> dict[str, kdtool.Artifact]:
+    """Return the artefacts to publish, by the names of their exporters in the recipe."""
+    artifacts = results.arms[0].artifacts if results.arms else ()
+    if not artifacts:
+        raise kdtool.UsageError(
+            f"the run {results.name!r} exported nothing; add `exporters: {{safetensors: {{}}}}` to its recipe and run it "
+            "again: what is finished is reused"
+        )
+    exporters = (one.name.rpartition(".")[2] for one in results.components if one.kind == "exporter")
+    named = dict(zip(exporters, artifacts, strict=True))
+    if not only:
+        return named
+    known = {name: name for name in named} | {one.path.name: name for name, one in named.items()}
+    if unknown := [name for name in only if name not in known]:
+        raise kdtool.UsageError(f"--file: the run exported no {unknown[0]!r}; choose from: {', '.join(known)}")
+    return {name: one for name, one in named.items() if name in {known[each] for each in only}}
+
+
+def _place(chosen: Mapping[str, kdtool.Artifact]) -> list[CardFile]:
+    """Return the files with their places: the folder that transformers opens is the repository itself, and comes first."""
+    folders = [name for name, one in chosen.items() if (one.path / "config.json").is_file()]
+    root = min(folders, key=lambda name: chosen[name].format != "safetensors", default=None)
+    placed: list[CardFile] = []
+    for name, one in chosen.items():
+        place = "." if name == root else name if one.path.is_dir() else one.path.name
+        if place in {other.place for other in placed}:
+            place = f"{name}-{place}"
+        placed.append(CardFile(one, place))
+    return sorted(placed, key=lambda one: one.place != ".")
+
+
+def _require_whole(artifact: kdtool.Artifact) -> None:
+    own = [path for path in _walk(artifact.path) if path.name != CARD or not artifact.card]
+    there = sum(path.stat().st_size for path in own)
+    if there < artifact.bytes:
+        raise kdtool.StorageError(
+            f"{artifact.path} is not as it was exported: {there:,} of {artifact.bytes:,} bytes are there; delete the folder "
+            f"{artifact.path.parent}, and run the recipe again to export it anew"
+        )
+
+
+def _walk(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path][: path.is_file()]
+
+
+def _files(cards: Sequence[CardFile]) -> Iterator[tuple[str, Path]]:
+    """Yield the files of all artefacts, and notices that licences require beside them."""
+    for one in cards:
+        path = one.artifact.path
+        folder = path if path.is_dir() else path.parent
+        if path.is_file():
+            yield one.place, path
+        for each in _walk(folder) if path.is_dir() else [folder / "NOTICE"]:
+            if each.is_file() and each.name not in _ENGINE:
+                below = each.relative_to(folder).as_posix()
+                yield (below if one.place == "." or path.is_file() else f"{one.place}/{below}"), each
+
+
+def _texts(results: kdtool.Results, cards: Sequence[CardFile]) -> Iterator[tuple[str, str]]:
+    if scores := eval_results(results, cards):
+        yield ".eval_results/kdtool.yaml", scores
+    if gguf := next((one for one in cards if one.artifact.format == "gguf" and one.artifact.path.is_file()), None):
+        yield "Modelfile", modelfile(results, gguf)
+    if binding := [one for one in results.licences if one.transfers]:
+        yield LICENCES, "\n".join(["# Licences of what the model was made from", "", *_terms(binding)]) + "\n"
+
+
+def _terms(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:
+    for one in binding:
+        yield f"## {one.terms.licence} (`{one.component}`)"
+        yield from ("", one.terms.url, "") if one.terms.url else ("",)
+        yield from (f"- {text}" for text in one.terms.restrictions)
+        yield from (f"\n> {text}" for text in one.terms.notices)
+        yield ""

@@ -1,0 +1,27 @@
+"""Scores in the Hub's newer form, `.eval_results/*.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import kdtool
+
+from kdtool_model_card._front_matter import BENCHMARKS, benchmark_of, scores
+from kdtool_model_card._use import CardFile
+
+__all__ = ["eval_results"]
+
+
+def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
+    """Return the text of `.eval_results/kdtool.yaml`: pass@1 of benchmarks that the Hub knows; "" without any."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = []
+    for one in scores(results, files):
+        if benchmark_of(one) in BENCHMARKS and one.name.endswith(".pass@1"):
+            dataset, task = BENCHMARKS[benchmark_of(one)]
+            bounds = f", 95 % interval {one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high else ""
+            notes = f"{one.name} by kdtool, {one.n} problems{bounds}"
+            entries.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=one.value, notes=notes))
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else ""

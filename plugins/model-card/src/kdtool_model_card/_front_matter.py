@@ -1,0 +1,117 @@
+"""The metadata of a card, as the Hub reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_model_card._measured import COST, RISK, is_of, subject_of
+from kdtool_model_card._use import CardFile
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData, EvalResult, ModelCardData
+
+__all__ = ["BENCHMARKS", "benchmark_of", "front_matter", "hub_names", "scores"]
+
+BENCHMARKS = {
+    "humaneval": ("openai/openai_humaneval", "openai_humaneval"),
+    "mbpp": ("google-research-datasets/mbpp", "full"),
+    "humaneval+": ("evalplus/humanevalplus", "default"),
+    "mbpp+": ("evalplus/mbppplus", "default"),
+}
+"""Data set on the Hub and its configuration, by the first part of a measurement's name."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_PAGE = re.compile(r"https://huggingface\.co/(?!spaces/|datasets/)([\w.-]+/[\w.-]+)/?")
+_DATASETS = {"mbpp": "google-research-datasets/mbpp"}
+"""Data sets of corpora that read one alone."""
+
+
+def front_matter(
+    results: kdtool.Results, files: Sequence[CardFile], own: CardData, title: str, licence_file: str = ""
+) -> ModelCardData:
+    """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
+    from huggingface_hub import ModelCardData
+
+    data = {key: value for key, value in vars(own).items() if value is not None}
+    if "base_model" not in data and (bases := list(_base_models(results))):
+        data["base_model"] = bases[0] if len(bases) == 1 else bases
+    if licence_file and data.get("license") == "other" and "license_link" not in data:
+        data["license_link"] = licence_file
+    languages = [name for name in results.data.get("languages", {}) if re.fullmatch(r"[\w+#.-]+", name)]
+    data["tags"] = [*dict.fromkeys([*data.get("tags", ()), *(file.artifact.format for file in files), *languages])]
+    results_of_model = list(_eval_results(results, files))
+    return ModelCardData(
+        **{
+            **data,
+            "language": "code",
+            "datasets": [*dict.fromkeys(_datasets(results))] or None,
+            "model_name": title,
+            "eval_results": results_of_model or None,
+        }
+    )
+
+
+def hub_names(results: kdtool.Results, components: Collection[str]) -> Iterator[str]:
+    """Yield the models on the Hub that these components name, or that their licences link to."""
+    pages = {one.component: _HUB_PAGE.fullmatch(one.terms.url) for one in results.licences}
+    for one in results.components:
+        if one.name in components:
+            model, page = one.config.get("model"), pages.get(one.name)
+            if isinstance(model, str) and _HUB_NAME.fullmatch(model) and not model.startswith("."):
+                yield model
+            elif page:
+                yield page[1]
+
+
+def benchmark_of(measurement: kdtool.Measurement) -> str:
+    """Return the first part of a measurement's name."""
+    return measurement.name.partition(".")[0]
+
+
+def scores(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[kdtool.Measurement]:
+    """Yield measurements of quality of the first file that was measured, else of the student it was exported from."""
+    subjects = [subject_of(results, file.artifact) for file in files]
+    students = [one for one in results.subjects if one.role == "student" and one.seed == results.arms[0].seed]
+    for subject in (*subjects, *students):
+        found = [one for one in results.measurements if subject is not None and one.subject == subject.name]
+        if wanted := [one for one in found if not is_of((*COST, *RISK), one.name)]:
+            yield from wanted
+            return
+
+
+def _base_models(results: kdtool.Results) -> Iterator[str]:
+    """Yield the models whose weights the student starts from; without any, its teachers."""
+    taken = {one.component for one in results.licences if "weights" in one.transfers}
+    teachers = {one.name for one in results.components if one.kind == "teacher"}
+    yield from dict.fromkeys(hub_names(results, taken or teachers))
+
+
+def _datasets(results: kdtool.Results) -> Iterator[str]:
+    for one in results.components:
+        if one.kind == "corpus":
+            name = one.config.get("dataset") or _DATASETS.get(one.use, "")
+            if isinstance(name, str) and _HUB_NAME.fullmatch(name):
+                yield name
+
+
+def _eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    for one in scores(results, files):
+        benchmark = benchmark_of(one) if "." in one.name else f"{results.name}-text"
+        dataset, config = BENCHMARKS.get(benchmark, (benchmark, None))
+        interval = {"low": one.low, "high": one.high} if one.low is not None and one.high is not None else {}
+        yield EvalResult(
+            task_type="text-generation",
+            dataset_type=dataset,
+            dataset_name=benchmark,
+            dataset_config=config,
+            dataset_split=one.settings.get("split"),
+            metric_type=one.name.partition(".")[2] or one.name,
+            metric_name=f"{one.name} ({one.unit})" if one.unit else one.name,
+            metric_value=one.value,
+            metric_args={"items": one.n, **interval},
+        )

@@ -1,0 +1,118 @@
+"""Origin of a model: teachers, recipe, hyperparameters and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kdtool
+
+from kdtool_model_card._front_matter import hub_names
+from kdtool_model_card._text import machine, number, public, size, table
+
+__all__ = ["citation", "data", "recipe"]
+
+_HOW = {
+    "weights": "starts from its weights",
+    "signals": "learns from its predictions",
+    "text": "is trained on its text",
+}
+
+
+def recipe(results: kdtool.Results) -> Iterator[str]:
+    """Yield teachers and transfers, phases with their cost, hyperparameters, and the whole recipe."""
+    import yaml
+
+    terms = {one.component: one for one in results.licences}
+    makers = [one for one in results.components if one.kind in ("teacher", "student", "transform")]
+    rows = []
+    for one in makers:
+        facts, own = results.models.get(one.name), terms.get(one.name)
+        model = public(one.config.get("model")) or public(one.use)
+        rows.append([f"`{one.name}`", model, number(facts.parameters) if facts else "–", _transfer(own)])
+    yield table(["component", "model", "parameters", "licence and transfer"], rows)
+    yield from ("", *_phases(results))
+    yield from ("", table(["setting", "value"], list(_hyperparameters(results))))
+    yield from ("", "<details><summary>The whole recipe</summary>", "", "```yaml")
+    yield yaml.safe_dump(public(results.recipe), sort_keys=False, allow_unicode=True).rstrip().replace("```", "'''")
+    yield from ("```", "", "</details>")
+
+
+def _transfer(own: kdtool.Licensed | None) -> str:
+    if own is None:
+        return "–"
+    return f"{own.terms.licence}: the student {' and '.join(_HOW[each] for each in own.transfers) or 'takes nothing of it'}"
+
+
+def _phases(results: kdtool.Results) -> Iterator[str]:
+    arm = next((one for one in results.arms if one.arm == "student"), None)
+    if arm is None:
+        return
+    rows = [
+        [name, f"{one.steps:,}", f"{one.tokens:,}", f"{one.seconds / 3600:.2f}", one.dtype]
+        for name, one in arm.phases.items()
+    ]
+    yield table(["phase", "steps", "tokens", "hours", "precision"], rows)
+    yield f"\nSeed {arm.seed}, on {machine(results)}. The energy of training was not measured."
+
+
+def _hyperparameters(results: kdtool.Results) -> Iterator[list[object]]:
+    """Yield the settings of trainer, losses and transforms of the student, defaults included."""
+    for one in results.components:
+        if one.kind in ("trainer", "loss", "weighting", "transform", "packer", "cache"):
+            settings = {key: value for key, value in public(one.config).items() if value is not None}
+            text = ", ".join(f"{key}={_plain(value)}" for key, value in settings.items())
+            yield [f"{one.kind} `{one.name}` ({public(one.use)})", text or "no settings"]
+    for key in ("train", "phases"):
+        for name, phase in (results.recipe.get(key) or {}).items():
+            if isinstance(phase, Mapping):
+                own = {each: value for each, value in phase.items() if each not in ("losses", "trainer")}
+                yield [f"phase `{name}`", ", ".join(f"{each}={_plain(public(value))}" for each, value in own.items())]
+                yield [f"phase `{name}`: weights of losses", ", ".join(_weights(phase.get("losses") or {}))]
+
+
+def _weights(losses: Mapping[str, Any]) -> Iterator[str]:
+    for name, loss in losses.items():
+        if isinstance(loss, Mapping):
+            yield f"{name}={_plain(public(loss.get('weight', 1)))}"
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def data(results: kdtool.Results) -> Iterator[str]:
+    """Yield the corpora with licences and languages, the splits, and what screens rejected."""
+    found = results.data
+    rows = [
+        [f"`{name}`", f"{own['documents']:,}", size(own["bytes"]), _counts(own["licences"]), _counts(own["languages"])]
+        for name, own in found.get("corpora", {}).items()
+    ]
+    yield table(["corpus", "documents", "size", "licences (documents)", "languages (documents)"], rows)
+    splits = ", ".join(f"{name} {own['documents']:,}" for name, own in found.get("splits", {}).items())
+    if splits:
+        yield f"\nDocuments by split: {splits}. A document is in one split only."
+    for screen, reasons in found.get("rejected", {}).items():
+        yield f"\nRejected by `{screen}`: {_counts(reasons)}."
+    unknown = {name: count for name, count in found.get("licences", {}).items() if name in ("", "unknown")}
+    if unknown:
+        yield f"\nThe licence of {sum(unknown.values()):,} documents is not known."
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name or 'unknown'} {count:,}" for name, count in counts.items()) or "–"
+
+
+def citation(results: kdtool.Results, title: str, repository: str) -> Iterator[str]:
+    """Yield entries of BibTeX for the model and kdtool, and the teachers' pages."""
+    key = "".join(character for character in title if character.isalnum()).lower() or "student"
+    url = f",\n  url = {{https://huggingface.co/{repository}}}" if repository else ""
+    version = results.environment.get("kdtool", "unknown")
+    yield from ("```bibtex", f"@misc{{{key},\n  title = {{{title}}}{url}\n}}")
+    yield "@software{kdtool,\n  title = {kdtool, a plugin-based toolkit for distilling code models},"
+    yield f"  author = {{{{The kdtool authors}}}},\n  version = {{{version}}}\n}}"
+    yield "```"
+    makers = {one.name for one in results.components if one.kind in ("teacher", "student")}
+    for name in dict.fromkeys(hub_names(results, makers)):
+        yield f"\nPlease also cite the makers of [{name}](https://huggingface.co/{name})."

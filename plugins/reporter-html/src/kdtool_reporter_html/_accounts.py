@@ -1,0 +1,210 @@
+"""Money and rejections that components account for (`kdtool_account`): spent, per row, per point, break-even.
+
+Amounts are whole picodollars until they are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import kdtool
+
+from kdtool_reporter_html._answers import cut
+from kdtool_reporter_html._numbers import count, duration, money
+from kdtool_reporter_html._subjects import Subjects, own_name, title
+from kdtool_reporter_html._verdict import aside_of
+
+__all__ = ["AccountRow", "Money", "Rejections", "money_of", "rejections"]
+
+_PER_DOLLAR = 10**12
+_SCALES = {"fraction": 100.0, "%": 1.0, "percent": 1.0}
+"""Points in a unit of a benchmark."""
+_FIGURES = ("requests", "rows", "tokens_in", "tokens_out", "picodollars", "unknown_requests", "unknown_picodollars")
+
+
+@dataclass(frozen=True)
+class AccountRow:
+    """Money of one component, as text; "" where a figure does not apply."""
+
+    name: str
+    requests: str
+    spent: str
+    mean: str
+    rows: str
+    a_row: str
+    unknown: str
+
+
+@dataclass(frozen=True)
+class Money:
+    """Money of a run: a row for each component, the price of each point gained, and the break-even with what it assumes."""
+
+    total: str
+    a_row: str
+    rows: tuple[AccountRow, ...]
+    points: tuple[str, ...]
+    break_even: str
+    assumed: str
+
+
+@dataclass(frozen=True)
+class Rejections:
+    """Candidates that a component rejected: reasons with counts, and samples as (reason, id, text)."""
+
+    name: str
+    reasons: tuple[tuple[str, str], ...]
+    samples: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Account:
+    """The figures of a component; `rows` is None for a teacher, whose money all its runs share."""
+
+    requests: int
+    rows: int | None
+    tokens_in: int
+    tokens_out: int
+    picodollars: int
+    unknown_requests: int
+    unknown_picodollars: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Training of one student: its time, and the price of an hour in picodollars, None if it is not known."""
+
+    seconds: float
+    per_hour: int | None
+
+    @property
+    def price(self) -> int:
+        """Picodollars."""
+        return round((self.per_hour or 0) * self.seconds / 3600)
+
+    def __str__(self) -> str:
+        if self.per_hour is None:
+            return f"{duration(self.seconds)} of training are not priced (set reporter.dollars_per_hour)"
+        price = f"{money(self.price)} for {duration(self.seconds)} of training one student"
+        return f"{price}, at {money(self.per_hour)} an hour"
+
+
+def rejections(data: Mapping[str, Any]) -> list[Rejections]:
+    """Return what components rejected, in the order of the recipe."""
+    found = {name: one for name, one in data.get("accounts", {}).items() if one.get("rejected")}
+    return [
+        Rejections(
+            name,
+            tuple((cut(reason), count(number)) for reason, number in one["rejected"].items()),
+            tuple((cut(shown["reason"]), shown["id"], cut(shown["text"])) for shown in one.get("samples", ())),
+        )
+        for name, one in found.items()
+    ]
+
+
+def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Decimal | None) -> Money | None:
+    """Return the money of a run; None if nothing was paid for."""
+    accounts = {name: _read(one) for name, one in results.data.get("accounts", {}).items()}
+    accounts = {name: one for name, one in accounts.items() if one.picodollars or one.unknown_picodollars}
+    bought = [one for one in accounts.values() if one.rows is not None and one.picodollars]
+    if not accounts:
+        return None
+    answers, rows = sum(one.picodollars for one in bought), sum(one.rows or 0 for one in bought)
+    work = _Work(_training_seconds(results), None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
+    cost = answers + work.price
+    return Money(
+        money(answers) if bought else "",
+        money(-(-answers // rows)) if rows else "",
+        tuple(_row(name, one) for name, one in accounts.items()),
+        tuple(_points(results, subjects, cost, accounts)) if bought else (),
+        *(_break_even(bought, answers, work, _fastest(results, subjects)) if bought else ("", "")),
+    )
+
+
+def _read(account: Mapping[str, Any]) -> _Account:
+    return _Account(**{name: account.get(name, None if name == "rows" else 0) for name in _FIGURES})
+
+
+def _row(name: str, one: _Account) -> AccountRow:
+    shared = one.rows is None
+    return AccountRow(
+        f"{name}, all runs that share its ledger" if shared else name,
+        count(one.requests),
+        money(one.picodollars),
+        money(-(-one.picodollars // one.requests)) if one.requests else "",
+        "" if one.rows is None else count(one.rows),
+        money(-(-one.picodollars // one.rows)) if one.rows else "",
+        _unknown(one) if shared else "",
+    )
+
+
+def _unknown(one: _Account) -> str:
+    if not one.unknown_requests:
+        return "none"
+    return f"{count(one.unknown_requests)}, at most {money(one.unknown_picodollars)}"
+
+
+def _training_seconds(results: kdtool.Results) -> float:
+    """Return the time in which one student was trained, the mean over seeds."""
+    students = [arm for arm in results.arms if arm.arm == "student"]
+    return sum(phase.seconds for arm in students for phase in arm.phases.values()) / max(1, len(students))
+
+
+def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Mapping[str, _Account]) -> Iterator[str]:
+    """Yield what a point of each benchmark cost, over each control and each teacher that was not paid.
+
+    The interval is that of the difference: its upper end gives the lowest price. Without a gain at its lower end the price
+    has no upper bound.
+    """
+    units = {found.name: found.unit for found in results.measurements if found.higher_is_better}
+    for found in results.comparisons:
+        scale = _SCALES.get(units.get(found.measurement, ""))
+        if scale is None or found.relative or found.arm != "student" or found.against in accounts or aside_of(found):
+            continue
+        what = f"{title(found.measurement)} over {subjects.title(found.against)}"
+        gain, low, high = (scale * value for value in (found.difference, found.low, found.high))
+        if high <= 0:
+            yield f"{what}: no gain"
+        elif gain <= 0:
+            yield f"{what}: no gain is measured; at the interval's end {_price(cost, high)} a point"
+        elif low <= 0:
+            yield f"{what}: {_price(cost, gain)} a point, at least {_price(cost, high)}; the interval includes no gain"
+        else:
+            yield f"{what}: {_price(cost, gain)} a point ({_price(cost, high)} to {_price(cost, low)})"
+
+
+def _price(cost: int, points: float) -> str:
+    return money(round(Decimal(cost) / Decimal(points)))
+
+
+def _fastest(results: kdtool.Results, subjects: Subjects) -> float:
+    """Return the tokens that the student, or an export of it, generates a second; 0 if that was not measured."""
+    speeds = (value for value in results.values if own_name(value.measurement) == "decode-speed")
+    return max((one.value for one in speeds if one.arm == "student" or subjects.is_exported(one.arm)), default=0.0)
+
+
+def _break_even(bought: Sequence[_Account], answers: int, work: _Work, speed: float) -> tuple[str, str]:
+    """Return the number of requests from which the student is cheaper, in words, and what that counts and assumes."""
+    requests, tokens_in, tokens_out = (
+        sum(getattr(one, name) for one in bought) for name in ("requests", "tokens_in", "tokens_out")
+    )
+    own = 0
+    if work.per_hour and speed:
+        own = round(work.per_hour * (tokens_out / requests / speed) / 3600)
+    saved, cost = answers - own * requests, answers + work.price
+    mean = f"the mean size ({money(-(-answers // requests))}, {count(tokens_in / requests)} tokens in and"
+    mean += f" {count(tokens_out / requests)} out)"
+    found = (
+        f"After {count(-(-cost * requests // saved))} answered requests of {mean}, distilling has cost no more than asking "
+        "the API."
+        if saved > 0
+        else f"Asking the API stays cheaper: for a request of {mean} the student's machine costs {money(own)}."
+    )
+    machine = f"{money(own)} a request for the student's machine, at {speed:.3g} tokens/s, one at a time"
+    counted = f"{money(answers)} for answers, rejected ones included; {work}{'; ' + machine if own else ''}"
+    left_out = f"{'' if own else 'the machine while the student answers, '}evaluation, other runs"
+    return found, (
+        f"Counted: {counted}. Assumed: the student's answers serve as well as the teacher's. Not counted: {left_out}."
+    )

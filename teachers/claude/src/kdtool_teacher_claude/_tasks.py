@@ -1,0 +1,37 @@
+"""Tasks with programs and tests, as the server for tests writes them where a request asks for this form."""
+
+from __future__ import annotations
+
+import random
+
+__all__ = ["write_task"]
+
+_CODE = {
+    "python": "def {name}(number):\n    return number {sign} {amount}\n",
+    "javascript": "function {name}(number) {{\n  return number {sign} {amount};\n}}\n",
+    "java": "class Work {{\n  static int {name}(int number) {{\n    return number {sign} {amount};\n  }}\n}}\n",
+    "cpp": "int {name}(int number) {{\n  return number {sign} {amount};\n}}\n",
+    "go": "package work\n\nfunc {name}(number int) int {{\n\treturn number {sign} {amount}\n}}\n",
+    "rust": "fn {name}(number: i64) -> i64 {{\n    number {sign} {amount}\n}}\n",
+}
+_TESTS = "assert {name}(1) == 1 + {amount}\nassert {name}(0) == {amount}\n"
+_FAILING = 0.25
+"""Share of first answers that are wrong: the tests fail, or the program does not parse. Repairs are right."""
+
+
+def write_task(system: str, turns: int, key: str) -> str | None:
+    """Return a task with its answer, which depends on `key` alone; None if the system text asks for another form."""
+    language = system.partition("begin with ```")[2].partition(".")[0]
+    if "<instruction>" not in system or language not in _CODE:
+        return None
+    drawn = random.Random(key)
+    words = [f"{drawn.choice('bdfgklmnprst')}{drawn.choice('aeiou')}{drawn.randrange(1000)}" for _ in range(60)]
+    about = {"name": words[0], "amount": drawn.randrange(1, 10**6)}
+    fails, tested = turns == 1 and drawn.random() < _FAILING, "<tests>" in system
+    code = _CODE[language].format(**about, sign="-" if fails and tested else "+")
+    code = code.replace(")", "", 1) if fails and not tested else code
+    tests = f"<tests>\n{_TESTS.format(**about)}</tests>\n" if tested else ""
+    return (
+        f"<instruction>\nWrite {words[0]}, which adds {about['amount']} to a number. Names: {' '.join(words[1:40])}.\n"
+        f"</instruction>\n<response>\n```{language}\n{code}```\n{' '.join(words[40:])}\n</response>\n{tests}"
+    )
