@@ -151,11 +151,8 @@ def _require_plain(definition: Mapping[str, Any]) -> None:
     """
     model, normalizer = definition["model"], definition["normalizer"]
     odd = [name for name in _NOT_APPLIED if model.get(name)]
-    odd += [
-        f"the added token {token['content']!r} that takes white space or whole words"
-        for token in definition["added_tokens"]
-        if token["lstrip"] or token["rstrip"] or token["single_word"]
-    ]
+    wide = [token for token in definition["added_tokens"] if token["lstrip"] or token["rstrip"] or token["single_word"]]
+    odd += [f"the added token {token['content']!r} that takes white space or whole words" for token in wide[:1]]
     plain = not normalizer or normalizer.get("normalizers") == [] or composes(definition)
     if not plain and not is_sentencepiece(model):
         odd.append(f"the normalizer {normalizer['type']}")
