@@ -56,9 +56,9 @@ def write_gguf(
             are not a multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words.
         licence: the licence to record in the file; "" for none.
-        name: the model's name to record; "" for none.
+        name: the model's name to record, or "".
         file_type: the mix of types to record.
-        encode: returns a tensor's stored values and their type, given its name in the file; None stores all in `dtype`.
+        encode: returns a tensor's stored values and their type, given its name in the file. None stores all in `dtype`.
 
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
