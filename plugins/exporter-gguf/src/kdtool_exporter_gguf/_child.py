@@ -51,7 +51,7 @@ class Child(AbstractContextManager["Child"]):
             self.close()
             raise
 
-    def ended(self) -> kdtool.PluginError:
+    def end_error(self) -> kdtool.PluginError:
         """Return the error for a process that ended when it was asked."""
         return kdtool.PluginError(f"llama.cpp ended over {self._file}: {self._last_words()}")
 

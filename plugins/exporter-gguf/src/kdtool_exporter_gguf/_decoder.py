@@ -44,7 +44,7 @@ class Decoder(Child):
         self._send({"text": text})
         line = self.stdout.readline()
         if not line:
-            raise self.ended()
+            raise self.end_error()
         found: list[int] = json.loads(line)
         return found
 
@@ -64,7 +64,7 @@ class Decoder(Child):
             while filled < found.nbytes:
                 count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
                 if not count:
-                    raise self.ended()
+                    raise self.end_error()
                 filled += count
             yield found
 
@@ -73,4 +73,4 @@ class Decoder(Child):
             self.stdin.write(json.dumps(request).encode() + b"\n")
             self.stdin.flush()
         except OSError as error:
-            raise self.ended() from error
+            raise self.end_error() from error

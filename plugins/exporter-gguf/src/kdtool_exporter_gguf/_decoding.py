@@ -26,7 +26,7 @@ BATCH = 512
 class _Parameters(Structure):
     """Parameters of a model or a context, with room for later versions: only the first four numbers are set here.
 
-    Those of a context are n_ctx, n_batch, n_ubatch and n_seq_max in every version so far, which `_require_known` checks.
+    Those of a context are n_ctx, n_batch, n_ubatch and n_seq_max in every version so far, which `_check_layout` checks.
     """
 
     _fields_ = (("numbers", c_int32 * 256),)
@@ -79,7 +79,7 @@ class _Model:
         self.library = library = _library()
         self.batch = library.llama_batch_init(BATCH, 0, 1)
         parameters = library.llama_context_default_params()
-        _require_known(self.batch, parameters)
+        _check_layout(self.batch, parameters)
         model = library.llama_model_load_from_file(os.fsencode(file), library.llama_model_default_params())
         if not model:
             sys.exit(1)  # llama.cpp has written why
@@ -118,7 +118,7 @@ class _Model:
         sys.stdout.buffer.flush()
 
 
-def _require_known(batch: _Batch, parameters: _Parameters) -> None:
+def _check_layout(batch: _Batch, parameters: _Parameters) -> None:
     """End if the library's structures are others than those above."""
     pointers = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
     if batch.n_tokens or batch.embd or not all(pointers) or parameters.numbers[:4] != [512, 2048, 512, 1]:

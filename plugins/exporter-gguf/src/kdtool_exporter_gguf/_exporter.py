@@ -93,7 +93,7 @@ class GGUF(kdtool.Exporter):
         how_to_use = "llama-server -m {path}\n"
         quantisation = self.config.type if self.config.type in QUANTISED else ""
         use = f"```console\n{how_to_use.format(path=file.name)}```"
-        stored = self._stored(prepared, parity)
+        stored = self._describe_storage(prepared, parity)
         card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
         return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)
 
@@ -121,7 +121,7 @@ class GGUF(kdtool.Exporter):
             )
         return file
 
-    def _stored(self, prepared: Prepared, parity: Parity) -> str:
+    def _describe_storage(self, prepared: Prepared, parity: Parity) -> str:
         lines = [f"Weights in {self.config.type}"]
         if prepared.calibrated:
             lines.append(

@@ -1,4 +1,4 @@
-"""How far a file is from the student it was made of: by logits on the same tokens, as llama-perplexity compares models."""
+"""Distance of a file from the student it was made of: by logits on the same tokens, as llama-perplexity compares models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several files of one student have in common: windows of text, the student's states on them, column importances."""
+"""Inputs that several files of one student share: windows of text, the student's states on them, column importances."""
 
 from __future__ import annotations
 

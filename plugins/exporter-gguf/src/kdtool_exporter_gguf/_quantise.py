@@ -32,8 +32,8 @@ def encode(
     Args:
         values: the weights; rows are a multiple of the type's block.
         kind: the type.
-        importance: a weight for each column's squared error; None weighs by the weights' own sizes.
-        threads: rows are quantised in so many threads; None: as many as PyTorch.
+        importance: a weight for each column's squared error. None weighs by the weights' own sizes.
+        threads: number of threads. None: as many as PyTorch.
 
     Raises:
         PluginError: the weights are not finite, or llama.cpp wrote another number of bytes.

@@ -54,7 +54,7 @@ class LlamaCpp(Child):
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, HTTPException) as error:
-            raise self.ended() from error
+            raise self.end_error() from error
         finally:
             connection.close()
         if response.status != 200:

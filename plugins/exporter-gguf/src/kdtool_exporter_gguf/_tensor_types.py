@@ -29,7 +29,7 @@ _FALLBACKS = {
     _T.Q6_K: _T.Q8_0,
     _T.IQ4_XS: _T.IQ4_NL,
 }
-"""Types for rows that are no multiple of 256."""
+"""Types for rows that are not multiples of 256."""
 
 
 class ModelShape(NamedTuple):

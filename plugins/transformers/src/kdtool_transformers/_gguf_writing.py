@@ -43,7 +43,7 @@ def write_gguf(
         licence: the licence to record in the file ("" for none).
         name: the model's name to record ("" for none).
         file_type: the mix of types to record.
-        encode: returns a tensor's stored values and their type, given its name in the file; None stores all in `dtype`.
+        encode: returns a tensor's stored values and their type, given its name in the file. None stores all in `dtype`.
 
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
