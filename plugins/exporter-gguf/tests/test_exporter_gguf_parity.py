@@ -142,10 +142,22 @@ def test_text_that_is_measured_on_is_not_calibrated_on(tmp_path: Path) -> None:
     twice = replace(examples[0], id="again", split="test")
     (tmp_path / "two").mkdir()
     run = make_run(tmp_path / "two", examples=[*examples, twice])
-    calibrating, measured = windows_of(run, student.tokenizer, calibrate=10**6, measure=10**6)
+    calibrating, measured = windows_of(run, student.tokenizer, 0, calibrate=10**6, measure=10**6)
     assert len(calibrating) == len(TRAINED) - 1
     assert len(measured) == len(HELD_OUT) + 1
     assert not {*map(tuple, calibrating)} & {*map(tuple, measured)}
+
+
+def test_a_short_context_is_not_exceeded(tmp_path: Path) -> None:
+    from kdtool_transformers.testing import save_tiny
+
+    student = save_tiny(tmp_path / "trained", "gpt2", vocabulary=260, max_position_embeddings=96)
+    (tmp_path / "run").mkdir()
+    long = kdtool.Example("long", kdtool.Text("def f(): pass\n" * 40), split="test")
+    run = make_run(tmp_path / "run", examples=[long])
+    artifact = GGUF(GGUF.Config(type="f32")).kdtool_export(run, tmp_path / "trained")
+    assert student.facts.context == 96
+    assert artifact.path.is_file(), "llama.cpp would abort behind the last position"
 
 
 def test_an_importance_matrix_of_another_model_is_refused_before_training(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def require_same(student: TransformersModel, file: Path, prepared: Prepared, con
     Raises:
         PluginError: tokens differ, or logits by more than the type explains.
     """
-    with Decoder(file, context=WINDOW, threads=config.threads) as decoder:
+    context = min(WINDOW, student.facts.context or WINDOW)
+    with Decoder(file, context=context, threads=config.threads) as decoder:
         text = find_split_difference(student.tokenizer, decoder.tokenize)
         if text is not None:
             raise kdtool.PluginError(

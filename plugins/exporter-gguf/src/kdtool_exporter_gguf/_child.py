@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import kdtool
 
@@ -60,6 +60,9 @@ class Child(AbstractContextManager["Child"]):
         self.process.kill()
         self.process.communicate()
         self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

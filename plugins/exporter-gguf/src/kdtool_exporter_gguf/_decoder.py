@@ -60,7 +60,7 @@ class Decoder(Child):
         for start in range(first - first % BATCH, len(tokens), BATCH):
             rows = min(start + BATCH, len(tokens)) - max(start, first)
             found = np.empty((rows, self.vocabulary), dtype=np.float32)
-            buffer, filled = memoryview(found).cast("B"), 0
+            buffer, filled = memoryview(found.data).cast("B"), 0
             while filled < found.nbytes:
                 count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
                 if not count:

@@ -23,21 +23,23 @@ _SAMPLE = (
 
 
 def windows_of(
-    run: kdtool.RunInfo, tokenizer: TransformersTokenizer, *, calibrate: int, measure: int
+    run: kdtool.RunInfo, tokenizer: TransformersTokenizer, context: int, *, calibrate: int, measure: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return windows of training text (`calibrate` tokens; none if the run has no such text) and of other, held-out text.
 
-    Held-out text is that of the split test, else validation, else a sample; no document of it is calibrated on.
+    A window fits into the model's `context` (0: not known). Held-out text is that of the split test, else validation, else a
+    sample; no document of it is calibrated on.
     """
     held = _measured_texts(run, measure)
     trained = held_out(run, "train", most=_most(calibrate), characters=_CHARACTERS) if calibrate else []
     texts = [document.text for document in trained if document.text not in {*held}]
-    return _windows(texts, tokenizer, calibrate), _windows(held, tokenizer, measure)
+    size = min(WINDOW, context or WINDOW)
+    return _windows(texts, tokenizer, size, calibrate), _windows(held, tokenizer, size, measure)
 
 
 def _measured_texts(run: kdtool.RunInfo, tokens: int) -> list[str]:
     for split in ("test", "validation"):
-        found = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)  # type: ignore[arg-type]
+        found = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)
         if found:
             return [document.text for document in found]
     return [_SAMPLE]
@@ -48,10 +50,10 @@ def _most(tokens: int) -> int:
     return max(16, tokens // (WINDOW // 4))
 
 
-def _windows(texts: list[str], tokenizer: TransformersTokenizer, tokens: int) -> list[list[int]]:
-    """Cut each text into windows that begin as a document does, until there are `tokens`."""
+def _windows(texts: list[str], tokenizer: TransformersTokenizer, size: int, tokens: int) -> list[list[int]]:
+    """Cut each text into windows of `size` that begin as a document does, until there are `tokens`."""
     context, found = tokenizer.scoring_context, []
-    size = WINDOW - len(context)
+    size -= len(context)
     for text in texts:
         ids = tokenizer.encode(text)
         parts = (ids[start : start + size] for start in range(0, len(ids), size))

@@ -71,15 +71,16 @@ def compare(
             rows.append(_compare_rows(logits, torch.from_numpy(chunk), torch.tensor(window[done + 1 : end + 1])))
             done = end
     divergence, same, own, theirs = torch.cat(rows, 1).double()
-    quantiles = divergence.quantile(torch.tensor([0.95, 0.99], dtype=torch.double))
+    p95, p99 = divergence.quantile(torch.tensor([0.95, 0.99], dtype=torch.double)).tolist()
     return Parity(
-        divergence.numel(),
-        float(divergence.mean()),
-        *quantiles.tolist(),
-        float(same.mean()),
-        exp(-float(theirs.mean())),
-        exp(-float(own.mean())),
-        time.monotonic() - begun,
+        tokens=divergence.numel(),
+        mean=float(divergence.mean()),
+        p95=p95,
+        p99=p99,
+        agreement=float(same.mean()),
+        perplexity=exp(-float(theirs.mean())),
+        student=exp(-float(own.mean())),
+        seconds=time.monotonic() - begun,
     )
 
 

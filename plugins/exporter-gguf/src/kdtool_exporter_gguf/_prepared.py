@@ -52,7 +52,9 @@ def prepare(run: kdtool.RunInfo, student: TransformersModel, trained: Path, conf
     """
     imatrix = config.imatrix if config.type in WEIGHTED else "none"
     calibrate = config.calibrate if imatrix == "text" else 0
-    calibrating, windows = windows_of(run, student.tokenizer, calibrate=calibrate, measure=config.compare)
+    calibrating, windows = windows_of(
+        run, student.tokenizer, student.facts.context, calibrate=calibrate, measure=config.compare
+    )
     key = sha256(repr([weights_identity(trained), imatrix, calibrating, windows]).encode()).hexdigest()
     if key not in _kept:
         importance: Importance | None = None

@@ -41,7 +41,8 @@ def encode(
     if not np.isfinite(values).all():
         raise kdtool.PluginError("gguf: the student's weights hold infinities or NaN; train it again at a lower rate")
     if kind in _IN_NUMPY:
-        return quantize(values, kind)
+        stored: NDArray[Any] = quantize(values, kind)
+        return stored
     library = _library()
     rows, width = values.shape
     block, size = GGML_QUANT_SIZES[kind]
