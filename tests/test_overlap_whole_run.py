@@ -90,8 +90,9 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert values(leaked, "contamination.humaneval") == pytest.approx(
         dict.fromkeys(("student", "control", "student-safetensors"), 1 / 164)
     )
-    assert f"1 of 164 problems of humaneval share an n-gram with the training text, in 1 of 10 documents: {COPIED}" in (
-        capsys.readouterr().err
+    assert (
+        f"1 of 164 problems of humaneval share words or code with the training text, in 1 of 10 documents: {COPIED}"
+        in (capsys.readouterr().err)
     )
     assert "contamination" not in leaked.verdict, "it tells nothing of one model against another"
     assert "make_palindrome" in trained_text(leaked, teacher_folder)

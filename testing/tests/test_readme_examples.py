@@ -23,3 +23,13 @@ _LOSSES = "losses: {absent: {}}"
 )
 def test_what_is_not_installed_is_stood_in_for(block: str, kind: str, tmp_path: Path) -> None:
     assert (kind, STAND_INS[kind]) in uses(block, tmp_path / "assembled")
+
+
+def test_a_teacher_that_is_not_installed_may_write_the_text(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import kdtool\n\n\nclass Asking(kdtool.Corpus):\n    derives_from = {'teacher': 'text'}\n\n"
+        "    def kdtool_examples(self, run): ...\n",
+        encoding="utf-8",
+    )
+    block = f"teacher: {{use: absent}}\ncorpus: {{use: '{tmp_path.as_posix()}/own.py:Asking'}}"
+    assert ("teacher", STAND_INS["teacher"]) in uses(block, tmp_path / "assembled")

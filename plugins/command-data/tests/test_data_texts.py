@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
 WRITER = '''
 import importlib.util
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,11 +39,20 @@ class Rows(toy.Packer):
 
 
 class Writer(kdtool.Teacher):
-    """Answers with code that is broken in the first answer of each cell; fails while a file `stop` exists."""
+    """Answers with code that is broken in the first answer of each cell; fails while a file `stop` exists.
+
+    The second round fails while a file `stop later` exists, and waits while a file `wait` does.
+    """
 
     offers = frozenset({"text"})
+    rounds = 0
 
     def kdtool_answer(self, requests):
+        self.rounds += 1
+        if self.rounds == 2 and Path("stop later").exists():
+            raise kdtool.ServiceError("the server went away")
+        while self.rounds == 2 and Path("wait").exists():
+            time.sleep(0.02)
         for number, request in enumerate(requests):
             if number == 3 and Path("stop").exists():
                 raise kdtool.ServiceError("the server went away")
@@ -126,6 +139,58 @@ def test_a_generation_is_planned_looked_at_recovered_and_exported(
     assert "complete; write it with kdtool data export" in say("recover", "recipe.json", "so-far.jsonl", code=2)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_recovered_rows_are_those_that_the_finished_text_has(
+    recipe: Path, say: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "stop later").touch()
+    with pytest.raises(kdtool.ServiceError):
+        kdtool.run(recipe, store="store")
+    assert "2 rows are in so-far.jsonl; kdtool run goes on" in say("recover", "recipe.json", "so-far.jsonl")
+    recovered = read_lines(tmp_path / "so-far.jsonl")
+    (tmp_path / "stop later").unlink()
+    kdtool.run(recipe, store="store")
+    say("export", "recipe.json", "rows")
+    written = [row for row in read_lines(tmp_path / "rows" / "train.jsonl") if "messages" in row]
+    assert recovered == written[:2]
+    assert recovered[0]["messages"][1]["content"] == "```python\nx = 1\n```"
+    assert json.loads(recovered[0]["meta"])["picodollars"] == str(2 * 10**9)
+
+
+def test_another_process_looks_while_one_writes(recipe: Path, say: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "wait").touch()
+    command = [sys.executable, "-m", "kdtool", "run", "recipe.json", "--store", "store"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as writer:
+        try:
+            while not list((tmp_path / "store").glob("text/*/instruct/*/status.json")):
+                assert writer.poll() is None
+                time.sleep(0.05)
+            while "2 of 6 accepted" not in (said := say("status", "recipe.json", "--cells")):
+                assert writer.poll() is None
+                time.sleep(0.05)
+            before = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
+            assert said.startswith(("asking, 0 seconds ago", "asking, 1 seconds ago"))
+            assert "generate" in said
+            assert json.loads(say("status", "recipe.json", "--json"))["state"] == "asking"
+            assert "syntax: python does not parse" in say("quarantine", "recipe.json")
+            assert "2 rows are in" in say("recover", "recipe.json", "so-far.jsonl")
+            assert "is not complete" in say("export", "recipe.json", "rows", code=2)
+            assert {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")} == before
+        finally:
+            (tmp_path / "wait").unlink()
+        _, errors = writer.communicate(timeout=120)
+    assert writer.returncode == 0, errors
+    assert "complete" in say("status", "recipe.json")
+    say("export", "recipe.json", "rows")
+    assert (
+        read_lines(tmp_path / "so-far.jsonl")
+        == [row for row in read_lines(tmp_path / "rows" / "train.jsonl") if "messages" in row][:2]
+    )
+
+
 @pytest.mark.parametrize("source", ["recipe.json", "runs/toy"])
 def test_what_is_exported_is_opened_by_datasets(
     recipe: Path, source: str, say: Callable[..., str], tmp_path: Path
@@ -133,20 +198,51 @@ def test_what_is_exported_is_opened_by_datasets(
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     kdtool.run(recipe, store="store")
     say("export", source, "rows", "--format", "jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text("utf-8").splitlines()]
+    lines, cache = read_lines(tmp_path / "rows" / "train.jsonl"), str(tmp_path / "cache")
+    plain = datasets.load_dataset("json", data_files=str(tmp_path / "rows" / "train.jsonl"), cache_dir=cache)["train"]
+    assert [row["meta"] for row in plain] == [line["meta"] for line in lines]
     written = [line for line in lines if "messages" in line]
     assert len(written) == 6
     assert written[0]["messages"][1]["content"] == "```python\nx = 1\n```"
     assert json.loads(written[0]["meta"])["difficulty"] == "easy"
     assert "is there; choose another place" in say("export", source, "rows", code=2)
     say("export", source, "rows", "--force", "--format", "parquet")
+    files = {"train": str(tmp_path / "rows" / "train.parquet")}
+    columns = datasets.load_dataset("parquet", data_files=files, cache_dir=cache)["train"]
+    assert [row["messages"] for row in columns] == [line.get("messages") for line in lines]
     say("export", source, "my-data", "--format", "dataset")
-    opened = datasets.load_dataset(str(tmp_path / "my-data"), cache_dir=str(tmp_path / "cache"))
+    opened = datasets.load_dataset(str(tmp_path / "my-data"), cache_dir=cache)
     assert [row["id"] for row in opened["train"]] == [line["id"] for line in lines]
     assert opened["train"][len(lines) - 1]["messages"] == lines[-1].get("messages")
     card = (tmp_path / "my-data" / "README.md").read_text("utf-8")
     assert "A teacher wrote 6 of the rows in" in card
     assert "| syntax: python does not parse |" in card
+
+
+def test_a_clock_that_was_set_back_shows_no_age_below_0(
+    recipe: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kdtool.run(recipe, store="store")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert say("status", "recipe.json").startswith("complete, 0 seconds ago")
+
+
+@pytest.mark.parametrize("words", [("export", "recipe.json"), ("recover", "recipe.json")])
+def test_a_place_that_cannot_be_written_is_a_sentence(
+    recipe: Path, say: Callable[..., str], tmp_path: Path, words: tuple[str, str]
+) -> None:
+    (tmp_path / "stop later").touch()
+    if words[0] == "recover":
+        with pytest.raises(kdtool.ServiceError):
+            kdtool.run(recipe, store="store")
+    else:
+        (tmp_path / "stop later").unlink()
+        kdtool.run(recipe, store="store")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    said = say(*words, str(tmp_path / "file" / "rows"), code=8)
+    assert f"cannot write {tmp_path / 'file' / 'rows'}: " in said
+    assert "make room, or choose another place" in said
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
 
 
 def test_a_recipe_without_a_generation_says_so(recipe: Path, say: Callable[..., str]) -> None:

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_testing import CorpusConformance, make_run
+from kdtool_sandbox import missing
+from kdtool_testing import CorpusConformance, Listener, make_run
 
 PRICE = 1_000_000_000
 """Picodollars of an answer: a tenth of a cent."""
@@ -181,7 +183,6 @@ def test_a_cell_stays_within_its_dollars(tmp_path: Path) -> None:
     assert len(instruct(tmp_path / "all", Writer(), languages=("python",), rows=20, dollars=1.0)) == 20
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 class Priced(Writer):
     """States a price, and remembers the sample that it is asked for."""
 
@@ -206,6 +207,7 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     assert price.picodollars == 100_000 * PRICE
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_what_fails_its_tests_is_repaired_with_the_error(tmp_path: Path) -> None:
     class Learning(Writer):
         """Wrong at first, right once it is told the error."""
@@ -241,6 +243,26 @@ def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Pat
     assert {row.meta["repairs"] for row in rows} == {"1"}
     with pytest.raises(kdtool.UsageError, match="fussy: unkempt"):
         instruct(tmp_path / "other", Writer(), *others, rows=6, repairs=1)
+
+
+def test_seeds_are_pieces_of_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Long(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            for split in ("test", "train", "train"):
+                yield kdtool.Example(
+                    split, kdtool.Text("\n".join(f"{split} = {line}" for line in range(40))), split=split
+                )
+            raise AssertionError("read further than needed")
+
+    monkeypatch.setattr("kdtool_corpus_instruct._drawing._SEEDS", 2)
+    teacher, seeds = Writer(), ("corpora.seeds", Long(Long.Config()))
+    instruct(tmp_path, teacher, seeds, rows=20, seeds="corpora.seeds")
+    assert {request.turns[1][1].count("train = ") for request in teacher.asked} == {15}
+    monkeypatch.setattr(
+        Long, "kdtool_examples", lambda self, run: iter([kdtool.Example("a", kdtool.Text("x"), split="test")])
+    )
+    with pytest.raises(kdtool.UsageError, match=r"instruct\.seeds: the corpus has no training examples"):
+        instruct(tmp_path / "none", Writer(), seeds, seeds="corpora.seeds")
 
 
 def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
@@ -383,6 +405,8 @@ def test_code_of_a_response() -> None:
         ({"tasks": ("riddle",)}, "tasks without a template: riddle"),
         ({"templates": {"riddle": "a.jinja"}}, "templates of no task: riddle"),
         ({"languages": ("cobol",)}, "languages"),
+        ({"variables": {"seed": "x"}}, "variables that requests have already: seed"),
+        ({"give": "pairs"}, "set repairs"),
     ],
 )
 def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any], expected: str) -> None:
@@ -422,3 +446,373 @@ def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: P
     assert set(shown.values()) == {2}
     assert any("<instruction>" in one["text"] for one in account["samples"])
     assert corpus.kdtool_account(run_with(tmp_path / "other", teacher)) is None
+
+
+class Repairing(Writer):
+    """Wrong code at first, right code once it is told the error; `change` alters what it repeats."""
+
+    def __init__(self, change: str = "") -> None:
+        super().__init__(0.0)
+        self.change = change
+
+    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+        found = super().answer(request)
+        subject = hashlib.sha256(request.turns[1][1].encode()).hexdigest()
+        bad, good = "def f(:\n    pass", "def f(x):\n    return x"
+        repaired = len(request.turns) > 2
+        text = self.write(subject, "python", tested="<tests>" in request.turns[0][1])
+        text = text.replace(self.code, good if repaired else bad)
+        if repaired and self.change:
+            text = text.replace("Write it: ", "Write this instead: ") if self.change == "task" else text
+            text = text.replace("add(1)", "add(1 + 0)") if self.change == "tests" else text
+        return kdtool.TextAnswer(found.id, text, "stop", 5, 9, PRICE)
+
+
+def parses(example: kdtool.Example) -> bool:
+    try:
+        compile(code_of(kdtool.parts_of(example.body)[1], "python"), "x", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+class Parsing(kdtool.Screen):
+    """Rejects Python that does not parse."""
+
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+        return [None if parses(example) else "broken" for example in examples]
+
+
+PARSING = ("screens.syntax", Parsing(Parsing.Config()))
+EASY: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",), "repairs": 2}
+
+
+def test_a_repaired_answer_and_the_failed_one_are_a_pair(tmp_path: Path) -> None:
+    teacher = Repairing()
+    pairs = instruct(tmp_path, teacher, PARSING, **EASY, rows=5, give="pairs")
+    assert len(pairs) == 5
+    for pair in pairs:
+        assert isinstance(pair.body, kdtool.Preference)
+        assert pair.body.prompt.startswith("Write it: ")
+        assert pair.body.prompt.endswith("\n\n")
+        assert "return x" in pair.body.completion
+        assert "def f(:" in pair.body.rejected
+        assert pair.meta["rejected"] == pair.meta["repaired"] == "syntax: broken"
+        assert (pair.meta["repairs"], pair.meta["picodollars"]) == ("1", str(PRICE))
+        assert pair.meta["repaired_picodollars"] == str(PRICE)
+        assert pair.meta["template"].startswith("generate@")
+        assert pair.meta["repair_template"].startswith("_repair@")
+    asked = len(teacher.asked)
+    rows = instruct(tmp_path / "rows", teacher, PARSING, **EASY, rows=5, form="completion")
+    assert [(row.id, kdtool.parts_of(row.body)) for row in rows] == [
+        (row.id, kdtool.parts_of(row.body)) for row in pairs
+    ]
+    assert set(teacher.asked[asked:]) == set(teacher.asked[:asked]), "both ask for the same, which is stored"
+
+
+@pytest.mark.parametrize(("change", "tested"), [("task", ()), ("tests", ("python",))])
+def test_a_repair_that_changes_the_task_or_the_tests_makes_no_pair(
+    tmp_path: Path, change: str, tested: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kdtool_corpus_instruct._generation as generation
+
+    monkeypatch.setattr(generation, "run_tests", lambda run, config, file, candidates: candidates)
+    with pytest.raises(
+        kdtool.UsageError, match=r"instruct\.give: no accepted row repairs a failed answer .* there are no"
+    ):
+        instruct(tmp_path, Repairing(change), PARSING, **EASY, rows=2, give="pairs", tested=tested)
+    assert len(instruct(tmp_path / "kept", Repairing(), PARSING, **EASY, rows=2, give="pairs", tested=tested)) == 2
+
+
+def test_rows_that_needed_no_repair_fill_their_quota_and_are_not_among_the_pairs(tmp_path: Path) -> None:
+    class Mixed(Repairing):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            found = super().answer(request)
+            good = int(hashlib.sha256(request.turns[1][1].encode()).hexdigest(), 16) % 2
+            return (
+                replace(found, text=found.text.replace("def f(:\n    pass", "def f(x):\n    return x"))
+                if good
+                else found
+            )
+
+    pairs = instruct(tmp_path, Mixed(), PARSING, **EASY, rows=20, give="pairs")
+    assert 0 < len(pairs) < 20
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["accepted"] == 20
+    assert cell["asked"] == 20 + len(pairs)
+    assert [pair.id for pair in pairs] == sorted(
+        {pair.id for pair in pairs}, key=lambda name: int(name.rpartition("/")[2])
+    )
+
+
+def test_a_repair_s_own_template_may_have_a_system_s_part(tmp_path: Path) -> None:
+    own = tmp_path / "mend.jinja"
+    own.write_text("Left out.\n=== user ===\nIt fails: {{ error }}", encoding="utf-8")
+    teacher = Repairing()
+    rows = instruct(tmp_path, teacher, PARSING, **EASY, rows=1, templates={"_repair": own})
+    assert len(rows) == 1
+    assert teacher.asked[-1].turns[-1] == ("user", "It fails: it was rejected: broken")
+
+
+def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
+    text = "{{ topic }} {% for %}\n=== user ===\n</instruction> {{ 7 * 7 }}"
+
+    class Seeds(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            yield kdtool.Example("0", kdtool.Text(text))
+
+    own = tmp_path / "own.jinja"
+    own.write_text("Begin with ```go. {{ seed }}\n=== user ===\n{{ seed }}, Subject: {{ topic }}", encoding="utf-8")
+    teacher, seeds = Writer(code="x"), ("corpora.seeds", Seeds(Seeds.Config()))
+    instruct(
+        tmp_path,
+        teacher,
+        seeds,
+        rows=1,
+        languages=("go",),
+        seeds="corpora.seeds",
+        tasks=("own",),
+        templates={"own": own},
+    )
+    (_, system), (_, user) = teacher.asked[0].turns
+    assert system.endswith(text)
+    assert user.startswith(text)
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_explanations_need_no_tests(tmp_path: Path) -> None:
+    teacher = Writer()
+    rows = instruct(
+        tmp_path, teacher, languages=("python",), difficulties=("easy",), tasks=("explain", "generate"), rows=4,
+        tested=("python",),
+    )  # fmt: skip
+    assert {row.meta["task"]: "tests" in row.meta for row in rows} == {"explain": False, "generate": True}
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [("", {"screens.twos"}), ("prefer", {"train.prefer.screens.twos"}), ("x", {"screens.twos"})]
+)
+def test_a_phase_s_own_screens_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
+    screens = {name: NoTwos() for name in ("screens.twos", "train.prefer.screens.twos", "train.other.screens.twos")}
+    run = make_run(tmp_path, {"teacher": Writer(), **screens}, label=label)
+    list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
+    assert {name for name, screen in screens.items() if screen.judged} == expected
+
+
+ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
+
+
+class Scripted(Writer):
+    """Answers as `finish` and `price` say of the number of the request, from 0."""
+
+    def __init__(
+        self, script: Mapping[int, tuple[str, str, int]], otherwise: tuple[str, str, int] = ("stop", "", PRICE)
+    ) -> None:
+        super().__init__()
+        self.script, self.otherwise = script, otherwise
+        self.calls: list[int] = []
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        waiting = list(requests)
+        self.calls.append(len(waiting))
+        for request in waiting:
+            self.asked.append(request)
+            yield self.answer(request)
+
+    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+        finish: Any
+        finish, reason, price = self.script.get(len(self.asked) - 1, self.otherwise)
+        return replace(super().answer(request), finish=finish, reason=reason, picodollars=price)
+
+
+def test_refused_and_cut_off_answers_are_rejected_whatever_they_hold(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "", 0), 1: ("length", "", PRICE)})
+    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=3, repairs=1)
+    assert len(rows) == 3
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"refused": 1, "cut off at 4096 tokens": 1}
+    assert (cell["tokens_in"], cell["tokens_out"]) == (25, 45)
+    assert [len(request.turns) for request in teacher.asked] == [2] * 5, "neither can be repaired"
+
+
+def test_a_round_has_no_more_requests_than_it_may(tmp_path: Path) -> None:
+    teacher = Scripted({})
+    assert len(instruct(tmp_path, teacher, rows=50, round=8)) == 50
+    assert teacher.calls == [8] * 6 + [2]
+    waiting = Scripted({})
+    assert len(instruct(tmp_path / "dollars", waiting, **ONE_CELL, rows=50, round=8, dollars=1.0)) == 50
+    assert waiting.calls == [1, *[8] * 6, 1], "the first one tells the price"
+
+
+def test_a_free_teacher_has_no_limit_in_dollars(tmp_path: Path) -> None:
+    assert len(instruct(tmp_path, Scripted({}, ("stop", "", 0)), **ONE_CELL, rows=9, dollars=0.001)) == 9
+
+
+def test_the_dearest_answer_decides_what_fits_into_the_dollars(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("stop", "", 10 * PRICE)})
+    with pytest.raises(kdtool.UsageError, match="has 2 of 9 rows after 2 requests, its limit of dollars"):
+        instruct(tmp_path, teacher, **ONE_CELL, rows=9, dollars=0.02)
+
+
+def test_free_refusals_do_not_lift_the_limit_in_dollars(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "", 0)})
+    with pytest.raises(kdtool.UsageError, match="has 3 of 60 rows after 4 requests, its limit of dollars"):
+        instruct(tmp_path, teacher, **ONE_CELL, rows=60, dollars=0.003)
+
+
+def test_some_refusals_do_not_end_the_run(tmp_path: Path) -> None:
+    teacher = Scripted({0: ("refused", "too busy", 0), 6: ("refused", "too busy", 0)})
+    assert len(instruct(tmp_path, teacher, **ONE_CELL, rows=6)) == 6
+    assert teacher.calls == [6, 1, 1], "all of the second round were refused"
+
+
+def test_code_is_needed_where_a_task_has_any(tmp_path: Path) -> None:
+    class Talking(Writer):
+        def write(self, subject: str, language: str, *, tested: bool) -> str:
+            return f"<instruction>Write it: {subject}</instruction>\n<response>It adds: {subject}</response>"
+
+    rows = instruct(tmp_path, Talking(), **ONE_CELL, tasks=("explain", "generate"), rows=2, fewer=True)
+    assert [row.meta["task"] for row in rows] == ["explain"]
+    cells = {cell["cell"]: cell["rejected"] for cell in status(tmp_path)["cells"]}
+    assert cells == {"python/easy/explain": {}, "python/easy/generate": {"no code in python": 4}}
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_tested_code_that_does_not_parse_is_repaired(tmp_path: Path) -> None:
+    class Learning(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            self.code = "def add(x):\n    return x + 1" if len(request.turns) > 2 else "def add(x:\n    return"
+            return super().answer(request)
+
+    teacher = Learning()
+    (row,) = instruct(tmp_path, teacher, **ONE_CELL, rows=1, tested=("python",), repairs=1)
+    assert row.meta["repaired"] == "tests: python does not parse"
+    assert "it does not parse: " in teacher.asked[-1].turns[-1][1]
+
+
+def test_progress_is_the_number_of_accepted_rows(tmp_path: Path) -> None:
+    listener = Listener()
+    assert len(instruct(tmp_path, Writer(0.2), ("listener", listener), rows=60, round=30)) == 60
+    assert listener.progress == sorted(listener.progress)
+    assert listener.progress[-1] == 60
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_what_hangs_has_failed_and_an_error_is_cut(tmp_path: Path) -> None:
+    class Failing(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            loud = "    raise ValueError('loud' * 2000)"
+            self.code = "def add(x):\n" + ("    while True: pass" if len(request.turns) > 2 else loud)
+            return super().answer(request)
+
+    with pytest.raises(kdtool.UsageError, match=r"cannot be filled"):
+        instruct(tmp_path, Failing(), **ONE_CELL, rows=1, tested=("python",), repairs=1, candidates=2, seconds=1)
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s": 1}
+    (rejected,) = tmp_path.glob("instruct/*/rejected.jsonl")
+    errors = [json.loads(line)["error"] for line in rejected.read_text("utf-8").splitlines()]
+    assert len(errors[0]) == 1000
+    assert "loudloud" in errors[0]
+
+
+@pytest.mark.skipif(bool(missing(("javascript",))), reason="the sandbox has no JavaScript here")
+def test_tests_of_other_languages_run_too(tmp_path: Path) -> None:
+    class Script(Writer):
+        def __init__(self, result: int) -> None:
+            super().__init__(
+                tests=f"if (add(1) !== {result}) throw new Error('no');", code="function add(x) { return x + 1; }"
+            )
+
+    settings: dict[str, Any] = {
+        "languages": ("javascript",),
+        "difficulties": ("easy",),
+        "rows": 1,
+        "tested": ("javascript",),
+    }
+    assert len(instruct(tmp_path, Script(2), **settings)) == 1
+    with pytest.raises(kdtool.UsageError, match="4 tests: "):
+        instruct(tmp_path / "wrong", Script(3), **settings)
+
+
+def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Path) -> None:
+    (row,) = instruct(tmp_path, Repairing(), PARSING, **EASY, rows=1)
+    (first,) = instruct(tmp_path / "first", Writer(code="def f(x):\n    return x"), PARSING, **EASY, rows=1)
+    assert row.meta["topic"] == first.meta["topic"]
+    (second,) = instruct(tmp_path / "second", Scripted({0: ("refused", "", 0)}), **ONE_CELL, rows=1)
+    assert (second.meta["attempt"], second.meta["topic"] != first.meta["topic"]) == ("1", True)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
+    teacher = Writer()
+    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
+    assert {row.meta["request"] for row in rows} == {
+        teacher.answer_key(replace(request, id="any")) for request in teacher.asked
+    }
+    assert len({request.seed for request in teacher.asked}) == 2
+    sampled = {teacher.answer_key(replace(request, seed=1)) for request in teacher.asked}
+    assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
+
+
+def test_remainders_decide_who_gets_the_rows_that_are_left() -> None:
+    found = quotas(10, {"python": 4.4, "go": 3.3, "rust": 2.3}, {"easy": 1.0}, {"generate": 1.0})
+    assert {cell.language: count for cell, count in found.items()} == {"python": 5, "go": 3, "rust": 2}
+    tiny = quotas(1, {"python": 9.0, "go": 1.0}, {"easy": 1.0}, {"generate": 1.0})
+    assert [(cell.language, count) for cell, count in tiny.items()] == [("python", 1)], "no cell without rows"
+
+
+def test_marks_in_an_answer() -> None:
+    tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
+    text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
+    assert read_parts(text, tested=True) == Parts("a", "b</response> and c", "assert x\n")
+    assert read_parts("a" * 40 + "</instruction>", tested=False) == "no <instruction>"
+    assert code_of("```Python\nx = 1\n```\n", "python") == "x = 1\n"
+
+
+def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
+    class Slow(Repairing):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            found = super().answer(request)
+            return (
+                replace(found, text=found.text.replace("return x", "return x x")) if len(request.turns) == 4 else found
+            )
+
+    (pair,) = instruct(tmp_path, Slow(), PARSING, **EASY, rows=1, give="pairs")
+    assert isinstance(pair.body, kdtool.Preference)
+    assert "return x x" in pair.body.rejected
+    assert pair.meta["repaired"] == "syntax: broken; syntax: broken"
+    assert pair.meta["repaired_picodollars"] == str(2 * PRICE)
+
+
+def test_an_answer_is_not_preferred_to_itself(tmp_path: Path) -> None:
+    class Fickle(kdtool.Screen):
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return [None if example.meta.get("repairs") else "unkempt" for example in examples]
+
+    class Stubborn(Writer):
+        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
+            return replace(super().answer(replace(request, turns=request.turns[:2])), id=request.id)
+
+    others = [("screens.syntax", Fickle(Fickle.Config()))]
+    with pytest.raises(kdtool.UsageError, match="so there are no pairs"):
+        instruct(tmp_path, Stubborn(), *others, **EASY, rows=1, give="pairs")
+
+
+def test_a_part_of_a_request_counts_as_one() -> None:
+    config = Instruct.Config(rows=3, candidates=1.5)
+    assert [config.most_requests(rows) for rows in (1, 2, 3)] == [2, 3, 5]
+
+
+def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
+    class Dull(kdtool.Screen):
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return ["dull" if example.id.endswith("/0") else None for example in examples]
+
+    others, settings = [("screens.dull", Dull(Dull.Config()))], {**ONE_CELL, "rows": 6}
+    with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
+        instruct(tmp_path, Writer(), *others, **settings)
+    (rejected,), (rows,) = (tmp_path.glob(f"instruct/*/{name}.jsonl") for name in ("rejected", "rows"))
+    assert len(rejected.read_text("utf-8").splitlines()) == 10
+    assert len(rows.read_text("utf-8").splitlines()) == 5
+    instruct(tmp_path, Writer(), **settings)
+    assert not rows.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool_ledger import Attempt, Ledger, Summary, has_answer, read_summary
+from kdtool_ledger._spare import Spare
 
 _MOVES = st.lists(
     st.tuples(
@@ -174,6 +177,45 @@ def test_a_damaged_file_and_a_full_disk_are_sentences(tmp_path: Path) -> None:
         assert (ledger.spent, ledger.on_hold) == (5, 6)
     with Ledger(tmp_path / "full") as ledger:
         assert (ledger.find("kept"), ledger.find("lost")) == ("yes", None)
+
+
+def test_a_full_disk_has_room_for_what_is_under_way_and_for_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = tmp_path / "ledger.sqlite.spare"
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert spare.stat().st_blocks * 512 >= 16 * 2**20, "it takes the room"
+        database, free = ledger._database, Spare.free
+        under_way = [_attempt(ledger, f"key {number}", 5) for number in range(3)]
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages}")
+
+        def make_room(spare: Spare) -> bool:
+            database.execute(f"PRAGMA max_page_count = {2 * pages + 1000}")
+            return free(spare)
+
+        monkeypatch.setattr(Spare, "free", make_room)
+        for attempt in under_way:
+            ledger.settle(attempt, "x" * 100_000, 5).result()
+        assert not spare.exists()
+        for begin in (ledger.write_intent, lambda attempt: ledger.write_batch("batch", [attempt])):
+            with pytest.raises(kdtool.StorageError, match=r"full; free space"):
+                begin(_reserve(ledger, "next", 1)).result()
+        assert [ledger.find(attempt.key) for attempt in under_way] == ["x" * 100_000] * 3
+    assert read_summary(tmp_path / "ledger.sqlite").attempts == {"answered": 3}
+
+
+def test_without_room_for_the_spare_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(kdtool.StorageError, match=r"No space left on device; free space"):
+        Ledger(tmp_path / "ledger.sqlite")
+    monkeypatch.undo()
+    with Ledger(tmp_path / "ledger.sqlite"):
+        assert (tmp_path / "ledger.sqlite.spare").exists()
+    assert not (tmp_path / "ledger.sqlite.spare").exists()
 
 
 def test_writes_share_commits(tmp_path: Path) -> None:

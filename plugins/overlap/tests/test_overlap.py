@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_overlap import Contamination, Decontamination, Memorisation
-from kdtool_overlap._benchmarks import Benchmark, distinctive_ngrams
+from kdtool_overlap._benchmarks import Benchmarks, distinctive_ngrams
 from kdtool_overlap._copies import longest_copies
 from kdtool_overlap._ngrams import NGramIndex, Occurrence
 from kdtool_overlap._passages import beginning, passages_of
@@ -210,7 +210,7 @@ def test_problems_in_the_training_text_are_counted_and_named(tmp_path: Path) -> 
     assert own.value == control.value == pytest.approx(1 / 3)
     assert own.items is None
     assert said == [
-        "contamination: 1 of 3 problems of bill share an n-gram with the training text, in 1 of 2 documents: bill/0",
+        "contamination: 1 of 3 problems of bill share words or code with the training text, in 1 of 2 documents: bill/0",
         "contamination: 1 of 3 problems of bill lack a distinctive n-gram",
     ]
     (found,) = map(json.loads, (tmp_path / "bill.found.jsonl").read_text(encoding="utf-8").splitlines())
@@ -246,10 +246,11 @@ def test_without_training_text_nothing_is_clean(tmp_path: Path) -> None:
 def test_what_several_problems_have_tells_none(tmp_path: Path) -> None:
     shared = "from typing import List, Tuple, Dict, Optional, Any\nimport math\n"
     bodies = [kdtool.Completion(shared, f"def f():\n    return {i} * {i}\n") for i in range(3)]
-    benchmark = Benchmark("own", [kdtool.Example(str(i), body) for i, body in enumerate(bodies)], 6)
-    assert benchmark.hidden == []
-    assert benchmark.found_in(words_of(shared)) == {}
-    assert [*benchmark.found_in(words_of(shared + bodies[1].completion))] == ["1"]
+    benchmarks = Benchmarks({"own": [kdtool.Example(str(i), body) for i, body in enumerate(bodies)]}, 6)
+    assert benchmarks.each[0].hidden == []
+    assert benchmarks.found_in([shared]) == [[]]
+    (found,) = benchmarks.found_in([shared + bodies[1].completion])
+    assert [match.problem for match in found] == ["1"]
 
 
 @pytest.mark.parametrize("component", [Contamination, Decontamination])

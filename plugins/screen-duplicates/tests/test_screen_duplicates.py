@@ -94,10 +94,10 @@ def test_datasketch_finds_the_same() -> None:
             sketch.update_batch([int(shingle) & 0xFFFFFFFF for shingle in text])
             sketches.append(sketch)
         index.insert(seed, sketches[0])
-        near.add(first, near.signatures([first])[0])
+        near.add(first, near.signatures([first])[0], 2 * seed)
         if seed in index.query(sketches[1]) and jaccard(first, second) >= 0.8:
             expected += 1
-            agreed += near.has_near(second, near.signatures([second])[0])
+            agreed += near.has_near(second, near.signatures([second])[0], 2 * seed + 1)
     near.close()
     assert expected > 200
     assert agreed >= 0.98 * expected
@@ -131,6 +131,9 @@ def test_an_example_is_no_duplicate_of_itself(tmp_path: Path) -> None:
         assert list(made.kdtool_screen(run, [first])) == [None]
         assert list(made.kdtool_screen(run, [second])) == ["near-duplicate"]
     assert list(made.kdtool_screen(run, [replace(first, id="c")])) == ["duplicate"]
+    repaired = replace(second, id="a")
+    assert list(made.kdtool_screen(run, [repaired])) == [None], "the same example, repaired"
+    assert list(made.kdtool_screen(run, [replace(repaired, source="elsewhere")])) == ["duplicate"]
     made.kdtool_close()
 
 
@@ -161,9 +164,9 @@ def test_tables_agree_with_comparing_everything(seeds: list[int], most: int) -> 
         signature = near.signatures([text])[0]
         expected = any(np.array_equal(text, other) for other in kept[-most:])
         if expected:
-            assert near.has_near(text, signature)
-        if near.has_near(text, signature):
+            assert near.has_near(text, signature, place)
+        if near.has_near(text, signature, place):
             assert any(jaccard(text, other) >= 0.8 for other in kept[-most:])
-        near.add(text, signature)
+        near.add(text, signature, place)
         kept.append(text)
     near.close()

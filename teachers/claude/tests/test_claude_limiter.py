@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import count
 from typing import Any
 
 import pytest
-from kdtool_teacher_claude._limiter import Limiter
+from kdtool_teacher_claude._limiter import Limiter, retry_after
 
 
 class Clock:
@@ -160,3 +162,107 @@ def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
     asyncio.run(clock.run(everybody()))
     used = sum(tokens for at, tokens in spent if at >= 60) / 2
     assert 0.93 * 60000 <= used <= 60000 * 1.03
+
+
+def on_clock(check: Callable[[Clock, Limiter], Coroutine[Any, Any, None]], *, own: int | None = None) -> None:
+    """Run `check` with a limiter on a clock of its own."""
+    clock = Clock()
+    limiter = Limiter(64, own, now=lambda: clock.now, sleep=clock.sleep)
+    asyncio.run(clock.run(check(clock, limiter)))
+
+
+def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        turns = [await limiter.turn(1, 1) for _ in range(8)]
+        await clock.sleep(1)
+        for turn in turns:
+            limiter.count_refusal(turn, {})
+        assert limiter._slots() == 5, "0.7 of 8, once"
+
+    on_clock(check)
+
+
+def test_a_refusal_slows_the_rate_and_a_minute_brings_it_back() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        limiter.count_refusal(await limiter.turn(1, 1), {})
+        gaps = []
+        for _ in range(80):
+            before = clock.now
+            limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+            gaps.append(clock.now - before)
+        assert gaps[2] > 1.3
+        assert 1.0 < gaps[-1] < 1.05
+
+    on_clock(check, own=60)
+
+
+def test_no_header_makes_it_wait_for_ever() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        name = "anthropic-ratelimit-requests"
+        for asked in ("1e9", "inf", "nan", "Fri, 31 Dec 9999 23:59:59 GMT", "soon"):
+            limiter.count_refusal(await limiter.turn(1, 1), {"retry-after": asked, f"{name}-limit": "nan"})
+            before = clock.now
+            limiter.count_answer(await limiter.turn(1, 1), {f"{name}-limit": "inf", f"{name}-remaining": "0"}, 1, 1)
+            assert clock.now - before <= 600
+        assert limiter.requests_per_minute == 0
+
+    on_clock(check)
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert (
+        20 < retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}) < 31
+    )
+    assert retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}) == 0
+
+
+def test_after_the_circuit_opened_one_at_a_time_is_tried() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        for _ in range(8):
+            await limiter.turn(1, 1)
+            limiter.count_failure()
+        await limiter.turn(1, 1)
+        second = asyncio.ensure_future(limiter.turn(1, 1))
+        await clock.sleep(60)
+        assert not second.done()
+        limiter.count_failure()
+        await second
+
+    on_clock(check)
+
+
+def test_overload_opens_the_circuit_and_a_refusal_for_the_rate_does_not() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        for overloaded in (False, True):
+            for _ in range(8):
+                limiter.count_refusal(await limiter.turn(1, 1), {}, overloaded=overloaded)
+            assert limiter.openings == overloaded
+
+    on_clock(check)
+
+
+def test_silence_is_counted_from_the_first_refusal_without_an_answer_since() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        await clock.sleep(5000)
+        assert limiter.silence == 0, "nothing was asked"
+        for _ in range(3):
+            limiter.count_refusal(await limiter.turn(1, 1), {})
+            await clock.sleep(100)
+        assert limiter.silence == 300
+        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        assert limiter.silence == 0
+
+    on_clock(check)
+
+
+def test_no_more_are_sent_when_none_remains() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        name = "anthropic-ratelimit-requests"
+        await clock.sleep(100)
+        headers = {f"{name}-limit": "60", f"{name}-remaining": "0"}
+        limiter.count_answer(await limiter.turn(1, 1), headers, 1, 1)
+        before = clock.now
+        await limiter.turn(1, 1)
+        assert clock.now - before >= 1
+
+    on_clock(check)

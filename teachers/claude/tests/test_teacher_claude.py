@@ -271,9 +271,11 @@ def test_the_key_may_be_in_the_keyring(server: MessagesServer, tmp_path: Path, m
 
 
 def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(delay=0.02)
     with opened(server.url, tmp_path, system="Answer well. " * 500) as teacher:
         list(teacher.kdtool_answer(requests(50)))
     assert server.bill.cache_writes == 1, "one request warms the prefix, and the others wait for it"
+    assert server.bill.most_under_way > 4, "and not for each other"
     assert summary(tmp_path).spent == server.bill.picodollars
     with opened(server.url, tmp_path, system="Answer well.") as teacher:
         list(teacher.kdtool_answer(requests(5)))

@@ -21,6 +21,8 @@ _MOST: Mapping[str, Mapping[str, Any]] = {
     "loss": {"divergence": True},
 }
 """Attributes with which a stand-in of a kind satisfies the rest of a recipe."""
+_LEFT_OUT = {"kdtool_fit"}
+"""Hooks that keep a component out of recipes: a teacher that learns from the text cannot write it."""
 
 
 class _AnySettings(Config, extra="allow"):
@@ -36,7 +38,9 @@ class _OnPolicySettings(_AnySettings):
 
 def _stand_in(base: type[Component]) -> type[Component]:
     more = _MOST.get(base.kind, {})
-    hooks = dict.fromkeys((name for name in vars(base) if name.startswith("kdtool_")), _nothing)
+    hooks = dict.fromkeys(
+        (name for name in vars(base) if name.startswith("kdtool_") and name not in _LEFT_OUT), _nothing
+    )
     return type(base.__name__, (base,), {"__doc__": "Does nothing.", "Config": _AnySettings, **hooks, **more})
 
 

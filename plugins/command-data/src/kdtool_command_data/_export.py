@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from kdtool_command_data._card import data_card
 if TYPE_CHECKING:
     from kdtool_command_data._texts import FoundText
 
-__all__ = ["export", "write_lines"]
+__all__ = ["export", "write_lines", "writing"]
 
 _ROWS = 1_000
 """Rows that are written at once."""
@@ -33,31 +34,50 @@ def export(text: FoundText, target: Path, form: str, *, force: bool) -> int:
 
     Raises:
         UsageError: the target is there, or the text is not complete.
+        StorageError: the target cannot be written.
     """
     if not text.is_complete:
         raise kdtool.UsageError(f"{text.folder} is not complete; finish it with kdtool run, or see kdtool data recover")
     if target.exists() and not force:
         raise kdtool.UsageError(f"{target} is there; choose another place, or replace it with --force")
     splits = text.splits()
-    made = target.with_name(f"{target.name}.new")
-    _remove(made)
-    made.parent.mkdir(parents=True, exist_ok=True)
-    if form == "dataset":
-        files = {split: made / "data" / f"{split}-00000-of-00001.parquet" for split in splits}
-    elif len(splits) == 1:
-        files = {splits[0]: made}
-    else:
-        files = {split: made / f"{split}.{form}" for split in splits}
-    if form == "jsonl":
-        count = sum(write_lines(text.records(split), file) for split, file in files.items())
-    else:
-        fields = dict.fromkeys(chain.from_iterable(record for split in splits for record in text.records(split)))
-        count = sum(_write_parquet(text.records(split), file, fields) for split, file in files.items())
-    if form == "dataset":
-        (made / "README.md").write_text(data_card(text, target.name), encoding="utf-8")
-    _remove(target)
-    made.replace(target)
+    with writing(target) as made:
+        if form == "dataset":
+            files = {split: made / "data" / f"{split}-00000-of-00001.parquet" for split in splits}
+        elif len(splits) == 1:
+            files = {splits[0]: made}
+        else:
+            files = {split: made / f"{split}.{form}" for split in splits}
+        if form == "jsonl":
+            count = sum(write_lines(text.records(split), file) for split, file in files.items())
+        else:
+            fields = dict.fromkeys(chain.from_iterable(record for split in splits for record in text.records(split)))
+            count = sum(_write_parquet(text.records(split), file, fields) for split, file in files.items())
+        if form == "dataset":
+            (made / "README.md").write_text(data_card(text, target.name), encoding="utf-8")
     return count
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give a place to write to, which replaces `target` at the end; after a failure `target` is as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    made = target.with_name(f"{target.name}.new")
+    try:
+        _remove(made)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        yield made
+        _remove(target)
+        made.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            _remove(made)
+        raise kdtool.StorageError(
+            f"cannot write {target}: {error.strerror or error}; make room, or choose another place"
+        ) from error
 
 
 def write_lines(records: Iterable[Mapping[str, Any]], file: Path) -> int:

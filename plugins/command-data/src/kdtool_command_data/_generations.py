@@ -115,14 +115,16 @@ def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name:
     \b
     Example:  kdtool data recover recipe.yaml so-far.jsonl
     """  # noqa: D301 - click reads backspaces
-    from kdtool_command_data._export import write_lines
+    from kdtool_command_data._export import write_lines, writing
     from kdtool_command_data._texts import find_text, record_of
 
     text = find_text(recipe, settings, store, name)
     if text.is_complete:
         raise kdtool.UsageError(f"the text of {recipe} is complete; write it with kdtool data export")
     rows = (record_of(line) for one in text.generations() for line in one.lines("rows.jsonl"))
-    click.echo(f"{write_lines(rows, target):,} rows are in {target}; kdtool run goes on with the generation")
+    with writing(target) as made:
+        count = write_lines(rows, made)
+    click.echo(f"{count:,} rows are in {target}; kdtool run goes on with the generation")
 
 
 @click.command()

@@ -19,7 +19,8 @@ def status_lines(found: Generated, *, cells: bool) -> Iterator[str]:
     """Yield the status, a fact a line; `cells` adds a line for each cell."""
     status, each = found.status, found.status["cells"]
     total = _total(each)
-    yield f"{status['state']}, {time.time() - status['written']:,.0f} seconds ago: {found.folder}"
+    age = max(0.0, time.time() - status["written"])  # a clock may have been set back
+    yield f"{status['state']}, {age:,.0f} seconds ago: {found.folder}"
     yield f"  rows      {total['accepted']:,} of {total['wanted']:,} accepted"
     share = f", {total['accepted'] / total['judged']:.0%} of judged ones accepted" if total["judged"] else ""
     yield f"  requests  {total['asked']:,}{share}"

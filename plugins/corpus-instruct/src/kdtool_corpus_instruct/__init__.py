@@ -1,7 +1,8 @@
 """Instruction data that a teacher writes: tasks with answers, in six programming languages.
 
-`Instruct` is the corpus that recipes call `instruct`. `_cells` shares the rows out, `_templates` and `_drawing` make
-requests, `_generation` asks and judges in rounds, `_trial` runs tests, `_record` writes the files that `kdtool data` shows.
+`Instruct` is the corpus that recipes call `instruct`. `_cells` shares the rows out, `_drawing` and `_requests` make
+requests, `_generation` asks and judges in rounds, `_trial` runs tests, `_rows` makes rows and pairs of accepted answers,
+`_record` writes the files that `kdtool data` shows.
 """
 
 from __future__ import annotations

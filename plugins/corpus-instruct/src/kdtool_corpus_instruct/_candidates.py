@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import kdtool
+    from kdtool_prompts import Turns
 
     from kdtool_corpus_instruct._answers import Parts
     from kdtool_corpus_instruct._cells import Cell
-    from kdtool_corpus_instruct._templates import Turns
 
-__all__ = ["Candidate", "Slot"]
+__all__ = ["Candidate", "Failure", "Slot"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An answer that went back to the teacher: the reason, its price, and its parts if it had all of them."""
+
+    reason: str
+    picodollars: int
+    parts: Parts | None
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A row that is missing: its cell and number, and how often it was asked for. A repair goes on in a conversation."""
+    """A row that is missing: its cell and number, and how often it was asked for.
+
+    A repair goes on in a `conversation`; `failed` are the answers in it, the newest last.
+    """
 
     cell: Cell
     number: int
     attempt: int = 0
-    repairs: int = 0
+    failed: tuple[Failure, ...] = ()
     conversation: Turns = ()
 
     @property
@@ -43,3 +55,7 @@ class Candidate:
     parts: Parts | None = None
     reason: str = ""
     error: str = ""
+
+    def reject(self, reason: str, error: str = "") -> Candidate:
+        """Return the candidate as a rejected one."""
+        return replace(self, reason=reason, error=error)

@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
-__all__ = ["DIFFICULTIES", "LANGUAGES", "TASKS", "Cell", "Difficulty", "Language", "quotas", "shares_of"]
+__all__ = [
+    "DIFFICULTIES",
+    "LANGUAGES",
+    "TASKS",
+    "WITHOUT_CODE",
+    "Cell",
+    "Difficulty",
+    "Language",
+    "quotas",
+    "shares_of",
+]
 
 Language = Literal["python", "javascript", "java", "cpp", "go", "rust"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 TASKS = ("generate", "complete", "debug", "explain", "document", "test", "translate", "refactor")
 """Kinds of tasks with a template in this package."""
+WITHOUT_CODE = frozenset({"explain"})
+"""Tasks whose answer needs no block of code, so that there is nothing to test."""
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 

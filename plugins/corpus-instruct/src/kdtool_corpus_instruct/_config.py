@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 import kdtool
 import pydantic
 
-from kdtool_corpus_instruct._cells import DIFFICULTIES, LANGUAGES, TASKS, Cell, Difficulty, Language, quotas, shares_of
+from kdtool_corpus_instruct._cells import (
+    DIFFICULTIES,
+    LANGUAGES,
+    TASKS,
+    WITHOUT_CODE,
+    Cell,
+    Difficulty,
+    Language,
+    quotas,
+    shares_of,
+)
+from kdtool_corpus_instruct._ideas import VARIABLES
 
 __all__ = ["InstructConfig", "Style"]
 
@@ -48,14 +59,19 @@ class InstructConfig(kdtool.Config):
     seeds: str | None = kdtool.Field(default=None, min_length=1)
     """The corpus of the recipe (`corpora.NAME`) that seeds come from: its training examples, which are not learned."""
     tested: tuple[Language, ...] = ()
-    """Languages in which the teacher writes tests too, which run in the sandbox; rows whose tests fail are rejected."""
+    """Languages in which the teacher writes tests too, which run in the sandbox; rows whose tests fail are rejected. Not of
+    `explain`, whose answers need no code."""
     repairs: int = kdtool.Field(default=0, ge=0, le=10)
     """Times that a candidate goes back to the teacher with the error before a new one is asked for, if it has the wrong
     form, fails its tests, or is rejected by a screen in `repaired`."""
     repaired: tuple[str, ...] = ("syntax",)
     """Screens, by their names in the recipe, whose rejections are repaired."""
+    give: Literal["rows", "pairs"] = "rows"
+    """`rows`: every accepted row. `pairs`: preferences of an accepted answer over the one that it repairs, for `preference`;
+    of the accepted rows only those with such an answer to the same task. Both ask for the same, so that the second one of a
+    recipe finds the answers of the first."""
     form: Literal["messages", "completion"] = "messages"
-    """Rows as conversations, or as prompts with completions."""
+    """Rows as conversations, or as prompts with completions. Pairs are prompts with completions."""
     candidates: float = kdtool.Field(default=4.0, ge=1, le=1000)
     """Requests at most in each cell, repairs included, as a multiple of its rows."""
     dollars: float | None = kdtool.Field(default=None, gt=0, le=1e6)
@@ -87,6 +103,12 @@ class InstructConfig(kdtool.Config):
         unused = [task for task in self.templates if task not in shares_of(self.tasks) and task != "_repair"]
         if unused:
             raise ValueError(f"templates of no task: {', '.join(unused)}; add them to `tasks`, or leave them out")
+        if taken := sorted(VARIABLES.union({"error"}).intersection(self.variables)):
+            raise ValueError(f"variables that requests have already: {', '.join(taken)}; choose other names")
+        if self.give == "pairs" and not self.repairs:
+            raise ValueError(
+                "pairs are made of answers that were repaired: set repairs, for example to 2, or give: rows"
+            )
         return self
 
     @property
@@ -103,6 +125,10 @@ class InstructConfig(kdtool.Config):
     def picodollars(self) -> int | None:
         """The limit of a cell in picodollars, None without one."""
         return None if self.dollars is None else round(self.dollars * _PICODOLLARS)
+
+    def is_tested(self, cell: Cell) -> bool:
+        """Return whether the teacher writes tests for rows of a cell."""
+        return cell.language in self.tested and cell.task not in WITHOUT_CODE
 
     def most_requests(self, rows: int) -> int:
         """Return the requests at most in a cell of so many rows."""

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_corpus_instruct._config import InstructConfig
-from kdtool_corpus_instruct._templates import Templates
+from kdtool_corpus_instruct._ideas import REPAIR
 
 if TYPE_CHECKING:
+    from kdtool_prompts import Templates
+
     from kdtool_corpus_instruct._record import Record
 
 __all__ = ["FOLDER", "Instruct"]
@@ -50,7 +52,9 @@ class Instruct(kdtool.Corpus):
 
     @cached_property
     def _templates(self) -> Templates:
-        return Templates(self.config.templates, tuple(self.config.variables))
+        from kdtool_corpus_instruct._requests import templates_of
+
+        return templates_of(self.config)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the templates' versions, and that of the Python that runs tests.
@@ -141,7 +145,7 @@ class Instruct(kdtool.Corpus):
 
     @property
     def _template_names(self) -> list[str]:
-        return sorted({*(cell.task for cell in self.config.quotas), *(["_repair"] if self.config.repairs else [])})
+        return sorted({*(cell.task for cell in self.config.quotas), *([REPAIR] if self.config.repairs else [])})
 
     def _missing(self) -> Sequence[str]:
         if not self.config.tested:
@@ -162,9 +166,11 @@ class Instruct(kdtool.Corpus):
         dollars = sum(tally.picodollars for tally in tallies) / 1e12
         said = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
         said += f", ${dollars:,.2f}" if dollars else ""
+        said += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
         run.say(said + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
         short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}
         if not short:
+            self._require_pairs(record)
             return
         first = "; ".join(
             f"{cell} has {tally.accepted} of {tally.wanted} rows after {tally.asked} requests, its limit of {tally.closed} "
@@ -179,6 +185,14 @@ class Instruct(kdtool.Corpus):
             )
             raise kdtool.UsageError(f"instruct.candidates: {message}; {remedy}")
         run.say(f"instruct: {message}")
+        self._require_pairs(record)
+
+    def _require_pairs(self, record: Record) -> None:
+        if self.config.give == "pairs" and not record.given:
+            raise kdtool.UsageError(
+                "instruct.give: no accepted row repairs a failed answer to the same task by the same tests, so there are no "
+                "pairs; raise repairs, name languages in tested or screens in repaired, or set give: rows"
+            )
 
 
 def _reasons(rejected: Counter[str]) -> str:

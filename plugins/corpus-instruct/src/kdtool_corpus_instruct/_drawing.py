@@ -55,7 +55,7 @@ def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Seque
         "difficulty": cell.difficulty,
         "difficulty_means": DIFFICULTY_MEANS[cell.difficulty],
         "task": cell.task,
-        "tested": cell.language in config.tested,
+        "tested": config.is_tested(cell),
         "test_form": TEST_FORMS[cell.language],
         "style": style,
         "topic": drawn.choice(ideas("topics")),

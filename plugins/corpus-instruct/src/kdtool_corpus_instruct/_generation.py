@@ -7,18 +7,21 @@ same rows. Never more is asked for than is missing: no accepted row is one too m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
 from kdtool_measuring import Pace, refusal_remedy
+from kdtool_prompts import Templates
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
-from kdtool_corpus_instruct._requests import request_of
-from kdtool_corpus_instruct._templates import Templates
+from kdtool_corpus_instruct._cells import WITHOUT_CODE
+from kdtool_corpus_instruct._ideas import REPAIR
+from kdtool_corpus_instruct._requests import next_slot, request_of
+from kdtool_corpus_instruct._rows import Rows, plain
 from kdtool_corpus_instruct._trial import run_tests
 
 if TYPE_CHECKING:
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Generation"]
 
 _BATCH = 256
-_WITHOUT_CODE = frozenset({"explain"})
-"""Tasks whose answer needs no block of code."""
 
 
 class Generation:
@@ -61,14 +62,15 @@ class Generation:
         self._folder = folder
         self._round = 0
         self._seeds = seeds
-        self._versions = {task: str(templates.find(task)) for task in {cell.task for cell in record.cells}}
         self._dearest: int | None = None
         self._accepted = self._judged = 0
         self._pace = Pace(run.say)
+        versions = {name: str(templates.find(name)) for name in (REPAIR, *{cell.task for cell in record.cells})}
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
-        self._model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
-        owned = [each.terms.licence for each in run.licences if each.component == config.ask]
-        self._licence = owned[0] if owned else ""
+        model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
+        licences = [each.terms.licence for each in run.licences if each.component == config.ask]
+        self._rows = Rows(config, teacher.answer_key, model, licences[0] if licences else "", versions)
+        self._screens = screens_of(run)
 
     def rows(self) -> Iterator[kdtool.Example]:
         """Yield accepted rows until every cell is full or closed.
@@ -159,19 +161,22 @@ class Generation:
             tally.tokens_in += answer.tokens_in
             tally.tokens_out += answer.tokens_out
             tally.picodollars += answer.picodollars
-            self._dearest = max(self._dearest or 0, answer.picodollars)
+            if answer.finish != "refused":  # which may be free where others are not
+                self._dearest = max(self._dearest or 0, answer.picodollars)
         read = [self._read(candidate) for candidate in batch]
         judged = self._screen(run_tests(self._run, self._config, self._folder / f"verdicts-{self._round}.jsonl", read))
         for candidate, row in judged:
             slot = candidate.slot
             if row is not None:
                 self._accepted += 1
-                self._record.accept(slot.cell, _plain(row))
-                yield row
+                is_given = self._config.give == "rows" or isinstance(row.body, kdtool.Preference)
+                self._record.accept(slot.cell, plain(row) if is_given else None)
+                if is_given:
+                    yield row
                 continue
             about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
             self._record.reject(slot.cell, candidate.reason, about)
-            again.append(self._next(candidate))
+            again.append(next_slot(candidate, self._templates, self._config.repairs))
         self._judged += len(batch)
         self._record.write_status("judging")
         self._show_progress(0)
@@ -180,80 +185,34 @@ class Generation:
     def _read(self, candidate: Candidate) -> Candidate:
         answer, cell = candidate.answer, candidate.slot.cell
         if answer.finish == "refused":
-            return _reject(candidate, "refused")
+            return candidate.reject("refused")
         if answer.finish == "length":
-            return _reject(candidate, f"cut off at {self._config.max_tokens} tokens")
-        parts = read_parts(answer.text, tested=cell.language in self._config.tested)
+            return candidate.reject(f"cut off at {self._config.max_tokens} tokens")
+        parts = read_parts(answer.text, tested=self._config.is_tested(cell))
         if isinstance(parts, str):
-            return _reject(candidate, parts, f"it has {parts} part")
-        if cell.task not in _WITHOUT_CODE and not code_of(parts.response, cell.language):
-            return _reject(
-                candidate, f"no code in {cell.language}", f"it has no block of code that begins with ```{cell.language}"
-            )
-        return Candidate(candidate.slot, candidate.request, answer, candidate.values, parts)
+            return candidate.reject(parts, f"it has {parts} part")
+        if cell.task not in WITHOUT_CODE and not code_of(parts.response, cell.language):
+            error = f"it has no block of code that begins with ```{cell.language}"
+            return candidate.reject(f"no code in {cell.language}", error)
+        return replace(candidate, parts=parts)
 
     def _screen(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, kdtool.Example | None]]:
         """Return the candidates in order, each with its row, or rejected by one of the recipe's screens."""
         found: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
-        rows = {one.request.id: self._row(one) for one in candidates if not one.reason}
-        for name in self._run.implementing("kdtool_screen"):
+        rows = {one.request.id: self._rows.make(one) for one in candidates if not one.reason}
+        for name in self._screens:
             verdicts = self._run.component(name, kdtool.Screen).kdtool_screen(self._run, list(rows.values()))
             short = name.rpartition(".")[2]
             for key, verdict in zip(list(rows), verdicts, strict=True):
                 if verdict is not None:
                     error = f"it was rejected: {verdict}" if short in self._config.repaired else ""
-                    found[key] = _reject(found[key], f"{short}: {verdict}", error)
+                    found[key] = found[key].reject(f"{short}: {verdict}", error)
                     del rows[key]
         return [(candidate, rows.get(key)) for key, candidate in found.items()]
 
-    def _row(self, candidate: Candidate) -> kdtool.Example:
-        assert candidate.parts is not None  # noqa: S101 - of candidates without a reason
-        slot, parts, answer = candidate.slot, candidate.parts, candidate.answer
-        turns = (("user", parts.instruction), ("assistant", parts.response))
-        about = {
-            "teacher": self._config.ask,
-            "model": self._model,
-            "teacher_licence": self._licence,
-            "template": self._versions[slot.cell.task],
-            "request": self._run.component(self._config.ask, kdtool.Teacher).answer_key(candidate.request),
-            "difficulty": slot.cell.difficulty,
-            "task": slot.cell.task,
-            "style": str(candidate.values["style"]),
-            "topic": str(candidate.values["topic"]),
-            "attempt": str(slot.attempt),
-            "repairs": str(slot.repairs) if slot.repairs else "",
-            "tests": parts.tests,
-            "tokens_in": str(answer.tokens_in),
-            "tokens_out": str(answer.tokens_out),
-            "picodollars": str(answer.picodollars) if answer.picodollars else "",
-        }
-        return kdtool.Example(
-            id=slot.id,
-            body=kdtool.Messages(turns)
-            if self._config.form == "messages"
-            else kdtool.Completion(turns[0][1], turns[1][1]),
-            language=slot.cell.language,
-            licence=self._licence,
-            source=f"instructions by {self._config.ask}",
-            meta={name: text for name, text in about.items() if text},
-        )
 
-    def _next(self, candidate: Candidate) -> Slot:
-        slot = candidate.slot
-        if not candidate.error or slot.repairs >= self._config.repairs:
-            return Slot(slot.cell, slot.number, slot.attempt + 1)
-        ((role, text),) = self._templates.render("_repair", {**candidate.values, "error": candidate.error})
-        conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), (role, text))
-        return Slot(slot.cell, slot.number, slot.attempt + 1, slot.repairs + 1, conversation)
-
-
-def _reject(candidate: Candidate, reason: str, error: str = "") -> Candidate:
-    return Candidate(
-        candidate.slot, candidate.request, candidate.answer, candidate.values, candidate.parts, reason, error
-    )
-
-
-def _plain(row: kdtool.Example) -> dict[str, object]:
-    body = row.body
-    content = {"turns": body.turns} if isinstance(body, kdtool.Messages) else asdict(body)
-    return {"id": row.id, **content, "language": row.language, "licence": row.licence, "meta": dict(row.meta)}
+def screens_of(run: kdtool.RunInfo) -> list[str]:
+    """Return the screens of the text that is made, in order: those of its phase if it has its own, else the recipe's."""
+    names = run.implementing("kdtool_screen")
+    own = [name for name in names if name.startswith(f"train.{run.label}.")]
+    return own or [name for name in names if not name.startswith("train.")]

@@ -1,4 +1,7 @@
-"""Subjects, settings and ways to evolve a task: drawn for each request, since some services cannot sample at random."""
+"""Subjects, settings and ways to evolve a task, and names of templates and of their variables.
+
+They are drawn for each request, since some services cannot sample at random.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["DIFFICULTY_MEANS", "NAMES", "TEST_FORMS", "ideas"]
+__all__ = ["DIFFICULTY_MEANS", "NAMES", "REPAIR", "TEST_FORMS", "VARIABLES", "ideas"]
 
+VARIABLES = frozenset(
+    {
+        "difficulty", "difficulty_means", "evolution", "examples", "fence", "language", "language_name", "number", "seed",
+        "setting", "style", "task", "test_form", "tested", "topic",
+    }
+)  # fmt: skip
+"""Variables that every template may use; that of repairs `error` besides."""
+REPAIR = "_repair"
+"""Template of the turn that asks for a repair."""
 NAMES = {"python": "Python", "javascript": "JavaScript", "java": "Java", "cpp": "C++", "go": "Go", "rust": "Rust"}
 DIFFICULTY_MEANS = {
     "easy": "one idea, some 5 to 15 lines of code.",

@@ -45,14 +45,17 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.cells = {cell: Tally(wanted) for cell, wanted in cells.items()}
+        self.given = 0
         self._written = 0.0
         self._rows = (folder / "rows.jsonl").open("w", encoding="utf-8", newline="\n")
         self._rejected = (folder / _REJECTED).open("w", encoding="utf-8", newline="\n")
 
-    def accept(self, cell: Cell, row: Mapping[str, Any]) -> None:
-        """Count and write an accepted row."""
+    def accept(self, cell: Cell, row: Mapping[str, Any] | None) -> None:
+        """Count an accepted row, and write it; None for one that is left out, since only pairs are given."""
         self.cells[cell].accepted += 1
-        self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if row is not None:
+            self.given += 1
+            self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def reject(self, cell: Cell, reason: str, candidate: Mapping[str, Any]) -> None:
         """Count a rejection, and write the first ones of each cell and reason."""

@@ -1,27 +1,33 @@
-"""The request for a row that is missing."""
+"""Requests for rows that are missing: a template with what is drawn for it, or the next turn of a repair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import kdtool
 from kdtool_measuring import seed_of
+from kdtool_prompts import Templates
 
+from kdtool_corpus_instruct._candidates import Candidate, Failure, Slot
+from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._drawing import draw
+from kdtool_corpus_instruct._ideas import REPAIR, VARIABLES
 
-if TYPE_CHECKING:
-    from kdtool_corpus_instruct._candidates import Slot
-    from kdtool_corpus_instruct._config import InstructConfig
-    from kdtool_corpus_instruct._templates import Templates
+__all__ = ["next_slot", "request_of", "templates_of"]
 
-__all__ = ["request_of"]
+
+def templates_of(config: InstructConfig) -> Templates:
+    """Return this package's templates and the recipe's own."""
+    shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(config.variables)
+    return Templates(shipped, config.templates, declared, further={REPAIR: {"error"}})
 
 
 def request_of(
     slot: Slot, config: InstructConfig, templates: Templates, seeds: Sequence[str], seed: int
-) -> tuple[kdtool.Request, Mapping[str, object]]:
-    """Return the request, and what was drawn for it.
+) -> tuple[kdtool.Request, Mapping[str, Any]]:
+    """Return the request for a slot, and the variables that were drawn for it; a repair has those of the first attempt.
 
     Args:
         slot: the row, and how often it was asked for.
@@ -29,14 +35,33 @@ def request_of(
         templates: of all tasks.
         seeds: pieces of code or tasks.
         seed: of the run.
+
+    Raises:
+        UsageError: the template fails on these variables.
     """
-    values = draw(config, slot.cell, f"{seed}/{slot.id}/{slot.attempt - slot.repairs}", slot.number + 1, seeds)
+    name, first = f"{slot.id}#{slot.attempt}", slot.attempt - len(slot.failed)
+    values = draw(config, slot.cell, f"{seed}/{slot.id}/{first}", slot.number + 1, seeds)
     request = kdtool.Request(
-        id=f"{slot.id}#{slot.attempt}",
+        id=name,
         prompt="",
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        seed=seed_of(seed, f"{slot.id}#{slot.attempt}"),
+        seed=seed_of(seed, name),
         turns=slot.conversation or templates.render(slot.cell.task, values),
     )
     return request, values
+
+
+def next_slot(candidate: Candidate, templates: Templates, repairs: int) -> Slot:
+    """Return the slot of a rejected candidate: for its repair if it can be repaired, else for another one.
+
+    Raises:
+        UsageError: the template of repairs fails.
+    """
+    slot = candidate.slot
+    if not candidate.error or len(slot.failed) >= repairs:
+        return Slot(slot.cell, slot.number, slot.attempt + 1)
+    *_, asked = templates.render(REPAIR, {**candidate.values, "error": candidate.error})
+    conversation = (*candidate.request.turns, ("assistant", candidate.answer.text), asked)
+    failed = (*slot.failed, Failure(candidate.reason, candidate.answer.picodollars, candidate.parts))
+    return Slot(slot.cell, slot.number, slot.attempt + 1, failed, conversation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +42,12 @@ def run_tests(
     found = {one.request.id: one for one in candidates}
     tasks: dict[str, list[Task]] = {}
     for one in candidates:
-        if one.reason or one.parts is None or not one.parts.tests:
+        if one.parts is None or not one.parts.tests:
             continue
         language = one.slot.cell.language
         work = _work(code_of(one.parts.response, language), one.parts.tests, language)
         if isinstance(work, str):
-            found[one.request.id] = replace(one, reason=f"tests: {language} does not parse", error=work)
+            found[one.request.id] = one.reject(f"tests: {language} does not parse", work)
         else:
             tasks.setdefault(language, []).append(Task(one.request.id, work, config.seconds))
     verdicts = verdicts_of(run, file, tasks, config.workers) if tasks else {}
@@ -56,7 +55,7 @@ def run_tests(
         if not verdict.has_passed:
             error = f"its tests fail: {verdict.reason} {verdict.stderr}".strip()[-_ERROR:]
             reason = f"tests: {verdict.reason.partition(':')[0].strip() or verdict.status}"
-            found[key] = replace(found[key], reason=reason[:80], error=error)
+            found[key] = found[key].reject(reason[:80], error)
     return list(found.values())
 
 

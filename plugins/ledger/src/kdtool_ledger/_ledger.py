@@ -15,6 +15,7 @@ from types import TracebackType
 import kdtool
 from filelock import FileLock, Timeout
 
+from kdtool_ledger._spare import Spare
 from kdtool_ledger._tables import NEW_ANSWER, open_tables, storage_errors
 from kdtool_ledger._writer import Statement, Writer
 
@@ -87,11 +88,12 @@ class Ledger:
             money: tuple[int, int, int] = database.execute(_MONEY).fetchone()
             self._spent, self._held, self._last = money
             self._reader = kdtool.open_answers(self.path, read_only=True)
+            spare = Spare(self.path)
         except BaseException:
             database.close()
             raise
         self._database = database
-        self._writer = Writer(database, self.path)
+        self._writer = Writer(database, self.path, spare)
         self._lock = Lock()
         self._users = 1
 
@@ -139,7 +141,7 @@ class Ledger:
 
     def write_intent(self, attempt: Attempt) -> Future[None]:
         """Record the attempt. Send the request when the future is done."""
-        return self._writer.write(_intent(attempt, None))
+        return self._writer.write(_intent(attempt, None), begins=True)
 
     def settle(self, attempt: Attempt, answer: str, picodollars: int) -> Future[None]:
         """Store the answer and its price at once; the future is done when both are on disk."""
@@ -160,7 +162,7 @@ class Ledger:
     def write_batch(self, name: str, attempts: Sequence[Attempt]) -> Future[None]:
         """Record a batch with all its attempts. Submit it when the future is done."""
         batch: Statement = ("INSERT INTO batch (id, state, begun) VALUES (?, 'open', ?)", (name, time.time()))
-        return self._writer.write(batch, *(_intent(attempt, name) for attempt in attempts))
+        return self._writer.write(batch, *(_intent(attempt, name) for attempt in attempts), begins=True)
 
     def write_submitted(self, name: str, remote: str) -> Future[None]:
         """Record the service's id of a batch."""

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 import kdtool
+import numpy as np
 
 from kdtool_overlap._ngrams import NGramIndex
-from kdtool_overlap._words import is_name, words_of
+from kdtool_overlap._renamed import Documents, RenamedCopies
+from kdtool_overlap._words import is_name
 
-__all__ = ["Benchmark", "digest_of", "distinctive_ngrams", "problems_of"]
+__all__ = ["Benchmark", "Benchmarks", "Match", "digest_of", "distinctive_ngrams", "problems_of"]
 
 Problems = Mapping[str, Sequence[kdtool.Example]]
 """Problems by the short name of the evaluator that asks them."""
+
+
+_CHARACTERS = 100_000
+"""Characters that are searched together."""
 
 
 class Benchmark:
@@ -24,21 +31,64 @@ class Benchmark:
     def __init__(self, name: str, problems: Sequence[kdtool.Example], n: int) -> None:
         self.name = name
         self.problems = problems
-        self._words = [words_of("\n".join(kdtool.parts_of(problem.body))) for problem in problems]
-        self._places = distinctive_ngrams(self._words, n, [problem.id.rpartition("/")[2] for problem in problems])
-        self._index = NGramIndex(self._words, n, self._places)
+        self.parts = [kdtool.parts_of(problem.body) for problem in problems]
+        self.words = [Documents(["\n".join(parts)]).words()[0][:-1] for parts in self.parts]
+        self.places = distinctive_ngrams(self.words, n, [problem.id.rpartition("/")[2] for problem in problems])
 
     @property
     def hidden(self) -> list[str]:
-        """The ids of problems that cannot be found, for lack of a distinctive n-gram."""
-        return [problem.id for problem, places in zip(self.problems, self._places, strict=True) if not places]
+        """The ids of problems without a distinctive n-gram, of which at most renamed code can be found."""
+        return [problem.id for problem, places in zip(self.problems, self.places, strict=True) if not places]
 
-    def found_in(self, words: list[str]) -> dict[str, str]:
-        """Return the ids of the problems that share an n-gram with a text, each with the first such n-gram."""
-        found: dict[str, str] = {}
-        for text, start, _ in self._index.occurrences(words):
-            found.setdefault(self.problems[text].id, " ".join(self._words[text][start : start + self._index.n]))
-        return found
+
+@dataclass(frozen=True)
+class Match:
+    """A problem in a text: the words, or the tokens of renamed code, that they share."""
+
+    benchmark: str
+    problem: str
+    words: str
+    is_renamed: bool
+
+
+class Benchmarks:
+    """The benchmarks of a recipe, searched together."""
+
+    def __init__(self, problems: Problems, n: int) -> None:
+        self.each = [Benchmark(name, found, n) for name, found in problems.items()]
+        self._problems = [(one.name, problem.id) for one in self.each for problem in one.problems]
+        self._words = [words for one in self.each for words in one.words]
+        self._index = NGramIndex(self._words, n, [places for one in self.each for places in one.places])
+        self._renamed = RenamedCopies([parts for one in self.each for parts in one.parts])
+
+    def found_in(self, texts: Sequence[str]) -> list[list[Match]]:
+        """Return the problems in each text, with the first n-gram that it shares with each, or its copy of the code."""
+        return [found for some in _together(texts) for found in self._found_in(some)]
+
+    def _found_in(self, texts: Sequence[str]) -> list[list[Match]]:
+        found: list[dict[int, Match]] = [{} for _ in texts]
+        documents = Documents(texts)
+        words, ends = documents.words()
+        for number, start, place in self._index.occurrences(words):
+            gram = " ".join(self._words[number][start : start + self._index.n])
+            match = Match(*self._problems[number], gram, is_renamed=False)
+            found[np.searchsorted(ends, place, "right")].setdefault(number, match)
+        for document, number, code in self._renamed.found_in(documents):
+            found[document].setdefault(number, Match(*self._problems[number], code, is_renamed=True))
+        return [list(one.values()) for one in found]
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Group texts that are searched together, by their length: that is several times as fast for short ones."""
+    group, characters = list[str](), 0
+    for text in texts:
+        if group and characters + len(text) > _CHARACTERS:
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group
 
 
 def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = None) -> list[list[int]]:
@@ -46,8 +96,8 @@ def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] 
 
     Texts with equal `tasks` are one task in several languages; by default each text is its own. N-grams shared by more than
     two tasks are not distinctive (imports, instructions; two problems may be twins), nor are those without two different
-    names (numbers or letters in a row), those of which half are numbers (lists that count), and those of which only half are
-    different words (lines that repeat): they occur in text that was not copied.
+    names (numbers or letters in a row), those of which half are numbers (lists that count), and those of which at most three
+    quarters are different words (loops, imports, lines that repeat): they occur in text that was not copied.
     """
     grams = [[tuple(words[first : first + n]) for first in range(len(words) - n + 1)] for words in texts]
     held = {(gram, task) for own, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in own}
@@ -57,7 +107,7 @@ def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] 
 
 def _is_distinctive(gram: Sequence[str]) -> bool:
     numbers = sum(word[0].isdigit() for word in gram)
-    return 2 * numbers < len(gram) < 2 * len({*gram}) and len({*filter(is_name, gram)}) > 1
+    return 2 * numbers < len(gram) and 3 * len(gram) < 4 * len({*gram}) and len({*filter(is_name, gram)}) > 1
 
 
 def problems_of(run: kdtool.RunInfo, who: str) -> Problems:

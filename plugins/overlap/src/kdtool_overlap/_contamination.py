@@ -8,23 +8,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_overlap._benchmarks import Benchmark
+    from kdtool_overlap._benchmarks import Benchmark, Benchmarks
 
 __all__ = ["Contamination"]
 
 _SHOWN = 5
+_TOGETHER = 100
+"""Documents that are searched between two reports of progress."""
 
 
 class Contamination(kdtool.Evaluator):
-    """Measures the share of each benchmark's problems that share an n-gram of words with the training text.
+    """Measures the share of each benchmark's problems of which the training text has an n-gram of words, or renamed code.
 
-    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Reported for
-    student, controls and exported files, but not for teachers, which were trained on other text.
+    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Code is found under other
+    names, in another format and without its comments. Reported for student, controls and exported files, but not for
+    teachers, which were trained on other text.
     """
 
     measurements = ("contamination.*",)
@@ -58,19 +62,18 @@ class Contamination(kdtool.Evaluator):
         if when == "text":
             self._benchmarks(run)
 
-    def _benchmarks(self, run: kdtool.RunInfo) -> list[_Found]:
-        from kdtool_overlap._benchmarks import Benchmark, problems_of
+    def _benchmarks(self, run: kdtool.RunInfo) -> Benchmarks:
+        from kdtool_overlap._benchmarks import Benchmarks, problems_of
 
-        problems = problems_of(run, "contamination")
-        found = [_Found(Benchmark(name, each, self.config.n)) for name, each in problems.items()]
-        for one in found:
-            one.refuse_unfindable(self.config.n)
+        benchmarks = Benchmarks(problems_of(run, "contamination"), self.config.n)
+        for one in benchmarks.each:
+            _refuse_unfindable(one, self.config.n)
         if next(iter(run.texts.examples("train")), None) is None:
             raise kdtool.UsageError(
                 "contamination: the split 'train' holds no documents, so there is nothing to search; add a corpus to the "
                 "recipe, or remove contamination"
             )
-        return found
+        return benchmarks
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `contamination.<benchmark>` of each trained subject, and write which documents contain which problem.
@@ -87,12 +90,14 @@ class Contamination(kdtool.Evaluator):
                 f"contamination: {names} is left out, since it was not trained here and its training text is unknown"
             )
             return
-        found = self._benchmarks(run)
-        documents = _search(run, found)
-        for one in found:
+        benchmarks = self._benchmarks(run)
+        found = {one.name: _Found(one) for one in benchmarks.each}
+        documents = _search(run, benchmarks, found)
+        for one in found.values():
             one.report(run, documents)
             settings = {
                 "n-grams": f"{self.config.n} words that at most two problems have, without lists and repetitions",
+                "code": "also under other names, formatted otherwise and without comments",
                 "text": "all documents of the recipe's split train",
                 "problems": digest_of({one.benchmark.name: one.benchmark.problems})[:12],
             }
@@ -102,27 +107,11 @@ class Contamination(kdtool.Evaluator):
 
 @dataclass
 class _Found:
-    """Matches of one benchmark: by problem, the documents, and the n-gram that they share with it."""
+    """Matches of one benchmark: by problem, the documents, and the words or renamed code that they share with it."""
 
     benchmark: Benchmark
     documents: dict[str, list[str]] = field(default_factory=dict)
-    grams: dict[str, str] = field(default_factory=dict)
-
-    def refuse_unfindable(self, n: int) -> None:
-        """Refuse a benchmark without any problem that can be found: a share of 0 would look like clean text.
-
-        Raises:
-            kdtool.UsageError: no problem has a distinctive n-gram.
-        """
-        if len(self.benchmark.hidden) == len(self.benchmark.problems):
-            raise kdtool.UsageError(
-                f"contamination.n: no problem of {self.benchmark.name} has {n} distinctive words in a row; lower `n`"
-            )
-
-    def look_into(self, document: str, words: list[str]) -> None:
-        for problem, gram in self.benchmark.found_in(words).items():
-            self.documents.setdefault(problem, []).append(document)
-            self.grams.setdefault(problem, gram)
+    words: dict[str, str] = field(default_factory=dict)
 
     def report(self, run: kdtool.RunInfo, documents: int) -> None:
         """Report the matches to the user, and write their words and documents to a file."""
@@ -130,13 +119,13 @@ class _Found:
         holding = len({document for each in self.documents.values() for document in each})
         first = ", ".join([*self.documents][:_SHOWN]) + (", …" if len(self.documents) > _SHOWN else "")
         run.say(
-            f"contamination: {len(self.documents)} of {len(problems)} problems of {name} share an n-gram with the training "
-            f"text, in {holding:,} of {documents:,} documents{f': {first}' if first else ''}"
+            f"contamination: {len(self.documents)} of {len(problems)} problems of {name} share words or code with the "
+            f"training text, in {holding:,} of {documents:,} documents{f': {first}' if first else ''}"
         )
         if hidden := len(self.benchmark.hidden):
             run.say(f"contamination: {hidden} of {len(problems)} problems of {name} lack a distinctive n-gram")
         lines = (
-            json.dumps({"problem": problem, "words": self.grams[problem], "documents": each}) + "\n"
+            json.dumps({"problem": problem, "words": self.words[problem], "documents": each}) + "\n"
             for problem, each in self.documents.items()
         )
         (run.folder / f"{name}.found.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -155,15 +144,29 @@ class _Found:
         )
 
 
-def _search(run: kdtool.RunInfo, found: Sequence[_Found]) -> int:
-    """Search every document of the training text, and return the number of documents."""
-    from kdtool_overlap._words import words_of_example
+def _refuse_unfindable(benchmark: Benchmark, n: int) -> None:
+    """Refuse a benchmark without any problem that can be found: a share of 0 would look like clean text.
 
-    number = 0
-    for number, example in enumerate(run.texts.examples("train"), 1):
-        words = words_of_example(example)
-        for one in found:
-            one.look_into(example.id, words)
-        if number % 100 == 0:
-            run.hook.kdtool_progress(run, number)
+    Raises:
+        kdtool.UsageError: no problem has a distinctive n-gram.
+    """
+    if len(benchmark.hidden) == len(benchmark.problems):
+        raise kdtool.UsageError(
+            f"contamination.n: no problem of {benchmark.name} has {n} distinctive words in a row; lower `n`"
+        )
+
+
+def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, found: Mapping[str, _Found]) -> int:
+    """Search every document of the training text, and return the number of documents."""
+    from kdtool_overlap._words import whole_text_of
+
+    number, examples = 0, iter(run.texts.examples("train"))
+    while some := list(islice(examples, _TOGETHER)):
+        for example, matches in zip(some, benchmarks.found_in([*map(whole_text_of, some)]), strict=True):
+            for match in matches:
+                one = found[match.benchmark]
+                one.documents.setdefault(match.problem, []).append(example.id)
+                one.words.setdefault(match.problem, match.words)
+        number += len(some)
+        run.hook.kdtool_progress(run, number)
     return number

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_overlap._benchmarks import Benchmark
+    from kdtool_overlap._benchmarks import Benchmarks, Match
 
 __all__ = ["Decontamination"]
 
 
 class Decontamination(kdtool.Screen):
-    """Rejects examples that share an n-gram of words with a problem of one of the recipe's evaluators.
+    """Rejects examples that share an n-gram of words, or renamed code, with a problem of one of the recipe's evaluators.
 
-    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Held-out
-    examples are screened like those of the split "train".
+    N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Code is found under other
+    names, in another format and without its comments. Held-out examples are screened like those of the split "train".
     """
 
     class Config(kdtool.Config):
@@ -31,7 +31,7 @@ class Decontamination(kdtool.Screen):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._benchmarks: Sequence[Benchmark] | None = None
+        self._benchmarks: Benchmarks | None = None
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Collect the evaluators' problems, and return the SHA-256 of these.
@@ -49,16 +49,16 @@ class Decontamination(kdtool.Screen):
         Raises:
             kdtool.UsageError: no evaluator has problems.
         """
-        from kdtool_overlap._benchmarks import Benchmark, problems_of
+        from kdtool_overlap._benchmarks import Benchmarks, problems_of
+        from kdtool_overlap._words import whole_text_of
 
         if self._benchmarks is None:
-            problems = problems_of(run, "decontamination")
-            self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
-        return [self._screen(example, self._benchmarks) for example in examples]
+            self._benchmarks = Benchmarks(problems_of(run, "decontamination"), self.config.n)
+        return [self._reason(found) for found in self._benchmarks.found_in([*map(whole_text_of, examples)])]
 
-    def _screen(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> str | None:
-        from kdtool_overlap._words import words_of_example
-
-        words = words_of_example(example)
-        found = [benchmark.name for benchmark in benchmarks if benchmark.found_in(words)]
-        return f"{self.config.n} words of {', '.join(found)}"[:80] if found else None
+    def _reason(self, found: Sequence[Match]) -> str | None:
+        shared = dict.fromkeys(match.benchmark for match in found if not match.is_renamed)
+        if shared:
+            return f"{self.config.n} words of {', '.join(shared)}"[:80]
+        renamed = dict.fromkeys(match.benchmark for match in found)
+        return f"renamed code of {', '.join(renamed)}"[:80] if renamed else None

@@ -14,10 +14,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NGramIndex", "Occurrence"]
+__all__ = ["HashTable", "NGramIndex", "Occurrence"]
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that no word is lost by multiplication modulo 2⁶⁴."""
+
+_FILTERED = np.uint64(44)
+"""Low bits of a hash that the filter leaves out."""
 
 
 class Occurrence(NamedTuple):
@@ -26,6 +29,24 @@ class Occurrence(NamedTuple):
     text: int
     start: int
     place: int
+
+
+class HashTable:
+    """Finds hashes among a few: a filter of 2²⁰ entries spares nearly all others the search."""
+
+    def __init__(self, keys: NDArray[np.uint64]) -> None:
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+        self._seen = np.zeros(1 << 20, np.bool_)
+        self._seen[keys >> _FILTERED] = True
+
+    def matches(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the indices of equal hashes and keys, [matches] each, in the order of the hashes."""
+        places = np.flatnonzero(self._seen[hashes >> _FILTERED])
+        first, last = (np.searchsorted(self._keys, hashes[places], side) for side in ("left", "right"))
+        counts = last - first
+        entries = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
+        return np.repeat(places, counts), self._order[entries]
 
 
 class NGramIndex:
@@ -44,24 +65,18 @@ class NGramIndex:
         hashes = [_hashes(words, n) for words in texts]
         every = [range(len(own)) for own in hashes]
         chosen = [np.array(own, np.int64) for own in (every if places is None else places)]
-        keys = np.concatenate([np.zeros(0, np.uint64), *(own[at] for own, at in zip(hashes, chosen, strict=True))])
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._numbers = np.repeat(np.arange(len(texts)), [len(at) for at in chosen])[order]
-        self._starts = np.concatenate([np.zeros(0, np.int64), *chosen])[order]
+        keys = [own[at] for own, at in zip(hashes, chosen, strict=True)]
+        self._table = HashTable(np.concatenate([np.zeros(0, np.uint64), *keys]))
+        self._numbers = np.repeat(np.arange(len(texts)), [len(at) for at in chosen])
+        self._starts = np.concatenate([np.zeros(0, np.int64), *chosen])
 
     def occurrences(self, words: list[str]) -> Iterator[Occurrence]:
         """Yield the occurrences of indexed n-grams in `words`, in order."""
-        hashes = _hashes(words, self.n)
-        first = np.searchsorted(self._keys, hashes)
-        inside = np.flatnonzero(first < len(self._keys))
-        for place in inside[self._keys[first[inside]] == hashes[inside]].tolist():
-            gram = words[place : place + self.n]
-            last = np.searchsorted(self._keys, hashes[place], "right")
-            for entry in range(first[place], last):
-                text, start = int(self._numbers[entry]), int(self._starts[entry])
-                if self._words[text][start : start + self.n] == gram:
-                    yield Occurrence(text, start, place)
+        places, entries = self._table.matches(_hashes(words, self.n))
+        for place, entry in zip(places.tolist(), entries.tolist(), strict=True):
+            text, start = int(self._numbers[entry]), int(self._starts[entry])
+            if self._words[text][start : start + self.n] == words[place : place + self.n]:
+                yield Occurrence(text, start, place)
 
 
 def _hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:

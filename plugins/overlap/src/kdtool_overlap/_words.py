@@ -6,7 +6,7 @@ import re
 
 import kdtool
 
-__all__ = ["is_name", "spans_of", "words_of", "words_of_example"]
+__all__ = ["is_name", "spans_of", "whole_text_of", "words_of", "words_of_example"]
 
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[^\W\d]\w")
@@ -21,11 +21,16 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def words_of_example(example: kdtool.Example) -> list[str]:
-    """Return the words of all parts of an example, including rejected answers, since losses train on them, too."""
+def whole_text_of(example: kdtool.Example) -> str:
+    """Return all parts of an example, including rejected answers, since losses train on them, too."""
     body = example.body
     rejected = (body.rejected,) if isinstance(body, kdtool.Preference) else ()
-    return words_of("\n".join((*kdtool.parts_of(body), *rejected)))
+    return "\n".join((*kdtool.parts_of(body), *rejected))
+
+
+def words_of_example(example: kdtool.Example) -> list[str]:
+    """Return the words of `whole_text_of` an example."""
+    return words_of(whole_text_of(example))
 
 
 def spans_of(text: str) -> list[tuple[int, int]]:

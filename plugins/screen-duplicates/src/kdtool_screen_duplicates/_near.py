@@ -71,13 +71,15 @@ class NearTexts:
             found = (found + bands[:, :, place]) * _FACTOR
         return (found >> np.uint64(32)).astype(np.uint32)
 
-    def has_near(self, text: NDArray[np.uint64], signature: NDArray[np.uint32]) -> bool:
-        """Return whether a remembered text is at least as similar as `similarity`."""
+    def has_near(self, text: NDArray[np.uint64], signature: NDArray[np.uint32], owner: int) -> bool:
+        """Return whether a remembered text of another owner is at least as similar as `similarity`."""
         for number, row in enumerate(self._candidates(signature.tolist())):
             if number == _CANDIDATES:
                 return False
             place = row % self._capacity
             size = self._sizes[place]
+            if self._owners[place] == owner:
+                continue
             if min(size, len(text)) < self._similarity * max(size, len(text)):
                 continue  # too different in length
             self._file.seek(self._offsets[place])
@@ -86,14 +88,14 @@ class NearTexts:
                 return True
         return False
 
-    def add(self, text: NDArray[np.uint64], signature: NDArray[np.uint32]) -> None:
-        """Remember a text; the oldest one is forgotten if there are too many."""
+    def add(self, text: NDArray[np.uint64], signature: NDArray[np.uint32], owner: int) -> None:
+        """Remember a text of an owner; the oldest one is forgotten if there are too many."""
         if self._rows == self._capacity < self._most:
             self._grow()
         row, place = self._rows, self._rows % self._capacity
         self._file.seek(self._end)
         self._file.write(text.tobytes())
-        self._offsets[place], self._sizes[place] = self._end, len(text)
+        self._offsets[place], self._sizes[place], self._owners[place] = self._end, len(text), owner
         slots = signature & self._mask
         bands = np.arange(self._bands)
         self._hashes[place] = signature
@@ -128,12 +130,14 @@ class NearTexts:
         self._hashes = np.zeros((capacity, self._bands), np.uint32)
         self._offsets = np.zeros(capacity, np.int64)
         self._sizes = np.zeros(capacity, np.int32)
+        self._owners = np.zeros(capacity, np.int64)
 
     def _grow(self) -> None:
         """Double the tables; every row has its own number as its place as long as they grow."""
-        rows, hashes, offsets, sizes = self._rows, self._hashes, self._offsets, self._sizes
+        rows, hashes, offsets, sizes, owners = self._rows, self._hashes, self._offsets, self._sizes, self._owners
         self._allocate(min(2 * self._capacity, self._most))
-        self._hashes[:rows], self._offsets[:rows], self._sizes[:rows] = hashes, offsets, sizes
+        self._hashes[:rows], self._offsets[:rows] = hashes, offsets
+        self._sizes[:rows], self._owners[:rows] = sizes, owners
         for band in range(self._bands):
             slots = hashes[:, band] & self._mask
             order = np.argsort(slots, kind="stable")  # rows of a slot follow each other, the oldest first

@@ -22,7 +22,7 @@ __all__ = ["DuplicatesScreen"]
 class DuplicatesScreen(kdtool.Screen):
     """Rejects examples that equal a kept one but for white space at the ends of lines, or share most of its shingles.
 
-    The first of several is kept. A kept example that is judged again is kept again.
+    The first of several is kept. A kept example that is judged again is kept again, also if its text was repaired.
     """
 
     class Config(kdtool.Config):
@@ -84,9 +84,9 @@ class DuplicatesScreen(kdtool.Screen):
         if first is not None:
             return None if first == owner else "duplicate"
         if self._near is not None and shingles is not None and signature is not None and len(shingles):
-            if self._near.has_near(shingles, signature):
+            if self._near.has_near(shingles, signature, owner):
                 return "near-duplicate"
-            self._near.add(shingles, signature)
+            self._near.add(shingles, signature, owner)
         self._exact.add(number, owner)
         return None
 

@@ -17,7 +17,14 @@ from typing import Any
 import kdtool
 from kdtool_ledger import Attempt, Batch, Ledger
 
-from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
+from kdtool_teacher_claude._client import (
+    Client,
+    DoubtfulError,
+    GoneError,
+    LimitedError,
+    RefusedError,
+    UnreachedError,
+)
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._limiter import retry_after
 from kdtool_teacher_claude._messages import budget_error
@@ -180,11 +187,31 @@ class Batches:
             await asyncio.sleep(min(15.0, max(0.05, self._config.orphan_wait / 20)))
 
     async def _is(self, batch: Batch, remote: str) -> bool:
-        results = await self._retry(lambda: self._client.results(remote))
+        try:
+            results = await self._retry(lambda: self._client.results(remote))
+        except GoneError:
+            return False
         return any(str(line.get("custom_id", "")).startswith(f"{batch.id}-") for line in results)
 
     async def _collect(self, batch: Batch, remote: str) -> None:
         """Wait for a batch, and record its results; those that it does not have are unknown."""
+        try:
+            lines = await self._fetch(remote)
+        except GoneError as error:
+            self._say(f"claude: results of the batch {remote} are gone ({error}); its requests may have been charged")
+            lines = {}
+        for attempt in batch.attempts:
+            result = lines.get(f"{batch.id}-{attempt.id}", {}).get("result")
+            if isinstance(result, dict):
+                self._record(attempt, result)
+        await asyncio.wrap_future(self._ledger.end_batch(batch.id))
+
+    async def _fetch(self, remote: str) -> dict[str, dict[str, Any]]:
+        """Return the lines of a batch's results by `custom_id`, once it has ended.
+
+        Raises:
+            GoneError: the service has them no longer.
+        """
         pause = _FIRST_POLL
         while (shown := await self._retry(lambda: self._client.get_batch(remote)))["processing_status"] != "ended":
             self._progress.wait()
@@ -196,11 +223,7 @@ class Batches:
                 lines[str(line.get("custom_id"))] = line
             if len(lines) >= sum(shown["request_counts"].values()):
                 break
-        for attempt in batch.attempts:
-            result = lines.get(f"{batch.id}-{attempt.id}", {}).get("result")
-            if isinstance(result, dict):
-                self._record(attempt, result)
-        await asyncio.wrap_future(self._ledger.end_batch(batch.id))
+        return lines
 
     def _record(self, attempt: Attempt, result: dict[str, Any]) -> None:
         kind = result.get("type")
@@ -222,11 +245,16 @@ class Batches:
                 self._wrong[attempt.key] = reason
 
     async def _retry(self, ask: Callable[[], Any]) -> Any:
-        """Repeat a question that is free."""
+        """Repeat a question that is free.
+
+        Raises:
+            GoneError: what it asks for is not there.
+            ServiceError: no answer comes.
+        """
         for number in range(1 + self._config.retries):
             try:
                 return await ask()
-            except (LimitedError, UnreachedError, DoubtfulError) as error:
+            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
                 reason = str(error)
                 pause = retry_after(error.headers) if isinstance(error, LimitedError) else 0.0
             await asyncio.sleep(pause or min(30.0, 0.25 * 2**number))

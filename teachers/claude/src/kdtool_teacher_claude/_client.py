@@ -5,10 +5,12 @@ The SDK's own retries are off for everything that costs money: they would send a
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import anthropic
@@ -17,7 +19,7 @@ import kdtool
 
 from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
 
-__all__ = ["Client", "DoubtfulError", "LimitedError", "RefusedError", "UnreachedError"]
+__all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError", "UnreachedError"]
 
 _STREAM_FROM = 8192
 """Tokens from which an answer is streamed: a silent connection would be cut on the way."""
@@ -25,6 +27,9 @@ _OF_THIS_REQUEST = {400, 413, 422}
 _NO_CREDIT = "credit balance"
 _SPEND_LIMIT = "spend_limit"
 _MARK = "***"
+_BATCHES = "/v1/messages/batches"
+_OF_BATCH = ("id", "processing_status", "request_counts")
+_WEB_PAGE = "a web page, perhaps of a proxy"
 _SHOWN = 300
 
 
@@ -49,6 +54,10 @@ class DoubtfulError(Exception):
     """The request was sent, and no answer that can be read came back: it may have been charged."""
 
 
+class GoneError(Exception):
+    """The service has no such batch, or its results no longer."""
+
+
 class Client:
     """Sends requests. All methods raise kdtool's errors for what concerns every request: key, credit, limits of money."""
 
@@ -58,7 +67,8 @@ class Client:
                 "the run is offline, and Claude's answers are not all stored yet; run again without --offline"
             )
         self._config = config
-        self._key = read_key(config)
+        self._key, self._key_place = read_key(config)
+        self._key_forms = _forms(self._key)
         self._client = anthropic.AsyncAnthropic(
             api_key=self._key,
             base_url=config.url,
@@ -83,10 +93,10 @@ class Client:
             raise kdtool.ServiceError(f"url: {error}; look at the address and the network, and run again") from None
 
     async def count(self, body: Mapping[str, Any]) -> int:
-        """Return the number of input tokens of a request, which is free."""
+        """Return the number of input tokens of a request, which is free. Raises as `send`."""
         content = {name: body[name] for name in ("model", "messages", "system") if name in body}
-        response = await self._post("/v1/messages/count_tokens", content)
-        return int(response.json()["input_tokens"])
+        found: int = self._read(await self._post("/v1/messages/count_tokens", content), "input_tokens")["input_tokens"]
+        return found
 
     async def send(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
         """Send a request once; return its message and the response's headers.
@@ -97,22 +107,15 @@ class Client:
         if body["max_tokens"] >= _STREAM_FROM:
             return await self._stream(body)
         response = await self._post("/v1/messages", body)
-        try:
-            return response.json(), response.headers
-        except (ValueError, RecursionError) as error:
-            raise DoubtfulError(f"the answer is not JSON: {self._shorten(str(error))}") from None
+        return self._read(response), response.headers
 
     async def create_batch(self, items: list[dict[str, Any]]) -> str:
         """Submit a batch once; return the service's id. Raises as `send`."""
-        response = await self._post("/v1/messages/batches", {"requests": items})
-        try:
-            return str(response.json()["id"])
-        except (ValueError, TypeError, KeyError):
-            raise DoubtfulError("the batch's id cannot be read") from None
+        return str(self._read(await self._post("/v1/messages/batches", {"requests": items}), "id")["id"])
 
     async def get_batch(self, remote: str) -> dict[str, Any]:
         """Return a batch as the service shows it."""
-        found: dict[str, Any] = (await self._get(f"/v1/messages/batches/{remote}")).json()
+        found: dict[str, Any] = self._read(await self._get(f"/v1/messages/batches/{remote}"), *_OF_BATCH)
         return found
 
     async def list_batches(self) -> list[dict[str, Any]]:
@@ -120,7 +123,7 @@ class Client:
         found: list[dict[str, Any]] = []
         after = ""
         while True:
-            page = (await self._get(f"/v1/messages/batches?limit=100{after}")).json()
+            page = self._read(await self._get(f"/v1/messages/batches?limit=100{after}"), "data")
             found += page["data"]
             if not page.get("has_more") or not page.get("last_id"):
                 return found
@@ -130,7 +133,7 @@ class Client:
         """Return the results of a batch that ended; lines that cannot be read are left out."""
         text = (await self._get(f"/v1/messages/batches/{remote}/results")).text
         found = []
-        for line in text.splitlines():
+        for line in text.split("\n"):  # others of Unicode's line ends may be part of an answer
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -173,25 +176,48 @@ class Client:
             failure = self._translate(error)
         raise failure  # outside of the handler: the SDK's error holds the request, and that the key
 
+    def _read(self, response: httpx2.Response, *needed: str) -> Any:
+        """Return the content of a response, which has to be an object with the keys `needed`, if any are.
+
+        Raises:
+            DoubtfulError: it has not.
+        """
+        try:
+            found = response.json()
+        except (ValueError, RecursionError) as error:
+            what = _WEB_PAGE if _is_web_page(response) else f"not JSON: {self._shorten(str(error))}"
+            raise DoubtfulError(f"the answer is {what}") from None
+        if needed and not (isinstance(found, dict) and found.keys() >= {*needed}):
+            raise DoubtfulError(f"the answer lacks {' or '.join(needed)}")
+        return found
+
     def _translate(self, error: Exception) -> Exception:
         """Return one of our errors for one of the SDK, without anything that could hold the key."""
-        if not isinstance(error, anthropic.APIStatusError) or error.status_code < 400:
+        if not isinstance(error, anthropic.APIStatusError) or error.status_code < 300:
             reason = self._shorten(f"{error.__cause__ or error}")
             if _is_unsent(error):
                 return UnreachedError(f"{self._config.url} cannot be reached: {reason}")
             return DoubtfulError(f"no complete answer came: {reason or type(error).__name__}")
         status, reason = error.status_code, self._shorten(error.api_message or error.message)
         code, kind = error.error_code or "", error.type
+        page = _is_web_page(error.response)
+        reason = _WEB_PAGE if page else reason
+        if status < 400 or (page and status < 500 and status not in {413, 429}):
+            return kdtool.ServiceError(
+                f"url: {self._config.url} answers {status} ({reason}), not as the API does; look at the address and at "
+                "proxies, and run again. Answers so far are kept"
+            )
         if status in {401, 403} and kind != "billing_error":
             return kdtool.AuthenticationError(
-                f"the key in {self._config.key_variable} is refused ({status}: {reason}); set a valid one. Answers so far "
-                "are kept"
+                f"the key in {self._key_place} is refused ({status}: {reason}); set a valid one. Answers so far are kept"
             )
         if status == 402 or kind == "billing_error" or _SPEND_LIMIT in code or _NO_CREDIT in reason:
             return kdtool.AuthenticationError(
                 f"the account pays for no more ({status}: {reason}); add credit or raise its spend limit, and run again. "
                 "Answers so far are kept"
             )
+        if status == 404 and f"{_BATCHES}/" in error.request.url.path:
+            return GoneError(f"{status}: {reason}")
         if status == 404:
             return kdtool.UsageError(
                 f"model: {self._config.model!r} is unknown to the service ({reason}); name another"
@@ -205,21 +231,25 @@ class Client:
         return DoubtfulError(f"{status}: {reason}")
 
     def _shorten(self, text: str) -> str:
-        return " ".join(text.split()).replace(self._key, _MARK)[:_SHOWN]
+        text = " ".join(text.split())
+        for form in self._key_forms:
+            text = text.replace(form, _MARK)
+        return text[:_SHOWN]
 
 
-def read_key(config: ClaudeConfig) -> str:
-    """Return the key.
+def read_key(config: ClaudeConfig) -> tuple[str, str]:
+    """Return the key, and where it was found.
 
     Raises:
-        AuthenticationError: it is neither in the environment nor in the keyring.
+        AuthenticationError: it is neither in the environment nor in the keyring, or no header can hold it.
     """
-    key = os.environ.get(config.key_variable, "").strip()
+    key, place = os.environ.get(config.key_variable, "").strip(), config.key_variable
     if not key and config.keyring is not None:
         import keyring
 
         try:
             key = (keyring.get_password(config.keyring, "anthropic") or "").strip()
+            place = f"keyring {config.keyring!r}"
         except keyring.errors.KeyringError as error:
             raise kdtool.AuthenticationError(
                 f"keyring: it cannot be read ({error}); set {config.key_variable}"
@@ -229,7 +259,22 @@ def read_key(config: ClaudeConfig) -> str:
         raise kdtool.AuthenticationError(
             f"key_variable: {config.key_variable} is not set; export it with the key{other}"
         )
-    return key
+    if not (key.isascii() and key.isprintable()):
+        raise kdtool.AuthenticationError(
+            f"the key in {place} has characters that no key has, such as a line break; copy it again"
+        )
+    return key, place
+
+
+def _forms(key: str) -> list[str]:
+    """Return what is kept out of messages: the key as it is, percent-encoded, and as it shows within any Base64."""
+    encoded = (base64.b64encode(b"-" * shift + key.encode()).decode() for shift in range(3))
+    inner = {text[4:-4] for text in encoded}  # the rest depends on what stands before and after the key
+    return sorted({key, quote(key), quote(key, safe=""), *inner} - {""}, key=len, reverse=True)
+
+
+def _is_web_page(response: httpx2.Response) -> bool:
+    return "html" in response.headers.get("content-type", "")
 
 
 def _is_unsent(error: BaseException | None) -> bool:

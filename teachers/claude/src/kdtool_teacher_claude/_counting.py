@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import kdtool
 from anyio.from_thread import start_blocking_portal
 
-from kdtool_teacher_claude._client import Client
+from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._requests import Asked
 
@@ -16,10 +17,20 @@ __all__ = ["counting"]
 
 @contextmanager
 def counting(config: ClaudeConfig, *, offline: bool) -> Iterator[Callable[[Asked], int]]:
-    """Give a function that counts the input tokens of a request."""
+    """Give a function that counts the input tokens of a request; it raises a ServiceError where that fails."""
     with start_blocking_portal() as portal:
         client = portal.call(lambda: Client(config, offline=offline))
+
+        def count(asked: Asked) -> int:
+            try:
+                found: int = portal.call(client.count, asked.body)
+            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
+                raise kdtool.ServiceError(
+                    f"count_tokens: {error}; run again later, or let tokens be estimated: count_tokens: false"
+                ) from None
+            return found
+
         try:
-            yield lambda asked: portal.call(client.count, asked.body)
+            yield count
         finally:
             portal.call(client.close)

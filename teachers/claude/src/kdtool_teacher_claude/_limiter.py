@@ -8,6 +8,7 @@ answers up to the ceiling at which the service refused last, and then ten times 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -81,6 +82,7 @@ class Limiter:
         self._held_until = 0.0
         self._refused_at = float("-inf")
         self._failures = self._openings = 0
+        self._silent_since: float | None = None
         self._gate = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -94,6 +96,11 @@ class Limiter:
     def openings(self) -> int:
         """Times in a row that the circuit opened without an answer since."""
         return self._openings
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the first of the refusals after which nothing was answered; 0 without any."""
+        return 0.0 if self._silent_since is None else self._now() - self._silent_since
 
     async def turn(self, tokens_in: int, tokens_out: int) -> Turn:
         """Wait until a request may be sent, in the order of the calls. End it by one of the methods below."""
@@ -113,6 +120,7 @@ class Limiter:
     def count_answer(self, turn: Turn, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
         """Count an answer: its headers give the limits, its tokens correct those that were estimated."""
         self._failures = self._openings = 0
+        self._silent_since = None
         self.observe(headers)
         for name, by in (("input-tokens", tokens_in - turn.tokens_in), ("output-tokens", tokens_out - turn.tokens_out)):
             if name in self._paces:
@@ -126,6 +134,7 @@ class Limiter:
     def count_refusal(self, turn: Turn, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
         """Count a refusal for the rate (429) or for the service's load (529)."""
         self.observe(headers)
+        self._silent_since = self._now() if self._silent_since is None else self._silent_since
         if turn.begun > self._refused_at:  # of a burst, only the first
             self._refused_at = self._now()
             self._ceiling = max(1.0, self._window)
@@ -197,5 +206,6 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 def _number(text: str | None) -> float | None:
     with suppress(ValueError, TypeError):
-        return float(text or "")
+        number = float(text or "")
+        return number if math.isfinite(number) else None
     return None

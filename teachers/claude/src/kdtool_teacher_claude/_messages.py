@@ -20,6 +20,8 @@ __all__ = ["Messages", "budget_error"]
 
 _OPENINGS = 6
 """Openings of the circuit after which the service counts as down: two minutes and more."""
+_LONGEST_SILENCE = 900.0
+"""Seconds without any answer after which refusals for the rate (429) end the run, too; until then they are waited for."""
 _TTL = {"5m": 240.0, "1h": 3300.0, "off": 0.0}
 """Seconds without a request after which a prefix counts as cold; a bit less than it lasts."""
 
@@ -82,8 +84,8 @@ class Messages:
 
     async def _ask(self, asked: Asked) -> str | kdtool.TextAnswer:
         """Return the answer as stored, or a refusal, which is not stored."""
-        reason = "an earlier attempt had no known outcome"
-        for number in range(1 + self._config.retries):
+        reason, failures, refusals = "an earlier attempt had no known outcome", 0, 0
+        while failures <= self._config.retries:
             if self._unknown[asked.key]:
                 if self._config.on_unknown == "skip":
                     why = f"{reason}; it may have been charged, and `on_unknown: skip` does not ask again"
@@ -95,12 +97,14 @@ class Messages:
                 return refusal(asked.request, str(error))
             except (LimitedError, UnreachedError, DoubtfulError, UnreadableError) as error:
                 reason = str(error)
-            if self._limiter.openings >= _OPENINGS:
+                waits = isinstance(error, LimitedError) and not error.overloaded
+            refusals, failures = refusals + waits, failures + (not waits)
+            if self._limiter.openings >= _OPENINGS or self._limiter.silence >= _LONGEST_SILENCE:
                 break
-            if number < self._config.retries:
-                await asyncio.sleep(self._random.random() * min(30.0, 0.25 * 2**number))
+            if failures <= self._config.retries:
+                await asyncio.sleep(self._random.random() * min(30.0, 0.25 * 2 ** min(7, refusals + failures - 1)))
         raise kdtool.ServiceError(
-            f"the service fails after {number + 1} attempts: {reason}; run again later. Answers so far are kept"
+            f"the service fails after {refusals + failures} attempts: {reason}; run again later. Answers so far are kept"
         )
 
     async def _attempt(self, asked: Asked) -> str:

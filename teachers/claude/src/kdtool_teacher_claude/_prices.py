@@ -16,6 +16,8 @@ __all__ = ["Prices", "Rates", "Usage", "dollars", "picodollars", "prices_of", "u
 
 _PER_DOLLAR = 10**12
 _PER_MILLION_TOKENS = 10**6
+_MOST_TOKENS = 10**9
+"""Far more than any model takes or gives; a larger count is a mistake of the service."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def usage_of(found: object) -> Usage | None:
 
 
 def _count(found: Mapping[str, Any], name: str) -> int:
-    """Return a count, 0 where it is left out, -1 where it is not a count."""
+    """Return a count, 0 where it is left out, -1 where it is not a count of tokens of one request."""
     value = found.get(name)
     if value is None:
         return 0
-    return value if type(value) is int and value >= 0 else -1
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else -1

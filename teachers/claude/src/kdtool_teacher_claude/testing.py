@@ -146,6 +146,7 @@ class MessagesServer:
         if faults.requests_per_minute and (wait := self._wait_for_bucket()):
             headers = {**self._limits(), "retry-after": str(max(1, round(wait)))}
             return self._error(429, "rate_limit_error", "too many requests", headers=headers)
+        known = frozenset(self._cached)  # a prefix is in the cache once the answer that wrote it has begun
         if faults.delay:
             await asyncio.sleep(self._random.random() * 2 * faults.delay)
         if self._happens(faults.reset_before):
@@ -156,7 +157,7 @@ class MessagesServer:
             return self._error(404, "not_found_error", f"model: {body['model']}")
         if "temperature" in body or self._happens(faults.bad_request):
             return self._error(400, "invalid_request_error", "prompt is too long: 300000 tokens > 200000 maximum")
-        message = self._answer(body)
+        message = self._answer(body, known)
         self._charge(body, message["usage"], 1)
         if self._happens(faults.reset_after):
             return self._reset(request)
@@ -200,7 +201,7 @@ class MessagesServer:
         await response.write_eof()
         return response
 
-    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, body: dict[str, Any], known: set[str] | frozenset[str]) -> dict[str, Any]:
         text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
         if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
@@ -220,10 +221,10 @@ class MessagesServer:
             "content": content,
             "stop_reason": reason,
             "stop_sequence": None,
-            "usage": self._usage(body, tokens),
+            "usage": self._usage(body, tokens, known),
         }
 
-    def _usage(self, body: dict[str, Any], tokens: int) -> dict[str, Any]:
+    def _usage(self, body: dict[str, Any], tokens: int, known: set[str] | frozenset[str]) -> dict[str, Any]:
         system, read, written, hour = body.get("system", ""), 0, 0, False
         every = count_tokens(body)
         if isinstance(system, list) and any("cache_control" in block for block in system):
@@ -231,7 +232,7 @@ class MessagesServer:
             size = count_text("".join(block["text"] for block in system))
             if size >= _CACHED_FROM:
                 hour = any(block.get("cache_control", {}).get("ttl") == "1h" for block in system)
-                read, written = (size, 0) if prefix in self._cached else (0, size)
+                read, written = (size, 0) if prefix in known else (0, size)
                 self.bill.cache_writes += bool(written)
                 self._cached.add(prefix)
         return {
@@ -306,7 +307,7 @@ class MessagesServer:
             elif self._happens(self.faults.batch_expired):
                 result = {"type": "expired"}
             else:
-                message = self._answer(item["params"])
+                message = self._answer(item["params"], self._cached)
                 self._charge(item["params"], message["usage"], 2)
                 result = {"type": "succeeded", "message": message}
             lines.append({"custom_id": item["custom_id"], "result": result})
@@ -329,13 +330,15 @@ class MessagesServer:
     async def _get_batch(self, request: web.Request) -> web.StreamResponse:
         if self._happens(self.faults.reset_before):
             return self._reset(request)
-        return self._refuse(request) or web.json_response(self._show(self._batches[request.match_info["id"]]))
+        if (batch := self._batches.get(request.match_info["id"])) is None:
+            return self._error(404, "not_found_error", "no such batch")
+        return self._refuse(request) or web.json_response(self._show(batch))
 
     async def _results(self, request: web.Request) -> web.StreamResponse:
         batch = self._batches[request.match_info["id"]]
         self._process(batch)
         lines = [line for line in batch["lines"] if not self._happens(self.faults.batch_missing)]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         if self._happens(self.faults.cut):
             response = web.StreamResponse(headers={"content-type": "application/x-jsonl"})
             await response.prepare(request)
@@ -345,7 +348,7 @@ class MessagesServer:
             if line["result"]["type"] == "succeeded" and not batch.get("delivered"):
                 self._deliver(line["result"]["message"]["usage"], 2)
         batch["delivered"] = True
-        return web.Response(text=text, content_type="application/x-jsonl")
+        return web.Response(text=text, content_type="application/x-jsonl", charset="utf-8")
 
     async def _model(self, request: web.Request) -> web.Response:
         if (refused := self._refuse(request)) is not None:

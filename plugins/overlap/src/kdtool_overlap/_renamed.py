@@ -1,0 +1,232 @@
+"""Copies of code under other names: found by a few n-grams of the shape, and confirmed by how much of the code is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdtool_overlap._ngrams import HashTable
+from kdtool_overlap._shapes import GRAM, NAME, OPERATOR, kinds_of, shape_hashes, spans_of_tokens, tokens_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Documents", "RenamedCopies"]
+
+_COVERED = 0.85
+"""Share of a code's tokens that must be there, in n-grams of the same shape."""
+
+_LONG = 20
+"""Tokens from which that is enough. Shorter code must be there whole, with the names that a copy cannot change."""
+
+_SHORT = 9
+"""Minimum tokens of code: shorter code is too common."""
+
+_BRIEF = 2000
+"""Tokens of a document up to which code below `_LONG` is looked for: a longer one has such code by chance."""
+
+_BETWEEN = frozenset("\n;{}")
+"""Signs between statements."""
+
+_PARTS = 8
+"""Parts of a code, of each of which the rarest n-gram is looked for."""
+
+_NEEDED = 2
+"""N-grams, at the same distance as in the code, after which the rest of it is looked for."""
+
+_MOVED = 16
+"""Tokens by which n-grams of a long copy may be moved, since others were put in or left out before them."""
+
+_PYTHON_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
+"""Strings, too: documentation is one, and what looks like a comment may be within one."""
+
+_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|#[^\n]*')
+_COMMENT = re.compile(r'^[ \t]*"""[\s\S]*?"""|^[ \t]*\'\'\'[\s\S]*?\'\'\'|#[^\n]*', re.MULTILINE)
+_COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n]*")
+
+
+class Documents:
+    """Texts as one list of tokens, each with a token behind it that stands in none, and the hashes of their shape."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        each = [[*tokens_of(text), "\0"] for text in texts]
+        self.tokens = [token for tokens in each for token in tokens]
+        self.ends = np.cumsum([len(tokens) for tokens in each], dtype=np.int64)
+        self._kinds = kinds_of(self.tokens)
+        self.hashes, self.counts = shape_hashes(self.tokens, self._kinds)
+
+    def words(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the tokens without operators, and where those of each text end, [texts]."""
+        words = self._kinds != OPERATOR
+        return list(compress(self.tokens, words.tolist())), np.cumsum(words, dtype=np.int64)[self.ends - 1]
+
+    def holding(self, place: int) -> int:
+        """Return the number of the text that holds a token, or of the nearest one."""
+        return min(int(np.searchsorted(self.ends, place, "right")), len(self.ends) - 1)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Return where the tokens of a text begin and end."""
+        return int(self.ends[number - 1]) if number else 0, int(self.ends[number]) - 1
+
+
+@dataclass(frozen=True)
+class _Code:
+    """A form of a problem: its tokens, hashes that count, their places, tokens that copies share, and how many names."""
+
+    text: int
+    tokens: list[str]
+    hashes: NDArray[np.uint64]
+    places: NDArray[np.int64]
+    fixed: NDArray[np.bool_]
+    names: int
+
+    @property
+    def is_distinctive(self) -> bool:
+        """True if this is long enough to be rare, and code rather than prose."""
+        length = len(self.tokens)
+        if length < _LONG:
+            return length >= _SHORT and len(self.places) > 0 and 5 * self.names <= 3 * length
+        return 2 * _count_matching(self.places) >= length
+
+
+class RenamedCopies:
+    """Finds code with the shape of one of `texts`."""
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        """Index the texts.
+
+        Args:
+            texts: the parts of each; the last is code that may be copied alone.
+        """
+        self._codes = [
+            code for number, parts in enumerate(texts) for code in _forms(number, parts) if code.is_distinctive
+        ]
+        holders = Counter(one for code in self._codes for one in {*code.hashes.tolist()})
+        chosen = [_rarest(code, holders) for code in self._codes]
+        pairs = list(zip(self._codes, chosen, strict=True))
+        self._table = HashTable(np.concatenate([np.zeros(0, np.uint64), *(code.hashes[at] for code, at in pairs)]))
+        self._numbers = np.repeat(np.arange(len(pairs)), [len(at) for at in chosen])
+        self._places = np.concatenate([np.zeros(0, np.int64), *(code.places[at] for code, at in pairs)])
+        self._needed = np.array([min(len(at), _NEEDED) for at in chosen], np.int64)
+
+    def found_in(self, documents: Documents) -> Iterator[tuple[int, int, str]]:
+        """Yield the number of each document with that of a text that it has a copy of, and the copy's tokens."""
+        seen = set[tuple[int, int]]()
+        for number, start in self._candidates(documents):
+            code = self._codes[number]
+            end = start + len(code.tokens)
+            document = documents.holding((start + end) // 2)
+            if (document, code.text) not in seen and _is_copy(code, documents, document, start):
+                seen.add((document, code.text))
+                first, last = documents.bounds(document)
+                yield document, code.text, " ".join(documents.tokens[max(first, start) : min(last, end)])
+
+    def _candidates(self, documents: Documents) -> Iterator[tuple[int, int]]:
+        """Yield codes, and where each would begin, of which enough rare n-grams stand where they would."""
+        places, entries = self._table.matches(documents.hashes)
+        starts, numbers = places - self._places[entries], self._numbers[entries]
+        most = max((len(code.tokens) for code in self._codes), default=0)
+        width = len(documents.tokens) + most
+        found, times = np.unique(numbers * width + starts + most, return_counts=True)
+        enough = times >= self._needed[found // width]
+        for candidate in found[enough].tolist():
+            yield candidate // width, candidate % width - most
+
+
+def _rarest(code: _Code, holders: Mapping[int, int]) -> NDArray[np.int64]:
+    """Return the rarest n-gram of each of a few parts of a code, by their indices."""
+    parts = np.array_split(np.arange(len(code.hashes)), _PARTS)
+    held = np.array([holders[one] for one in code.hashes.tolist()])
+    return np.array([part[held[part].argmin()] for part in parts if len(part)], np.int64)
+
+
+def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
+    first, last = documents.bounds(document)
+    if len(code.tokens) < _LONG:
+        return last - first <= _BRIEF and _is_short_copy(code, documents, document, start)
+    there = np.zeros(len(code.places), np.bool_)
+    most = min(_MOVED, (len(code.tokens) - _LONG) // 2)
+    for moved in range(-most, most + 1):
+        at = start + moved + code.places
+        inside = (at >= first) & (at <= last - GRAM)
+        there[inside] |= documents.hashes[at[inside]] == code.hashes[inside]
+    covered = _count_matching(code.places)
+    missing = covered - _count_matching(code.places[there])
+    return missing <= min((1 - _COVERED) * covered, (len(code.tokens) - _LONG) / 4)
+
+
+def _is_short_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
+    """Return whether the whole code is at `start`, a statement of its own, with other names at most for its own ones."""
+    first, last = documents.bounds(document)
+    end = start + len(code.tokens)
+    if start < first or end > last:
+        return False
+    there, back = dict[str, str](), dict[str, str]()
+    for own, other, fixed in zip(code.tokens, documents.tokens[start:end], code.fixed.tolist(), strict=True):
+        if (own != other) if fixed else (there.setdefault(own, other) != other or back.setdefault(other, own) != own):
+            return False
+    return _is_apart(documents.texts[document], start - first, end - first)
+
+
+def _is_apart(text: str, first: int, last: int) -> bool:
+    """Return whether other statements, or none, stand before and behind the tokens from `first` to before `last`."""
+    spans = [(0, 0), *spans_of_tokens(text, 0, last + 1), (len(text), len(text))]
+    before, behind = text[spans[first][1] : spans[first + 1][0]], text[spans[last][1] : spans[last + 1][0]]
+    return (first == 0 or not _BETWEEN.isdisjoint(before)) and (
+        spans[last + 1][0] == len(text) or not _BETWEEN.isdisjoint(behind)
+    )
+
+
+def _count_matching(places: NDArray[np.int64]) -> int:
+    """Return the number of tokens in n-grams at these places, which ascend."""
+    return int(np.minimum(np.diff(places), GRAM).sum()) + GRAM if len(places) else 0
+
+
+def _forms(number: int, parts: Sequence[str]) -> Iterator[_Code]:
+    """Yield a problem as it is, without its documentation, and its last part alone."""
+    whole = "\n".join(parts)
+    try:
+        python = ast.parse(whole)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        python = None
+    comment = _COMMENT if python is None else _PYTHON_COMMENT
+    for text in dict.fromkeys((whole, comment.sub(_keep_strings, whole), comment.sub(_keep_strings, parts[-1]))):
+        tokens = tokens_of(text)
+        kinds = kinds_of(tokens)
+        hashes, counts = shape_hashes(tokens, kinds)
+        places = np.flatnonzero(counts)
+        chosen = _find_unqualified(tokens) if python is None else _find_bound(python)
+        names = set(compress(tokens, (kinds == NAME).tolist()))
+        fixed = np.array([token not in chosen for token in tokens], np.bool_)
+        yield _Code(number, tokens, hashes[places], places, fixed | (kinds != NAME), len(names))
+
+
+def _keep_strings(found: re.Match[str]) -> str:
+    """Return what to put in the place of a comment or string: the latter remains unless it is documentation."""
+    begins = not found.string[: found.start()].rpartition("\n")[2].strip()
+    is_string = found[0][0] in "\"'"
+    return found[0] if is_string and not (begins and found[0][:3] in ('"""', "'''")) else " "
+
+
+def _find_bound(python: ast.Module) -> set[str]:
+    """Return the names that Python code gives to things itself."""
+    nodes = list(ast.walk(python))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return names | {
+        node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+
+
+def _find_unqualified(tokens: Sequence[str]) -> set[str]:
+    """Return the tokens that do not only occur behind a single point, as the names of methods do."""
+    around = zip(["", "", *tokens], ["", *tokens], tokens, strict=False)
+    return {token for second, first, token in around if first != "." or second == "."}

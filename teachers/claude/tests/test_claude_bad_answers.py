@@ -1,0 +1,341 @@
+"""Answers that are not the API's, limits without end, keys that cannot be sent: a sentence each, and nothing is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from aiohttp import web
+from claude_asking import opened, requests, summary
+from kdtool_teacher_claude import _messages
+from kdtool_teacher_claude._config import ClaudeConfig
+from kdtool_teacher_claude._counting import counting
+from kdtool_teacher_claude._requests import prepare
+from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, serve, serve_process
+
+PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
+
+
+def replace_answers(server: MessagesServer, answer: Callable[[web.Request], web.Response | None]) -> None:
+    """Have the server give these answers, and its own where one is None."""
+    server._refuse = answer  # type: ignore[assignment, method-assign]
+
+
+def page(status: int) -> web.Response:
+    return web.Response(status=status, text=PAGE, content_type="text/html")
+
+
+def message(text: str, **changed: Any) -> web.Response:
+    usage = {"input_tokens": 10, "output_tokens": 5}
+    content = [{"type": "text", "text": text}]
+    return web.json_response({"content": content, "stop_reason": "end_turn", "usage": usage, **changed})
+
+
+def of_message(request: web.Request) -> bool:
+    return request.path == "/v1/messages"
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 407])
+def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
+    server: MessagesServer, tmp_path: Path, status: int
+) -> None:
+    replace_answers(server, lambda request: page(status))
+    with (
+        opened(server.url, tmp_path, retries=0) as teacher,
+        pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy"),
+    ):
+        list(teacher.kdtool_answer(requests(3)))
+    replace_answers(server, lambda request: page(status) if of_message(request) else None)
+    with (
+        opened(server.url, tmp_path, retries=0) as teacher,
+        pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy") as stopped,
+    ):
+        list(teacher.kdtool_answer(requests(3)))
+    assert "html" not in str(stopped.value)
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        ("reset_before", "unknown"),
+        ("reset_after", "unknown"),
+        ("broken_json", "unknown"),
+        ("error_charged", "unknown"),
+        ("overloaded", "failed"),
+        ("bad_request", "failed"),
+    ],
+)
+def test_money_is_held_for_what_may_have_been_charged_alone(
+    server: MessagesServer, tmp_path: Path, fault: str, state: str
+) -> None:
+    setattr(server.faults, fault, 1.0)
+    with opened(server.url, tmp_path, retries=0) as teacher, suppress(kdtool.ServiceError):
+        list(teacher.kdtool_answer(requests(1)))
+    seen = summary(tmp_path)
+    assert (seen.attempts, seen.held > 0) == ({state: 1}, state == "unknown")
+
+
+def test_an_attempt_is_on_disk_before_it_is_sent(server: MessagesServer, tmp_path: Path) -> None:
+    open_attempts: list[int] = []
+
+    def look(request: web.Request) -> None:
+        if of_message(request):
+            open_attempts.append(summary(tmp_path).attempts.get("open", 0))
+
+    replace_answers(server, look)
+    with opened(server.url, tmp_path, concurrency=1) as teacher:
+        list(teacher.kdtool_answer(requests(20)))
+    assert open_attempts == [1] * 20
+
+
+def test_stored_answers_among_missing_ones_are_found(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        list(teacher.kdtool_answer(requests(5, first=5)))
+        assert len(list(teacher.kdtool_answer(requests(15)))) == 15
+    assert max(server.bill.charges.values()) == 1
+
+
+def test_a_small_budget_makes_requests_wait_for_each_other_s_reservations(
+    server: MessagesServer, tmp_path: Path
+) -> None:
+    server.faults = Faults(delay=0.01)
+    with opened(server.url, tmp_path, budget_usd="0.0085") as teacher:  # two requests at a time
+        assert len(list(teacher.kdtool_answer(requests(10)))) == 10
+    assert server.bill.most_under_way <= 2
+    assert summary(tmp_path).spent == server.bill.picodollars
+
+
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+def test_no_answer_costs_more_than_was_reserved_for_it(server: MessagesServer, tmp_path: Path, mode: str) -> None:
+    asked = [kdtool.Request(f"r{i}", f"long {i} " * 2000, 4) for i in range(4)]
+    with opened(server.url, tmp_path, mode=mode, system="Answer well. " * 500, cache="1h") as teacher:
+        assert len(list(teacher.kdtool_answer(asked))) == 4
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database:
+        moves = database.execute("SELECT reserved, cost FROM attempt").fetchall()
+    assert sum(cost for _, cost in moves) == server.bill.picodollars
+    assert all(reserved >= cost > 0 for reserved, cost in moves)
+
+
+def test_what_never_left_this_machine_is_not_held_against_the_budget(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serve())
+        with opened(server.url, tmp_path, retries=0) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+            stack.close()
+            time.sleep(0.2)  # until the connection is known to be closed
+            with pytest.raises(kdtool.ServiceError, match="cannot be reached"):
+                list(teacher.kdtool_answer(requests(2)))
+    seen = summary(tmp_path)
+    assert (seen.attempts, seen.held) == ({"answered": 1, "failed": 1}, 0)
+
+
+def test_a_redirection_is_not_followed_so_that_the_key_stays_here(server: MessagesServer, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def redirect(request: web.Request) -> web.Response | None:
+        seen.append(request.path)
+        return (
+            web.Response(status=307, headers={"location": "/v1/messages/count_tokens"}) if of_message(request) else None
+        )
+
+    replace_answers(server, redirect)
+    with (
+        opened(server.url, tmp_path, concurrency=1) as teacher,
+        pytest.raises(kdtool.ServiceError, match=r"answers 307 .*not as the API does"),
+    ):
+        list(teacher.kdtool_answer(requests(1)))
+    assert seen == [f"/v1/models/{MODEL}", "/v1/messages"]
+    assert summary(tmp_path).held == 0
+
+
+@pytest.mark.parametrize("status", [200, 502])
+def test_a_web_page_in_place_of_an_answer_is_asked_again(server: MessagesServer, tmp_path: Path, status: int) -> None:
+    number = count()
+    replace_answers(server, lambda request: page(status) if of_message(request) and next(number) < 2 else None)
+    with opened(server.url, tmp_path, retries=3, concurrency=1) as teacher:
+        assert len(list(teacher.kdtool_answer(requests(2)))) == 2
+    unknown = summary(tmp_path).unknown
+    assert len(unknown) == 2, "a 200 or a 5xx may have been charged"
+    assert all("a web page" in reason for *_, reason in unknown)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"usage": None}, "how many tokens"),
+        ({"usage": {"input_tokens": 1.5, "output_tokens": 1}}, "how many tokens"),
+        ({"usage": {"input_tokens": 10**30, "output_tokens": 1}}, "how many tokens"),
+        ({"usage": {"input_tokens": -1, "output_tokens": 1}}, "how many tokens"),
+        ({"stop_reason": None}, "cut off"),
+        ({"content": None}, "not a message"),
+    ],
+)
+def test_a_message_that_lacks_what_the_ledger_needs_is_no_answer(
+    server: MessagesServer, tmp_path: Path, changed: dict[str, Any], reason: str
+) -> None:
+    number = count()
+    replace_answers(
+        server, lambda request: message("x", **changed) if of_message(request) and not next(number) else None
+    )
+    with opened(server.url, tmp_path, concurrency=1) as teacher:
+        (found,) = teacher.kdtool_answer(requests(1))
+    assert found.text.startswith("answer")
+    assert [one[3] for one in summary(tmp_path).unknown if reason in one[3]]
+
+
+def test_an_answer_may_be_empty_or_hold_any_character(server: MessagesServer, tmp_path: Path) -> None:
+    texts = iter(["", "\0\x85\u2028\ud800 \U0001f600", "x" * 5_000_000])
+    replace_answers(server, lambda request: message(next(texts)) if of_message(request) else None)
+    with opened(server.url, tmp_path, concurrency=1) as teacher:
+        first = [one.text for one in teacher.kdtool_answer(requests(3))]
+        assert [one.text for one in teacher.kdtool_answer(requests(3))] == first
+    assert first == ["", "\0\x85\u2028\N{REPLACEMENT CHARACTER} \U0001f600", "x" * 5_000_000]
+
+
+def test_refusals_for_the_rate_are_waited_for_and_are_no_failures(server: MessagesServer, tmp_path: Path) -> None:
+    number = count()
+    storm = server._error(429, "rate_limit_error", "too many")
+    replace_answers(server, lambda request: _copy(storm) if of_message(request) and next(number) < 4 else None)
+    with opened(server.url, tmp_path, retries=0, concurrency=1) as teacher:
+        assert len(list(teacher.kdtool_answer(requests(1)))) == 1
+    seen = summary(tmp_path)
+    assert (seen.attempts, seen.held) == ({"answered": 1, "failed": 4}, 0)
+
+
+def test_refusals_for_the_rate_without_an_end_end_the_run(
+    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_messages, "_LONGEST_SILENCE", 0.3)
+    storm = server._error(429, "rate_limit_error", "too many")
+    replace_answers(server, lambda request: _copy(storm) if of_message(request) else None)
+    with (
+        opened(server.url, tmp_path) as teacher,
+        pytest.raises(kdtool.ServiceError, match=r"attempts: 429: too many; run again later") as stopped,
+    ):
+        list(teacher.kdtool_answer(requests(3)))
+    assert stopped.value.exit_code == 5
+
+
+def _copy(response: web.Response) -> web.Response:
+    return web.Response(status=response.status, body=response.body, content_type=response.content_type)
+
+
+def test_pages_among_the_answers_about_batches_are_asked_again(server: MessagesServer, tmp_path: Path) -> None:
+    number = count()
+    replace_answers(server, lambda request: page(200) if "/batches/" in request.path and next(number) < 2 else None)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(5)))) == 5
+    assert (server.bill.batches, next(number) > 2) == (1, True)
+
+
+def test_line_ends_of_unicode_do_not_cut_the_lines_of_results(server: MessagesServer, tmp_path: Path) -> None:
+    asked = [kdtool.Request(f"r{i}", f"a\u2028b\x85c\x0bd {i}", 99) for i in range(3)]
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        found = list(teacher.kdtool_answer(asked))
+    assert all("a\u2028b\x85c\x0bd" in one.text for one in found)
+    assert summary(tmp_path).attempts == {"answered": 3}
+
+
+def test_a_batch_whose_results_are_gone_is_unknown_and_asked_again(server: MessagesServer, tmp_path: Path) -> None:
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        replace_answers(server, lambda request: page(502) if "/batches/" in request.path else None)
+        teacher.config = teacher.config.model_copy(update={"retries": 0})
+        with pytest.raises(kdtool.ServiceError, match="Nothing is lost"):
+            list(teacher.kdtool_answer(requests(4)))
+    server._batches.clear()
+    replace_answers(server, lambda request: None)
+    with opened(server.url, tmp_path, mode="batches", on_unknown="skip") as teacher:
+        assert {one.finish for one in teacher.kdtool_answer(requests(4))} == {"refused"}
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert {one.finish for one in teacher.kdtool_answer(requests(4))} == {"stop"}
+    assert summary(tmp_path).attempts == {"unknown": 4, "answered": 4}
+
+
+def test_a_list_of_batches_that_is_refused_loses_nothing(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_reset_after=1.0)
+    refusal = server._error(400, "invalid_request_error", "no list")
+    replace_answers(
+        server,
+        lambda request: _copy(refusal) if request.method == "GET" and request.path.endswith("/batches") else None,
+    )
+    with (
+        opened(server.url, tmp_path, mode="batches", retries=0) as teacher,
+        pytest.raises(
+            kdtool.ServiceError, match=r"cannot be collected: 400: no list; run again later. Nothing is lost"
+        ),
+    ):
+        list(teacher.kdtool_answer(requests(4)))
+    replace_answers(server, lambda request: None)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(4)))) == 4
+    assert server.bill.batches == 1
+
+
+def test_expired_requests_of_a_batch_cost_and_hold_nothing(server: MessagesServer, tmp_path: Path) -> None:
+    server.faults = Faults(batch_expired=0.5)
+    with opened(server.url, tmp_path, mode="batches") as teacher:
+        assert len(list(teacher.kdtool_answer(requests(20)))) == 20
+    seen = summary(tmp_path)
+    assert (seen.held, seen.unknown, seen.spent) == (0, (), server.bill.picodollars)
+    assert seen.attempts["failed"] > 0
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u2026", "sk-\x7f"])
+def test_a_key_that_no_header_holds_is_refused_at_once(
+    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    begun = time.monotonic()
+    with (
+        opened(server.url, tmp_path) as teacher,
+        pytest.raises(kdtool.AuthenticationError, match=r"key in ANTHROPIC_API_KEY has characters.*copy it") as stopped,
+    ):
+        list(teacher.kdtool_answer(requests(1)))
+    assert "sk-" not in str(stopped.value)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_key_of_the_keyring_that_is_refused_is_named_as_such(
+    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keyring
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setattr(keyring, "get_password", lambda service, name: "sk-other")
+    with (
+        opened(server.url, tmp_path, keyring="mine") as teacher,
+        pytest.raises(kdtool.AuthenticationError, match=r"the key in keyring 'mine' is refused \(401") as stopped,
+    ):
+        list(teacher.kdtool_answer(requests(1)))
+    assert "sk-other" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("answer", [page(200), page(502), web.json_response({"error": {}}, status=429)])
+def test_tokens_that_cannot_be_counted_are_a_sentence(server: MessagesServer, answer: web.Response) -> None:
+    config = ClaudeConfig.model_validate({"url": server.url, "model": MODEL, "budget_usd": 1})
+    replace_answers(server, lambda request: answer)
+    with (
+        counting(config, offline=False) as count_tokens,
+        pytest.raises(kdtool.ServiceError, match=r"count_tokens: .*count_tokens: false") as stopped,
+    ):
+        count_tokens(prepare(config, requests(1)[0], "key"))
+    assert KEY not in str(stopped.value)
+
+
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    jumps, real, begun = cycle([0, 10**8, -(10**8)]), time.time, time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    with serve_process(Faults(overloaded=0.1, batch_seconds=0.5)) as server:
+        with opened(server.url, tmp_path, mode=mode) as teacher:
+            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
+        assert summary(tmp_path).spent == server.bill().picodollars
+    assert time.monotonic() - begun < 60
