@@ -15,10 +15,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 __all__ = ["OnnxModel"]
 
 _BEFORE, _AFTER = "input.past_key_values.layers.", "output.past_key_values.layers."
-"""How transformers' exporter calls the cache that goes in, and the one that comes out."""
+"""Names that transformers' exporter gives to the cache that goes in, and to the one that comes out."""
 
 
-class OnnxModel(PreTrainedModel, GenerationMixin):
+class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Calls a graph that `write_graph` wrote. `threads`: of ONNX Runtime; None for its own choice."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
