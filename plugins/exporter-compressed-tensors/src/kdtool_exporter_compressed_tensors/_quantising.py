@@ -68,9 +68,9 @@ def quantise(causal: Any, layers: dict[str, nn.Linear], scheme: SchemeName, grou
                 parameter.copy_(parameter.to(dtype))
         for layer in layers.values():
             initialize_module_for_quantization(layer, grid, force_zero_point=False)
-            groups = layer.weight.unflatten(1, (-1, group or layer.in_features))
+            groups = layer.weight.reshape(layer.out_features, -1, group or layer.in_features)
             scale, _ = calculate_qparams(groups.amin(-1), groups.amax(-1), grid.weights)
-            layer.weight_scale.copy_(scale.to(dtype))
+            layer.get_parameter("weight_scale").copy_(scale.to(dtype))
 
 
 def write(model: Any, layers: dict[str, nn.Linear], dtype: torch.dtype, folder: Path) -> None:
