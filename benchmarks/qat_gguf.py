@@ -3,35 +3,31 @@
     python benchmarks/qat_gguf.py [--student JSON] [--heal 80] [--steps 40] [--out FOLDER]
 
 A student cut from SmolLM2-135M learns Python source again; from there two arms take equally many steps at the same rate, one
-of them on qat's grid. Each arm's weights are then quantised by llama.cpp's own code (`ggml_quantize_chunk` in xllamacpp's
-library), turned back into floats and scored in float32 on held-out files. The types that llama.cpp gives each tensor under
-q4_k_m, and what it falls back to where rows are no multiples of 256, are written down here: no Python package exposes the
-program that chooses them. llama.cpp also rounds activations to 8 bits while it computes; that is not in these figures.
+of them on qat's grid. Each arm's weights are then quantised as the exporter `gguf` does it, without an importance matrix,
+turned back into floats and scored in float32 on held-out files. llama.cpp also rounds activations to 8 bits while it
+computes; that is not in these figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kdtool
-import numpy as np
 import torch
-import xllamacpp.xllamacpp
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from kdtool_corpus_python_source import PythonSource
+from kdtool_exporter_gguf._names import names_in_file
+from kdtool_exporter_gguf._quantise import encode
+from kdtool_exporter_gguf._tensor_types import ModelShape, tensor_type
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersRuntime, open_model
 
 STUDENT = {"use": "pruned", "layers": 10, "hidden": 512, "heads": 4, "kv_heads": 2}
-FALLBACK = {GGMLQuantizationType.Q4_K: GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q6_K: GGMLQuantizationType.Q8_0}
-SCHEMES = ("as trained", "q8_0", "q4_1", "q4_k_m")
+SCHEMES = ("as trained", "q8_0", "q4_0", "q4_k_m")
 
 
 def main() -> None:
@@ -101,56 +97,16 @@ def _requantise(model: Any, scheme: str) -> str:
     counts: dict[str, int] = {}
     if scheme == "as trained":
         return ""
-    for name, weight, kind in list(_types(model, scheme)):
-        values = weight.detach().float().numpy()
-        weight.data = torch.from_numpy(dequantize(_quantised(values, kind), kind)).to(weight.dtype)
-        counts[kind.name] = counts.get(kind.name, 0) + weight.numel()
-        assert weight.isfinite().all(), name
-    return ", ".join(f"{kind} {count / 1e6:.1f} M" for kind, count in counts.items())
-
-
-def _types(model: Any, scheme: str) -> Iterator[tuple[str, Any, GGMLQuantizationType]]:
-    """Yield each matrix of a Llama with the type that llama.cpp stores it in."""
-    layers = model.config.num_hidden_layers
-    kind_of_layers = GGMLQuantizationType["Q4_K" if scheme == "q4_k_m" else scheme.upper()]
+    shape, name_in_file = ModelShape.of(model.config), names_in_file(model.config)
     for name, weight in model.named_parameters():
-        if weight.ndim != 2:
-            continue
-        kind = kind_of_layers
-        layer = int(name.split(".")[2]) if ".layers." in name else -1
-        sensitive = "v_proj" in name or "down_proj" in name
-        if scheme == "q4_k_m" and sensitive and _more_bits(layer, layers):
-            kind = GGMLQuantizationType.Q6_K
-        if scheme != "q8_0" and layer < 0:  # the head, or embeddings that are the head, too
-            kind = GGMLQuantizationType.Q6_K
-        yield name, weight, FALLBACK.get(kind, kind) if weight.shape[1] % 256 else kind
-
-
-def _more_bits(layer: int, layers: int) -> bool:
-    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
-
-
-_library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
-_library.ggml_quantize_chunk.restype = ctypes.c_size_t
-_library.ggml_quantize_chunk.argtypes = [
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    *[ctypes.c_int64] * 3,
-    ctypes.c_void_p,
-]
-
-
-def _quantised(values: np.ndarray[Any, Any], kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
-    """Quantise rows of float32 by llama.cpp's own code, without an importance matrix."""
-    rows, width = values.shape
-    block, size = GGML_QUANT_SIZES[kind]
-    found = np.zeros((rows, width // block * size), dtype=np.uint8)
-    values = np.ascontiguousarray(values)
-    written = _library.ggml_quantize_chunk(kind.value, values.ctypes.data, found.ctypes.data, 0, rows, width, None)
-    if written != found.nbytes:
-        raise RuntimeError(f"{kind.name}: {written} bytes were written, not {found.nbytes}")
-    return found
+        stored = f"{name_in_file(name.removesuffix('.weight'))}.weight"
+        kind = tensor_type(scheme, stored, tuple(weight.shape), shape, weighted=False)
+        if weight.ndim == 2:
+            values = weight.detach().float().numpy()
+            weight.data = torch.from_numpy(dequantize(encode(values, kind), kind)).to(weight.dtype)
+            counts[kind.name] = counts.get(kind.name, 0) + weight.numel()
+            assert weight.isfinite().all(), name
+    return ", ".join(f"{kind} {count / 1e6:.1f} M" for kind, count in counts.items())
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ def leave_behind(whole: Path, killed: Path) -> None:
     """Lay temporary files where a process that is killed in the midst of writing weights leaves them."""
     for weights in whole.glob("*/*/**/*.safetensors"):
         kind, name, *inner = weights.relative_to(whole).parts
-        if kind != "rows":  # written by the core itself, without temporary files
+        if (
+            kind != "rows" and (whole / kind / name / "manifest.json").exists()
+        ):  # others: by the core, without these files
             left = killed.joinpath(kind, f"{name}.partial", *inner).with_name(".tmpA1b2C3")
             left.parent.mkdir(parents=True, exist_ok=True)
             left.write_text("half of the weights", encoding="utf-8")

@@ -120,6 +120,14 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
+def test_a_system_s_student_can_be_exported_as_gguf(path: Path) -> None:
+    both, alone = (
+        kdtool.check(path, {"exporters": names}, memory="1TB") for names in (["gguf", "safetensors"], ["safetensors"])
+    )
+    assert both["forecast"]["disk_bytes"] > alone["forecast"]["disk_bytes"]
+
+
+@pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
 def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_is_not_there_yet(path: Path) -> None:
     header = path.read_text(encoding="utf-8").partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
 from kdtool._evaluate.models import Model
+from kdtool._results.exported import link_export, place_of
 from kdtool._results.model_cards import write_card
+from kdtool._store.shared_store import bytes_below
 
 
 def test_the_card_of_a_run_s_export_is_completed_by_its_exporter(recipe: dict[str, Any]) -> None:
@@ -49,6 +53,39 @@ def test_other_evaluators_change_the_card_and_not_the_model(recipe: dict[str, An
     assert again.arms[0].artifacts[0].path == artifact.path
     assert next(stage for stage in again.stages if stage.path == artifact.path.parent).reused
     assert card.read_text(encoding="utf-8") == "# Counts\n"
+
+
+def test_exported_models_have_a_path_without_a_fingerprint(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 5):  # the second model takes the first one's place
+        results = kdtool.run({**recipe, "seeds": [seed]})
+        link, artifact = results.folder / "exports" / "export.json", results.arms[0].artifacts[0]
+        assert link.samefile(artifact.path)
+        assert place_of(artifact, results.folder) == link
+    (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "seeds": [5]}), encoding="utf-8")
+    capsys.readouterr()
+    assert call(["run", str(tmp_path / "toy.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"model: {link}"
+    link.unlink()
+    assert place_of(artifact, results.folder) == artifact.path
+
+
+def test_a_model_of_several_files_is_linked_as_a_folder(tmp_path: Path) -> None:
+    made = tmp_path / "exports" / "safetensors-0123" / "safetensors"
+    for content in ("first", "second"):
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "weights").unlink(missing_ok=True)
+        (made / "weights").write_text(content, encoding="utf-8")
+        artifact = kdtool.Artifact(made, "safetensors", 5)
+        link_export(artifact, tmp_path)
+        link = place_of(artifact, tmp_path)
+        assert link == tmp_path / "exports" / "safetensors"
+        assert (link / "weights").samefile(made / "weights")
+    assert bytes_below(tmp_path) == len("second")
+    whole = kdtool.Artifact(made.parent, "safetensors", 5)
+    link_export(whole, tmp_path)
+    assert (place_of(whole, tmp_path) / "safetensors" / "weights").is_file()
 
 
 def test_a_damaged_card_is_written_anew(recipe: dict[str, Any]) -> None:

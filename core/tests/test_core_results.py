@@ -35,7 +35,7 @@ def test_show_prints_figures_verdict_requirements_and_the_student(
     assert f"verdict: {done.outcome}" in lines
     assert "require nats.nats < 100: met, is 3.968" in "\n".join(lines)
     assert f"student, seed 1: {done.folder / done.arms[1].path}" in lines
-    assert f"  exported as json: {done.arms[0].artifacts[0].path}" in lines
+    assert f"  exported as json: {done.folder / 'exports' / 'export.json'}" in lines
     assert lines[-1] == f"report: {done.report}"
     assert call(["show", str(done.folder), "--all"]) == 0
     assert done.verdict in capsys.readouterr().out

@@ -34,6 +34,7 @@ def run(
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
+    from kdtool._results.exported import place_of
     from kdtool._run.distributed import rank_and_world
 
     if only_plan:
@@ -46,3 +47,5 @@ def run(
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{results.verdict}\n\n{where(results)}")
+        for artifact in results.arms[0].artifacts:
+            click.echo(f"model: {place_of(artifact, results.folder)}")

@@ -20,6 +20,7 @@ def show(run: str, out: str, every: bool) -> None:
     """
     from kdtool._api import load
     from kdtool._contract.reporting import where
+    from kdtool._results.exported import place_of
 
     results = load(run, out=out)
     head, *rows = results.table()
@@ -33,7 +34,7 @@ def show(run: str, out: str, every: bool) -> None:
     for arm in (arm for arm in results.arms if arm.arm == "student"):
         click.echo(f"student, seed {arm.seed}: {results.folder / arm.path}")
         for artifact in arm.artifacts:
-            click.echo(f"  exported as {artifact.format}: {results.folder / artifact.path}")
+            click.echo(f"  exported as {artifact.format}: {place_of(artifact, results.folder)}")
     click.echo(where(results))
     left_out = len({value.measurement for value in results.values}) - len(head) + 1
     if left_out and not every:

@@ -22,7 +22,7 @@ class Exporter(Component):
         """Write the student in folder `trained` (written by `LanguageModel.save`) below `run.folder`. On rank 0.
 
         The artefact is a file or folder of its own there; the engine moves it, so it must not contain its path. The same
-        student gives the same files. Do not change `trained`. Since 0.1.
+        student and `run.texts` give the same files. Do not change `trained`. Since 0.1.
         """
         raise NotImplementedError
 

@@ -73,7 +73,7 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
         facts |= dict.fromkeys(context.assembly.of_kind("student"), facts_of(untrained))
     own = add_data(context, graph, facts)
     arms = _add_arms(context, graph, students, own, trained)
-    exports = add_exports(context, graph, arms[0])
+    exports = add_exports(context, graph, arms[0], texts)
     measured = subjects_of(context, arms, exports, students)
     scores = add_scores(context, graph, measured, texts)
     graph = _teachers_first(graph, ahead)

@@ -27,6 +27,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of
 from kdtool._plugins.attribution import culprit, translate_errors
 from kdtool._results.compare_arms import arm_values, compare_all
+from kdtool._results.exported import link_export
 from kdtool._results.files import component_record, environment, write_results
 from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
@@ -161,6 +162,8 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
         return results
     results = write_report(context, run, results)
     _complete_cards(context, run, results)
+    for artifact in results.arms[0].artifacts:
+        link_export(artifact, context.folder)
     return results
 
 

@@ -82,10 +82,11 @@ def known_runs(store: Path) -> dict[Path, Path]:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the size of all files below a folder."""
-    total = 0
+    """Return the size of all files below a folder, each once however often it is linked."""
+    sizes = {}
     for root, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):  # removed meanwhile
-                total += Path(root, name).lstat().st_size
-    return total
+                found = Path(root, name).lstat()
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())

@@ -8,8 +8,10 @@ import kdtool
 from kdtool_transformers import AbsentTokenizer, TransformersModel, require_gguf, require_gguf_ahead
 
 from kdtool_exporter_gguf._checking import name_of_splitting
+from kdtool_exporter_gguf._names import names_in_file
+from kdtool_exporter_gguf._tensor_types import ModelShape, stored_bytes, tensor_type
 
-__all__ = ["open_questions"]
+__all__ = ["estimated_bytes", "open_questions"]
 
 
 def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
@@ -30,3 +32,18 @@ def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
         return
     require_gguf_ahead(outline.model.config, tokenizer.published)
     yield "whether llama.cpp follows its tokenizer in everything cannot be known before that is downloaded"
+
+
+def estimated_bytes(ahead: kdtool.RunForecast, mix: str) -> int:
+    """Return the size of the student's file, without its vocabulary; of an unknown shape, at one byte for each weight."""
+    outlines = [phase.outline for phase in ahead.phases if phase.arm == "student"]
+    outline = outlines[-1] if outlines else None
+    if not isinstance(outline, TransformersModel):
+        return ahead.models[ahead.student].parameters
+    config = outline.model.config
+    shape, name_in_file = ModelShape.of(config), names_in_file(config)
+    sizes = {
+        f"{name_in_file(name.removesuffix('.weight'))}.weight": tuple(weight.shape)
+        for name, weight in outline.model.named_parameters()
+    }
+    return sum(stored_bytes(tensor_type(mix, name, size, shape, weighted=True), size) for name, size in sizes.items())

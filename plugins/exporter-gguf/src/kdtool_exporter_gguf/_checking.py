@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,71 +10,38 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 from kdtool_transformers import (
     TransformersModel,
-    TransformersRuntime,
     TransformersTokenizer,
+    name_of_splitting,
     without_weights,
     write_gguf,
 )
 
-from kdtool_exporter_gguf._runtime import GGUFRuntime
-from kdtool_exporter_gguf._scoring import pieces
-from kdtool_exporter_gguf._server import LlamaCpp
+from kdtool_exporter_gguf._decoder import Decoder
+from kdtool_exporter_gguf._held_text import WINDOW
+from kdtool_exporter_gguf._parity import Parity, compare, require_parity
+from kdtool_exporter_gguf._splitting import find_split_difference
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFConfig
+    from kdtool_exporter_gguf._prepared import Prepared
 
 __all__ = ["name_of_splitting", "require_readable", "require_same"]
 
-_SAMPLES = (
-    'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n',
-    "  \t if a!=b:  # it's we'll\r\n    print(3.14159, 0xFF)   \n",
-)
-"""Text that tokenizers split differently: indentation, digits, other scripts, line ends."""
-_RARE = "ﬁle x² = ½ ①\u00a0e\u0301 É 👩‍💻\u3000ＡＢ"
-"""Text that tokenizers normalise before splitting, and numbers that are not digits."""
-_TOLERANCE = {"f32": 0.01, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
-"""Relative tolerance of log-likelihoods. llama.cpp keeps keys and values in half precision, and for q8_0 also rounds
-activations to 8 bits; SmolLM2-135M deviates by 1.1 % there and by 0.02 % in f16."""
-_NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-
-
-def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
-    """Return llama.cpp's name for the tokenizer's way of splitting text into words.
-
-    Raises:
-        UsageError: the tokenizer splits in another way.
-    """
-    definition = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-    splitting = definition["pre_tokenizer"] or {}
-    *before, last = splitting.get("pretokenizers", [splitting])
-    by_bytes = last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
-    if by_bytes and not definition["model"]["merges"]:
-        return "gpt-2"  # tokens are bytes, whatever the words
-    digits = [step for step in before if step.get("type") == "Digits" and step.get("individual_digits")]
-    if by_bytes and last.get("use_regex", True) and before == digits:
-        return "smollm" if digits else "gpt-2"
-    raise kdtool.UsageError(
-        "gguf: the student's tokenizer splits text in a way that the exporter does not know; expected a tokenizer like "
-        "that of GPT-2, SmolLM2 or StarCoder2; export safetensors, and convert them with llama.cpp's convert_hf_to_gguf.py"
-    )
-
 
 def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
-    """Have llama.cpp open a file with the student's tokenizer and heads, and one narrow layer of zeros.
+    """Have llama.cpp open a file with the student's tokenizer, and one layer of zeros with one head.
 
     Raises:
         UsageError: llama.cpp does not open it, or splits text differently.
     """
-    narrow = copy.deepcopy(config)
-    narrow.update(_NARROW)
-    model = without_weights(narrow).to_empty(device="cpu")
+    model = without_weights(_narrow(config)).to_empty(device="cpu")
     for weight in model.parameters():
         weight.data.zero_()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pre = name_of_splitting(tokenizer)
         file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16", pre=pre)
-        with LlamaCpp(file, context=256, threads=1) as server:
-            text = _find_split_difference(tokenizer, server)
+        with Decoder(file, context=256, threads=1) as decoder:
+            text = find_split_difference(tokenizer, decoder.tokenize)
     if text is not None:
         raise kdtool.UsageError(
             f"gguf: llama.cpp would split {text!r} differently from the student's tokenizer; export safetensors, or use a "
@@ -84,38 +49,28 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
         )
 
 
-def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> None:
-    """Compare tokens and log-likelihoods of a few texts with the student's.
+def _narrow(config: Any) -> Any:
+    """Return a configuration of the class with one head of the same size in one layer."""
+    narrow = copy.deepcopy(config)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    narrow.update({"num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": size, "num_hidden_layers": 1})
+    narrow.update({"layer_types": ["full_attention"], "intermediate_size": 32, "n_inner": 32})
+    return narrow
+
+
+def require_same(student: TransformersModel, file: Path, prepared: Prepared, config: GGUFConfig) -> Parity:
+    """Compare tokens of a few texts, and logits on held-out text, with the student's; return how far the logits are.
 
     Raises:
-        PluginError: they differ by more than the precision of `dtype` explains.
+        PluginError: tokens differ, or logits by more than the type explains.
     """
-    expected = TransformersRuntime(student).score(_SAMPLES)
-    with GGUFRuntime(file, context=config.context, threads=config.threads) as runtime:
-        text = _find_split_difference(student.tokenizer, runtime.server)
+    context = min(WINDOW, student.facts.context or WINDOW)
+    with Decoder(file, context=context, threads=config.threads) as decoder:
+        text = find_split_difference(student.tokenizer, decoder.tokenize)
         if text is not None:
             raise kdtool.PluginError(
                 f"gguf: llama.cpp splits {text!r} differently from the student's tokenizer; export safetensors"
             )
-        for score, found in zip(expected, runtime.score(_SAMPLES), strict=True):
-            deviation = abs(found.log_likelihood / score.log_likelihood - 1)
-            if not deviation <= _TOLERANCE[config.dtype]:
-                raise kdtool.PluginError(
-                    f"gguf: the file differs from the student: a log-likelihood deviates by {deviation:.1%} "
-                    f"(allowed {_TOLERANCE[config.dtype]:.0%}) in {config.dtype}; export with dtype: f32"
-                )
-
-
-def _find_split_difference(tokenizer: TransformersTokenizer, server: LlamaCpp) -> str | None:
-    """Return a sample that llama.cpp splits differently from the tokenizer; None if there is none."""
-    for text in _texts(tokenizer):
-        if [piece.id for piece in pieces(server, text)] != tokenizer.encode(text):
-            return text
-    return None
-
-
-def _texts(tokenizer: TransformersTokenizer) -> Iterator[str]:
-    """Yield samples of text, and each added token within text and within words."""
-    yield from (*_SAMPLES, _RARE)
-    for token in tokenizer.inner.added_tokens_decoder.values():
-        yield f"x{token.content}y {token.content} z\n"
+        found = compare(student, prepared.windows, prepared.states, decoder)
+    require_parity(found, config.type, file)
+    return found

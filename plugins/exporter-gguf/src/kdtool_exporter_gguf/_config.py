@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import kdtool
+
+from kdtool_exporter_gguf._mixes import Mix
 
 __all__ = ["GGUFConfig"]
 
@@ -12,9 +12,16 @@ __all__ = ["GGUFConfig"]
 class GGUFConfig(kdtool.Config):
     """Settings of the exporter `gguf`."""
 
-    dtype: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
-    """Data type of the stored weights. `q8_0`: 8 bits, with a scale for every 32 weights."""
+    type: Mix = "q4_k_m"
+    """Type of the stored weights, as `llama-quantize` names it. `q4_k_m`: 4 bits, with 6 for sensitive matrices."""
+    imatrix: kdtool.RecipePathOrName = kdtool.Field(default="text", min_length=1)
+    """Columns to store more precisely. `text`: those that matter in the run's training text; `none`; or a file of
+    `llama-imatrix` in GGUF. Types of 8 bits and more need none."""
+    calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
+    """For `imatrix: text`: tokens of training text."""
+    compare: int = kdtool.Field(default=8192, ge=16, le=10_000_000)
+    """Tokens of held-out text on which the file is compared with the student."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """For opened files: maximum tokens of a prompt with its answer; the model's own context is the upper limit."""
     threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-    """For opened files: number of CPU threads. None uses llama.cpp's default."""
+    """Number of CPU threads. None: as many as PyTorch, and llama.cpp's default for answers."""

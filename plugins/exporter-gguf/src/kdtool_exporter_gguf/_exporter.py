@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import kdtool
 
 from kdtool_exporter_gguf._config import GGUFConfig
+from kdtool_exporter_gguf._mixes import QUANTISED
+
+if TYPE_CHECKING:
+    from kdtool_exporter_gguf._parity import Parity
+    from kdtool_exporter_gguf._prepared import Prepared
 
 __all__ = ["GGUF"]
-
-_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
 
 class GGUF(kdtool.Exporter):
@@ -22,19 +27,24 @@ class GGUF(kdtool.Exporter):
 
     config: Config
 
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str] | None:
+        if self.config.imatrix in {"text", "none"}:
+            return None
+        return {"imatrix": sha256(self._imatrix().read_bytes()).hexdigest()}
+
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield memory and disk of the export.
 
         Raises:
             UsageError: the student cannot be exported, as far as this is known before its tokenizer is downloaded.
         """
-        from kdtool_exporter_gguf._ahead import open_questions
+        from kdtool_exporter_gguf._ahead import estimated_bytes, open_questions
 
         for question in open_questions(ahead):
             yield kdtool.Estimate("exported student", note=question)
         student = ahead.models.get(ahead.student)
         if student is not None:
-            size = int(student.parameters * _BYTES[self.config.dtype])
+            size = estimated_bytes(ahead, self.config.type)
             yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
@@ -42,17 +52,21 @@ class GGUF(kdtool.Exporter):
         """Refuse a student that is not a plain Llama, or whose tokenizer llama.cpp does not support.
 
         Raises:
-            UsageError: the student cannot be exported.
+            UsageError: the student cannot be exported, or the importance matrix is of another model.
         """
         from kdtool_transformers import open_config, open_tokenizer, require_gguf
 
         from kdtool_exporter_gguf._checking import require_readable
+        from kdtool_exporter_gguf._importance import read_importance, require_fitting
 
+        given = None if self.config.imatrix in {"text", "none"} else read_importance(self._imatrix())
         if run.untrained is None:
             return
         config = open_config(run.untrained, offline=True)
         tokenizer = open_tokenizer(run.untrained, offline=True)
         require_gguf(config, tokenizer)
+        if given is not None:
+            require_fitting(given, config, self._imatrix())
         require_readable(config, tokenizer)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
@@ -60,28 +74,26 @@ class GGUF(kdtool.Exporter):
 
         Raises:
             UsageError: the student is not a plain Llama, or the format has no name for its tokenizer's way of splitting.
-            PluginError: llama.cpp splits text differently from the student's tokenizer, or computes other likelihoods.
+            PluginError: llama.cpp splits text differently from the student's tokenizer, or computes other probabilities.
+            StorageError: the file cannot be written, such as on a full disk.
         """
-        from kdtool_transformers import model_card, open_model, widen, write_gguf, write_notices
+        from kdtool_transformers import model_card, open_model, widen, write_notices
 
-        from kdtool_exporter_gguf._checking import name_of_splitting, require_same
+        from kdtool_exporter_gguf._checking import require_same
+        from kdtool_exporter_gguf._prepared import prepare
+        from kdtool_exporter_gguf._writing import write_quantised
 
         student = open_model(trained, offline=True)
-        binding = dict.fromkeys(licensed.terms.licence for licensed in run.licences if licensed.transfers)
-        file = write_gguf(
-            student,
-            run.folder / "model.gguf",
-            dtype=self.config.dtype,
-            pre=name_of_splitting(student.tokenizer),
-            licence=" AND ".join(binding),
-        )
         widen(student.model)  # llama.cpp keeps sums and states in float32
-        require_same(student, file, self.config)
+        prepared = prepare(run, student, trained, self.config)
+        file = write_quantised(run, student, prepared, self.config)
+        parity = require_same(student, file, prepared, self.config)
+        run.say(f"{file.name}: {parity}")
         write_notices(run.folder, run)
         how_to_use = "llama-server -m {path}\n"
-        quantisation = "q8_0" if self.config.dtype == "q8_0" else ""
-        stored = f"Weights in {self.config.dtype}."
+        quantisation = self.config.type if self.config.type in QUANTISED else ""
         use = f"```console\n{how_to_use.format(path=file.name)}```"
+        stored = self._describe_storage(prepared, parity)
         card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
         return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)
 
@@ -100,3 +112,21 @@ class GGUF(kdtool.Exporter):
         from kdtool_exporter_gguf._runtime import GGUFRuntime
 
         return GGUFRuntime(path, context=self.config.context, threads=self.config.threads)
+
+    def _imatrix(self) -> Path:
+        file = Path(self.config.imatrix).expanduser()
+        if not file.is_file():
+            raise kdtool.UsageError(
+                f"gguf.imatrix: {file} is not a file; expected a file of llama-imatrix in GGUF, `text`, or `none`"
+            )
+        return file
+
+    def _describe_storage(self, prepared: Prepared, parity: Parity) -> str:
+        lines = [f"Weights in {self.config.type}"]
+        if prepared.calibrated:
+            lines.append(
+                f", columns weighed by an importance matrix of {prepared.calibrated:,} tokens of training text"
+            )
+        elif prepared.importance is not None:
+            lines.append(", columns weighed by an importance matrix")
+        return "".join([*lines, f". Compared with the student it was made of: {parity}."])

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import kdtool
+import torch
+from kdtool_transformers import windows
 
-from kdtool_exporter_gguf._scoring import Piece, log_likelihood, pieces
+from kdtool_exporter_gguf._decoder import Decoder
 from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 
 __all__ = ["GGUFRuntime"]
@@ -27,16 +29,23 @@ _PURE = {"samplers": ["temperature"], "cache_prompt": False}
 class GGUFRuntime(kdtool.Runtime):
     """Sends llama.cpp one request at a time, so that results do not depend on other requests.
 
-    `server` is the running server. Arguments as for `LlamaCpp`.
+    `decoder` reads text. The `server` that answers starts with the first request for an answer. Arguments as for `LlamaCpp`.
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
-        self.server = LlamaCpp(file, context=context, threads=threads)
+        self._open = {"file": file, "context": context, "threads": threads}
+        self.decoder = Decoder(**self._open)  # type: ignore[arg-type]
+        self.context = self.decoder.context
         if not _has_chat_template(file):
             self.abilities = frozenset[kdtool.Ability]({"continue", "score"})
 
     def __enter__(self) -> Self:
         return self
+
+    @cached_property
+    def server(self) -> LlamaCpp:
+        """The running server."""
+        return LlamaCpp(**self._open)  # type: ignore[arg-type]
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests in order; a prompt that exceeds the context is "refused".
@@ -60,55 +69,61 @@ class GGUFRuntime(kdtool.Runtime):
         prepends none. Long texts are cut into windows that advance by half, as in
         `kdtool_transformers.TransformersRuntime`.
         """
-        window = min(_LONGEST_WINDOW, self.context - 1)
         for text in texts:
-            tokens = [*(self._start or [self._end_of_text]), *pieces(self.server, text)]
-            total = log_likelihood(self.server, tokens, window)
+            tokens = [*(self.decoder.start or [self._end_of_text]), *self.decoder.tokenize(text)]
+            total = sum(
+                self._log_likelihood(tokens[start : stop + 1], scored - start)
+                for start, scored, stop in windows(len(tokens) - 1, min(_LONGEST_WINDOW, self.context))
+            )
             yield kdtool.LogLikelihood(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
-
-    @cached_property
-    def context(self) -> int:
-        """Maximum tokens of a prompt with its answer."""
-        return int(self.server.get("/props")["default_generation_settings"]["n_ctx"])
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
-        return len(pieces(self.server, text))
+        return len(self.decoder.tokenize(text))
 
     def close(self) -> None:
         """End llama.cpp."""
-        self.server.close()
+        self.decoder.close()
+        if "server" in self.__dict__:
+            self.server.close()
+
+    def _log_likelihood(self, tokens: Sequence[int], first: int) -> float:
+        """Return the log-likelihood of all tokens behind number `first`, each given those before it, in nats."""
+        total, done = 0.0, first + 1
+        for chunk in self.decoder.logits(tokens[:-1], first):
+            logits = torch.from_numpy(chunk)
+            targets = torch.tensor(tokens[done : done + len(chunk)])
+            done += len(chunk)
+            found = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+            total += float(found.double().sum())
+        return total
 
     @cached_property
-    def _start(self) -> list[Piece]:
-        """The tokens that llama.cpp prepends to a text: one, or none."""
-        return pieces(self.server, "", begun=True)
-
-    @cached_property
-    def _end_of_text(self) -> Piece:
-        known = self.server.get("/props")["eos_token"]
-        for token in (*_DOCUMENT_ENDS, known):
-            found = pieces(self.server, token) if token else []
+    def _end_of_text(self) -> int:
+        for token in _DOCUMENT_ENDS:
+            found = self.decoder.tokenize(token)
             if len(found) == 1:
                 return found[0]
-        raise kdtool.UsageError(
-            "the GGUF file has no end-of-sequence token, which scoring needs; convert the model again"
-        )
+        if self.decoder.end < 0:
+            raise kdtool.UsageError(
+                "the GGUF file has no end-of-sequence token, which scoring needs; convert the model again"
+            )
+        return self.decoder.end
 
     def _body(self, request: kdtool.Request) -> dict[str, Any]:
         return {
             **_PURE,
-            "prompt": [piece.id for piece in self._prompt(request) or [self._end_of_text]],
+            "prompt": self._prompt(request) or [self._end_of_text],
             "n_predict": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed % 2**32,
             "stop": list(request.stop),
         }
 
-    def _prompt(self, request: kdtool.Request) -> list[Piece]:
+    def _prompt(self, request: kdtool.Request) -> list[int]:
         """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
-        found = pieces(self.server, self._render(request))
-        return found if found[:1] == self._start else [*self._start, *found]
+        found, start = self.decoder.tokenize(self._render(request)), self.decoder.start
+        return found if found[:1] == start else [*start, *found]
 
     def _render(self, request: kdtool.Request) -> str:
         if not request.turns:

@@ -199,12 +199,12 @@ def _code_llama_tokenizer(vocabulary: int, text_bytes: int, infilling: bool) -> 
     _require_size(trained, pieces)
     model = json.loads(trained.to_str())["model"]
     marks = _CODE_LLAMA_MARKS if infilling else []
-    parts = [f"▁<PART_{number}" for number in range(12)] if infilling else []
+    parts = [f"▁<PART_{number:02}" for number in range(12)] if infilling else []
     known = {**model["vocab"], **{piece: pieces + number for number, piece in enumerate([*parts, *marks])}}
     tokenizer = Tokenizer(
         models.BPE(
             vocab=known,
-            merges=[tuple(pair) for pair in model["merges"]],
+            merges=_all_merges(model),
             unk_token="<unk>",  # noqa: S106 - no password
             byte_fallback=True,
             fuse_unk=True,
@@ -217,6 +217,17 @@ def _code_llama_tokenizer(vocabulary: int, text_bytes: int, infilling: bool) -> 
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in ("<unk>", "<s>", "</s>", *marks)])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return tokenizer.to_str()
+
+
+def _all_merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return every way to join two tokens into a third, the earliest token first, as sentencepiece joins them."""
+    joined = dict.fromkeys("".join(pair) for pair in model["merges"])
+    return [
+        (token[:end], token[end:])
+        for token in joined
+        for end in range(1, len(token))
+        if token[:end] in model["vocab"] and token[end:] in model["vocab"]
+    ]
 
 
 def _standard_library(text_bytes: int) -> Iterator[str]:

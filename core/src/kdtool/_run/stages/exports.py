@@ -21,10 +21,10 @@ _ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
 _FILE = "artifact.json"
 
 
-def add_exports(context: Context, graph: Graph, arm: Arm) -> dict[str, Node]:
+def add_exports(context: Context, graph: Graph, arm: Arm, texts: Node) -> dict[str, Node]:
     """Add the files that every exporter writes of an arm's model, by the exporter's short name."""
     exporters = context.assembly.of_kind("exporter")
-    return {name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in exporters}
+    return {name.rpartition(".")[2]: _add_export(context, graph, name, arm, texts) for name in exporters}
 
 
 def read_artifact(node: Node) -> Artifact:
@@ -34,7 +34,7 @@ def read_artifact(node: Node) -> Artifact:
     return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
 
 
-def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
+def _add_export(context: Context, graph: Graph, name: str, arm: Arm, texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
         artifact = run.component(name, Exporter).kdtool_export(run, arm.model)
         owner = run.hook.owner(name)
@@ -47,4 +47,4 @@ def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
 
     stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
     parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
-    return graph.add(Node(stage, context.own, parts, {"model": arm.nodes[-1]}, build))
+    return graph.add(Node(stage, context.own, parts, {"model": arm.nodes[-1], "texts": texts}, build, texts=texts))

@@ -1,7 +1,6 @@
 """Serve one model with llama.cpp in a separate process, on the loopback interface and protected by a key.
 
 The process reads one JSON object from standard input, prints its address, and lives until standard input is closed.
-llama.cpp aborts its process on unexpected input; this way it does not abort the run.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__all__ = ["READY"]
+from kdtool_exporter_gguf._child import READY
 
-READY = "listening: "
-"""Prefix of the output line with the address."""
+__all__: list[str] = []
 
 
 def main() -> None:
@@ -35,7 +33,7 @@ def main() -> None:
     if settings["threads"]:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     server = xllamacpp.Server(params)
-    print(f"{READY}{server.listening_address}", flush=True)
+    print(f"{READY}{json.dumps(server.listening_address)}", flush=True)
     sys.stdin.read()
     os._exit(0)  # its threads would continue to serve
 

@@ -1,0 +1,76 @@
+"""Tokens and logits of a GGUF file, from llama.cpp in a separate process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdtool_exporter_gguf._child import Child
+from kdtool_exporter_gguf._decoding import BATCH
+
+__all__ = ["Decoder"]
+
+
+class Decoder(Child):
+    """An opened GGUF file.
+
+    `context` is the maximum number of tokens, `vocabulary` the number of logits, `start` the tokens that llama.cpp prepends
+    to a text (one or none), `end` the end-of-sequence token (-1 if there is none). Arguments as for `LlamaCpp`; without
+    `threads`, it takes as many as PyTorch.
+
+    Raises:
+        UsageError: llama.cpp cannot open the file.
+    """
+
+    def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
+        super().__init__("_decoding", file, {"context": context, "threads": threads or torch.get_num_threads()})
+        self.context: int = self.ready["context"]
+        self.vocabulary: int = self.ready["vocabulary"]
+        self.start: list[int] = self.ready["start"]
+        self.end: int = self.ready["end"]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of a text, including special tokens written in it, without a start token.
+
+        Raises:
+            PluginError: llama.cpp has ended.
+        """
+        self._send({"text": text})
+        line = self.stdout.readline()
+        if not line:
+            raise self.end_error()
+        found: list[int] = json.loads(line)
+        return found
+
+    def logits(self, tokens: Sequence[int], first: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits [≤ 512, vocabulary] behind each token from number `first` on; read them all.
+
+        Each call starts with an empty context, so that logits do not depend on earlier calls.
+
+        Raises:
+            PluginError: llama.cpp has ended.
+        """
+        self._send({"tokens": [*tokens], "first": first})
+        for start in range(first - first % BATCH, len(tokens), BATCH):
+            rows = min(start + BATCH, len(tokens)) - max(start, first)
+            found = np.empty((rows, self.vocabulary), dtype=np.float32)
+            buffer, filled = memoryview(found.data).cast("B"), 0
+            while filled < found.nbytes:
+                count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
+                if not count:
+                    raise self.end_error()
+                filled += count
+            yield found
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        try:
+            self.stdin.write(json.dumps(request).encode() + b"\n")
+            self.stdin.flush()
+        except OSError as error:
+            raise self.end_error() from error

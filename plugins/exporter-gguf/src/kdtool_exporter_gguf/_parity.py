@@ -1,0 +1,109 @@
+"""Distance of a file from the student it was made of: by logits on the same tokens, as llama-perplexity compares models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import kdtool
+import torch
+from kdtool_logits import exact_head, exact_logits
+from torch import Tensor
+
+from kdtool_exporter_gguf._decoder import Decoder
+
+if TYPE_CHECKING:
+    from kdtool_transformers import TransformersModel
+
+__all__ = ["Parity", "compare", "require_parity"]
+
+_LARGEST = {
+    "f32": 0.03, "f16": 0.03, "bf16": 0.05, "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.3, "q4_k_m": 0.5, "iq4_xs": 0.7,
+    "q4_0": 1.0, "q3_k_m": 1.5, "q2_k": 4.0,
+}  # fmt: skip
+"""Largest mean KL divergence in nats, by type; README.md holds the measurements behind them."""
+
+
+class Parity(NamedTuple):
+    """KL divergence of a file from the student in nats (mean, 95 % and 99 %), over tokens of held-out text.
+
+    `agreement` is the share of tokens with the same most likely next one; the perplexities are of the same tokens.
+    """
+
+    tokens: int
+    mean: float
+    p95: float
+    p99: float
+    agreement: float
+    perplexity: float
+    student: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"KL divergence {self.mean:.4f} nats (95 %: {self.p95:.4f}, 99 %: {self.p99:.4f}), same most likely token "
+            f"{self.agreement:.1%}, perplexity {self.perplexity:.3f} (student {self.student:.3f}), "
+            f"on {self.tokens:,} tokens of held-out text"
+        )
+
+
+def compare(
+    student: TransformersModel, windows: Sequence[Sequence[int]], states: Sequence[Tensor], decoder: Decoder
+) -> Parity:
+    """Compare a file's logits with the student's.
+
+    Args:
+        student: the student in float32; only its head is used.
+        windows: tokens, each window read by itself.
+        states: the student's final states of each window.
+        decoder: the opened file.
+    """
+    begun, head = time.monotonic(), exact_head(student.head)
+    rows: list[Tensor] = []
+    for window, state in zip(windows, states, strict=True):
+        done = 0
+        for chunk in decoder.logits(window[:-1]):
+            end = done + len(chunk)
+            logits = exact_logits(head, state[done:end])
+            rows.append(_compare_rows(logits, torch.from_numpy(chunk), torch.tensor(window[done + 1 : end + 1])))
+            done = end
+    divergence, same, own, theirs = torch.cat(rows, 1).double()
+    p95, p99 = divergence.quantile(torch.tensor([0.95, 0.99], dtype=torch.double)).tolist()
+    return Parity(
+        tokens=divergence.numel(),
+        mean=float(divergence.mean()),
+        p95=p95,
+        p99=p99,
+        agreement=float(same.mean()),
+        perplexity=exp(-float(theirs.mean())),
+        student=exp(-float(own.mean())),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def require_parity(found: Parity, mix: str, file: Path) -> None:
+    """Refuse a file that is further from the student than its type explains.
+
+    Raises:
+        PluginError: the mean divergence is above the type's limit, or not a number.
+    """
+    if not found.mean <= _LARGEST[mix]:
+        raise kdtool.PluginError(
+            f"gguf: {file.name} differs from the student: {found}; expected a mean of {_LARGEST[mix]} at most in {mix}. "
+            "Export with type: f32 to see whether the type or the file is at fault"
+        )
+
+
+def _compare_rows(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
+    """Return [4, N]: the divergence of each row, 1 where the maxima are equal, and both log-likelihoods of the targets."""
+    log_own = own.log_softmax(1)
+    log_theirs = (theirs - theirs.logsumexp(1, keepdim=True))[
+        :, : own.shape[1]
+    ]  # beyond are rows that pad the vocabulary
+    divergence = (log_own.exp() * (log_own - log_theirs)).sum(1).clamp(min=0)
+    same = (own.argmax(1) == theirs.argmax(1)).float()
+    picked = [values.gather(1, targets[:, None]).squeeze(1) for values in (log_own, log_theirs)]
+    return torch.stack([divergence, same, *picked])
