@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -74,7 +75,7 @@ class Safetensors(kdtool.Exporter):
         from kdtool_transformers import TransformersRuntime, compute_dtype, open_model, pick_device, widen
 
         path = subject.path
-        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")):
+        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")) or _is_compressed(path):
             return None
         device = pick_device()
         model = open_model(path, device=device, offline=True)
@@ -117,6 +118,13 @@ class Safetensors(kdtool.Exporter):
         run.say(f"safetensors: computed in {name}, the student's logits deviate by {computed:.2g} standard deviations")
         said += f", and by {computed:.1e} where they are computed in {name}: open it in float32, as below."
         return said, _name(torch.float32)
+
+
+def _is_compressed(folder: Path) -> bool:
+    """Return whether a folder is of the exporter `compressed-tensors`, which opens it itself."""
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return (settings.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
 
 
 def _deviation(expected: Tensor, written: kdtool.LanguageModel) -> float:
