@@ -123,6 +123,10 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(
         assert first.n == 3
         assert first.settings["prompt"] == "32 tokens"
         assert 5e7 < found["peak-memory", name].value < 5e9
+        resident = found["resident-memory", name]
+        assert 5e7 < resident.value < 5e9
+        assert resident.settings["read"].startswith("64 tokens"), "the model's context"
+        assert resident.settings["program"].startswith("transformers, ")
     assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123
     assert children() <= before
@@ -198,7 +202,7 @@ def test_what_was_measured_beside_other_work_says_so(
     said: list[str] = []
     run = replace(make_run(tmp_path), say=said.append)
     subject = kdtool.Subject("student", "student")
-    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
+    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "", "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
     assert ("busy" in ready.settings) == marked
     assert bool(said) == marked
     assert ready.settings["machine"] == "cpu"
