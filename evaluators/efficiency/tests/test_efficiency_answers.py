@@ -175,6 +175,7 @@ def test_memory_is_that_of_the_process_that_reads_once_the_context_is_full(conte
     try:
         found = timed(machine).read(2000)
         assert least <= found.tokens <= min(context, 2000)
+        assert found.context == (2000 if context > 2000 else found.tokens)
         assert found.size == pytest.approx(psutil.Process(machine.process.pid).memory_info().rss, rel=0.02)
         assert found.size > 60_000_000
     finally:

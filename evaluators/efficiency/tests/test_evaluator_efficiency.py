@@ -125,7 +125,8 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(
         assert 5e7 < found["peak-memory", name].value < 5e9
         resident = found["resident-memory", name]
         assert 5e7 < resident.value < 5e9
-        assert resident.settings["read"].startswith("64 tokens"), "the model's context"
+        assert resident.settings["context"] == "64 tokens", "the model's"
+        assert resident.settings["read"].startswith("64 tokens, ")
         assert resident.settings["program"].startswith("transformers, ")
     assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123

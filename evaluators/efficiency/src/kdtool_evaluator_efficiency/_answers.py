@@ -73,7 +73,7 @@ class Answering:
         Raises:
             UnmeasurableError: none of them worked.
         """
-        lines = int(_ROOM * context / self._line_tokens)
+        most = lines = int(_ROOM * context / self._line_tokens)
         while lines:
             before, start = _processor_seconds(), perf_counter()
             answer, seconds = self._answer(1, lines), perf_counter() - start
@@ -82,7 +82,8 @@ class Answering:
                 process = max(worked, key=lambda one: worked[one], default=None)
                 if process is None or worked[process] < max(_BUSY * seconds, 0.01):
                     raise UnmeasurableError("no process of its own reads its prompts")
-                return Resident(answer.tokens_in, process.memory_info().rss)
+                room = context if lines == most else answer.tokens_in
+                return Resident(room, answer.tokens_in, process.memory_info().rss)
             lines = int(lines * _ROOM)
         raise UnmeasurableError("it refuses every prompt")
 

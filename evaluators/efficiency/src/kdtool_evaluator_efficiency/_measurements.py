@@ -111,7 +111,7 @@ def _resident(run: kdtool.RunInfo, name: str, ready: Ready, context: int) -> Ite
         run.say(f"efficiency: the resident memory of {name} is not measured: {error}")
         return
     settings = {
-        "context": f"{context} tokens, or as many as the model's has",
+        "context": f"{found.context} tokens",
         "read": f"{found.tokens} tokens, their states (KV cache) included",
         "program": ready.program,
     }

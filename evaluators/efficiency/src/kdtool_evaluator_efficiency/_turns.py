@@ -41,8 +41,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes that the process of a subject holds in main memory and on the GPU, once it has read so many tokens."""
+    """Bytes that the process of a subject holds in main memory and on the GPU, with room for `context` tokens.
 
+    It has read `tokens` of them.
+    """
+
+    context: int
     tokens: int
     size: int
 

@@ -116,7 +116,7 @@ class Worker:
     def read(self, context: int) -> Resident:
         """Read so many tokens, or as many as the model's context holds."""
         answer = self._ask({"read": context})
-        return Resident(answer["tokens"], answer["resident_bytes"])
+        return Resident(answer["tokens"], answer["tokens"], answer["resident_bytes"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
