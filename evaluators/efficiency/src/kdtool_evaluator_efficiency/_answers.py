@@ -27,8 +27,10 @@ _SHORT = 2
 """Lines of a short prompt."""
 _ROOM = 0.97
 """Part of the context that a long prompt fills at most: lines differ in length, and the answer needs a token."""
-_BUSY = 0.1
-"""Least share of the time for which the process that reads a prompt keeps a processor busy."""
+_READING_SECONDS = 1.0
+"""Least time of reading long prompts, which shows the process that reads them: the system counts in hundredths."""
+_BUSY = 0.05
+"""Least share of that time for which this process keeps a processor busy; others compete for the processors, too."""
 
 
 class Answering:
@@ -71,21 +73,22 @@ class Answering:
         Memory is that of the process that took most processor time, of those that this process started.
 
         Raises:
-            UnmeasurableError: none of them worked.
+            UnmeasurableError: none of them worked, or every prompt is refused.
         """
-        most = lines = int(_ROOM * context / self._line_tokens)
-        while lines:
-            before, start = _processor_seconds(), perf_counter()
-            answer, seconds = self._answer(1, lines), perf_counter() - start
-            if answer.finish != "refused":
-                worked = {one: spent - before.get(one, 0.0) for one, spent in _processor_seconds().items()}
-                process = max(worked, key=lambda one: worked[one], default=None)
-                if process is None or worked[process] < max(_BUSY * seconds, 0.01):
-                    raise UnmeasurableError("no process of its own reads its prompts")
-                room = context if lines == most else answer.tokens_in
-                return Resident(room, answer.tokens_in, process.memory_info().rss)
+        before, start = _processor_seconds(), perf_counter()
+        most = lines = max(1, int(_ROOM * context / self._line_tokens))
+        while (answer := self._answer(1, lines)).finish == "refused":
+            if lines == 1:
+                raise UnmeasurableError("it refuses every prompt")
             lines = int(lines * _ROOM)
-        raise UnmeasurableError("it refuses every prompt")
+        while (seconds := perf_counter() - start) < _READING_SECONDS:
+            self._answer(1, lines)
+        worked = {process: spent - before.get(process, 0.0) for process, spent in _processor_seconds().items()}
+        busiest = max(worked, key=lambda process: worked[process], default=None)
+        if busiest is None or worked[busiest] < _BUSY * seconds:
+            raise UnmeasurableError("no process of its own reads its prompts")
+        room = context if lines == most else answer.tokens_in
+        return Resident(room, answer.tokens_in, busiest.memory_info().rss)
 
     def _energy(self) -> tuple[float, int]:
         """Return the joules of a prompt with its long answer, and how many tokens that has."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import kdtool
 
-from kdtool_reporter_html._numbers import percent, quantity
+from kdtool_reporter_html._numbers import percent, quantity, times
 from kdtool_reporter_html._subjects import Measured, Subjects, key_of, name, title
 from kdtool_reporter_html._summary import COST_UNITS
 from kdtool_reporter_html._tradeoffs import plain_export
@@ -115,15 +115,17 @@ def _quality(file: _File, key: str, arms: Mapping[str, Measured]) -> tuple[str, 
     return quantity(arms[file.arm].mean, unit), hint
 
 
-def _cost(
-    file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects
-) -> tuple[str, str]:
+def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
     own, student = _pair(file, key, grouped, subjects)
     if own is None:
         return "–", ""
     first = next(iter(own.by_seed.values()))
     context = [f"context of {first.settings['context']}"] if "context" in first.settings else []
-    share = [f"{percent(own.mean / student.mean)} of the student’s{_otherwise(own, student)}"] if student else []
+    share = []
+    if student and student.mean:
+        ratio = own.mean / student.mean
+        part = f"{percent(ratio)} of" if first.unit == "bytes" else times(ratio)
+        share = [f"{part} the student’s{_otherwise(own, student)}"]
     return quantity(own.mean, first.unit), "; ".join([*share, *context])
 
 
@@ -138,7 +140,7 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
     """Say what the file costs, in the first score that it shares with the student, and what it saves."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
     ranked = sorted(file.compared.values(), key=lambda found: units.get(found.measurement) not in _POINTS)
-    saved = _saved(file, grouped, subjects)
+    saved = _state_saving(file, grouped, subjects)
     if not ranked:
         return f"{file.label} {saved}; its quality was not compared with the student’s." if saved else ""
     found = ranked[0]
@@ -148,7 +150,7 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
         claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(found, unit))})"
         return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")
     lower = found.difference < 0
-    size, between = (text.replace("+", "") for text in figures(_turned(found) if lower else found, unit))
+    size, between = (text.replace("+", "") for text in figures(_negate(found) if lower else found, unit))
     if score:
         claim = f"{'costs' if lower else 'gains'} {size} of {what} ({between})"
     else:
@@ -156,12 +158,12 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
     return f"{file.label} {claim}" + (f" and {saved}." if saved else ".")
 
 
-def _turned(found: kdtool.Comparison) -> kdtool.Comparison:
+def _negate(found: kdtool.Comparison) -> kdtool.Comparison:
     """Return how much lower the first is, as a positive number."""
     return replace(found, difference=-found.difference, low=-found.high, high=-found.low)
 
 
-def _saved(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Return how much less memory the file takes than the student, or else how many fewer bytes; "" if neither is known."""
     for key, what in (("resident-memory", "memory"), ("file-size", "bytes")):
         own, student = _pair(file, key, grouped, subjects)

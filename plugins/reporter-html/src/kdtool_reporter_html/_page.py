@@ -10,7 +10,17 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _accounts, _answers, _curves, _exports, _record, _samples, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html import (
+    _accounts,
+    _answers,
+    _curves,
+    _exports,
+    _record,
+    _samples,
+    _summary,
+    _tradeoffs,
+    _verdict,
+)
 from kdtool_reporter_html._control import as_it_trained
 from kdtool_reporter_html._subjects import Subjects
 
