@@ -248,15 +248,21 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
 
 
 def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdtool_transformers import _generate, _runtime
+    from kdtool_transformers import _generate
 
     monkeypatch.setattr(_generate, "_TOKENS_AT_ONCE", 100)
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
-    sizes = [(request, len(request.prompt) + request.max_tokens) for request in requests]
-    batches = list(_runtime._batches_of_requests(sizes, model.facts.context))
-    assert [[request.id for request in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
+    batches = []
+
+    def noted(*arguments: Any) -> Any:
+        batches.append([request.id for request in arguments[-1]])
+        return generate(*arguments)
+
+    generate = _generate.generate
+    monkeypatch.setattr("kdtool_transformers._runtime.generate", noted)
     assert {answer.id for answer in TransformersRuntime(model).answer(requests)} == set("01234567")
+    assert batches == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
 
 
 def test_generation_keeps_what_it_computed_whatever_training_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

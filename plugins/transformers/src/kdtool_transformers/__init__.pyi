@@ -26,7 +26,9 @@ from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._files import write_safetensors as write_safetensors
+from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import eval_mode as eval_mode
+from kdtool_transformers._generate import generate as generate
 from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._gguf_splitting import name_of_splitting as name_of_splitting

@@ -7,8 +7,9 @@ text does not depend on what shares its batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import kdtool
@@ -19,8 +20,9 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from kdtool_transformers._causal import CausalModel, context_of
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["continue_ids", "eval_mode", "generate", "prompt_ids", "together"]
+__all__ = ["answer_requests", "continue_ids", "eval_mode", "generate", "prompt_ids", "together"]
 
+_REQUESTS_SORTED = 64
 _TEXTS_AT_ONCE = 16
 _TOKENS_AT_ONCE = 16384
 """Prompts and what follows them, of a batch together: what its key-value cache has to hold."""
@@ -36,8 +38,10 @@ class _Text(NamedTuple):
     stop: tuple[str, ...] = ()
 
 
-def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
-    """Answer requests in one batch, in order. No gradient.
+def generate(
+    model: Any, tokenizer: TransformersTokenizer, device: torch.device, requests: Sequence[kdtool.Request]
+) -> list[kdtool.TextAnswer]:
+    """Answer requests in one batch, in order, by a model with `generate` that reads tokens on a device. No gradient.
 
     An answer ends before its first stop string, at an end-of-text or end-of-turn token ("stop"), or after `max_tokens`
     or the model's context ("length").
@@ -45,7 +49,7 @@ def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) ->
     Raises:
         UsageError: a prompt fills the whole context.
     """
-    tokenizer, context = language_model.tokenizer, context_of(language_model.model)
+    context = context_of(model)
     prompts = [prompt_ids(tokenizer, request) for request in requests]
     texts = [
         _Text(
@@ -57,7 +61,7 @@ def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) ->
         )
         for request, prompt in zip(requests, prompts, strict=True)
     ]
-    new = _continue(language_model, texts)
+    new = _continue(model, tokenizer, device, texts)
     return [
         _answer(request, prompt, ids, tokenizer) for request, prompt, ids in zip(requests, prompts, new, strict=True)
     ]
@@ -71,15 +75,40 @@ def continue_ids(
     seeds: Sequence[int],
 ) -> list[list[int]]:
     """Continue prompts, those of similar length together; see `kdtool.LanguageModel.generate`."""
-    context = context_of(language_model.model)
+    model, tokenizer, device = language_model.model, language_model.tokenizer, language_model.head.weight.device
+    context = context_of(model)
     texts = [
         _Text(prompt, _limit(f"prompt {number}", limit, len(prompt), context), temperature, seed)
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
     ]
     found: dict[int, list[int]] = {}
     for numbers in together([len(text.prompt) + text.limit for text in texts]):
-        found.update(zip(numbers, _continue(language_model, [texts[number] for number in numbers]), strict=True))
+        new = _continue(model, tokenizer, device, [texts[number] for number in numbers])
+        found.update(zip(numbers, new, strict=True))
     return [found[number] for number in range(len(texts))]
+
+
+def answer_requests(
+    requests: Iterable[kdtool.Request],
+    tokenizer: TransformersTokenizer,
+    context: int,
+    generate_batch: Callable[[list[kdtool.Request]], list[kdtool.TextAnswer]],
+) -> Iterator[kdtool.TextAnswer]:
+    """Answer requests, those of similar length together; one whose prompt leaves no room in the context is "refused".
+
+    `context` is the greatest number of tokens that the model reads; 0: not known.
+    """
+    waiting = iter(requests)
+    while group := list(islice(waiting, _REQUESTS_SORTED)):
+        lengths = [len(prompt_ids(tokenizer, request)) for request in group]
+        fitting = []
+        for request, length in zip(group, lengths, strict=True):
+            if context and length >= context:
+                yield kdtool.TextAnswer(request.id, "", "refused", length, 0)
+            else:
+                fitting.append((request, length + request.max_tokens))
+        for numbers in together([min(size, context) if context else size for _, size in fitting]):
+            yield from generate_batch([fitting[number][0] for number in numbers])
 
 
 def together(sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -91,10 +120,11 @@ def together(sizes: Sequence[int]) -> Iterator[list[int]]:
         order = order[count:]
 
 
-def _continue(language_model: CausalModel, texts: Sequence[_Text]) -> list[list[int]]:
+def _continue(
+    model: Any, tokenizer: TransformersTokenizer, device: torch.device, texts: Sequence[_Text]
+) -> list[list[int]]:
     """Return the new tokens of each text, up to the first that ends it, or to its limit."""
-    model, tokenizer = language_model.model, language_model.tokenizer
-    device, longest = language_model.head.weight.device, max(len(text.prompt) for text in texts)
+    longest = max(len(text.prompt) for text in texts)
     padded = [[tokenizer.end_of_text] * (longest - len(text.prompt)) + list(text.prompt) for text in texts]
     mask = [[0] * (longest - len(text.prompt)) + [1] * len(text.prompt) for text in texts]
     settings = GenerationConfig(

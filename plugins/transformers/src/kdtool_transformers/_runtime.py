@@ -18,7 +18,7 @@ from kdtool_logits import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
-from kdtool_transformers._generate import eval_mode, generate, prompt_ids, together
+from kdtool_transformers._generate import answer_requests, eval_mode, generate
 from kdtool_transformers._memory import widen
 from kdtool_transformers._windows import Window, windows
 
@@ -29,7 +29,6 @@ T = TypeVar("T")
 _LONGEST_WINDOW = 2048
 _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
-_REQUESTS_SORTED = 64
 _HEAD_ROWS = 512
 
 
@@ -78,19 +77,8 @@ class TransformersRuntime(kdtool.Runtime):
 
         One whose prompt leaves no room in the context is "refused".
         """
-        for group in _groups(requests, _REQUESTS_SORTED):
-            model = self._require_open()
-            lengths = [len(prompt_ids(model.tokenizer, request)) for request in group]
-            fitting = []
-            for request, length in zip(group, lengths, strict=True):
-                if self.context and length >= self.context:
-                    yield kdtool.TextAnswer(request.id, "", "refused", length, 0)
-                else:
-                    fitting.append((request, length + request.max_tokens))
-            for batch in _batches_of_requests(fitting, self.context):
-                with self._autocast():
-                    answers = generate(model, batch)
-                yield from answers
+        tokenizer = self._require_open().tokenizer
+        yield from answer_requests(requests, tokenizer, self.context, self._generate)
 
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""
@@ -114,6 +102,11 @@ class TransformersRuntime(kdtool.Runtime):
         if self.compute not in (None, stored) and stored in (torch.bfloat16, torch.float16):
             widen(self.model.model)  # float32 holds any stored value; autocast rounds to what is computed in
         return self.model
+
+    def _generate(self, requests: list[kdtool.Request]) -> list[kdtool.TextAnswer]:
+        model = self._require_open()
+        with self._autocast():
+            return generate(model.model, model.tokenizer, model.head.weight.device, requests)
 
     def _batches(self, ids: list[list[int]], before: int) -> Iterator[list[tuple[int, Window]]]:
         """Group windows of similar length so that a padded batch has about as many tokens as there is room for.
@@ -155,14 +148,6 @@ class TransformersRuntime(kdtool.Runtime):
         if self.compute is None or self.compute == weight.dtype:
             return nullcontext()
         return torch.autocast(weight.device.type, self.compute)
-
-
-def _batches_of_requests(
-    requests: Sequence[tuple[kdtool.Request, int]], context: int
-) -> Iterator[list[kdtool.Request]]:
-    """Group requests by their tokens, prompt and answer together."""
-    for numbers in together([min(size, context) if context else size for _, size in requests]):
-        yield [requests[number][0] for number in numbers]
 
 
 def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:

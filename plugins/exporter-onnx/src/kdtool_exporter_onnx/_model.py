@@ -1,0 +1,93 @@
+"""A graph of ONNX Runtime as a model of transformers, so that its generation serves both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor
+from transformers import AutoConfig, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+__all__ = ["OnnxModel"]
+
+_BEFORE, _AFTER = "input.past_key_values.layers.", "output.past_key_values.layers."
+"""Names that transformers' exporter gives to the cache that goes in, and to the one that comes out."""
+
+
+class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """Calls a graph that `write_graph` wrote. `threads`: of ONNX Runtime; None for its own choice."""
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        super().__init__(AutoConfig.from_pretrained(folder))
+        options = ort.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self._reads = {one.name: one for one in self._session.get_inputs()}
+        self._writes = [one.name for one in self._session.get_outputs()]
+
+    @property
+    def device(self) -> torch.device:
+        """The processor."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of logits and cache."""
+        return torch.float32
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return logits of the tokens `input_ids` [B, T] behind a cache, and the cache with them.
+
+        `attention_mask` [B, cached + T] is 0 for padding; None: there is none. `position_ids` [B, T] follow from it.
+        """
+        layers = [] if past_key_values is None else [layer for layer in past_key_values.layers if layer.is_initialized]
+        cached = layers[0].keys.shape[2] if layers else 0
+        if attention_mask is None:
+            attention_mask = torch.ones(len(input_ids), cached + input_ids.shape[1], dtype=torch.int64)
+        if position_ids is None:
+            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, cached:]
+        feed = {
+            "input_ids": input_ids.numpy(),
+            "attention_mask": attention_mask.to(torch.int64).numpy(),
+            "position_ids": position_ids.numpy(),
+            **self._cache(layers, len(input_ids)),
+        }
+        found = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
+        written = dict(zip(self._writes, map(torch.from_numpy, found), strict=True))
+        count = sum(name.startswith(_AFTER) for name in written) // 2
+        cache = DynamicCache(
+            [(written[f"{_AFTER}{layer}.keys"], written[f"{_AFTER}{layer}.values"]) for layer in range(count)]
+        )
+        return CausalLMOutputWithPast(logits=written["logits"], past_key_values=cache)
+
+    def close(self) -> None:
+        """Release the graph and its weights."""
+        self._session = None
+
+    def _cache(self, layers: list[Any], texts: int) -> dict[str, Any]:
+        """Return keys and values by their names in the graph; without tokens at the beginning of a text."""
+        if layers:
+            return {
+                f"{_BEFORE}{at}.{part}": getattr(layer, part).numpy()
+                for at, layer in enumerate(layers)
+                for part in ("keys", "values")
+            }
+        caches = [one for name, one in self._reads.items() if name.startswith(_BEFORE)]
+        return {one.name: np.zeros((texts, _width(one, 1), 0, _width(one, 3)), dtype=np.float32) for one in caches}
+
+
+def _width(described: Any, dimension: int) -> int:
+    """Return a fixed dimension of an input; the exporter may give it as text."""
+    return int(described.shape[dimension])
