@@ -191,6 +191,11 @@ def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path
     chosen = [subject.name for subject in _representatives(subjects)]
     assert chosen == ["teacher", "student-seed1", "q4-seed1", "q2-seed1"]
     folder = kdtool.Subject("student-seed1-safetensors", "artifact", tmp_path, 1)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
+    assert "student-seed1" in chosen, "a folder in a foreign format is no stand-in"
+    (tmp_path / "model.safetensors").write_bytes(b"")
     chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
     assert chosen == ["teacher", "student-seed1-safetensors"]
 

@@ -151,10 +151,10 @@ class Efficiency(kdtool.Evaluator):
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
     """Choose the lowest seed of each kind of subject; controls and the base have the shape of the student.
 
-    An exported folder stands for the student.
+    An exported folder that transformers opens stands for the student.
     """
     paths = [subject.path for subject in subjects if subject.role == "artifact"]
-    exported = any(path is not None and path.is_dir() for path in paths)
+    exported = any(path is not None and _has_model(path) for path in paths)
     chosen: dict[tuple[str, str], kdtool.Subject] = {}
     for subject in sorted(subjects, key=lambda subject: -1 if subject.seed is None else subject.seed):
         shape = subject.name
@@ -204,4 +204,4 @@ def _states(facts: kdtool.ModelFacts, context: int) -> int:
 
 def _has_model(path: Path) -> bool:
     """Return whether it is a folder that transformers opens."""
-    return (path / "config.json").is_file()
+    return (path / "config.json").is_file() and any(path.glob("*.safetensors"))

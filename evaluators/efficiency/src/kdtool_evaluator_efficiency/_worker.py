@@ -84,7 +84,7 @@ def _read(model: Any, device: Any, count: int) -> dict[str, int]:
     text = torch.randint(model.config.vocab_size, (1, min(count, _context(model))), generator=generator)
     states = None
     with torch.inference_mode():
-        for piece in text.to(device).split(_PIECE, dim=1):
+        for piece in torch.split(text.to(device), _PIECE, dim=1):
             states = model(input_ids=piece, past_key_values=states, use_cache=True, logits_to_keep=1).past_key_values
     on_device = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     return {"tokens": text.shape[1], "resident_bytes": psutil.Process().memory_info().rss + on_device}
