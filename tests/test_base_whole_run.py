@@ -33,6 +33,9 @@ def test_the_base_is_measured_once_before_training_and_compared(continued: dict[
     assert pairs["student", "base", "perplexity"] == 2
     names = [stage.name for stage in results.stages]
     assert names.index("scores/perplexity-base") < names.index("phases/student-seed0-train")
+    assert "Against itself before training, the student is " in results.verdict
+    report = (Path(results.folder) / "report.html").read_text(encoding="utf-8")
+    assert "Since before training: perplexity " in report
     assert kdtool.load(Path(results.folder)).subjects == results.subjects
 
 

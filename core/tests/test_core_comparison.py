@@ -64,6 +64,18 @@ def test_no_difference_is_said_in_words_and_worse_is_worse(tmp_path: Path) -> No
     assert "worse in loss" in text
 
 
+def test_the_verdict_has_the_gain_over_the_base(tmp_path: Path) -> None:
+    generator = random.Random(1)
+    base = compare("student", "base", [_pair(tmp_path, generator, -0.3, seed) for seed in range(3)])
+    control = compare("student", "control", [_pair(tmp_path, generator, 0.0, seed) for seed in range(3)])
+    assert base is not None
+    assert control is not None
+    gain = "Against itself before training, the student is better in loss ("
+    assert gain in verdict([base], has_control=False)
+    assert gain in verdict([base, control])
+    assert "before training" not in verdict([control])
+
+
 def test_perplexities_are_compared_as_ratios(tmp_path: Path) -> None:
     student = _measurement(tmp_path / "s.jsonl", [(10.0, 10.0), (30.0, 20.0)], "exp")
     control = _measurement(tmp_path / "c.jsonl", [(20.0, 10.0), (50.0, 20.0)], "exp")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import kdtool
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy, _workers
@@ -133,6 +136,53 @@ def measured(
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [subject])}, heard
 
 
+_READS = """
+import sys, time
+held = bytearray(60_000_000)
+held[::4096] = b"x" * len(held[::4096])
+for line in sys.stdin:
+    start = time.process_time()
+    while time.process_time() - start < 0.05:
+        pass
+    print("read", flush=True)
+"""
+
+
+class OtherProcess(Machine):
+    """Has a process of its own read each prompt."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__("continue", context=context)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _READS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for answer in super().answer(requests):
+            self.process.stdin.write("\n")  # type: ignore[union-attr]
+            self.process.stdin.flush()  # type: ignore[union-attr]
+            self.process.stdout.readline()  # type: ignore[union-attr]
+            yield answer
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+@pytest.mark.parametrize(("context", "least"), [(100_000, 1900), (1000, 900)])
+def test_memory_is_that_of_the_process_that_reads_once_the_context_is_full(context: int, least: int) -> None:
+    idle = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    machine = OtherProcess(context)
+    try:
+        found = timed(machine).read(2000)
+        assert least <= found.tokens <= min(context, 2000)
+        assert found.context == (2000 if context > 2000 else found.tokens)
+        assert found.size == pytest.approx(psutil.Process(machine.process.pid).memory_info().rss, rel=0.02)
+        assert found.size > 60_000_000
+    finally:
+        machine.close()
+        idle.communicate(b"\n")
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> kdtool.Subject:
     (tmp_path / "model.own").write_bytes(bytes(123))
@@ -159,7 +209,9 @@ def test_a_file_of_any_format_is_measured_through_who_opens_it(
     assert found["energy-per-token"].value == pytest.approx((100 + 64) / 32, rel=0.15)
     assert "processors" in found["energy-per-token"].settings["counted"]
     assert machine.closed
-    assert heard == []
+    assert heard == [
+        "efficiency: the resident memory of student-own is not measured: no process of its own reads its prompts"
+    ]
 
 
 @pytest.mark.usefixtures("counted")

@@ -123,6 +123,11 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(
         assert first.n == 3
         assert first.settings["prompt"] == "32 tokens"
         assert 5e7 < found["peak-memory", name].value < 5e9
+        resident = found["resident-memory", name]
+        assert 5e7 < resident.value < 5e9
+        assert resident.settings["context"] == "64 tokens", "the model's"
+        assert resident.settings["read"].startswith("64 tokens, ")
+        assert resident.settings["program"].startswith("transformers, ")
     assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123
     assert children() <= before
@@ -186,6 +191,11 @@ def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path
     chosen = [subject.name for subject in _representatives(subjects)]
     assert chosen == ["teacher", "student-seed1", "q4-seed1", "q2-seed1"]
     folder = kdtool.Subject("student-seed1-safetensors", "artifact", tmp_path, 1)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
+    assert "student-seed1" in chosen, "a folder in a foreign format is no stand-in"
+    (tmp_path / "model.safetensors").write_bytes(b"")
     chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
     assert chosen == ["teacher", "student-seed1-safetensors"]
 
@@ -198,7 +208,7 @@ def test_what_was_measured_beside_other_work_says_so(
     said: list[str] = []
     run = replace(make_run(tmp_path), say=said.append)
     subject = kdtool.Subject("student", "student")
-    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
+    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "", "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
     assert ("busy" in ready.settings) == marked
     assert bool(said) == marked
     assert ready.settings["machine"] == "cpu"

@@ -201,6 +201,20 @@ def test_a_judge_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
         )
 
 
+def test_a_judge_that_writes_no_readable_verdict_ends_the_run(tmp_path: Path) -> None:
+    class Chatting(Critic):
+        def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
+            return kdtool.TextAnswer(request.id, "Looks good to me.", "stop", 11, 5)
+
+    rows = [example(f"x = {number}") for number in range(16)]
+    with pytest.raises(
+        kdtool.UsageError, match=r"judge\.ask: none of the first 16 verdicts of teachers\.critic ends in"
+    ):
+        judge().kdtool_screen(run_in(tmp_path, Chatting()), rows)
+    assert len(lines_of(tmp_path)) == 16, "what was paid for is recorded"
+    assert set(judge().kdtool_screen(run_in(tmp_path, Chatting()), rows[1:])) == {"unreadable verdict"}
+
+
 def test_a_judge_that_skips_a_request_is_named(tmp_path: Path) -> None:
     class Skipping(Critic):
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:

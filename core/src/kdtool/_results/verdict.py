@@ -33,9 +33,11 @@ def verdict(
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]
     shares = [f"The student reaches {share}." for share in map(_share, own) if share]
+    base = [found for found in own if found.against == "base"]
+    sentences = [f"Against itself before training, the student is {_outcome(base)}."] if base else []
     if not controls:
-        return " ".join([_NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL), *shares, *_weakness(own)])
-    sentences = []
+        no_verdict = _NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL)
+        return " ".join([no_verdict, *sentences, *shares, *_weakness(own)])
     for arm in dict.fromkeys(found.against for found in controls):
         shown = _outcome([found for found in controls if found.against == arm])
         sentences.append(

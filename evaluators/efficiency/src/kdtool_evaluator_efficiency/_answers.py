@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import random
 import secrets
+from contextlib import suppress
 from time import perf_counter
 
 import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from kdtool_evaluator_efficiency._energy import Meter
-from kdtool_evaluator_efficiency._turns import Amount, Turn, UnmeasurableError
+from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn, UnmeasurableError
 
 __all__ = ["Answering"]
 
@@ -23,6 +25,12 @@ _LINES = 8
 """Lines of the first prompt, from which the tokens in a line are computed."""
 _SHORT = 2
 """Lines of a short prompt."""
+_ROOM = 0.97
+"""Part of the context that a long prompt fills at most: lines differ in length, and the answer needs a token."""
+_READING_SECONDS = 1.0
+"""Least time of reading long prompts, which shows the process that reads them: the system counts in hundredths."""
+_BUSY = 0.05
+"""Least share of that time for which this process keeps a processor busy; others compete for the processors, too."""
 
 
 class Answering:
@@ -59,6 +67,29 @@ class Answering:
         joules, tokens = self._energy() if self._meter else (None, many.tokens_out)
         return Turn(first.tokens_in, started, speed, tokens, joules)
 
+    def read(self, context: int) -> Resident:
+        """Have a prompt answered that fills the context.
+
+        Memory is that of the process that took most processor time, of those that this process started.
+
+        Raises:
+            UnmeasurableError: none of them worked, or every prompt is refused.
+        """
+        before, start = _processor_seconds(), perf_counter()
+        most = lines = max(1, int(_ROOM * context / self._line_tokens))
+        while (answer := self._answer(1, lines)).finish == "refused":
+            if lines == 1:
+                raise UnmeasurableError("it refuses every prompt")
+            lines = int(lines * _ROOM)
+        while (seconds := perf_counter() - start) < _READING_SECONDS:
+            self._answer(1, lines)
+        worked = {process: spent - before.get(process, 0.0) for process, spent in _processor_seconds().items()}
+        busiest = max(worked, key=lambda process: worked[process], default=None)
+        if busiest is None or worked[busiest] < _BUSY * seconds:
+            raise UnmeasurableError("no process of its own reads its prompts")
+        room = context if lines == most else answer.tokens_in
+        return Resident(room, answer.tokens_in, busiest.memory_info().rss)
+
     def _energy(self) -> tuple[float, int]:
         """Return the joules of a prompt with its long answer, and how many tokens that has."""
         meter = self._meter or Meter()
@@ -71,7 +102,8 @@ class Answering:
         answer = self._shorten_prompt()
         if not answer.tokens_in:
             raise UnmeasurableError("it does not report how many tokens it reads and writes")
-        self._lines = max(1, round(_longer(self._lines) * tokens / answer.tokens_in))
+        self._line_tokens = answer.tokens_in / _longer(self._lines)
+        self._lines = max(1, round(tokens / self._line_tokens))
         self._shorten_prompt()
 
     def _shorten_prompt(self) -> kdtool.TextAnswer:
@@ -116,6 +148,15 @@ class Answering:
         except (kdtool.ServiceError, kdtool.AuthenticationError) as error:
             raise UnmeasurableError(f"it does not answer: {error}") from error
         return answer
+
+
+def _processor_seconds() -> dict[psutil.Process, float]:
+    """Return the processor time of each process that this one started."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found[process] = sum(process.cpu_times()[:2])
+    return found
 
 
 def _longer(lines: int) -> int:

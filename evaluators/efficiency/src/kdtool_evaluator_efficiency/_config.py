@@ -40,5 +40,7 @@ class EfficiencyConfig(kdtool.Config):
     """Tokens generated after the prompt, one at a time, greedily; fewer where a model's context ends before."""
     seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
     """Longest time that a turn generates, even if fewer tokens were generated."""
+    context: int | None = kdtool.Field(default=4096, ge=16, le=10_000_000)
+    """Tokens read before resident memory is measured; fewer where a model's context ends before. null leaves that out."""
     break_even: BreakEven | None = None
     """Prices, to report the tokens after which a student has cost less than an API; null leaves that out."""

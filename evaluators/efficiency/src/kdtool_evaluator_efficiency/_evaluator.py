@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Efficiency"]
 
 _ALWAYS = ("file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory")
-_SOME_MACHINES = ("energy-per-token", "peak-device-memory")
+_SOME_MACHINES = ("energy-per-token", "peak-device-memory", "resident-memory")
 _PROCESS_BYTES = 400_000_000
 """Memory of a process that imported torch and transformers."""
 _CONTEXT_BYTES = 500_000_000
@@ -46,7 +46,7 @@ class Efficiency(kdtool.Evaluator):
         here = place()
         numbers = 4 if here.dtype == "float32" else 2
         sizes = [
-            numbers * facts.parameters
+            numbers * (facts.parameters + _states(facts, self.config.context or 0))
             for name, facts in ahead.models.items()
             if name in (ahead.student, *ahead.teachers)
         ]
@@ -130,7 +130,10 @@ class Efficiency(kdtool.Evaluator):
                     "ends there"
                 )
             ready[subject] = Ready(
-                worker, {"timed": "the model's passes, by transformers", **here.description, **waiting}, parts
+                worker,
+                {"timed": "the model's passes, by transformers", **here.description, **waiting},
+                parts,
+                f"transformers, {here.dtype}",
             )
         for subject, opened in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.
@@ -139,7 +142,7 @@ class Efficiency(kdtool.Evaluator):
                 f"answers of {opened.name}, one at a time; splitting into tokens and the way there and back included"
             )
             try:
-                ready[subject] = Ready(Answering(opened.value, much, energy), {"timed": timed}, parts)
+                ready[subject] = Ready(Answering(opened.value, much, energy), {"timed": timed}, parts, opened.name)
             except UnmeasurableError as error:
                 run.say(f"efficiency: {subject.name} is not timed: {error}")
         return ready
@@ -148,10 +151,10 @@ class Efficiency(kdtool.Evaluator):
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
     """Choose the lowest seed of each kind of subject; controls and the base have the shape of the student.
 
-    An exported folder stands for the student.
+    An exported folder that transformers opens stands for the student.
     """
     paths = [subject.path for subject in subjects if subject.role == "artifact"]
-    exported = any(path is not None and path.is_dir() for path in paths)
+    exported = any(path is not None and _has_model(path) for path in paths)
     chosen: dict[tuple[str, str], kdtool.Subject] = {}
     for subject in sorted(subjects, key=lambda subject: -1 if subject.seed is None else subject.seed):
         shape = subject.name
@@ -193,6 +196,12 @@ def _find_subject(
     return folder, None
 
 
+def _states(facts: kdtool.ModelFacts, context: int) -> int:
+    """Return the numbers in the KV cache of a full context."""
+    size = facts.head_size or facts.hidden // max(1, facts.heads)
+    return 2 * facts.layers * facts.kv_heads * size * min(context, facts.context)
+
+
 def _has_model(path: Path) -> bool:
     """Return whether it is a folder that transformers opens."""
-    return (path / "config.json").is_file()
+    return (path / "config.json").is_file() and any(path.glob("*.safetensors"))

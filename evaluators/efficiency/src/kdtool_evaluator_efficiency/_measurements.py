@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_evaluator_efficiency._turns import Timed, Turn
+from kdtool_evaluator_efficiency._turns import Timed, Turn, UnmeasurableError
 from kdtool_evaluator_efficiency._workers import Worker
 
 if TYPE_CHECKING:
@@ -24,11 +24,15 @@ _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".pt"})
 
 @dataclass(frozen=True)
 class Ready:
-    """A subject that can be asked to generate, what someone must know to get the same figures, and whose energy counts."""
+    """A subject that can be asked to generate, what someone must know to get the same figures, and whose energy counts.
+
+    `program` runs it, and in which numbers, as far as known.
+    """
 
     timed: Timed
     settings: Mapping[str, str]
     counted: str
+    program: str
 
 
 def beside_other_work(
@@ -86,6 +90,8 @@ def measurements(
         run.say(f"efficiency: the energy of {name} is not measured: the counters did not move in a turn")
     if isinstance(ready.timed, Worker):
         yield from _of_process(name, ready.timed, once)
+    if config.context and (subject.path is not None or isinstance(ready.timed, Worker)):  # servers answer for money
+        yield from _resident(run, name, ready, config.context)
     if config.break_even is not None and speeds and subject.role in ("student", "artifact"):
         yield from _break_even(run, name, config.break_even, speeds)
 
@@ -96,6 +102,20 @@ def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Itera
     yield _single(name, "peak-memory", "bytes", worker.peak_bytes, {**settings, **before})
     if worker.device_bytes:
         yield _single(name, "peak-device-memory", "bytes", worker.device_bytes, settings)
+
+
+def _resident(run: kdtool.RunInfo, name: str, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
+    try:
+        found = ready.timed.read(context)
+    except UnmeasurableError as error:
+        run.say(f"efficiency: the resident memory of {name} is not measured: {error}")
+        return
+    settings = {
+        "context": f"{found.context} tokens",
+        "read": f"{found.tokens} tokens, their states (KV cache) included",
+        "program": ready.program,
+    }
+    yield _single(name, "resident-memory", "bytes", found.size, settings)
 
 
 def _break_even(

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import kdtool
 
-__all__ = ["Amount", "Timed", "Turn", "UnmeasurableError", "in_turns"]
+__all__ = ["Amount", "Resident", "Timed", "Turn", "UnmeasurableError", "in_turns"]
 
 
 class UnmeasurableError(Exception):
@@ -39,11 +39,26 @@ class Turn:
     joules: float | None
 
 
+@dataclass(frozen=True)
+class Resident:
+    """Bytes that the process of a subject holds in main memory and on the GPU, with room for `context` tokens.
+
+    It has read `tokens` of them.
+    """
+
+    context: int
+    tokens: int
+    size: int
+
+
 class Timed(Protocol):
     """A subject that is ready to generate."""
 
     def turn(self) -> Turn:
         """Generate once."""
+
+    def read(self, context: int) -> Resident:
+        """Read so many tokens, or as many as the model's context holds."""
 
 
 def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:

@@ -1,7 +1,7 @@
-"""Program of a subject's own process: load a model with plain transformers, then generate when asked.
+"""Program of a subject's own process: load a model with plain transformers, then generate or read when asked.
 
 Run as `python -m kdtool_evaluator_efficiency._worker`. The first line of standard input is the task, each further one asks
-for one turn; answers are JSON lines on standard output, to which nothing else may print.
+for one turn, or to read a long text; answers are JSON lines on standard output, to which nothing else may print.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 
 __all__ = ["main"]
 
+_PIECE = 512
+"""Tokens read at once, as llama.cpp does."""
+
 
 def main() -> None:
     """Serve until standard input ends."""
@@ -31,6 +34,9 @@ def main() -> None:
     _say(answers, facts)
     for line in sys.stdin:
         turn = json.loads(line)
+        if "read" in turn:
+            _say(answers, _read(model, prompt.device, turn["read"]))
+            continue
         made = _generate(model, prompt, turn["generate"], turn["seconds"])
         _say(answers, {**made, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)})
 
@@ -55,7 +61,7 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
         local_files_only=True,
     )
     model = model.to(task["device"]).eval()
-    context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    context = _context(model)
     length = min(task["prompt"], max(1, context // 2))
     generated = min(task["generated"], max(2, context - length))
     generator = torch.Generator().manual_seed(0)
@@ -64,6 +70,24 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
     return model, prompt, {
         "prompt": length, "generated": generated, "parameters": parameters, "bytes_before": before
     }  # fmt: skip
+
+
+def _context(model: Any) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 2**31
+
+
+def _read(model: Any, device: Any, count: int) -> dict[str, int]:
+    """Read `count` tokens, or as many as the context holds, and return the memory resident with their states."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(model.config.vocab_size, (1, min(count, _context(model))), generator=generator)
+    states = None
+    with torch.inference_mode():
+        for piece in torch.split(text.to(device), _PIECE, dim=1):
+            states = model(input_ids=piece, past_key_values=states, use_cache=True, logits_to_keep=1).past_key_values
+    on_device = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    return {"tokens": text.shape[1], "resident_bytes": psutil.Process().memory_info().rss + on_device}
 
 
 def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, float]:

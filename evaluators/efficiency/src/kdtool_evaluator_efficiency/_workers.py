@@ -19,7 +19,7 @@ import torch
 from kdtool_transformers import compute_dtype, pick_device
 
 from kdtool_evaluator_efficiency._energy import Meter
-from kdtool_evaluator_efficiency._turns import Amount, Turn
+from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn
 
 __all__ = ["Place", "Worker", "own_seconds", "place"]
 
@@ -112,6 +112,11 @@ class Worker:
         self.peak_bytes, self.device_bytes = answer["peak_bytes"], answer["device_bytes"]
         first, speed = answer["first_token_seconds"], answer["tokens_per_second"]
         return Turn(self._prompt, first, speed, answer["tokens"], joules)
+
+    def read(self, context: int) -> Resident:
+        """Read so many tokens, or as many as the model's context holds."""
+        answer = self._ask({"read": context})
+        return Resident(answer["tokens"], answer["tokens"], answer["resident_bytes"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -13,7 +13,7 @@ from kdtool_model_card._use import CardFile
 __all__ = ["COST", "RISK", "file_table", "is_of", "measurements", "subject_of"]
 
 COST = (
-    "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory",
+    "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory", "resident-memory",
     "peak-device-memory", "energy-per-token", "break-even",
 )  # fmt: skip
 """Measurements of what a model costs its user."""

@@ -10,7 +10,17 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _accounts, _answers, _curves, _record, _samples, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html import (
+    _accounts,
+    _answers,
+    _curves,
+    _exports,
+    _record,
+    _samples,
+    _summary,
+    _tradeoffs,
+    _verdict,
+)
 from kdtool_reporter_html._control import as_it_trained
 from kdtool_reporter_html._subjects import Subjects
 
@@ -47,6 +57,7 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         pays=(
             _verdict.where_it_pays(judged, seeds, controlled=controlled) if results.arms or judged else results.verdict
         ),
+        gained=_verdict.gain_over_base(results.comparisons, units),
         weakness=_verdict.weakness(subjects.gather(results.measurements)),
         tiles=_summary.tiles(results, subjects, money),
         quality=_summary.quality(results, subjects),
@@ -54,6 +65,7 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         pairs=_verdict.pairs(results.comparisons, units, subjects),
         forest=_verdict.forest(against_controls, units, higher),
         samples=_samples.samples(results, subjects),
+        exports=_exports.exports(results, subjects),
         answers=_answers.answers(results, subjects),
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results, subjects),

@@ -23,7 +23,7 @@ from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Tabl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Place", "front_of", "per_parameter", "tradeoffs"]
+__all__ = ["Place", "front_of", "per_parameter", "plain_export", "tradeoffs"]
 
 _COSTS = (("file-size", "parameters"), ("decode-speed",))
 """Costs on the horizontal axis: of each group, the first that was measured."""
@@ -145,7 +145,7 @@ def _places(
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
         stands = subjects.is_trained(arm) or (own_name(cost) == "parameters" and subjects.is_exported(arm))
         own = (
-            arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped, subjects)
+            arm if arm in costs or not stands else "student" if "student" in costs else plain_export(grouped, subjects)
         )
         if own in costs and isfinite(costs[own].mean) and isfinite(measured.mean):
             bounds = measured.bounds
@@ -153,7 +153,7 @@ def _places(
             yield Place(arm, costs[own].mean, measured.mean, finite)
 
 
-def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+def plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Return the exported folder: the export with counted parameters, else the largest; "student" if there is none."""
     sizes = grouped.get(key_of(grouped, "parameters")) or grouped.get(key_of(grouped, "file-size"), {})
     exported = [arm for arm in sizes if subjects.is_exported(arm)]

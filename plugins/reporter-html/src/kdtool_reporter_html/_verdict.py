@@ -14,8 +14,8 @@ from kdtool_reporter_html._numbers import difference, percent, quantity, span, t
 from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "forest", "judgements", "pairs", "weakness",
-    "where_it_pays", "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "figures", "forest", "gain_over_base", "judgements",
+    "pairs", "weakness", "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
@@ -147,6 +147,25 @@ def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
     return f"In absolute terms the student is weak: {_join(signs)}. Train it longer or on more text." if signs else ""
 
 
+def gain_over_base(comparisons: Sequence[kdtool.Comparison], units: Mapping[str, str]) -> str:
+    """Return a sentence on how the student differs from itself before training; "" if that was not measured."""
+    found = [one for one in comparisons if (one.arm, one.against) == ("student", "base") and not aside_of(one)]
+    changes = [_change(one, units.get(one.measurement, "")) for one in found]
+    return f"Since before training: {'; '.join(changes)}." if changes else ""
+
+
+def figures(found: kdtool.Comparison, unit: str) -> tuple[str, str]:
+    """Return a difference and its interval, with the decimals that the interval's width justifies."""
+    text = difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2)
+    return text, _interval(found, unit)
+
+
+def _change(found: kdtool.Comparison, unit: str) -> str:
+    before, after = (quantity(value, unit) for value in (found.against_value, found.value))
+    open_end = ", no evidence of a change" if found.verdict == "no evidence of a difference" else ""
+    return f"{name(found.measurement)} {before} → {after}, {'{} ({})'.format(*figures(found, unit))}{open_end}"
+
+
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
@@ -188,8 +207,7 @@ def _pair(found: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
         )
     return PairRow(
         title(found.measurement), subjects.title(found.arm), subjects.title(found.against),
-        difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2),
-        _interval(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
+        *figures(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
     )  # fmt: skip
 
 
@@ -285,8 +303,8 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
             low=at(found.low),
             high=at(found.high),
             verdict=found.verdict,
-            text=difference(found.difference, unit, relative=relative, spread=(found.high - found.low) / 2),
-            interval=_interval(found, unit),
+            text=figures(found, unit)[0],
+            interval=figures(found, unit)[1],
         )
         for found in comparisons
     )

@@ -13,7 +13,7 @@ import kdtool
 import pydantic
 
 from kdtool_screen_judge._requests import NAME, VARIABLES, request_for, templates_of
-from kdtool_screen_judge._verdicts import REFUSED, Verdict, read_scores, reason_to_reject, record
+from kdtool_screen_judge._verdicts import REFUSED, UNREADABLE, Verdict, read_scores, reason_to_reject, record
 
 if TYPE_CHECKING:
     from kdtool_prompts import Templates
@@ -24,6 +24,8 @@ _Name = Annotated[str, kdtool.Field(pattern=r"^[a-z_][a-z0-9_]*$")]
 _Score = Annotated[int, kdtool.Field(ge=1, le=5)]
 _RECENT = 4096
 """Verdicts in memory: those on rows that a corpus had judged when it made them, and that the run judges again soon."""
+_ENOUGH = 16
+"""Unreadable verdicts in a first batch, and no other ones, after which the judge counts as unable to judge."""
 _USUAL = kdtool.Example("usual", kdtool.Completion("x" * 1_000, "x" * 2_000))
 
 
@@ -104,7 +106,7 @@ class JudgeScreen(kdtool.Screen):
         """Return the first criterion with too low a score, as `clarity below 3`, or why there is no verdict.
 
         Raises:
-            kdtool.UsageError: the teacher refuses each of the first requests.
+            kdtool.UsageError: the teacher refuses each of the first requests, or writes no verdict that can be read.
             kdtool.PluginError: it does not answer a request.
         """
         if is_new := run.folder != self._folder:  # another text, for example of another phase
@@ -115,6 +117,12 @@ class JudgeScreen(kdtool.Screen):
         by_request = {request.id: example for request, example in zip(requests, examples, strict=True)}
         verdicts = {name: self._judge(run, by_request[name], asked[name], answers[name]) for name in asked}
         record(self._file(run), verdicts.values(), anew=is_new)
+        readable = [verdict for verdict in verdicts.values() if verdict.rejected != UNREADABLE]
+        if not self._recent and len(verdicts) >= _ENOUGH and not readable:
+            raise kdtool.UsageError(
+                f"judge.ask: none of the first {len(verdicts):,} verdicts of {self.config.ask} ends in the form asked for; "
+                "raise judge.max_tokens, change judge.template, or let another teacher judge"
+            )
         found = self._recent | {name: verdict.rejected for name, verdict in verdicts.items()}
         self._recent = dict(list(found.items())[-_RECENT:])
         return [found[request.id] or None for request in requests]

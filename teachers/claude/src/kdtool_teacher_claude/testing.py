@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -516,9 +516,11 @@ def serve_process(faults: Faults | None = None) -> Iterator[ServerProcess]:
 
 
 def main(faults: str = "{}", port: str = "0") -> None:
-    """Serve until standard input is closed: the process does not outlive the test that started it."""
-    with serve(Faults(**json.loads(faults)), int(port)) as server:
+    """Serve at a given port until interrupted; at a free one until standard input is closed, with the test behind it."""
+    with serve(Faults(**json.loads(faults)), int(port)) as server, suppress(KeyboardInterrupt):
         print(server.url, flush=True)
+        if int(port):
+            threading.Event().wait()
         sys.stdin.read()
 
 

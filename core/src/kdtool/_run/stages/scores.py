@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from kdtool._contract.evaluation import Evaluator, Measurement, Subject
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.student import Student
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import fingerprint
@@ -70,7 +71,7 @@ def subjects_of(
         if {"text", "logits"} & set(getattr(component, "offers", ())):
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
-    if untrained and any(getattr(student, "pretrained", False) for student in students):
+    if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
         found.append(_of_base(next(iter(untrained.values()))))
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)

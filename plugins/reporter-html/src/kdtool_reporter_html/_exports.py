@@ -1,0 +1,188 @@
+"""Exported files: a row of figures beside the student's for each, and a sentence on what it costs and saves."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import kdtool
+
+from kdtool_reporter_html._numbers import percent, quantity, times
+from kdtool_reporter_html._subjects import Measured, Subjects, key_of, name, title
+from kdtool_reporter_html._summary import COST_UNITS
+from kdtool_reporter_html._tradeoffs import plain_export
+from kdtool_reporter_html._verdict import aside_of, figures
+
+__all__ = ["Exports", "exports"]
+
+_COSTS = ("decode-speed", "resident-memory")
+"""Costs with a column of their own; the size has another one."""
+_POINTS = frozenset({"fraction", "%", "percent"})
+"""Units in which a loss is worth a sentence before all others."""
+
+
+@dataclass(frozen=True)
+class Exports:
+    """A table with a row for each file, whose cells are a figure and a hint below it, and the sentences."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _File:
+    """An exported file: how sentences call it, its arm ("" if it was not measured), and its comparisons with the student."""
+
+    label: str
+    arm: str
+    made: kdtool.Artifact
+    compared: Mapping[str, kdtool.Comparison]
+
+
+def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
+    """Compare the files that the student's first seed was exported to with the student."""
+    files = list(_files(results, subjects))
+    if not files:
+        return Exports()
+    grouped = subjects.gather([found for found in results.measurements if not found.texts])
+    arms = {file.arm for file in files} - {""}
+    quality = [key for key in grouped if _unit(grouped[key]) not in COST_UNITS and arms & grouped[key].keys()]
+    costs = [key for key in (key_of(grouped, own) for own in _COSTS) if arms & grouped.get(key, {}).keys()]
+    rows = [
+        (
+            file.made.path.name,
+            (
+                (" ".join(filter(None, (file.made.format, file.made.quantisation))), ""),
+                _size(file, grouped, subjects),
+                *(_quality(file, key, grouped[key]) for key in quality),
+                *(_cost(file, key, grouped, subjects) for key in costs),
+            ),
+        )
+        for file in files
+    ]
+    sentences = (_sentence(file, grouped, subjects) for file in files if file.arm)
+    columns = ("Format", "Size", *map(title, quality), *(_heading(key, grouped[key]) for key in costs))
+    return Exports(columns, tuple(rows), tuple(filter(None, sentences)))
+
+
+def _files(results: kdtool.Results, subjects: Subjects) -> Iterator[_File]:
+    arms = {subject.path: subjects.of(subject.name)[0] for subject in results.subjects if subject.role == "artifact"}
+    students = sorted((arm for arm in results.arms if arm.arm == "student"), key=lambda arm: arm.seed)
+    made = students[0].artifacts if students else ()
+    labels = Counter(one.quantisation or one.format for one in made)
+    for one in made:
+        label, arm = one.quantisation or one.format, arms.get(one.path, "")
+        compared = {
+            found.measurement: found
+            for found in results.comparisons
+            if (found.arm, found.against) == (arm, "student") and not aside_of(found)
+        }
+        yield _File(label if labels[label] == 1 else one.path.name, arm, one, compared)
+
+
+def _unit(arms: Mapping[str, Measured]) -> str:
+    return next(iter(next(iter(arms.values())).by_seed.values())).unit
+
+
+def _heading(key: str, arms: Mapping[str, Measured]) -> str:
+    unit = _unit(arms)
+    return title(key) if unit == "bytes" else f"{title(key)}, {unit}"
+
+
+def _pair(
+    file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects
+) -> tuple[Measured | None, Measured | None]:
+    """Return a cost of the file, and that of the student or of the export that was measured in its place."""
+    found = grouped.get(key_of(grouped, key), {})
+    own = "student" if "student" in found else plain_export(grouped, subjects)
+    return found.get(file.arm), found.get(own) if own != file.arm else None
+
+
+def _size(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
+    own, student = _pair(file, "file-size", grouped, subjects)
+    hint = f"{percent(own.mean / student.mean)} of the student’s" if own and student and student.mean else ""
+    return quantity(own.mean if own else file.made.bytes, "bytes"), hint
+
+
+def _quality(file: _File, key: str, arms: Mapping[str, Measured]) -> tuple[str, str]:
+    if file.arm not in arms:
+        return "–", ""
+    found, unit = file.compared.get(key), _unit(arms)
+    hint = "{} ({})".format(*figures(found, unit)) if found else ""
+    return quantity(arms[file.arm].mean, unit), hint
+
+
+def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
+    own, student = _pair(file, key, grouped, subjects)
+    if own is None:
+        return "–", ""
+    first = next(iter(own.by_seed.values()))
+    context = [f"context of {first.settings['context']}"] if "context" in first.settings else []
+    share = []
+    if student and student.mean:
+        ratio = own.mean / student.mean
+        part = f"{percent(ratio)} of" if first.unit == "bytes" else times(ratio)
+        share = [f"{part} the student’s{_otherwise(own, student)}"]
+    return quantity(own.mean, first.unit), "; ".join([*share, *context])
+
+
+def _otherwise(one: Measured, other: Measured) -> str:
+    """Return the settings in which two measurements differ, in words; tokens that were read stand beside the figure."""
+    first, second = (next(iter(measured.by_seed.values())).settings for measured in (one, other))
+    keys = [key for key in {**first, **second} if key != "read" and first.get(key) != second.get(key)]
+    return f", measured otherwise ({', '.join(keys)})" if keys else ""
+
+
+def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+    """Say what the file costs, in the first score that it shares with the student, and what it saves."""
+    units = {key: _unit(arms) for key, arms in grouped.items()}
+    ranked = sorted(file.compared.values(), key=lambda found: units.get(found.measurement) not in _POINTS)
+    saved = _state_saving(file, grouped, subjects)
+    if not ranked:
+        return f"{file.label} {saved}; its quality was not compared with the student’s." if saved else ""
+    found = ranked[0]
+    unit, what = units.get(found.measurement, ""), _in_words(found.measurement)
+    score = unit in _POINTS and _rises(grouped[found.measurement])
+    if found.verdict == "no evidence of a difference":
+        claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(found, unit))})"
+        return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")
+    lower = found.difference < 0
+    size, between = (text.replace("+", "") for text in figures(_negate(found) if lower else found, unit))
+    if score:
+        claim = f"{'costs' if lower else 'gains'} {size} of {what} ({between})"
+    else:
+        claim = f"{'lowers' if lower else 'raises'} {what} by {size} ({between})"
+    return f"{file.label} {claim}" + (f" and {saved}." if saved else ".")
+
+
+def _negate(found: kdtool.Comparison) -> kdtool.Comparison:
+    """Return how much lower the first is, as a positive number."""
+    return replace(found, difference=-found.difference, low=-found.high, high=-found.low)
+
+
+def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+    """Return how much less memory the file takes than the student, or else how many fewer bytes; "" if neither is known."""
+    for key, what in (("resident-memory", "memory"), ("file-size", "bytes")):
+        own, student = _pair(file, key, grouped, subjects)
+        if own and student and student.mean:
+            share = 1 - own.mean / student.mean
+            verb = "saves" if share >= 0 else "adds"
+            at = ""
+            if key == "resident-memory":
+                context = next(iter(own.by_seed.values())).settings["context"]
+                at = f" at a context of {context}{_otherwise(own, student)}"
+            return f"{verb} {percent(abs(share))} of the {what}{at}"
+    return ""
+
+
+def _rises(arms: Mapping[str, Measured]) -> bool:
+    """Return whether more of a measurement is better."""
+    return next(iter(next(iter(arms.values())).by_seed.values())).higher_is_better
+
+
+def _in_words(key: str) -> str:
+    """Return a measurement's name within a sentence, behind its evaluator's: "humaneval.pass@1" gives "humaneval pass@1"."""
+    return re.sub(r"(?<=\w)\.(?=[^\W\d])", " ", name(key))
