@@ -25,8 +25,8 @@ class ONNX(kdtool.Exporter):
         """Settings of the exporter `onnx`."""
 
         dtype: Literal["float32", "int8"] = "float32"
-        """Weights. `int8`: one scale for each channel of 8-bit weights, and activations rounded as they come. It is about a
-        quarter of the size, and faster on processors with 8-bit products."""
+        """Weights. `int8`: matrices in 8 bits, 64 numbers of a row to a scale, and activations rounded as they come. It is
+        little more than a quarter of the size, and faster on processors with 8-bit products."""
         threads: int | None = kdtool.Field(default=None, ge=1)
         """Threads of ONNX Runtime in measurements. None: as many as the machine has cores."""
 

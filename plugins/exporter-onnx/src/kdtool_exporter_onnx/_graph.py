@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtool_exporter_onnx._int8 import quantise
+
 __all__ = ["write_graph"]
 
 _NOISY = ("torch.onnx", "transformers.exporters", "onnxscript", "onnx_ir", "root")
@@ -21,10 +23,10 @@ def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
     """Write `model.onnx`, its weights beside it, config.json and export.json into a folder.
 
     The graph reads any number of tokens of any number of texts behind a cache, which may be empty: it serves the prompt and
-    every token after it. `attention_mask` covers cache and tokens. `int8`: weights of products and of the embedding have 8
-    bits, one scale for each channel, and activations are rounded as they come (ONNX Runtime's dynamic quantisation).
+    every token after it. `attention_mask` covers cache and tokens. `int8`: matrices of products, and an embedding that is
+    one of them, have 8 bits, and activations are rounded to 8 bits as they come.
     """
-    from transformers.exporters import OnnxConfig, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+    from transformers.exporters import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
     inputs = _sample(model)
@@ -32,10 +34,11 @@ def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
         dynamic=True,
         dynamic_shapes={name: _varying(value) for name, value in inputs.items()},
         ort_fusions="cpu",
-        quantizer=OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True)) if int8 else None,
     )
     with _quiet():
         exported = OnnxExporter().export(model.eval(), inputs, config)
+    if int8:
+        quantise(exported.components["model"].program.graph)
     exported.generation_config = model.generation_config
     exported.save_pretrained(folder)
 
