@@ -24,7 +24,7 @@ def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
 
     The graph reads any number of tokens of any number of texts behind a cache, which may be empty: it serves the prompt and
     every token after it. `attention_mask` covers cache and tokens. `int8`: matrices of products, and an embedding that is
-    one of them, have 8 bits, and activations are rounded to 8 bits as they come.
+    one of them, have 8 bits.
     """
     from transformers.exporters import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter

@@ -1,7 +1,8 @@
 """Weights of a graph in 8 bits: blocks of 64 numbers of a row share a scale, for ONNX Runtime's `MatMulNBits`.
 
 One scale for a whole channel, and one for all activations of a call (`quantize_dynamic`), moves SmolLM2's logits by two
-thirds of their standard deviation. `MatMulNBits` rounds activations by blocks, too, and multiplies in 8 bits.
+thirds of their standard deviation. Blocks with activations in float32 move them by 0.06, and the most likely token of code
+is the same in 98 of 100 places; with activations in 8 bits, by blocks too, by 0.08, and in 96.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ BLOCK = 64
 """Numbers that share a scale."""
 _ZERO = 128
 """The stored number that stands for 0."""
-_ON_INT8 = 4
-"""The `accuracy_level` at which activations are rounded to 8 bits."""
+_IN_FLOAT32 = 1
+"""The `accuracy_level` at which activations stay in float32."""
 
 
 def quantise(graph: ir.Graph) -> None:
@@ -86,7 +87,7 @@ def _product(node: ir.Node, value: ir.Value, by_rows: bool, numbers: ir.Value, s
     assert value.const_value is not None  # noqa: S101 - of `_matrix`
     shape = value.const_value.numpy().shape
     outputs, inputs = shape if by_rows else shape[::-1]
-    attributes = {"K": int(inputs), "N": int(outputs), "bits": 8, "block_size": BLOCK, "accuracy_level": _ON_INT8}
+    attributes = {"K": int(inputs), "N": int(outputs), "bits": 8, "block_size": BLOCK, "accuracy_level": _IN_FLOAT32}
     return [ir.node("MatMulNBits", [node.inputs[0], numbers, scales], attributes, domain="com.microsoft")]
 
 
