@@ -76,7 +76,7 @@ def test_the_card_has_what_the_run_measured(published: tuple[Hub, Path]) -> None
 
 def test_the_cards_beside_the_files_are_complete_too(published: tuple[Hub, Path]) -> None:
     cards = sorted(published[1].parent.glob("runs/small/exports/**/README.md"))
-    assert len(cards) == 2
+    assert len(cards) == 3, "of each file, and of the folder's link"
     for card in cards:
         text = card.read_text(encoding="utf-8")
         assert "| perplexity, per token, lower is better |" in text

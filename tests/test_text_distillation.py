@@ -92,7 +92,7 @@ def test_answers_are_learned_whoever_gives_them(
     # The same weights, once in transformers and once in llama.cpp, which rounds otherwise: they begin in the same way.
     assert [beginning(line) for line in folder.values()] == [beginning(line) for line in server.values()]
     assert all("text" in line for line in texts(results["server"], "test").values()), "held-out text is as it was"
-    assert {m.subject for m in results["server"].measurements} == {"teachers.folder", "student"}, (
+    assert {m.subject for m in results["server"].measurements} == {"teachers.folder", "base", "student"}, (
         "a server is not opened"
     )
     again = {stage.name: stage.action for stage in kdtool.plan(asked, {"corpora.answers.ask": "teachers.server"})}
