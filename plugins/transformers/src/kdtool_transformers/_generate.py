@@ -236,9 +236,7 @@ def _answer(
     ended = bool(ids) and ids[-1] in end_ids(tokenizer, request)
     new = ids[: len(ids) - ended]
     text, finish = finish_text(text_behind(tokenizer, prompt, new), request, ended)
-    return kdtool.TextAnswer(
-        id=request.id, text=text, finish=finish, tokens_in=len(prompt), tokens_out=len(new)
-    )
+    return kdtool.TextAnswer(id=request.id, text=text, finish=finish, tokens_in=len(prompt), tokens_out=len(new))
 
 
 class _Chooser:

@@ -22,9 +22,7 @@ class Sampler:
     this share of their probability, one at least. At temperature 0 it takes the likeliest.
     """
 
-    def __init__(
-        self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0
-    ) -> None:
+    def __init__(self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0) -> None:
         self._temperature, self._top_k, self._top_p = temperature, top_k, top_p
         self.draws = temperature > 0
         self._generator = torch.Generator(device).manual_seed(seed)

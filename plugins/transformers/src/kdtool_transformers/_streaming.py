@@ -73,9 +73,7 @@ class _Row:
     def put(
         self, text: str, finish: kdtool.Finish | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
     ) -> None:
-        self.pieces.put(
-            kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs)
-        )
+        self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
 
 
 class _Logprobs:
@@ -125,9 +123,7 @@ class Streamer:
     `context` is the greatest number of tokens that it reads (0: not known); `autocast` returns the context to compute in.
     """
 
-    def __init__(
-        self, model: CausalModel, context: int, autocast: Callable[[], AbstractContextManager[Any]]
-    ) -> None:
+    def __init__(self, model: CausalModel, context: int, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._model, self._context, self._autocast = model, context, autocast
         self._causal = causal_of(model.model)
         parameters = inspect.signature(self._causal.forward).parameters
