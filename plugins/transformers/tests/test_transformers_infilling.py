@@ -15,8 +15,9 @@ from kdtool_transformers import (
     TransformersRuntime,
     TransformersTokenizer,
     open_tokenizer,
+    overlap,
+    trim_suffix,
 )
-from kdtool_transformers import overlap, trim_suffix
 from kdtool_transformers._generate import prompt_ids
 from kdtool_transformers._infilling import FAMILIES, Infilling
 from kdtool_transformers.testing import byte_tokenizer, save_code_llama_tokenizer, tiny_model
@@ -62,7 +63,7 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
     assert "infill" not in runtime.abilities
     request = kdtool.Request("1", BEFORE, 4, suffix=AFTER)
     for attempt in (runtime.stream(request), runtime.answer([request])):
-        with pytest.raises(kdtool.UsageError, match="no marks for infilling that kdtool knows.*leave the suffix out"):
+        with pytest.raises(kdtool.UsageError, match=r"no marks for infilling that kdtool knows.*leave the suffix out"):
             list(attempt)
     with pytest.raises(kdtool.UsageError, match="both turns and a suffix"):
         prompt_ids(byte_tokenizer(), kdtool.Request("1", "", 4, turns=(("user", "a"),), suffix=""))

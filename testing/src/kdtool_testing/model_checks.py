@@ -280,9 +280,10 @@ def _check_streams(runtime: Runtime) -> None:
         next(left)
         left.close()  # type: ignore[attr-defined]
     with ThreadPoolExecutor(min(runtime.streams, len(requests))) as pool:
-        streams = dict(zip([each.id for each in requests], pool.map(lambda each: list(runtime.stream(each)), requests)))
-    for found in runtime.answer(requests):
-        pieces = streams[found.id]
+        pieces_of = list(pool.map(lambda request: list(runtime.stream(request)), requests))
+    answers = {found.id: found for found in runtime.answer(requests)}
+    for request, pieces in zip(requests, pieces_of, strict=True):
+        found = answers[request.id]
         assert "".join(piece.text for piece in pieces) == found.text, "the pieces make up the answer"
         assert [piece.finish for piece in pieces] == [None] * (len(pieces) - 1) + [found.finish]
         assert (pieces[-1].tokens_in, pieces[-1].tokens_out) == (found.tokens_in, found.tokens_out)

@@ -1,7 +1,7 @@
 """New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
 
-`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `_streaming` yields the same answers
-while they are generated, and ends them by the rules of this file.
+`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `_streaming` yields the same
+answers while they are generated, and ends them by the rules of this file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Answers that are yielded while they are generated: texts that share each forward pass, and join and leave at any token.
 
-`TransformersRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a thread
-of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between the chunks
-generates a token for every text that is under way.
+`TransformersRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
+thread of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between
+the chunks generates a token for every text that is under way.
+
+The batching of transformers itself draws all tokens from one seed, and changes the model's attention meanwhile.
 """
 
 from __future__ import annotations
