@@ -2,8 +2,8 @@
 
     python benchmarks/streaming.py [--requests 8] [--tokens 64] [--repeats 2]
 
-Prompts are the beginnings of files of Python's standard library. Prints both rates of each repeat, their ratio, the time to the
-first token, and the system's load before, which the rates suffer from.
+Prompts are the beginnings of files of Python's standard library. Prints both rates of each repeat, their ratio, the time to
+the first token, and the system's load before, which the rates suffer from.
 """
 
 from __future__ import annotations

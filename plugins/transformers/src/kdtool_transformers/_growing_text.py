@@ -13,7 +13,7 @@ __all__ = ["GrowingText"]
 _BEFORE = 16
 """Tokens of the prompt behind which an answer is decoded: the first word after a space keeps it."""
 _INCOMPLETE = "\ufffd"
-"""What decoding writes for the bytes of a character that lacks others."""
+"""Decoding writes it for the bytes of a character that lacks others."""
 
 
 class GrowingText:
@@ -43,7 +43,7 @@ class GrowingText:
             del self._window[: self._read]
         self._read = len(self._window)
         self._text += new
-        return self._release(len(self._text) - self._held())
+        return self._release(len(self._text) - self._hold_back())
 
     def has_stopped(self) -> bool:
         """Return whether there is a stop string in what is held back."""
@@ -63,7 +63,7 @@ class GrowingText:
         begin, self._released = self._released, max(self._released, end)
         return self._text[begin:end]
 
-    def _held(self) -> int:
+    def _hold_back(self) -> int:
         """Return how many characters at the end are held back."""
         text, stops = self._text[self._released :], self._request.stop
         if self.has_stopped():

@@ -66,7 +66,7 @@ class _Rows(DynamicLayer):
         self.key_buffer[: self.rows, :, self.end : self.end + more] = keys
         self.value_buffer[: self.rows, :, self.end : self.end + more] = values
         self.end += more
-        return self._used(self.key_buffer), self._used(self.value_buffer)
+        return self._view(self.key_buffer), self._view(self.value_buffer)
 
     def get_seq_length(self) -> int:
         return self.end - self.begin
@@ -105,16 +105,16 @@ class _Rows(DynamicLayer):
         if rows <= room and length <= self.end and self.end + more <= columns:
             return
         room = room if rows <= room else max(rows, 2 * room)
-        self.key_buffer = self._moved(self.key_buffer, room, length, more)
-        self.value_buffer = self._moved(self.value_buffer, room, length, more)
+        self.key_buffer = self._move(self.key_buffer, room, length, more)
+        self.value_buffer = self._move(self.value_buffer, room, length, more)
         self.begin, self.end = length - (self.end - self.begin), length
 
-    def _moved(self, buffer: Tensor, room: int, length: int, more: int) -> Tensor:
-        used = self._used(buffer)
+    def _move(self, buffer: Tensor, room: int, length: int, more: int) -> Tensor:
+        used = self._view(buffer)
         # Zeros, not what was there: a hidden value that is not a number would spread.
         moved = buffer.new_zeros(room, buffer.shape[1], length + more + _SPARE_COLUMNS, buffer.shape[3])
         moved[: len(used), :, length - used.shape[2] : length] = used
         return moved
 
-    def _used(self, buffer: Tensor) -> Tensor:
+    def _view(self, buffer: Tensor) -> Tensor:
         return buffer[: self.rows, :, self.begin : self.end]

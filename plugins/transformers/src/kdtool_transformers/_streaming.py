@@ -105,7 +105,7 @@ class _Batch(NamedTuple):
     rows: list[_Row]
     cache: Any
 
-    def drop_finished(self) -> None:
+    def compact(self) -> None:
         """Take out the rows that are done: rows from the end move into their places."""
         alive = [number for number, row in enumerate(self.rows) if not row.done]
         if len(alive) == len(self.rows):
@@ -207,7 +207,7 @@ class Streamer:
             self._require_open()
             self._waiting = [row for row in self._waiting if not row.done]
             for batch in self._batches:
-                batch.drop_finished()
+                batch.compact()
             self._batches = [batch for batch in self._batches if batch.rows]
             if self._waiting or self._batches:
                 return True

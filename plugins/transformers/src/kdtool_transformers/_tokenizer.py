@@ -170,7 +170,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         marks = self.infilling
         if marks is None or any(mark in text for mark in marks.marks for text in (before, middle, after)):
             return None
-        ids = self._encode_marked(marks.pieces(before, middle, after, suffix_first))
+        ids = self._encode_pieces(marks.pieces(before, middle, after, suffix_first))
         return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
 
     def encode_gap(self, before: str, after: str) -> list[int]:
@@ -184,9 +184,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 f"the tokenizer of {self.inner.name_or_path} has no marks for infilling that kdtool knows, so this model "
                 "cannot answer a prompt with a suffix: leave the suffix out, or choose a model that was trained to fill gaps"
             )
-        return self._encode_marked(self.infilling.pieces(before, "", after, suffix_first=False))
+        return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
 
-    def _encode_marked(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
+    def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
         """Return the ids of texts behind marks."""
         ids: list[int] = []
         written = ""
