@@ -72,10 +72,10 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
 def test_a_mark_ends_what_fills_a_gap() -> None:
     family = FAMILIES[0]
     model = tiny_model(vocabulary=257 + len(family.marks), tie_word_embeddings=False)
-    runtime = TransformersRuntime(TransformersModel(model.model, _marked(family)))
+    tokenizer = _marked(family)
+    runtime = TransformersRuntime(TransformersModel(model.model, tokenizer))
     assert "infill" in runtime.abilities
     request = kdtool.Request("1", BEFORE, 60, suffix=AFTER)
-    tokenizer = runtime.model.tokenizer
     (whole,) = runtime.answer([request])
     assert whole.tokens_out > 0
     with torch.no_grad():

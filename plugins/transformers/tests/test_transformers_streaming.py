@@ -52,8 +52,9 @@ def _wait_for_no_thread() -> None:
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
 def test_streams_that_share_passes_are_the_answers(family: str, settings: Any) -> None:
-    runtime = TransformersRuntime(tiny_model(family, **settings))
-    assert isinstance(new_cache(runtime.model.model.config), RowCache)
+    model = tiny_model(family, **settings)
+    runtime = TransformersRuntime(model)
+    assert isinstance(new_cache(model.model.config), RowCache)
     twice = [
         kdtool.Request(f"{each.id} {again}", *_rest(each)[0], **_rest(each)[1]) for again in "ab" for each in REQUESTS
     ]
@@ -109,7 +110,7 @@ def test_a_closed_stream_makes_room_at_the_next_token() -> None:
     for _ in range(40):
         left = runtime.stream(kdtool.Request("left", "x = ", 400, temperature=1.0))
         next(left)
-        left.close()
+        left.close()  # type: ignore[attr-defined]
     other = runtime.stream(kdtool.Request("other", "def f", 30))
     next(other)
     streamer = runtime._streamer
@@ -183,7 +184,8 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 
 def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = TransformersRuntime(tiny_model())
+    model = tiny_model()
+    runtime = TransformersRuntime(model)
     read: list[int] = []
     forward = _streaming.Streamer._forward
 
@@ -199,7 +201,7 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
     assert read[:2] == [len(begin) + 5, 6]
     (plain,) = TransformersRuntime(tiny_model()).answer([kdtool.Request("2", f"{begin}height", 8)])
     assert "".join(piece.text for piece in pieces) == plain.text
-    assert runtime.memory() > weights > sum(each.nbytes for each in runtime.model.model.parameters())
+    assert runtime.memory() > weights > sum(each.nbytes for each in model.model.parameters())
     list(runtime.stream(kdtool.Request("3", f"{begin}height", 1)))
     assert read[-1] == 1, "the last token is read again, for what follows it"
 
