@@ -52,9 +52,7 @@ class GrowingText:
     def finish(self, *, ended: bool) -> tuple[str, kdtool.Finish]:
         """Return the rest of the answer, and the reason of its end; `ended`: a token of the model ended it."""
         whole = text_behind(self._tokenizer, self._prompt, self.ids)
-        if whole.startswith(
-            self._text[: self._released]
-        ):  # some decoders write bytes that are no character by what follows
+        if whole.startswith(self._text[: self._released]):  # byte tokens that make no character may change earlier ones
             self._text = whole
         self._text, finish = finish_text(self._text, self._request, ended)
         return self._release(len(self._text)), finish
