@@ -5,7 +5,7 @@
 Each student has the shape that its full recipe asks for, random weights, and a tokenizer of as many tokens, trained on the
 standard library: neither size nor memory depends on the weights. The exporter `gguf` writes the files. Memory is the
 measurement `resident-memory` of the evaluator `efficiency`: of llama.cpp's process, opened for a context of 4,096 tokens,
-which it reserves at once, after a prompt of `--read` tokens. What it holds less when opened for 256 is what the context takes:
+which it reserves at once, after a prompt of `--read` tokens. Opened for 256 tokens, it holds less by what the context takes:
 KV cache and buffers. 10 minutes on two idle cores, 3 GB of memory, no network. Prints the table of docs/systems.md.
 """
 
