@@ -116,7 +116,7 @@ def _compare_rows(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
 
     Both logits are overwritten.
     """
-    blocks = zip(own.split(_BLOCK), theirs.split(_BLOCK), targets.split(_BLOCK), strict=True)
+    blocks = zip(*(torch.split(each, _BLOCK) for each in (own, theirs, targets)), strict=True)
     return torch.cat([_compare_block(*block) for block in blocks], 1)
 
 
