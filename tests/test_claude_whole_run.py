@@ -101,7 +101,7 @@ def test_check_forecasts_money_and_refuses_what_would_fail(asking: dict[str, Any
     short = kdtool.check(asking, {"teacher.system": "Write Python.", "teacher.count_tokens": "true"})
     assert "below the 1,024 from which this model caches" in short["forecast"]["prices"][0]
     long = kdtool.check(asking, {"teacher.system": "Write Python. " * 900, "teacher.budget_usd": "0.01"})
-    assert "more than budget_usd allows" in long["forecast"]["prices"][0]
+    assert "of budget_usd that are left pay for" in long["forecast"]["prices"][0]
     assert server.bodies == [], "nothing was asked"
     with pytest.raises(kdtool.RecipeError, match="competing"):
         kdtool.check({**asking, "terms_acknowledged": {}})
@@ -207,7 +207,7 @@ def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
         "requests of evaluator failing of teacher: it fails before the run (ZeroDivisionError); they cost money, too",
     ], "perplexity, and programs to go on with, ask nothing of a teacher that converses"
     short = kdtool.check(recipe, {"teacher.budget_usd": "0.02"})["forecast"]["prices"]
-    assert sum("more than budget_usd allows" in line for line in short) == 1, "what is planned for text is gone"
+    assert sum("of budget_usd that are left pay for" in line for line in short) == 1, "what is planned for text is gone"
     assert server.bodies == [], "nothing was asked"
 
 

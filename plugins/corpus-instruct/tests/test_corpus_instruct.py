@@ -187,9 +187,9 @@ class Priced(Writer):
     """States a price, and remembers the sample that it is asked for."""
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
     ) -> Iterator[kdtool.Estimate]:
-        self.sample, self.times = list(requests), times
+        self.sample, self.times, self.most = list(requests), times, most
         yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)))
 
 
@@ -199,6 +199,7 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
     assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert (teacher.times, teacher.most) == (1, 4)
     assert price.note == "up to 4 times as much where rows are rejected"
     assert len(list(corpus.kdtool_examples(run))) == 24
     assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}

@@ -265,7 +265,7 @@ def test_cheaper_screens_stand_before_it(tmp_path: Path) -> None:
 def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
     class Priced(Critic):
         def kdtool_estimate_answers(
-            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
         ) -> Iterator[kdtool.Estimate]:
             yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
 

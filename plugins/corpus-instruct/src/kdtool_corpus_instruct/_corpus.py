@@ -91,7 +91,7 @@ class Instruct(kdtool.Corpus):
         if config.ask in run.implementing("kdtool_estimate_answers"):
             more = f"up to {most / config.rows:g} times as much where rows are rejected"
             teacher = run.component(config.ask, kdtool.Teacher)
-            for found in teacher.kdtool_estimate_answers(run, requests, share) or ():
+            for found in teacher.kdtool_estimate_answers(run, requests, share, most / config.rows) or ():
                 yield replace(found, note="; ".join(filter(None, (found.note, more))))
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:

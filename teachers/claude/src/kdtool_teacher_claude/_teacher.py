@@ -75,9 +75,9 @@ class Claude(kdtool.Teacher):
         return ()
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
     ) -> Iterator[kdtool.Estimate]:
-        yield from self._forecast(run, requests, times, "text")
+        yield from self._forecast(run, requests, "text", times, most)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
@@ -93,14 +93,19 @@ class Claude(kdtool.Teacher):
                 if isinstance(found, str):
                     yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
                 elif found:
-                    yield from self._forecast(run, found, 1, f"evaluator {what}")
+                    yield from self._forecast(run, found, f"evaluator {what}")
         finally:
             self._opened = None
 
     def _forecast(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, purpose: str
+        self,
+        run: kdtool.RunInfo,
+        requests: Iterable[kdtool.Request],
+        purpose: str,
+        times: float = 1,
+        most: float = 1,
     ) -> Iterator[kdtool.Estimate]:
-        from kdtool_teacher_claude._estimate import estimate
+        from kdtool_teacher_claude._estimate import Purpose, estimate
 
         self._remember(run)
         count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
@@ -109,9 +114,8 @@ class Claude(kdtool.Teacher):
 
             count = counting(self.config, offline=run.offline)
         with count as counted:
-            for found in estimate(
-                self.config, self._prepare(requests), times, self._file(), counted, purpose, self._planned
-            ):
+            what = Purpose(purpose, times, most, self._planned, run.say)
+            for found in estimate(self.config, self._prepare(requests), what, self._file(), counted):
                 self._planned += found.picodollars
                 yield found
 
