@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_check_warns_of_a_budget_that_is_too_small_and_counts_the_requests_it_pa
             said = capsys.readouterr().err
             assert f"of budget_usd that are left {words}\n" in said if words else "warning" not in said
             assert said.count("warning: text: ") == bool(words)
+
+
+def test_plan_and_check_state_the_same_tokens(
+    recipe: dict[str, Any], teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(recipe, teacher_folder, "http://127.0.0.1:1")
+    stated = {}
+    for command in ("check", "data plan"):
+        capsys.readouterr()
+        assert call([*command.split(), "recipe.json", "--set", "teacher.system=Write short programs."]) == 0
+        stated[command] = re.findall(r"[\d,]+ tokens in\b", capsys.readouterr().out.partition("learned from")[0])
+    assert stated["check"] == stated["data plan"]
+    assert len(stated["check"]) == 1
 
 
 def _with_middleware(note: Any) -> Any:

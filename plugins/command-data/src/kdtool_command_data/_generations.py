@@ -44,17 +44,22 @@ def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json:
     forecast = kdtool.check(recipe, settings, store=store)["forecast"]
     parts = {part["of"]: part["note"] for part in forecast["disk"] if part["what"] == "instruction data"}
     texts = {stage.name: stage.action for stage in stages}
+    prices = forecast["prices"] or [
+        line for line in forecast["unknown"] if any(f" of {name}: " in line for name in parts)
+    ]
     if as_json:
-        click.echo(json.dumps({"texts": texts, "generations": parts, "picodollars": forecast["picodollars"]}, indent=1))
+        found = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
+        click.echo(json.dumps(found, indent=1))
         return
     for name, action in texts.items():
         click.echo(f"{name}: {action}")
     for name, note in parts.items():
         click.echo(f"  {name}: {note}")
+    for line in prices:
+        click.echo(f"  {line}")
     dollars = forecast["picodollars"]
-    click.echo(
-        f"  dollars: {dollars / 1e12:,.2f}" if dollars else "  dollars: unknown, since no teacher states a price"
-    )
+    unknown = "" if prices else "unknown, since no teacher states a price"
+    click.echo(f"  dollars: {unknown or f'{dollars / 1e12:,.2f}'}")
 
 
 @click.command()
