@@ -110,6 +110,8 @@ def test_faults_lose_nothing_and_the_ledger_is_never_below_the_bill(server: Mess
     assert seen.spent < bill.picodollars <= seen.spent + seen.held
     duplicates = sum(count - 1 for count in bill.charges.values())
     assert 0 < duplicates <= seen.attempts["unknown"] == len(seen.unknown), "each is listed"
+    assert {one.about.request for one in seen.unknown} <= set(found)
+    assert {(one.about.model, one.about.purpose) for one in seen.unknown} == {(MODEL, "text")}
     assert count_requests_after_answers(tmp_path) == 0
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import kdtool
 
 from kdtool_command_data._options import set_option, store_option
+
+if TYPE_CHECKING:
+    from kdtool_command_data._texts import FoundText, Generated
 
 __all__ = ["export", "plan", "quarantine", "recover", "status"]
 
@@ -65,20 +68,43 @@ def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json:
 @click.command()
 @_of_text
 @click.option("--cells", is_flag=True, help="Show each cell of the quota.")
+@click.option("--unknown", is_flag=True, help="List requests that were sent and have no answer instead.")
+@click.option(
+    "--ledger",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file with paid answers, if the teacher's setting `ledger` names one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(
-    recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, cells: bool, as_json: bool
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    cells: bool,
+    unknown: bool,
+    ledger: Path | None,
+    as_json: bool,
 ) -> None:
     """Show how far the generation of RECIPE is, also while another process runs it.
 
     \b
     Example:  kdtool data status recipe.yaml --cells
+              kdtool data status recipe.yaml --unknown
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_data._status import status_lines
+    from kdtool_command_data._texts import find_text
+    from kdtool_command_data._unknown import count_of, records_of, unknown_in, unknown_lines
 
-    for one in _find_generations(recipe, settings, store, name):
-        lines = [json.dumps(one.status)] if as_json else status_lines(one, cells=cells)
-        click.echo("\n".join(lines))
+    text = find_text(recipe, settings, store, name)
+    attempts = unknown_in(ledger or text.answers)
+    if unknown:
+        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unknown_lines(attempts)))
+        return
+    for one in _generations_of(text):
+        if as_json:
+            click.echo(json.dumps({**one.status, "unknown": records_of(attempts)}))
+        else:
+            click.echo("\n".join([*status_lines(one, cells=cells), *count_of(attempts)]))
 
 
 @click.command()
@@ -154,17 +180,15 @@ def quarantine(
     Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_data._status import rejection_lines
+    from kdtool_command_data._texts import find_text
 
-    for one in _find_generations(recipe, settings, store, name):
+    for one in _generations_of(find_text(recipe, settings, store, name)):
         rejected = [line for line in one.lines("rejected.jsonl") if not reason or reason in line["reason"]]
         lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, one, samples)
         click.echo("\n".join(lines))
 
 
-def _find_generations(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None) -> Any:
-    from kdtool_command_data._texts import find_text
-
-    text = find_text(recipe, settings, store, name)
+def _generations_of(text: FoundText) -> list[Generated]:
     found = text.generations()
     if not found:
         raise kdtool.UsageError(

@@ -9,21 +9,38 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_ledger._tables import storage_errors
+from kdtool_ledger._ledger import About
+from kdtool_ledger._tables import columns_about, storage_errors
 
-__all__ = ["Summary", "has_answer", "read_summary"]
+__all__ = ["Summary", "Unknown", "has_answer", "read_summary"]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An attempt that was sent and has no answer: `begun` in seconds since 1970, `reserved` picodollars, and why."""
+
+    id: int
+    key: str
+    begun: float
+    reserved: int
+    reason: str
+    about: About
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts and picodollars of a ledger. `attempts` counts them by state; `unknown` lists (id, key, reserved, reason)."""
+    """Counts and picodollars of a ledger.
+
+    `attempts` counts them by state, `purposes` holds the number of answers and their cost by `About.purpose`.
+    """
 
     answers: int
     spent: int
     held: int
     attempts: dict[str, int]
     open_batches: int
-    unknown: tuple[tuple[int, str, int, str], ...]
+    unknown: tuple[Unknown, ...]
+    purposes: dict[str, tuple[int, int]]
 
 
 def read_summary(path: Path) -> Summary:
@@ -37,17 +54,25 @@ def read_summary(path: Path) -> Summary:
         database.execute("BEGIN")  # one moment for all that follows
         answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0]
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempt'").fetchone() is None:
-            return Summary(answers, 0, 0, {}, 0, ())  # all of teachers that cost nothing
+            return Summary(answers, 0, 0, {}, 0, (), {})  # all of teachers that cost nothing
         states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
         rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
-        unknown = database.execute("SELECT id, key, reserved, reason FROM attempt WHERE state = 'unknown' ORDER BY id")
+        about = columns_about(database)
+        unknown = database.execute(
+            f"SELECT id, key, begun, reserved, reason, {about} FROM attempt WHERE state = 'unknown' ORDER BY id"  # noqa: S608
+        )
+        purposes = database.execute(
+            "SELECT purpose, COUNT(*), SUM(cost) FROM "  # noqa: S608 - column names of ours
+            f"(SELECT cost, {about} FROM attempt WHERE state = 'answered') GROUP BY purpose ORDER BY purpose"
+        )
         return Summary(
             answers=answers,
             spent=sum(cost for _, cost, _ in rows.values()),
             held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
             attempts={state: count for state, (count, _, _) in rows.items()},
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
-            unknown=tuple(unknown.fetchall()),
+            unknown=tuple(Unknown(*row[:5], About(*row[5:])) for row in unknown),
+            purposes={name: (count, cost) for name, count, cost in purposes},
         )
 
 

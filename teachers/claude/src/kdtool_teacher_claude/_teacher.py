@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +116,12 @@ class Claude(kdtool.Teacher):
             count = counting(self.config, offline=run.offline)
         with count as counted:
             what = Purpose(purpose, times, most, self._planned, run.say)
-            for found in estimate(self.config, self._prepare(requests), what, self._file(), counted):
+            for found in estimate(self.config, self._prepare(requests, purpose), what, self._file(), counted):
                 self._planned += found.picodollars
                 yield found
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        return self._open().answer(self._prepare(requests))
+        return self._answer(requests, "text")
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the teacher to evaluators of text; nothing is asked before they ask."""
@@ -129,7 +130,9 @@ class Claude(kdtool.Teacher):
         self._remember(run)
         if subject.role != "teacher":
             return None
-        return self._opened or AnsweringRuntime(self.kdtool_answer)
+        evaluator = run.label.removesuffix(f"-{subject.name}")
+        purpose = f"evaluator {evaluator}" if run.stage == "scores" else run.stage
+        return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
@@ -143,7 +146,7 @@ class Claude(kdtool.Teacher):
             "requests": found.attempts.get("answered", 0),
             "picodollars": found.spent,
             "unknown_requests": len(found.unknown),
-            "unknown_picodollars": sum(reserved for _, _, reserved, _ in found.unknown),
+            "unknown_picodollars": sum(one.reserved for one in found.unknown),
         }
 
     def kdtool_close(self) -> None:
@@ -157,13 +160,16 @@ class Claude(kdtool.Teacher):
         if self._ledger is None and run.store is not None:
             self._ledger = run.store / _ANSWERS
 
-    def _prepare(self, requests: Iterable[kdtool.Request]) -> Iterator[Asked]:
+    def _answer(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[kdtool.TextAnswer]:
+        return self._open().answer(self._prepare(requests, purpose))
+
+    def _prepare(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[Asked]:
         """Return requests as they are sent; a prompt is a conversation of one turn."""
         from kdtool_teacher_claude._requests import prepare
 
         for one in requests:
             request = one if one.turns else replace(one, prompt="", turns=(("user", one.prompt),))
-            yield prepare(self.config, request, self.answer_key(request))
+            yield prepare(self.config, request, self.answer_key(request), purpose)
 
     def _file(self) -> Path:
         if self._ledger is None:
