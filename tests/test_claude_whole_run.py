@@ -36,6 +36,13 @@ class Reading(kdtool.Evaluator):
         return iter(())
 
 
+class OfTeacher(Reading):
+    """Asks the teacher alone."""
+
+    def kdtool_evaluate(self, run, subjects):
+        return super().kdtool_evaluate(run, [one for one in subjects if one.role == "teacher"])
+
+
 class Judging(Reading):
     """Asks a judge."""
 
@@ -196,8 +203,8 @@ def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
     recipe = {**asking, "evaluators": {**asking["evaluators"], "chat": chat, "humaneval": {"problems": 3}, **own}}
     forecast = kdtool.check(recipe)["forecast"]
     text, evaluator = sorted(forecast["prices"], key=lambda line: "evaluator" in line)
-    assert text.startswith("text: 4 requests")
-    assert evaluator.startswith("evaluator chat: 7 requests, ")
+    assert re.match(r"text: \$0\.\d{4} for 4 requests, ", text)
+    assert re.match(r"evaluator chat: \$0\.\d{4} for 7 requests, ", evaluator)
     assert "700 out at most" in evaluator
     assert forecast["picodollars"] >= 4 * 300 * 15_000_000 + 7 * 100 * 15_000_000
     unknown = [line for line in forecast["unknown"] if "of evaluator" in line]
@@ -216,7 +223,9 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asking), encoding="utf-8")
     shown = CliRunner().invoke(cli, ["check", str(tmp_path / "recipe.yaml")]).output
-    assert re.search(r"cost: 0\.02 dollars, if all answers have their full length\n  text: 4 requests, ", shown)
+    assert re.search(
+        r"cost: 0\.02 dollars, if all answers have their full length\n  text: \$0\.\d{4} for 4 requests, ", shown
+    )
     (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
     assert "2 min at 2 requests a minute" in line
     (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]
@@ -240,6 +249,19 @@ def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], se
     assert ledger["unknown_requests"] == len(read_summary(ledger_of(results)).unknown) > 0
     again = kdtool.run({**asking, "name": "again"})
     assert again.data["accounts"] == accounts, "the text of an earlier run has its price"
+
+
+def test_the_report_shows_dollars_for_each_evaluator_of_a_paid_teacher(
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(EVALUATORS, encoding="utf-8")
+    own = {name: {"use": f"{tmp_path / 'own.py'}:OfTeacher"} for name in ("first", "first-again")}
+    results = kdtool.run({**asking, "evaluators": {**asking["evaluators"], **own}})
+    purposes = results.data["accounts"]["teacher"]["purposes"]
+    assert set(purposes) == {"text", "evaluator first"}, "the second one asks the same, which is stored"
+    assert sum(spent for _, spent in purposes.values()) == server.bill.picodollars
+    requests, spent = purposes["evaluator first"]
+    assert f"teacher, for evaluator first {requests} {money(spent)}" in report_of(results)
 
 
 def ledger_of(results: kdtool.Results) -> Path:

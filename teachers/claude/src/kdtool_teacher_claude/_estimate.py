@@ -69,7 +69,8 @@ def estimate(
     uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
     expected = by_batch if uses_batches else by_cache
     notes = [
-        f"{purpose.name}: {number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
+        f"{purpose.name}: {dollars(expected)} for {number:,} requests, {tokens.own + tokens.shared:,} tokens in, "
+        f"{tokens.out:,} out at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
         *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),

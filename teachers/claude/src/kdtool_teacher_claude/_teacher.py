@@ -135,7 +135,7 @@ class Claude(kdtool.Teacher):
         return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
+        """Return the money in the ledger, that of all its runs, by use, and what may have been charged besides."""
         from kdtool_ledger import read_summary
 
         self._remember(run)
@@ -145,6 +145,7 @@ class Claude(kdtool.Teacher):
         return {
             "requests": found.attempts.get("answered", 0),
             "picodollars": found.spent,
+            "purposes": found.purposes,
             "unknown_requests": len(found.unknown),
             "unknown_picodollars": sum(one.reserved for one in found.unknown),
         }
