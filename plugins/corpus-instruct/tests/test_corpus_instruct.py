@@ -246,6 +246,21 @@ def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Pat
         instruct(tmp_path / "other", Writer(), *others, rows=6, repairs=1)
 
 
+def test_a_row_without_a_verdict_is_replaced_and_not_repaired(tmp_path: Path) -> None:
+    class Silent(kdtool.Screen):
+        undecided = frozenset({"no verdict"})
+        verdicts: ClassVar = iter(["no verdict", "unkempt"])
+
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return [next(self.verdicts, None) for _ in examples]
+
+    teacher = Writer()
+    others = [("screens.silent", Silent(Silent.Config()))]
+    rows = instruct(tmp_path, teacher, *others, **ONE_CELL, rows=2, repairs=1, repaired=("silent",))
+    assert len(rows) == 2
+    assert sorted(len(request.turns) for request in teacher.asked) == [2, 2, 2, 4], "one repair, of what was judged"
+
+
 def test_seeds_are_pieces_of_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Long(kdtool.Corpus):
         def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:

@@ -93,6 +93,7 @@ def test_rows_below_a_score_or_without_a_verdict_are_rejected_by_reason(tmp_path
         "long": "unreadable verdict",
         "refuse": "refused by the judge",
     }
+    assert {"unreadable verdict", "refused by the judge"} == JudgeScreen.undecided, "nothing is known of such rows"
     lower = judge(criteria={"clarity": 1, "correctness": 2}, max_tokens=99)
     assert lower.kdtool_screen(run_in(tmp_path, Critic()), [example("wrong and unclear")]) == [None]
 

@@ -32,7 +32,7 @@ _SHARING = Lock()
 
 @dataclass(frozen=True)
 class About:
-    """What is asked, for people: the model, the use of the answer such as "text", and the request's id."""
+    """A request as people know it: the model, the use of its answer such as "text", and its id."""
 
     model: str = ""
     purpose: str = ""

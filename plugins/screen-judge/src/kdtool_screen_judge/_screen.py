@@ -36,6 +36,7 @@ class JudgeScreen(kdtool.Screen):
     """
 
     config: Config
+    undecided = frozenset({REFUSED, UNREADABLE})
 
     class Config(kdtool.Config):
         """Settings of `judge`."""
