@@ -187,6 +187,25 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     assert "text: all 24 answers are stored" in line, "the forecast makes the run's own requests"
 
 
+def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: MessagesServer, teacher_folder: Path) -> None:
+    model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
+    settings: dict[str, Any] = {
+        **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
+        "corpora.instruct.rows": 24, "corpora.instruct.tested": [], "rows.length": 64, "train.steps": 2,
+        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+        "screens.judge": {"ask": "teachers.claude"},
+    }  # fmt: skip
+    results = kdtool.run(RECIPES / "small" / "claude-instruct.yaml", settings)
+    (text,) = (stage.path for stage in results.stages if stage.name == "text")
+    (file,) = (text / "judge").glob("*.jsonl")
+    verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    reasons = {verdict["rejected"] for verdict in verdicts}
+    assert {""} < reasons <= {"", "correctness below 4", "clarity below 3"}, "all are readable, and some are low"
+    assert results.data["accounts"]["corpora.instruct"]["rows"] == 24
+    spent = results.data["accounts"]["corpora.instruct"]["picodollars"] + sum(one["picodollars"] for one in verdicts)
+    assert spent == server.bill.picodollars
+
+
 def report_of(results: kdtool.Results) -> str:
     """Return the report's text, with one space between its parts."""
     assert results.report is not None

@@ -71,7 +71,10 @@ def read_summary(path: Path) -> Summary:
             held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
             attempts={state: count for state, (count, _, _) in rows.items()},
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
-            unknown=tuple(Unknown(*row[:5], About(*row[5:])) for row in unknown),
+            unknown=tuple(
+                Unknown(number, key, begun, reserved, reason, About(*names))
+                for number, key, begun, reserved, reason, *names in unknown
+            ),
             purposes={name: (count, cost) for name, count, cost in purposes},
         )
 
