@@ -69,6 +69,8 @@ def test_money_adds_up_and_never_exceeds_the_limit(moves: list[tuple[str, int, i
 def test_an_attempt_of_a_dead_process_is_unknown_and_stays_reserved(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         attempt = _attempt(ledger, "left", 70)
+        under_way = read_summary(tmp_path / "ledger.sqlite")
+        assert ([one.state for one in under_way.unanswered], under_way.unknown) == (["open"], ())
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert (ledger.on_hold, ledger.unknown()) == (70, {"left": 1})
         assert ledger.reserve("other", 31, limit=100) is None

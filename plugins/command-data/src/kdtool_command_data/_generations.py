@@ -93,18 +93,19 @@ def status(
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_data._status import status_lines
     from kdtool_command_data._texts import find_text
-    from kdtool_command_data._unknown import count_of, records_of, unknown_in, unknown_lines
+    from kdtool_command_data._unanswered import count_lines, records_of, unanswered_in, unanswered_lines
 
     text = find_text(recipe, settings, store, name)
-    attempts = unknown_in(ledger or text.answers)
+    attempts = unanswered_in(ledger or text.answers)
     if unknown:
-        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unknown_lines(attempts)))
+        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts)))
         return
     for one in _generations_of(text):
         if as_json:
-            click.echo(json.dumps({**one.status, "unknown": records_of(attempts)}))
+            click.echo(json.dumps({**one.status, "unanswered": records_of(attempts)}))
         else:
-            click.echo("\n".join([*status_lines(one, cells=cells), *count_of(attempts)]))
+            counts = [f"  unknown   {line} (--unknown lists them)" for line in count_lines(attempts)]
+            click.echo("\n".join([*status_lines(one, cells=cells), *counts]))
 
 
 @click.command()

@@ -12,15 +12,19 @@ import kdtool
 from kdtool_ledger._ledger import About
 from kdtool_ledger._tables import columns_about, storage_errors
 
-__all__ = ["Summary", "Unknown", "has_answer", "read_summary"]
+__all__ = ["Summary", "Unanswered", "has_answer", "read_summary"]
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """An attempt that was sent and has no answer: `begun` in seconds since 1970, `reserved` picodollars, and why."""
+class Unanswered:
+    """An attempt without an answer: `begun` in seconds since 1970, `reserved` picodollars, and why.
+
+    One whose `state` is `open` is under way, or was when its process was killed; `unknown` was sent and gets no answer.
+    """
 
     id: int
     key: str
+    state: str
     begun: float
     reserved: int
     reason: str
@@ -31,7 +35,8 @@ class Unknown:
 class Summary:
     """Counts and picodollars of a ledger.
 
-    `attempts` counts them by state, `purposes` holds the number of answers and their cost by `About.purpose`.
+    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds the
+    number of answers and their cost by `About.purpose`.
     """
 
     answers: int
@@ -39,8 +44,13 @@ class Summary:
     held: int
     attempts: dict[str, int]
     open_batches: int
-    unknown: tuple[Unknown, ...]
+    unanswered: tuple[Unanswered, ...]
     purposes: dict[str, tuple[int, int]]
+
+    @property
+    def unknown(self) -> tuple[Unanswered, ...]:
+        """Attempts that were sent and may have been charged."""
+        return tuple(one for one in self.unanswered if one.state == "unknown")
 
 
 def read_summary(path: Path) -> Summary:
@@ -58,8 +68,9 @@ def read_summary(path: Path) -> Summary:
         states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
         rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
         about = columns_about(database)
-        unknown = database.execute(
-            f"SELECT id, key, begun, reserved, reason, {about} FROM attempt WHERE state = 'unknown' ORDER BY id"  # noqa: S608
+        unanswered = database.execute(
+            f"SELECT id, key, state, begun, reserved, reason, {about} FROM attempt "  # noqa: S608 - column names of ours
+            "WHERE state = 'unknown' OR (state = 'open' AND batch IS NULL) ORDER BY id"
         )
         purposes = database.execute(
             "SELECT purpose, COUNT(*), SUM(cost) FROM "  # noqa: S608 - column names of ours
@@ -71,9 +82,9 @@ def read_summary(path: Path) -> Summary:
             held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
             attempts={state: count for state, (count, _, _) in rows.items()},
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
-            unknown=tuple(
-                Unknown(number, key, begun, reserved, reason, About(*names))
-                for number, key, begun, reserved, reason, *names in unknown
+            unanswered=tuple(
+                Unanswered(number, key, state, begun, reserved, reason, About(*names))
+                for number, key, state, begun, reserved, reason, *names in unanswered
             ),
             purposes={name: (count, cost) for name, count, cost in purposes},
         )
