@@ -35,8 +35,8 @@ class Unanswered:
 class Summary:
     """Counts and picodollars of a ledger.
 
-    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds the
-    number of answers and their cost by `About.purpose`.
+    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds
+    the number of answers and their cost by `About.purpose`.
     """
 
     answers: int
