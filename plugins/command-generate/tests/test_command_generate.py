@@ -132,7 +132,7 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
         (["small", "no gap", "--fim"], "holds <FILL_ME> once, this one has it 0 times"),
         (["small", "x" * 1001], "refuses the request: its prompt of 1,001 tokens leaves no room"),
         (["small", "a", "--model", "studnet"], "there is no model 'studnet' here; did you mean 'student'"),
-        (["smal", "a"], "'smal' is not a model, nor a finished run"),
+        (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
         (["small", "a", "--language", "klingon"], "no colours are known for 'klingon'"),
         (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
     ],
@@ -199,7 +199,7 @@ def test_a_session_switches_models_settings_and_chat(run: str) -> None:
 def test_mistakes_in_a_session_do_not_end_it(run: str) -> None:
     with _session(run) as (session, out):
         for line, message in {
-            "/retry": "no prompt to retry", "/set colour=1": "is no setting", "/set top_p=2": "from 0 to 1",
+            "/retry": "no prompt to retry", "/set colour=1": "is not a setting", "/set top_p=2": "from 0 to 1",
             "/set max_tokens=many": "must be a number", "/model other": "no model 'other'", "/nothing": "no command",
             "x" * 1001: "refuses the request",
         }.items():  # fmt: skip
@@ -228,7 +228,7 @@ def test_a_session_reads_what_is_typed(run: str) -> None:
         shown = _said(out)
         assert session._last == "third"
     assert shown.index("student 1") < shown.index("* control") < shown.index("control 1")
-    assert os.stat(Path("state/kdtool/generate-history")).st_mode & 0o077 == 0
+    assert Path("state/kdtool/generate-history").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a pseudo-terminal needs a POSIX system")

@@ -111,7 +111,7 @@ def answer(
     """Generate an answer; `show` gets each new text. `into` is filled on the way, so that what was stopped is kept.
 
     Raises:
-        UsageError: the model cannot do what is asked, or it refuses; the message says why.
+        UsageError: the model cannot do what is asked, or it refuses; the reason is in the message.
     """
     needed: kdtool.Ability = "converse" if request.turns else "continue" if request.suffix is None else "infill"
     if needed not in runtime.abilities:

@@ -87,7 +87,7 @@ def generate(
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:
-    """Return the prompt; None if it is to be asked for.
+    """Return the prompt; None if a session asks for it.
 
     Raises:
         UsageError: there are two prompts, or none, or the file is not text.
@@ -100,7 +100,7 @@ def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str |
         return None
     try:
         if file in {None, "-"}:
-            return click.get_text_stream("stdin", encoding="utf-8").read()
+            return sys.stdin.buffer.read().decode("utf-8")
         return Path(str(file)).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise kdtool.UsageError(f"the prompt in {file or 'standard input'} is not UTF-8 text; convert it") from error

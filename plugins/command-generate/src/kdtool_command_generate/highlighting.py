@@ -27,7 +27,7 @@ class CodeStream:
         out: the terminal.
         language: name of a pygments lexer.
         width: columns of the terminal; a longer line stays plain.
-        before: code in front, such as the prompt, which is not shown but tells how to read what follows.
+        before: code in front, such as the prompt, which is not shown; it decides what an open string or bracket is.
     """
 
     def __init__(self, out: IO[str], language: str, width: int, before: str = "") -> None:

@@ -119,7 +119,7 @@ class Session(ExitStack):
         for pair in pairs:
             key, sign, value = pair.partition("=")
             if not sign or key not in _KEYS:
-                raise kdtool.UsageError(f"{pair!r} is no setting: write KEY=VALUE with one of {', '.join(_KEYS)}")
+                raise kdtool.UsageError(f"{pair!r} is not a setting: write KEY=VALUE with one of {', '.join(_KEYS)}")
             self.settings = replace(self.settings, **{key: _read(key, value, getattr(self.settings, key))})
         self._say(", ".join(f"{key}={getattr(self.settings, key)}" for key in _KEYS))
 
@@ -151,7 +151,7 @@ class Session(ExitStack):
 
 
 def _read(key: str, value: str, now: Any) -> Any:
-    """Return a setting's value; `\\n` in a stop text is a line break.
+    """Return a setting's value; a backslash and n in a stop text are a line break.
 
     Raises:
         UsageError: it is not of the setting's kind, or out of its range.
