@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -49,9 +50,13 @@ class Teacher(Component):
         """Return the key of the answer to a request in the store, as 64 hexadecimal digits.
 
         It stands for the class, `answer_cache_key`, the request but its id (nor the seed if it is greedy), and `weights`: a
-        fingerprint of all else that determines the answer. Since 0.1.
+        fingerprint of all else that determines the answer. Keyword-only fields of requests, which are younger than the first
+        stores, count unless they have their default. Since 0.1.
         """
         left_out = {"id"} if request.temperature else {"id", "seed"}
+        left_out |= {
+            each.name for each in fields(request) if each.kw_only and getattr(request, each.name) == each.default
+        }
         asked = {name: value for name, value in vars(request).items() if name not in left_out}
         content = [type(self).__qualname__, self.answer_cache_key, weights, asked]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -81,11 +86,12 @@ class Teacher(Component):
         raise NotImplementedError
 
     def kdtool_estimate_answers(
-        self, run: RunInfo, requests: Iterable[Request], times: float
+        self, run: RunInfo, requests: Iterable[Request], times: float, most: float
     ) -> Iterator[Estimate] | None:
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
-        `requests` may be a sample: each stands for `times` requests. Nothing is asked. Answers that are stored cost
+        `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
+        rejected and asked for anew. The price is that without rejections. Nothing is asked. Answers that are stored cost
         nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 
