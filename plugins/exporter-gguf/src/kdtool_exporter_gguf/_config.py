@@ -19,7 +19,7 @@ class GGUFConfig(kdtool.Config):
     `llama-imatrix` in GGUF. Types of 8 bits and more need none."""
     calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
     """For `imatrix: text`: tokens of training text."""
-    compare: int = kdtool.Field(default=8192, ge=16, le=10_000_000)
+    compare: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """Tokens of held-out text on which the file is compared with the student."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """For opened files: maximum tokens of a prompt with its answer; the model's own context is the upper limit."""
