@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from itertools import accumulate, islice, takewhile
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
@@ -76,7 +76,7 @@ class _Row:
             self.put(text, None, found)
 
     def put(
-        self, text: str, finish: kdtool.Finish | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
+        self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
     ) -> None:
         self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
 
