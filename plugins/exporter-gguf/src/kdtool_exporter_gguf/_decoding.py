@@ -21,6 +21,8 @@ __all__ = ["BATCH"]
 
 BATCH = 512
 """Tokens that are decoded at once."""
+_SENTENCEPIECE = 1
+"""llama.cpp's number for vocabularies like those of Llama 2."""
 
 
 class _Parameters(Structure):
@@ -55,7 +57,12 @@ def _library() -> ctypes.CDLL:
         "llama_model_get_vocab": (c_void_p, [c_void_p]),
         "llama_model_n_ctx_train": (c_int32, [c_void_p]),
         "llama_vocab_n_tokens": (c_int32, [c_void_p]),
+        "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
+        "llama_vocab_type": (c_int32, [c_void_p]),
         "llama_vocab_eos": (c_int32, [c_void_p]),
+        "llama_vocab_fim_pre": (c_int32, [c_void_p]),
+        "llama_vocab_fim_suf": (c_int32, [c_void_p]),
+        "llama_vocab_fim_mid": (c_int32, [c_void_p]),
         "llama_init_from_model": (c_void_p, [c_void_p, _Parameters]),
         "llama_n_ctx": (c_int32, [c_void_p]),
         "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
@@ -84,6 +91,7 @@ class _Model:
         if not model:
             sys.exit(1)  # llama.cpp has written why
         self.vocabulary = library.llama_model_get_vocab(model)
+        self.converses = library.llama_model_chat_template(model, None) is not None
         self.size = library.llama_vocab_n_tokens(self.vocabulary)
         own = library.llama_model_n_ctx_train(model)
         parameters.numbers[:3] = min(context, own), BATCH, BATCH
@@ -129,10 +137,14 @@ def main() -> None:
     """Answer until standard input is closed."""
     settings = json.loads(sys.stdin.readline())
     model = _Model(settings["model"], settings["context"], settings["threads"])
+    library, vocabulary = model.library, model.vocabulary
     facts = {
         "context": model.longest,
         "vocabulary": model.size,
-        "end": model.library.llama_vocab_eos(model.vocabulary),
+        "converses": model.converses,
+        "end": library.llama_vocab_eos(vocabulary),
+        "infilling": [getattr(library, f"llama_vocab_fim_{mark}")(vocabulary) for mark in ("pre", "suf", "mid")],
+        "sentencepiece": library.llama_vocab_type(vocabulary) == _SENTENCEPIECE,
         "start": model.tokenize(b"", begun=True),
     }
     print(f"{READY}{json.dumps(facts)}", flush=True)

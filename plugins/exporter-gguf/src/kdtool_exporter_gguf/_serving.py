@@ -28,8 +28,9 @@ def main() -> None:
     params.offline = True
     params.ui = False
     params.warmup = False
-    params.n_parallel = 1  # a batch of several answers would change their rounding
-    params.n_ctx = settings["context"]
+    params.n_parallel = settings["slots"]
+    params.n_ctx = settings["slots"] * settings["context"]  # each slot gets its part
+    params.cache_ram_mib = 0  # slots keep their own last text, and no others
     if settings["threads"]:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     server = xllamacpp.Server(params)
