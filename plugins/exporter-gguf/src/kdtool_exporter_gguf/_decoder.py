@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kdtool_transformers import CODE_LLAMA
 from numpy.typing import NDArray
 
 from kdtool_exporter_gguf._child import Child
@@ -26,8 +27,8 @@ class Decoder(Child):
 
     `context` is the maximum number of tokens, `vocabulary` the number of logits, `start` the tokens that llama.cpp prepends
     to a text (one or none), `end` the end-of-sequence token (-1 if there is none), `infilling` the tokens before the prefix,
-    the suffix and the middle (() without). It `converses` if the file has a chat template. Arguments as for `LlamaCpp`;
-    without `threads`, it takes as many as PyTorch. Several threads may use it: they wait for each other.
+    the suffix and the middle with their text (empty without). It `converses` if the file has a chat template. Arguments as
+    for `LlamaCpp`; without `threads`, it takes as many as PyTorch. Threads that use it wait for each other.
 
     Raises:
         UsageError: llama.cpp cannot open the file.
@@ -40,8 +41,7 @@ class Decoder(Child):
         self.start: list[int] = self.ready["start"]
         self.end: int = self.ready["end"]
         self.converses: bool = self.ready["converses"]
-        marks: list[int] = self.ready["infilling"]
-        self.infilling = tuple(marks) if min(marks) >= 0 else ()
+        self.infilling: dict[int, str] = dict(self.ready["infilling"])
         self._lock = Lock()
 
     def tokenize(self, text: str) -> list[int]:
@@ -59,16 +59,18 @@ class Decoder(Child):
         return found
 
     def tokenize_infilling(self, before: str, after: str) -> list[int]:
-        """Return the prompt for the gap between two texts, for a file with `infilling` tokens, as the marks' models read it.
+        """Return the prompt for the gap between two texts, as `kdtool_transformers` writes it; `infilling` is not empty.
 
         Raises:
             PluginError: llama.cpp has ended.
         """
         prefix, suffix, middle = self.infilling
-        return [*self.start, prefix, *self.tokenize(before), suffix, *self._tokenize_behind(after), middle]
+        space = CODE_LLAMA.behind_prefix if self.infilling[prefix] == CODE_LLAMA.prefix else ""
+        code, rest = self._tokenize_behind(space + before), self._tokenize_behind(after)
+        return [*self.start, prefix, *code, suffix, *rest, middle]
 
     def _tokenize_behind(self, text: str) -> list[int]:
-        """Return the tokens of a text without the space that sentencepiece would put before it, as Code Llama's authors do."""
+        """Return the tokens of a text without the space that sentencepiece puts before a first one."""
         if not self.ready["sentencepiece"]:
             return self.tokenize(text)
         return self.tokenize(_ALONE + text)[len(self.tokenize(_ALONE)) :]

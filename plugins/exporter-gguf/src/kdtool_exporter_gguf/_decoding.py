@@ -60,6 +60,7 @@ def _library() -> ctypes.CDLL:
         "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
         "llama_vocab_type": (c_int32, [c_void_p]),
         "llama_vocab_eos": (c_int32, [c_void_p]),
+        "llama_vocab_get_text": (c_char_p, [c_void_p, c_int32]),
         "llama_vocab_fim_pre": (c_int32, [c_void_p]),
         "llama_vocab_fim_suf": (c_int32, [c_void_p]),
         "llama_vocab_fim_mid": (c_int32, [c_void_p]),
@@ -107,6 +108,13 @@ class _Model:
         count = self.library.llama_tokenize(self.vocabulary, text, len(text), found, room, begun, True)
         return found[: max(0, count)]
 
+    def infilling(self) -> list[tuple[int, str]]:
+        """Return the marks before the prefix, the suffix and the middle, as ids and text; [] without them."""
+        ids = [getattr(self.library, f"llama_vocab_fim_{mark}")(self.vocabulary) for mark in ("pre", "suf", "mid")]
+        if min(ids) < 0:
+            return []
+        return [(token, self.library.llama_vocab_get_text(self.vocabulary, token).decode()) for token in ids]
+
     def logits(self, tokens: list[int], first: int) -> None:
         """Write the logits behind each token from number `first` on: rows of float32."""
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
@@ -137,14 +145,13 @@ def main() -> None:
     """Answer until standard input is closed."""
     settings = json.loads(sys.stdin.readline())
     model = _Model(settings["model"], settings["context"], settings["threads"])
-    library, vocabulary = model.library, model.vocabulary
     facts = {
         "context": model.longest,
         "vocabulary": model.size,
         "converses": model.converses,
-        "end": library.llama_vocab_eos(vocabulary),
-        "infilling": [getattr(library, f"llama_vocab_fim_{mark}")(vocabulary) for mark in ("pre", "suf", "mid")],
-        "sentencepiece": library.llama_vocab_type(vocabulary) == _SENTENCEPIECE,
+        "end": model.library.llama_vocab_eos(model.vocabulary),
+        "infilling": model.infilling(),
+        "sentencepiece": model.library.llama_vocab_type(model.vocabulary) == _SENTENCEPIECE,
         "start": model.tokenize(b"", begun=True),
     }
     print(f"{READY}{json.dumps(facts)}", flush=True)

@@ -13,8 +13,8 @@ _FINAL = ["stop", "stop_type", "content", "tokens_evaluated", "tokens_predicted"
 """Fields of the last response. The others repeat the prompt."""
 
 
-def completion(request: kdtool.Request, prompt: Sequence[int]) -> dict[str, Any]:
-    """Return the body of a request to `/completion`: no samplers but those asked for, no stop strings yet."""
+def completion(request: kdtool.Request, prompt: Sequence[int], marks: Sequence[str]) -> dict[str, Any]:
+    """Return the body of a request to `/completion`: no samplers but those asked for, special tokens as text if `marks`."""
     samplers = ["temperature"]
     if request.top_k > 0:
         samplers.append("top_k")
@@ -28,6 +28,7 @@ def completion(request: kdtool.Request, prompt: Sequence[int]) -> dict[str, Any]
         "top_p": request.top_p,
         "samplers": samplers,
         "seed": request.seed % 2**32,
+        "preserved_tokens": [*marks],
         "response_fields": _FINAL,
     }
     if request.logprobs is not None:
@@ -46,8 +47,10 @@ def text_answer(request: kdtool.Request, response: Mapping[str, Any]) -> kdtool.
     )
 
 
-def text_pieces(request: kdtool.Request, events: Iterable[Mapping[str, Any]]) -> Iterator[kdtool.TextPiece]:
-    """Yield the piece of an answer in each event, and without text while the prompt is read.
+def text_pieces(
+    request: kdtool.Request, stops: Sequence[str], events: Iterable[Mapping[str, Any]]
+) -> Iterator[kdtool.TextPiece]:
+    """Yield the piece of an answer in each event, and without text while the prompt is read; the answer ends before `stops`.
 
     Text that may begin a stop string is held back. llama.cpp would not return it where the answer then ends otherwise, so
     the stop strings are not sent with the request.
@@ -55,9 +58,9 @@ def text_pieces(request: kdtool.Request, events: Iterable[Mapping[str, Any]]) ->
     held = ""
     for event in events:
         held += event["content"]
-        found = [place for place in map(held.find, request.stop) if place >= 0]
+        found = [place for place in map(held.find, stops) if place >= 0]
         finish: kdtool.Finish | None = "stop" if found else _finish(event) if event["stop"] else None
-        ready = min(found) if found else len(held) if finish else len(held) - _begun(held, request.stop)
+        ready = min(found) if found else len(held) if finish else len(held) - _begun(held, stops)
         yield kdtool.TextPiece(
             text=held[:ready],
             tokens_in=event["tokens_evaluated"],

@@ -64,8 +64,9 @@ class GGUFRuntime(kdtool.Runtime):
         """
         for request in requests:
             try:
-                body = completion(request, self._prompt(request, self.server))
-                body |= {"stop": [*request.stop], "cache_prompt": False}
+                marks = self._marks(request)
+                body = completion(request, self._prompt(request, self.server), marks)
+                body |= {"stop": [*request.stop, *marks], "cache_prompt": False}
                 yield text_answer(request, self.server.post("/completion", body))
             except RefusedError as error:
                 if error.kind == _TOO_LONG:
@@ -80,11 +81,12 @@ class GGUFRuntime(kdtool.Runtime):
             UsageError: the file's chat template rejects a conversation, or the file names no tokens for infilling.
             PluginError: llama.cpp has ended.
         """
-        server = self._streaming_server()
+        server, marks = self._streaming_server(), self._marks(request)
         try:
-            body = completion(request, self._prompt(request, server)) | {"cache_prompt": True, "return_progress": True}
+            body = completion(request, self._prompt(request, server), marks)
+            body |= {"cache_prompt": True, "return_progress": True}
             with closing(server.events("/completion", body)) as events:
-                yield from text_pieces(request, events)
+                yield from text_pieces(request, [*request.stop, *marks], events)
         except RefusedError as error:
             if error.kind != _TOO_LONG:
                 raise _refusal(request, error) from None
@@ -176,6 +178,10 @@ class GGUFRuntime(kdtool.Runtime):
             return self._infilling(request, request.suffix)
         found, start = self.decoder.tokenize(_render(request, server)), self.decoder.start
         return (found if found[:1] == start else [*start, *found]) or [self._end_of_text]
+
+    def _marks(self, request: kdtool.Request) -> list[str]:
+        """Return the marks that end what fills a gap."""
+        return [] if request.suffix is None else [*self.decoder.infilling.values()]
 
     def _infilling(self, request: kdtool.Request, suffix: str) -> list[int]:
         if "infill" not in self.abilities:
