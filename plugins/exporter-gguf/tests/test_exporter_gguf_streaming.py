@@ -93,7 +93,9 @@ def test_pieces_are_the_answer(request_: kdtool.Request, runtime: GGUFRuntime) -
 def test_pieces_come_with_tokens_and_hold_whole_characters(
     runtime: GGUFRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_runtime, "completion", lambda *given: {**completion(*given), "grammar": 'root ::= "日本語日本語日本語"'})
+    monkeypatch.setattr(
+        _runtime, "completion", lambda *given: {**completion(*given), "grammar": 'root ::= "日本語日本語日本語"'}
+    )
     pieces = list(runtime.stream(kdtool.Request("a", "x", 22)))
     assert "".join(piece.text for piece in pieces) == "日本語日本語日", (
         "seven characters of three tokens, and a third of one"

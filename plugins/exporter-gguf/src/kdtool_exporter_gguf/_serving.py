@@ -33,7 +33,9 @@ def main() -> None:
     params.n_ctx = settings["slots"] * settings["context"]  # each slot gets its part
     params.cache_ram_mib = 0  # slots keep their own last text, and no others
     if settings["slots"] > 1:
-        params.n_batch = params.n_ubatch = 128  # a long prompt holds up the others, and cancellation, for so many tokens
+        params.n_batch = params.n_ubatch = (
+            128  # a long prompt holds up the others, and cancellation, for so many tokens
+        )
     if settings["threads"]:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     server = xllamacpp.Server(params)
