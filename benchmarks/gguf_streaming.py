@@ -155,7 +155,7 @@ def serve(file: str, threads: int | None, sender: Any) -> None:
     xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path, params.hostnames, params.port = file, ["127.0.0.1"], 0
-    params.n_ctx = 4096
+    params.n_ctx, params.verbosity = 4096, 1
     if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)

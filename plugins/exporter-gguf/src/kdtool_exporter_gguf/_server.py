@@ -56,7 +56,7 @@ class LlamaCpp(Child):
             return json.loads(response.read())
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the events of a response while it is generated, up to one that says `stop`. Closing the iterator ends it.
+        """Yield the events of a response while it is generated, up to the one with `stop`. Closing the iterator ends it.
 
         Raises:
             RefusedError: the server refused this request.
