@@ -60,7 +60,7 @@ def text_pieces(
         held += event["content"]
         found = [place for place in map(held.find, stops) if place >= 0]
         finish: kdtool.Finish | None = "stop" if found else _finish(event) if event["stop"] else None
-        ready = min(found) if found else len(held) if finish else len(held) - _count_begun(held, stops)
+        ready = min(found) if found else len(held) if finish else len(held) - _held_back(held, stops)
         yield kdtool.TextPiece(
             text=held[:ready],
             tokens_in=event["tokens_evaluated"],
@@ -73,7 +73,7 @@ def text_pieces(
         held = held[ready:]
 
 
-def _count_begun(text: str, stops: Sequence[str]) -> int:
+def _held_back(text: str, stops: Sequence[str]) -> int:
     """Return the length of the longest end of `text` that begins a stop string."""
     longest = min(len(text), max(map(len, stops), default=0))
     return next((size for size in range(longest, 0, -1) if any(stop.startswith(text[-size:]) for stop in stops)), 0)
