@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 
@@ -59,7 +59,7 @@ def text_pieces(
     for event in events:
         held += event["content"]
         found = [place for place in map(held.find, stops) if place >= 0]
-        finish: kdtool.Finish | None = "stop" if found else _finish(event) if event["stop"] else None
+        finish: Literal["stop", "length"] | None = "stop" if found else _finish(event) if event["stop"] else None
         ready = min(found) if found else len(held) if finish else len(held) - _held_back(held, stops)
         yield kdtool.TextPiece(
             text=held[:ready],
@@ -79,7 +79,7 @@ def _held_back(text: str, stops: Sequence[str]) -> int:
     return next((size for size in range(longest, 0, -1) if any(stop.startswith(text[-size:]) for stop in stops)), 0)
 
 
-def _finish(response: Mapping[str, Any]) -> kdtool.Finish:
+def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:
     return "length" if response["stop_type"] == "limit" else "stop"
 
 

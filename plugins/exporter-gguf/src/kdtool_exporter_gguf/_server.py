@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
@@ -55,7 +55,7 @@ class LlamaCpp(Child):
         with self._send(path, body) as response:
             return json.loads(response.read())
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+    def events(self, path: str, body: Mapping[str, Any]) -> Generator[Any, None, None]:
         """Yield the events of a response while it is generated, up to the one with `stop`. Closing the iterator ends it.
 
         Raises:
