@@ -124,7 +124,7 @@ def test_a_stop_string_across_tokens_ends_the_answer(runtime: GGUFRuntime) -> No
 def test_few_likeliest_tokens_are_as_good_as_the_likeliest(runtime: GGUFRuntime) -> None:
     (greedy,) = runtime.answer([kdtool.Request("a", "def f(x", 20)])
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
-        request = kdtool.Request("a", "def f(x", 20, temperature=1.5, seed=2, **narrow)  # type: ignore[arg-type]
+        request = kdtool.Request("a", "def f(x", 20, temperature=1.5, seed=2, **narrow)
         assert read(runtime.stream(request))[0] == whole(greedy.text)
         assert [answer.text for answer in runtime.answer([request])] == [greedy.text]
 
