@@ -158,7 +158,8 @@ def phase_node(
         texts=materials.texts,
         total=steps,
         phase=phase,
-        teachers=context.weights_of({*beside, *filter(None, [trains])}) | _students_before(context, beside, phase, before),
+        teachers=context.weights_of({*beside, *filter(None, [trains])})
+        | _students_before(context, beside, phase, before),
     )
 
 

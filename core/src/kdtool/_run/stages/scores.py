@@ -70,7 +70,11 @@ def subjects_of(
     found = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, component in context.assembly.of_kind("teacher").items():
-        if isinstance(component, Teacher) and {"text", "logits"} & component.offers and component.student_before is None:
+        if (
+            isinstance(component, Teacher)
+            and {"text", "logits"} & component.offers
+            and component.student_before is None
+        ):
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
