@@ -93,7 +93,7 @@ class Itself(kdtool.Teacher):
             if opened is None or opened.value.model is None:
                 raise kdtool.UsageError(f"itself: no component opens the student in {folder} as a model with states")
             self._runtime = opened.value
-            opened.value.model.model.eval().requires_grad_(False)  # noqa: FBT003 - torch's own form
+            opened.value.model.model.eval().requires_grad_(False)
         model = self._runtime.model
         if model is None:
             raise AssertionError("compared when it was opened")
