@@ -3,10 +3,10 @@
     python benchmarks/qat_gguf.py [--student JSON] [--type q2_k] [--heal 20] [--steps 40] [--out FOLDER]
 
 A student (SmolLM2-135M, or cut from it) learns Python source. From there arms take equally many steps at the same rate:
-`finetuned` by ce in full precision, `qat` by ce on torchao's 4-bit grid, `grid` by ce on the type's own grid (`gguf-grid`), and
-`qad` on that grid by the KL divergence from the student that all arms begin with, `before`. Each arm's weights are then
-quantised as the exporter `gguf` does it, without and with an importance matrix of training text, turned back into floats
-and compared in float32 on held-out files: perplexity, and mean KL divergence from `before`. llama.cpp also rounds
+`finetuned` by ce in full precision, `qat` by ce on torchao's 4-bit grid, `grid` by ce on the type's own grid (`gguf-grid`),
+and `qad` on that grid by the KL divergence from the student that all arms begin with, `before`. Each arm's weights are
+then quantised as the exporter `gguf` does it, without and with an importance matrix of training text, turned back into
+floats and compared in float32 on held-out files: perplexity, and mean KL divergence from `before`. llama.cpp also rounds
 activations to 8 bits while it computes; that is not in these figures.
 """
 
@@ -74,7 +74,7 @@ def _phase(arm: str, mix: str) -> dict[str, Any]:
         "finetuned": {**CE, "transforms": {"freeze": {}}},
         "qat": {**CE, "transforms": {"freeze": {}, "qat": {}}},
         "grid": {**CE, **grid},
-        "qad": {"losses": {"forward-kl": {}}, "teacher": {"use": "itself"}, **grid},
+        "qad": {"losses": {"forward-kl": {}}, "teacher": {"use": "student-before"}, **grid},
     }
     return arms[arm]
 

@@ -64,7 +64,7 @@ class Grid:
         with require_same_logits(self._student, "writing weights on the grid"):
             for path, plain in self._plain.items():
                 layer = model.get_submodule(path)
-                layer.weight.data.copy_(layer.rounded())
+                layer.weight.data.copy_(layer.round_weight())
                 plain.weight, plain.bias = layer.weight, layer.bias
                 model.set_submodule(path, plain.train(layer.training))
 
@@ -81,10 +81,10 @@ class _Rounded(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         # The difference is exactly 0, so that the sum is the rounded weight, with the gradient of the weight itself.
-        return nn.functional.linear(inputs, self.rounded() + (self.weight - self.weight.detach()), self.bias)
+        return nn.functional.linear(inputs, self.round_weight() + (self.weight - self.weight.detach()), self.bias)
 
     @torch.compiler.disable
-    def rounded(self) -> Tensor:
+    def round_weight(self) -> Tensor:
         """Return the rounded weight; computed anew when the weight has changed, such as by a step or a checkpoint."""
         weight = self.weight.detach()
         if self._last is None or not torch.equal(self._last[0], weight):

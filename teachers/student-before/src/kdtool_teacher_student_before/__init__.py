@@ -1,4 +1,4 @@
-"""Teacher plugin `itself`: the student as it was before a phase of the run, frozen.
+"""Teacher plugin `student-before`: the student as it was before a phase of the run, frozen.
 
 The engine names its folder (`kdtool.Teacher.student_before`), and the student's own component opens it.
 """
@@ -15,25 +15,25 @@ from kdtool import Field
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Itself"]
+__all__ = ["StudentBefore"]
 
 
-class Itself(kdtool.Teacher):
+class StudentBefore(kdtool.Teacher):
     """The student as it was before a phase, with the weights of the same arm and seed."""
 
     offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections"})
 
     class Config(kdtool.Config):
-        """Settings of the teacher `itself`."""
+        """Settings of the teacher `student-before`."""
 
-        before: str | None = Field(None, min_length=1)
+        phase: str | None = Field(None, min_length=1)
         """The phase before which it was saved: an earlier one, or this one. None: the phase that learns from it."""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.student_before = config.before or ""
+        self.student_before = config.phase or ""
         self._source: tuple[kdtool.RunInfo, Path] | None = None
         self._runtime: kdtool.Runtime | None = None
         self._asking = False
@@ -46,7 +46,7 @@ class Itself(kdtool.Teacher):
         """
         if self._asking:
             raise kdtool.UsageError(
-                "itself: the student takes its tokenizer or weights from this teacher, which is that student; expected "
+                "student-before: the student takes its tokenizer or weights from this teacher, which is that student; expected "
                 "another source; name it in the student's `source` or `tokenizer`"
             )
         self._asking = True
@@ -87,11 +87,15 @@ class Itself(kdtool.Teacher):
     def _open(self, device: torch.device) -> kdtool.LanguageModel:
         if self._runtime is None:
             if self._source is None:
-                raise kdtool.PluginError("itself: kdtool_signal was called before kdtool_load_weights named a student")
+                raise kdtool.PluginError(
+                    "student-before: kdtool_signal was called before kdtool_load_weights named a student"
+                )
             run, folder = self._source
             opened = kdtool.open_subject(run, kdtool.Subject("student", "student", folder, run.seed))
             if opened is None or opened.value.model is None:
-                raise kdtool.UsageError(f"itself: no component opens the student in {folder} as a model with states")
+                raise kdtool.UsageError(
+                    f"student-before: no component opens the student in {folder} as a model with states"
+                )
             self._runtime = opened.value
             opened.value.model.model.eval().requires_grad_(False)
         model = self._runtime.model

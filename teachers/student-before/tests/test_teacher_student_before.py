@@ -1,4 +1,4 @@
-"""The teacher `itself`: signals of the student in the folder that the engine names, and none of its own."""
+"""The teacher `student-before`: signals of the student in the folder that the engine names, and none of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_teacher_itself import Itself
+from kdtool_teacher_student_before import StudentBefore
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_transformers import CausalStudent, open_model, open_tokenizer
 from kdtool_transformers.testing import packed_batch, tiny_model
@@ -34,9 +34,9 @@ class Saved(CausalStudent):
         return open_model(self.folder, offline=True)
 
 
-class TestItself(TeacherConformance):
-    component = Itself
-    entry_point = "itself"
+class TestStudentBefore(TeacherConformance):
+    component = StudentBefore
+    entry_point = "student-before"
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
         return {"student": Saved(write_toy_model(folder / "model"))}
@@ -53,7 +53,7 @@ def logits(signal: kdtool.Signal) -> torch.Tensor:
 
 
 def test_it_is_the_student_in_the_last_folder_and_frozen(tmp_path: Path) -> None:
-    teacher, batch = Itself(Itself.Config(before="qat")), packed_batch()
+    teacher, batch = StudentBefore(StudentBefore.Config(phase="qat")), packed_batch()
     assert teacher.student_before == "qat"
     found = []
     for seed in (0, 1):
@@ -72,7 +72,7 @@ def test_it_is_the_student_in_the_last_folder_and_frozen(tmp_path: Path) -> None
 
 def test_without_a_student_it_cannot_be_asked() -> None:
     with pytest.raises(kdtool.PluginError, match="before kdtool_load_weights named a student"):
-        Itself(Itself.Config()).kdtool_signal(packed_batch(), WANT)
+        StudentBefore(StudentBefore.Config()).kdtool_signal(packed_batch(), WANT)
 
 
 def test_a_student_that_takes_its_tokenizer_from_it_is_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_student_that_takes_its_tokenizer_from_it_is_refused(tmp_path: Path) -
         def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
             return self.tokenizer_of(run, "teacher")
 
-    teacher = Itself(Itself.Config())
+    teacher = StudentBefore(StudentBefore.Config())
     run = make_run(tmp_path, {"student": Heir(tmp_path), "teacher": teacher})
     with pytest.raises(kdtool.UsageError, match="takes its tokenizer or weights from this teacher"):
         teacher.kdtool_tokenizer(run)
