@@ -71,7 +71,7 @@ def test_it_is_the_student_in_the_last_folder_and_frozen(tmp_path: Path) -> None
 
 
 def test_without_a_student_it_cannot_be_asked() -> None:
-    with pytest.raises(kdtool.PluginError, match="before kdtool_load_weights named a student"):
+    with pytest.raises(kdtool.PluginError, match="before kdtool_load_weights"):
         StudentBefore(StudentBefore.Config()).kdtool_signal(packed_batch(), WANT)
 
 

@@ -35,7 +35,7 @@ class StudentBefore(kdtool.Teacher):
         super().__init__(config)
         self.student_before = config.phase or ""
         self._source: tuple[kdtool.RunInfo, Path] | None = None
-        self._runtime: kdtool.Runtime | None = None
+        self._opened: tuple[kdtool.Runtime, kdtool.LanguageModel] | None = None
         self._asking = False
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
@@ -46,8 +46,8 @@ class StudentBefore(kdtool.Teacher):
         """
         if self._asking:
             raise kdtool.UsageError(
-                "student-before: the student takes its tokenizer or weights from this teacher, which is that student; expected "
-                "another source; name it in the student's `source` or `tokenizer`"
+                "student-before: the student takes its tokenizer or weights from this teacher, which is that student; "
+                "expected another source; name it in the student's `source` or `tokenizer`"
             )
         self._asking = True
         try:
@@ -80,27 +80,23 @@ class StudentBefore(kdtool.Teacher):
         )
 
     def kdtool_close(self) -> None:
-        if self._runtime is not None:
-            self._runtime.close()
-            self._runtime = None
+        if self._opened is not None:
+            self._opened[0].close()
+            self._opened = None
 
     def _open(self, device: torch.device) -> kdtool.LanguageModel:
-        if self._runtime is None:
+        if self._opened is None:
             if self._source is None:
-                raise kdtool.PluginError(
-                    "student-before: kdtool_signal was called before kdtool_load_weights named a student"
-                )
+                raise kdtool.PluginError("student-before: kdtool_signal was called before kdtool_load_weights")
             run, folder = self._source
             opened = kdtool.open_subject(run, kdtool.Subject("student", "student", folder, run.seed))
             if opened is None or opened.value.model is None:
                 raise kdtool.UsageError(
-                    f"student-before: no component opens the student in {folder} as a model with states"
+                    f"student-before: no component opens {folder} as a model with states; use a student on transformers"
                 )
-            self._runtime = opened.value
+            self._opened = opened.value, opened.value.model
             opened.value.model.model.eval().requires_grad_(False)
-        model = self._runtime.model
-        if model is None:
-            raise AssertionError("compared when it was opened")
+        model = self._opened[1]
         model.model.to(device)
         return model
 
