@@ -33,7 +33,7 @@ from torch import Tensor
 
 STUDENT = {"use": "pruned", "layers": 30}
 CE: dict[str, Any] = {"losses": {"ce": {}}}
-WINDOW = 256
+WINDOW = 1024
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--type", default="q2_k")
     parser.add_argument("--arms", default="finetuned,qat,grid,qad")
     parser.add_argument("--heal", type=int, default=20)
+    parser.add_argument("--heal-rate", type=float, default=2e-4)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--documents", type=int, default=16)
@@ -91,7 +92,7 @@ def _trained(options: argparse.Namespace, phase: dict[str, Any] | None) -> Path:
             "rows": {"use": "packed", "length": 256, "maximum_tokens": 65536},
             "teacher": {"use": "smollm2"},
             "student": options.student,
-            "trainer": {"use": "standard", "batch": 2, "learning_rate": 2e-4},
+            "trainer": {"use": "standard", "batch": 2, "learning_rate": options.heal_rate},
             "train": {"heal": heal, **more},
             "trackers": {"console": {}},
         },

@@ -8,7 +8,7 @@ compute with the head's own weight, and files store both in 6 bits or more.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 import numpy as np
@@ -83,7 +83,7 @@ class _Rounded(nn.Module):
         # The difference is exactly 0, so that the sum is the rounded weight, with the gradient of the weight itself.
         return nn.functional.linear(inputs, self.round_weight() + (self.weight - self.weight.detach()), self.bias)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def round_weight(self) -> Tensor:
         """Return the rounded weight; computed anew when the weight has changed, such as by a step or a checkpoint."""
         weight = self.weight.detach()
@@ -101,7 +101,7 @@ def _importance(student: TransformersModel, config: GGUFGridConfig, run: kdtool.
     return measure_importance(student, windows) if windows else {}
 
 
-def _linear_layers(student: TransformersModel) -> dict[str, nn.Linear]:
+def _linear_layers(student: TransformersModel) -> dict[str, Any]:
     """Return the linear layers by path, except the head.
 
     Raises:

@@ -26,7 +26,7 @@ class StudentBefore(kdtool.Teacher):
     class Config(kdtool.Config):
         """Settings of the teacher `student-before`."""
 
-        phase: str | None = Field(None, min_length=1)
+        phase: str | None = Field(default=None, min_length=1)
         """The phase before which it was saved: an earlier one, or this one. None: the phase that learns from it."""
 
     config: Config

@@ -63,18 +63,14 @@ def subjects_of(
 ) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
-    Left out is a teacher that is the student itself before a phase.
-    A teacher that a phase of this run trained is measured after and before it, and so is a pretrained student, which is the
-    first of `untrained`. Exports are of the first arm, the student with the first seed.
+    Left out are teachers that are the student itself. A teacher that a phase of this run trained is measured after and
+    before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the first arm, the student
+    with the first seed.
     """
     found = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
-    for name, component in context.assembly.of_kind("teacher").items():
-        if (
-            isinstance(component, Teacher)
-            and {"text", "logits"} & component.offers
-            and component.student_before is None
-        ):
+    for name, one in context.assembly.of_kind("teacher").items():
+        if isinstance(one, Teacher) and one.student_before is None and {"text", "logits"} & one.offers:
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
