@@ -47,6 +47,8 @@ from kdtool._contract.language_model import ModelFacts as ModelFacts
 from kdtool._contract.language_model import Request as Request
 from kdtool._contract.language_model import Runtime as Runtime
 from kdtool._contract.language_model import TextAnswer as TextAnswer
+from kdtool._contract.language_model import TextPiece as TextPiece
+from kdtool._contract.language_model import TokenLogprob as TokenLogprob
 from kdtool._contract.licences import LicenceTerms as LicenceTerms
 from kdtool._contract.licences import Licensed as Licensed
 from kdtool._contract.loss import Loss as Loss
@@ -114,6 +116,8 @@ from kdtool._estimate.other_work import OtherWork as OtherWork
 from kdtool._estimate.other_work import busy_cores as busy_cores
 from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
+from kdtool._evaluate.open_models import Models as Models
+from kdtool._evaluate.open_models import open_models as open_models
 from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import compare as compare
 from kdtool._results.known_runs import KnownRun as KnownRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 
-Ability = Literal["continue", "converse", "prefill", "score"]
+Ability = Literal["continue", "converse", "prefill", "score", "infill"]
+Finish = Literal["stop", "length", "refused"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ class Request:
     """A prompt to answer. `temperature` 0 is greedy; `seed` fixes sampling if the runtime supports it.
 
     `turns` are a preceding conversation, as (role, content) pairs: the answer is then the assistant's next turn, and
-    `prompt` is its beginning, which servers refuse.
+    `prompt` is its beginning, which servers refuse. `suffix` is the text behind a gap that the answer fills (infilling);
+    None continues the prompt. Sampling considers the `top_k` likeliest tokens (0: all), and of these the likeliest that
+    together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probability of each token, beside
+    those of so many likeliest ones; None for none.
     """
 
     id: str
@@ -115,6 +119,10 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     turns: tuple[tuple[str, str], ...] = ()
+    suffix: str | None = field(default=None, kw_only=True)
+    top_p: float = field(default=1.0, kw_only=True)
+    top_k: int = field(default=0, kw_only=True)
+    logprobs: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,39 @@ class TextAnswer:
 
     id: str
     text: str
-    finish: Literal["stop", "length", "refused"]
+    finish: Finish
     tokens_in: int
     tokens_out: int
     picodollars: int = 0
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token as text, its log-probability in nats, and those of the likeliest tokens instead of it.
+
+    Log-probabilities are of the model's softmax, before temperature, `top_k` and `top_p`. Since 0.1.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """The next piece of an answer that is being generated: whole characters, "" while one is incomplete.
+
+    `tokens_out` counts the tokens generated so far. The last piece has a `finish`, see `TextAnswer`; `reason` explains a
+    refusal. `logprobs` are of the tokens since the piece before, if the request asks for them. Since 0.1.
+    """
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    finish: Finish | None = None
+    reason: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +186,9 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """The model behind it, if its states are accessible; None for servers and foreign formats."""
     abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
     """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
-    answer (`prefill`), to `score` texts. Since 0.1."""
+    answer (`prefill`), to `score` texts, to `infill` the gap before `Request.suffix`. Since 0.1."""
+    streams: int = 1
+    """Answers that `stream` can generate at once, in as many threads; callers queue further ones. Since 0.1."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -160,6 +198,19 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer requests, in any order; results carry the request's id. A request that is too long is refused alone."""
+
+    def stream(self, request: Request) -> Iterator[TextPiece]:
+        """Yield an answer while it is generated; together its pieces are the text of `answer`.
+
+        Closing the iterator ends the generation. A piece, perhaps without text, comes with each token, and several times
+        while a long prompt is read, so that callers can stop soon. By default the whole answer is one piece. Since 0.1.
+        """
+        for found in self.answer([request]):
+            yield TextPiece(found.text, found.tokens_in, found.tokens_out, found.finish, found.reason)
+
+    def memory(self) -> int | None:
+        """Return the bytes of memory that the opened model takes, weights and cache; None if it is not known. Since 0.1."""
+        return None
 
     def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
         """Score whole texts, in order. The first token is predicted from the tokenizer's `scoring_context`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -49,9 +50,13 @@ class Teacher(Component):
         """Return the key of the answer to a request in the store, as 64 hexadecimal digits.
 
         It stands for the class, `answer_cache_key`, the request but its id (nor the seed if it is greedy), and `weights`: a
-        fingerprint of all else that determines the answer. Since 0.1.
+        fingerprint of all else that determines the answer. Keyword-only fields of requests, which are younger than the first
+        stores, count unless they have their default. Since 0.1.
         """
         left_out = {"id"} if request.temperature else {"id", "seed"}
+        left_out |= {
+            each.name for each in fields(request) if each.kw_only and getattr(request, each.name) == each.default
+        }
         asked = {name: value for name, value in vars(request).items() if name not in left_out}
         content = [type(self).__qualname__, self.answer_cache_key, weights, asked]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

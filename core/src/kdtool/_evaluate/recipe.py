@@ -1,4 +1,4 @@
-"""The recipe of a run that only measures: from a whole recipe, or from names on the command line, or both.
+"""The recipe of a run that only measures or opens models: from a whole recipe, or from names, or both.
 
 Installed exporters are added, because the exporter that writes a format also reads it.
 """
@@ -49,9 +49,23 @@ def measuring_recipe(
     if corpus:
         own["corpus"] = corpus
     composed = compose([below, as_node(own, place), settings_layer(settings)])
-    data = composed.plain()
-    if not data.get("evaluators"):
+    if not composed.plain().get("evaluators"):
         raise UsageError("no evaluator is named; name some, `--with NAME`, or give a recipe")
+    return _with_openers(name, composed)
+
+
+def opening_recipe(name: str, recipe: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with the teachers and exporters of a run's recipe, as `Results.recipe` holds it, to open models.
+
+    Raises:
+        RecipeError: with all mistakes, such as a plugin that is not installed any more.
+    """
+    kept = {key: recipe[key] for key in ("teachers", "exporters") if recipe.get(key)}
+    return _with_openers(name, as_node(kept, Place("", 0, 0, Path.cwd())))
+
+
+def _with_openers(name: str, composed: Node) -> Recipe:
+    data = composed.plain()
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
         data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
