@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.compare import value_tables
+from kdtool._cli.compare import in_figures, value_tables
 from kdtool._cli.options import out_option
-from kdtool._text.markdown import markdown_table, signed_difference
+from kdtool._text.markdown import markdown_table
 
 if TYPE_CHECKING:
     from kdtool._contract.comparison import Comparison
@@ -67,6 +67,4 @@ def _exported_table(results: Results) -> str:
 def _difference(found: Comparison | None) -> str:
     if found is None:
         return "–"
-    numbers = (found.difference, found.low, found.high)
-    value, low, high = (signed_difference(each, relative=found.relative) for each in numbers)
-    return f"{value} ({low} to {high})"
+    return "{} ({} to {})".format(*in_figures(found))

@@ -37,5 +37,6 @@ def link_export(artifact: Artifact, folder: Path) -> None:
 def _link(artifact: Artifact, folder: Path) -> Path:
     """Return the path under a file's own name, or under the exporter's for a folder, which several may call alike."""
     exports, path = folder / "exports", folder / artifact.path
-    stage = path.relative_to(exports).parts[0]
-    return exports / (path.name if path.is_file() else stage.rpartition("-")[0])
+    exporter, dash, _ = path.relative_to(exports).parts[0].rpartition("-")
+    assert dash, "artefacts lie in NAME-FINGERPRINT"  # noqa: S101
+    return exports / (path.name if path.is_file() else exporter)

@@ -41,12 +41,13 @@ def place_texts(texts: Mapping[str, Sequence[Path]], taken: set[str]) -> Iterato
 
 
 def missing_texts(results: kdtool.Results, texts: Mapping[str, Sequence[Path]]) -> list[kdtool.Licensed]:
-    """Return the licences of weights that are passed on with their text, and whose text was not found."""
+    """Return the licences of weights that are passed on with their text, whose text was neither found nor given."""
     return [
         one
         for one in _weights(results)
         if one.terms.licence not in _WITHOUT
-        and not any(file.name.upper().startswith("LICEN") for file in (*texts[""], *texts[one.component]))
+        and not texts[""]
+        and not any(file.name.upper().startswith("LICEN") for file in texts[one.component])
     ]
 
 
