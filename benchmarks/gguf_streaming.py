@@ -17,6 +17,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from importlib import import_module
 from multiprocessing import get_context
@@ -76,7 +77,7 @@ def compare(runtime: GGUFRuntime, address: str, code: str, pairs: int, tokens: i
         for number in range(pairs + 1):
             start = number * 100 + size
             prompt = f"# {number}\n{code[start : start + size]}"
-            one = [lambda: ours(runtime, prompt, tokens), lambda: bare(address, prompt, tokens)]  # noqa: B023 - called here
+            one = [partial(ours, runtime, prompt, tokens), partial(bare, address, prompt, tokens)]
             first, second = (one, one[::-1])[number % 2]
             timings = [first(), second()]
             found.append((timings[number % 2], timings[1 - number % 2]))
