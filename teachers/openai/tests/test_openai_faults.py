@@ -64,7 +64,7 @@ def test_what_is_sent_is_what_was_asked() -> None:
 
 def test_a_gap_is_filled_by_the_suffix_of_completions(tmp_path: Path) -> None:
     request = kdtool.Request("a", "p", 9, suffix="s", top_p=0.9, top_k=5)
-    filled = {"choices": [{"text": "mid", "finish_reason": "stop"}]}
+    filled = Reply(body={"choices": [{"text": "mid", "finish_reason": "stop"}]})
     with serving(lambda *_: filled) as served, teacher(served, api="completions") as asked:
         opened = asked.kdtool_open(make_run(tmp_path), kdtool.Subject("teacher", "teacher"))
         assert opened is not None
