@@ -148,6 +148,10 @@ class Engine:
         self._dispatch()
         return answers
 
+    def open(self) -> None:
+        """Load the model now, in this thread, before there is an event loop. Raises what loading raises."""
+        self._ready(self._load())
+
     async def load(self) -> kdtool.Runtime:
         """Load the model unless it is loaded; further callers wait for the same load."""
         if self.runtime is None:
@@ -195,9 +199,12 @@ class Engine:
             loading.set_exception(error or kdtool.KdtoolError(f"{self.name} did not load"))
             loading.exception()  # nobody may wait any more
             return
+        self._ready(runtime)
+        loading.set_result(runtime)
+
+    def _ready(self, runtime: kdtool.Runtime) -> None:
         self.runtime = runtime
         self._workers = Workers(self.name, runtime.streams)
-        loading.set_result(runtime)
 
     def _dispatch(self) -> None:
         while self.waiting and len(self.running) < self.streams:
