@@ -57,7 +57,7 @@ class StreamingRuntime(kdtool.Runtime):
         if count >= self.context:
             yield kdtool.TextPiece("", count, 0, "refused")
             return
-        tokens = [word for word in _words(self.text(request))]
+        tokens = _words(self.text(request))
         for number, token in enumerate(tokens[: request.max_tokens], 1):
             time.sleep(self.seconds)
             finish = "length" if number == request.max_tokens else "stop" if number == len(tokens) else None
@@ -78,7 +78,7 @@ class ScriptedModels:
     """Models by name, opened as the runtimes or by raising the errors given; `opened` lists the names."""
 
     def __init__(self, runtimes: Mapping[str, kdtool.Runtime | Exception]) -> None:
-        roles: Mapping[str, Any] = {"control": "control", "teacher": "teacher"}  # type: ignore[name-defined]
+        roles: Mapping[str, Literal["control", "teacher"]] = {"control": "control", "teacher": "teacher"}
         self.subjects = {name: kdtool.Subject(name, roles.get(name, "student")) for name in runtimes}
         self.opened: list[str] = []
         self._runtimes = runtimes

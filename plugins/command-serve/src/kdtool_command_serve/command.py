@@ -22,15 +22,23 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 
 @click.command("serve")
 @click.argument("model", metavar="RUN_OR_FILE")
-@click.option("--model", "names", multiple=True, metavar="NAME", help="Offer this model only; repeatable, the default first.")
+@click.option(
+    "--model", "names", multiple=True, metavar="NAME", help="Offer only this model; repeatable, the default first."
+)
 @click.option("--paid", is_flag=True, help="Offer teachers that cost money, too.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port [default: the first free one from 5000 on].")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than this need a key.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
 @click.option("--key-variable", metavar="NAME", help=f"Environment variable with the key [default: {KEY_VARIABLE}].")
-@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Web page that may use the server; repeatable.")
-@click.option("--queue", default=32, show_default=True, type=click.IntRange(0), help="Answers that may wait, per model.")
+@click.option(
+    "--allow-origin", "origins", multiple=True, metavar="URL", help="Site whose pages may use it; repeatable."
+)
+@click.option(
+    "--queue", default=32, show_default=True, type=click.IntRange(0), help="Answers that may wait, per model."
+)
 @click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds for an answer.")
-@click.option("--body-limit", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request.")
+@click.option(
+    "--body-limit", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request."
+)
 @click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
 @click.option("--no-browser", is_flag=True, help="Do not open the page.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,8 +16,10 @@ __all__ = ["Connection"]
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with limits that uvicorn has not: for the time in which a request arrives, for that in which a
-    client reads nothing, and for the number of connections. At the limit, the connection that is silent longest is closed.
+    """uvicorn's connection, limited where uvicorn has no limit.
+
+    A request must arrive in time, and a client must read what was sent. At the greatest number of connections, a new one
+    replaces the one that is silent longest.
     """
 
     most: ClassVar[int] = 256
@@ -49,21 +51,24 @@ class Connection(H11Protocol):
         if self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
             self._expect_request()
         else:
-            self._arriving = _cancel(self._arriving)
+            _stop(self._arriving)
+            self._arriving = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread = self._unread or self.loop.call_later(self.unread_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._unread = _cancel(self._unread)
+        _stop(self._unread)
+        self._unread = None
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
         self.transport.abort()  # `close` would wait until the client has read everything
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._arriving, self._unread = _cancel(self._arriving), _cancel(self._unread)
+        _stop(self._arriving)
+        _stop(self._unread)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -81,6 +86,6 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-def _cancel(timer: Any) -> None:
+def _stop(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

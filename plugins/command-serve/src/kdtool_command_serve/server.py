@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from kdtool_command_serve.connection import Connection
 
-__all__ = ["is_local", "listen", "run"]
+__all__ = ["is_local", "listen", "make_server", "run"]
 
 FIRST_PORT = 5000
 _PORTS = 100
@@ -41,12 +41,22 @@ def listen(host: str, port: int | None) -> socket.socket:
             if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
                 raise kdtool.UsageError(f"--host {host}: this machine cannot listen there: {error.strerror}") from None
     if port is None:
-        raise kdtool.UsageError(f"all ports from {FIRST_PORT} to {FIRST_PORT + _PORTS - 1} are in use; name one: --port")
-    raise kdtool.UsageError(f"--port {port}: it is in use, or reserved; leave it out to take the next free one from 5000 on")
+        raise kdtool.UsageError(
+            f"all ports from {FIRST_PORT} to {FIRST_PORT + _PORTS - 1} are in use; name one: --port"
+        )
+    raise kdtool.UsageError(
+        f"--port {port}: it is in use, or reserved; leave it out to take the next free one from 5000 on"
+    )
 
 
 def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `ready` is called when the first request would be answered."""
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends, and then raises the signal again
+        make_server(app, ready).run(sockets=[listener])
+
+
+def make_server(app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
+    """Return the server that `run` runs."""
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -61,8 +71,7 @@ def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> Non
         h11_max_incomplete_event_size=32_768,
         backlog=1024,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends, and then raises the signal again
-        _Server(config, ready).run(sockets=[listener])
+    return _Server(config, ready)
 
 
 class _Server(uvicorn.Server):
@@ -90,8 +99,10 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _is_answered(port: int) -> bool:
-    """Return whether a program answers on this machine, perhaps on all addresses: AirPlay of macOS does on port 5000, and
-    binding 127.0.0.1 beside it succeeds."""
+    """Return whether a program of this machine answers on a port.
+
+    It may listen on all addresses, as AirPlay of macOS does on port 5000: binding 127.0.0.1 beside it would succeed.
+    """
     for host in ("127.0.0.1", "::1"):
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.2):
             return True

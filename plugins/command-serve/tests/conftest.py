@@ -1,0 +1,28 @@
+"""A server with scripted models, and the modules beside the tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running import Running, running
+from scripted import ScriptedModels, StreamingRuntime
+
+
+@pytest.fixture
+def student() -> StreamingRuntime:
+    """The runtime behind the model "student"."""
+    return StreamingRuntime()
+
+
+@pytest.fixture
+def server(student: StreamingRuntime) -> Iterator[Running]:
+    """A server with a student and a control that cannot converse."""
+    control = StreamingRuntime(lambda _: "pass\n", abilities=frozenset({"continue"}))
+    with running(ScriptedModels({"student": student, "control": control})) as started:
+        yield started
