@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import uvicorn
 from kdtool_command_serve import create_app
 from kdtool_command_serve.pool import Openable, Pool
 from kdtool_command_serve.server import listen, make_server
@@ -17,10 +18,15 @@ from openai import OpenAI
 class Running:
     """A running server: its address, its models and a client."""
 
-    def __init__(self, port: int, pool: Pool) -> None:
+    def __init__(self, port: int, pool: Pool, server: uvicorn.Server) -> None:
         self.port = port
+        self._server = server
         self.pool = pool
         self.url = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        """End as Ctrl-C does."""
+        self._server.should_exit = True
 
     def openai(self, key: str = "none") -> OpenAI:
         """Return the official client, which does not try again."""
@@ -46,7 +52,7 @@ def running(models: Openable, **options: Any) -> Iterator[Running]:
     thread.start()
     assert ready.wait(20)
     try:
-        yield Running(listener.getsockname()[1], app.state.pool)
+        yield Running(listener.getsockname()[1], app.state.pool, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -93,7 +93,7 @@ class Pool:
         needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available
         if needed > free:
             raise kdtool.MemoryExceededError(
-                f"{name} has weights of {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                f"{name} has weights of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
             )
         return self._models.open(name)
 
