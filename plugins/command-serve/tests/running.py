@@ -28,6 +28,10 @@ class Running:
         """End as Ctrl-C does."""
         self._server.should_exit = True
 
+    def connections(self) -> int:
+        """Return how many are open."""
+        return len(self._server.server_state.connections)
+
     def openai(self, key: str = "none") -> OpenAI:
         """Return the official client, which does not try again."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)

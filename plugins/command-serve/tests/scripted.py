@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -94,10 +95,4 @@ class ScriptedModels:
 
 def _words(text: str) -> list[str]:
     """Split text so that its parts, together, are the text."""
-    parts: list[str] = []
-    for character in text:
-        if parts and (character.isspace() or not parts[-1][-1].isspace()):
-            parts[-1] += character
-        else:
-            parts.append(character)
-    return parts
+    return re.findall(r"\S+\s*|\s+", text)

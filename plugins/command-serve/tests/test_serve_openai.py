@@ -28,7 +28,13 @@ def test_models_are_listed_with_role_and_memory(server: Running) -> None:
 
 def test_a_completion_has_text_usage_and_times(server: Running, student: StreamingRuntime) -> None:
     found = server.openai().completions.create(
-        model="student", prompt="def area(width, height):", max_tokens=8, temperature=0, seed=3, stop=["\n\n"], top_p=0.9
+        model="student",
+        prompt="def area(width, height):",
+        max_tokens=8,
+        temperature=0,
+        seed=3,
+        stop=["\n\n"],
+        top_p=0.9,
     )
     assert (found.choices[0].text, found.choices[0].finish_reason) == (TEXT, "stop")
     assert found.usage
@@ -44,7 +50,9 @@ def test_a_completion_has_text_usage_and_times(server: Running, student: Streami
 def test_several_prompts_and_choices_have_seeds_and_places_of_their_own(
     server: Running, student: StreamingRuntime
 ) -> None:
-    found = server.openai().completions.create(model="student", prompt=["a", "b b"], n=2, seed=7, echo=True, max_tokens=1)
+    found = server.openai().completions.create(
+        model="student", prompt=["a", "b b"], n=2, seed=7, echo=True, max_tokens=1
+    )
     assert [choice.text for choice in found.choices] == ["areturn ", "areturn ", "b breturn ", "b breturn "]
     assert sorted((asked.prompt, asked.seed) for asked in student.asked) == [("a", 7), ("a", 8), ("b b", 7), ("b b", 8)]
     assert found.usage
@@ -88,7 +96,9 @@ def test_several_choices_are_streamed_side_by_side(server: Running) -> None:
 
 
 def test_logprobs_of_completions(server: Running) -> None:
-    found = server.openai().completions.create(model="student", prompt="x", logprobs=2, max_tokens=2).choices[0].logprobs
+    found = (
+        server.openai().completions.create(model="student", prompt="x", logprobs=2, max_tokens=2).choices[0].logprobs
+    )
     assert found
     assert found.tokens == ["return ", "width "]
     assert found.token_logprobs == [-0.5, -0.5]
@@ -176,7 +186,9 @@ def test_an_unknown_model_is_refused_with_the_list(server: Running) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(server: Running, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError, match="1200 tokens, leaves no room in the model's context of 1000 tokens"):
+    with pytest.raises(
+        openai.BadRequestError, match="1200 tokens, leaves no room in the model's context of 1000 tokens"
+    ):
         server.openai().completions.create(model="student", prompt="x " * 1200, stream=stream)
 
 

@@ -37,9 +37,10 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._silent_since = time.monotonic()
         self._expect_request()
-        if len(self.connections) > self.most:
-            silent = [each for each in self.connections if isinstance(each, Connection) and each is not self]
-            silent = [each for each in silent if not each._is_answering()]
+        others = [each for each in self.connections if isinstance(each, Connection) and each is not self]
+        others = [each for each in others if not each.transport.is_closing()]
+        if len(others) >= self.most:
+            silent = [each for each in others if not each._is_answering()]
             if silent:
                 min(silent, key=lambda each: each._silent_since).transport.abort()
             else:
