@@ -45,6 +45,10 @@ class Teacher(Component):
     """
     stores_answers = False
     """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
+    student_before: str | None = None
+    """For a teacher that is the student itself: the phase before which, "" for the phase that learns from it. That student's
+    folder comes by `kdtool_load_weights`. It runs beside the student, and is not measured. None, the default: another
+    model. May depend on the config. Since 0.1."""
 
     def answer_key(self, request: Request, weights: str = "") -> str:
         """Return the key of the answer to a request in the store, as 64 hexadecimal digits.
@@ -86,11 +90,12 @@ class Teacher(Component):
         raise NotImplementedError
 
     def kdtool_estimate_answers(
-        self, run: RunInfo, requests: Iterable[Request], times: float
+        self, run: RunInfo, requests: Iterable[Request], times: float, most: float
     ) -> Iterator[Estimate] | None:
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
-        `requests` may be a sample: each stands for `times` requests. Nothing is asked. Answers that are stored cost
+        `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
+        rejected and asked for anew. The price is that without rejections. Nothing is asked. Answers that are stored cost
         nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 
