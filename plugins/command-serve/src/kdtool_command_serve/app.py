@@ -94,6 +94,7 @@ def create_app(
         origins=origins,
         body=limits.body,
         count=metrics.responses,
+        paths=[route.path for route in routes],
         open_paths=("/", "/health"),
     )
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

@@ -24,7 +24,7 @@ _READ_TO_REFUSE = 32
 
 
 class Guard:
-    """Middleware around the application; see `create_app`. `open_paths` need no key."""
+    """Middleware around the application; see `create_app`. It counts responses by `paths`; `open_paths` need no key."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Guard:
         origins: Sequence[str],
         body: int,
         count: Counter,
+        paths: Sequence[str],
         open_paths: Sequence[str],
     ) -> None:
         self._app = app
@@ -43,6 +44,7 @@ class Guard:
         self._origins = {origin.rstrip("/") for origin in origins}
         self._body = body
         self._count = count
+        self._paths = frozenset(paths)
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,9 +56,8 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._count.labels(
-                    scope["path"] if message["status"] not in {404, 421} else "", message["status"]
-                ).inc()
+                path = scope["path"] if scope["path"] in self._paths else "other"
+                self._count.labels(path, message["status"]).inc()
                 _add_headers(MutableHeaders(scope=message), origin if origin in self._origins else "")
             await send(message)
 
