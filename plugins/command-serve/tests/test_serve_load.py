@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import threading
 import time
@@ -126,23 +125,21 @@ def test_a_client_that_leaves_the_queue_frees_its_place_and_costs_nothing() -> N
         assert [asked.prompt for asked in student.asked] == ["x"]
 
 
-def test_models_are_closed_and_threads_end_with_the_server() -> None:
+def test_models_are_closed_and_threads_end_with_the_server(capfd: pytest.CaptureFixture[str]) -> None:
     student = StreamingRuntime(lambda _: "word " * 500, seconds=0.02)
-    began = time.perf_counter()
+    before, began = {*threading.enumerate()}, time.perf_counter()
     with running(ScriptedModels({"student": student})) as server, ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(_ignore_errors, server)
+        asked = threads.submit(server.post, "/v1/completions", prompt="x", max_tokens=500, stream=True)
         while not student.open:
             time.sleep(0.01)
         server.stop()
-        waiting.result(10)
+        assert '"code":"server_ends"' in asked.result(10).text
     assert time.perf_counter() - began < 6
     assert student.closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdtool-serve")]
-
-
-def _ignore_errors(server: Running) -> None:
-    with contextlib.suppress(httpx.HTTPError):
-        server.post("/v1/completions", prompt="x", max_tokens=500, stream=True)
+    assert capfd.readouterr().err == "", "no traceback"
+    for thread in {*threading.enumerate()} - before:
+        thread.join(2)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])

@@ -66,10 +66,17 @@ class Pool:
             )
         return self.engines[name]
 
+    def cancel(self) -> None:
+        """End all answers with an error, because the server ends."""
+        for engine in self.engines.values():
+            answers = [*engine.running, *engine.waiting]
+            for answer in answers:
+                answer.put(RequestError("the server ends", status=503, code="server_ends"))
+            engine.cancel(answers)
+
     async def stop(self) -> None:
         """Cancel all answers, and close the models whose threads end soon."""
-        for engine in self.engines.values():
-            engine.cancel([*engine.running, *engine.waiting])
+        self.cancel()
         for _ in range(100):
             if not any(engine.admitted for engine in self.engines.values()):
                 break

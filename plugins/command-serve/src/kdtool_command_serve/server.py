@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import kdtool
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from kdtool_command_serve.connection import Connection
 
@@ -49,14 +49,14 @@ def listen(host: str, port: int | None) -> socket.socket:
     )
 
 
-def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+def run(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `ready` is called when the first request would be answered."""
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends, and then raises the signal again
         make_server(app, ready).run(sockets=[listener])
 
 
-def make_server(app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
-    """Return the server that `run` runs."""
+def make_server(app: Starlette, ready: Callable[[], None]) -> uvicorn.Server:
+    """Return the server that `run` runs, for an application of `create_app`."""
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -71,17 +71,22 @@ def make_server(app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
         h11_max_incomplete_event_size=32_768,
         backlog=1024,
     )
-    return _Server(config, ready)
+    return _Server(config, ready, app.state.pool.cancel)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], cancel: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._cancel = cancel
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._cancel()  # responses end by themselves then
+        await super().shutdown(sockets)
 
 
 def _bind(host: str, port: int) -> socket.socket:
