@@ -1,4 +1,4 @@
-"""A browser for the tests of the page."""
+"""A server with scripted models, a browser for the page, and the modules beside the tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the stand-ins, also in other tests of the repository
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running import Running, running
+from scripted import ScriptedModels, StreamingRuntime
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+
+@pytest.fixture
+def student() -> StreamingRuntime:
+    """The runtime behind the model "student"."""
+    return StreamingRuntime()
+
+
+@pytest.fixture
+def server(student: StreamingRuntime) -> Iterator[Running]:
+    """A server with a student and a control that cannot converse."""
+    control = StreamingRuntime(lambda _: "pass\n", abilities=frozenset({"continue"}))
+    with running(ScriptedModels({"student": student, "control": control})) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

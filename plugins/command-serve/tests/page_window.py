@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -12,9 +11,9 @@ from typing import Any
 
 import kdtool
 import pytest
-import uvicorn
-from kdtool_command_serve.app import Limits, create_app
+from kdtool_command_serve import Limits
 from playwright.sync_api import Browser, Page, sync_playwright
+from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
 __all__ = ["Limits", "Model", "Window", "models", "open_browser", "open_tab", "open_window"]
@@ -56,31 +55,13 @@ class Model(StreamingRuntime):
         return self.size
 
 
-class Server:
-    """The application in a thread, at a free port, until `stop`."""
-
-    def __init__(self, models: Mapping[str, kdtool.Runtime | Exception], **settings: Any) -> None:
-        app = create_app(ScriptedModels(models), **settings)
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-
-    def stop(self) -> None:
-        """Stop it, connections included."""
-        self._server.should_exit = True
-        self._thread.join(10)
-
-
 class Window:
     """The page of a server in a browser's tab, with what its user sees and does.
 
     `requests` are the addresses that the page asked for, `problems` what the browser reported.
     """
 
-    def __init__(self, page: Page, server: Server) -> None:
+    def __init__(self, page: Page, server: Running) -> None:
         self.page = page
         self.server = server
         self.requests: list[str] = []
@@ -139,7 +120,7 @@ def models(seconds: float = 0.002, **more: Any) -> dict[str, Model]:
 
 
 @contextmanager
-def open_tab(browser: Browser, server: Server, *, init: str = "", **settings: Any) -> Iterator[Window]:
+def open_tab(browser: Browser, server: Running, *, init: str = "", **settings: Any) -> Iterator[Window]:
     """Open the page in a tab that shares nothing with others; `init` is a script that runs before the page's own."""
     context = browser.new_context(**settings)
     context.set_default_timeout(20_000)
@@ -159,9 +140,5 @@ def open_window(
     **settings: Any,
 ) -> Iterator[Window]:
     """Serve models and open their page in a tab; `settings` are those of `create_app`, `tab` those of `open_tab`."""
-    server = Server(served or models(), **settings)
-    try:
-        with open_tab(browser, server, **tab) as window:
-            yield window
-    finally:
-        server.stop()
+    with running(ScriptedModels(served or models()), **settings) as server, open_tab(browser, server, **tab) as window:
+        yield window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,7 +58,7 @@ class StreamingRuntime(kdtool.Runtime):
         if count >= self.context:
             yield kdtool.TextPiece("", count, 0, "refused")
             return
-        tokens = [word for word in _words(self.text(request))]
+        tokens = _words(self.text(request))
         for number, token in enumerate(tokens[: request.max_tokens], 1):
             time.sleep(self.seconds)
             finish = "length" if number == request.max_tokens else "stop" if number == len(tokens) else None
@@ -78,7 +79,7 @@ class ScriptedModels:
     """Models by name, opened as the runtimes or by raising the errors given; `opened` lists the names."""
 
     def __init__(self, runtimes: Mapping[str, kdtool.Runtime | Exception]) -> None:
-        roles: Mapping[str, Any] = {"control": "control", "teacher": "teacher"}  # type: ignore[name-defined]
+        roles: Mapping[str, Literal["control", "teacher"]] = {"control": "control", "teacher": "teacher"}
         self.subjects = {name: kdtool.Subject(name, roles.get(name, "student")) for name in runtimes}
         self.opened: list[str] = []
         self._runtimes = runtimes
@@ -94,10 +95,4 @@ class ScriptedModels:
 
 def _words(text: str) -> list[str]:
     """Split text so that its parts, together, are the text."""
-    parts: list[str] = []
-    for character in text:
-        if parts and (character.isspace() or not parts[-1][-1].isspace()):
-            parts[-1] += character
-        else:
-            parts.append(character)
-    return parts
+    return re.findall(r"\S+\s*|\s+", text)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import kdtool
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from kdtool_command_serve.engine import Answer, Engine
-from kdtool_command_serve.errors import RequestError, as_request_error
+from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
 
 __all__ = ["Form", "Generated", "respond"]
 
@@ -25,6 +26,7 @@ class Generated:
 
     number: int
     answer: Answer
+    engine: Engine
     text: str = ""
     finish: str = ""
     logprobs: list[kdtool.TokenLogprob] = field(default_factory=list)
@@ -36,7 +38,7 @@ class Generated:
             RequestError: the model refuses the request.
         """
         if piece.finish == "refused":
-            raise _refusal(piece)
+            raise _refusal(piece, self.engine.runtime)
         self.text += piece.text
         self.logprobs += piece.logprobs
         self.finish = piece.finish or self.finish
@@ -56,6 +58,9 @@ class Generated:
         }
 
 
+_Pieces = AsyncIterator[tuple[Generated, kdtool.TextPiece]]
+
+
 class Form(Protocol):
     """The shape of an endpoint's responses."""
 
@@ -70,6 +75,9 @@ class Form(Protocol):
 
     def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield events behind all answers."""
+
+    def find_end(self, text: str) -> int | None:
+        """Return how many characters of an answer are kept if it ends after `text`; None if it goes on."""
 
     done: str
     """The last event's data; "" if there is none."""
@@ -88,11 +96,12 @@ async def respond(
     try:
         async with _limit(deadline, seconds):
             answers = await engine.start(requests)
-        found = [Generated(number, answer) for number, answer in enumerate(answers)]
-        pieces = _until(deadline, seconds, _merge(found))
+        found = [Generated(number, answer, engine) for number, answer in enumerate(answers)]
+        pieces = _until_end(form, _until(deadline, seconds, _merge(found)))
         if not stream:
             async for one, piece in pieces:
                 one.add(piece)
+            engine.cancel(answers)
             return JSONResponse(form.whole(found))
         first = await anext(pieces)
         first[0].add(first[1])
@@ -112,11 +121,11 @@ class _Events(StreamingResponse):
         engine: Engine,
         found: Sequence[Generated],
         first: tuple[Generated, kdtool.TextPiece],
-        pieces: AsyncIterator[tuple[Generated, kdtool.TextPiece]],
+        pieces: _Pieces,
         form: Form,
     ) -> None:
         super().__init__(self._lines(found, first, pieces, form), media_type="text/event-stream")
-        self._cancel = lambda: engine.cancel([one.answer for one in found])
+        self._cancel = partial(engine.cancel, [one.answer for one in found])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -128,7 +137,7 @@ class _Events(StreamingResponse):
         self,
         found: Sequence[Generated],
         first: tuple[Generated, kdtool.TextPiece],
-        pieces: AsyncIterator[tuple[Generated, kdtool.TextPiece]],
+        pieces: _Pieces,
         form: Form,
     ) -> AsyncIterator[bytes]:
         try:
@@ -149,9 +158,7 @@ class _Events(StreamingResponse):
             yield f"data: {form.done}\n\n".encode()
 
 
-async def _until(
-    deadline: float, seconds: float, pieces: AsyncIterator[tuple[Generated, kdtool.TextPiece]]
-) -> AsyncIterator[tuple[Generated, kdtool.TextPiece]]:
+async def _until(deadline: float, seconds: float, pieces: _Pieces) -> _Pieces:
     """Yield what comes before the deadline."""
     while True:
         try:
@@ -162,7 +169,18 @@ async def _until(
         yield item
 
 
-async def _merge(found: Sequence[Generated]) -> AsyncIterator[tuple[Generated, kdtool.TextPiece]]:
+async def _until_end(form: Form, pieces: _Pieces) -> _Pieces:
+    """Yield pieces until the form ends the only answer."""
+    text = ""
+    async for one, piece in pieces:
+        before, text = len(text), text + piece.text
+        if (kept := form.find_end(text)) is not None:
+            yield one, replace(piece, text=text[before:kept], finish="stop")
+            return
+        yield one, piece
+
+
+async def _merge(found: Sequence[Generated]) -> _Pieces:
     """Yield the pieces of all answers as they come."""
     if len(found) == 1:
         async for piece in found[0].answer:
@@ -208,15 +226,14 @@ async def _limit(deadline: float, seconds: float) -> AsyncIterator[None]:
         ) from None
 
 
-def _refusal(piece: kdtool.TextPiece) -> RequestError:
-    if piece.reason:
+def _refusal(piece: kdtool.TextPiece, runtime: kdtool.Runtime | None) -> RequestError:
+    if piece.reason and "context" not in piece.reason:
         return RequestError(piece.reason, code="refused", param="prompt")
-    count = f" of {piece.tokens_in} tokens" if piece.tokens_in else ""
-    return RequestError(
-        f"prompt: the prompt{count} leaves no room in the model's context; send a shorter one",
-        code="context_length_exceeded",
-        param="prompt",
-    )
+    context = runtime.model.facts.context if runtime and runtime.model else getattr(runtime, "context", 0)
+    numbers = f", {piece.tokens_in} tokens," if piece.tokens_in else ""
+    room = f" of {context} tokens" if context else ""
+    message = piece.reason or f"the prompt{numbers} leaves no room in the model's context{room}; send a shorter one"
+    return RequestError(f"prompt: {message}", code=TOO_LONG, param="prompt")
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -21,9 +21,10 @@ from starlette.routing import Route
 
 from kdtool_command_serve.answering import respond
 from kdtool_command_serve.engine import Engine
-from kdtool_command_serve.errors import RequestError, as_request_error
+from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
 from kdtool_command_serve.forms import ChatForm, CompletionForm, InfillForm
 from kdtool_command_serve.guard import Guard
+from kdtool_command_serve.infilling import shorten
 from kdtool_command_serve.metrics import Metrics
 from kdtool_command_serve.parameters import Chat, Completion, Infill, parse
 from kdtool_command_serve.pool import Openable, Pool
@@ -59,11 +60,11 @@ def create_app(
     """Return the application. Models load when they are first asked.
 
     Args:
-        models: the models to offer, such as those of `kdtool.open_models`; the first is the default.
-        offered: names of those that may be asked, the default first; None for all.
+        models: the models to offer, such as those of `kdtool.open_models`. The first is the default.
+        offered: names of those that may be asked, the default first. None for all.
         limits: see `Limits`.
-        key: what clients must send as their key; "" if none is needed.
-        hosts: names of the server that clients may use in the header Host; ("*",) for any.
+        key: the key that clients must send, "" if they need none.
+        hosts: names of the server that clients may use in the header Host, ("*",) for any.
         origins: further web pages that may use the server, such as "https://example.org".
     """
     limits = limits or Limits()
@@ -71,7 +72,7 @@ def create_app(
     metrics = Metrics(pool)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await pool.stop()
 
@@ -87,7 +88,13 @@ def create_app(
         Route("/infill", endpoints.infill, methods=["POST"]),
     ]
     guard = Middleware(
-        Guard, key=key, hosts=hosts, origins=origins, body=limits.body, count=metrics.responses, open_paths=("/", "/health")
+        Guard,
+        key=key,
+        hosts=hosts,
+        origins=origins,
+        body=limits.body,
+        count=metrics.responses,
+        open_paths=("/", "/health"),
     )
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         RequestError: _refuse,
@@ -128,7 +135,9 @@ class _Endpoints:
         given = parse(Completion, await request.body())
         engine = self._pool.find(given.model)
         if given.echo and given.logprobs is not None:
-            raise RequestError("echo: log-probabilities of a prompt are not supported; leave out one of both", param="echo")
+            raise RequestError(
+                "echo: log-probabilities of a prompt are not supported; leave out one of both", param="echo"
+            )
         requests = [
             given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.logprobs)
             for prompt in given.prompt
@@ -164,12 +173,21 @@ class _Endpoints:
         given = parse(Infill, await request.body())
         engine = self._pool.find(given.model)
         limit = given.n_predict if given.n_predict > 0 else _LONGEST if given.n_predict < 0 else 1
-        before = "".join(f"{extra.text}\n\n" for extra in given.input_extra) + given.input_prefix + given.prompt
-        form = InfillForm(engine.name, given.response_fields, truncated=False)
-        asked = given.request(before, limit, suffix=given.input_suffix)
-        return await self._respond(engine, [asked], form, stream=given.stream)
+        texts = list(shorten(given))
+        for number, (before, after) in enumerate(texts, 1):
+            form = InfillForm(engine.name, given, truncated=number > 1)
+            try:
+                return await self._respond(
+                    engine, [given.request(before, limit, suffix=after)], form, stream=given.stream
+                )
+            except RequestError as error:
+                if error.code != TOO_LONG or number == len(texts):
+                    raise
+        raise AssertionError("there is at least one text")
 
-    async def _respond(self, engine: Engine, requests: Sequence[kdtool.Request], form: Any, *, stream: bool) -> Response:
+    async def _respond(
+        self, engine: Engine, requests: Sequence[kdtool.Request], form: Any, *, stream: bool
+    ) -> Response:
         return await respond(engine, requests, form, stream=stream, seconds=self._limits.timeout)
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -192,17 +210,25 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse(known.body(), known.status, headers=known.headers)
 
 
-async def _page(request: Request) -> Response:
+async def _page(_: Request) -> Response:
     place = files("kdtool_command_serve").joinpath("page.html")
     if not place.is_file():
         return PlainTextResponse("this installation has no page; the API is below /v1\n", 404)
     text = place.read_text(encoding="utf-8")
     sources = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
-    policy = (
-        f"default-src 'none'; script-src {sources['script']}; style-src {sources['style']}; connect-src 'self'; "
-        "img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+    policy = {
+        "default-src": "'none'",
+        "script-src": sources["script"],
+        "style-src": sources["style"],
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "font-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    written = "; ".join(" ".join(item) for item in policy.items())
+    return HTMLResponse(text, headers={"Content-Security-Policy": written, "Cache-Control": "no-cache"})
 
 
 def _hashes(text: str, tag: str) -> list[str]:

@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import kdtool
 
@@ -74,6 +76,14 @@ class Answer:
             call_loop(self._loop, self._pieces.put_nowait, piece)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A loaded model and the threads that generate its answers."""
+
+    runtime: kdtool.Runtime
+    workers: Workers
+
+
 class Engine:
     """A model, loaded by `start` when it is first asked.
 
@@ -96,8 +106,7 @@ class Engine:
     ) -> None:
         self.name = name
         self.before_load: Callable[[], None] = lambda: None
-        self.finished: Callable[[Answer], None] = lambda answer: None
-        self.runtime: kdtool.Runtime | None = None
+        self.finished: Callable[[Answer], None] = lambda _: None
         self.running: set[Answer] = set()
         self.admitted = 0
         self.used = 0.0
@@ -105,9 +114,14 @@ class Engine:
         self._queue = queue
         self._loader = loader
         self.waiting: deque[Answer] = deque()
-        self._workers: Workers | None = None
-        self._loading: asyncio.Future[kdtool.Runtime] | None = None
+        self._opened: _Opened | None = None
+        self._loading: asyncio.Future[_Opened] | None = None
         self._seconds = 1.0  # a moving average of an answer's time
+
+    @property
+    def runtime(self) -> kdtool.Runtime | None:
+        """The model; None while it is not loaded."""
+        return self._opened.runtime if self._opened else None
 
     @property
     def streams(self) -> int:
@@ -115,7 +129,7 @@ class Engine:
         return self.runtime.streams if self.runtime else 1
 
     @property
-    def queued(self) -> int:
+    def queue_length(self) -> int:
         """Answers that wait for a slot, or for the model to load."""
         return self.admitted - len(self.running)
 
@@ -148,18 +162,21 @@ class Engine:
         self._dispatch()
         return answers
 
+    def open(self) -> None:
+        """Load the model now, in this thread, before there is an event loop. Raises what loading raises."""
+        self._opened = self._open()
+
     async def load(self) -> kdtool.Runtime:
         """Load the model unless it is loaded; further callers wait for the same load."""
-        if self.runtime is None:
+        if self._opened is None:
             loop = asyncio.get_running_loop()
             if self._loading is None:
                 self.before_load()
                 self._loading = loop.create_future()
-                self._loader.submit(lambda: self._load_in_thread(loop))
+                self._loader.submit(lambda: self._open_for(loop))
             await asyncio.shield(self._loading)
-        assert self.runtime is not None
         self.used = time.monotonic()
-        return self.runtime
+        return self._require_open().runtime
 
     def cancel(self, answers: Sequence[Answer]) -> None:
         """Stop answers: those that wait are forgotten, those that are generated end with their next token."""
@@ -172,51 +189,49 @@ class Engine:
 
     def unload(self) -> None:
         """Close the model, which nobody uses; the next request loads it again."""
-        assert not self.admitted
-        runtime, workers = self.runtime, self._workers
-        self.runtime = self._workers = None
-        if workers is not None:
-            workers.stop()
-        if runtime is not None:
-            self._loader.submit(runtime.unload)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.workers.stop()
+            self._loader.submit(opened.runtime.unload)
 
-    def _load_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _open(self) -> _Opened:
+        runtime = self._load()
+        return _Opened(runtime, Workers(self.name, runtime.streams))
+
+    def _open_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the model in the loader's thread."""
         try:
-            runtime = self._load()
+            opened = self._open()
         except BaseException as error:
-            call_loop(loop, self._loaded, None, error)
+            call_loop(loop, self._finish_load, None, error)
         else:
-            call_loop(loop, self._loaded, runtime, None)
+            call_loop(loop, self._finish_load, opened, None)
 
-    def _loaded(self, runtime: kdtool.Runtime | None, error: BaseException | None) -> None:
-        loading, self._loading = self._loading, None
-        assert loading is not None
-        if runtime is None or error is not None:
-            loading.set_exception(error or kdtool.KdtoolError(f"{self.name} did not load"))
+    def _finish_load(self, opened: _Opened | None, error: BaseException | None) -> None:
+        loading, self._loading, self._opened = self._loading, None, opened
+        if loading is not None and opened is not None:
+            loading.set_result(opened)
+        elif loading is not None and error is not None:
+            loading.set_exception(error)
             loading.exception()  # nobody may wait any more
-            return
-        self.runtime = runtime
-        self._workers = Workers(self.name, runtime.streams)
-        loading.set_result(runtime)
+
+    def _require_open(self) -> _Opened:
+        if self._opened is None:
+            raise kdtool.KdtoolError(f"{self.name} is not loaded")
+        return self._opened
 
     def _dispatch(self) -> None:
         while self.waiting and len(self.running) < self.streams:
             answer = self.waiting.popleft()
             self.running.add(answer)
-            assert self._workers is not None
-            self._workers.submit(self._task(answer, asyncio.get_running_loop()))
+            opened, loop = self._require_open(), asyncio.get_running_loop()
+            opened.workers.submit(partial(self._generate, answer, opened.runtime, loop))
 
-    def _task(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        assert self.runtime is not None
-        runtime = self.runtime
+    def _generate(self, answer: Answer, runtime: kdtool.Runtime, loop: asyncio.AbstractEventLoop) -> None:
+        answer.generate(runtime)
+        call_loop(loop, self._release, answer)
 
-        def generate() -> None:
-            answer.generate(runtime)
-            call_loop(loop, self._freed, answer)
-
-        return generate
-
-    def _freed(self, answer: Answer) -> None:
+    def _release(self, answer: Answer) -> None:
         self.running.discard(answer)
         self._seconds += 0.2 * (time.perf_counter() - answer.started - self._seconds)
         self._end(answer)

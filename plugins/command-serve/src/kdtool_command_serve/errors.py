@@ -6,15 +6,16 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["BusyError", "RequestError", "as_request_error"]
+__all__ = ["TOO_LONG", "BusyError", "RequestError", "as_request_error"]
+
+TOO_LONG = "context_length_exceeded"
+"""The code of a prompt that leaves no room in the model's context."""
 
 
 class RequestError(Exception):
     """A request that is refused: HTTP status, message, and the parameter that is wrong if there is one."""
 
-    def __init__(
-        self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -48,7 +49,7 @@ _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 def as_request_error(error: BaseException) -> RequestError:
-    """Return what a client is told about an exception from a model."""
+    """Return the error that a client gets for an exception from a model."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, kdtool.MemoryExceededError | MemoryError) or "out of memory" in str(error).lower():

@@ -10,12 +10,14 @@ from typing import Any
 import kdtool
 
 from kdtool_command_serve.answering import Generated
+from kdtool_command_serve.infilling import End
+from kdtool_command_serve.parameters import Infill
 
 __all__ = ["ChatForm", "CompletionForm", "InfillForm"]
 
 
 class _OpenAiForm:
-    """What both of OpenAI's endpoints have in common."""
+    """The parts that both of OpenAI's endpoints share."""
 
     done = "[DONE]"
     prefix: str
@@ -38,6 +40,10 @@ class _OpenAiForm:
         """Yield a chunk without choices that has the usage, if it is asked for."""
         if self._usage:
             yield {**self._chunk([]), "usage": self._count(found), "timings": found[0].timings()}
+
+    def find_end(self, text: str) -> int | None:
+        """Return None: answers end by themselves."""
+        return None
 
     def choice(self, one: Generated) -> dict[str, Any]:
         """Return a finished answer."""
@@ -69,12 +75,12 @@ class CompletionForm(_OpenAiForm):
 
     def choice(self, one: Generated) -> dict[str, Any]:
         """Return a finished answer."""
-        text = self._echoed(one) + one.text
+        text = self._echo_of(one) + one.text
         return self._choice(one, text, one.logprobs, one.finish)
 
     def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
-        """Yield the prompt if it is to be repeated."""
-        if echoed := self._echoed(one):
+        """Yield the prompt if the request wants it repeated."""
+        if echoed := self._echo_of(one):
             yield self._chunk([self._choice(one, echoed, [], None)])
 
     def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
@@ -83,7 +89,7 @@ class CompletionForm(_OpenAiForm):
             choice = self._choice(one, piece.text, piece.logprobs, piece.finish)
             yield {**self._chunk([choice]), **self._last(one, piece)}
 
-    def _echoed(self, one: Generated) -> str:
+    def _echo_of(self, one: Generated) -> str:
         return self._echo[one.number] if self._echo else ""
 
     def _choice(
@@ -136,20 +142,23 @@ class ChatForm(_OpenAiForm):
 
 
 class InfillForm:
-    """`/infill`, one answer. `fields` are those of the response that are wanted; all if it is empty."""
+    """`/infill`, one answer. `truncated`: text of the request was left out."""
 
     done = ""
 
-    def __init__(self, model: str, fields: Sequence[str], *, truncated: bool) -> None:
+    def __init__(self, model: str, given: Infill, *, truncated: bool) -> None:
         self._model = model
-        self._fields = fields
+        self._given = given
         self._truncated = truncated
+        self.find_end = End(given).find_end
 
     def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
         """Return the finished answer."""
         (one,) = found
-        body = {"content": one.text, **self._last(one)}
-        return {name: value for name, value in body.items() if name in self._fields} if self._fields else body
+        text = one.text[: self.find_end(one.text)] if self._given.n_predict else ""
+        body = {"content": text, **self._last(one)}
+        wanted = self._given.response_fields
+        return {name: value for name, value in body.items() if name in wanted} if wanted else body
 
     def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
         """Yield nothing."""

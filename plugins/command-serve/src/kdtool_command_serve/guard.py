@@ -1,5 +1,7 @@
-"""Checks of every request before it reaches an endpoint: Host, Origin, key, size of the body; and its end if the client
-leaves."""
+"""Checks of every request before it reaches an endpoint: Host, Origin, key, and size of the body.
+
+A request ends when its client leaves.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kdtool_command_serve.errors import RequestError
 
 __all__ = ["Guard"]
+
+_READ_TO_REFUSE = 32
+"""A body that is so many times larger than the limit ends the connection at once."""
 
 
 class Guard:
@@ -49,7 +54,9 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._count.labels(scope["path"] if message["status"] not in {404, 421} else "", message["status"]).inc()
+                self._count.labels(
+                    scope["path"] if message["status"] not in {404, 421} else "", message["status"]
+                ).inc()
                 _add_headers(MutableHeaders(scope=message), origin if origin in self._origins else "")
             await send(message)
 
@@ -59,7 +66,7 @@ class Guard:
                 await _preflight()(scope, receive, answer)
                 return
             self._check_key(scope, headers)
-            body = await self._read(headers, receive)
+            body = await self._read(receive)
         except RequestError as error:
             left = {"Connection": "close"}  # the rest of the body is not read
             await JSONResponse(error.body(), error.status, headers=left)(scope, receive, answer)
@@ -90,27 +97,32 @@ class Guard:
         given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
         if not hmac.compare_digest(given.encode(), self._key):
             raise RequestError(
-                "the key is missing or wrong; send it as `Authorization: Bearer KEY`", status=401, code="invalid_api_key"
+                "the key is missing or wrong; send it as `Authorization: Bearer KEY`",
+                status=401,
+                code="invalid_api_key",
             )
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """Return the body. Raises `ConnectionError` if the client leaves."""
-        length = headers.get("content-length", "0")
-        body = bytearray()
-        more = True
-        while more:
-            if len(body) > self._body or (length.isdigit() and int(length) > self._body):
-                raise RequestError(
-                    f"the request has more than {self._body:,} bytes; send less, or start the server with a larger "
-                    "--body-limit",
-                    status=413,
-                    code="too_large",
-                )
+    async def _read(self, receive: Receive) -> bytes:
+        """Return the body. Raises `ConnectionError` if the client leaves.
+
+        A body that is too large is read to its end, within reason, so that the client reads the answer.
+        """
+        body, count, more = bytearray(), 0, True
+        while more and count <= _READ_TO_REFUSE * self._body:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError
-            body += message.get("body", b"")
+            count += len(message.get("body", b""))
             more = message.get("more_body", False)
+            if count <= self._body:
+                body += message.get("body", b"")
+        if count > self._body:
+            raise RequestError(
+                f"the request has more than {self._body:,} bytes; send less, or start the server with a larger "
+                "--body-limit",
+                status=413,
+                code="too_large",
+            )
         return bytes(body)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:

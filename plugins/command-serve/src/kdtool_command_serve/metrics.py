@@ -30,24 +30,28 @@ class Metrics:
             buckets=_SECONDS,
         )
         self._total = Histogram(
-            "kdtool_answer_seconds", "From the request to the last token", ("model",), registry=registry, buckets=_SECONDS
+            "kdtool_answer_seconds",
+            "From the request to the last token",
+            ("model",),
+            registry=registry,
+            buckets=_SECONDS,
         )
         self._queued = Gauge("kdtool_queued", "Answers that wait", ("model",), registry=registry)
         self._running = Gauge("kdtool_running", "Slots in use", ("model",), registry=registry)
         self._slots = Gauge("kdtool_slots", "Slots", ("model",), registry=registry)
         self._memory = Gauge("kdtool_memory_bytes", "Memory of loaded models", ("model",), registry=registry)
-        pool.finished = self._finished
+        pool.finished = self._observe
 
     def text(self) -> bytes:
         """Return all figures."""
         for name, engine in self._pool.engines.items():
-            self._queued.labels(name).set(engine.queued)
+            self._queued.labels(name).set(engine.queue_length)
             self._running.labels(name).set(len(engine.running))
             self._slots.labels(name).set(engine.streams if engine.runtime else 0)
             self._memory.labels(name).set((engine.runtime.memory() or 0) if engine.runtime else 0)
         return generate_latest(self._registry)
 
-    def _finished(self, engine: Engine, answer: Answer) -> None:
+    def _observe(self, engine: Engine, answer: Answer) -> None:
         self._answers.labels(engine.name, answer.end).inc()
         self._prompt.labels(engine.name).inc(answer.tokens_in)
         self._generated.labels(engine.name).inc(answer.tokens_out)

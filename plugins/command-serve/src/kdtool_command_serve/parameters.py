@@ -193,4 +193,3 @@ def parse(kind: type[P], body: bytes) -> P:
     if first["type"] == "extra_forbidden":
         raise RequestError(f"{path}: this parameter is not supported, or not with this value; leave it out", param=path)
     raise RequestError(f"{path or 'body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=path or None)
-

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import kdtool
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import RequestError
-from kdtool_command_serve.workers import Workers
+from kdtool_command_serve.workers import Workers, call_loop
 
 __all__ = ["Openable", "Pool"]
 
@@ -38,12 +40,10 @@ class Pool:
         keep: loaded models at most, beyond those in use; 0 for no limit.
     """
 
-    def __init__(
-        self, models: Openable, offered: list[str] | None = None, *, queue: int = 32, keep: int = 0
-    ) -> None:
+    def __init__(self, models: Openable, offered: list[str] | None = None, *, queue: int = 32, keep: int = 0) -> None:
         names = list(models.subjects) if offered is None else offered
         self.subjects = {name: models.subjects[name] for name in names}
-        self.finished: Callable[[Engine, Answer], None] = lambda engine, answer: None
+        self.finished: Callable[[Engine, Answer], None] = lambda *_: None
         self._models = models
         self._keep = keep
         self._loader = Workers("loader", 1)
@@ -76,9 +76,12 @@ class Pool:
             await asyncio.sleep(0.02)
         for engine in self.engines.values():
             if engine.runtime is not None and not engine.admitted:
-                engine.runtime.close()
                 engine.unload()
+        closed = asyncio.Event()
+        self._loader.submit(partial(call_loop, asyncio.get_running_loop(), closed.set))
         self._loader.stop()
+        with contextlib.suppress(TimeoutError):  # a model that is loading is left to the end of the process
+            await asyncio.wait_for(closed.wait(), 3)
 
     def _engine(self, name: str, queue: int) -> Engine:
         engine = Engine(name, lambda: self._load(name), queue=queue, loader=self._loader)
@@ -90,7 +93,7 @@ class Pool:
         needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available
         if needed > free:
             raise kdtool.MemoryExceededError(
-                f"{name} has weights of {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                f"{name} has weights of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
             )
         return self._models.open(name)
 

@@ -12,8 +12,10 @@ __all__ = ["Workers", "call_loop"]
 
 
 class Workers:
-    """Daemon threads that run functions in the order of `submit`. The same threads run all of them: torch and OpenMP keep
-    memory for each thread that ever computed."""
+    """Daemon threads that run functions in the order of `submit`.
+
+    The same few threads run all of them, because torch and OpenMP keep memory for each thread that ever computed.
+    """
 
     def __init__(self, name: str, count: int) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
