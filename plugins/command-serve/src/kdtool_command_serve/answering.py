@@ -46,12 +46,14 @@ class Generated:
     def timings(self) -> dict[str, float]:
         """Return times in milliseconds and the speed, as llama.cpp names them; `first_token_ms` includes the queue."""
         answer = self.answer
-        seconds = answer.last - answer.first
+        first = answer.first or answer.last or answer.started
+        prompt, seconds = first - answer.started, answer.last - answer.first
         more = max(answer.tokens_out - 1, 0)
         return {
             "prompt_n": answer.tokens_in,
-            "prompt_ms": round(1000 * (answer.first - answer.started), 2) if answer.first else 0.0,
-            "first_token_ms": round(1000 * (answer.first - answer.created), 2) if answer.first else 0.0,
+            "prompt_ms": round(1000 * prompt, 2),
+            "prompt_per_second": round(answer.tokens_in / prompt, 2) if prompt > 0 else 0.0,
+            "first_token_ms": round(1000 * (first - answer.created), 2),
             "predicted_n": answer.tokens_out,
             "predicted_ms": round(1000 * seconds, 2),
             "predicted_per_second": round(more / seconds, 2) if seconds > 0 else 0.0,
@@ -175,6 +177,7 @@ async def _until_end(form: Form, pieces: _Pieces) -> _Pieces:
     async for one, piece in pieces:
         before, text = len(text), text + piece.text
         if (kept := form.find_end(text)) is not None:
+            one.text = one.text[:kept]  # a stream has shown a line's end that goes with the line
             yield one, replace(piece, text=text[before:kept], finish="stop")
             return
         yield one, piece

@@ -158,7 +158,7 @@ class _Endpoints:
         engine = self._pool.find(given.model)
         turns = [message.turn() for message in given.messages]
         begun = turns.pop()[1] if turns[-1][0] == "assistant" else ""
-        limit = given.max_completion_tokens or (given.max_tokens if given.max_tokens > 0 else _LONGEST)
+        limit = given.max_completion_tokens or _limit(given.max_tokens)
         logprobs = given.top_logprobs if given.logprobs else None
         requests = [
             given.request(begun, limit, number, turns=tuple(turns), logprobs=logprobs) for number in range(given.n)
@@ -172,13 +172,12 @@ class _Endpoints:
         """Answer `/infill`."""
         given = parse(Infill, await request.body())
         engine = self._pool.find(given.model)
-        limit = given.n_predict if given.n_predict > 0 else _LONGEST if given.n_predict < 0 else 1
         texts = list(shorten(given))
         for number, (before, after) in enumerate(texts, 1):
             form = InfillForm(engine.name, given, truncated=number > 1)
             try:
                 return await self._respond(
-                    engine, [given.request(before, limit, suffix=after)], form, stream=given.stream
+                    engine, [given.request(before, _limit(given.n_predict), suffix=after)], form, stream=given.stream
                 )
             except RequestError as error:
                 if error.code != TOO_LONG or number == len(texts):
@@ -200,6 +199,11 @@ class _Endpoints:
             "abilities": sorted(runtime.abilities) if runtime else None,
         }
         return {"id": name, "object": "model", "created": 0, "owned_by": "kdtool", "kdtool": shown}
+
+
+def _limit(tokens: int) -> int:
+    """Return the number of tokens to ask for; -1 is the longest answer, and 0, which warms the prompt's cache, one token."""
+    return _LONGEST if tokens < 0 else max(1, tokens)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

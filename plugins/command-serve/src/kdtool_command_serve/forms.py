@@ -155,10 +155,9 @@ class InfillForm:
     def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
         """Return the finished answer."""
         (one,) = found
-        text = one.text[: self.find_end(one.text)] if self._given.n_predict else ""
+        text = one.text if self._given.n_predict else ""
         body = {"content": text, **self._last(one)}
-        wanted = self._given.response_fields
-        return {name: value for name, value in body.items() if name in wanted} if wanted else body
+        return _select(body, self._given.response_fields) if self._given.response_fields else body
 
     def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
         """Yield nothing."""
@@ -184,6 +183,18 @@ class InfillForm:
             "truncated": self._truncated,
             "timings": one.timings(),
         }
+
+
+def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Return fields by path, such as "timings/prompt_n", which is also the name of the result. Unknown ones are left out."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        value: Any = body
+        for key in path.split("/"):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            found[path] = value
+    return found
 
 
 def _chat_logprobs(found: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import kdtool
 import pydantic
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from kdtool_command_serve.errors import RequestError
 
@@ -147,7 +147,7 @@ class Chat(Parameters):
     """`/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=-1)] = -1
+    max_tokens: int = Field(-1, ge=-1, validation_alias=AliasChoices("max_tokens", "n_predict"))
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
