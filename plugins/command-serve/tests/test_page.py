@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import kdtool
@@ -234,6 +236,22 @@ def test_stop_all_ends_every_column_and_runs_no_further_one(browser: Browser) ->
         assert window.page.locator(".state").all_inner_texts()[1:] == ["not run"] * 2
         for model in served.values():
             model.gate.set()
+
+
+class Whole(Model):
+    """A model that answers in one piece after 0.2 seconds."""
+
+    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        time.sleep(0.2)
+        yield kdtool.TextPiece(CODE, 5, 10, "stop")
+
+
+def test_a_model_that_answers_in_one_piece_has_a_speed(browser: Browser) -> None:
+    with open_window(browser, {"student": Whole("")}) as window:
+        window.run(PROMPT)
+        window.wait()
+        assert 10 < float(window.page.inner_text(".speed")) < 50
+        assert window.page.inner_text(".state") == "10 tokens, finished"
 
 
 def test_a_column_that_fails_leaves_the_others(browser: Browser) -> None:
