@@ -99,15 +99,16 @@ def test_stop_is_a_button_too_and_keeps_the_focus(browser: Browser) -> None:
     ["", "Object.defineProperty(navigator, 'clipboard', {value: undefined})", "Clipboard.prototype.writeText = null"],
 )
 def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
+    code = f"    return {len(init)}  # another one each time: tabs share the clipboard\n"
     rights = ["clipboard-read", "clipboard-write"]
-    with open_window(browser, tab={"permissions": rights, "init": init}) as window:
+    with open_window(browser, {"student": Model(code)}, tab={"permissions": rights, "init": init}) as window:
         window.run(PROMPT)
         window.wait()
         window.page.get_by_role("button", name="Copy").click()
         expect(window.page.locator(".copy")).to_have_text("Copied")
         window.type("")
         window.page.keyboard.press("Control+V")
-        assert window.page.input_value("#prompt") == CODE
+        assert window.page.input_value("#prompt") == code
 
 
 def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
@@ -212,7 +213,11 @@ def test_columns_can_be_chosen_and_run_one_by_one(browser: Browser) -> None:
         window.show("Compare")
         window.page.get_by_label("control").uncheck(force=True)
         window.page.get_by_label("Order").select_option("one by one")
+        served["student"].pause = 1
         window.run(PROMPT)
+        expect(window.page.locator(".state")).to_have_text(["1 token", "waiting"])
+        assert not served["teacher"].asked
+        served["student"].gate.set()
         window.wait()
         assert window.page.locator(".name").all_inner_texts() == ["student", "teacher"]
         assert window.status.endswith("Measured one by one, each with the whole machine.")
