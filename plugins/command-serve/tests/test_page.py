@@ -113,7 +113,7 @@ def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
 
 def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
     with open_window(browser) as window:
-        window.run(f"{PROMPT}<gap>\nprint(area(1, 2))\n")
+        window.run(f"{PROMPT}<FILL_ME>\nprint(area(1, 2))\n")
         window.wait()
         window.page.get_by_role("button", name="Add to prompt").click()
         assert window.page.input_value("#prompt") == f"{PROMPT}{CODE}\nprint(area(1, 2))\n"
@@ -127,7 +127,7 @@ def test_an_example_fills_the_prompt(browser: Browser) -> None:
         window.wait()
         window.open()
         window.page.get_by_role("button", name="Fill a gap").click()
-        assert "return <gap>\n" in window.page.input_value("#prompt")
+        assert "return <FILL_ME>\n" in window.page.input_value("#prompt")
         window.page.keyboard.press("Control+Enter")
         window.wait()
         assert window.page.locator(".example").count() == 0
@@ -140,8 +140,8 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
         window.type("def area(width, height):\n    return \n\nprint(area(1, 2))\n")
         window.page.evaluate("document.getElementById('prompt').setSelectionRange(36, 36)")
         window.page.keyboard.press("Control+i")
-        assert window.page.input_value("#prompt") == "def area(width, height):\n    return <gap>\n\nprint(area(1, 2))\n"
-        assert window.colours("#copy")["<gap>"] == "gap"
+        assert window.page.input_value("#prompt") == "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
+        assert window.colours("#copy")["<FILL_ME>"] == "gap"
         window.page.keyboard.press("Control+Enter")
         window.wait()
     (asked,) = served["student"].asked
@@ -151,10 +151,10 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
 def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Browser) -> None:
     abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
     with open_window(browser, models(abilities=abilities)) as window:
-        window.type("a<gap>b")
+        window.type("a<FILL_ME>b")
         window.page.evaluate("document.getElementById('prompt').setSelectionRange(7, 7)")
         window.page.locator("#gap").click()
-        assert window.page.input_value("#prompt") == "ab<gap>"
+        assert window.page.input_value("#prompt") == "ab<FILL_ME>"
         window.page.keyboard.press("Control+Enter")
         window.wait()
         assert window.page.inner_text(".error") == (

@@ -42,7 +42,7 @@ def test_every_text_has_enough_contrast(browser: Browser, theme: Literal["light"
         assert window.page.inner_text("#theme") == {"light": "Dark", "dark": "Light"}[theme]
         window.show("Compare")
         window.page.get_by_label("broken").check(force=True)
-        window.run(PROMPT + "<gap>")
+        window.run(PROMPT + "<FILL_ME>")
         window.wait()
         expect(window.page.get_by_role("alert")).to_have_count(1)
         found = window.page.evaluate(CONTRASTS)
