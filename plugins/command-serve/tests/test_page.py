@@ -140,7 +140,10 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
         window.type("def area(width, height):\n    return \n\nprint(area(1, 2))\n")
         window.page.evaluate("document.getElementById('prompt').setSelectionRange(36, 36)")
         window.page.keyboard.press("Control+i")
-        assert window.page.input_value("#prompt") == "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
+        assert (
+            window.page.input_value("#prompt")
+            == "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
+        )
         assert window.colours("#copy")["<FILL_ME>"] == "gap"
         window.page.keyboard.press("Control+Enter")
         window.wait()
