@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import kdtool
 
@@ -82,6 +82,7 @@ class ScriptedModels:
         roles: Mapping[str, Literal["control", "teacher"]] = {"control": "control", "teacher": "teacher"}
         self.subjects = {name: kdtool.Subject(name, roles.get(name, "student")) for name in runtimes}
         self.opened: list[str] = []
+        self.results: Any = None
         self._runtimes = runtimes
 
     def open(self, name: str) -> kdtool.Runtime:

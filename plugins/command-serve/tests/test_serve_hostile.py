@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -108,10 +109,8 @@ def test_pages_of_others_are_refused_unless_allowed(server: Running) -> None:
     ],
 )
 def test_what_is_not_http_ends_the_connection(server: Running, content: bytes) -> None:
-    try:
+    with contextlib.suppress(ConnectionError):  # if it is closed while we send
         assert _send(server, content).startswith(b"HTTP/1.1 400 ")
-    except ConnectionError:
-        pass
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/../etc/passwd", "/v1/models/%2e%2e", "/%00"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,10 +127,8 @@ def test_models_are_closed_and_threads_end_with_the_server() -> None:
 
 
 def _ignore_errors(server: Running) -> None:
-    try:
+    with contextlib.suppress(httpx.HTTPError):
         server.post("/v1/completions", prompt="x", max_tokens=500, stream=True)
-    except httpx.HTTPError:
-        pass
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
@@ -154,7 +151,7 @@ async def _disconnect(server: Running, count: int) -> None:
     """Leave at every moment: while the request waits, at the first pieces, between others."""
 
     async def leave(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         stream = "true" if number % 3 else "false"
         body = f'{{"prompt": "x", "max_tokens": 200, "stream": {stream}, "n": {1 + number % 2}}}'
         head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -183,10 +180,3 @@ def _state() -> dict[str, int]:
     process = psutil.Process()
     files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
     return {"threads": threading.active_count(), "files": files, "memory": process.memory_info().rss}
-
-
-@pytest.fixture(autouse=True)
-def _without_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    yield
