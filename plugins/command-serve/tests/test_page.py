@@ -160,9 +160,7 @@ def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Brows
         assert window.page.input_value("#prompt") == "ab<FILL_ME>"
         window.page.keyboard.press("Control+Enter")
         window.wait()
-        assert window.page.inner_text(".error") == (
-            "Suffix: student cannot fill gaps, because its tokenizer has no marks for them; send a prompt alone."
-        )
+        assert window.page.inner_text(".error").startswith("Suffix: student cannot fill gaps, ")
         window.run("a")
         window.wait()
         expect(window.page.locator("#gap")).to_be_hidden()
