@@ -154,10 +154,11 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
 def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Browser) -> None:
     abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
     with open_window(browser, models(abilities=abilities)) as window:
-        window.type("a<FILL_ME>b")
-        window.page.evaluate("document.getElementById('prompt').setSelectionRange(7, 7)")
-        window.page.locator("#gap").click()
-        assert window.page.input_value("#prompt") == "ab<FILL_ME>"
+        for cursor, prompt in [(0, "<FILL_ME>ab"), (7, "a<FILL_ME>b"), (11, "ab<FILL_ME>")]:
+            window.type("a<FILL_ME>b")
+            window.page.evaluate(f"document.getElementById('prompt').setSelectionRange({cursor}, {cursor})")
+            window.page.locator("#gap").click()
+            assert window.page.input_value("#prompt") == prompt
         window.page.keyboard.press("Control+Enter")
         window.wait()
         assert window.page.inner_text(".error").startswith("Suffix: student cannot fill gaps, ")
