@@ -96,7 +96,7 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
 
 
 def test_text_around_a_gap_is_shortened_from_afar() -> None:
-    given = Infill(input_prefix="p" * 200, prompt="q" * 50, input_suffix="s" * 100)
+    given = Infill.model_validate({"input_prefix": "p" * 200, "prompt": "q" * 50, "input_suffix": "s" * 100})
     lengths = [(len(before), len(after)) for before, after in shorten(given)]
     assert lengths[:3] == [(250, 100), (125, 50), (62, 25)]
     assert sum(lengths[-1]) <= 64
