@@ -36,6 +36,13 @@ class Reading(kdtool.Evaluator):
         return iter(())
 
 
+class OfTeacher(Reading):
+    """Asks the teacher alone."""
+
+    def kdtool_evaluate(self, run, subjects):
+        return super().kdtool_evaluate(run, [one for one in subjects if one.role == "teacher"])
+
+
 class Judging(Reading):
     """Asks a judge."""
 
@@ -101,7 +108,7 @@ def test_check_forecasts_money_and_refuses_what_would_fail(asking: dict[str, Any
     short = kdtool.check(asking, {"teacher.system": "Write Python.", "teacher.count_tokens": "true"})
     assert "below the 1,024 from which this model caches" in short["forecast"]["prices"][0]
     long = kdtool.check(asking, {"teacher.system": "Write Python. " * 900, "teacher.budget_usd": "0.01"})
-    assert "more than budget_usd allows" in long["forecast"]["prices"][0]
+    assert "of budget_usd that are left pay for" in long["forecast"]["prices"][0]
     assert server.bodies == [], "nothing was asked"
     with pytest.raises(kdtool.RecipeError, match="competing"):
         kdtool.check({**asking, "terms_acknowledged": {}})
@@ -180,6 +187,25 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     assert "text: all 24 answers are stored" in line, "the forecast makes the run's own requests"
 
 
+def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: MessagesServer, teacher_folder: Path) -> None:
+    model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
+    settings: dict[str, Any] = {
+        **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
+        "corpora.instruct.rows": 24, "corpora.instruct.tested": [], "rows.length": 64, "train.steps": 2,
+        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+        "screens.judge": {"ask": "teachers.claude"},
+    }  # fmt: skip
+    results = kdtool.run(RECIPES / "small" / "claude-instruct.yaml", settings)
+    (text,) = (stage.path for stage in results.stages if stage.name == "text")
+    (file,) = (text / "judge").glob("*.jsonl")
+    verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    reasons = {verdict["rejected"] for verdict in verdicts}
+    assert {""} < reasons <= {"", "correctness below 4", "clarity below 3"}, "all are readable, and some are low"
+    assert results.data["accounts"]["corpora.instruct"]["rows"] == 24
+    spent = results.data["accounts"]["corpora.instruct"]["picodollars"] + sum(one["picodollars"] for one in verdicts)
+    assert spent == server.bill.picodollars
+
+
 def report_of(results: kdtool.Results) -> str:
     """Return the report's text, with one space between its parts."""
     assert results.report is not None
@@ -196,8 +222,8 @@ def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
     recipe = {**asking, "evaluators": {**asking["evaluators"], "chat": chat, "humaneval": {"problems": 3}, **own}}
     forecast = kdtool.check(recipe)["forecast"]
     text, evaluator = sorted(forecast["prices"], key=lambda line: "evaluator" in line)
-    assert text.startswith("text: 4 requests")
-    assert evaluator.startswith("evaluator chat: 7 requests, ")
+    assert re.match(r"text: \$0\.\d{4} for 4 requests, ", text)
+    assert re.match(r"evaluator chat: \$0\.\d{4} for 7 requests, ", evaluator)
     assert "700 out at most" in evaluator
     assert forecast["picodollars"] >= 4 * 300 * 15_000_000 + 7 * 100 * 15_000_000
     unknown = [line for line in forecast["unknown"] if "of evaluator" in line]
@@ -207,7 +233,7 @@ def test_check_prices_what_evaluators_ask_and_names_what_is_unknown(
         "requests of evaluator failing of teacher: it fails before the run (ZeroDivisionError); they cost money, too",
     ], "perplexity, and programs to go on with, ask nothing of a teacher that converses"
     short = kdtool.check(recipe, {"teacher.budget_usd": "0.02"})["forecast"]["prices"]
-    assert sum("more than budget_usd allows" in line for line in short) == 1, "what is planned for text is gone"
+    assert sum("of budget_usd that are left pay for" in line for line in short) == 1, "what is planned for text is gone"
     assert server.bodies == [], "nothing was asked"
 
 
@@ -216,7 +242,9 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asking), encoding="utf-8")
     shown = CliRunner().invoke(cli, ["check", str(tmp_path / "recipe.yaml")]).output
-    assert re.search(r"cost: 0\.02 dollars, if all answers have their full length\n  text: 4 requests, ", shown)
+    assert re.search(
+        r"cost: 0\.02 dollars, if all answers have their full length\n  text: \$0\.\d{4} for 4 requests, ", shown
+    )
     (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
     assert "2 min at 2 requests a minute" in line
     (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]
@@ -240,6 +268,19 @@ def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], se
     assert ledger["unknown_requests"] == len(read_summary(ledger_of(results)).unknown) > 0
     again = kdtool.run({**asking, "name": "again"})
     assert again.data["accounts"] == accounts, "the text of an earlier run has its price"
+
+
+def test_the_report_shows_dollars_for_each_evaluator_of_a_paid_teacher(
+    asking: dict[str, Any], server: MessagesServer, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(EVALUATORS, encoding="utf-8")
+    own = {name: {"use": f"{tmp_path / 'own.py'}:OfTeacher"} for name in ("first", "first-again")}
+    results = kdtool.run({**asking, "evaluators": {**asking["evaluators"], **own}})
+    purposes = results.data["accounts"]["teacher"]["purposes"]
+    assert set(purposes) == {"text", "evaluator first"}, "the second one asks the same, which is stored"
+    assert sum(spent for _, spent in purposes.values()) == server.bill.picodollars
+    requests, spent = purposes["evaluator first"]
+    assert f"teacher, for evaluator first {requests} {money(spent)}" in report_of(results)
 
 
 def ledger_of(results: kdtool.Results) -> Path:

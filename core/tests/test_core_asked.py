@@ -14,6 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._errors import KdtoolError
+from kdtool._run.answer_cache import _Answers
 from test_core_derives_from import ASKING
 from test_core_derives_from import asking as asking  # noqa: PLC0414
 
@@ -314,3 +315,18 @@ def test_an_error_in_a_broadcast_names_the_teacher_that_raised_it(counted: dict[
     with pytest.raises(KdtoolError, match="no more") as raised:
         kdtool.run(counted, {"teacher.fails_at": "two"})
     assert "teacher 'teacher'" in raised.value.__notes__[0]
+
+
+def test_an_answer_that_its_teacher_stored_is_not_written_again_unless_it_was_damaged(tmp_path: Path) -> None:
+    file, answer = tmp_path / "answers.sqlite", kdtool.TextAnswer("a", "text", "stop", 1, 1)
+    request = kdtool.Request("a", "prompt", 4)
+    with closing(kdtool.open_answers(file)) as database:
+        cache = _Answers(database, file, lambda _: "key")
+        cache._keep("key", answer)
+        before = database.total_changes
+        cache._keep("key", answer)
+        assert database.total_changes == before
+        database.execute("UPDATE answer SET answer = 'damaged'")
+        assert cache._find(request, "key") is None
+        cache._keep("key", answer)
+        assert cache._find(request, "key") == answer

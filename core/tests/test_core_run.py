@@ -167,6 +167,29 @@ def test_a_report_that_fails_leaves_the_results(recipe: dict[str, Any], tmp_path
     assert kept.measurements
 
 
+COUNTING = """
+import kdtool
+
+
+class Counting(kdtool.Tracker):
+    def kdtool_progress(self, run, done):
+        if run.stage == "text":
+            run.say(f"progress {done}")
+"""
+
+
+def test_progress_of_a_text_is_the_number_of_documents_written(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING, encoding="utf-8")
+    trackers = {"counting": {"use": f"{tmp_path / 'counting.py'}:Counting"}}
+    results = kdtool.run({**recipe, "trackers": trackers})
+    (text,) = (stage.path for stage in results.stages if stage.name == "text")
+    written = sum(len(file.read_bytes().splitlines()) for file in text.glob("*.jsonl"))
+    reported = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines() if line.startswith("progress ")]
+    assert reported == [*range(100, written, 100), written], "never 0 of what is written"
+
+
 def test_line_ends_of_unicode_are_text(recipe: dict[str, Any], tmp_path: Path) -> None:
     """JSON may hold them as they are, and evaluators of others write their items so."""
     file = tmp_path / "lines.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool_ledger import About, Ledger
 
 TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
 WRITER = '''
@@ -120,11 +122,11 @@ def test_a_generation_is_planned_looked_at_recovered_and_exported(
     (tmp_path / "stop").touch()
     with pytest.raises(kdtool.ServiceError):
         kdtool.run(recipe, store="store")
-    before = sorted((tmp_path / "store").rglob("*"))
+    before = files_in(tmp_path / "store")
     said = say("status", "recipe.json", "--cells")
     assert "interrupted" in said
     assert "requests  4" in said
-    assert sorted((tmp_path / "store").rglob("*")) == before, "nothing is changed"
+    assert files_in(tmp_path / "store") == before, "nothing is changed"
     assert "is not complete" in say("export", "recipe.json", "rows.jsonl", code=2)
     say("recover", "recipe.json", "so-far.jsonl")
 
@@ -137,6 +139,48 @@ def test_a_generation_is_planned_looked_at_recovered_and_exported(
     assert "6 of 6 accepted" in said
     assert "syntax: python does not parse" in say("quarantine", "recipe.json", "--reason", "syntax")
     assert "complete; write it with kdtool data export" in say("recover", "recipe.json", "so-far.jsonl", code=2)
+
+
+def test_requests_without_an_answer_are_counted_and_listed(
+    recipe: Path, say: Callable[..., str], tmp_path: Path
+) -> None:
+    kdtool.run(recipe, store="store")
+    assert "unknown" not in say("status", "recipe.json")
+    assert say("status", "recipe.json", "--unknown").strip() == "every request that was sent has an answer"
+    with Ledger(tmp_path / "store" / "answers.sqlite") as ledger:
+        for number, reserved in ((7, 3 * 10**9), (8, 10**9)):
+            about = About("model-1", "text", f"python/easy/generate/{number}#1")
+            attempt = ledger.reserve(f"key {number}", reserved, limit=10**12, about=about)
+            assert attempt is not None
+            ledger.write_intent(attempt).result()
+            if number == 7:
+                ledger.doubt(attempt, "the stream was cut").result()
+        said = say("status", "recipe.json", "--unknown")
+        assert re.search(
+            r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ  model-1  text  python/easy/generate/7#1  \$0\.003000  the stream was cut$",
+            said,
+            re.MULTILINE,
+        )
+        assert "python/easy/generate/8#1  $0.001000  under way, or its run was killed" in said
+        assert (
+            "\n1 sent and not answered: at most $0.0030\n1 under way, or its run was killed: at most $0.0010\n" in said
+        )
+        assert "  unknown   1 sent and not answered: at most $0.0030" in say("status", "recipe.json")
+        found = json.loads(say("status", "recipe.json", "--unknown", "--json"))
+        assert found == json.loads(say("status", "recipe.json", "--json"))["unanswered"]
+    assert [(one["request"], one["reserved"]) for one in found] == [
+        ("python/easy/generate/7#1", 3 * 10**9),
+        ("python/easy/generate/8#1", 10**9),
+    ]
+    moved = tmp_path / "own.sqlite"
+    (tmp_path / "store" / "answers.sqlite").rename(moved)
+    assert "unknown" not in say("status", "recipe.json")
+    assert "1 sent and not answered" in say("status", "recipe.json", "--unknown", "--ledger", str(moved))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files, without those that SQLite keeps beside a file that is read."""
+    return sorted(file for file in folder.rglob("*") if not file.name.endswith(("-shm", "-wal")))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -187,9 +187,9 @@ class Priced(Writer):
     """States a price, and remembers the sample that it is asked for."""
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
     ) -> Iterator[kdtool.Estimate]:
-        self.sample, self.times = list(requests), times
+        self.sample, self.times, self.most = list(requests), times, most
         yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)))
 
 
@@ -199,6 +199,7 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
     assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
+    assert (teacher.times, teacher.most) == (1, 4)
     assert price.note == "up to 4 times as much where rows are rejected"
     assert len(list(corpus.kdtool_examples(run))) == 24
     assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}
@@ -243,6 +244,21 @@ def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Pat
     assert {row.meta["repairs"] for row in rows} == {"1"}
     with pytest.raises(kdtool.UsageError, match="fussy: unkempt"):
         instruct(tmp_path / "other", Writer(), *others, rows=6, repairs=1)
+
+
+def test_a_row_without_a_verdict_is_replaced_and_not_repaired(tmp_path: Path) -> None:
+    class Silent(kdtool.Screen):
+        undecided = frozenset({"no verdict"})
+        verdicts: ClassVar = iter(["no verdict", "unkempt"])
+
+        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+            return [next(self.verdicts, None) for _ in examples]
+
+    teacher = Writer()
+    others = [("screens.silent", Silent(Silent.Config()))]
+    rows = instruct(tmp_path, teacher, *others, **ONE_CELL, rows=2, repairs=1, repaired=("silent",))
+    assert len(rows) == 2
+    assert sorted(len(request.turns) for request in teacher.asked) == [2, 2, 2, 4], "one repair, of what was judged"
 
 
 def test_seeds_are_pieces_of_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

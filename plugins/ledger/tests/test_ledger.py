@@ -18,7 +18,7 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_ledger import Attempt, Ledger, Summary, has_answer, read_summary
+from kdtool_ledger import About, Attempt, Ledger, Summary, has_answer, read_summary
 from kdtool_ledger._spare import Spare
 
 _MOVES = st.lists(
@@ -69,11 +69,14 @@ def test_money_adds_up_and_never_exceeds_the_limit(moves: list[tuple[str, int, i
 def test_an_attempt_of_a_dead_process_is_unknown_and_stays_reserved(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         attempt = _attempt(ledger, "left", 70)
+        under_way = read_summary(tmp_path / "ledger.sqlite")
+        assert ([one.state for one in under_way.unanswered], under_way.unknown) == (["open"], ())
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert (ledger.on_hold, ledger.unknown()) == (70, {"left": 1})
         assert ledger.reserve("other", 31, limit=100) is None
         assert _attempt(ledger, "other", 30).id > attempt.id
-    assert read_summary(tmp_path / "ledger.sqlite").unknown[0][:3] == (attempt.id, "left", 70)
+    (seen, *_) = read_summary(tmp_path / "ledger.sqlite").unknown
+    assert (seen.id, seen.key, seen.reserved) == (attempt.id, "left", 70)
 
 
 def test_a_batch_is_open_until_it_ends_and_what_is_missing_is_unknown(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_answers_that_cost_nothing_lie_in_the_same_table(tmp_path: Path) -> None
     with closing(kdtool.open_answers(file)) as database:
         row = ("key", text, hashlib.sha256(text.encode()).hexdigest())
         database.execute("INSERT INTO answer VALUES (?, ?, ?)", row)
-    assert read_summary(file) == Summary(1, 0, 0, {}, 0, ())
+    assert read_summary(file) == Summary(1, 0, 0, {}, 0, (), {})
     with Ledger(file) as ledger, closing(kdtool.open_answers(file)) as database:
         assert ledger.find("key") == text
         ledger.settle(_attempt(ledger, "other", 9), "paid", 7).result()
@@ -265,6 +268,24 @@ def test_a_killed_process_loses_nothing_that_it_confirmed(tmp_path: Path) -> Non
         assert len(unknown) <= 4, "one attempt was under way at each kill"
         assert ledger.on_hold == 10 * len(unknown)
         assert all(key in unknown or ledger.find(key) for key in intents)
+
+
+def test_a_file_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    with Ledger(file) as ledger:
+        ledger.settle(_attempt(ledger, "first", 10), "answer", 7).result()
+        ledger.doubt(_attempt(ledger, "second", 10), "cut off").result()
+    with closing(kdtool.open_answers(file)) as database:
+        for name in ("model", "purpose", "request"):
+            database.execute(f"ALTER TABLE attempt DROP COLUMN {name}")
+    before = read_summary(file)
+    assert (before.purposes, [one.about for one in before.unknown]) == ({"": (1, 7)}, [About()])
+    with Ledger(file) as ledger:
+        attempt = ledger.reserve("third", 10, limit=100, about=About("m", "evaluator chat", "id"))
+        assert attempt is not None
+        ledger.write_intent(attempt).result()
+        ledger.settle(attempt, "answer", 5).result()
+    assert read_summary(file).purposes == {"": (1, 7), "evaluator chat": (1, 5)}
 
 
 def _reserve(ledger: Ledger, key: str, reserved: int) -> Attempt:

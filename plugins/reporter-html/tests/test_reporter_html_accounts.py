@@ -61,6 +61,19 @@ def test_known_money_stands_beside_what_may_have_been_charged(sample: kdtool.Res
     assert (found.total, found.a_row) == ("$6.00", "$0.00500")
 
 
+def test_the_money_of_a_teacher_is_shown_for_each_use_of_its_answers(sample: kdtool.Results) -> None:
+    purposes = {"evaluator chat": [500, 2 * 10**12], "text": [1_500, 6 * 10**12]}
+    _, ledger, chat, text = _money(_paid(sample, corpus=CORPUS, teacher={**LEDGER, "purposes": purposes})).rows
+    assert (ledger.name, ledger.spent) == ("teacher, all runs that share its ledger", "$8.00")
+    assert (chat.name, chat.requests, chat.spent, chat.mean) == (
+        "teacher, for evaluator chat",
+        "500",
+        "$2.00",
+        "$0.00400",
+    )
+    assert (text.name, text.spent, text.unknown) == ("teacher, for text", "$6.00", "")
+
+
 def test_a_run_that_paid_for_nothing_has_no_money(sample: kdtool.Results) -> None:
     free = _paid(sample, corpus={**CORPUS, "picodollars": 0})
     assert money_of(free, Subjects(free.subjects), None) is None

@@ -93,6 +93,7 @@ def test_rows_below_a_score_or_without_a_verdict_are_rejected_by_reason(tmp_path
         "long": "unreadable verdict",
         "refuse": "refused by the judge",
     }
+    assert {"unreadable verdict", "refused by the judge"} == JudgeScreen.undecided, "nothing is known of such rows"
     lower = judge(criteria={"clarity": 1, "correctness": 2}, max_tokens=99)
     assert lower.kdtool_screen(run_in(tmp_path, Critic()), [example("wrong and unclear")]) == [None]
 
@@ -265,7 +266,7 @@ def test_cheaper_screens_stand_before_it(tmp_path: Path) -> None:
 def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
     class Priced(Critic):
         def kdtool_estimate_answers(
-            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
         ) -> Iterator[kdtool.Estimate]:
             yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
 

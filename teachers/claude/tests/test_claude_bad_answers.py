@@ -164,7 +164,7 @@ def test_a_web_page_in_place_of_an_answer_is_asked_again(server: MessagesServer,
         assert len(list(teacher.kdtool_answer(requests(2)))) == 2
     unknown = summary(tmp_path).unknown
     assert len(unknown) == 2, "a 200 or a 5xx may have been charged"
-    assert all("a web page" in reason for *_, reason in unknown)
+    assert all("a web page" in one.reason for one in unknown)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_message_that_lacks_what_the_ledger_needs_is_no_answer(
     with opened(server.url, tmp_path, concurrency=1) as teacher:
         (found,) = teacher.kdtool_answer(requests(1))
     assert found.text.startswith("answer")
-    assert [one[3] for one in summary(tmp_path).unknown if reason in one[3]]
+    assert [one for one in summary(tmp_path).unknown if reason in one.reason]
 
 
 def test_an_answer_may_be_empty_or_hold_any_character(server: MessagesServer, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_tokens_that_cannot_be_counted_are_a_sentence(server: MessagesServer, an
         counting(config, offline=False) as count_tokens,
         pytest.raises(kdtool.ServiceError, match=r"count_tokens: .*count_tokens: false") as stopped,
     ):
-        count_tokens(prepare(config, requests(1)[0], "key"))
+        count_tokens(prepare(config, requests(1)[0], "key", "text"))
     assert KEY not in str(stopped.value)
 
 

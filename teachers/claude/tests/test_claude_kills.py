@@ -61,7 +61,7 @@ def test_kills_pay_for_nothing_that_is_stored(tmp_path: Path) -> None:
     seen = summary(tmp_path)
     assert found == {one.id for one in asked}
     assert count_requests_after_answers(tmp_path) == 0
-    killed = [one for one in seen.unknown if "process ended" in one[3]]
+    killed = [one for one in seen.unknown if "process ended" in one.reason]
     assert len(killed) == in_flight
     duplicates = sum(count - 1 for count in bill.charges.values())
     assert duplicates <= len(seen.unknown), "each is listed"

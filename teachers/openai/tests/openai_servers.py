@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -78,7 +78,8 @@ def serving(script: Callable[[Call, int], Reply], models: Reply | None = None) -
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content) + (100 if reply.cut else 0)))
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # of a client that was killed
+                self.wfile.write(content)
             self.close_connection = self.close_connection or reply.cut
 
         def log_message(self, *_: object) -> None:

@@ -32,6 +32,8 @@ class Screen(Component):
     """Keeps or rejects examples."""
 
     kind = "screen"
+    undecided: frozenset[str] = frozenset()
+    """Reasons that say nothing about the example, such as that a judge gave no verdict: such rows are not repaired."""
 
     @hook(needed=True)
     def kdtool_screen(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:

@@ -86,11 +86,12 @@ class Teacher(Component):
         raise NotImplementedError
 
     def kdtool_estimate_answers(
-        self, run: RunInfo, requests: Iterable[Request], times: float
+        self, run: RunInfo, requests: Iterable[Request], times: float, most: float
     ) -> Iterator[Estimate] | None:
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
-        `requests` may be a sample: each stands for `times` requests. Nothing is asked. Answers that are stored cost
+        `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
+        rejected and asked for anew. The price is that without rejections. Nothing is asked. Answers that are stored cost
         nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 

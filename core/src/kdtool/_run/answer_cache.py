@@ -27,6 +27,10 @@ Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
 _VERSION = 2
 """Format of the file, in `PRAGMA user_version`."""
+_KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE
+    SET answer = excluded.answer, sha256 = excluded.sha256
+    WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
+"""Writes nothing if a teacher stored the same answer when it arrived."""
 _SETUP = (
     "BEGIN IMMEDIATE",
     f"PRAGMA user_version = {_VERSION}",
@@ -154,7 +158,7 @@ class _Answers:
     def _keep(self, key: str, answer: TextAnswer) -> None:
         text = json.dumps(vars(answer))
         with _storage_errors(self._file):
-            self._database.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", (key, text, _digest(text)))
+            self._database.execute(_KEEP, (key, text, _digest(text)))
 
 
 def _digest(text: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import kdtool
 
 from kdtool_command_data._options import set_option, store_option
+
+if TYPE_CHECKING:
+    from kdtool_command_data._texts import FoundText, Generated
 
 __all__ = ["export", "plan", "quarantine", "recover", "status"]
 
@@ -44,36 +47,65 @@ def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json:
     forecast = kdtool.check(recipe, settings, store=store)["forecast"]
     parts = {part["of"]: part["note"] for part in forecast["disk"] if part["what"] == "instruction data"}
     texts = {stage.name: stage.action for stage in stages}
+    prices = forecast["prices"] or [
+        line for line in forecast["unknown"] if any(f" of {name}: " in line for name in parts)
+    ]
     if as_json:
-        click.echo(json.dumps({"texts": texts, "generations": parts, "picodollars": forecast["picodollars"]}, indent=1))
+        found = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
+        click.echo(json.dumps(found, indent=1))
         return
     for name, action in texts.items():
         click.echo(f"{name}: {action}")
     for name, note in parts.items():
         click.echo(f"  {name}: {note}")
+    for line in prices:
+        click.echo(f"  {line}")
     dollars = forecast["picodollars"]
-    click.echo(
-        f"  dollars: {dollars / 1e12:,.2f}" if dollars else "  dollars: unknown, since no teacher states a price"
-    )
+    unknown = "" if prices else "unknown, since no teacher states a price"
+    click.echo(f"  dollars: {unknown or f'{dollars / 1e12:,.2f}'}")
 
 
 @click.command()
 @_of_text
 @click.option("--cells", is_flag=True, help="Show each cell of the quota.")
+@click.option("--unknown", is_flag=True, help="List requests that were sent and have no answer instead.")
+@click.option(
+    "--ledger",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file with paid answers, if the teacher's setting `ledger` names one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(
-    recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, cells: bool, as_json: bool
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    cells: bool,
+    unknown: bool,
+    ledger: Path | None,
+    as_json: bool,
 ) -> None:
     """Show how far the generation of RECIPE is, also while another process runs it.
 
     \b
     Example:  kdtool data status recipe.yaml --cells
+              kdtool data status recipe.yaml --unknown
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_data._status import status_lines
+    from kdtool_command_data._texts import find_text
+    from kdtool_command_data._unanswered import count_lines, records_of, unanswered_in, unanswered_lines
 
-    for one in _find_generations(recipe, settings, store, name):
-        lines = [json.dumps(one.status)] if as_json else status_lines(one, cells=cells)
-        click.echo("\n".join(lines))
+    text = find_text(recipe, settings, store, name)
+    attempts = unanswered_in(ledger or text.answers)
+    if unknown:
+        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts)))
+        return
+    for one in _generations_of(text):
+        if as_json:
+            click.echo(json.dumps({**one.status, "unanswered": records_of(attempts)}))
+        else:
+            counts = [f"  unknown   {line} (--unknown lists them)" for line in count_lines(attempts)]
+            click.echo("\n".join([*status_lines(one, cells=cells), *counts]))
 
 
 @click.command()
@@ -149,17 +181,15 @@ def quarantine(
     Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_data._status import rejection_lines
+    from kdtool_command_data._texts import find_text
 
-    for one in _find_generations(recipe, settings, store, name):
+    for one in _generations_of(find_text(recipe, settings, store, name)):
         rejected = [line for line in one.lines("rejected.jsonl") if not reason or reason in line["reason"]]
         lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, one, samples)
         click.echo("\n".join(lines))
 
 
-def _find_generations(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None) -> Any:
-    from kdtool_command_data._texts import find_text
-
-    text = find_text(recipe, settings, store, name)
+def _generations_of(text: FoundText) -> list[Generated]:
     found = text.generations()
     if not found:
         raise kdtool.UsageError(

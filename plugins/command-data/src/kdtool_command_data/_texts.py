@@ -40,6 +40,11 @@ class FoundText:
     folder: Path
     is_complete: bool
 
+    @property
+    def answers(self) -> Path:
+        """The file of the store with answers, paid ones too."""
+        return self.folder.parents[1] / "answers.sqlite"
+
     def splits(self) -> list[str]:
         """Return the splits that hold examples."""
         return [split for split in _SPLITS if (self.folder / f"{split}.jsonl").stat().st_size]

@@ -107,7 +107,7 @@ class Answers(kdtool.Corpus):
         for name in sorted(self.config.shares.keys() & {*run.implementing("kdtool_estimate_answers")}):
             prompts = (one for one in self._prompts(run) if isinstance(one, Prompt))
             requests = (self._request(run, one) for one in prompts if route(one.id, self.config.shares) == name)
-            yield from run.component(name, kdtool.Teacher).kdtool_estimate_answers(run, requests, 1) or ()
+            yield from run.component(name, kdtool.Teacher).kdtool_estimate_answers(run, requests, 1, 1) or ()
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.

@@ -76,22 +76,27 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the disk for answers and rows, and the money for a first answer to each; tokens by a count of characters."""
+        """Yield the disk for answers and rows, and the teacher's price of a first answer to each.
+
+        Tokens are in the teacher's estimate; only for one without a price they are estimated here.
+        """
         config = self.config
         requests = self._first_requests(run)
         share = config.rows / len(requests)
-        prompts = share * sum(len(text) for request in requests for _, text in request.turns)
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
-        note = (
-            f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}; "
-            f"if all are accepted some {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
-            f"{config.rows * config.max_tokens:,} out"
-        )
+        note = f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}"
+        is_priced = config.ask in run.implementing("kdtool_estimate_answers")
+        if not is_priced:
+            prompts = share * sum(len(text) for request in requests for _, text in request.turns)
+            note += (
+                f"; if all are accepted some {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
+                f"{config.rows * config.max_tokens:,} out"
+            )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
-        if config.ask in run.implementing("kdtool_estimate_answers"):
+        if is_priced:
             more = f"up to {most / config.rows:g} times as much where rows are rejected"
             teacher = run.component(config.ask, kdtool.Teacher)
-            for found in teacher.kdtool_estimate_answers(run, requests, share) or ():
+            for found in teacher.kdtool_estimate_answers(run, requests, share, most / config.rows) or ():
                 yield replace(found, note="; ".join(filter(None, (found.note, more))))
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:

@@ -201,11 +201,13 @@ class Generation:
         found: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
         rows = {one.request.id: self._rows.make(one) for one in candidates if not one.reason}
         for name in self._screens:
-            verdicts = self._run.component(name, kdtool.Screen).kdtool_screen(self._run, list(rows.values()))
+            screen = self._run.component(name, kdtool.Screen)
+            verdicts = screen.kdtool_screen(self._run, list(rows.values()))
             short = name.rpartition(".")[2]
             for key, verdict in zip(list(rows), verdicts, strict=True):
                 if verdict is not None:
-                    error = f"it was rejected: {verdict}" if short in self._config.repaired else ""
+                    is_repaired = short in self._config.repaired and verdict not in screen.undecided
+                    error = f"it was rejected: {verdict}" if is_repaired else ""
                     found[key] = found[key].reject(f"{short}: {verdict}", error)
                     del rows[key]
         return [(candidate, rows.get(key)) for key, candidate in found.items()]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from kdtool_ledger._ledger import Attempt, Batch, Ledger
-from kdtool_ledger._summary import Summary, has_answer, read_summary
+from kdtool_ledger._ledger import About, Attempt, Batch, Ledger
+from kdtool_ledger._summary import Summary, Unanswered, has_answer, read_summary
 
-__all__ = ["Attempt", "Batch", "Ledger", "Summary", "has_answer", "read_summary"]
+__all__ = ["About", "Attempt", "Batch", "Ledger", "Summary", "Unanswered", "has_answer", "read_summary"]

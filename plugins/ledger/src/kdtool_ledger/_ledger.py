@@ -19,14 +19,24 @@ from kdtool_ledger._spare import Spare
 from kdtool_ledger._tables import NEW_ANSWER, open_tables, storage_errors
 from kdtool_ledger._writer import Statement, Writer
 
-__all__ = ["Attempt", "Batch", "Ledger"]
+__all__ = ["About", "Attempt", "Batch", "Ledger"]
 
-_INTENT = "INSERT INTO attempt (id, key, state, reserved, begun, batch) VALUES (?, ?, 'open', ?, ?, ?)"
+_INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
+    VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
 _MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
     COALESCE(MAX(id), 0) FROM attempt"""
 
 _SHARED: dict[Path, Ledger] = {}
 _SHARING = Lock()
+
+
+@dataclass(frozen=True)
+class About:
+    """A request as people know it: the model, the use of its answer such as "text", and its id."""
+
+    model: str = ""
+    purpose: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Attempt:
     id: int
     key: str
     reserved: int
+    about: About = About()
 
 
 @dataclass(frozen=True)
@@ -130,14 +141,14 @@ class Ledger:
             rows = self._reader.execute("SELECT key, COUNT(*) FROM attempt WHERE state = 'unknown' GROUP BY key")
             return dict(rows.fetchall())
 
-    def reserve(self, key: str, picodollars: int, *, limit: int) -> Attempt | None:
+    def reserve(self, key: str, picodollars: int, *, limit: int, about: About = About()) -> Attempt | None:
         """Set money aside for a request; None if `limit` would be exceeded by all that is spent and set aside."""
         with self._lock:
             if self._spent + self._held + picodollars > limit:
                 return None
             self._held += picodollars
             self._last += 1
-            return Attempt(self._last, key, picodollars)
+            return Attempt(self._last, key, picodollars, about)
 
     def write_intent(self, attempt: Attempt) -> Future[None]:
         """Record the attempt. Send the request when the future is done."""
@@ -224,7 +235,9 @@ class Ledger:
 
 
 def _intent(attempt: Attempt, batch: str | None) -> Statement:
-    return (_INTENT, (attempt.id, attempt.key, attempt.reserved, time.time(), batch))
+    about = attempt.about
+    values = (attempt.id, attempt.key, attempt.reserved, time.time(), batch, about.model, about.purpose, about.request)
+    return (_INTENT, values)
 
 
 def _state(state: str, attempt: Attempt, reason: str) -> Statement:

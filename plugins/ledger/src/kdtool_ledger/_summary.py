@@ -9,21 +9,48 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_ledger._tables import storage_errors
+from kdtool_ledger._ledger import About
+from kdtool_ledger._tables import columns_about, storage_errors
 
-__all__ = ["Summary", "has_answer", "read_summary"]
+__all__ = ["Summary", "Unanswered", "has_answer", "read_summary"]
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """An attempt without an answer: `begun` in seconds since 1970, `reserved` picodollars, and why.
+
+    One whose `state` is `open` is under way, or was when its process was killed; `unknown` was sent and gets no answer.
+    """
+
+    id: int
+    key: str
+    state: str
+    begun: float
+    reserved: int
+    reason: str
+    about: About
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts and picodollars of a ledger. `attempts` counts them by state; `unknown` lists (id, key, reserved, reason)."""
+    """Counts and picodollars of a ledger.
+
+    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds
+    the number of answers and their cost by `About.purpose`.
+    """
 
     answers: int
     spent: int
     held: int
     attempts: dict[str, int]
     open_batches: int
-    unknown: tuple[tuple[int, str, int, str], ...]
+    unanswered: tuple[Unanswered, ...]
+    purposes: dict[str, tuple[int, int]]
+
+    @property
+    def unknown(self) -> tuple[Unanswered, ...]:
+        """Attempts that were sent and may have been charged."""
+        return tuple(one for one in self.unanswered if one.state == "unknown")
 
 
 def read_summary(path: Path) -> Summary:
@@ -37,17 +64,29 @@ def read_summary(path: Path) -> Summary:
         database.execute("BEGIN")  # one moment for all that follows
         answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0]
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempt'").fetchone() is None:
-            return Summary(answers, 0, 0, {}, 0, ())  # all of teachers that cost nothing
+            return Summary(answers, 0, 0, {}, 0, (), {})  # all of teachers that cost nothing
         states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
         rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
-        unknown = database.execute("SELECT id, key, reserved, reason FROM attempt WHERE state = 'unknown' ORDER BY id")
+        about = columns_about(database)
+        unanswered = database.execute(
+            f"SELECT id, key, state, begun, reserved, reason, {about} FROM attempt "  # noqa: S608 - column names of ours
+            "WHERE state = 'unknown' OR (state = 'open' AND batch IS NULL) ORDER BY id"
+        )
+        purposes = database.execute(
+            "SELECT purpose, COUNT(*), SUM(cost) FROM "  # noqa: S608 - column names of ours
+            f"(SELECT cost, {about} FROM attempt WHERE state = 'answered') GROUP BY purpose ORDER BY purpose"
+        )
         return Summary(
             answers=answers,
             spent=sum(cost for _, cost, _ in rows.values()),
             held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
             attempts={state: count for state, (count, _, _) in rows.items()},
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
-            unknown=tuple(unknown.fetchall()),
+            unanswered=tuple(
+                Unanswered(number, key, state, begun, reserved, reason, About(*names))
+                for number, key, state, begun, reserved, reason, *names in unanswered
+            ),
+            purposes={name: (count, cost) for name, count, cost in purposes},
         )
 
 

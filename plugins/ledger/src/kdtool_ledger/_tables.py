@@ -9,10 +9,12 @@ from pathlib import Path
 
 import kdtool
 
-__all__ = ["NEW_ANSWER", "open_tables", "storage_errors"]
+__all__ = ["NEW_ANSWER", "columns_about", "open_tables", "storage_errors"]
 
 NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
 """Into kdtool's own table."""
+_ABOUT = ("model", "purpose", "request")
+"""Columns of `attempt` on what is asked; files of earlier versions get them when they are opened."""
 _TABLES = (
     "PRAGMA synchronous = FULL",
     """CREATE TABLE IF NOT EXISTS attempt (
@@ -31,10 +33,22 @@ def open_tables(path: Path) -> sqlite3.Connection:
     try:
         for statement in _TABLES:
             database.execute(statement)
+        for name in sorted(set(_ABOUT) - _columns(database)):
+            database.execute(f"ALTER TABLE attempt ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def columns_about(database: sqlite3.Connection) -> str:
+    """Return SQL for model, purpose and request of attempts; they are empty in a file that an earlier version wrote."""
+    known = _columns(database)
+    return ", ".join(name if name in known else f"'' AS {name}" for name in _ABOUT)
+
+
+def _columns(database: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in database.execute("PRAGMA table_info(attempt)")}
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
     return Money(
         money(answers) if bought else "",
         money(-(-answers // rows)) if rows else "",
-        tuple(_row(name, one) for name, one in accounts.items()),
+        tuple(_rows(accounts, results.data["accounts"])),
         tuple(_points(results, subjects, cost, accounts)) if bought else (),
         *(_break_even(bought, answers, work, _fastest(results, subjects)) if bought else ("", "")),
     )
@@ -125,6 +125,17 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
 
 def _read(account: Mapping[str, Any]) -> _Account:
     return _Account(**{name: account.get(name, None if name == "rows" else 0) for name in _FIGURES})
+
+
+def _rows(accounts: Mapping[str, _Account], plain: Mapping[str, Mapping[str, Any]]) -> Iterator[AccountRow]:
+    """Yield a row for each component; behind a teacher's one for each use of its answers, such as an evaluator."""
+    for name, one in accounts.items():
+        yield _row(name, one)
+        for purpose, (requests, spent) in plain[name].get("purposes", {}).items():
+            mean = money(-(-spent // requests))
+            yield AccountRow(
+                f"{name}, for {purpose or 'unknown uses'}", count(requests), money(spent), mean, "", "", ""
+            )
 
 
 def _row(name: str, one: _Account) -> AccountRow:

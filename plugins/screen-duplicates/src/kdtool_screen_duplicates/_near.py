@@ -2,14 +2,15 @@
 
 A text's signature (128 minima of hashes, by rensa) is cut into bands. Two texts of similarity s agree in a band of r
 minima with the probability s^r; candidates agree in at least one. Each band has a hash table of rows: `heads` holds the
-newest row of a slot, `nexts` the row that was its newest before, and so on. Shingles lie in a temporary file.
+newest row of a slot, `nexts` the row that was its newest before, and so on. Shingles and tables lie in temporary files,
+so that the process's own memory does not grow with the rows: the system keeps what it has room for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import numpy as np
@@ -44,7 +45,8 @@ class NearTexts:
 
     Args:
         similarity: least Jaccard index of near-duplicates.
-        most: number of texts that are remembered, the newest ones. Each takes 16 bytes a band: some 350 bytes at 0.8.
+        most: number of texts that are remembered, the newest ones. Each takes 16 bytes of disk a band: some 350 bytes at
+            0.8; and 8 bytes a shingle.
     """
 
     def __init__(self, similarity: float, most: int) -> None:
@@ -100,7 +102,7 @@ class NearTexts:
         bands = np.arange(self._bands)
         self._hashes[place] = signature
         self._nexts[place] = self._heads[bands, slots]
-        self._heads[bands, slots] = row
+        self._heads[bands, slots] = row + 1
         self._end += text.nbytes
         self._rows += 1
 
@@ -113,24 +115,24 @@ class NearTexts:
         seen: set[int] = set()
         oldest = self._rows - self._capacity
         for band, value in enumerate(signature):
-            row = int(self._heads[band, value & int(self._mask)])
+            row = int(self._heads[band, value & int(self._mask)]) - 1
             while row >= max(oldest, 0):
                 place = row % self._capacity
                 if row not in seen and self._hashes[place, band] == value:
                     seen.add(row)
                     yield row
-                row = int(self._nexts[place, band])
+                row = int(self._nexts[place, band]) - 1
 
     def _allocate(self, capacity: int) -> None:
         self._capacity = capacity
         slots = 1 << (capacity - 1).bit_length()
         self._mask = np.uint32(slots - 1)
-        self._heads = np.full((self._bands, slots), -1, np.int32)
-        self._nexts = np.full((capacity, self._bands), -1, np.int32)
-        self._hashes = np.zeros((capacity, self._bands), np.uint32)
-        self._offsets = np.zeros(capacity, np.int64)
-        self._sizes = np.zeros(capacity, np.int32)
-        self._owners = np.zeros(capacity, np.int64)
+        self._heads = _table((self._bands, slots), np.int32)  # a row's number + 1; 0 is the end
+        self._nexts = _table((capacity, self._bands), np.int32)
+        self._hashes = _table((capacity, self._bands), np.uint32)
+        self._offsets = _table((capacity,), np.int64)
+        self._sizes = _table((capacity,), np.int32)
+        self._owners = _table((capacity,), np.int64)
 
     def _grow(self) -> None:
         """Double the tables; every row has its own number as its place as long as they grow."""
@@ -142,5 +144,11 @@ class NearTexts:
             slots = hashes[:, band] & self._mask
             order = np.argsort(slots, kind="stable")  # rows of a slot follow each other, the oldest first
             same = slots[order[1:]] == slots[order[:-1]]
-            self._nexts[order[1:][same], band] = order[:-1][same]
-            self._heads[band, slots[order]] = order  # the last one assigned stays: the newest
+            self._nexts[order[1:][same], band] = order[:-1][same] + 1
+            self._heads[band, slots[order]] = order + 1  # the last one assigned stays: the newest
+
+
+def _table(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return an array of zeros in a temporary file, which is deleted when the last view of it is."""
+    with TemporaryFile() as file:
+        return np.asarray(np.memmap(file, dtype, "w+", shape=shape))

@@ -36,6 +36,7 @@ class JudgeScreen(kdtool.Screen):
     """
 
     config: Config
+    undecided = frozenset({REFUSED, UNREADABLE})
 
     class Config(kdtool.Config):
         """Settings of `judge`."""
@@ -97,7 +98,7 @@ class JudgeScreen(kdtool.Screen):
         """Yield the price of a verdict on a row of usual length, as a note: rows that reach it are not known beforehand."""
         if self.config.ask in run.implementing("kdtool_estimate_answers"):
             teacher = run.component(self.config.ask, kdtool.Teacher)
-            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)], 1) or ()
+            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)], 1, 1) or ()
             dollars = sum(part.picodollars for part in parts) / 1e12
             note = f"at most ${dollars:,.4f} for a row of 3,000 characters that the other screens keep"
             yield kdtool.Estimate("verdicts of judge", note=note)

@@ -103,7 +103,7 @@ class Batches:
             stopped = None
             for one in part:
                 bound = self._prices.bound(one.most_in, one.request.max_tokens, marked=bool(one.prefix), batched=True)
-                attempt = self._ledger.reserve(one.key, bound, limit=self._budget)
+                attempt = self._ledger.reserve(one.key, bound, limit=self._budget, about=one.about)
                 if attempt is None:
                     stopped = budget_error(self._ledger, self._budget, bound)
                     break

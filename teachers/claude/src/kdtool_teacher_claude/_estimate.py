@@ -14,7 +14,7 @@ from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
 from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens
 
-__all__ = ["estimate"]
+__all__ = ["Purpose", "estimate"]
 
 _COUNTED = 20
 """Requests that the service counts; the others are scaled by them."""
@@ -22,34 +22,44 @@ _PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
 """Limits a minute that Anthropic publishes for its first tier, as an example: they differ by account and model."""
 
 
+@dataclass(frozen=True)
+class Purpose:
+    """The use of answers: each request of a sample stands for `times`, and for `most` times as many after rejections.
+
+    `planned` are picodollars of earlier estimates of the same run; `say` shows a warning.
+    """
+
+    name: str
+    times: float
+    most: float
+    planned: int
+    say: Callable[[str], None]
+
+
 def estimate(
     config: ClaudeConfig,
     requests: Iterable[Asked],
-    times: float,
+    purpose: Purpose,
     file: Path,
     count: Callable[[Asked], int] | None,
-    purpose: str,
-    planned: int,
 ) -> Iterator[kdtool.Estimate]:
     """Yield what the answers cost, if each is as long as it may be.
 
     Args:
         config: the teacher's settings.
         requests: what will be asked, or a sample of it.
-        times: the number of requests that each stands for.
+        purpose: the use of the answers.
         file: the ledger, which may not exist yet.
         count: counts input tokens by the service; None estimates them here.
-        purpose: what the answers are for.
-        planned: picodollars of earlier estimates of the same run.
     """
-    prices = prices_of(config)
+    prices, times = prices_of(config), purpose.times
     all_asked = {asked.key: asked for asked in requests}
     has = list(has_answer(file, all_asked))
     missing = [asked for asked, is_stored in zip(all_asked.values(), has, strict=True) if not is_stored]
     number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
         if stored:
-            note = f"{purpose}: all {stored:,} answers are stored, and cost nothing"
+            note = f"{purpose.name}: all {stored:,} answers are stored, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
     tokens = _tokens_of(missing, times, count)
@@ -59,12 +69,13 @@ def estimate(
     uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
     expected = by_batch if uses_batches else by_cache
     notes = [
-        f"{purpose}: {number:,} requests, {tokens.own + tokens.shared:,} tokens in, {tokens.out:,} out at most",
+        f"{purpose.name}: {dollars(expected)} for {number:,} requests, {tokens.own + tokens.shared:,} tokens in, "
+        f"{tokens.out:,} out at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
         *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),
         _note_on_time(config, number, tokens, uses_batches=uses_batches),
-        _note_on_budget(config, file, planned, expected),
+        _note_on_budget(config, file, purpose, number, expected),
     ]
     yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
 
@@ -129,12 +140,21 @@ def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_ba
     )
 
 
-def _note_on_budget(config: ClaudeConfig, file: Path, planned: int, expected: int) -> str:
+def _note_on_budget(config: ClaudeConfig, file: Path, purpose: Purpose, number: int, expected: int) -> str:
+    """Return a note on what is left of the budget; where that may not be enough, also show it as a warning."""
     ledger = read_summary(file) if file.exists() else None
-    left = picodollars(config.budget_usd) - planned - (ledger.spent + ledger.held if ledger else 0)
+    left = picodollars(config.budget_usd) - purpose.planned - (ledger.spent + ledger.held if ledger else 0)
+    if purpose.most * expected <= left:
+        return f"{dollars(left)} of budget_usd are left for it"
+    paid = max(0, number * left // expected)
+    most = ceil(purpose.most * number)
+    problem = f"the {dollars(max(0, left))} of budget_usd that are left pay for {paid:,} of "
     if expected > left:
-        return f"more than budget_usd allows ({dollars(max(0, left))} are left): the run would stop there"
-    return f"{dollars(left)} of budget_usd are left for it"
+        problem += f"{number:,} requests: the run would stop there; raise budget_usd, or ask for less"
+    else:
+        problem += f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to go on"
+    purpose.say(f"warning: {purpose.name}: {problem}")
+    return problem
 
 
 def estimate_parts(asked: Asked) -> tuple[int, int]:

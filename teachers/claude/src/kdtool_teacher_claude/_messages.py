@@ -165,7 +165,7 @@ class Messages:
         """Set aside the most that the request can cost; wait for others' reservations if that is too much now."""
         marked = bool(asked.prefix)
         bound = self._prices.bound(asked.most_in, asked.request.max_tokens, marked=marked, batched=False)
-        while (attempt := self._ledger.reserve(asked.key, bound, limit=self._budget)) is None:
+        while (attempt := self._ledger.reserve(asked.key, bound, limit=self._budget, about=asked.about)) is None:
             if not self._reserved:
                 raise budget_error(self._ledger, self._budget, bound)
             self._settled.clear()

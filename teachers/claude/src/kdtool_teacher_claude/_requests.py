@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import kdtool
+from kdtool_ledger import About
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Prices, Usage, usage_of
@@ -54,6 +55,7 @@ class Asked:
     key: str
     most_in: int
     prefix: str
+    about: About
 
     @property
     def estimate_in(self) -> int:
@@ -62,8 +64,10 @@ class Asked:
         return estimate_tokens(system) + sum(estimate_tokens(turn["content"]) for turn in self.body["messages"])
 
 
-def prepare(config: ClaudeConfig, request: kdtool.Request, key: str) -> Asked:
-    """Return a request as it is sent, with its key in the store. The API takes neither temperature nor seed.
+def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: str) -> Asked:
+    """Return a request as it is sent, with its key in the store and the use of its answer.
+
+    The API takes neither temperature nor seed.
 
     Raises:
         UsageError: it begins the answer, which the API refuses.
@@ -94,7 +98,8 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str) -> Asked:
         content["system"] = text
     size = len(text.encode()) + sum(len(turn["content"].encode()) for turn in content["messages"])
     most_in = size + _OVERHEAD + _OVERHEAD_OF_TURN * len(turns)
-    return Asked(request, content, key, most_in, hashlib.sha256(text.encode()).hexdigest() if marked else "")
+    prefix = hashlib.sha256(text.encode()).hexdigest() if marked else ""
+    return Asked(request, content, key, most_in, prefix, About(config.model, purpose, request.id))
 
 
 def estimate_tokens(text: str) -> int:

@@ -1,10 +1,11 @@
-"""Tasks with programs and tests, as the server for tests writes them where a request asks for this form."""
+"""Tasks with programs and tests, and verdicts on them, as the server for tests writes them where a request asks for it."""
 
 from __future__ import annotations
 
 import random
+import re
 
-__all__ = ["write_task"]
+__all__ = ["write_task", "write_verdict"]
 
 _CODE = {
     "python": "def {name}(number):\n    return number {sign} {amount}\n",
@@ -17,6 +18,8 @@ _CODE = {
 _TESTS = "assert {name}(1) == 1 + {amount}\nassert {name}(0) == {amount}\n"
 _FAILING = 0.25
 """Share of first answers that are wrong: the tests fail, or the program does not parse. Repairs are right."""
+_POOR = 0.1
+"""Share of scores in verdicts that are low."""
 
 
 def write_task(system: str, turns: int, key: str) -> str | None:
@@ -35,3 +38,15 @@ def write_task(system: str, turns: int, key: str) -> str | None:
         f"<instruction>\nWrite {words[0]}, which adds {about['amount']} to a number. Names: {' '.join(words[1:40])}.\n"
         f"</instruction>\n<response>\n```{language}\n{code}```\n{' '.join(words[40:])}\n</response>\n{tests}"
     )
+
+
+def write_verdict(system: str, key: str) -> str | None:
+    """Return scores for the criteria that a system text names, by `key` alone; None if it asks for no verdict."""
+    form = re.search(r"^<verdict>\n((?:\w+: a score\n)+)", system, re.MULTILINE)
+    if form is None:
+        return None
+    drawn = random.Random(key)
+    names = [line.partition(":")[0] for line in form[1].splitlines()]
+    scores = {name: 2 if drawn.random() < _POOR else drawn.choice((4, 5)) for name in names}
+    lines = "".join(f"{name}: {score}\n" for name, score in scores.items())
+    return f"<verdict>\n{lines}reason: The worst score is {min(scores.values())}.\n</verdict>"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,9 @@ class Claude(kdtool.Teacher):
         return ()
 
     def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
     ) -> Iterator[kdtool.Estimate]:
-        yield from self._forecast(run, requests, times, "text")
+        yield from self._forecast(run, requests, "text", times, most)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
@@ -93,14 +94,19 @@ class Claude(kdtool.Teacher):
                 if isinstance(found, str):
                     yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
                 elif found:
-                    yield from self._forecast(run, found, 1, f"evaluator {what}")
+                    yield from self._forecast(run, found, f"evaluator {what}")
         finally:
             self._opened = None
 
     def _forecast(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, purpose: str
+        self,
+        run: kdtool.RunInfo,
+        requests: Iterable[kdtool.Request],
+        purpose: str,
+        times: float = 1,
+        most: float = 1,
     ) -> Iterator[kdtool.Estimate]:
-        from kdtool_teacher_claude._estimate import estimate
+        from kdtool_teacher_claude._estimate import Purpose, estimate
 
         self._remember(run)
         count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
@@ -109,14 +115,13 @@ class Claude(kdtool.Teacher):
 
             count = counting(self.config, offline=run.offline)
         with count as counted:
-            for found in estimate(
-                self.config, self._prepare(requests), times, self._file(), counted, purpose, self._planned
-            ):
+            what = Purpose(purpose, times, most, self._planned, run.say)
+            for found in estimate(self.config, self._prepare(requests, purpose), what, self._file(), counted):
                 self._planned += found.picodollars
                 yield found
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        return self._open().answer(self._prepare(requests))
+        return self._answer(requests, "text")
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the teacher to evaluators of text; nothing is asked before they ask."""
@@ -125,10 +130,12 @@ class Claude(kdtool.Teacher):
         self._remember(run)
         if subject.role != "teacher":
             return None
-        return self._opened or AnsweringRuntime(self.kdtool_answer)
+        evaluator = run.label.removesuffix(f"-{subject.name}")
+        purpose = f"evaluator {evaluator}" if run.stage == "scores" else run.stage
+        return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return the money in the ledger, that of all its runs, and what may have been charged besides."""
+        """Return the money in the ledger, that of all its runs, by use, and what may have been charged besides."""
         from kdtool_ledger import read_summary
 
         self._remember(run)
@@ -138,8 +145,9 @@ class Claude(kdtool.Teacher):
         return {
             "requests": found.attempts.get("answered", 0),
             "picodollars": found.spent,
+            "purposes": found.purposes,
             "unknown_requests": len(found.unknown),
-            "unknown_picodollars": sum(reserved for _, _, reserved, _ in found.unknown),
+            "unknown_picodollars": sum(one.reserved for one in found.unknown),
         }
 
     def kdtool_close(self) -> None:
@@ -153,13 +161,16 @@ class Claude(kdtool.Teacher):
         if self._ledger is None and run.store is not None:
             self._ledger = run.store / _ANSWERS
 
-    def _prepare(self, requests: Iterable[kdtool.Request]) -> Iterator[Asked]:
+    def _answer(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[kdtool.TextAnswer]:
+        return self._open().answer(self._prepare(requests, purpose))
+
+    def _prepare(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[Asked]:
         """Return requests as they are sent; a prompt is a conversation of one turn."""
         from kdtool_teacher_claude._requests import prepare
 
         for one in requests:
             request = one if one.turns else replace(one, prompt="", turns=(("user", one.prompt),))
-            yield prepare(self.config, request, self.answer_key(request))
+            yield prepare(self.config, request, self.answer_key(request), purpose)
 
     def _file(self) -> Path:
         if self._ledger is None:

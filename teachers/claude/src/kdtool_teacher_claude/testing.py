@@ -4,8 +4,8 @@
 
     python -m kdtool_teacher_claude.testing '{}' 8765
 
-It answers with a line about the request, or with a task, a program and tests where the system text asks for that form
-(corpus `instruct`); a quarter of first programs is wrong.
+It answers with a line about the request, with a task, a program and tests where the system text asks for that form (corpus
+`instruct`; a quarter of first programs is wrong), or with a verdict (screen `judge`; a tenth of its scores is low).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kdtool_teacher_claude._tasks import write_task
+from kdtool_teacher_claude._tasks import write_task, write_verdict
 
 __all__ = ["KEY", "MODEL", "Faults", "MessagesServer", "serve", "serve_process"]
 
@@ -441,9 +441,10 @@ def _key(body: dict[str, Any]) -> str:
 
 
 def _write(body: dict[str, Any]) -> str:
-    """Return a task where the request wants one, else a line about the request."""
+    """Return a task or a verdict where the request wants one, else a line about the request."""
     turns = sum(message["role"] == "user" for message in body["messages"])
-    return write_task(_system(body), turns, _key(body)) or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+    written = write_task(_system(body), turns, _key(body)) or write_verdict(_system(body), _key(body))
+    return written or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
 
 
 def _system(body: dict[str, Any]) -> str:

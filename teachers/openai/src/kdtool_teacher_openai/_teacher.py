@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -10,6 +11,7 @@ import kdtool
 from kdtool_teacher_openai._config import OpenAIConfig
 
 if TYPE_CHECKING:
+    from kdtool_teacher_openai._arrived import Arrived
     from kdtool_teacher_openai._server import Server
     from kdtool_teacher_openai._tokens import TopTokens
 
@@ -35,6 +37,8 @@ class OpenAI(kdtool.Teacher):
         self._tokenizer: kdtool.Tokenizer | None = None
         self._tokens: TopTokens | None = None
         self._offline = False
+        self._store: Path | None = None
+        self._arrived: Arrived | None = None
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Return the terms of the model behind the server; an unknown licence does not count as a free one."""
@@ -46,9 +50,12 @@ class OpenAI(kdtool.Teacher):
         remedy = f"look up the licence of {self.config.model}, and name it by `licence`"
         return kdtool.LicenceTerms("unknown licence", restrictions=(remedy,))
 
+    def kdtool_identity(self, run: kdtool.RunInfo) -> None:
+        self._remember(run)
+
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
-        self._offline = run.offline
+        self._remember(run)
         if self.config.tokenizer is None:
             raise kdtool.UsageError(
                 "the tokenizer of the server's model is unknown: name it by `tokenizer` (a folder, a hub name, a .gguf "
@@ -63,15 +70,19 @@ class OpenAI(kdtool.Teacher):
         return self._tokenizer
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        from kdtool_teacher_openai._arrived import Arrived
         from kdtool_teacher_openai._texts import answers
 
-        return answers(self._open_server(), self.config, requests)
+        server = self._open_server()
+        if self._arrived is None:
+            self._arrived = Arrived(self._store, self.answer_key)
+        return answers(server, self.config, requests, self._arrived)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the server to evaluators of text; nothing is asked before they ask."""
         from kdtool_teacher_openai._runtime import AnsweringRuntime
 
-        self._offline = run.offline
+        self._remember(run)
         if subject.role != "teacher":
             return None
         # By `chat` a prompt is a user's message, which is answered, not continued.
@@ -84,7 +95,13 @@ class OpenAI(kdtool.Teacher):
     def kdtool_close(self) -> None:
         if self._server is not None:
             self._server.close()
-        self._server = self._tokens = None
+        if self._arrived is not None:
+            self._arrived.close()
+        self._server = self._tokens = self._arrived = None
+
+    def _remember(self, run: kdtool.RunInfo) -> None:
+        """Keep what answers depend on: they are asked for without a run."""
+        self._offline, self._store = run.offline, run.store
 
     def _open_server(self) -> Server:
         """Return the server, once it has confirmed that it serves the model."""

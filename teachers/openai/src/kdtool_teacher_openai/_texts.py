@@ -10,6 +10,7 @@ import kdtool
 from kdtool_teacher_openai._server import RefusedError, Server, readable
 
 if TYPE_CHECKING:
+    from kdtool_teacher_openai._arrived import Arrived
     from kdtool_teacher_openai._config import OpenAIConfig
 
 __all__ = ["answers", "choice_of", "listed_model", "require_model"]
@@ -24,8 +25,10 @@ _FILTERED = {"content_filter", "refusal"}
 """The model, or what watches over it, declines: no fault of the request's form."""
 
 
-def answers(server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-    """Yield an answer to each request, as they come.
+def answers(
+    server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request], arrived: Arrived
+) -> Iterator[kdtool.TextAnswer]:
+    """Yield an answer to each request, as they come; each is in `arrived` before.
 
     A request that the server refuses, and a malformed answer, count as "refused", with the reason: the others go on.
     """
@@ -33,9 +36,11 @@ def answers(server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Requ
 
     async def ask(request: kdtool.Request) -> kdtool.TextAnswer:
         try:
-            return _answer(request, await server.sent(path, _body(config, request)), chat=config.api == "chat")
+            answer = _answer(request, await server.sent(path, _body(config, request)), chat=config.api == "chat")
         except RefusedError as error:
             return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=str(error))
+        arrived.keep(request, answer)
+        return answer
 
     for _, answer in server.at_once(requests, ask, config.concurrency):
         yield answer

@@ -26,11 +26,13 @@ def write_texts(
     counts, hooks = Counts(corpora, shares), run.hook
     files = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in get_args(Split)}
     try:
-        for number, (corpus, example) in enumerate(gather(run, corpora, screens, shares, counts)):
+        number = 0
+        for number, (corpus, example) in enumerate(gather(run, corpora, screens, shares, counts), 1):
             files[example.split].write(json.dumps(_to_plain(example), ensure_ascii=False) + "\n")
             counts.add(corpus, example)
             if number % 100 == 0:
                 hooks.kdtool_progress(run, number)
+        hooks.kdtool_progress(run, number)
     finally:
         for file in files.values():
             file.close()

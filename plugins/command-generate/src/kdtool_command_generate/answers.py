@@ -1,0 +1,140 @@
+"""One answer of one model, with its speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import kdtool
+
+__all__ = ["GAP", "Answer", "Settings", "answer"]
+
+GAP = "<FILL_ME>"
+"""Marks the gap in a prompt that is filled."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to answer: see `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+    fill: bool = False
+
+    def request(self, prompt: str, turns: tuple[tuple[str, str], ...] = ()) -> kdtool.Request:
+        """Return the request for a prompt behind earlier turns, which count in a chat only.
+
+        Raises:
+            UsageError: a prompt to fill does not hold one gap.
+        """
+        made = kdtool.Request(
+            "1", prompt, self.max_tokens, self.stop, self.temperature, self.seed, top_p=self.top_p, top_k=self.top_k
+        )
+        if self.chat:
+            return replace(made, prompt="", turns=(*turns, ("user", prompt)))
+        if not self.fill:
+            return made
+        before, mark, behind = prompt.partition(GAP)
+        if not mark or GAP in behind:
+            raise kdtool.UsageError(
+                f"a prompt with a gap to fill holds {GAP} once, this one has it {prompt.count(GAP)} times"
+            )
+        return replace(made, prompt=before, suffix=behind)
+
+
+@dataclass
+class Answer:
+    """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece."""
+
+    text: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    finish: str = ""
+    first: float = 0.0
+    seconds: float = 0.0
+    memory: int | None = None
+    _begun: float = field(default_factory=time.perf_counter, repr=False)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second behind the first one; 0 if there is none."""
+        spent = self.seconds - self.first
+        return (self.tokens_out - 1) / spent if self.tokens_out > 1 and spent > 0 else 0.0
+
+    def add(self, piece: kdtool.TextPiece) -> None:
+        """Append a piece."""
+        self.text += piece.text
+        self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
+        self.finish = piece.finish or ""
+        self.seconds = time.perf_counter() - self._begun
+        if piece.tokens_out and not self.first:
+            self.first = self.seconds
+
+    def figures(self) -> str:
+        """Return speed and memory in a line."""
+        parts = [f"{self.tokens_out:,} tokens", f"first after {self.first:.2f} s"]
+        if self.rate:
+            parts.append(f"{self.rate:.1f} tokens/s")
+        if self.memory:
+            parts.append(f"{self.memory / 1e6:,.0f} MB")
+        return ", ".join(parts)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "text": self.text,
+            "finish": self.finish,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "seconds": round(self.seconds, 4),
+            "first_token_seconds": round(self.first, 4),
+            "tokens_per_second": round(self.rate, 2),
+            "memory": self.memory,
+        }
+
+
+def answer(
+    runtime: kdtool.Runtime,
+    request: kdtool.Request,
+    show: Callable[[str], object],
+    stopped: Callable[[], bool] = lambda: False,
+    into: Answer | None = None,
+) -> Answer:
+    """Generate an answer; `show` gets each new text. `into` is filled on the way, so that what was stopped is kept.
+
+    Raises:
+        UsageError: the model cannot do what is asked, or it refuses; the reason is in the message.
+    """
+    needed: kdtool.Ability = "converse" if request.turns else "continue" if request.suffix is None else "infill"
+    if needed not in runtime.abilities:
+        raise kdtool.UsageError(_UNABLE[needed])
+    found = into if into is not None else Answer()
+    with closing(runtime.stream(request)) as pieces:  # type: ignore[type-var]  # generators, which can be closed
+        for piece in pieces:
+            found.add(piece)
+            if piece.finish == "refused":
+                limit = (
+                    piece.reason or f"its prompt of {piece.tokens_in:,} tokens leaves no room in the model's context"
+                )
+                raise kdtool.UsageError(f"the model refuses the request: {limit}")
+            show(piece.text)
+            if stopped():
+                found.finish = found.finish or "stopped"
+                break
+    found.memory = runtime.memory()
+    return found
+
+
+_UNABLE: dict[str, str] = {
+    "converse": "the model has no chat template, so it continues text but answers no questions; leave out --chat",
+    "infill": "the model's tokenizer has no marks for infilling, so it continues text only; leave out --fim",
+    "continue": "the model does not continue text; ask it in a chat: --chat",
+}

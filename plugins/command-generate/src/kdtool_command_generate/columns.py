@@ -1,0 +1,80 @@
+"""The same prompt for several models at once, side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_command_generate.answers import Answer, answer
+from kdtool_command_generate.highlighting import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["answer_side_by_side"]
+
+_FRAMES_PER_SECOND = 8
+
+
+class _Column:
+    """One model's answer, made in a thread of its own."""
+
+    def __init__(self, name: str, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event) -> None:
+        self.name = name
+        self.answer = Answer()
+        self.problem = ""
+        self.thread = threading.Thread(target=self._work, args=(runtime, request, stop), daemon=True)
+
+    def _work(self, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event) -> None:
+        try:
+            answer(runtime, request, lambda _: None, stop.is_set, self.answer)
+        except Exception as error:
+            self.problem = str(error)
+
+    def render(self, language: str) -> RenderableType:
+        from rich.panel import Panel
+        from rich.syntax import Syntax
+
+        code = Syntax(visible(self.answer.text), language, theme="ansi_dark", word_wrap=True)
+        return Panel(self.problem or code, title=self.name, subtitle=self.answer.figures(), title_align="left")
+
+
+def answer_side_by_side(
+    console: Console, runtimes: Mapping[str, kdtool.Runtime], request: kdtool.Request, language: str
+) -> dict[str, Answer]:
+    """Show the answers of all models while they are generated; Ctrl-C stops all of them.
+
+    A model that fails shows its message; the others go on.
+    """
+    from rich.live import Live
+
+    stop = threading.Event()
+    columns = [_Column(name, runtime, request, stop) for name, runtime in runtimes.items()]
+    for column in columns:
+        column.thread.start()
+    with Live(console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True) as live:
+        try:
+            while any(column.thread.is_alive() for column in columns):
+                live.update(_grid(columns, language))
+                columns[0].thread.join(1 / _FRAMES_PER_SECOND)
+                for column in columns[1:]:
+                    column.thread.join(0.01)
+        except KeyboardInterrupt:
+            stop.set()
+            for column in columns:
+                column.thread.join()
+    console.print(_grid(columns, language))
+    return {column.name: column.answer for column in columns}
+
+
+def _grid(columns: list[_Column], language: str) -> RenderableType:
+    from rich.table import Table
+
+    grid = Table.grid(expand=True)
+    for _ in columns:
+        grid.add_column(ratio=1)
+    grid.add_row(*(column.render(language) for column in columns))
+    return grid

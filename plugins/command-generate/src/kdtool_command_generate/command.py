@@ -1,0 +1,162 @@
+"""The click command `kdtool generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_command_generate.answers import Settings
+
+__all__ = ["generate"]
+
+
+@click.command("generate")
+@click.argument("model", metavar="RUN_OR_FILE")
+@click.argument("prompt", required=False)
+@click.option(
+    "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Read the prompt; - is stdin."
+)
+@click.option(
+    "--model", "names", multiple=True, metavar="NAME", help="Model of the run that answers [default: student]."
+)
+@click.option("-i", "--interactive", is_flag=True, help="Ask for prompts until Ctrl-D; without a prompt, the default.")
+@click.option("--fim", "fill", is_flag=True, help="Fill the gap in the prompt, which <FILL_ME> marks.")
+@click.option("--chat", is_flag=True, help="Answer as an assistant, by the model's chat template.")
+@click.option(
+    "--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Tokens to generate at most."
+)
+@click.option(
+    "--temperature", default=0.0, show_default=True, type=click.FloatRange(0), help="0 takes likeliest tokens."
+)
+@click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Sample the likeliest part.")
+@click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample so many tokens; 0: all.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of sampling.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
+@click.option("--offline", is_flag=True, help="Use no network to open models.")
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+def generate(
+    model: str,
+    prompt: str | None,
+    file: str | None,
+    names: tuple[str, ...],
+    interactive: bool,
+    fill: bool,
+    chat: bool,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int,
+    stop: tuple[str, ...],
+    language: str,
+    as_json: bool,
+    offline: bool,
+    out: str,
+) -> None:
+    """Continue a PROMPT with the student of a finished run, or with a model's folder or file.
+
+    Without a prompt, a session begins in the terminal, in which /help lists the commands; where there is no terminal, the
+    prompt is read from standard input.
+
+    \b
+    Example:  kdtool generate quickstart "def mean(numbers):"
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_command_generate.answers import Settings
+
+    _check_language(language)
+    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
+    text = _prompt(prompt, file, interactive=interactive)
+    if text is not None:
+        settings.request(text)  # refuses a wrong gap before anything is loaded
+    with kdtool.open_models(model, out=out, offline=offline) as models:
+        chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
+        if text is None or interactive:
+            _converse(models, chosen, settings, language, text)
+        elif as_json:
+            _print_json(models, chosen, settings, text)
+        else:
+            _print(models, chosen, settings, language, text)
+
+
+def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:
+    """Return the prompt; None if a session asks for it.
+
+    Raises:
+        UsageError: there are two prompts, or none, or the file is not text.
+    """
+    if prompt is not None and file is not None:
+        raise kdtool.UsageError("the prompt is given twice: as an argument and by --file; leave one out")
+    if prompt is not None:
+        return prompt
+    if file is None and (interactive or sys.stdin.isatty()):
+        return None
+    try:
+        if file in {None, "-"}:
+            return sys.stdin.buffer.read().decode("utf-8")
+        return Path(str(file)).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise kdtool.UsageError(f"the prompt in {file or 'standard input'} is not UTF-8 text; convert it") from error
+
+
+def _check_language(language: str) -> None:
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        get_lexer_by_name(language)
+    except ClassNotFound as error:
+        raise kdtool.UsageError(
+            f"--language: no colours are known for {language!r}; write python, java, cpp, go, rust, javascript, text, …"
+        ) from error
+
+
+def _converse(models: kdtool.Models, chosen: list[str], settings: Settings, language: str, first: str | None) -> None:
+    from rich.console import Console
+
+    from kdtool_command_generate.session import Session
+    from kdtool_command_generate.terminal import converse
+
+    with Session(models, chosen, settings, Console(), language) as session:
+        for name in chosen:
+            session.open(name)
+        click.echo(
+            "Enter answers, Alt-Enter begins a new line, Ctrl-C stops, Ctrl-D ends; /help lists commands", err=True
+        )
+        if first is not None:
+            session.handle(first)
+        converse(session, language)
+
+
+def _print(models: kdtool.Models, chosen: list[str], settings: Settings, language: str, prompt: str) -> None:
+    """Show the answer in colours on a terminal, and plain elsewhere; its figures go to standard error."""
+    from rich.console import Console
+
+    from kdtool_command_generate.answers import answer
+    from kdtool_command_generate.session import Session
+
+    if sys.stdout.isatty():
+        with Session(models, chosen, settings, Console(), language) as session:
+            session.ask(prompt)
+        return
+    for name in chosen:
+        with models.open(name) as runtime:
+            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False))
+        click.echo()
+        click.echo(f"{name}: {found.figures()}", err=True)
+
+
+def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, prompt: str) -> None:
+    from kdtool_command_generate.answers import answer
+
+    for name in chosen:
+        with models.open(name) as runtime:
+            found = answer(runtime, settings.request(prompt), lambda _: None)
+        click.echo(json.dumps({"model": name, "prompt": prompt, **found.plain()}))

@@ -1,0 +1,295 @@
+"""`kdtool generate`: one answer, several side by side, JSON, and a session typed into a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._cli import call
+from kdtool._results.files import write_results
+from kdtool_command_generate.answers import Settings
+from kdtool_command_generate.command import generate
+from kdtool_command_generate.highlighting import CodeStream
+from kdtool_command_generate.session import Session
+from kdtool_command_generate.terminal import converse
+from kdtool_testing import CommandConformance, make_results
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+OPENER = '''
+import time
+import kdtool
+
+
+class Slow(kdtool.Runtime):
+    """Counts, a number a token."""
+
+    abilities = frozenset({"continue", "infill", "converse"})
+    closed = 0
+
+    def __init__(self, name):
+        self.name = name
+
+    def answer(self, requests):
+        raise NotImplementedError
+
+    def stream(self, request):
+        if len(request.prompt) > 1000:
+            yield kdtool.TextPiece("", 1001, 0, "refused")
+            return
+        text = f"{self.name}{'' if request.suffix is None else request.suffix}{len(request.turns) or ''}"
+        try:
+            for number in range(request.max_tokens):
+                last = number == request.max_tokens - 1
+                time.sleep(0.002)
+                yield kdtool.TextPiece(f"{text} {number}\\n", 3, number + 1, "length" if last else None)
+        finally:
+            Slow.closed += 1
+
+    def memory(self):
+        return 2_000_000
+
+
+class Opener(kdtool.Exporter):
+    """Opens any folder."""
+
+    def kdtool_export(self, run, trained):
+        raise NotImplementedError
+
+    def kdtool_open(self, run, subject):
+        return Slow(subject.name) if subject.role != "teacher" else None
+'''
+
+
+class TestGenerate(CommandConformance):
+    command = generate
+    entry_point = "generate"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A finished run whose models count."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    subjects = tuple(kdtool.Subject(role, role, folder / role) for role in ("student", "control"))
+    recipe = {"exporters": {"opener": {"use": f"{tmp_path / 'opener.py'}:Opener"}}}
+    write_results(replace(make_results(folder), subjects=subjects, recipe=recipe))
+    return "small"
+
+
+def _run(*arguments: str) -> int:
+    return call(["generate", *arguments])
+
+
+def test_one_answer_is_all_of_the_output(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "count", "--max-tokens", "3") == 0
+    out, err = capsys.readouterr()
+    assert out == "student 0\nstudent 1\nstudent 2\n\n"
+    assert "student: 3 tokens, first after" in err
+    assert "2 MB" in err
+
+
+def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "count", "--max-tokens", "2", "--json", "--model", "control", "--model", "student") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["model"] for line in lines] == ["control", "student"]
+    assert lines[0]["text"] == "control 0\ncontrol 1\n"
+    assert (lines[0]["tokens_in"], lines[0]["tokens_out"], lines[0]["finish"]) == (3, 2, "length")
+    assert 0 < lines[0]["first_token_seconds"] < lines[0]["seconds"]
+    assert lines[0]["memory"] == 2_000_000
+
+
+def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "a <FILL_ME>+b", "--fim", "--max-tokens", "1") == 0
+    assert capsys.readouterr().out.startswith("student+b 0")
+    assert _run(run, "why?", "--chat", "--max-tokens", "1") == 0
+    assert capsys.readouterr().out.startswith("student1 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small", "a", "--file", "x.txt"], "given twice"),
+        (["small", "no gap", "--fim"], "holds <FILL_ME> once, this one has it 0 times"),
+        (["small", "x" * 1001], "refuses the request: its prompt of 1,001 tokens leaves no room"),
+        (["small", "a", "--model", "studnet"], "there is no model 'studnet' here; did you mean 'student'"),
+        (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
+        (["small", "a", "--language", "klingon"], "no colours are known for 'klingon'"),
+        (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(
+    run: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.txt").write_text("x", encoding="utf-8")
+    Path("latin.txt").write_bytes(b"\xe9")
+    assert _run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_infill_says_so(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "opener.py").write_text(OPENER.replace('"infill", "converse"', ""), encoding="utf-8")
+    assert _run(run, "a <FILL_ME>", "--fim") == 2
+    assert "no marks for infilling" in capsys.readouterr().err
+    assert _run(run, "a", "--chat") == 2
+    assert "no chat template" in capsys.readouterr().err
+
+
+@contextmanager
+def _session(run: str, *, chosen: tuple[str, ...] = ("student",)) -> Iterator[tuple[Session, io.StringIO]]:
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=False)
+    with (
+        kdtool.open_models(run) as models,
+        Session(models, list(chosen), Settings(max_tokens=2), console, "python") as session,
+    ):
+        yield session, out
+
+
+def _said(out: io.StringIO) -> str:
+    text = out.getvalue()
+    out.seek(0)
+    out.truncate()
+    return text
+
+
+def test_a_session_switches_models_settings_and_chat(run: str) -> None:
+    with _session(run) as (session, out):
+        assert session.handle("count")
+        assert "student 1" in _said(out)
+        session.handle("/model control")
+        assert "* control" in _said(out)
+        session.handle("/set max_tokens=1 temperature=0.5 stop=END,\\n")
+        assert "max_tokens=1, temperature=0.5" in _said(out)
+        assert session.settings.stop == ("END", "\n")
+        session.handle("/retry")
+        assert "control 0" in _said(out)
+        assert session.settings.seed == 1, "sampling again gives another answer"
+        session.handle("/chat")
+        session.handle("first")
+        session.handle("second")
+        assert "control3 0" in _said(out), "the assistant sees the turns before"
+        session.handle("/retry")
+        assert "control3 0" in _said(out), "instead of the turn before"
+        session.handle("/clear")
+        session.handle("third")
+        assert "control1 0" in _said(out)
+        assert not session.handle("/quit")
+
+
+def test_mistakes_in_a_session_do_not_end_it(run: str) -> None:
+    with _session(run) as (session, out):
+        for line, message in {
+            "/retry": "no prompt to retry", "/set colour=1": "is not a setting", "/set top_p=2": "from 0 to 1",
+            "/set max_tokens=many": "must be a number", "/model other": "no model 'other'", "/nothing": "no command",
+            "x" * 1001: "refuses the request",
+        }.items():  # fmt: skip
+            assert session.handle(line)
+            assert message in _said(out)
+        assert session.chosen == ["student"]
+        session.handle("/usr/bin/env is a prompt")
+        assert "student 0" in _said(out)
+
+
+def test_several_models_answer_side_by_side(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, out):
+        found = session.ask("count")
+        shown = _said(out)
+    assert {name: answer.text for name, answer in found.items()} == {
+        "student": "student 0\nstudent 1\n", "control": "control 0\ncontrol 1\n",
+    }  # fmt: skip
+    (line,) = [line for line in shown.splitlines() if "student 1" in line]
+    assert "control 1" in line
+
+
+def test_a_session_reads_what_is_typed(run: str) -> None:
+    with _session(run) as (session, out), create_pipe_input() as typed:
+        typed.send_text("two\x1b\rlines\r/model control\rthird\r\x04")
+        converse(session, "python", typed, DummyOutput())
+        shown = _said(out)
+        assert session._last == "third"
+    assert shown.index("student 1") < shown.index("* control") < shown.index("control 1")
+    assert Path("state/kdtool/generate-history").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a pseudo-terminal needs a POSIX system")
+def test_ctrl_c_stops_an_answer_and_the_session_goes_on(run: str) -> None:
+    primary, secondary = pty.openpty()
+    arguments = [sys.executable, "-m", "kdtool", "generate", run, "--max-tokens", "1000000"]
+    with subprocess.Popen(
+        arguments, stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True
+    ) as done:
+        os.close(secondary)
+        _wait_for(primary, b"student>")
+        os.write(primary, b"count\r")
+        _wait_for(primary, b"student 9")
+        done.send_signal(signal.SIGINT)
+        _wait_for(primary, b", stopped")
+        os.write(primary, b"/quit\r")
+        _wait_for(primary, b"")
+        assert done.wait(60) == 0
+    os.close(primary)
+
+
+def _wait_for(terminal: int, text: bytes) -> None:
+    """Read until a text appears; "" reads to the end."""
+    seen, end = b"", time.monotonic() + 60
+    while time.monotonic() < end and (not text or text not in seen):
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            read = b""
+        if not read:
+            assert not text, seen
+            return
+        seen += read
+    assert time.monotonic() < end, seen
+
+
+_CODE = st.text(st.sampled_from("abc =()'\"#\n\té漢\x1b\x07"), max_size=60)
+
+
+@given(st.lists(_CODE, max_size=6), st.integers(1, 30))
+def test_a_stream_of_code_shows_its_text_and_no_control_character(parts: list[str], width: int) -> None:
+    out = io.StringIO()
+    stream = CodeStream(out, "python", width)
+    for part in parts:
+        stream.write(part)
+    shown = _screen(out.getvalue())
+    whole = "".join(parts)
+    assert shown == "".join("\N{REPLACEMENT CHARACTER}" if char in "\x1b\x07" else char for char in whole)
+
+
+def _screen(written: str) -> str:
+    """Return what a terminal shows that knows colours and carriage returns."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert "\x1b" not in plain
+    return "\n".join(line.rpartition("\r")[2] for line in plain.split("\n"))
+
+
+def test_complete_lines_are_coloured() -> None:
+    out = io.StringIO()
+    stream = CodeStream(out, "python", 80)
+    stream.write("def area(a):")
+    assert "\x1b" not in out.getvalue()
+    stream.write("\n")
+    assert "\x1b[" in out.getvalue()
