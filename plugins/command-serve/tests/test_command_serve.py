@@ -132,7 +132,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.
 
 
 class _Priced(kdtool.Teacher):
-    def kdtool_estimate_answers(self, run: Any, requests: Any, times: float) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate_answers(self, run: Any, requests: Any, times: float, most: float) -> Iterator[kdtool.Estimate]:
         raise NotImplementedError
 
 
