@@ -257,7 +257,7 @@ def test_a_model_that_answers_in_one_piece_has_a_speed(browser: Browser) -> None
     with open_window(browser, {"student": Whole("")}) as window:
         window.run(PROMPT)
         window.wait()
-        assert 10 < float(window.page.inner_text(".speed")) < 50
+        assert 1 < float(window.page.inner_text(".speed")) < 50
         assert window.page.inner_text(".state") == "10 tokens, finished"
 
 
