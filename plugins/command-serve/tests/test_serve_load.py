@@ -112,6 +112,20 @@ def test_only_offered_models_are_listed_the_default_first() -> None:
         assert server.post("/v1/completions", prompt="x").json()["model"] == "control"
 
 
+def test_a_client_that_leaves_the_queue_frees_its_place_and_costs_nothing() -> None:
+    student = StreamingRuntime(lambda _: "word " * 500, streams=1, seconds=0.02)
+    with running(ScriptedModels({"student": student})) as server, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(server.post, "/v1/completions", prompt="x", max_tokens=50)
+        while not student.open:
+            time.sleep(0.01)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json={"prompt": "second"}, timeout=0.2)
+        time.sleep(0.1)
+        assert server.pool.engines["student"].admitted == 1
+        assert first.result(20).status_code == 200
+        assert [asked.prompt for asked in student.asked] == ["x"]
+
+
 def test_models_are_closed_and_threads_end_with_the_server() -> None:
     student = StreamingRuntime(lambda _: "word " * 500, seconds=0.02)
     began = time.perf_counter()
