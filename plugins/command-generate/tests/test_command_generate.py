@@ -238,21 +238,23 @@ def test_ctrl_c_stops_an_answer_and_the_session_goes_on(run: str) -> None:
     as_in_a_terminal = (
         "import signal, os, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
     )
-    call = [sys.executable, "-m", "kdtool", "generate", run, "--max-tokens", "1000000"]
-    arguments = [sys.executable, "-c", as_in_a_terminal, *call]  # a job in the background ignores Ctrl-C
-    with subprocess.Popen(
-        arguments, stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True
-    ) as done:
-        os.close(secondary)
+    command = [sys.executable, "-m", "kdtool", "generate", run, "--max-tokens", "1000000"]
+    arguments = [sys.executable, "-c", as_in_a_terminal, *command]  # a job in the background ignores Ctrl-C
+    done = subprocess.Popen(arguments, stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True)
+    os.close(secondary)
+    try:
         _wait_for(primary, b"student>")
         os.write(primary, b"count\r")
         _wait_for(primary, b"student 9")
+        os.write(primary, b"/quit\r")  # typed ahead
         done.send_signal(signal.SIGINT)
         _wait_for(primary, b", stopped")
-        os.write(primary, b"/quit\r")
         _wait_for(primary, b"")
         assert done.wait(60) == 0
-    os.close(primary)
+    finally:
+        done.kill()
+        done.wait()
+        os.close(primary)
 
 
 def _wait_for(terminal: int, text: bytes) -> None:
