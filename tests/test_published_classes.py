@@ -237,7 +237,7 @@ def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole,
         gap = f"{GAP}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
         request = kdtool.Request("1", CODE + gap, 3)
         (answer,) = teacher.kdtool_answer([request])
-        answers.append((teacher.render_prompt(request.prompt or ""), answer.tokens_in))
+        answers.append((teacher.render(request), answer.tokens_in))
         assert 0 <= answer.tokens_out <= 3
         teacher.kdtool_close()
     assert answers[0] == answers[1]

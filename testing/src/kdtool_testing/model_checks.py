@@ -7,6 +7,7 @@ Plain functions that assert. Those that take tensors need torch, which they impo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -230,10 +231,13 @@ def check_runtime(runtime: Runtime) -> None:
     """Assert that an opened subject scores in order, with finite and honest numbers, whatever is scored beside.
 
     One that only answers refuses to. Where it shows a model with a short context, a prompt that is too long ends nothing.
+    One that continues prompts streams its answers.
     """
     context = runtime.model.facts.context if runtime.model else 0
     if 0 < context <= _SHORT_CONTEXT:
         _check_too_long(runtime, context)
+    if "continue" in runtime.abilities:
+        _check_streams(runtime)
     texts = [*TEXTS, "é" * 30, "x"]
     if "score" not in runtime.abilities:
         with pytest.raises(UsageError):
@@ -267,6 +271,25 @@ def _check_too_long(runtime: Runtime, context: int) -> None:
     assert sorted(answers) == ["long", "short"], "answer the other prompts when one is too long"
     assert (answers["long"].finish, answers["long"].text) == ("refused", "")
     assert answers["short"].finish != "refused"
+
+
+def _check_streams(runtime: Runtime) -> None:
+    """Assert that streamed pieces are the answer, in several threads too, and that a stream can be closed early."""
+    requests = [Request(str(number), text[:12], 4 + number) for number, text in enumerate(TEXTS)]
+    for left in [runtime.stream(request) for request in requests]:
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(min(runtime.streams, len(requests))) as pool:
+        pieces_of = list(pool.map(lambda request: list(runtime.stream(request)), requests))
+    answers = {found.id: found for found in runtime.answer(requests)}
+    for request, pieces in zip(requests, pieces_of, strict=True):
+        found = answers[request.id]
+        assert "".join(piece.text for piece in pieces) == found.text, "the pieces make up the answer"
+        assert [piece.finish for piece in pieces] == [None] * (len(pieces) - 1) + [found.finish]
+        assert (pieces[-1].tokens_in, pieces[-1].tokens_out) == (found.tokens_in, found.tokens_out)
+        counts = [piece.tokens_out for piece in pieces]
+        assert counts == sorted(counts), "tokens are counted as they come"
+    assert (runtime.memory() or 1) > 0
 
 
 def check_answers(answer: Any) -> None:

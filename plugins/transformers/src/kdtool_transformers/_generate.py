@@ -1,8 +1,7 @@
 """New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
 
-`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. Sampling adds Gumbel noise from
-the text's own generator to its logits and takes the greatest (Gumbel-max trick: an exact sample of the softmax), so that a
-text does not depend on what shares its batch.
+`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `_streaming` yields the same
+answers while they are generated, and ends them by the rules of this file.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
@@ -18,9 +17,14 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from kdtool_transformers._causal import CausalModel, context_of
+from kdtool_transformers._infilling import trim_suffix
+from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["answer_requests", "continue_ids", "eval_mode", "generate", "prompt_ids", "together"]
+__all__ = [
+    "answer_requests", "continue_ids", "end_ids", "eval_mode", "finish_text", "generate", "prompt_ids", "text_behind",
+    "together",
+]  # fmt: skip
 
 _REQUESTS_SORTED = 64
 _TEXTS_AT_ONCE = 16
@@ -33,8 +37,8 @@ class _Text(NamedTuple):
 
     prompt: Sequence[int]
     limit: int
-    temperature: float
-    seed: int
+    sampler: Sampler
+    ends: tuple[int, ...]
     stop: tuple[str, ...] = ()
 
 
@@ -43,8 +47,8 @@ def generate(
 ) -> list[kdtool.TextAnswer]:
     """Answer requests in one batch, in order, by a model with `generate` that reads tokens on a device. No gradient.
 
-    An answer ends before its first stop string, at an end-of-text or end-of-turn token ("stop"), or after `max_tokens`
-    or the model's context ("length").
+    An answer ends before its first stop string, at one of the `end_ids` ("stop"), or after `max_tokens` or the model's
+    context ("length").
 
     Raises:
         UsageError: a prompt fills the whole context.
@@ -55,8 +59,8 @@ def generate(
         _Text(
             prompt,
             _limit(f"the prompt of request {request.id}", request.max_tokens, len(prompt), context),
-            request.temperature,
-            request.seed,
+            Sampler.of(request, device),
+            end_ids(tokenizer, request),
             request.stop,
         )
         for request, prompt in zip(requests, prompts, strict=True)
@@ -78,7 +82,12 @@ def continue_ids(
     model, tokenizer, device = language_model.model, language_model.tokenizer, language_model.head.weight.device
     context = context_of(model)
     texts = [
-        _Text(prompt, _limit(f"prompt {number}", limit, len(prompt), context), temperature, seed)
+        _Text(
+            prompt,
+            _limit(f"prompt {number}", limit, len(prompt), context),
+            Sampler(temperature, seed, device),
+            tokenizer.end_ids,
+        )
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
     ]
     found: dict[int, list[int]] = {}
@@ -144,13 +153,13 @@ def _continue(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=settings,
-                logits_processor=LogitsProcessorList([_Sampler(texts, tokenizer.vocabulary, device)]),
+                logits_processor=LogitsProcessorList([_Chooser(texts, tokenizer.vocabulary)]),
                 stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest)]),
             )
     finally:
         model.generation_config = own_settings
     new = output[:, longest:].tolist()
-    return [_cut(ids[: text.limit], tokenizer.end_ids) for ids, text in zip(new, texts, strict=True)]
+    return [_cut(ids[: text.limit], text.ends) for ids, text in zip(new, texts, strict=True)]
 
 
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
@@ -178,12 +187,41 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
     """Return the ids of a request's prompt as the model expects it, one at least.
 
     Raises:
-        UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them.
+        UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them; or there is a
+            suffix, and the tokenizer has no marks for infilling.
     """
+    if request.turns and request.suffix is not None:
+        raise kdtool.UsageError(
+            f"request {request.id} has both turns and a suffix, but a gap is filled in code, not in a conversation: leave "
+            "one of them out"
+        )
     if request.turns:
         return tokenizer.encode_prompt(request.turns, request.prompt)
-    ids = tokenizer.encode(request.prompt)
+    if request.suffix is None:
+        ids = tokenizer.encode(request.prompt)
+    else:
+        ids = tokenizer.encode_gap(request.prompt, request.suffix)
     return [*tokenizer.missing_start(ids), *ids] or [tokenizer.end_of_text]
+
+
+def end_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> tuple[int, ...]:
+    """Return the ids at which the answer to a request ends."""
+    return tokenizer.end_ids if request.suffix is None else tokenizer.infilling_ends
+
+
+def text_behind(tokenizer: TransformersTokenizer, prompt: list[int], ids: list[int]) -> str:
+    """Return the text of `ids` behind a prompt."""
+    # Some tokenizers drop a leading space of what they decode; decoding behind the prompt keeps it.
+    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + ids)
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)
+
+
+def finish_text(text: str, request: kdtool.Request, ended: bool) -> tuple[str, Literal["stop", "length"]]:
+    """Return the answer in the whole generated text, and the reason of its end; `ended`: at an end token."""
+    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    finish: Literal["stop", "length"] = "stop" if stops or ended else "length"
+    text = text[: min(stops, default=len(text))]
+    return trim_suffix(text, request.suffix or "", cut=finish == "length"), finish
 
 
 def _limit(what: str, limit: int, prompt: int, context: int) -> int:
@@ -195,44 +233,25 @@ def _limit(what: str, limit: int, prompt: int, context: int) -> int:
 def _answer(
     request: kdtool.Request, prompt: list[int], ids: list[int], tokenizer: TransformersTokenizer
 ) -> kdtool.TextAnswer:
-    ended = next((at for at, token in enumerate(ids) if token in tokenizer.end_ids), None)
-    if ended is not None:
-        ids = ids[:ended]
-    # Some tokenizers drop a leading space of what they decode; decoding behind the prompt keeps it.
-    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + ids)
-    text = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)
-    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-    return kdtool.TextAnswer(
-        id=request.id,
-        text=text[: min(stops)] if stops else text,
-        finish="stop" if stops or ended is not None else "length",
-        tokens_in=len(prompt),
-        tokens_out=len(ids),
-    )
+    ended = bool(ids) and ids[-1] in end_ids(tokenizer, request)
+    new = ids[: len(ids) - ended]
+    text, finish = finish_text(text_behind(tokenizer, prompt, new), request, ended)
+    return kdtool.TextAnswer(id=request.id, text=text, finish=finish, tokens_in=len(prompt), tokens_out=len(new))
 
 
-class _Sampler:
-    """Masks padding of the vocabulary, and turns the greatest logit into a sample where a temperature is set."""
+class _Chooser:
+    """Turns the greatest logit of each row into its next token."""
 
-    def __init__(self, texts: Sequence[_Text], vocabulary: int, device: torch.device) -> None:
+    def __init__(self, texts: Sequence[_Text], vocabulary: int) -> None:
+        self._samplers = [text.sampler for text in texts]
         self._vocabulary = vocabulary
-        self._drawn = [
-            (row, text.temperature, torch.Generator(device).manual_seed(text.seed))
-            for row, text in enumerate(texts)
-            if text.temperature > 0
-        ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = scores.float()
-        scores[:, self._vocabulary :] = -torch.inf
-        for row, temperature, generator in self._drawn:
-            noise = torch.empty_like(scores[row]).exponential_(generator=generator)
-            scores[row] = scores[row] / temperature - noise.log()
-        return scores
+        return choose(scores, self._samplers, self._vocabulary)
 
 
 class _Stopper:
-    """Ends a row at its own limit of tokens or once a stop string appeared."""
+    """Ends a row at its own limit of tokens, at a token that ends it, or once a stop string appeared."""
 
     def __init__(self, texts: Sequence[_Text], tokenizer: TransformersTokenizer, prompt: int) -> None:
         self._texts = texts
@@ -244,7 +263,7 @@ class _Stopper:
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         new = input_ids[:, self._prompt :].tolist()
         done = [
-            len(ids) >= text.limit or self._is_stopped(ids[-tail:], text.stop)
+            len(ids) >= text.limit or ids[-1] in text.ends or self._is_stopped(ids[-tail:], text.stop)
             for ids, text, tail in zip(new, self._texts, self._tails, strict=True)
         ]
         return torch.tensor(done, device=input_ids.device)

@@ -1,4 +1,4 @@
-"""Infilling: prompts for the code missing between two pieces, and training on it. Light.
+"""Infilling: prompts for the code missing between two pieces, training on it, and answers that repeat what follows. Light.
 
 Knows the marks of every family and their positions; teachers name theirs, tokenizers find theirs by its tokens.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling"]
+__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling", "overlap", "trim_suffix"]
 
 GAP = "<FILL_ME>"
 """Mark of missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
@@ -32,10 +32,6 @@ class Infilling:
         """The tokens that must be in the vocabulary."""
         return tuple(mark for mark in (self.prefix, self.suffix, self.middle, self.end) if mark)
 
-    def render(self, before: str, after: str) -> str:
-        """Return the prompt that makes the model generate the code between `before` and `after`."""
-        return f"{self.prefix}{self.behind_prefix}{before}{self.suffix}{after}{self.middle}"
-
     def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
         """Return a whole text with its middle last, as (mark or "", text behind it): each is encoded on its own.
 
@@ -49,11 +45,37 @@ class Infilling:
 
 
 STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+"""Also of SantaCoder, StableCode and Granite Code."""
 CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
 """sentencepiece writes the first word of a text with a space before it, also behind the mark."""
 FAMILIES = (
     STARCODER,
     CODE_LLAMA,
-    Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
+    Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, Granite from 3.3
     Infilling("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
 )
+
+
+def trim_suffix(answer: str, suffix: str, *, cut: bool = False) -> str:
+    """Return an answer that fills the gap before `suffix` without the suffix's beginning, where it ends by repeating that.
+
+    The longest end of the answer that is a beginning of the suffix is a repetition if it holds a whole line of the suffix
+    with a letter or a digit, as a line of its own in the answer too. Shorter ones are often the code itself: in
+    `f(g(|))` the answer ends with a bracket as the suffix begins, and between two lines with a line break; `return x` may
+    stand behind `if y:` and, less indented, below. A line at the end of an answer that was `cut` off at its limit of
+    tokens is whole as far as it goes.
+    """
+    begin = len(answer) - overlap(answer, suffix)
+    repeated, rest = answer[begin:], suffix[len(answer) - begin :]
+    lines = repeated.split("\n")
+    if begin and answer[begin - 1] != "\n":
+        del lines[0]  # its line in the answer begins with something else
+    if not cut and rest[:1] not in ("", "\r", "\n"):
+        del lines[-1:]
+    return answer[:begin] if any(any(map(str.isalnum, line)) for line in lines) else answer
+
+
+def overlap(text: str, suffix: str) -> int:
+    """Return the length of the longest end of `text` that is a beginning of `suffix`."""
+    first = max(0, len(text) - len(suffix))
+    return next((len(text) - at for at in range(first, len(text)) if suffix.startswith(text[at:])), 0)

@@ -6,6 +6,7 @@ Plugins for such families subclass `PublishedTeacher` and return the model of th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import kdtool
@@ -41,25 +42,27 @@ class PublishedTeacher(CausalTeacher):
             return Source(self.publication().hub_name)
         return find_source(self.config.weights, say=print if run is None else run.say)
 
-    def render_prompt(self, prompt: str) -> str:
-        """Render a prompt that contains `GAP` in this family's format.
+    def render(self, request: kdtool.Request) -> kdtool.Request:
+        """Render a request in this family's format: code with a gap at `GAP` becomes a prompt and its suffix.
 
         Raises:
             UsageError: there are several gaps, or this model was not trained to fill any.
         """
-        if GAP not in prompt:
-            return prompt
-        if prompt.count(GAP) > 1:
-            raise kdtool.UsageError(f"a prompt may hold one {GAP}, this one has {prompt.count(GAP)}: {prompt[:60]!r}")
-        marks = (self.infilling.prefix, self.infilling.suffix, self.infilling.middle)
+        if GAP not in request.prompt:
+            return super().render(request)
+        if request.prompt.count(GAP) > 1:
+            raise kdtool.UsageError(
+                f"a prompt may hold one {GAP}, this one has {request.prompt.count(GAP)}: {request.prompt[:60]!r}"
+            )
         tokenizer = self._opened_tokenizer(None)
-        missing = [mark for mark in marks if not tokenizer.has_token(mark)]
+        missing = [mark for mark in self.infilling.marks if not tokenizer.has_token(mark)]
         if missing:
             raise kdtool.UsageError(
                 f"{self._locate(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
                 f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without a gap"
             )
-        return self.infilling.render(*prompt.split(GAP))
+        before, after = request.prompt.split(GAP)
+        return replace(request, prompt=before, suffix=after)
 
     def hub_source(self) -> tuple[str, str | None]:
         return (self.publication().hub_name if self.config.weights == "auto" else self.config.weights), None

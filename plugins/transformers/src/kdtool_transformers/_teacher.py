@@ -98,8 +98,12 @@ class CausalTeacher(kdtool.Teacher):
         return None
 
     def render_prompt(self, prompt: str) -> str:
-        """Render a prompt in the model's format; called for every request of `kdtool_answer`."""
+        """Render a prompt in the model's format."""
         return prompt
+
+    def render(self, request: kdtool.Request) -> kdtool.Request:
+        """Render a request of `kdtool_answer` in the model's format; one with a suffix is code, and stays as it is."""
+        return request if request.suffix is not None else replace(request, prompt=self.render_prompt(request.prompt))
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         asked, here = self.config.device, devices_here()
@@ -170,7 +174,7 @@ class CausalTeacher(kdtool.Teacher):
         from kdtool_transformers._runtime import TransformersRuntime
 
         runtime = TransformersRuntime(self._open())
-        yield from runtime.answer(replace(request, prompt=self.render_prompt(request.prompt)) for request in requests)
+        yield from runtime.answer(self.render(request) for request in requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         from kdtool_transformers._runtime import TransformersRuntime

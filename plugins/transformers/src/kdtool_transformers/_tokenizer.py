@@ -108,6 +108,12 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """The marks that the vocabulary holds for filling gaps; None where it holds none that are known."""
         return next((family for family in FAMILIES if all(map(self.has_token, family.marks))), None)
 
+    @cached_property
+    def infilling_ends(self) -> tuple[int, ...]:
+        """The ids at which an answer that fills a gap ends: those of any answer, and the marks."""
+        marks = self.infilling.marks if self.infilling else ()
+        return tuple(sorted({*self.end_ids, *(self._backend.token_to_id(mark) for mark in marks)}))
+
     def has_token(self, token: str) -> bool:
         """Say whether `token` is one of the vocabulary as a whole."""
         return self._backend.token_to_id(token) is not None
@@ -164,13 +170,31 @@ class TransformersTokenizer(kdtool.Tokenizer):
         marks = self.infilling
         if marks is None or any(mark in text for mark in marks.marks for text in (before, middle, after)):
             return None
+        ids = self._encode_pieces(marks.pieces(before, middle, after, suffix_first))
+        return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
+
+    def encode_gap(self, before: str, after: str) -> list[int]:
+        """Return the ids of the prompt whose answer is the text between `before` and `after`.
+
+        Raises:
+            UsageError: the tokenizer has no marks for infilling.
+        """
+        if self.infilling is None:
+            raise kdtool.UsageError(
+                f"the tokenizer of {self.inner.name_or_path} has no marks for infilling that kdtool knows, so this model "
+                "cannot answer a prompt with a suffix: leave the suffix out, or choose a model that was trained to fill gaps"
+            )
+        return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
+
+    def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the ids of texts behind marks."""
         ids: list[int] = []
         written = ""
-        for mark, text in marks.pieces(before, middle, after, suffix_first):
+        for mark, text in pieces:
             ids += [self._backend.token_to_id(mark)] if mark else []
             ids += self.encode_behind(written + mark, text)
             written += mark + text
-        return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""

@@ -10,7 +10,6 @@ from typing import Literal
 import kdtool
 from kdtool_transformers import (
     CODE_LLAMA,
-    GAP,
     DtypeName,
     Published,
     PublishedTeacher,
@@ -46,9 +45,7 @@ class CodeLlama(PublishedTeacher):
         return known
 
     def render_prompt(self, prompt: str) -> str:
-        if self.config.variant == "instruct" and GAP not in prompt:
-            return f"[INST] {prompt.strip()} [/INST]"
-        return super().render_prompt(prompt)
+        return f"[INST] {prompt.strip()} [/INST]" if self.config.variant == "instruct" else prompt
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         return known_terms("llama2")

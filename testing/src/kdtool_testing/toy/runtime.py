@@ -9,7 +9,7 @@ from math import log
 
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.exporter import Exporter
-from kdtool._contract.language_model import LanguageModel, LogLikelihood, Request, Runtime, TextAnswer
+from kdtool._contract.language_model import LanguageModel, LogLikelihood, Request, Runtime, TextAnswer, TextPiece
 from kdtool._contract.run_info import RunInfo
 
 from kdtool_testing.toy.continuing import log_likelihood
@@ -43,6 +43,13 @@ class ToyRuntime(Runtime):
             text = text[: min(ends, default=len(text))]
             tokens = len(request.prompt.encode("utf-8"))
             yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
+
+    def stream(self, request: Request) -> Iterator[TextPiece]:
+        """Yield the answer letter by letter."""
+        (found,) = self.answer([request])
+        for count, letter in enumerate(found.text, 1):
+            yield TextPiece(letter, found.tokens_in, count)
+        yield TextPiece("", found.tokens_in, found.tokens_out, found.finish)
 
     def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
         """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""

@@ -1,0 +1,307 @@
+"""Answers that are yielded while they are generated: texts that share each forward pass, and join and leave at any token.
+
+`TransformersRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
+thread of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between
+the chunks generates a token for every text that is under way.
+
+The batching of transformers itself draws all tokens from one seed, and changes the model's attention meanwhile.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import accumulate, islice, takewhile
+from queue import SimpleQueue
+from threading import Lock, Thread, current_thread
+from typing import Any, NamedTuple
+
+import kdtool
+import torch
+from torch import Tensor
+
+from kdtool_transformers._causal import CausalModel, causal_of
+from kdtool_transformers._generate import end_ids, eval_mode, prompt_ids
+from kdtool_transformers._growing_text import GrowingText
+from kdtool_transformers._row_cache import RowCache, new_cache
+from kdtool_transformers._sampling import Sampler, choose
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["STREAMS", "Streamer"]
+
+STREAMS = 16
+"""Texts that are generated together."""
+_CHUNK = 256
+"""Tokens of prompts that are read between two tokens of the texts under way."""
+_PROMPTS_KEPT = 4
+_TOKENS_KEPT = 8192
+"""Of all prompts that are kept together."""
+_LEAST_KEPT = 32
+"""Tokens that a prompt must begin with as an earlier one did, so that their keys and values are copied from there."""
+
+
+class _Row:
+    """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache."""
+
+    def __init__(self, model: CausalModel, request: kdtool.Request, prompt: list[int], limit: int, cache: Any) -> None:
+        tokenizer = model.tokenizer
+        self.prompt, self.limit, self.cache = prompt, limit, cache
+        self.ends = end_ids(tokenizer, request)
+        self.sampler = Sampler.of(request, model.head.weight.device)
+        self.text = GrowingText(tokenizer, request, prompt)
+        self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
+        self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        self.read = 0
+        self.done = False
+
+    @property
+    def last(self) -> int:
+        """The newest token."""
+        return self.text.ids[-1]
+
+    def accept(self, token: int, logits: Tensor) -> None:
+        """Put the piece of a new token; `logits` [vocabulary] are those it was chosen by."""
+        found = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
+        ended = token in self.ends
+        text = "" if ended else self.text.add(token)
+        if ended or self.text.has_stopped() or len(self.text.ids) >= self.limit:
+            rest, finish = self.text.finish(ended=ended)
+            self.done = True
+            self.put(text + rest, finish, found)
+        else:
+            self.put(text, None, found)
+
+    def put(
+        self, text: str, finish: kdtool.Finish | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
+    ) -> None:
+        self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
+
+
+class _Logprobs:
+    """Log-probabilities of tokens, beside those of the `count` likeliest."""
+
+    def __init__(self, tokenizer: TransformersTokenizer, count: int) -> None:
+        self._tokenizer, self._count = tokenizer, count
+        self._name(tokenizer.end_of_text)  # refuses a tokenizer whose tokens cannot be written one by one
+
+    def of(self, token: int, logits: Tensor) -> kdtool.TokenLogprob:
+        """Return a token's, from its logits [vocabulary]."""
+        values = logits.float().log_softmax(-1)
+        best = values.topk(min(self._count, len(values)))
+        top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return kdtool.TokenLogprob(
+            self._name(token), float(values[token]), tuple((self._name(each), value) for each, value in top)
+        )
+
+    def _name(self, token: int) -> str:
+        # Behind a token: some tokenizers drop the space of the first.
+        return self._tokenizer.pieces([token, token])[1].decode("utf-8", "replace")
+
+
+class _Batch(NamedTuple):
+    """Texts that share a cache, and each forward pass."""
+
+    rows: list[_Row]
+    cache: Any
+
+    def compact(self) -> None:
+        """Take out the rows that are done: rows from the end move into their places."""
+        alive = [number for number, row in enumerate(self.rows) if not row.done]
+        if len(alive) == len(self.rows):
+            return
+        order = list(range(len(alive)))
+        moving = [number for number in alive if number >= len(alive)]
+        for hole, number in zip(sorted({*order} - {*alive}), moving, strict=True):
+            order[hole] = number
+        self.rows[:] = [self.rows[number] for number in order]
+        if self.rows and isinstance(self.cache, RowCache):
+            self.cache.keep(order, max(row.read for row in self.rows))
+
+
+class Streamer:
+    """Generates answers by a model that is not trained meanwhile.
+
+    `context` is the greatest number of tokens that it reads (0: not known); `autocast` returns the context to compute in.
+    """
+
+    def __init__(self, model: CausalModel, context: int, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._model, self._context, self._autocast = model, context, autocast
+        self._causal = causal_of(model.model)
+        parameters = inspect.signature(self._causal.forward).parameters
+        self._has_positions = "position_ids" in parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._lock = Lock()
+        self._waiting: list[_Row] = []
+        self._batches: list[_Batch] = []
+        self._kept: list[tuple[list[int], RowCache]] = []
+        self._thread: Thread | None = None
+        self._closed = False
+
+    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        """Yield an answer while it is generated; see `kdtool.Runtime.stream`."""
+        prompt = prompt_ids(self._model.tokenizer, request)
+        room = self._context - len(prompt) if self._context else request.max_tokens
+        if room <= 0:
+            yield kdtool.TextPiece("", len(prompt), 0, "refused")
+            return
+        row = _Row(self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config))
+        self._start(row)
+        try:
+            finish = None
+            while finish is None:
+                piece = row.pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                finish = piece.finish
+                yield piece
+        finally:
+            row.done = True
+
+    def memory(self) -> int:
+        """Return the bytes of keys and values that are held now, where they are counted."""
+        caches = [
+            *(cache for _, cache in self._kept),
+            *(batch.cache for batch in self._batches),
+            *(row.cache for row in self._waiting),
+        ]
+        return sum({id(cache): cache.bytes for cache in caches if isinstance(cache, RowCache)}.values())
+
+    def close(self) -> None:
+        """End all answers with an error, and the thread."""
+        with self._lock:
+            self._closed, thread = True, self._thread
+        if thread is not None and thread is not current_thread():
+            thread.join()
+        self._kept.clear()
+
+    def _start(self, row: _Row) -> None:
+        with self._lock:
+            self._require_open()
+            self._waiting.append(row)
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="kdtool-stream", daemon=True)
+                self._thread.start()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise kdtool.UsageError("this runtime is closed")
+
+    def _run(self) -> None:
+        """Generate until nothing is left to do. An error ends every answer with it."""
+        try:
+            with eval_mode(self._model.model), self._autocast():
+                while self._has_work():
+                    self._step()
+        except BaseException as error:  # a thread's own errors reach nobody: those who wait for it raise them
+            with self._lock:
+                self._thread = None
+                rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
+                self._waiting, self._batches = [], []
+            for row in rows:
+                row.pieces.put(error)
+
+    def _has_work(self) -> bool:
+        """Forget finished rows, and return whether others are left; if not, the thread ends."""
+        with self._lock:
+            self._require_open()
+            self._waiting = [row for row in self._waiting if not row.done]
+            for batch in self._batches:
+                batch.compact()
+            self._batches = [batch for batch in self._batches if batch.rows]
+            if self._waiting or self._batches:
+                return True
+            self._thread = None
+            return False
+
+    def _step(self) -> None:
+        """Read a chunk of the prompts that wait, and generate a token of every other text."""
+        batches = list(self._batches)
+        self._read_prompts(STREAMS - sum(len(batch.rows) for batch in batches))
+        for batch in batches:
+            logits = self._forward([[row.last] for row in batch.rows], [row.read for row in batch.rows], batch.cache)
+            for row in batch.rows:
+                row.read += 1
+            self._advance(batch.rows, logits)
+
+    def _read_prompts(self, room: int) -> None:
+        left = _CHUNK
+        for row in self._waiting[:room]:
+            if not row.read and isinstance(row.cache, RowCache):
+                row.read = self._reuse(row.prompt, row.cache)
+            chunk = row.prompt[row.read : row.read + left]
+            logits = self._forward([chunk], [row.read], row.cache)
+            row.read += len(chunk)
+            left -= len(chunk)
+            if row.read == len(row.prompt):
+                self._admit(row, logits)
+            else:
+                row.put("")
+            if not left:
+                break
+        with self._lock:
+            self._waiting = [row for row in self._waiting if not row.text.ids and not row.done]
+
+    def _admit(self, row: _Row, logits: Tensor) -> None:
+        """Generate the first token of a row whose prompt is read, and let it join the others."""
+        self._advance([row], logits)
+        if isinstance(row.cache, RowCache):
+            self._keep(row.prompt, row.cache)
+        if row.done:
+            return
+        if not isinstance(row.cache, RowCache):
+            self._batches.append(_Batch([row], row.cache))
+            return
+        if not self._batches:
+            self._batches.append(_Batch([], RowCache()))
+        self._batches[0].cache.add(row.cache, row.read)
+        self._batches[0].rows.append(row)
+
+    def _keep(self, prompt: list[int], cache: RowCache) -> None:
+        """Keep the cache of a prompt, for later ones that begin alike."""
+        sizes = accumulate(len(ids) for ids, _ in [(prompt, cache), *self._kept])
+        kept = sum(size <= _TOKENS_KEPT for size in islice(sizes, _PROMPTS_KEPT))
+        self._kept = [(prompt, cache), *self._kept][:kept]
+
+    def _reuse(self, prompt: list[int], cache: RowCache) -> int:
+        """Copy the beginning of a prompt, of all but its last token at most, from a kept one; return its length."""
+        begun, kept = max(
+            ((_common(prompt[:-1], ids), kept) for ids, kept in self._kept), key=lambda each: each[0], default=(0, None)
+        )
+        if kept is None or begun < _LEAST_KEPT:
+            return 0
+        cache.add(kept, begun)
+        return begun
+
+    def _forward(self, new: Sequence[Sequence[int]], read: Sequence[int], cache: Any) -> Tensor:
+        """Return the logits [B, V] behind as many new tokens of each row, of which so many are in the cache."""
+        device = self._model.head.weight.device
+        ids = torch.tensor(new, device=device)
+        lengths = torch.tensor(read, device=device)[:, None] + ids.shape[1]
+        columns = max(read) + ids.shape[1]
+        mask = torch.arange(columns, device=device) >= columns - lengths
+        positions = lengths - torch.arange(ids.shape[1], 0, -1, device=device)
+        output = self._causal(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            past_key_values=cache,
+            use_cache=True,
+            **({"position_ids": positions} if self._has_positions else {}),
+            **self._options,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _advance(self, rows: Sequence[_Row], logits: Tensor) -> None:
+        """Give each row its next token."""
+        vocabulary = self._model.tokenizer.vocabulary
+        plain = logits[:, :vocabulary].clone() if any(row.logprobs for row in rows) else logits
+        tokens = choose(logits, [row.sampler for row in rows], vocabulary).argmax(-1).tolist()
+        for row, token, own in zip(rows, tokens, plain, strict=True):
+            if not row.done:
+                row.accept(token, own)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,0 +1,142 @@
+"""Prompts with a gap in every family's marks, and answers that repeat what stands behind the gap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kdtool
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from kdtool_transformers import (
+    CODE_LLAMA,
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    open_tokenizer,
+    overlap,
+    trim_suffix,
+)
+from kdtool_transformers._generate import prompt_ids
+from kdtool_transformers._infilling import FAMILIES, Infilling
+from kdtool_transformers.testing import byte_tokenizer, save_code_llama_tokenizer, tiny_model
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+BEFORE, AFTER = "def f(x):\n    return ", "\n\nf(1)\n"
+CODE = st.text("ab1 ()\n", max_size=12)
+
+
+def _marked(family: Infilling) -> TransformersTokenizer:
+    """Return a tokenizer of bytes with the marks of a family."""
+    tokenizer = byte_tokenizer()
+    inner = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
+    inner.add_special_tokens([AddedToken(mark, special=True) for mark in family.marks])
+    return TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=tokenizer.inner.eos_token))
+
+
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family is not CODE_LLAMA], ids=lambda one: one.prefix
+)
+def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None:
+    tokenizer = _marked(family)
+    ids = prompt_ids(tokenizer, kdtool.Request("1", BEFORE, 4, suffix=AFTER))
+    assert ids == tokenizer.encode(f"{family.prefix}{BEFORE}{family.suffix}{AFTER}{family.middle}")
+    assert tokenizer.decode(ids) == BEFORE + AFTER
+    marks = {tokenizer.encode(mark)[0] for mark in family.marks}
+    assert marks < set(tokenizer.infilling_ends) == {*tokenizer.end_ids, *marks}
+
+
+def test_code_llama_puts_a_space_behind_its_mark_and_has_an_end(tmp_path: Path) -> None:
+    save_code_llama_tokenizer(tmp_path, 600, 100_000, infilling=True)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    tokenizer = open_tokenizer(tmp_path)
+    ids = prompt_ids(tokenizer, kdtool.Request("1", BEFORE, 4, suffix=AFTER))
+    assert ids == [*tokenizer.document_start, *tokenizer.encode(f"▁<PRE> {BEFORE}▁<SUF>{AFTER}▁<MID>")]
+    assert tokenizer.encode("▁<EOT>")[-1] in tokenizer.infilling_ends
+    assert tokenizer.encode("▁<EOT>")[-1] not in tokenizer.end_ids
+
+
+def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
+    runtime = TransformersRuntime(tiny_model())
+    assert "infill" not in runtime.abilities
+    request = kdtool.Request("1", BEFORE, 4, suffix=AFTER)
+    for attempt in (runtime.stream(request), runtime.answer([request])):
+        with pytest.raises(kdtool.UsageError, match=r"no marks for infilling that kdtool knows.*leave the suffix out"):
+            list(attempt)
+    with pytest.raises(kdtool.UsageError, match="both turns and a suffix"):
+        prompt_ids(byte_tokenizer(), kdtool.Request("1", "", 4, turns=(("user", "a"),), suffix=""))
+
+
+def test_a_mark_ends_what_fills_a_gap() -> None:
+    family = FAMILIES[0]
+    model = tiny_model(vocabulary=257 + len(family.marks), tie_word_embeddings=False)
+    tokenizer = _marked(family)
+    runtime = TransformersRuntime(TransformersModel(model.model, tokenizer))
+    assert "infill" in runtime.abilities
+    request = kdtool.Request("1", BEFORE, 60, suffix=AFTER)
+    (whole,) = runtime.answer([request])
+    assert whole.tokens_out > 0
+    with torch.no_grad():
+        states = model.model.base_model(torch.tensor([prompt_ids(tokenizer, request)])).last_hidden_state[0, -1]
+        model.model.get_output_embeddings().weight[tokenizer.encode(family.prefix)[0]] = 100 * states
+    (ended,) = runtime.answer([request])
+    assert (ended.finish, ended.text, ended.tokens_out) == ("stop", "", 0)
+    assert list(runtime.stream(request))[-1] == kdtool.TextPiece("", ended.tokens_in, 0, "stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix", "kept"),
+    [
+        ("x + 1\n    return x", "\n    return x\n", "x + 1"),
+        ("x + 1\n    return x\n", "\n    return x\n", "x + 1"),
+        ("    y = 1\n    return x\n", "    return x\n", "    y = 1\n"),
+        ("a)\n\nprint(1)\n", ")\n\nprint(1)\n", "a"),
+        ("return x\n", "return x\n", ""),
+        ("g(y)", ")\n", "g(y)"),
+        ("1\n", "\nprint(1)\n", "1\n"),
+        ("g(2, 1)", ", 1)\n", "g(2, 1)"),
+        ("encode(", "encode(s))\n", "encode("),
+        ("    if y:\n        return x\n", "    return x\n", "    if y:\n        return x\n"),
+        ("x\n    return x", "\n    return xy\n", "x\n    return x"),
+        ("anything", "", "anything"),
+        ("", "anything", ""),
+    ],
+)
+def test_a_repeated_line_is_trimmed_and_code_that_looks_alike_stays(answer: str, suffix: str, kept: str) -> None:
+    assert trim_suffix(answer, suffix) == kept
+
+
+def test_a_line_that_was_cut_off_is_trimmed_as_far_as_it_goes() -> None:
+    assert trim_suffix("x\n    return to", "\n    return total\n", cut=True) == "x"
+    assert trim_suffix("x\n    return to", "\n    return total\n") == "x\n    return to"
+    assert trim_suffix("g(y)", ")\n", cut=True) == "g(y)"
+
+
+@given(CODE, CODE, st.booleans())
+def test_only_a_beginning_of_the_suffix_is_trimmed(answer: str, suffix: str, cut: bool) -> None:
+    kept = trim_suffix(answer, suffix, cut=cut)
+    trimmed = answer[len(kept) :]
+    assert answer == kept + trimmed
+    assert suffix.startswith(trimmed)
+    assert len(trimmed) in (0, overlap(answer, suffix))
+    assert not trimmed or any(letter.isalnum() for letter in trimmed)
+    assert not any(answer.endswith(suffix[:size]) for size in range(overlap(answer, suffix) + 1, len(suffix) + 1))
+
+
+@given(CODE, CODE, st.data())
+def test_a_repetition_of_whole_lines_is_trimmed_wherever_it_ends(middle: str, line: str, data: st.DataObject) -> None:
+    line = line.replace("\n", "")
+    assume(any(letter.isalnum() for letter in line))
+    suffix = f"\n{line}\n{data.draw(CODE)}"
+    end = data.draw(st.integers(len(line) + 1, len(suffix)))
+    kept = trim_suffix(middle + suffix[:end], suffix, cut=True)
+    assert middle.startswith(kept)
+    if overlap(middle + suffix[:end], suffix) == end:
+        assert kept == middle
+
+
+@given(CODE, st.text("()[]{}:\n\t ", max_size=8))
+def test_brackets_and_white_space_alone_are_never_trimmed(answer: str, suffix: str) -> None:
+    assert trim_suffix(answer, suffix) == answer
