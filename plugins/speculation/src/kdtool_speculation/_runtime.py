@@ -48,6 +48,11 @@ class SpeculativeRuntime(kdtool.Runtime):
         self.last = Speculation()
         _require_same_vocabulary(self._target, self._draft)
 
+    @property
+    def tokens_per_step(self) -> float:
+        """New tokens for each verification step of the latest answer."""
+        return self.last.tokens_per_step
+
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests one after the other; see `kdtool.Runtime.answer`."""
         for request in requests:
@@ -166,7 +171,8 @@ def _require_same_vocabulary(target: TransformersRuntime, draft: TransformersRun
     with target.passes() as verifier, draft.passes() as drafter:
         found = kdtool.compare_vocabularies(drafter.tokenizer, verifier.tokenizer)
     if found.relation not in ("same", "tokens"):
+        own, other = found.sizes
         raise kdtool.UsageError(
-            f"the draft's vocabulary is not the target's: {found.sentence('the draft', 'the target')}; take a draft with "
+            f"the draft's vocabulary of {own:,} tokens differs from the target's of {other:,}; take a draft with "
             "the target's tokenizer"
         )
