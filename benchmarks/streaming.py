@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py [--requests 8] [--tokens 64] [--repeats 2]
 
-Prompts are the beginnings of files of Python's standard library. Prints both rates of each repeat, their ratio, the time to
+Prompts are pieces of 200 characters of Python's standard library. Prints both rates of each repeat, their ratio, the time to
 the first token, and the system's load before, which the rates suffer from.
 """
 
@@ -14,6 +14,7 @@ import sysconfig
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,11 +31,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda file: file.stat().st_size)
-    texts = [file.read_text(encoding="utf-8", errors="ignore")[:400] for file in files[-options.requests :]]
-    requests = [
-        kdtool.Request(str(number), text, options.tokens, temperature=1.0, seed=number)
-        for number, text in enumerate(texts)
-    ]
+    texts = [file.read_text(encoding="utf-8", errors="ignore") for file in files[-options.requests :]]
     with TemporaryDirectory() as scratch:
         teacher = SmolLM2(SmolLM2.Config(dtype="float32"))
         runtime = teacher.kdtool_open(make_run(Path(scratch)), kdtool.Subject("teacher", "teacher"))
@@ -42,14 +39,18 @@ def main() -> None:
             raise SystemExit("the teacher smollm2 cannot be opened here")
         with runtime:
             list(runtime.stream(kdtool.Request("first", "x = ", 4)))
-            for _ in range(options.repeats):
-                report(runtime, requests)
+            for repeat in range(options.repeats):
+                report(runtime, texts, 400 * repeat, options.tokens)
 
 
-def report(runtime: kdtool.Runtime, requests: Sequence[kdtool.Request]) -> None:
-    """Print both rates."""
+def report(runtime: kdtool.Runtime, texts: Sequence[str], at: int, tokens: int) -> None:
+    """Print both rates, with prompts from a place in the texts, so that the runtime has read none before."""
     load = os.getloadavg()[0]
-    alone, first = rate(runtime, requests[:1])
+    requests = [
+        kdtool.Request(str(number), text[at + 200 : at + 400], tokens, temperature=1.0, seed=number)
+        for number, text in enumerate(texts)
+    ]
+    alone, first = rate(runtime, [replace(requests[0], prompt=texts[0][at : at + 200])])
     together, _ = rate(runtime, requests)
     print(
         f"1 request: {alone:.1f} tokens/s, first token after {1000 * first:.0f} ms; {len(requests)} requests: "

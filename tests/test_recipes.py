@@ -102,7 +102,7 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
 
 
 def test_there_are_recipes_of_every_system() -> None:
-    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct"}
+    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct", "qad"}
     assert {path.stem for path in FULL} == SYSTEMS | {"quickstart", "quickstart-seeds", "overnight"}
 
 

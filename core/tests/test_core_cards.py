@@ -83,9 +83,26 @@ def test_a_model_of_several_files_is_linked_as_a_folder(tmp_path: Path) -> None:
         assert link == tmp_path / "exports" / "safetensors"
         assert (link / "weights").samefile(made / "weights")
     assert bytes_below(tmp_path) == len("second")
+    alike = tmp_path / "exports" / "half-4567" / "safetensors"
+    alike.mkdir(parents=True)
+    link_export(kdtool.Artifact(alike, "safetensors", 0), tmp_path)
+    assert place_of(kdtool.Artifact(alike, "safetensors", 0), tmp_path) == tmp_path / "exports" / "half"
+    assert (link / "weights").exists(), "folders of two exporters may have one name"
     whole = kdtool.Artifact(made.parent, "safetensors", 5)
     link_export(whole, tmp_path)
     assert (place_of(whole, tmp_path) / "safetensors" / "weights").is_file()
+
+
+def test_of_two_files_with_one_name_the_last_is_linked(tmp_path: Path) -> None:
+    for folder in ("one-0123", "two-4567"):
+        (tmp_path / "exports" / folder).mkdir(parents=True)
+        (tmp_path / "exports" / folder / "model").write_text(folder, encoding="utf-8")
+        link_export(kdtool.Artifact(tmp_path / "exports" / folder / "model", "gguf", 8), tmp_path)
+    first, second = (
+        kdtool.Artifact(tmp_path / "exports" / folder / "model", "gguf", 8) for folder in ("one-0123", "two-4567")
+    )
+    assert place_of(first, tmp_path) == first.path
+    assert place_of(second, tmp_path) == tmp_path / "exports" / "model"
 
 
 def test_a_damaged_card_is_written_anew(recipe: dict[str, Any]) -> None:

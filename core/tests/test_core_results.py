@@ -35,10 +35,28 @@ def test_show_prints_figures_verdict_requirements_and_the_student(
     assert f"verdict: {done.outcome}" in lines
     assert "require nats.nats < 100: met, is 3.968" in "\n".join(lines)
     assert f"student, seed 1: {done.folder / done.arms[1].path}" in lines
-    assert f"  exported as json: {done.folder / 'exports' / 'export.json'}" in lines
+    (row,) = (line for line in lines if line.startswith("| json"))
+    _, kind, size, _, path, _ = row.split("|")
+    assert (kind.strip(), path.strip()) == ("json", str(done.folder / "exports" / "export.json"))
+    assert size.strip() == f"{done.arms[0].artifacts[0].bytes} B"
     assert lines[-1] == f"report: {done.report}"
     assert call(["show", str(done.folder), "--all"]) == 0
     assert done.verdict in capsys.readouterr().out
+
+
+def test_show_compares_exported_files_with_the_student(
+    done: kdtool.Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kdtool._results.files import write_results
+
+    other = _compared("teacher", "worse", arm="student-json")
+    write_results(replace(done, comparisons=(other, _compared("student", "better", arm="student-json"))))
+    (file,) = kdtool.load("toy").exported_files()
+    assert (file.artifact.format, file.arm, list(file.comparisons)) == ("json", "student-json", ["nats"])
+    capsys.readouterr()
+    assert call(["show", "toy"]) == 0
+    out = capsys.readouterr().out
+    assert "| -1 (-2 to -0.5) |" in out.split("exported files, with differences from the student")[1]
 
 
 def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,6 +249,29 @@ class Reader(Teacher):
         return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
 
 
+class Former(Teacher):
+    """The student before a phase: what that one counted is what it says."""
+
+    class Config(kdtool.Config):
+        before: str = ""
+        """The phase."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.student_before = config.before
+        self._folder: Path | None = None
+
+    def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
+        self._folder = folder
+
+    def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
+        assert self._folder is not None, "asked without a student"
+        return Alphabet("former", counts=json.loads((self._folder / "counts.json").read_text(encoding="utf-8")))
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
+        return None
+
+
 class Cache(kdtool.Cache):
     """Keeps the teacher's alphabet."""
 

@@ -67,6 +67,7 @@ from kdtool._contract.recipe_paths import RecipePath as RecipePath
 from kdtool._contract.recipe_paths import RecipePathOrName as RecipePathOrName
 from kdtool._contract.reporting import ArmResult as ArmResult
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
+from kdtool._contract.reporting import ExportedFile as ExportedFile
 from kdtool._contract.reporting import Reporter as Reporter
 from kdtool._contract.reporting import Requirement as Requirement
 from kdtool._contract.reporting import Results as Results

@@ -18,7 +18,7 @@ import transformers
 from kdtool_evaluator_efficiency import Efficiency, _energy
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._evaluator import _representatives
-from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work
+from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work, file_size
 from kdtool_evaluator_efficiency._workers import Worker, own_seconds
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
@@ -232,3 +232,9 @@ def test_processor_time_of_processes_that_were_started_is_ones_own() -> None:
         time.sleep(1)
         assert own_seconds() > before + 0.05
         process.kill()
+
+
+def test_the_size_of_a_graph_counts_the_weights_beside_it(tmp_path: Path) -> None:
+    for name, size in (("model.onnx", 10), ("model.onnx.data", 500), ("tokenizer.json", 7)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert file_size("graph", tmp_path).value == 510

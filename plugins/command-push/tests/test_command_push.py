@@ -310,6 +310,73 @@ def test_a_prescribed_name_is_taken_by_default_and_demanded_otherwise(
     assert b"\n# Llama-3-small\n" in files["README.md"]
 
 
+@pytest.fixture
+def cut(results: kdtool.Results, tmp_path: Path) -> Path:
+    """The folder of a model under Apache-2.0 from which the run's student has weights."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    teacher = kdtool.ComponentRecord("teacher", "teacher", "causal-lm", "x", "0.1", {"model": str(folder)})
+    terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org/apache")
+    licensed = kdtool.Licensed("teacher", terms, ("weights",))
+    rest = [one for one in results.components if one.name != "teacher"]
+    write_results(replace(results, components=(teacher, *rest), licences=(licensed,)))
+    return folder
+
+
+def test_licence_texts_beside_the_weights_go_along(
+    cut: Path, hub: Hub, results: kdtool.Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md", "licensed.py", "LICENSE.md"):
+        (cut / name).write_text(f"text of {name}", encoding="utf-8")
+    (results.arms[0].artifacts[1].path.parent / "NOTICE").write_text("of the exporter", encoding="utf-8")
+    (cut / "NOTICE").write_text("of the base", encoding="utf-8")
+    assert _run("small") == 0
+    shown = capsys.readouterr().out
+    assert "  LICENSE\n" in shown
+    assert "--licence" not in shown
+    assert _run("small", "--yes") == 0
+    files = hub.files(MODEL)
+    for place in ("LICENSE", "NOTICE.txt", "USE_POLICY.md", "teacher/LICENSE.md"):
+        assert files[place].decode() == f"text of {place.removeprefix('teacher/')}"
+    assert (files["NOTICE"], files["teacher/NOTICE"]) == (b"of the exporter", b"of the base")
+    assert "licensed.py" not in files
+    assert b"Apache-2.0" in files["LICENSE.md"], "the terms of all that the model was made from"
+
+
+def test_a_licence_without_its_text_is_noted_with_the_way_out(
+    cut: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cut / "NOTICE").touch()
+    assert _run("small") == 0
+    assert "note: teacher: the Apache-2.0 goes along with weights that come from it, but" in capsys.readouterr().out
+    assert _run("small", "--licence", str(tmp_path / "LICENSE")) == 2
+    assert "LICENSE is not a file" in capsys.readouterr().err
+    (tmp_path / "LICENSE").write_text("all of it", encoding="utf-8")
+    assert _run("small", "--licence", str(tmp_path / "LICENSE"), "--yes") == 0
+    assert "goes along" not in capsys.readouterr().out
+    assert hub.files(MODEL)["LICENSE"] == b"all of it"
+
+
+def test_licence_texts_of_a_hub_name_are_those_in_the_cache(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot = tmp_path / "cache" / "models--someone--base" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "LICENSE"):
+        (snapshot / name).write_text("{}", encoding="utf-8")
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("a" * 40, encoding="utf-8")
+    results = kdtool.load("small")
+    for model, place in (("someone/base", ["LICENSE"]), ("someone/other", []), (str(tmp_path / "no where"), [])):
+        teacher = replace(results.components[0], config={"weights": model})
+        assert teacher.name == "teacher"
+        write_results(replace(results, components=(teacher, *results.components[1:])))
+        assert [name for name in plan_push("small").files if "LICEN" in name] == place
+
+
 def test_what_a_licence_forbids_needs_a_statement(
     results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,10 @@ class TestFourBits(TestCompressedTensors):
     config = CompressedTensors.Config(scheme="w4a16")
 
 
+class TestEightBitWeights(TestCompressedTensors):
+    config = CompressedTensors.Config(scheme="w8a16")
+
+
 def export(folder: Path, scheme: Any, said: list[str] | None = None, **settings: Any) -> kdtool.Artifact:
     """Export a tiny student of two layers from `folder`/trained, where it stays."""
     save_tiny(folder / "trained", layers=2, **settings)
@@ -53,7 +57,9 @@ def on_grid(values: Tensor, bits: int, group: int, scale_dtype: torch.dtype | No
     return rounded
 
 
-@pytest.mark.parametrize(("scheme", "family"), [("w8a8", "llama"), ("w4a16", "llama"), ("w4a16", "qwen2")])
+@pytest.mark.parametrize(
+    ("scheme", "family"), [("w8a8", "llama"), ("w8a16", "llama"), ("w4a16", "llama"), ("w4a16", "qwen2")]
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_computes_what_the_rounded_student_computes(
     scheme: str, family: str, tied: bool, tmp_path: Path
@@ -71,7 +77,7 @@ def test_transformers_computes_what_the_rounded_student_computes(
             tensor.copy_(tensor.bfloat16())
         for layer in student.model.modules():
             if isinstance(layer, nn.Linear) and layer is not head:
-                bits, group = (8, layer.in_features) if scheme == "w8a8" else (4, 32)
+                bits, group = 8 if "w8" in scheme else 4, layer.in_features if scheme == "w8a8" else 32
                 layer.weight.copy_(on_grid(layer.weight, bits, group))
                 if scheme == "w8a8":
                     layer.register_forward_pre_hook(lambda _, given: (on_grid(given[0], 8, given[0].shape[-1], None),))
@@ -137,6 +143,7 @@ def test_each_exporter_opens_its_own_folders_quietly(tmp_path: Path, capfd: pyte
     [
         ("w8a8", {"family": "gpt2"}, "nn.Linear layers was expected, but GPT2LMHeadModel has none"),
         ("w4a16", {"hidden_size": 24, "intermediate_size": 40}, r"multiple of 32.*take scheme: w8a8"),
+        ("w8a16", {"hidden_size": 24, "intermediate_size": 40}, r"w8a16 needs layers .* multiple of 32"),
     ],
 )
 def test_a_student_without_such_layers_is_refused_before_training(

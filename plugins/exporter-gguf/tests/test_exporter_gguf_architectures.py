@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with an own head": ("llama", {"tie_word_embeddings": False}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama with narrow heads": ("llama", {"head_dim": 4}),
+    "llama with odd widths": ("llama", {"head_dim": 18, "intermediate_size": 33}),
     "llama 3.1": ("llama", {"rope_parameters": LLAMA3}),
     "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}),
     "llama, yarn": ("llama", {"rope_parameters": YARN}),
@@ -46,6 +47,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 16}),
     "starcoder2": ("starcoder2", {"sliding_window": None}),
     "gpt2": ("gpt2", {"n_inner": 48}),
+    "gpt2 with odd heads": ("gpt2", {"hidden_size": 44}),
 }
 
 

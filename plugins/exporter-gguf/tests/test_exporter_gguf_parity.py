@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._checking import require_same
 from kdtool_exporter_gguf._importance import measure_importance, read_importance, write_importance
 from kdtool_exporter_gguf._mixes import QUANTISED, Mix
+from kdtool_exporter_gguf._parity import _compare_rows, _margin_of_mean
 from kdtool_exporter_gguf._prepared import prepare
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_testing import make_run
@@ -71,6 +73,30 @@ def test_files_of_one_student_share_what_they_need(tmp_path: Path, monkeypatch: 
     for mix in ("q4_k_m", "q2_k"):
         GGUF(GGUF.Config(type=mix, threads=1)).kdtool_export(run_in(tmp_path / mix), tmp_path / "trained")
     assert len(read) == 1
+
+
+def test_logits_are_compared_as_in_double_precision() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    own = torch.randn(40, 3000, generator=drawn) * 4
+    theirs = torch.randn(40, 3010, generator=drawn) * 4  # ten rows pad the vocabulary
+    theirs[:20, :3000] = own[:20] + theirs[:20, :3000] / 1000
+    targets = torch.randint(3000, (40,), generator=drawn)
+    log_own, log_theirs = own.double().log_softmax(1), theirs.double().log_softmax(1)
+    expected = [
+        (log_own.exp() * (log_own - log_theirs[:, :3000])).sum(1),
+        (own.argmax(1) == theirs.argmax(1)).double(),
+        *(logs[range(40), targets] for logs in (log_own, log_theirs)),
+    ]
+    found = _compare_rows(own.clone(), theirs.clone(), targets).double()
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=5e-6)
+    assert float((found[0] - expected[0]).mean().abs()) < 1e-6
+
+
+def test_the_margin_is_that_of_a_mean_over_windows() -> None:
+    drawn = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).double()
+    own = drawn.mean(1)
+    assert _margin_of_mean([*drawn]) == pytest.approx(1.96 * float(own.std()) / 50**0.5)
+    assert isnan(_margin_of_mean([drawn[0]]))
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:

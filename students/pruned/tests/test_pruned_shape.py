@@ -100,6 +100,8 @@ def _can_be_cut(shape: Shape, source: Anatomy) -> None:
         assert size == own or size % (64 if size < 1024 else 256) == 0
     if source.model_type != "llama":  # llama.cpp opens no others
         assert shape.heads * source.head_size == shape.hidden
+    else:  # nor does transformers
+        assert shape.hidden % shape.heads == 0
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -171,8 +173,8 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
 def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kdtool_transformers, "uses_of", lambda _: {"gpu": True, "gguf": True})
     for config, told in (
-        (Pruned.Config(hidden=512), "attention width 576 is not a multiple of 256"),
-        (Pruned.Config(hidden=500, feed_forward=1000), "hidden 500 and feed_forward 1000 are not a multiple of 64"),
+        (Pruned.Config(hidden=512, heads=2, kv_heads=1), "attention width 128 is not a multiple of 256"),
+        (Pruned.Config(hidden=504, feed_forward=1000), "hidden 504 and feed_forward 1000 are not a multiple of 64"),
         (Pruned.Config(heads=6), "hidden 576 and attention width 384 are not a multiple of 256"),
     ):
         said: list[str] = []

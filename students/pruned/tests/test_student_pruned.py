@@ -198,6 +198,8 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
         ),
         ({"heads": 1}, "heads: 1 does not go .* give heads: 2, or kv_heads"),
         ({"heads": 3, "kv_heads": 1}, "are 3 to a KV head, but in teacher only 2 share one; give at most heads: 2"),
+        ({"hidden": 30}, "hidden: 30 is not a multiple of the 4 heads, .* of Llama; give hidden: 28 or 32, or other"),
+        ({"hidden": 3}, "hidden: 3 is not a multiple of the 4 heads, .* give hidden: 4, or other heads"),
         ({"layers": 2, "source": "teachers.big"}, "teachers.big is not a teacher of this recipe"),
         ({"parameters": 10**9}, "parameters: 1,000,000,000 are more than the .* of teacher"),
         ({"parameters": 5000}, r"cut to no usual proportions within 2% of 5,000: .* The nearest is parameters: \d+ \("),

@@ -172,7 +172,8 @@ class TeacherConformance(ComponentConformance):
         trained, fitted, loads = (
             implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "fit", "load_weights")
         )
-        assert (trained or fitted) == loads, "implement kdtool_load_weights beside kdtool_trainable or kdtool_fit"
+        loading = trained or fitted or teacher.student_before is not None
+        assert loading == loads, "implement kdtool_load_weights beside kdtool_trainable, kdtool_fit or student_before"
         if not trained:
             return
         described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)

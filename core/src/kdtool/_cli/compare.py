@@ -54,12 +54,16 @@ def value_tables(values: Mapping[str, Sequence[ArmValue]]) -> Iterator[str]:
         yield f"{title}\n\n{markdown_table(['run', 'subject', 'value', '95 % interval', 'seeds'], cells)}"
 
 
+def in_figures(found: Comparison) -> list[str]:
+    """Return a difference and the ends of its interval."""
+    return [signed_difference(each, relative=found.relative) for each in (found.difference, found.low, found.high)]
+
+
 def differences(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Iterator[str]:
     """Yield a table of the comparisons, and the notes on pairs that were not compared."""
     rows = []
     for found in comparisons:
-        numbers = (found.difference, found.low, found.high)
-        value, low, high = (signed_difference(each, relative=found.relative) for each in numbers)
+        value, low, high = in_figures(found)
         over = f"{found.items} items, {found.seeds} seed{'s' * (found.seeds != 1)}"
         rows.append([found.measurement, value, f"{low} to {high}", found.verdict, found.arm, found.against, over])
     if rows:

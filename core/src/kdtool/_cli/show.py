@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from kdtool._cli.compare import value_tables
+from kdtool._cli.compare import in_figures, value_tables
 from kdtool._cli.options import out_option
 from kdtool._text.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from kdtool._contract.comparison import Comparison
+    from kdtool._contract.reporting import Results
 
 
 @click.command()
@@ -20,7 +26,6 @@ def show(run: str, out: str, every: bool) -> None:
     """
     from kdtool._api import load
     from kdtool._contract.reporting import where
-    from kdtool._results.exported import place_of
 
     results = load(run, out=out)
     head, *rows = results.table()
@@ -33,9 +38,33 @@ def show(run: str, out: str, every: bool) -> None:
         )
     for arm in (arm for arm in results.arms if arm.arm == "student"):
         click.echo(f"student, seed {arm.seed}: {results.folder / arm.path}")
-        for artifact in arm.artifacts:
-            click.echo(f"  exported as {artifact.format}: {place_of(artifact, results.folder)}")
+    if results.arms and results.arms[0].artifacts:
+        click.echo(f"\nexported files, with differences from the student\n\n{_exported_table(results)}\n")
     click.echo(where(results))
     left_out = len({value.measurement for value in results.values}) - len(head) + 1
     if left_out and not every:
         click.echo(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {run} --all")
+
+
+def _exported_table(results: Results) -> str:
+    from kdtool._estimate.machine import size
+    from kdtool._results.exported import place_of
+
+    files = results.exported_files()
+    measured = dict.fromkeys(name for file in files for name in file.comparisons)
+    rows = [
+        [
+            f"{file.artifact.format} {file.artifact.quantisation}".rstrip(),
+            size(file.artifact.bytes),
+            *(_difference(file.comparisons.get(name)) for name in measured),
+            str(place_of(file.artifact, results.folder)),
+        ]
+        for file in files
+    ]
+    return markdown_table(["type", "size", *measured, "path"], rows)
+
+
+def _difference(found: Comparison | None) -> str:
+    if found is None:
+        return "–"
+    return "{} ({} to {})".format(*in_figures(found))

@@ -74,6 +74,18 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
+class ExportedFile:
+    """A file or folder of the student's first seed: its arm in measurements, "" if it was not measured.
+
+    `comparisons` are those with the student, by measurement. Since 0.1.
+    """
+
+    artifact: Artifact
+    arm: str
+    comparisons: Mapping[str, Comparison]
+
+
+@dataclass(frozen=True)
 class Results:
     """All results of a run. `folder` holds `results.json` with the same content.
 
@@ -116,6 +128,17 @@ class Results:
         Main figures are the first four that arms were compared in; without comparisons, the first four of all.
         """
         return list(tabulate(self.values, self.comparisons))
+
+    def exported_files(self) -> list[ExportedFile]:
+        """Return the files that the student's first seed was exported to, compared with the student. Since 0.1."""
+        students = sorted((arm for arm in self.arms if arm.arm == "student"), key=lambda arm: arm.seed)
+        arms = {subject.path: subject.arm or subject.name for subject in self.subjects if subject.role == "artifact"}
+        found = []
+        for artifact in students[0].artifacts if students else ():
+            arm = arms.get(artifact.path, "")
+            own = [one for one in self.comparisons if (one.arm, one.against) == (arm, "student")]
+            found.append(ExportedFile(artifact, arm, {one.measurement: one for one in own}))
+        return found
 
     def to_dataframe(self) -> Any:
         """Return `values` as a pandas DataFrame with a row for each arm and measurement.

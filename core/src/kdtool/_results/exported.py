@@ -14,15 +14,13 @@ __all__ = ["link_export", "place_of"]
 
 def place_of(artifact: Artifact, folder: Path) -> Path:
     """Return where users find an exported model of the run in `folder`: its link, or itself where there are no links."""
-    link = _link(artifact, folder)
-    return link if link.exists() else folder / artifact.path
+    link, path = _link(artifact, folder), folder / artifact.path
+    return link if link.is_dir() or (link.exists() and link.samefile(path)) else path
 
 
 def link_export(artifact: Artifact, folder: Path) -> None:
     """Link an exported model of the run in `folder`; leave none on a disk that has no hard links."""
     link = _link(artifact, folder)
-    if link == artifact.path:  # the whole artefact, which lies there under its own name
-        return
     aside = link.with_name(f"{link.name}.linking")
     for old in (aside, link):
         shutil.rmtree(old, ignore_errors=True)
@@ -37,4 +35,8 @@ def link_export(artifact: Artifact, folder: Path) -> None:
 
 
 def _link(artifact: Artifact, folder: Path) -> Path:
-    return folder / "exports" / artifact.path.name
+    """Return the path under a file's own name, or under the exporter's for a folder, which several may call alike."""
+    exports, path = folder / "exports", folder / artifact.path
+    exporter, dash, _ = path.relative_to(exports).parts[0].rpartition("-")
+    assert dash, "artefacts lie in NAME-FINGERPRINT"  # noqa: S101
+    return exports / (path.name if path.is_file() else exporter)

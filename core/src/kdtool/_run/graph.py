@@ -59,7 +59,7 @@ class Node:
         total: returns the number of units to do, given the folder that is filled, once its inputs exist.
         phase: the phase with components of its own that take part, or None.
         join: fills the folder together with rank 0, on other ranks, and returns whether it could; None for rank 0 alone.
-        teachers: the teachers that it asks, each with the node that trained its weights, or None.
+        teachers: the teachers that it asks, each with the node that made its weights, or None.
     """
 
     stage: Stage
@@ -106,8 +106,8 @@ class Node:
 
     @property
     def weights(self) -> Path:
-        """The folder of what it trained, or of what a teacher learned from text."""
-        return self.path / MODEL if self.stage.phase else self.path
+        """The folder of the model that it trained or built, or of what a teacher learned from text."""
+        return self.path if self.stage.kind == "teachers" and not self.stage.phase else self.path / MODEL
 
     @property
     def partial(self) -> Path:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ready", "file_size", "measurements"]
 
-_WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".pt"})
+_WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".data", ".pt"})
+"""Endings of files with weights; `.data` is that of weights beside a graph, `model.onnx.data`."""
 
 
 @dataclass(frozen=True)

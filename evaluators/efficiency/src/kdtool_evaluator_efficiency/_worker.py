@@ -66,7 +66,11 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
     generated = min(task["generated"], max(2, context - length))
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(model.config.vocab_size, (1, length), generator=generator).to(task["device"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    counted = model
+    if hasattr(model.config, "quantization_config"):  # several weights may be one stored number
+        with torch.device("meta"):
+            counted = transformers.AutoModelForCausalLM.from_config(model.config)
+    parameters = sum(parameter.numel() for parameter in counted.parameters())
     return model, prompt, {
         "prompt": length, "generated": generated, "parameters": parameters, "bytes_before": before
     }  # fmt: skip

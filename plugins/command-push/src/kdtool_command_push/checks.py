@@ -37,6 +37,7 @@ def check(publication: Publication, *, permitted: bool = False) -> list[Check]:
         *_forbidden(results, permitted=permitted),
         *_private(publication),
         *_licences(results),
+        *_without_text(publication),
         *_figures(results),
     ]
     return sorted(found, key=lambda one: not one.stops)
@@ -92,6 +93,14 @@ def _licences(results: kdtool.Results) -> Iterator[Check]:
     unknown = sum(count for name, count in results.data.get("licences", {}).items() if name in ("", "unknown"))
     if unknown:
         yield Check(f"the licence of {unknown:,} documents of the text is not known")
+
+
+def _without_text(publication: Publication) -> Iterator[Check]:
+    for one in publication.without_text:
+        yield Check(
+            f"{one.component}: the {one.terms.licence} goes along with weights that come from it, but no file LICENSE lies "
+            f"beside them; add --licence FILE with its text{f', from {one.terms.url}' if one.terms.url else ''}"
+        )
 
 
 def _figures(results: kdtool.Results) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,14 @@ __all__ = ["push"]
 @click.argument("run")
 @click.option("--to", default="", metavar="OWNER/NAME", help="Repository [default: the run's name, at the user's own].")
 @click.option("--file", "only", multiple=True, metavar="NAME", help="Publish this exporter's file only; repeatable.")
+@click.option(
+    "--licence",
+    "licences",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Publish the text of this licence, too; repeatable.",
+)
 @click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
 @click.option("--yes", is_flag=True, help="Upload; without it, only show what would be uploaded.")
 @click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
@@ -31,6 +40,7 @@ def push(
     run: str,
     to: str,
     only: tuple[str, ...],
+    licences: tuple[Path, ...],
     out: str,
     yes: bool,
     public: bool,
@@ -51,7 +61,7 @@ def push(
     from kdtool_command_push.hub import upload
     from kdtool_command_push.publication import plan_push
 
-    publication = plan_push(run, to=to, only=only, out=out)
+    publication = plan_push(run, to=to, only=only, licences=licences, out=out)
     found = check(publication, permitted=permitted)
     if as_json and not yes:
         click.echo(json.dumps(_plain(publication, found), indent=1))

@@ -10,6 +10,8 @@ from pathlib import Path
 import kdtool
 from kdtool_model_card import CardFile, build_card, eval_results, modelfile
 
+from kdtool_command_push.licence_files import find_texts, missing_texts, place_texts
+
 __all__ = ["CARD", "RECORD", "Publication", "plan_push"]
 
 CARD = "README.md"
@@ -26,7 +28,8 @@ class Publication:
     """The content of a repository.
 
     `name` is the repository's name without its owner, `owner` "" for the user that is logged in. `files` are paths on this
-    machine by path in the repository, `texts` the files that describe them.
+    machine by path in the repository, `texts` the files that describe them. `without_text` are licences of weights in the
+    student whose text was not found.
     """
 
     results: kdtool.Results
@@ -35,6 +38,7 @@ class Publication:
     cards: Sequence[CardFile]
     files: Mapping[str, Path]
     texts: Mapping[str, str] = field(default_factory=dict)
+    without_text: Sequence[kdtool.Licensed] = ()
 
     def repository(self, owner: str) -> str:
         """Return `owner/name`, with `owner` where none was given."""
@@ -55,17 +59,21 @@ class Publication:
         return {path: len(item) if isinstance(item, bytes) else item.stat().st_size for path, item in content}
 
 
-def plan_push(run: Path | str, *, to: str = "", only: Sequence[str] = (), out: Path | str = "runs") -> Publication:
+def plan_push(
+    run: Path | str, *, to: str = "", only: Sequence[str] = (), licences: Sequence[Path] = (), out: Path | str = "runs"
+) -> Publication:
     """Return what pushing a run publishes; nothing is uploaded.
 
     Args:
         run: the run's folder, or its name below `out`.
         to: `owner/name` of the repository; "" for the run's name and the user that is logged in.
         only: names of exporters or files to publish; () for all.
+        licences: texts of licences to publish, beside those that lie beside the weights from which the student was made.
         out: the folder for runs.
 
     Raises:
-        UsageError: the run does not exist, is not finished or exported nothing; a name in `only` or `to` is wrong.
+        UsageError: the run does not exist, is not finished or exported nothing; a name in `only` or `to` is wrong; one of
+            `licences` is not a file.
         StorageError: an exported file is missing or was changed.
     """
     results = kdtool.load(run, out=out)
@@ -74,8 +82,9 @@ def plan_push(run: Path | str, *, to: str = "", only: Sequence[str] = (), out: P
     cards = _place(chosen)
     for one in cards:
         _require_whole(one.artifact)
-    files = dict(_files(cards))
-    return Publication(results, owner, name, cards, files, dict(_texts(results, cards)))
+    files, texts, found = dict(_files(cards)), dict(_texts(results, cards)), find_texts(results, licences)
+    files |= place_texts(found, {*files, *texts})
+    return Publication(results, owner, name, cards, files, texts, missing_texts(results, found))
 
 
 def required_prefixes(results: kdtool.Results) -> dict[str, str]:

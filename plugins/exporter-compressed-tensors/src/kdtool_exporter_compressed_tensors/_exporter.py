@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressedTensors"]
 
-_NAMES = {"w8a8": "w8a8-int8", "w4a16": "w4a16"}
-_BYTES = {"w8a8": 1.0, "w4a16": 0.5 + 2 / 32}
+_NAMES = {"w8a8": "w8a8-int8", "w8a16": "w8a16-int8", "w4a16": "w4a16"}
+_BYTES = {"w8a8": 1.0, "w8a16": 1 + 2 / 32, "w4a16": 0.5 + 2 / 32}
 """Bytes of a weight at most, with its share of a scale."""
-_LIMIT = {"w8a8": 0.35, "w4a16": 1.2}
+_LIMIT = {"w8a8": 0.35, "w8a16": 0.07, "w4a16": 1.2}
 """Standard deviations by which logits may differ from the student's; the README has the measurement behind them."""
 _EXACT = 1e-3
 
@@ -29,9 +29,9 @@ class CompressedTensors(kdtool.Exporter):
     class Config(kdtool.Config):
         """Settings of the exporter `compressed-tensors`."""
 
-        scheme: Literal["w8a8", "w4a16"] = "w8a8"
-        """`w8a8`: int8 weights with a scale per row, inputs rounded to int8 per token as the model runs. `w4a16`: packed
-        int4 weights with a scale for 128 of them, or for 64 or 32 where 128 does not divide the input widths."""
+        scheme: Literal["w8a8", "w8a16", "w4a16"] = "w8a8"
+        """`w8a8`: int8 weights with a scale per row, inputs rounded to int8 per token as the model runs. `w8a16`, `w4a16`:
+        packed int8 or int4 weights with a scale for 128 of them, or for 64 or 32 where 128 does not divide the widths."""
         dtype: Literal["bfloat16", "float16"] = "bfloat16"
         """Precision of scales, embeddings, the head and norms; GPUs before Ampere compute in `float16` alone."""
 

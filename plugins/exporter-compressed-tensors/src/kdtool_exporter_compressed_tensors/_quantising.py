@@ -19,9 +19,9 @@ from torch import nn
 
 __all__ = ["GROUPS", "SchemeName", "quantise", "split_layers", "write"]
 
-SchemeName = Literal["w8a8", "w4a16"]
+SchemeName = Literal["w8a8", "w8a16", "w4a16"]
 GROUPS = (128, 64, 32)
-"""Weights of a row that share a scale in `w4a16`, the preferred number first."""
+"""Weights of a row that share a scale in `w8a16` and `w4a16`, the preferred number first."""
 
 
 def split_layers(causal: Any, scheme: SchemeName) -> tuple[dict[str, nn.Linear], int, list[str]]:
@@ -47,7 +47,7 @@ def split_layers(causal: Any, scheme: SchemeName) -> tuple[dict[str, nn.Linear],
     chosen = {name: layer for name, layer in linear.items() if layer.in_features % GROUPS[-1] == 0}
     if not chosen:
         raise kdtool.UsageError(
-            f"exporters.compressed-tensors.scheme: w4a16 needs layers with an input width that is a multiple of "
+            f"exporters.compressed-tensors.scheme: {scheme} needs layers with an input width that is a multiple of "
             f"{GROUPS[-1]}, but {type(causal).__name__} has none; take scheme: w8a8"
         )
     group = next(group for group in GROUPS if all(layer.in_features % group == 0 for layer in chosen.values()))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import IO, Any, Self
 
 import kdtool
@@ -18,6 +19,9 @@ __all__ = ["READY", "Child"]
 
 READY = "ready: "
 """Prefix of the line that a process writes once it has opened its file; the rest of the line is JSON."""
+
+_PATIENCE = 10
+"""Seconds for a process to end that broke off its connection."""
 
 
 class Child(AbstractContextManager["Child"]):
@@ -34,6 +38,7 @@ class Child(AbstractContextManager["Child"]):
 
     def __init__(self, module: str, file: Path, settings: Mapping[str, Any]) -> None:
         self._file = file
+        self._ending, self._words = Lock(), ""
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", f"kdtool_exporter_gguf.{module}"],
@@ -55,11 +60,19 @@ class Child(AbstractContextManager["Child"]):
         """Return the error for a process that ended when it was asked."""
         return kdtool.PluginError(f"llama.cpp ended over {self._file}: {self._last_words()}")
 
+    def memory(self) -> int | None:
+        """Return the bytes of memory that the process takes, a part of those it shares; None if the system does not tell."""
+        try:
+            shares = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            return None
+        return sum(int(line.split()[1]) * 1024 for line in shares.splitlines() if line.startswith("Pss:"))
+
     def close(self) -> None:
         """End the process. Safe to call twice."""
         self.process.kill()
         self.process.communicate()
-        self._errors.close()
+        self._last_words()
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +92,15 @@ class Child(AbstractContextManager["Child"]):
         raise kdtool.UsageError(f"llama.cpp does not open {self._file}: {self._last_words()}; convert the model again")
 
     def _last_words(self) -> str:
-        code = self.process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", errors="replace").strip().splitlines()
-        return f"exit status {code}, {lines[-1] if lines else 'no message'}"
+        try:
+            code = self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # it stopped answering
+            self.process.kill()
+            code = self.process.wait()
+        with self._ending:  # several threads may wait for answers
+            if not self._errors.closed:
+                self._errors.seek(0)
+                lines = self._errors.read().decode("utf-8", errors="replace").strip().splitlines()
+                self._words = f"exit status {code}, {lines[-1] if lines else 'no message'}"
+                self._errors.close()
+            return self._words

@@ -1,12 +1,14 @@
-"""Settings of the exporter `gguf`."""
+"""Settings of the exporter `gguf` and of the transform `gguf-grid`."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import kdtool
 
-from kdtool_exporter_gguf._mixes import Mix
+from kdtool_exporter_gguf._mixes import Mix, QuantisedMix
 
-__all__ = ["GGUFConfig"]
+__all__ = ["GGUFConfig", "GGUFGridConfig"]
 
 
 class GGUFConfig(kdtool.Config):
@@ -19,9 +21,21 @@ class GGUFConfig(kdtool.Config):
     `llama-imatrix` in GGUF. Types of 8 bits and more need none."""
     calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
     """For `imatrix: text`: tokens of training text."""
-    compare: int = kdtool.Field(default=8192, ge=16, le=10_000_000)
+    compare: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """Tokens of held-out text on which the file is compared with the student."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """For opened files: maximum tokens of a prompt with its answer; the model's own context is the upper limit."""
     threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-    """Number of CPU threads. None: as many as PyTorch, and llama.cpp's default for answers."""
+    """Number of CPU threads. None: as many as PyTorch, and llama.cpp's default for measured answers."""
+
+
+class GGUFGridConfig(kdtool.Config):
+    """Settings of the transform `gguf-grid`: those of the file that the student will be exported to."""
+
+    type: QuantisedMix = "q4_k_m"
+    """Type of the file, as in the exporter `gguf`."""
+    imatrix: Literal["text", "none"] = "text"
+    """Columns to round more precisely, as in the exporter. `text`: those that matter in the run's training text to the
+    student before this phase."""
+    calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
+    """For `imatrix: text`: tokens of training text."""

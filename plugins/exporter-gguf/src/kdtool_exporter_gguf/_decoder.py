@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
+from kdtool_transformers import CODE_LLAMA
 from numpy.typing import NDArray
 
 from kdtool_exporter_gguf._child import Child
@@ -16,13 +18,17 @@ from kdtool_exporter_gguf._decoding import BATCH
 
 __all__ = ["Decoder"]
 
+_ALONE = "☺"
+"""A character that no token joins with another."""
+
 
 class Decoder(Child):
     """An opened GGUF file.
 
     `context` is the maximum number of tokens, `vocabulary` the number of logits, `start` the tokens that llama.cpp prepends
-    to a text (one or none), `end` the end-of-sequence token (-1 if there is none). Arguments as for `LlamaCpp`; without
-    `threads`, it takes as many as PyTorch.
+    to a text (one or none), `end` the end-of-sequence token (-1 if there is none), `infilling` the tokens before the prefix,
+    the suffix and the middle with their text (empty without). It `converses` if the file has a chat template. Arguments as
+    for `LlamaCpp`; without `threads`, it takes as many as PyTorch. Threads that use it wait for each other.
 
     Raises:
         UsageError: llama.cpp cannot open the file.
@@ -34,6 +40,9 @@ class Decoder(Child):
         self.vocabulary: int = self.ready["vocabulary"]
         self.start: list[int] = self.ready["start"]
         self.end: int = self.ready["end"]
+        self.converses: bool = self.ready["converses"]
+        self.infilling: dict[int, str] = dict(self.ready["infilling"])
+        self._lock = Lock()
 
     def tokenize(self, text: str) -> list[int]:
         """Return the tokens of a text, including special tokens written in it, without a start token.
@@ -41,12 +50,30 @@ class Decoder(Child):
         Raises:
             PluginError: llama.cpp has ended.
         """
-        self._send({"text": text})
-        line = self.stdout.readline()
+        with self._lock:
+            self._send({"text": text})
+            line = self.stdout.readline()
         if not line:
             raise self.end_error()
         found: list[int] = json.loads(line)
         return found
+
+    def tokenize_infilling(self, before: str, after: str) -> list[int]:
+        """Return the prompt for the gap between two texts, as `kdtool_transformers` writes it; `infilling` is not empty.
+
+        Raises:
+            PluginError: llama.cpp has ended.
+        """
+        prefix, suffix, middle = self.infilling
+        space = CODE_LLAMA.behind_prefix if self.infilling[prefix] == CODE_LLAMA.prefix else ""
+        code, rest = self._tokenize_behind(space + before), self._tokenize_behind(after)
+        return [*self.start, prefix, *code, suffix, *rest, middle]
+
+    def _tokenize_behind(self, text: str) -> list[int]:
+        """Return the tokens of a text without the space that sentencepiece puts before a first one."""
+        if not self.ready["sentencepiece"]:
+            return self.tokenize(text)
+        return self.tokenize(_ALONE + text)[len(self.tokenize(_ALONE)) :]
 
     def logits(self, tokens: Sequence[int], first: int = 0) -> Iterator[NDArray[np.float32]]:
         """Yield the logits [≤ 512, vocabulary] behind each token from number `first` on; read them all.
@@ -56,17 +83,18 @@ class Decoder(Child):
         Raises:
             PluginError: llama.cpp has ended.
         """
-        self._send({"tokens": [*tokens], "first": first})
-        for start in range(first - first % BATCH, len(tokens), BATCH):
-            rows = min(start + BATCH, len(tokens)) - max(start, first)
-            found = np.empty((rows, self.vocabulary), dtype=np.float32)
-            buffer, filled = memoryview(found.data).cast("B"), 0
-            while filled < found.nbytes:
-                count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
-                if not count:
-                    raise self.end_error()
-                filled += count
-            yield found
+        with self._lock:
+            self._send({"tokens": [*tokens], "first": first})
+            for start in range(first - first % BATCH, len(tokens), BATCH):
+                rows = min(start + BATCH, len(tokens)) - max(start, first)
+                found = np.empty((rows, self.vocabulary), dtype=np.float32)
+                buffer, filled = memoryview(found.data).cast("B"), 0
+                while filled < found.nbytes:
+                    count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
+                    if not count:
+                        raise self.end_error()
+                    filled += count
+                yield found
 
     def _send(self, request: Mapping[str, Any]) -> None:
         try:

@@ -21,6 +21,8 @@ __all__ = ["BATCH"]
 
 BATCH = 512
 """Tokens that are decoded at once."""
+_SENTENCEPIECE = 1
+"""llama.cpp's number for vocabularies like those of Llama 2."""
 
 
 class _Parameters(Structure):
@@ -55,7 +57,13 @@ def _library() -> ctypes.CDLL:
         "llama_model_get_vocab": (c_void_p, [c_void_p]),
         "llama_model_n_ctx_train": (c_int32, [c_void_p]),
         "llama_vocab_n_tokens": (c_int32, [c_void_p]),
+        "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
+        "llama_vocab_type": (c_int32, [c_void_p]),
         "llama_vocab_eos": (c_int32, [c_void_p]),
+        "llama_vocab_get_text": (c_char_p, [c_void_p, c_int32]),
+        "llama_vocab_fim_pre": (c_int32, [c_void_p]),
+        "llama_vocab_fim_suf": (c_int32, [c_void_p]),
+        "llama_vocab_fim_mid": (c_int32, [c_void_p]),
         "llama_init_from_model": (c_void_p, [c_void_p, _Parameters]),
         "llama_n_ctx": (c_int32, [c_void_p]),
         "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
@@ -84,6 +92,7 @@ class _Model:
         if not model:
             sys.exit(1)  # llama.cpp has written why
         self.vocabulary = library.llama_model_get_vocab(model)
+        self.converses = library.llama_model_chat_template(model, None) is not None
         self.size = library.llama_vocab_n_tokens(self.vocabulary)
         own = library.llama_model_n_ctx_train(model)
         parameters.numbers[:3] = min(context, own), BATCH, BATCH
@@ -98,6 +107,13 @@ class _Model:
         found = (c_int32 * room)()
         count = self.library.llama_tokenize(self.vocabulary, text, len(text), found, room, begun, True)
         return found[: max(0, count)]
+
+    def infilling(self) -> list[tuple[int, str]]:
+        """Return the marks before the prefix, the suffix and the middle, as ids and text; [] without them."""
+        ids = [getattr(self.library, f"llama_vocab_fim_{mark}")(self.vocabulary) for mark in ("pre", "suf", "mid")]
+        if min(ids) < 0:
+            return []
+        return [(token, self.library.llama_vocab_get_text(self.vocabulary, token).decode()) for token in ids]
 
     def logits(self, tokens: list[int], first: int) -> None:
         """Write the logits behind each token from number `first` on: rows of float32."""
@@ -132,7 +148,10 @@ def main() -> None:
     facts = {
         "context": model.longest,
         "vocabulary": model.size,
+        "converses": model.converses,
         "end": model.library.llama_vocab_eos(model.vocabulary),
+        "infilling": model.infilling(),
+        "sentencepiece": model.library.llama_vocab_type(model.vocabulary) == _SENTENCEPIECE,
         "start": model.tokenize(b"", begun=True),
     }
     print(f"{READY}{json.dumps(facts)}", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from math import exp
+from math import exp, isnan, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,16 +25,20 @@ _LARGEST = {
     "q4_0": 1.0, "q3_k_m": 1.5, "q2_k": 4.0,
 }  # fmt: skip
 """Largest mean KL divergence in nats, by type; README.md holds the measurements behind them."""
+_BLOCK = 16
+"""Rows that are compared at once: their logits and what is computed of them fit into the processor's cache."""
 
 
 class Parity(NamedTuple):
     """KL divergence of a file from the student in nats (mean, 95 % and 99 %), over tokens of held-out text.
 
-    `agreement` is the share of tokens with the same most likely next one; the perplexities are of the same tokens.
+    `margin` is half the mean's 95 % interval over windows of text; NaN if there is one. `agreement` is the share of tokens
+    with the same most likely next one; the perplexities are of the same tokens.
     """
 
     tokens: int
     mean: float
+    margin: float
     p95: float
     p99: float
     agreement: float
@@ -43,9 +47,10 @@ class Parity(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
+        margin = "" if isnan(self.margin) else f" ± {self.margin:.4f}"
         return (
-            f"KL divergence {self.mean:.4f} nats (95 %: {self.p95:.4f}, 99 %: {self.p99:.4f}), same most likely token "
-            f"{self.agreement:.1%}, perplexity {self.perplexity:.3f} (student {self.student:.3f}), "
+            f"KL divergence {self.mean:.4f}{margin} nats (95 %: {self.p95:.4f}, 99 %: {self.p99:.4f}), "
+            f"same most likely token {self.agreement:.1%}, perplexity {self.perplexity:.3f} (student {self.student:.3f}), "
             f"on {self.tokens:,} tokens of held-out text"
         )
 
@@ -75,6 +80,7 @@ def compare(
     return Parity(
         tokens=divergence.numel(),
         mean=float(divergence.mean()),
+        margin=_margin_of_mean([window[0].double() for window in rows]),
         p95=p95,
         p99=p99,
         agreement=float(same.mean()),
@@ -97,13 +103,36 @@ def require_parity(found: Parity, mix: str, file: Path) -> None:
         )
 
 
+def _margin_of_mean(windows: Sequence[Tensor]) -> float:
+    """Return 1.96 standard errors of the mean over all values, by leaving out one window at a time (jackknife)."""
+    sums = torch.stack([window.sum() for window in windows])
+    counts = torch.tensor([len(window) for window in windows])
+    means = (sums.sum() - sums) / (counts.sum() - counts)
+    return 1.96 * sqrt((len(windows) - 1) * float(means.var(correction=0)))
+
+
 def _compare_rows(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
-    """Return [4, N]: the divergence of each row, 1 where the maxima are equal, and both log-likelihoods of the targets."""
-    log_own = own.log_softmax(1)
-    log_theirs = (theirs - theirs.logsumexp(1, keepdim=True))[
-        :, : own.shape[1]
-    ]  # beyond are rows that pad the vocabulary
-    divergence = (log_own.exp() * (log_own - log_theirs)).sum(1).clamp(min=0)
-    same = (own.argmax(1) == theirs.argmax(1)).float()
-    picked = [values.gather(1, targets[:, None]).squeeze(1) for values in (log_own, log_theirs)]
-    return torch.stack([divergence, same, *picked])
+    """Return [4, N]: the divergence of each row, 1 where the maxima are equal, and both log-likelihoods of the targets.
+
+    Both logits are overwritten.
+    """
+    blocks = zip(*(torch.split(each, _BLOCK) for each in (own, theirs, targets)), strict=True)
+    return torch.cat([_compare_block(*block) for block in blocks], 1)
+
+
+def _compare_block(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
+    """Compare a few rows, with p and q the probabilities of `own` and `theirs`, and a and b their logits.
+
+    KL(p, q) = sum p (log p - log q) = sum p (a - b) - log sum exp a + log sum exp b.
+    """
+    highest, likeliest = own.max(1, keepdim=True)
+    same = likeliest.squeeze(1) == theirs.argmax(1)
+    own_target, their_target = (logits.gather(1, targets[:, None]).squeeze(1) for logits in (own, theirs))
+    their_total = theirs.logsumexp(1)
+    theirs = theirs[:, : own.shape[1]]  # beyond are rows that pad the vocabulary
+    gaps = torch.sub(own, theirs, out=theirs)
+    weights = own.sub_(highest).exp_()
+    total = weights.sum(1)
+    own_total = highest.squeeze(1) + total.log()
+    divergence = torch.linalg.vecdot(weights, gaps) / total - own_total + their_total
+    return torch.stack([divergence.clamp(min=0), same.float(), own_target - own_total, their_target - their_total])

@@ -11,10 +11,10 @@ import kdtool
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import quantize
+from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
-__all__ = ["encode"]
+__all__ = ["encode", "round_values"]
 
 _IN_NUMPY = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 _ROWS = 512
@@ -63,6 +63,14 @@ def encode(
         raise kdtool.PluginError(
             f"gguf: llama.cpp wrote {written} bytes of {kind.name}, not {found.nbytes}; install another version of xllamacpp"
         )
+    return found
+
+
+def round_values(
+    values: NDArray[np.float32], kind: GGMLQuantizationType, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return the weights that the stored form of a tensor stands for; arguments and errors as in `encode`."""
+    found: NDArray[np.float32] = dequantize(encode(values, kind, importance), kind)
     return found
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from threading import Lock
+from typing import Self
 
 import kdtool
 import torch
 from kdtool_transformers import windows
 
+from kdtool_exporter_gguf._child import Child
 from kdtool_exporter_gguf._decoder import Decoder
+from kdtool_exporter_gguf._requests import completion, text_answer, text_pieces
 from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 
 __all__ = ["GGUFRuntime"]
@@ -22,22 +26,27 @@ _LONGEST_WINDOW = 2048
 """Maximum tokens of context for scoring, as in kdtool_transformers."""
 _TOO_LONG = "exceed_context_size_error"
 """llama.cpp's error type for a prompt that exceeds the context."""
-_PURE = {"samplers": ["temperature"], "cache_prompt": False}
-"""Sample from softmax(logits / temperature), greedily at 0, without reusing earlier requests."""
+_STREAMS = 4
 
 
 class GGUFRuntime(kdtool.Runtime):
-    """Sends llama.cpp one request at a time, so that results do not depend on other requests.
+    """A file's processes: `decoder` reads text, `server` answers for measurements, and another server streams.
 
-    `decoder` reads text. The `server` that answers starts with the first request for an answer. Arguments as for `LlamaCpp`.
+    `server` gets one request at a time and reuses nothing, so that results do not depend on other requests; the one that
+    streams serves several at once, and reads only what is new in a prompt. Each starts with the first request for it.
+    Arguments as for `LlamaCpp`.
     """
 
+    streams = _STREAMS
+
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
-        self._open = {"file": file, "context": context, "threads": threads}
-        self.decoder = Decoder(**self._open)  # type: ignore[arg-type]
+        self.file, self.threads = file, threads
+        self.decoder = Decoder(file, context=context, threads=threads)
         self.context = self.decoder.context
-        if not _has_chat_template(file):
-            self.abilities = frozenset[kdtool.Ability]({"continue", "score"})
+        self._asked_context = context
+        self._streaming: LlamaCpp | None = None
+        self._starting = Lock()
+        self.abilities = frozenset(self._find_abilities())
 
     def __enter__(self) -> Self:
         return self
@@ -45,7 +54,7 @@ class GGUFRuntime(kdtool.Runtime):
     @cached_property
     def server(self) -> LlamaCpp:
         """The running server."""
-        return LlamaCpp(**self._open)  # type: ignore[arg-type]
+        return LlamaCpp(self.file, context=self._asked_context, threads=self.threads)
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests in order; a prompt that exceeds the context is "refused".
@@ -55,12 +64,39 @@ class GGUFRuntime(kdtool.Runtime):
         """
         for request in requests:
             try:
-                yield _answer(request, self.server.post("/completion", self._body(request)))
+                marks = self._marks(request)
+                body = completion(request, self._prompt(request, self.server), marks)
+                body |= {"stop": [*request.stop, *marks], "cache_prompt": False}
+                yield text_answer(request, self.server.post("/completion", body))
             except RefusedError as error:
                 if error.kind == _TOO_LONG:
                     yield kdtool.TextAnswer(request.id, "", "refused", 0, 0)
                     continue
-                raise kdtool.UsageError(f"llama.cpp refuses request {request.id}: {error}") from None
+                raise _refusal(request, error) from None
+
+    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        """Yield an answer while it is generated. If llama.cpp ended over an earlier one, it starts again.
+
+        Raises:
+            UsageError: the file's chat template rejects a conversation, or the file names no tokens for infilling.
+            PluginError: llama.cpp has ended.
+        """
+        server, marks = self._streaming_server(), self._marks(request)
+        try:
+            body = completion(request, self._prompt(request, server), marks)
+            body |= {"cache_prompt": True, "return_progress": True}
+            with closing(server.events("/completion", body)) as events:
+                yield from text_pieces(request, [*request.stop, *marks], events)
+        except RefusedError as error:
+            if error.kind != _TOO_LONG:
+                raise _refusal(request, error) from None
+            reason = f"the prompt fills the context of {self.context} tokens"
+            yield kdtool.TextPiece("", 0, 0, "refused", reason)
+
+    def memory(self) -> int | None:
+        """Return the bytes of memory of the processes that run."""
+        found = [child.memory() for child in self._children()]
+        return None if None in found else sum(filter(None, found))
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order.
@@ -83,9 +119,35 @@ class GGUFRuntime(kdtool.Runtime):
 
     def close(self) -> None:
         """End llama.cpp."""
-        self.decoder.close()
+        for child in self._children():
+            child.close()
+
+    def _children(self) -> Iterator[Child]:
+        yield self.decoder
         if "server" in self.__dict__:
-            self.server.close()
+            yield self.server
+        if self._streaming is not None:
+            yield self._streaming
+
+    def _streaming_server(self) -> LlamaCpp:
+        """Return the running server for streams, after starting it if it does not run."""
+        with self._starting:
+            if self.decoder.process.poll() is not None:
+                raise self.decoder.end_error()
+            if self._streaming is not None and self._streaming.process.poll() is not None:
+                self._streaming.close()
+                self._streaming = None
+            if self._streaming is None:
+                threads = self.threads or torch.get_num_threads()  # PyTorch's are as many as physical cores
+                self._streaming = LlamaCpp(self.file, context=self.context, threads=threads, slots=_STREAMS)
+            return self._streaming
+
+    def _find_abilities(self) -> Iterator[kdtool.Ability]:
+        yield from ("continue", "score")
+        if self.decoder.converses:
+            yield from ("converse", "prefill")
+        if self.decoder.infilling:
+            yield "infill"
 
     def _log_likelihood(self, tokens: Sequence[int], first: int) -> float:
         """Return the log-likelihood of all tokens behind number `first`, each given those before it, in nats."""
@@ -110,40 +172,35 @@ class GGUFRuntime(kdtool.Runtime):
             )
         return self.decoder.end
 
-    def _body(self, request: kdtool.Request) -> dict[str, Any]:
-        return {
-            **_PURE,
-            "prompt": self._prompt(request) or [self._end_of_text],
-            "n_predict": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": request.seed % 2**32,
-            "stop": list(request.stop),
-        }
-
-    def _prompt(self, request: kdtool.Request) -> list[int]:
+    def _prompt(self, request: kdtool.Request, server: LlamaCpp) -> list[int]:
         """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
-        found, start = self.decoder.tokenize(self._render(request)), self.decoder.start
-        return found if found[:1] == start else [*start, *found]
+        if request.suffix is not None:
+            return self._infilling(request, request.suffix)
+        found, start = self.decoder.tokenize(_render(request, server)), self.decoder.start
+        return (found if found[:1] == start else [*start, *found]) or [self._end_of_text]
 
-    def _render(self, request: kdtool.Request) -> str:
-        if not request.turns:
-            return request.prompt
-        messages = [{"role": role, "content": content} for role, content in request.turns]
-        rendered: str = self.server.post("/apply-template", {"messages": messages})["prompt"]
-        return rendered + request.prompt
+    def _marks(self, request: kdtool.Request) -> list[str]:
+        """Return the marks that end what fills a gap."""
+        return [] if request.suffix is None else [*self.decoder.infilling.values()]
+
+    def _infilling(self, request: kdtool.Request, suffix: str) -> list[int]:
+        if "infill" not in self.abilities:
+            raise kdtool.UsageError(
+                f"request {request.id} has a suffix, but {self.file} names no tokens for infilling; expected "
+                "tokenizer.ggml.fim_pre_token_id, fim_suf_token_id and fim_mid_token_id: use a model that learned infilling"
+            )
+        if request.turns:
+            raise kdtool.UsageError(f"request {request.id} has turns and a suffix; expected one of them: leave one out")
+        return self.decoder.tokenize_infilling(request.prompt, suffix)
 
 
-def _answer(request: kdtool.Request, response: Mapping[str, Any]) -> kdtool.TextAnswer:
-    return kdtool.TextAnswer(
-        id=request.id,
-        text=response["content"],
-        finish="length" if response["stop_type"] == "limit" else "stop",
-        tokens_in=response["tokens_evaluated"],
-        tokens_out=response["tokens_predicted"],
-    )
+def _render(request: kdtool.Request, server: LlamaCpp) -> str:
+    if not request.turns:
+        return request.prompt
+    messages = [{"role": role, "content": content} for role, content in request.turns]
+    rendered: str = server.post("/apply-template", {"messages": messages})["prompt"]
+    return rendered + request.prompt
 
 
-def _has_chat_template(file: Path) -> bool:
-    from gguf import GGUFReader
-
-    return GGUFReader(file).get_field("tokenizer.chat_template") is not None
+def _refusal(request: kdtool.Request, error: RefusedError) -> kdtool.UsageError:
+    return kdtool.UsageError(f"llama.cpp refuses request {request.id}: {error}")

@@ -28,8 +28,14 @@ def main() -> None:
     params.offline = True
     params.ui = False
     params.warmup = False
-    params.n_parallel = 1  # a batch of several answers would change their rounding
-    params.n_ctx = settings["context"]
+    params.verbosity = 1  # errors alone: what it writes is kept until it ends
+    params.n_parallel = settings["slots"]
+    params.n_ctx = settings["slots"] * settings["context"]  # each slot gets its part
+    params.cache_ram_mib = 0  # slots keep their own last text, and no others
+    if settings["slots"] > 1:
+        params.n_batch = params.n_ubatch = (
+            128  # a long prompt holds up the others, and cancellation, for so many tokens
+        )
     if settings["threads"]:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     server = xllamacpp.Server(params)

@@ -33,6 +33,7 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
     "converse": "answer in a chat, only continue text",
     "prefill": "continue the beginning of an answer",
     "score": "score text",
+    "infill": "fill a gap, because its tokenizer has no marks for infilling",
 }
 _WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE = 16
@@ -144,7 +145,13 @@ def cannot(ability: kdtool.Ability) -> str:
 
 
 def _needed(requests: Iterable[kdtool.Request]) -> set[kdtool.Ability]:
-    return {"continue" if not request.turns else "prefill" if request.prompt else "converse" for request in requests}
+    return {_ability_for(request) for request in requests}
+
+
+def _ability_for(request: kdtool.Request) -> kdtool.Ability:
+    if request.turns:
+        return "prefill" if request.prompt else "converse"
+    return "continue" if request.suffix is None else "infill"
 
 
 @contextmanager
@@ -186,16 +193,17 @@ class Counting(Protocol):
         """Return the number of tokens of a text."""
 
 
-def fit_prompt(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
+def fit_prompt(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int, behind: str = "") -> str:
     """Return as much of a prompt's end as leaves room for an answer in the subject's context; all of it if that is unknown.
 
+    `behind` is the text behind a gap to fill, which is never cut.
     The context is known for `Counting` runtimes, and for others with a model. If the answer would fill more than half of
     the context, the prompt gets the other half, and the answer ends with the context.
     """
     context, count = _context(runtime)
     if not context:
         return prompt
-    room = max(1, max(context - maximum_tokens, context // 2) - _STARTS)
+    room = max(1, max(context - maximum_tokens, context // 2) - _STARTS - (count(behind) if behind else 0))
     while (tokens := count(prompt)) > room:
         prompt = prompt[len(prompt) - len(prompt) * room // tokens :]
     return prompt

@@ -15,11 +15,15 @@ __all__ = ["Form", "Limits", "Problem", "digest_of"]
 
 
 class Form(NamedTuple):
-    """One form of prompt: a conversation (empty for base models), the beginning of the answer, and stop strings."""
+    """One form of prompt: a conversation (empty for base models), the beginning of the answer, and stop strings.
+
+    `suffix` is the code behind a gap that the answer fills; None continues the prompt.
+    """
 
     turns: tuple[tuple[str, str], ...]
     prompt: str
     stop: tuple[str, ...]
+    suffix: str | None = None
 
 
 class Limits(NamedTuple):
@@ -54,7 +58,8 @@ def digest_of(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str
     found = sha256()
     for one in problems:
         programs = [_content(make("")) for make in (one.continued, one.whole)]
-        found.update(json.dumps([one.id, one.forms[form], programs], sort_keys=True).encode())
+        asked = [part for part in one.forms[form] if part is not None]
+        found.update(json.dumps([one.id, asked, programs], sort_keys=True).encode())
     return found.hexdigest()[:12]
 
 

@@ -59,7 +59,8 @@ def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool
     """
     form = problem.forms[config.form]
     continues = config.form == "base" or "prefill" in runtime.abilities
-    prompt = form.prompt if form.turns else fit_prompt(form.prompt, runtime, config.maximum_tokens)
+    behind = form.suffix or ""
+    prompt = form.prompt if form.turns else fit_prompt(form.prompt, runtime, config.maximum_tokens, behind)
     return kdtool.Request(
         id=name,
         prompt=prompt if continues else "",
@@ -68,4 +69,5 @@ def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool
         temperature=config.temperature,
         seed=seed_of(config.seed, name),
         turns=form.turns,
+        suffix=form.suffix,
     )

@@ -44,7 +44,7 @@ class _File:
 
 def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
     """Compare the files that the student's first seed was exported to with the student."""
-    files = list(_files(results, subjects))
+    files = list(_files(results))
     if not files:
         return Exports()
     grouped = subjects.gather([found for found in results.measurements if not found.texts])
@@ -68,19 +68,14 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
     return Exports(columns, tuple(rows), tuple(filter(None, sentences)))
 
 
-def _files(results: kdtool.Results, subjects: Subjects) -> Iterator[_File]:
-    arms = {subject.path: subjects.of(subject.name)[0] for subject in results.subjects if subject.role == "artifact"}
-    students = sorted((arm for arm in results.arms if arm.arm == "student"), key=lambda arm: arm.seed)
-    made = students[0].artifacts if students else ()
-    labels = Counter(one.quantisation or one.format for one in made)
-    for one in made:
-        label, arm = one.quantisation or one.format, arms.get(one.path, "")
-        compared = {
-            found.measurement: found
-            for found in results.comparisons
-            if (found.arm, found.against) == (arm, "student") and not aside_of(found)
-        }
-        yield _File(label if labels[label] == 1 else one.path.name, arm, one, compared)
+def _files(results: kdtool.Results) -> Iterator[_File]:
+    exported = results.exported_files()
+    labels = Counter(one.artifact.quantisation or one.artifact.format for one in exported)
+    for one in exported:
+        made = one.artifact
+        label = made.quantisation or made.format
+        compared = {name: found for name, found in one.comparisons.items() if not aside_of(found)}
+        yield _File(label if labels[label] == 1 else made.path.name, one.arm, made, compared)
 
 
 def _unit(arms: Mapping[str, Measured]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import kdtool
 
 from kdtool_transformers._generate import finish_text, text_behind
@@ -49,12 +51,10 @@ class GrowingText:
         """Return whether there is a stop string in what is held back."""
         return any(stop in self._text[self._released :] for stop in self._request.stop)
 
-    def finish(self, *, ended: bool) -> tuple[str, kdtool.Finish]:
+    def finish(self, *, ended: bool) -> tuple[str, Literal["stop", "length"]]:
         """Return the rest of the answer, and the reason of its end; `ended`: a token of the model ended it."""
         whole = text_behind(self._tokenizer, self._prompt, self.ids)
-        if whole.startswith(
-            self._text[: self._released]
-        ):  # some decoders write bytes that are no character by what follows
+        if whole.startswith(self._text[: self._released]):  # byte tokens that make no character may change earlier ones
             self._text = whole
         self._text, finish = finish_text(self._text, self._request, ended)
         return self._release(len(self._text)), finish

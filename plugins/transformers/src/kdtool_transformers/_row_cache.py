@@ -17,7 +17,7 @@ __all__ = ["RowCache", "new_cache"]
 _SPARE_COLUMNS = 256
 
 
-class RowCache(Cache):
+class RowCache(Cache):  # type: ignore[misc]
     """A cache of attention layers whose rows can be added, taken away and copied."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ def new_cache(config: Any) -> RowCache | DynamicCache:
     return RowCache() if {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer} else cache
 
 
-class _Rows(DynamicLayer):
+class _Rows(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values: columns `begin` to `end` of `rows` rows of buffers [rows, heads, columns, D].
 
     It keeps all columns of a sliding window; the attention mask hides those before it.

@@ -106,7 +106,7 @@ class TransformersRuntime(kdtool.Runtime):
     def memory(self) -> int:
         """Return the bytes of weights and buffers, and of keys and values of texts that are streamed."""
         model = self._require_open().model
-        held = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))
+        held: int = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))
         return held + (self._streamer.memory() if self._streamer else 0)
 
     def count(self, text: str) -> int:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from itertools import accumulate, islice, takewhile
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
@@ -42,7 +42,10 @@ _LEAST_KEPT = 32
 
 
 class StreamedAnswer:
-    """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache."""
+    """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
+
+    The cache is its own until its prompt is read, then its batch's.
+    """
 
     def __init__(self, model: CausalModel, request: kdtool.Request, prompt: list[int], limit: int, cache: Any) -> None:
         tokenizer = model.tokenizer
@@ -73,7 +76,7 @@ class StreamedAnswer:
             self.put(text, None, found)
 
     def put(
-        self, text: str, finish: kdtool.Finish | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
+        self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
     ) -> None:
         self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
 
@@ -88,7 +91,7 @@ class _Logprobs:
     def of(self, token: int, logits: Tensor) -> kdtool.TokenLogprob:
         """Return a token's, from its logits [vocabulary]."""
         values = logits.float().log_softmax(-1)
-        best = values.topk(min(self._count, len(values)))
+        best = values.topk(min(max(0, self._count), len(values)))
         top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return kdtool.TokenLogprob(
             self._name(token), float(values[token]), tuple((self._name(each), value) for each, value in top)
@@ -245,16 +248,17 @@ class Streamer:
     def _admit(self, row: StreamedAnswer, logits: Tensor) -> None:
         """Generate the first token of a row whose prompt is read, and let it join the others."""
         self._advance([row], logits)
-        if isinstance(row.cache, RowCache):
-            self._keep(row.prompt, row.cache)
+        cache, row.cache = row.cache, None
+        if isinstance(cache, RowCache):
+            self._keep(row.prompt, cache)
         if row.done:
             return
-        if not isinstance(row.cache, RowCache):
-            self._batches.append(_Batch([row], row.cache))
+        if not isinstance(cache, RowCache):
+            self._batches.append(_Batch([row], cache))
             return
         if not self._batches:
             self._batches.append(_Batch([], RowCache()))
-        self._batches[0].cache.add(row.cache, row.read)
+        self._batches[0].cache.add(cache, row.read)
         self._batches[0].rows.append(row)
 
     def _keep(self, prompt: list[int], cache: RowCache) -> None:

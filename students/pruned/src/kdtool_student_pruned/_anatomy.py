@@ -75,6 +75,10 @@ class Anatomy:
         """Return whether llama.cpp opens this class only where heads times head size is the hidden size."""
         return self.model_type != "llama"
 
+    def can_open(self, hidden: int, heads: int) -> bool:
+        """Return whether transformers opens this class with so many heads: of Llama it divides the width by them."""
+        return self.model_type != "llama" or hidden % heads == 0
+
     def parameters(self, shape: Shape) -> int:
         """Count the parameters of a shape, embeddings included."""
         return self._count(self.outside, shape) + shape.layers * self._count(self.inside, shape)

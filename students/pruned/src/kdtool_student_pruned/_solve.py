@@ -91,6 +91,8 @@ def _heads(source: Anatomy, hidden: int) -> Iterator[tuple[int, int]]:
             heads = kv_heads * group
             if source.heads_fill_hidden and heads * source.head_size != hidden:
                 continue
+            if not source.can_open(hidden, heads):
+                continue
             if usual / ATTENTION_RATIO <= heads <= usual * ATTENTION_RATIO:
                 yield heads, kv_heads
 

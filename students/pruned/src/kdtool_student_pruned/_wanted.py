@@ -44,7 +44,11 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
         kv_heads=kv_heads,
         feed_forward=config.feed_forward or whole.feed_forward,
     )
-    mistakes = [*_too_large(config, whole), *_wrong_heads(config, shape, whole)]
+    mistakes = [
+        *_too_large(config, whole),
+        *_wrong_heads(config, shape, whole),
+        *_unknown_to_transformers(shape, source),
+    ]
     if mistakes:
         raise kdtool.UsageError("; ".join(mistakes))
     return shape
@@ -99,6 +103,16 @@ def _too_large(config: PrunedConfig, whole: Shape) -> Iterator[str]:
     ):
         if given is not None and given > there:
             yield f"{key}: {given} asks for more than {name} has: {there}; cutting only takes away, so give at most {there}"
+
+
+def _unknown_to_transformers(shape: Shape, source: Anatomy) -> Iterator[str]:
+    if not source.can_open(shape.hidden, shape.heads):
+        below = shape.hidden // shape.heads * shape.heads
+        fitting = " or ".join(str(width) for width in (below, below + shape.heads) if 0 < width <= source.shape.hidden)
+        yield (
+            f"hidden: {shape.hidden} is not a multiple of the {shape.heads} heads, which transformers demands of "
+            f"{CLASSES[source.model_type]}; give {f'hidden: {fitting}, or ' if fitting else ''}other heads"
+        )
 
 
 def _wrong_heads(config: PrunedConfig, shape: Shape, whole: Shape) -> Iterator[str]:

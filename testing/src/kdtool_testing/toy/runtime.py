@@ -31,6 +31,7 @@ class ToyRuntime(Runtime):
         self._text = "".join(rng.choice("abcdef =()\n") for _ in range(200))
         self.model: LanguageModel | None = toy_model(seed) if find_spec("torch") else None
         self.closed = 0
+        self.abilities = self.abilities | {"infill"}
 
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Yield the same text for every request, up to its first stop or its number of tokens; too long ones are refused."""

@@ -73,6 +73,7 @@ def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
                 yield _refuse_teacher(parts, phase, spec)
             for teacher in teachers:
                 source, signals = _source_of(phase, teacher), signals_for(parts, phase, loss, teacher)
+                yield from _check_student_before(parts, phase, teacher, source)
                 if signals is None:
                     yield _refuse_source(parts, spec, source)
                     continue
@@ -104,6 +105,21 @@ def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpe
     if source.kind == "cache":
         remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
     return parts.problem(spec.key, message, remedy)
+
+
+def _check_student_before(
+    parts: BuiltRecipe, phase: PhaseSpec, teacher: ComponentSpec, source: ComponentSpec
+) -> Iterator[Problem]:
+    """Yield what is wrong with a teacher that is the student before a phase."""
+    before = parts.component(teacher).student_before
+    if before is not None and source is not teacher:
+        message = f"is recorded before training, but the teacher {teacher.name!r} is the student of each seed"
+        yield parts.problem(source.key, message, f"write `signals: false` in the phase {phase.name!r}")
+    phases = parts.recipe.phases
+    earlier = [other.name for other in phases[: phases.index(phase) + 1] if other.trains is None]
+    if before and before not in earlier:
+        message = f"is the student before the phase {before!r}, but the phase {phase.name!r} learns from it"
+        yield parts.problem(teacher.key, message, f"name one of its phases up to then: {', '.join(earlier)}")
 
 
 def _offer(parts: BuiltRecipe, source: ComponentSpec) -> str:

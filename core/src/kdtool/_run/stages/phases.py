@@ -7,7 +7,7 @@ one when its node is made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -98,12 +98,14 @@ def add_arm(
     `materials` are by the phase's name. `matched` returns the steps of a control at equal time; None for the recipe's steps.
     """
     phases = context.assembly.arms[stage.arm]
-    nodes = [initial]
+    nodes, before = [initial], dict[str, Node]()
     for phase in phases:
         label = f"{stage.arm}-seed{stage.seed}-{phase.name}"
         named = replace(stage, kind="phases", label=label, unit="steps", phase=phase.name)
         student = partial(_open_student, context, nodes[-1].path / MODEL)
-        node = phase_node(context, named, phase, materials[phase.name], student, {"model": nodes[-1]}, matched=matched)
+        before[phase.name] = nodes[-1]
+        inputs = {"model": nodes[-1]}
+        node = phase_node(context, named, phase, materials[phase.name], student, inputs, before=before, matched=matched)
         nodes.append(graph.add(node))
     return Arm(stage.arm, stage.seed, phases, tuple(nodes[1:]))
 
@@ -116,10 +118,14 @@ def phase_node(
     open_learner: Callable[[RunInfo], Runtime],
     inputs: Mapping[str, Node],
     *,
+    before: Mapping[str, Node],
     trains: str = "",
     matched: MatchedTime | None = None,
 ) -> Node:
-    """Return the node in which a phase trains the model that `open_learner` opens, or the teacher `trains`."""
+    """Return the node in which a phase trains the model that `open_learner` opens, or the teacher `trains`.
+
+    `before` holds the student before this phase and each earlier one, for teachers that are such a student.
+    """
     terms = terms_of(context, phase, materials.facts)
     validators = validators_of(context.assembly.recipe, phase, context.assembly.built)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
@@ -152,8 +158,17 @@ def phase_node(
         texts=materials.texts,
         total=steps,
         phase=phase,
-        teachers=context.weights_of({*beside, *filter(None, [trains])}),
+        teachers=context.weights_of({*beside, *filter(None, [trains])})
+        | _students_before(context, beside, phase, before),
     )
+
+
+def _students_before(
+    context: Context, teachers: Iterable[str], phase: PhaseSpec, before: Mapping[str, Node]
+) -> dict[str, Node]:
+    """Return the teachers that are the student before a phase, each with the node of that student."""
+    asked = {name: getattr(context.assembly.shared[name], "student_before", None) for name in teachers}
+    return {name: before[earlier or phase.name] for name, earlier in asked.items() if earlier is not None}
 
 
 def _is_shared(context: Context, arm: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.evaluation import Evaluator, Measurement, Subject
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
+from kdtool._contract.teacher import Teacher
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import fingerprint
@@ -62,13 +63,14 @@ def subjects_of(
 ) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
-    A teacher that a phase of this run trained is measured after and before it, and so is a pretrained student, which is the
-    first of `untrained`. Exports are of the first arm, the student with the first seed.
+    Left out are teachers that are the student itself. A teacher that a phase of this run trained is measured after and
+    before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the first arm, the student
+    with the first seed.
     """
     found = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
-    for name, component in context.assembly.of_kind("teacher").items():
-        if {"text", "logits"} & set(getattr(component, "offers", ())):
+    for name, one in context.assembly.of_kind("teacher").items():
+        if isinstance(one, Teacher) and one.student_before is None and {"text", "logits"} & one.offers:
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):

@@ -44,7 +44,8 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
         materials[phase.name] = add_rows(context, graph, phase, teacher, {})
         stage = Stage("teachers", f"{teacher}-{phase.name}", teacher, _SEED, "steps", phase.name)
         learner = partial(_open, teacher)
-        node = graph.add(phase_node(context, stage, phase, materials[phase.name], learner, {}, trains=teacher))
+        own = materials[phase.name]
+        node = graph.add(phase_node(context, stage, phase, own, learner, {}, before={}, trains=teacher))
         context.adapted[teacher] = node
         trained.setdefault(teacher, []).append((phase, node))
     if written_later:

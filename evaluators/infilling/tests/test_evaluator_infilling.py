@@ -1,0 +1,174 @@
+"""The gaps are the published ones, their solutions pass, and models are asked by their infilling marks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from kdtool_evaluator_infilling import Infilling
+from kdtool_pass_at_k import Problem
+from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval-infilling"
+FILES = {"single-line": "SingleLine", "multi-line": "MultiLine", "random-span": "RandomSpan"}
+COUNTS = {"single-line": 1033, "multi-line": 5815, "random-span": 1640}
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="HumanEval-Infilling is not here")
+
+
+def sandbox_is_there() -> bool:
+    try:
+        with Sandbox():
+            return True
+    except kdtool.SandboxError:
+        return False
+
+
+needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+
+
+@needs_sandbox
+class TestInfilling(EvaluatorConformance):
+    component = Infilling
+    entry_point = "infilling"
+    settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
+
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "spans.jsonl").touch()
+        yield {"gaps": ["random-span"], "random_span": str(folder / "spans.jsonl")}
+
+
+def published(gap: str) -> Path:
+    return DATA / f"HumanEval-{FILES[gap]}Infilling.jsonl.gz"
+
+
+def problems(gap: str, folder: Path) -> list[Problem]:
+    file = {"random_span": published(gap)} if gap == "random-span" else {}
+    return list(Infilling(Infilling.Config(gaps=(gap,), **file)).problems(make_run(folder)))  # type: ignore[arg-type]
+
+
+@needs_data
+@pytest.mark.parametrize("gap", COUNTS)
+def test_the_gaps_are_those_of_the_published_file(gap: str, tmp_path: Path) -> None:
+    found = problems(gap, tmp_path)
+    with gzip.open(published(gap), "rt", encoding="utf-8") as lines:
+        expected = [json.loads(line) for line in lines]
+    assert len(found) == len(expected) == COUNTS[gap]
+    for one, record in zip(found, expected, strict=True):
+        form, work = one.forms["base"], one.continued(one.solution)
+        assert (one.id, form.prompt, form.suffix) == (record["task_id"], record["prompt"], record["suffix"])
+        assert one.solution == record["canonical_solution"]
+        assert isinstance(work, Module)
+        assert work.source == record["prompt"] + record["canonical_solution"] + record["suffix"]
+        assert work.tests.startswith(record["test"])
+
+
+def failed(found: list[Problem], answer: Any) -> set[str]:
+    with Sandbox(workers=2) as sandbox:
+        verdicts = list(sandbox.run([Task(one.id, one.continued(answer(one)), 20.0) for one in found]))
+    assert len(verdicts) == len(found) > 0
+    return {verdict.id for verdict in verdicts if not verdict.has_passed}
+
+
+@needs_sandbox
+def test_solutions_of_a_few_gaps_pass_and_wrong_code_fails(tmp_path: Path) -> None:
+    found = [one for gap in ("single-line", "multi-line") for one in problems(gap, tmp_path)[::97]]
+    assert failed(found, lambda one: one.solution) == set()
+    assert failed(found, lambda _: "    raise ValueError\n") == {one.id for one in found}
+
+
+@needs_sandbox
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("gap", COUNTS)
+def test_all_solutions_pass(gap: str, tmp_path: Path) -> None:
+    assert failed(problems(gap, tmp_path), lambda one: one.solution) == set()
+
+
+@needs_sandbox
+def test_helper_functions_of_the_problem_are_there_for_its_tests(tmp_path: Path) -> None:
+    found = [one for one in problems("single-line", tmp_path) if "/HumanEval/32/" in one.id]
+    assert failed(found, lambda one: one.solution) == set()
+
+
+def test_an_answer_to_a_gap_of_a_line_ends_with_the_line(tmp_path: Path) -> None:
+    one = problems("single-line", tmp_path)[0]
+    assert one.forms["base"].stop == ("\n",)
+    works = [one.continued(code) for code in ("x = 1", "x = 1\n", "x = 1\nprint(2)\n")]
+    assert len({work.source for work in works if isinstance(work, Module)}) == 1
+    several = problems("multi-line", tmp_path)[0]
+    assert several.forms["base"].stop == ()
+    work = several.continued("x = 1\ny = 2\n")
+    assert isinstance(work, Module)
+    assert "x = 1\ny = 2\n" in work.source
+
+
+@needs_sandbox
+def test_a_model_that_fills_every_gap_passes_all(tmp_path: Path) -> None:
+    evaluator = Infilling(Infilling.Config(gaps=("single-line", "multi-line"), problems=5))
+    known = {
+        (one.forms["base"].prompt, one.forms["base"].suffix): one.solution
+        for one in evaluator.problems(make_run(tmp_path))
+    }
+
+    class Filling(ScriptedRuntime):
+        abilities = frozenset[kdtool.Ability]({"infill"})
+
+    runtime = Filling(
+        lambda request: (
+            known[request.prompt, request.suffix].rstrip("\n")
+            if request.stop
+            else known[request.prompt, request.suffix]
+        )
+    )
+    run = make_run(tmp_path, {"opener": OneRuntime(runtime)})
+    found = {one.name: one for one in evaluator.kdtool_evaluate(run, [kdtool.Subject("student", "student", tmp_path)])}
+    assert {name: (one.value, one.n) for name, one in found.items()} == {
+        "infilling.single-line.pass@1": (1.0, 5), "infilling.multi-line.pass@1": (1.0, 5),
+    }  # fmt: skip
+    assert set(evaluator.measurements) >= set(found)
+
+
+def test_a_model_without_marks_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Continuing(kdtool.Runtime):
+        abilities = frozenset[kdtool.Ability]({"continue"})
+
+        def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            raise AssertionError("it cannot fill a gap")
+
+    evaluator = Infilling(Infilling.Config(problems=2))
+    run = make_run(tmp_path, {"opener": OneRuntime(Continuing())})
+    assert not list(evaluator.kdtool_evaluate(run, [kdtool.Subject("student", "student", tmp_path)]))
+    assert "student is left out, it cannot fill a gap, because its tokenizer has no marks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gaps": []}, "gaps is empty"),
+        ({"gaps": ["random-span"]}, "belong together"),
+        ({"random_span": "file.jsonl"}, "belong together"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Infilling.Config(**settings)
+
+
+def test_a_gap_of_another_problem_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    record = {"task_id": "RandomSpanInfilling/HumanEval/999/1", "prompt": "", "suffix": "", "canonical_solution": ""}
+    file.write_text(json.dumps(record), encoding="utf-8")
+    evaluator = Infilling(Infilling.Config(gaps=("random-span",), random_span=file))
+    with pytest.raises(kdtool.UsageError, match=r"line 1 of .*HumanEval/999.*which HumanEval does not have"):
+        evaluator.problems(make_run(tmp_path))
+
+
+def test_the_problems_to_look_for_in_training_text_are_humaneval(tmp_path: Path) -> None:
+    found = Infilling(Infilling.Config()).kdtool_problems(make_run(tmp_path))
+    assert len(found) == 164

@@ -1,0 +1,89 @@
+"""Requests and answers as llama.cpp's server has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import kdtool
+
+__all__ = ["completion", "text_answer", "text_pieces"]
+
+_FINAL = ["stop", "stop_type", "content", "tokens_evaluated", "tokens_predicted"]
+"""Fields of the last response. The others repeat the prompt."""
+
+
+def completion(request: kdtool.Request, prompt: Sequence[int], marks: Sequence[str]) -> dict[str, Any]:
+    """Return the body of a request to `/completion`: no samplers but those asked for, special tokens as text if `marks`."""
+    samplers = ["temperature"]
+    if request.top_k > 0:
+        samplers.append("top_k")
+    if request.top_p < 1:
+        samplers.append("top_p")
+    body = {
+        "prompt": [*prompt],
+        "n_predict": request.max_tokens,
+        "temperature": request.temperature,
+        "top_k": request.top_k,
+        "top_p": request.top_p,
+        "samplers": samplers,
+        "seed": request.seed % 2**32,
+        "preserved_tokens": [*marks],
+        "response_fields": _FINAL,
+    }
+    if request.logprobs is not None:
+        body["n_probs"] = max(1, request.logprobs)
+    return body
+
+
+def text_answer(request: kdtool.Request, response: Mapping[str, Any]) -> kdtool.TextAnswer:
+    """Return the answer in a response."""
+    return kdtool.TextAnswer(
+        id=request.id,
+        text=response["content"],
+        finish=_finish(response),
+        tokens_in=response["tokens_evaluated"],
+        tokens_out=response["tokens_predicted"],
+    )
+
+
+def text_pieces(
+    request: kdtool.Request, stops: Sequence[str], events: Iterable[Mapping[str, Any]]
+) -> Iterator[kdtool.TextPiece]:
+    """Yield the piece of an answer in each event, and without text while the prompt is read; the answer ends before `stops`.
+
+    Text that may begin a stop string is held back. llama.cpp would not return it where the answer then ends otherwise, so
+    the stop strings are not sent with the request.
+    """
+    held = ""
+    for event in events:
+        held += event["content"]
+        found = [place for place in map(held.find, stops) if place >= 0]
+        finish: Literal["stop", "length"] | None = "stop" if found else _finish(event) if event["stop"] else None
+        ready = min(found) if found else len(held) if finish else len(held) - _held_back(held, stops)
+        yield kdtool.TextPiece(
+            text=held[:ready],
+            tokens_in=event["tokens_evaluated"],
+            tokens_out=event["tokens_predicted"],
+            finish=finish,
+            logprobs=tuple(_logprobs(event, request.logprobs)),
+        )
+        if finish:
+            return
+        held = held[ready:]
+
+
+def _held_back(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest end of `text` that begins a stop string."""
+    longest = min(len(text), max(map(len, stops), default=0))
+    return next((size for size in range(longest, 0, -1) if any(stop.startswith(text[-size:]) for stop in stops)), 0)
+
+
+def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:
+    return "length" if response["stop_type"] == "limit" else "stop"
+
+
+def _logprobs(event: Mapping[str, Any], count: int | None) -> Iterator[kdtool.TokenLogprob]:
+    for one in event.get("completion_probabilities", ()):
+        top = tuple((other["token"], other["logprob"]) for other in one["top_logprobs"][:count])
+        yield kdtool.TokenLogprob(one["token"], one["logprob"], top)
