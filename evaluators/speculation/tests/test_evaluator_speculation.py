@@ -118,8 +118,8 @@ def test_who_cannot_draft_is_said_and_left_out(tmp_path: Path) -> None:
     other = tiny_model()
     other.tokenizer.inner.add_tokens(["<other>"])
     other.tokenizer = TransformersTokenizer(other.tokenizer.inner)
-    models = {"teacher": tiny_model(), "student": Foreign(), "control": other}
-    assert evaluate(tmp_path, said, TEACHER, STUDENT, CONTROL, **models) == {}
+    models = (TEACHER, STUDENT, CONTROL)
+    assert evaluate(tmp_path, said, *models, teacher=tiny_model(), student=Foreign(), control=other) == {}
     assert "student is left out, it is not a model of transformers" in said[0]
     assert "control is left out: the draft's vocabulary" in said[1]
 

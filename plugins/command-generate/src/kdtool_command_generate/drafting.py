@@ -33,7 +33,7 @@ class DraftedModels(kdtool.Models):
         if name == self._draft:
             return self._models.open(name)
         with ExitStack() as opened:
-            models = [opened.enter_context(self._models.open(each)) for each in (name, self._draft)]
-            runtime = SpeculativeRuntime(*models)
+            target, draft = (opened.enter_context(self._models.open(each)) for each in (name, self._draft))
+            runtime = SpeculativeRuntime(target, draft)
             opened.pop_all()
         return runtime

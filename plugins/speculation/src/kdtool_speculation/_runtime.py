@@ -72,25 +72,35 @@ class SpeculativeRuntime(kdtool.Runtime):
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
         target, draft = Reading(self._target, vocabulary), Reading(self._draft, vocabulary)
-        sampling = _Sampling(row.sampler, torch.Generator(device).manual_seed(request.seed))
         for reading in (target, draft) if self._room(prompt) > 0 else (target,):
             for _ in reading.read_chunks(prompt[:-1]):
                 yield kdtool.TextPiece("", len(prompt), 0)
-        while not row.done:
-            ids = prompt + row.text.ids
-            most = min(self._tokens, row.limit - len(row.text.ids) - 1, self._room(ids))
-            drafted = sampling.propose(draft, ids, most, row.ends)
-            logits = target.advance(ids + drafted, len(drafted) + 1)
-            new = sampling.keep(drafted, logits)
-            target.crop(len(ids) + len(new) - 1)
-            draft.crop(len(ids) + len(new) - 1)
+        sampling = _Sampling(row.sampler, torch.Generator(device).manual_seed(request.seed))
+        finish = None
+        while finish is None:
+            new, logits = self._step(target, draft, row, sampling)
             count.steps += 1
             for token, own in zip(new, logits, strict=False):
                 count.tokens += 1
                 row.accept(token, own)
-                yield _next_piece(row)
-                if row.done:
+                piece = _next_piece(row)
+                yield piece
+                finish = piece.finish
+                if finish is not None:
                     break
+
+    def _step(
+        self, target: Reading, draft: Reading, row: StreamedAnswer, sampling: _Sampling
+    ) -> tuple[list[int], Tensor]:
+        """Return the next tokens, and logits of which each row predicts one of them."""
+        ids = row.prompt + row.text.ids
+        most = min(self._tokens, row.limit - len(row.text.ids) - 1, self._room(ids))
+        drafted = sampling.propose(draft, ids, most, row.ends)
+        logits = target.advance(ids + drafted, len(drafted) + 1)
+        new = sampling.keep(drafted, logits)
+        for reading in (target, draft):
+            reading.crop(len(ids) + len(new) - 1)
+        return new, logits
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Score texts by the target."""
