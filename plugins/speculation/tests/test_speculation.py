@@ -11,7 +11,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_speculation import SpeculativeRuntime
-from kdtool_speculation._rule import keep_drawn, keep_likeliest
+from kdtool_speculation._rule import keep_likeliest, keep_samples
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from kdtool_transformers.testing import byte_tokenizer, tiny_model
 from torch import Tensor
@@ -176,7 +176,7 @@ CRITICAL = 43.8
 
 
 def test_drawn_tokens_have_the_targets_distribution() -> None:
-    assert _chi_square(_draws(keep_drawn), EXPECTED) < CRITICAL
+    assert _chi_square(_draws(keep_samples), EXPECTED) < CRITICAL
 
 
 def _always_accept(drafted: Sequence[int], *_: Any) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["draw", "keep_drawn", "keep_likeliest"]
+__all__ = ["draw", "keep_likeliest", "keep_samples"]
 
 
 def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
@@ -20,7 +20,7 @@ def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
     return likeliest[: kept + 1]
 
 
-def keep_drawn(
+def keep_samples(
     drafted: Sequence[int], drafts: Sequence[Tensor], targets: Sequence[Tensor], generator: torch.Generator
 ) -> list[int]:
     """Return the drafted tokens up to the first that is rejected, and a token of the target instead of it or behind them.

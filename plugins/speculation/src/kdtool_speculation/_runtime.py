@@ -11,7 +11,7 @@ from kdtool_transformers import Sampler, StreamedAnswer, TransformersRuntime, pr
 from torch import Tensor
 
 from kdtool_speculation._reading import Reading, new_cache
-from kdtool_speculation._rule import draw, keep_drawn, keep_likeliest
+from kdtool_speculation._rule import draw, keep_likeliest, keep_samples
 
 __all__ = ["Speculation", "SpeculativeRuntime"]
 
@@ -152,7 +152,7 @@ class _Sampling:
         if not self._sampler.draws:
             return keep_likeliest(drafted, logits)
         targets = [self._sampler.probabilities(each) for each in logits]
-        return keep_drawn(drafted, self._drafts, targets, self._generator)
+        return keep_samples(drafted, self._drafts, targets, self._generator)
 
 
 def _next_piece(row: StreamedAnswer) -> kdtool.TextPiece:
