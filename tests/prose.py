@@ -36,6 +36,7 @@ NAME = re.compile(rf"_*(kdtool_)?([a-z]+_)?({IRREGULAR}|(?!need|feed|seed|speed|
 NOT_A_NOUN = re.compile(
     r"_*(is|has|was|are|if|not|as|on|add|discard|find|get|load|make|open|read|refuse|save|skip|test|write)_"
 )
+OF_ASYNCIO = {"connection_made", "connection_lost", "data_received"}
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, str]]:
@@ -86,7 +87,7 @@ def find(path: Path) -> Iterator[tuple[str, str, str]]:
     for node in ast.walk(tree) if tree else ():
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        if NAME.fullmatch(node.name) and not NOT_A_NOUN.match(node.name):
+        if NAME.fullmatch(node.name) and not NOT_A_NOUN.match(node.name) and node.name not in OF_ASYNCIO:
             yield PARTICIPLE, f"{place}:{node.lineno}", node.name
 
 

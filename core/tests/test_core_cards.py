@@ -66,7 +66,7 @@ def test_exported_models_have_a_path_without_a_fingerprint(
     (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "seeds": [5]}), encoding="utf-8")
     capsys.readouterr()
     assert call(["run", str(tmp_path / "toy.yaml")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"model: {link}"
+    assert f"model: {link}" in capsys.readouterr().out.splitlines()
     link.unlink()
     assert place_of(artifact, results.folder) == artifact.path
 

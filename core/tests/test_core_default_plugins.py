@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._assembly.assemble import assemble
+from kdtool._cli import call
 from kdtool._plugins import registry
 from kdtool._plugins.distributions import find_misplaced, points
 from kdtool._recipe.read import load_recipe
@@ -107,6 +109,20 @@ def test_two_defaults_of_a_kind_are_none(
     assert list_shown(recipe) == ["reporter x-paper"]
     said = capsys.readouterr().err
     assert said == "note: x-rival and x-seen are both the default tracker, so none is used; name one in the recipe\n"
+
+
+def test_a_run_ends_with_the_commands_that_use_it(
+    recipe: dict[str, Any], put: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("x-uses", "[kdtool.commands]\nx-try = x_uses:try_it\nx-other = x_uses:other\n")
+    put("x-more", "[kdtool.defaults]\ncommand = x_uses:try_it\n")
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["run", str(tmp_path / "toy.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "use it: kdtool x-try toy" in lines
+    assert not any("x-other" in line for line in lines)
+    assert call(["run", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out")]) == 0
+    assert f"use it: kdtool x-try {tmp_path / 'out' / 'toy'}" in capsys.readouterr().out.splitlines()
 
 
 def test_nothing_is_default_where_nothing_is_installed(recipe: dict[str, Any], put: Callable[..., None]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import kdtool
 import pytest
 import torch
 from gguf_students import save_student
+from hypothesis import given
+from hypothesis import strategies as st
 from kdtool_exporter_gguf import _runtime
-from kdtool_exporter_gguf._requests import completion
+from kdtool_exporter_gguf._requests import completion, text_answer, text_pieces
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import LlamaCpp
 from kdtool_transformers import TransformersTokenizer, open_tokenizer, write_gguf
@@ -313,3 +316,37 @@ def test_a_file_without_marks_fills_no_gap(way: str, runtime: GGUFRuntime) -> No
         kdtool.UsageError, match=r"request gap has a suffix, .*student\.gguf names no tokens .*expected"
     ):
         list(runtime.answer([request]) if way == "answer" else runtime.stream(request))
+
+
+_CODE = st.lists(st.sampled_from(["x = 1", "\n", "    return x", ")", "if y:", "END"]), max_size=8).map("".join)
+
+
+@given(_CODE, _CODE, st.lists(st.integers(1, 9), max_size=12), st.sampled_from(["word", "limit"]))
+def test_streams_trim_a_repeated_suffix_as_answers_do_however_they_are_cut(
+    answer: str, suffix: str, sizes: list[int], ended: str
+) -> None:
+    request = kdtool.Request("gap", "def f():\n", 12, suffix=suffix)
+    cuts = sorted({min(sum(sizes[: number + 1]), len(answer)) for number in range(len(sizes))} | {0, len(answer)})
+    parts = [answer[start:end] for start, end in pairwise(cuts)] or [""]
+    events = [
+        {
+            "content": part, "tokens_evaluated": 3, "tokens_predicted": number, "stop": number == len(parts),
+            "stop_type": ended,
+        }
+        for number, part in enumerate(parts, 1)
+    ]  # fmt: skip
+    pieces = list(text_pieces(request, ["END"], events))
+    whole = answer.partition("END")[0]
+    stop_type = "word" if "END" in answer else ended
+    response = {"content": whole, "stop_type": stop_type, "tokens_evaluated": 3, "tokens_predicted": len(parts)}
+    assert "".join(piece.text for piece in pieces) == text_answer(request, response).text
+    assert [piece.finish is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+
+
+def test_a_whole_line_of_the_suffix_is_not_repeated() -> None:
+    request = kdtool.Request("gap", "def f():\n", 12, suffix="    return x\n\n\ndef g():\n")
+    events = [
+        {"content": part, "tokens_evaluated": 3, "tokens_predicted": 1, "stop": False} for part in ("    x = 1\n", "  ")
+    ]
+    last = {"content": "  return x\n", "tokens_evaluated": 3, "tokens_predicted": 9, "stop": True, "stop_type": "word"}
+    assert [piece.text for piece in text_pieces(request, [], [*events, last])] == ["    x = 1\n", "", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import EntryPoint
 
 import kdtool
 import pytest
@@ -55,6 +56,19 @@ def test_the_lines_to_copy_use_a_prompt_that_the_student_continues(with_texts: k
     (plain,) = usage(with_texts.arms, "")
     assert "fibonacci" in plain.lines
     assert "tokenizer(&#34;import&#34;" in page(with_texts)
+
+
+def test_the_commands_that_use_a_run_are_shown(with_texts: kdtool.Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(*, group: str, name: str = "") -> list[EntryPoint]:
+        points = [
+            EntryPoint("try", "x:try_it", "kdtool.commands"),
+            EntryPoint("other", "x:other", "kdtool.commands"),
+            EntryPoint("command", "x:try_it", "kdtool.defaults"),
+        ]
+        return [point for point in points if point.group == group and name in {"", point.name}]
+
+    monkeypatch.setattr("kdtool_reporter_html._record.entry_points", installed)
+    assert f"<pre>kdtool try {with_texts.name}</pre>" in page(with_texts)
 
 
 def test_without_words_or_samples_no_prompt_is_better(sample: kdtool.Results) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool_teacher_openai import OpenAI
+from kdtool_testing import make_run
 from openai_servers import Call, Reply, Served, chat, serving
 
 KEY = "sk-very-secret"
@@ -58,6 +60,26 @@ def test_what_is_sent_is_what_was_asked() -> None:
         "model": "m", "messages": [{"role": "user", "content": "p"}], "max_tokens": 9, "temperature": 0.5, "seed": 3,
         "stop": ["\n\n"],
     }  # fmt: skip
+
+
+def test_a_gap_is_filled_by_the_suffix_of_completions(tmp_path: Path) -> None:
+    request = kdtool.Request("a", "p", 9, suffix="s", top_p=0.9, top_k=5)
+    filled = Reply(body={"choices": [{"text": "mid", "finish_reason": "stop"}]})
+    with serving(lambda *_: filled) as served, teacher(served, api="completions") as asked:
+        opened = asked.kdtool_open(make_run(tmp_path), kdtool.Subject("teacher", "teacher"))
+        assert opened is not None
+        assert opened.abilities == {"continue", "infill"}
+        (answer,) = opened.answer([request])
+    assert answer.text == "mid"
+    assert served.posts[0].path == "/v1/completions"
+    sent = served.posts[0].body
+    assert [sent[name] for name in ("prompt", "suffix", "top_p", "top_k")] == ["p", "s", 0.9, 5]
+    with (
+        serving(lambda *_: filled) as served,
+        teacher(served) as asked,
+        pytest.raises(kdtool.UsageError, match="`api: completions` alone"),
+    ):
+        list(asked.kdtool_answer([request]))
 
 
 def test_a_server_gets_four_stop_strings_and_the_answer_is_cut_at_all_of_them() -> None:

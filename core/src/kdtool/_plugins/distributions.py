@@ -47,7 +47,10 @@ CONTRACT = 1
 CONTRACTS = frozenset({CONTRACT})
 """The numbers whose plugins this core still works with. Its distribution offers an extra `contract-N` for each."""
 DEFAULTS = "kdtool.defaults"
-"""Entry points that name the default plugin of a kind: the kind, and the class as in the group of the kind."""
+"""Entry points that name the default plugin of a kind: the kind, and the class as in the group of the kind.
+
+Default commands, of which there may be several, are those to use a finished run with.
+"""
 _PREFIX = "kdtool."
 """The beginning of the names of our entry-point groups."""
 

@@ -57,10 +57,15 @@ def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
     return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
 
 
+def defaults_of(kind: str) -> list[str]:
+    """Return the names of the installed plugins that are defaults of their kind."""
+    named = {point.value for point in points() if point.group == DEFAULTS and point.name == kind}
+    return [entry.name for entry in _all_entries() if entry.kind == kind and entry.value in named]
+
+
 def default_of(kind: str) -> str | None:
     """Return the name of the installed plugin that is the default of its kind; None, with a note, if there are several."""
-    named = {point.value for point in points() if point.group == DEFAULTS and point.name == kind}
-    found = [entry.name for entry in _all_entries() if entry.kind == kind and entry.value in named]
+    found = defaults_of(kind)
     if len(found) > 1:
         print_line(f"note: {' and '.join(found)} are both the default {kind}, so none is used; name one in the recipe")
     return found[0] if len(found) == 1 else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import kdtool
+from kdtool_transformers import overlap, trim_suffix
 
 __all__ = ["completion", "text_answer", "text_pieces"]
 
@@ -38,10 +39,11 @@ def completion(request: kdtool.Request, prompt: Sequence[int], marks: Sequence[s
 
 def text_answer(request: kdtool.Request, response: Mapping[str, Any]) -> kdtool.TextAnswer:
     """Return the answer in a response."""
+    finish = _finish(response)
     return kdtool.TextAnswer(
         id=request.id,
-        text=response["content"],
-        finish=_finish(response),
+        text=trim_suffix(response["content"], request.suffix or "", cut=finish == "length"),
+        finish=finish,
         tokens_in=response["tokens_evaluated"],
         tokens_out=response["tokens_predicted"],
     )
@@ -53,16 +55,20 @@ def text_pieces(
     """Yield the piece of an answer in each event, and without text while the prompt is read; the answer ends before `stops`.
 
     Text that may begin a stop string is held back. llama.cpp would not return it where the answer then ends otherwise, so
-    the stop strings are not sent with the request.
+    the stop strings are not sent with the request. So is text that may repeat the beginning of the suffix.
     """
-    held = ""
+    text, shown, suffix = "", 0, request.suffix or ""
     for event in events:
-        held += event["content"]
-        found = [place for place in map(held.find, stops) if place >= 0]
+        text += event["content"]
+        found = [place for place in (text.find(stop, shown) for stop in stops) if place >= 0]
         finish: Literal["stop", "length"] | None = "stop" if found else _finish(event) if event["stop"] else None
-        ready = min(found) if found else len(held) if finish else len(held) - _held_back(held, stops)
+        if finish:
+            text = trim_suffix(text[: min(found, default=len(text))], suffix, cut=finish == "length")
+            ready = len(text)
+        else:
+            ready = len(text) - max(_held_back(text[shown:], stops), overlap(text[shown:], suffix))
         yield kdtool.TextPiece(
-            text=held[:ready],
+            text=text[shown:ready],
             tokens_in=event["tokens_evaluated"],
             tokens_out=event["tokens_predicted"],
             finish=finish,
@@ -70,7 +76,7 @@ def text_pieces(
         )
         if finish:
             return
-        held = held[ready:]
+        shown = ready
 
 
 def _held_back(text: str, stops: Sequence[str]) -> int:

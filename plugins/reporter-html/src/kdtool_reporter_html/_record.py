@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 import kdtool
@@ -20,6 +21,7 @@ __all__ = [
     "Stage",
     "Usage",
     "blocks",
+    "commands",
     "config_text",
     "costs",
     "models",
@@ -117,6 +119,13 @@ def notes(results: kdtool.Results) -> list[str]:
             for note in trained.notes:
                 by_text.setdefault(f"{phase}: {note}", []).append(f"{arm_title(arm.arm)}, seed {arm.seed}")
     return [*found, *(f"{text} ({'; '.join(where)})" for text, where in by_text.items())]
+
+
+def commands(run: str) -> str:
+    """Return the installed commands that use a finished run, one on each line."""
+    named = {point.value for point in entry_points(group="kdtool.defaults", name="command")}
+    found = sorted(point.name for point in entry_points(group="kdtool.commands") if point.value in named)
+    return "\n".join(f"kdtool {name} {run}" for name in found)
 
 
 def usage(arms: Sequence[kdtool.ArmResult], prompt: str) -> list[Usage]:

@@ -13,10 +13,12 @@ class AnsweringRuntime(kdtool.Runtime):
     """Asks the server as the teacher itself does; closing it leaves the teacher's connection open."""
 
     def __init__(
-        self, answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]], ability: kdtool.Ability
+        self,
+        answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]],
+        abilities: frozenset[kdtool.Ability],
     ) -> None:
         self._answer = answer
-        self.abilities = frozenset({ability})
+        self.abilities = abilities
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Yield answers as they come. Raises as `kdtool_answer`."""

@@ -86,7 +86,11 @@ class OpenAI(kdtool.Teacher):
         if subject.role != "teacher":
             return None
         # By `chat` a prompt is a user's message, which is answered, not continued.
-        return AnsweringRuntime(self.kdtool_answer, "converse" if self.config.api == "chat" else "continue")
+        able: dict[str, frozenset[kdtool.Ability]] = {
+            "chat": frozenset({"converse"}),
+            "completions": frozenset({"continue", "infill"}),
+        }
+        return AnsweringRuntime(self.kdtool_answer, able[self.config.api])
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None

@@ -93,6 +93,8 @@ def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
         raise kdtool.UsageError(
             "a conversation can be answered through `api: chat` alone, and how the answer begins is the server's to choose"
         )
+    if request.suffix is not None and config.api == "chat":
+        raise kdtool.UsageError("a gap is filled through `api: completions` alone: set it")
     turns = request.turns or (("user", request.prompt),)
     messages = [{"role": role, "content": content} for role, content in turns]
     return {
@@ -101,6 +103,9 @@ def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
+        **({"suffix": request.suffix} if request.suffix is not None else {}),
+        **({"top_p": request.top_p} if request.top_p < 1 else {}),
+        **({"top_k": request.top_k} if request.top_k else {}),
         **({"stop": list(request.stop[:_STOPS])} if request.stop else {}),
     }
 

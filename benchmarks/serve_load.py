@@ -1,0 +1,187 @@
+"""`kdtool serve` under more load than it can carry, and beside the server of the same llama.cpp without it.
+
+    python benchmarks/serve_load.py load quickstart --minutes 10
+    python benchmarks/serve_load.py beside runs/quickstart/exports/quickstart-q4_k_m.gguf --rounds 20
+
+`load` keeps twice as many requests under way as the server has slots and places in its queue, and a tenth of the clients
+leave early. Expected: no status but 200 and 429, a 429 for what exceeds the capacity, and memory that does not grow after
+the first minute. `beside` asks both servers in turns for the same greedy completion, each with an idle machine to itself:
+time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and the median time of
+16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on two cores).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+
+PROMPT = "".join(f"def add_{number}(value):\n    return value + {number}\n\n\n" for number in range(12)) + "def area("
+BARE = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.port, params.ui = sys.argv[1], ["127.0.0.1"], 0, False
+params.n_parallel, params.n_ctx = 1, 2048
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["load", "beside"])
+    parser.add_argument("model", help="a run, or a model's folder or file; for `beside` a GGUF file")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--queue", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
+    options = parser.parse_args()
+    with _serve(options.model, options.queue) as (process, url):
+        if options.what == "load":
+            _load(process, url, options)
+        else:
+            _beside(url, options)
+
+
+@contextmanager
+def _serve(model: str, queue: int) -> Iterator[tuple[psutil.Process, str]]:
+    command = [sys.executable, "-m", "kdtool", "serve", model, "--port", "0", "--queue", str(queue)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        page = process.stdout.readline()
+        if not page:
+            sys.exit("kdtool serve did not start")
+        try:
+            yield psutil.Process(process.pid), page.split()[1].rstrip("/")
+        finally:
+            process.terminate()
+            print(f"exit code {process.wait()}")
+
+
+def _load(process: psutil.Process, url: str, options: argparse.Namespace) -> None:
+    _ask(url, options.tokens)
+    slots = int(float(re.findall(r"^kdtool_slots\S* (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)[0]))
+    clients = 2 * (slots + options.queue)
+    print(f"{slots} slots, {options.queue} places, {clients} clients")
+    statuses: Counter[str] = Counter()
+    firsts: list[float] = []
+    memory: list[tuple[float, int]] = []
+    end = time.monotonic() + 60 * options.minutes
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        while time.monotonic() < end:
+            status, first = _ask(url, options.tokens, leave=rng.random() < 0.1)
+            statuses[status] += 1
+            if first:
+                firsts.append(first)
+            if status == "429":
+                time.sleep(rng.uniform(0.2, 0.6))
+
+    threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(clients)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    while time.monotonic() < end:
+        time.sleep(min(5.0, max(0.1, end - time.monotonic())))
+        memory.append((time.monotonic() - began, _resident(process)))
+    for thread in threads:
+        thread.join(120)
+    print(f"statuses {dict(statuses)}")
+    print(f"first token: median {statistics.median(firsts):.2f} s, the queue included")
+    settled = [size for seconds, size in memory if seconds > min(60.0, 20 * options.minutes)]
+    third = max(1, len(settled) // 3)
+    early, late = statistics.median(settled[:third]), statistics.median(settled[-third:])
+    print(f"memory: {early / 1e6:.1f} MB early, {late / 1e6:.1f} MB late, {max(settled) / 1e6:.1f} MB at most")
+
+
+def _resident(process: psutil.Process) -> int:
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+
+def _ask(url: str, tokens: int, *, leave: bool = False) -> tuple[str, float]:
+    """Return the status of a streamed request ("left" if the client leaves), and the seconds to its first piece."""
+    body = {"prompt": PROMPT[-200:], "max_tokens": tokens, "stream": True, "temperature": 1.0}
+    began = time.perf_counter()
+    try:
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
+            first = 0.0
+            for line in response.iter_lines():
+                if '"error"' in line and response.status_code == 200:
+                    return line[:200], 0.0
+                first = first or (time.perf_counter() - began if response.status_code == 200 else 0.0)
+                if leave and first:
+                    return "left", first
+            return str(response.status_code), first
+    except httpx.HTTPError as error:
+        return type(error).__name__, 0.0
+
+
+def _beside(url: str, options: argparse.Namespace) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BARE, options.model],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as bare:
+        assert bare.stdout
+        servers = {"kdtool serve": url, "bare": bare.stdout.readline().strip()}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+        for number in range(options.rounds + 2):
+            for name, address in servers.items():
+                figures = _time(address, f"# {number}\n{PROMPT}", options.tokens)
+                if number >= 2:  # the first ones warm up
+                    found[name].append(figures)
+        for name, figures in found.items():
+            first, rate = (statistics.median(values) for values in zip(*figures, strict=True))
+            print(f"{name:<13} first token {1000 * first:7.1f} ms   {rate:7.1f} tokens/s")
+        ratios = [
+            statistics.median(ours[place] / theirs[place] for ours, theirs in zip(*found.values(), strict=True))
+            for place in (0, 1)
+        ]
+        print(f"ratio         first token {ratios[0]:7.3f}      {ratios[1]:7.3f}")
+        gaps = [_gap(url, number) for number in range(options.rounds + 2)][2:]
+        print(f"gap of 16 tokens, cached prefix: median {1000 * statistics.median(gaps):.0f} ms")
+        bare.terminate()
+
+
+def _time(address: str, prompt: str, tokens: int) -> tuple[float, float]:
+    """Return the seconds to the first piece, and tokens a second from there on."""
+    body = {"prompt": prompt, "max_tokens": tokens, "stream": True, "temperature": 0}
+    began = time.perf_counter()
+    first = last = 0.0
+    pieces = 0
+    with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=300) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {") and json.loads(line[6:])["choices"]:
+                last = time.perf_counter()
+                first = first or last
+                pieces += 1
+    return first - began, (pieces - 1) / (last - first)
+
+
+def _gap(url: str, number: int) -> float:
+    body = {"input_prefix": PROMPT + "w" * (number % 2), "input_suffix": "\n\nprint(area(1, 2))\n", "n_predict": 16}
+    began = time.perf_counter()
+    response = httpx.post(f"{url}/infill", json=body, timeout=60)
+    response.raise_for_status()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Generate the answers to one HTTP request: as one JSON body, or piece by piece as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import kdtool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from kdtool_command_serve.engine import Answer, Engine
+from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
+
+__all__ = ["Form", "Generated", "respond"]
+
+
+@dataclass
+class Generated:
+    """An answer with what was generated of it so far."""
+
+    number: int
+    answer: Answer
+    engine: Engine
+    text: str = ""
+    finish: str = ""
+    logprobs: list[kdtool.TokenLogprob] = field(default_factory=list)
+
+    def add(self, piece: kdtool.TextPiece) -> None:
+        """Append a piece.
+
+        Raises:
+            RequestError: the model refuses the request.
+        """
+        if piece.finish == "refused":
+            raise _refusal(piece, self.engine.runtime)
+        self.text += piece.text
+        self.logprobs += piece.logprobs
+        self.finish = piece.finish or self.finish
+
+    def timings(self) -> dict[str, float]:
+        """Return times in milliseconds and the speed, as llama.cpp names them; `first_token_ms` includes the queue."""
+        answer = self.answer
+        first = answer.first or answer.last or answer.started
+        prompt, seconds = first - answer.started, answer.last - answer.first
+        more = max(answer.tokens_out - 1, 0)
+        return {
+            "prompt_n": answer.tokens_in,
+            "prompt_ms": round(1000 * prompt, 2),
+            "prompt_per_second": round(answer.tokens_in / prompt, 2) if prompt > 0 else 0.0,
+            "first_token_ms": round(1000 * (first - answer.created), 2),
+            "predicted_n": answer.tokens_out,
+            "predicted_ms": round(1000 * seconds, 2),
+            "predicted_per_second": round(more / seconds, 2) if seconds > 0 else 0.0,
+        }
+
+
+_Pieces = AsyncIterator[tuple[Generated, kdtool.TextPiece]]
+
+
+class Form(Protocol):
+    """The shape of an endpoint's responses."""
+
+    def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
+        """Return the body of finished answers."""
+
+    def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
+        """Yield events before the first piece of an answer."""
+
+    def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+        """Yield events of a piece, which `one` already holds."""
+
+    def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:
+        """Yield events behind all answers."""
+
+    def find_end(self, text: str) -> int | None:
+        """Return how many characters of an answer are kept if it ends after `text`; None if it goes on."""
+
+    done: str
+    """The last event's data; "" if there is none."""
+
+
+async def respond(
+    engine: Engine, requests: Sequence[kdtool.Request], form: Form, *, stream: bool, seconds: float
+) -> Response:
+    """Generate the answers to `requests` in at most so many seconds.
+
+    An error before the first piece is an HTTP error, a later one the last event. The answers are cancelled when the
+    response is.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    answers: list[Answer] = []
+    try:
+        async with _limit(deadline, seconds):
+            answers = await engine.start(requests)
+        found = [Generated(number, answer, engine) for number, answer in enumerate(answers)]
+        pieces = _until_end(form, _until(deadline, seconds, _merge(found)))
+        if not stream:
+            async for one, piece in pieces:
+                one.add(piece)
+            engine.cancel(answers)
+            return JSONResponse(form.whole(found))
+        first = await anext(pieces)
+        first[0].add(first[1])
+    except BaseException as error:
+        engine.cancel(answers)
+        if isinstance(error, Exception):
+            raise as_request_error(error) from error
+        raise
+    return _Events(engine, found, first, pieces, form)
+
+
+class _Events(StreamingResponse):
+    """Answers as server-sent events; they are cancelled when the response ends, however it ends."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        found: Sequence[Generated],
+        first: tuple[Generated, kdtool.TextPiece],
+        pieces: _Pieces,
+        form: Form,
+    ) -> None:
+        super().__init__(self._lines(found, first, pieces, form), media_type="text/event-stream")
+        self._cancel = partial(engine.cancel, [one.answer for one in found])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._cancel()
+
+    async def _lines(
+        self,
+        found: Sequence[Generated],
+        first: tuple[Generated, kdtool.TextPiece],
+        pieces: _Pieces,
+        form: Form,
+    ) -> AsyncIterator[bytes]:
+        try:
+            for one in found:
+                for event in form.begin(one):
+                    yield _event(event)
+            for event in form.piece(*first):
+                yield _event(event)
+            async for one, piece in pieces:
+                one.add(piece)
+                for event in form.piece(one, piece):
+                    yield _event(event)
+            for event in form.end(found):
+                yield _event(event)
+        except Exception as error:
+            yield _event(as_request_error(error).body())
+        if form.done:
+            yield f"data: {form.done}\n\n".encode()
+
+
+async def _until(deadline: float, seconds: float, pieces: _Pieces) -> _Pieces:
+    """Yield what comes before the deadline."""
+    while True:
+        try:
+            async with _limit(deadline, seconds):
+                item = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+async def _until_end(form: Form, pieces: _Pieces) -> _Pieces:
+    """Yield pieces until the form ends the only answer."""
+    text = ""
+    async for one, piece in pieces:
+        before, text = len(text), text + piece.text
+        if (kept := form.find_end(text)) is not None:
+            one.text = one.text[:kept]  # a stream has shown a line's end that goes with the line
+            yield one, replace(piece, text=text[before:kept], finish="stop")
+            return
+        yield one, piece
+
+
+async def _merge(found: Sequence[Generated]) -> _Pieces:
+    """Yield the pieces of all answers as they come."""
+    if len(found) == 1:
+        async for piece in found[0].answer:
+            yield found[0], piece
+        return
+    queue: asyncio.Queue[tuple[Generated, kdtool.TextPiece] | BaseException | None] = asyncio.Queue()
+
+    async def drain(one: Generated) -> None:
+        try:
+            async for piece in one.answer:
+                queue.put_nowait((one, piece))
+            queue.put_nowait(None)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(drain(one)) for one in found]
+    left = len(tasks)
+    try:
+        while left:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _limit(deadline: float, seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise RequestError(
+            f"the answer was not finished within {seconds:g} s; ask for fewer tokens, or start the server with a longer "
+            "--timeout",
+            status=504,
+            code="timeout",
+        ) from None
+
+
+def _refusal(piece: kdtool.TextPiece, runtime: kdtool.Runtime | None) -> RequestError:
+    if piece.reason and "context" not in piece.reason:
+        return RequestError(piece.reason, code="refused", param="prompt")
+    context = runtime.model.facts.context if runtime and runtime.model else getattr(runtime, "context", 0)
+    numbers = f", {piece.tokens_in} tokens," if piece.tokens_in else ""
+    room = f" of {context} tokens" if context else ""
+    message = piece.reason or f"the prompt{numbers} leaves no room in the model's context{room}; send a shorter one"
+    return RequestError(f"prompt: {message}", code=TOO_LONG, param="prompt")
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,264 @@
+"""One model that generates at most so many answers at once, with a bounded queue behind them.
+
+Answers are generated in worker threads. Everything else happens in the event loop, so that nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import kdtool
+
+from kdtool_command_serve.errors import BusyError, RequestError
+from kdtool_command_serve.workers import Workers, call_loop
+
+__all__ = ["Answer", "Engine"]
+
+
+class Answer:
+    """An answer that waits or is generated: iterate over its pieces once.
+
+    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled".
+    """
+
+    def __init__(self, request: kdtool.Request) -> None:
+        self.request = request
+        self.created = time.perf_counter()
+        self.started = 0.0
+        self.first = 0.0
+        self.last = 0.0
+        self.tokens_in = 0
+        self.tokens_out = 0
+        self.cancelled = False
+        self.end = "cancelled"
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
+
+    async def __aiter__(self) -> AsyncIterator[kdtool.TextPiece]:
+        """Yield pieces. Raises what the model raised."""
+        while (found := await self._pieces.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+
+    def generate(self, runtime: kdtool.Runtime) -> None:
+        """Generate the answer, in a worker thread; stop at the first piece after it was cancelled."""
+        last: BaseException | None = None
+        try:
+            self.started = time.perf_counter()
+            pieces = runtime.stream(self.request)
+            try:
+                self._pass_on(pieces)
+            finally:
+                if (close := getattr(pieces, "close", None)) is not None:
+                    close()
+        except BaseException as error:  # whatever it is, the request gets an answer and the thread lives on
+            last, self.end = error, "failed"
+        self.put(last)
+
+    def put(self, last: BaseException | None) -> None:
+        """End the answer, from any thread, with an error or without."""
+        call_loop(self._loop, self._pieces.put_nowait, last)
+
+    def _pass_on(self, pieces: Iterator[kdtool.TextPiece]) -> None:
+        for piece in pieces:
+            if self.cancelled:
+                return
+            self.last = time.perf_counter()
+            self.first = self.first or (self.last if piece.tokens_out else 0.0)
+            self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
+            self.end = piece.finish or self.end
+            call_loop(self._loop, self._pieces.put_nowait, piece)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A loaded model and the threads that generate its answers."""
+
+    runtime: kdtool.Runtime
+    workers: Workers
+
+
+class Engine:
+    """A model, loaded by `start` when it is first asked.
+
+    Args:
+        name: the model's name.
+        load: opens it, in a thread of `loader`.
+        queue: answers that may wait.
+        loader: the thread in which models load, one after the other.
+
+    `before_load` is called when a model is about to load, `finished` with each answer that has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], kdtool.Runtime],
+        *,
+        queue: int,
+        loader: Workers,
+    ) -> None:
+        self.name = name
+        self.before_load: Callable[[], None] = lambda: None
+        self.finished: Callable[[Answer], None] = lambda _: None
+        self.running: set[Answer] = set()
+        self.admitted = 0
+        self.used = 0.0
+        self._load = load
+        self._queue = queue
+        self._loader = loader
+        self.waiting: deque[Answer] = deque()
+        self._opened: _Opened | None = None
+        self._loading: asyncio.Future[_Opened] | None = None
+        self._seconds = 1.0  # a moving average of an answer's time
+
+    @property
+    def runtime(self) -> kdtool.Runtime | None:
+        """The model; None while it is not loaded."""
+        return self._opened.runtime if self._opened else None
+
+    @property
+    def streams(self) -> int:
+        """Answers that are generated at once."""
+        return self.runtime.streams if self.runtime else 1
+
+    @property
+    def queue_length(self) -> int:
+        """Answers that wait for a slot, or for the model to load."""
+        return self.admitted - len(self.running)
+
+    async def start(self, requests: Sequence[kdtool.Request]) -> list[Answer]:
+        """Admit requests together, load the model if it is not, and return their answers, which begin when slots are free.
+
+        Raises:
+            BusyError: the queue has no room.
+            RequestError: there are more requests than the queue has places, or the model is not able to answer them.
+            Exception: what loading the model raised.
+        """
+        if len(requests) > self._queue + self.streams:
+            raise RequestError(
+                f"{len(requests)} answers are asked for at once, but the queue holds {self._queue + self.streams}; "
+                "ask for fewer, or start the server with a longer --queue",
+                param="n",
+            )
+        if self.admitted + len(requests) > self._queue + self.streams:
+            seconds = max(1, min(60, round(self._seconds * self.admitted / self.streams)))
+            raise BusyError(f"{self.admitted} answers run or wait already; try again in {seconds} s", seconds)
+        self.admitted += len(requests)
+        try:
+            runtime = await self.load()
+            _check_abilities(self.name, runtime, requests[0])
+        except BaseException:
+            self.admitted -= len(requests)
+            raise
+        answers = [Answer(request) for request in requests]
+        self.waiting.extend(answers)
+        self._dispatch()
+        return answers
+
+    def open(self) -> None:
+        """Load the model now, in this thread, before there is an event loop. Raises what loading raises."""
+        self._opened = self._open()
+
+    async def load(self) -> kdtool.Runtime:
+        """Load the model unless it is loaded; further callers wait for the same load."""
+        if self._opened is None:
+            loop = asyncio.get_running_loop()
+            if self._loading is None:
+                self.before_load()
+                self._loading = loop.create_future()
+                self._loader.submit(lambda: self._open_for(loop))
+            await asyncio.shield(self._loading)
+        self.used = time.monotonic()
+        return self._require_open().runtime
+
+    def cancel(self, answers: Sequence[Answer]) -> None:
+        """Stop answers: those that wait are forgotten, those that are generated end with their next token."""
+        for answer in answers:
+            answer.cancelled = True
+            if answer in self.waiting:
+                self.waiting.remove(answer)
+                answer.put(None)
+                self._end(answer)
+
+    def unload(self) -> None:
+        """Close the model, which nobody uses; the next request loads it again."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.workers.stop()
+            self._loader.submit(opened.runtime.unload)
+
+    def _open(self) -> _Opened:
+        runtime = self._load()
+        return _Opened(runtime, Workers(self.name, runtime.streams))
+
+    def _open_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the model in the loader's thread."""
+        try:
+            opened = self._open()
+        except BaseException as error:
+            call_loop(loop, self._finish_load, None, error)
+        else:
+            call_loop(loop, self._finish_load, opened, None)
+
+    def _finish_load(self, opened: _Opened | None, error: BaseException | None) -> None:
+        loading, self._loading, self._opened = self._loading, None, opened
+        if loading is not None and opened is not None:
+            loading.set_result(opened)
+        elif loading is not None and error is not None:
+            loading.set_exception(error)
+            loading.exception()  # nobody may wait any more
+
+    def _require_open(self) -> _Opened:
+        if self._opened is None:
+            raise kdtool.KdtoolError(f"{self.name} is not loaded")
+        return self._opened
+
+    def _dispatch(self) -> None:
+        while self.waiting and len(self.running) < self.streams:
+            answer = self.waiting.popleft()
+            self.running.add(answer)
+            opened, loop = self._require_open(), asyncio.get_running_loop()
+            opened.workers.submit(partial(self._generate, answer, opened.runtime, loop))
+
+    def _generate(self, answer: Answer, runtime: kdtool.Runtime, loop: asyncio.AbstractEventLoop) -> None:
+        answer.generate(runtime)
+        call_loop(loop, self._release, answer)
+
+    def _release(self, answer: Answer) -> None:
+        self.running.discard(answer)
+        self._seconds += 0.2 * (time.perf_counter() - answer.started - self._seconds)
+        self._end(answer)
+        self._dispatch()
+
+    def _end(self, answer: Answer) -> None:
+        self.admitted -= 1
+        self.used = time.monotonic()
+        self.finished(answer)
+
+
+def _check_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:
+    needed: dict[kdtool.Ability, bool] = {
+        "converse": bool(request.turns),
+        "prefill": bool(request.turns and request.prompt),
+        "infill": request.suffix is not None,
+        "continue": not request.turns and request.suffix is None,
+    }
+    for ability, is_needed in needed.items():
+        if is_needed and ability not in runtime.abilities:
+            param, why = _CANNOT[ability]
+            raise RequestError(f"{param}: {name} {why}", code="unsupported", param=param)
+
+
+_CANNOT = {
+    "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
+    "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
+    "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
+    "infill": ("suffix", "cannot fill gaps, because its tokenizer has no marks for them; send a prompt alone"),
+}

@@ -1,0 +1,51 @@
+"""Text around a gap that is ever shorter, and the end of what fills it: `/infill` as llama.cpp defines it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from kdtool_command_serve.parameters import Infill
+
+__all__ = ["End", "shorten"]
+
+_LEAST = 64
+"""Characters around a gap that are not shortened further."""
+
+
+def shorten(given: Infill) -> Iterator[tuple[str, str]]:
+    """Yield the text before and after the gap: whole, without other files, then ever nearer to the gap."""
+    before, after = given.input_prefix + given.prompt, given.input_suffix
+    if given.input_extra:
+        yield "".join(f"{extra.text}\n\n" for extra in given.input_extra) + before, after
+    yield before, after
+    while len(before) + len(after) > _LEAST:
+        before, after = before[(len(before) + 1) // 2 :], after[: len(after) // 2]
+        yield before, after
+
+
+class End:
+    """Ends an answer before a line that is indented less than `n_indent`, or at a line's end after `t_max_predict_ms`."""
+
+    def __init__(self, given: Infill) -> None:
+        self._indent = given.n_indent
+        self._seconds = given.t_max_predict_ms / 1000
+        self._began = 0.0
+
+    def find_end(self, text: str) -> int | None:
+        """Return how many characters of the answer so far are kept if it ends here, else None."""
+        self._began = self._began or time.perf_counter()
+        if self._indent and (kept := self._find_outdent(text)) is not None:
+            return kept
+        late = self._seconds and time.perf_counter() - self._began > self._seconds
+        return text.rindex("\n") if late and "\n" in text else None
+
+    def _find_outdent(self, text: str) -> int | None:
+        """Return where the first line begins that is indented less; the first line of all stands behind the cursor."""
+        place = text.find("\n")
+        while place >= 0:
+            line = text[place + 1 :].partition("\n")[0]
+            if line.strip() and len(line) - len(line.lstrip()) < self._indent:
+                return place
+            place = text.find("\n", place + 1)
+        return None

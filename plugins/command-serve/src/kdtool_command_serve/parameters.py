@@ -1,0 +1,195 @@
+"""The parameters of requests, as OpenAI's API and llama.cpp define them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import kdtool
+import pydantic
+from pydantic import AliasChoices, Field
+
+from kdtool_command_serve.errors import RequestError
+
+__all__ = ["Chat", "Completion", "Infill", "Parameters", "parse"]
+
+Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
+
+_IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
+"""Change no answer, whatever their value is."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "best_of": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "parallel_tool_calls": (True, False),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+}
+"""Accepted with values that change nothing."""
+_LLAMA_CPP: Mapping[str, tuple[object, ...]] = {
+    "dynatemp_range": (0,),
+    "typical_p": (1,),
+    "min_p": (0, 0.05),  # editors send the default of llama.cpp
+    "xtc_probability": (0,),
+    "repeat_penalty": (1,),
+    "dry_multiplier": (0,),
+    "mirostat": (0,),
+    "lora": ([],),
+    "timings_per_token": (False,),
+    "ignore_eos": (False,),
+}
+"""Further samplers of llama.cpp, switched off."""
+_LLAMA_CPP_IGNORED = frozenset({
+    "cache_prompt", "samplers", "id_slot", "dynatemp_exponent", "xtc_threshold", "repeat_last_n", "dry_base",
+    "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat_tau", "mirostat_eta",
+    "t_max_prompt_ms", "n_keep", "slot_id",
+})  # fmt: skip
+"""Hints of llama.cpp, and details of samplers that are off. The prompt's cache is always used."""
+
+
+class StreamOptions(pydantic.BaseModel):
+    """`stream_options`."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Parameters(pydantic.BaseModel):
+    """Parameters of every request for text."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    ignored: ClassVar[frozenset[str]] = _IGNORED | _LLAMA_CPP_IGNORED
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {**_NEUTRAL, **_LLAMA_CPP}
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    seed: int | None = None
+    stop: Stop = []
+    n: int = Field(1, ge=1, le=128)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _leave_out_harmless(cls, given: Any) -> Any:
+        """Leave out what is null, and what changes nothing."""
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None and name not in cls.ignored and value not in cls.neutral.get(name, ())
+        }
+
+    @pydantic.field_validator("stop", mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    def request(self, prompt: str, max_tokens: int, number: int = 0, **more: Any) -> kdtool.Request:
+        """Return the request of the choice `number`: each has a seed of its own."""
+        seed = secrets.randbits(31) if self.seed is None else (self.seed + number) % 2**63
+        return kdtool.Request(
+            str(number),
+            prompt,
+            max_tokens,
+            tuple(self.stop),
+            temperature=self.temperature,
+            seed=seed,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            **more,
+        )
+
+
+class Completion(Parameters):
+    """`/v1/completions`."""
+
+    prompt: Annotated[list[str], Field(min_length=1, max_length=128)]
+    suffix: str | None = None
+    max_tokens: int = Field(16, ge=1)
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @pydantic.field_validator("prompt", mode="before")
+    @classmethod
+    def _one_prompt(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+
+class TextPart(pydantic.BaseModel):
+    """A part of a message's content; images and sound are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(pydantic.BaseModel):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] = ""
+    name: str | None = None
+
+    def turn(self) -> tuple[str, str]:
+        """Return role and text; "developer" is OpenAI's newer name of "system"."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return ("system" if self.role == "developer" else self.role), text
+
+
+class Chat(Parameters):
+    """`/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: int = Field(-1, ge=-1, validation_alias=AliasChoices("max_tokens", "n_predict"))
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+
+
+class Extra(pydantic.BaseModel):
+    """A piece of another file, for `/infill`."""
+
+    filename: str = ""
+    text: str = ""
+
+
+class Infill(Parameters):
+    """`/infill` of llama.cpp. Greedy unless a temperature is given: editors want the likeliest text."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[Extra] = []
+    prompt: str = ""
+    n_predict: int = Field(-1, ge=-1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    n_indent: int = Field(0, ge=0)
+    t_max_predict_ms: int = 0
+    response_fields: list[str] = []
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+def parse(kind: type[P], body: bytes) -> P:
+    """Return the parameters in a request's JSON body.
+
+    Raises:
+        RequestError: the body is not JSON; or a parameter is unknown or has a value that is not accepted.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        raise RequestError(f"the body is not valid JSON: {first['msg'].partition(': ')[2]}")
+    if first["type"] == "extra_forbidden":
+        raise RequestError(f"{path}: this parameter is not supported, or not with this value; leave it out", param=path)
+    raise RequestError(f"{path or 'body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=path or None)

@@ -1,0 +1,120 @@
+"""The models that a server offers: which of them answers a request, and which are loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
+
+from kdtool_command_serve.engine import Answer, Engine
+from kdtool_command_serve.errors import RequestError
+from kdtool_command_serve.workers import Workers, call_loop
+
+__all__ = ["Openable", "Pool"]
+
+
+class Openable(Protocol):
+    """Models that can be opened by name, such as `kdtool.Models`; the first is the default."""
+
+    @property
+    def subjects(self) -> Mapping[str, kdtool.Subject]:
+        """The models by name."""
+
+    def open(self, name: str) -> kdtool.Runtime:
+        """Open one."""
+
+
+class Pool:
+    """The engines of all offered models.
+
+    Args:
+        models: opens them.
+        offered: names of those that may be asked, the default first; None for all.
+        queue: answers that may wait for each model.
+        keep: loaded models at most, beyond those in use; 0 for no limit.
+    """
+
+    def __init__(self, models: Openable, offered: list[str] | None = None, *, queue: int = 32, keep: int = 0) -> None:
+        names = list(models.subjects) if offered is None else offered
+        self.subjects = {name: models.subjects[name] for name in names}
+        self.finished: Callable[[Engine, Answer], None] = lambda *_: None
+        self._models = models
+        self._keep = keep
+        self._loader = Workers("loader", 1)
+        self.engines = {name: self._engine(name, queue) for name in names}
+
+    def find(self, name: str | None) -> Engine:
+        """Return the engine of a model, of the first one if there is no name.
+
+        Raises:
+            RequestError: no such model is offered.
+        """
+        if name is None:
+            return next(iter(self.engines.values()))
+        if name not in self.engines:
+            raise RequestError(
+                f"there is no model {name!r} here; ask for one of {', '.join(self.engines)}",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        return self.engines[name]
+
+    def cancel(self) -> None:
+        """End all answers with an error, because the server ends."""
+        for engine in self.engines.values():
+            answers = [*engine.running, *engine.waiting]
+            for answer in answers:
+                answer.put(RequestError("the server ends", status=503, code="server_ends"))
+            engine.cancel(answers)
+
+    async def stop(self) -> None:
+        """Cancel all answers, and close the models whose threads end soon."""
+        self.cancel()
+        for _ in range(100):
+            if not any(engine.admitted for engine in self.engines.values()):
+                break
+            await asyncio.sleep(0.02)
+        for engine in self.engines.values():
+            if engine.runtime is not None and not engine.admitted:
+                engine.unload()
+        closed = asyncio.Event()
+        self._loader.submit(partial(call_loop, asyncio.get_running_loop(), closed.set))
+        self._loader.stop()
+        with contextlib.suppress(TimeoutError):  # a model that is loading is left to the end of the process
+            await asyncio.wait_for(closed.wait(), 3)
+
+    def _engine(self, name: str, queue: int) -> Engine:
+        engine = Engine(name, lambda: self._load(name), queue=queue, loader=self._loader)
+        engine.before_load = self._make_room
+        engine.finished = lambda answer: self.finished(engine, answer)
+        return engine
+
+    def _load(self, name: str) -> kdtool.Runtime:
+        needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available
+        if needed > free:
+            raise kdtool.MemoryExceededError(
+                f"{name} has weights of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+            )
+        return self._models.open(name)
+
+    def _make_room(self) -> None:
+        """Unload what was not asked for longest, so that with one more model as many are loaded as may be."""
+        loaded = [engine for engine in self.engines.values() if engine.runtime is not None]
+        idle = sorted((engine for engine in loaded if not engine.admitted), key=lambda engine: engine.used)
+        for engine in idle[: max(0, len(loaded) - self._keep + 1)] if self._keep else ():
+            engine.unload()
+
+
+def _weights(path: Path | None) -> int:
+    """Return the bytes of a model's files; 0 if they are not known."""
+    if path is None:
+        return 0
+    files = [path] if path.is_file() else path.glob("*")
+    return sum(file.stat().st_size for file in files if file.suffix in {".safetensors", ".gguf", ".bin", ".onnx"})

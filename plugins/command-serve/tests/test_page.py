@@ -1,0 +1,422 @@
+"""The page in a browser: what its user types, sees, copies, and reads when something fails."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import kdtool
+import pytest
+from page_window import Limits, Model, models, open_tab, open_window
+from playwright.sync_api import Browser, expect
+
+PROMPT = "def area(width, height):\n"
+CODE = "    return width * height\n"
+
+
+def test_a_prompt_is_answered_with_highlighted_code_and_figures(browser: Browser) -> None:
+    served = models()
+    with open_window(browser, served) as window:
+        window.run(PROMPT)
+        window.wait()
+        assert window.answer() == CODE
+        assert window.colours(".out")["return"] == "keyword"
+        assert window.colours("#copy")["def"] == "keyword"
+        assert re.fullmatch(r"student wrote 5 tokens at [\d.]+ tokens/s\.", window.status)
+        assert re.fullmatch(r"[\d.]+", window.page.inner_text(".speed"))
+        assert re.fullmatch(r"\d+ ms", window.page.inner_text(".first"))
+        assert window.page.inner_text(".memory") == "538 MB"
+        assert window.page.inner_text(".state") == "5 tokens, finished"
+        assert window.problems == []
+    (asked,) = served["student"].asked
+    assert (asked.prompt, asked.suffix, asked.max_tokens, asked.temperature) == (PROMPT, None, 128, 0.2)
+
+
+def test_code_appears_while_it_is_written_and_esc_stops_it(browser: Browser) -> None:
+    served = models(pause=3)
+    with open_window(browser, served) as window:
+        window.run(PROMPT)
+        expect(window.page.locator(".out")).to_have_text("return width")
+        expect(window.page.locator("#run")).to_have_text(re.compile(r"Stop\s*Esc"))
+        window.page.keyboard.press("Escape")
+        window.wait()
+        served["student"].gate.set()
+        assert window.page.inner_text(".state") == "3 tokens, stopped"
+        assert window.answer().strip() == "return width"
+        assert window.problems == []
+        window.run(PROMPT)
+        window.wait()
+        assert window.answer() == CODE
+
+
+def test_a_second_key_press_starts_no_second_run(browser: Browser) -> None:
+    with open_window(browser, served := models(pause=1)) as window:
+        window.run(PROMPT)
+        window.page.keyboard.press("Control+Enter")
+        expect(window.page.locator(".state")).to_have_text("1 token")
+        window.page.keyboard.press("Control+Enter")
+        served["student"].gate.set()
+        window.wait()
+    assert len(served["student"].asked) == 1
+
+
+def test_a_long_prompt_is_drawn_and_answered_soon(browser: Browser) -> None:
+    prompt = 'total = area(1, 2) + "x"  # and so on\n' * 2_500
+    with open_window(browser, served := models(context=1_000_000)) as window:
+        setting = "text => { const begin = performance.now(); setPrompt(text); return performance.now() - begin }"
+        assert window.page.evaluate(setting, prompt) < 3000
+        assert window.page.evaluate(setting, prompt * 4) < 3000
+        window.page.keyboard.press("Control+Enter")
+        window.wait()
+        assert window.answer() == CODE
+    assert served["student"].asked[0].prompt == prompt * 4
+
+
+def test_lines_that_are_inserted_one_by_one_are_drawn_together(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.page.evaluate(
+            "let draw = drawPrompt; window.drawn = 0; drawPrompt = () => { window.drawn += 1; draw() }"
+        )
+        window.type("a = 1\n" * 200)
+        expect(window.page.locator("#copy")).to_contain_text("a = 1")
+        assert window.page.evaluate("window.drawn") < 20
+
+
+def test_stop_is_a_button_too_and_keeps_the_focus(browser: Browser) -> None:
+    with open_window(browser, served := models(pause=1)) as window:
+        window.page.click("#run")
+        window.page.get_by_role("button", name="Stop").click()
+        window.wait()
+        served["student"].gate.set()
+        assert "stopped" in window.page.inner_text(".state")
+        assert window.page.evaluate("document.activeElement.id") == "run"
+
+
+@pytest.mark.parametrize(
+    "init",
+    ["", "Object.defineProperty(navigator, 'clipboard', {value: undefined})", "Clipboard.prototype.writeText = null"],
+)
+def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
+    code = f"    return {len(init)}  # another one each time: tabs share the clipboard\n"
+    rights = ["clipboard-read", "clipboard-write"]
+    with open_window(browser, {"student": Model(code)}, tab={"permissions": rights, "init": init}) as window:
+        window.run(PROMPT)
+        window.wait()
+        window.page.get_by_role("button", name="Copy").click()
+        expect(window.page.locator(".copy")).to_have_text("Copied")
+        window.type("")
+        window.page.keyboard.press("Control+V")
+        assert window.page.input_value("#prompt") == code
+
+
+def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.run(f"{PROMPT}<FILL_ME>\nprint(area(1, 2))\n")
+        window.wait()
+        window.page.get_by_role("button", name="Add to prompt").click()
+        assert window.page.input_value("#prompt") == f"{PROMPT}{CODE}\nprint(area(1, 2))\n"
+
+
+def test_an_example_fills_the_prompt(browser: Browser) -> None:
+    with open_window(browser, served := models()) as window:
+        window.page.get_by_role("button", name="Write a class").click()
+        expect(window.page.get_by_role("button", name="Fill a gap")).to_have_count(0)  # not known before it is loaded
+        window.page.keyboard.press("Control+Enter")
+        window.wait()
+        window.open()
+        window.page.get_by_role("button", name="Fill a gap").click()
+        assert "return <FILL_ME>\n" in window.page.input_value("#prompt")
+        window.page.keyboard.press("Control+Enter")
+        window.wait()
+        assert window.page.locator(".example").count() == 0
+    assert (served["student"].asked[1].suffix or "").startswith("\n\n\nprint(mean")
+
+
+def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
+    served = models()
+    with open_window(browser, served) as window:
+        window.type("def area(width, height):\n    return \n\nprint(area(1, 2))\n")
+        window.page.evaluate("document.getElementById('prompt').setSelectionRange(36, 36)")
+        window.page.keyboard.press("Control+i")
+        assert (
+            window.page.input_value("#prompt")
+            == "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
+        )
+        assert window.colours("#copy")["<FILL_ME>"] == "gap"
+        window.page.keyboard.press("Control+Enter")
+        window.wait()
+    (asked,) = served["student"].asked
+    assert (asked.prompt, asked.suffix) == ("def area(width, height):\n    return ", "\n\nprint(area(1, 2))\n")
+
+
+def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Browser) -> None:
+    abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
+    with open_window(browser, models(abilities=abilities)) as window:
+        for cursor, prompt in [(0, "<FILL_ME>ab"), (7, "a<FILL_ME>b"), (11, "ab<FILL_ME>")]:
+            window.type("a<FILL_ME>b")
+            window.page.evaluate(f"document.getElementById('prompt').setSelectionRange({cursor}, {cursor})")
+            window.page.locator("#gap").click()
+            assert window.page.input_value("#prompt") == prompt
+        window.page.keyboard.press("Control+Enter")
+        window.wait()
+        assert window.page.inner_text(".error").startswith("Suffix: student cannot fill gaps, ")
+        window.run("a")
+        window.wait()
+        expect(window.page.locator("#gap")).to_be_hidden()
+
+
+def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:
+    answer = "Like **this**:\n\n```python\nreturn width\n```\n\nand <b>no</b> more.\n"
+    with open_window(browser, served := {"teacher": Model(answer)}) as window:
+        window.page.get_by_label("Prompt is").select_option("a question")
+        window.run("What is an area?")
+        window.wait()
+        assert window.answer() == answer
+        colours = window.colours(".out")
+        assert (colours["return"], colours["Like **this**:"]) == ("keyword", "prose")
+    assert served["teacher"].asked[0].turns == (("user", "What is an area?"),)
+
+
+def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> None:
+    served = models(seconds=0.02, pause=4)
+    with open_window(browser, served) as window:
+        window.show("Compare")
+        window.run(PROMPT)
+        for number in range(3):
+            expect(window.page.locator(".out").nth(number)).to_have_text("return width *")
+        assert window.status == "3 models write…"
+        for model in served.values():
+            model.pause = -1
+            model.gate.set()
+        window.wait()
+        window.run(PROMPT)
+        window.wait()
+        sentence, conditions = window.status.split("\n")
+        found = re.fullmatch(
+            r"The student is ([\d.]+)× faster than the teacher and takes 0\.27 of its memory\.", sentence
+        )
+        assert found is not None, sentence
+        assert 1.5 < float(found[1]) < 8
+        assert conditions.startswith("Measured at once")
+        assert window.page.locator(".memory").all_inner_texts() == ["538 MB", "538 MB", "2.0 GB"]
+        shares = window.page.locator(".pane").evaluate_all(
+            "all => all.map(one => Number(one.style.getPropertyValue('--share')))"
+        )
+        assert max(shares) == 1
+        assert 0 < shares[2] < 0.5
+        assert window.problems == []
+
+
+def test_columns_can_be_chosen_and_run_one_by_one(browser: Browser) -> None:
+    served = models()
+    with open_window(browser, served) as window:
+        window.show("Compare")
+        window.page.get_by_label("control").uncheck(force=True)
+        window.page.get_by_label("Order").select_option("one by one")
+        served["student"].pause = 1
+        window.run(PROMPT)
+        expect(window.page.locator(".state")).to_have_text(["1 token", "waiting"])
+        assert not served["teacher"].asked
+        served["student"].gate.set()
+        window.wait()
+        assert window.page.locator(".name").all_inner_texts() == ["student", "teacher"]
+        assert window.status.endswith("Measured one by one, each with the whole machine.")
+        assert "Stop all" not in window.page.inner_text("#run")
+    assert not served["control"].asked
+
+
+def test_stop_all_ends_every_column_and_runs_no_further_one(browser: Browser) -> None:
+    served = models(pause=2)
+    with open_window(browser, served) as window:
+        window.show("Compare")
+        window.run(PROMPT)
+        expect(window.page.locator(".out").nth(2)).to_have_text("return")
+        window.page.get_by_role("button", name="Stop all").click()
+        window.wait()
+        assert window.page.locator(".state").all_inner_texts() == ["2 tokens, stopped"] * 3
+        window.page.get_by_label("Order").select_option("one by one")
+        window.page.click("#run")
+        window.page.keyboard.press("Escape")
+        window.wait()
+        assert window.page.locator(".state").all_inner_texts()[1:] == ["not run"] * 2
+        for model in served.values():
+            model.gate.set()
+
+
+class Whole(Model):
+    """A model that answers in one piece after 0.2 seconds."""
+
+    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        time.sleep(0.2)
+        yield kdtool.TextPiece(CODE, 5, 10, "stop")
+
+
+def test_a_model_that_answers_in_one_piece_has_a_speed(browser: Browser) -> None:
+    with open_window(browser, {"student": Whole("")}) as window:
+        window.run(PROMPT)
+        window.wait()
+        assert 1 < float(window.page.inner_text(".speed")) < 50
+        assert window.page.inner_text(".state") == "10 tokens, finished"
+
+
+def test_a_column_that_fails_leaves_the_others(browser: Browser) -> None:
+    served: dict[str, Any] = {**models(), "control": kdtool.UsageError("control lacks its tokenizer; export it again")}
+    with open_window(browser, served) as window:
+        window.show("Compare")
+        window.run(PROMPT)
+        window.wait()
+        assert window.page.inner_text(".error:visible") == "Control lacks its tokenizer; export it again."
+        assert window.status.startswith("The student is ")
+
+
+def test_a_full_queue_tells_when_to_try_again(browser: Browser) -> None:
+    served = {"student": Model(CODE, pause=0, streams=1)}
+    with open_window(browser, served, limits=Limits(queue=0)) as window, open_tab(browser, window.server) as other:
+        window.run(PROMPT)
+        expect(window.page.locator(".state")).to_have_text("loading the model…")
+        other.run(PROMPT)
+        expect(other.page.get_by_role("alert")).to_have_text("The queue is full: press Run again in 1 s.")
+        served["student"].gate.set()
+        window.wait()
+
+
+def test_a_prompt_that_is_too_long_says_what_to_shorten(browser: Browser) -> None:
+    with open_window(browser, {"student": Model(CODE, context=10)}, limits=Limits(body=1000)) as window:
+        window.run("a " * 20)
+        window.wait()
+        assert window.page.get_by_role("alert").inner_text().endswith("Shorten the prompt or “Length”, then press Run.")
+        window.run("a" * 2000)
+        window.wait()
+        assert window.page.get_by_role("alert").inner_text() == (
+            "The prompt is too long for this server: shorten it, then press Run."
+        )
+
+
+def test_a_server_that_has_gone_is_named_and_found_again_is_used(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.page.route("**/v1/completions", lambda route: route.abort("connectionrefused"))
+        window.run(PROMPT)
+        window.wait()
+        assert window.page.get_by_role("alert").inner_text() == (
+            "The server does not answer: start it again with “kdtool serve”, then press Run."
+        )
+        window.page.unroute("**/v1/completions")
+        window.page.click("#run")
+        window.wait()
+        assert window.answer() == CODE
+
+
+def test_a_page_whose_server_was_gone_loads_the_models_at_the_next_run(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.page.route("**/v1/models", lambda route: route.abort("connectionrefused"))
+        window.open()
+        assert window.status.startswith("The server does not answer")
+        window.page.unroute("**/v1/models")
+        window.run(PROMPT)
+        window.wait()
+        assert window.answer() == CODE
+
+
+BROKEN = 'data: {"choices":[{"text":"retu"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (BROKEN, "The server broke off: look at its terminal, then press Run."),
+        (
+            BROKEN
+            + 'data: {"error":{"message":"the memory does not suffice; ask a smaller model"}}\n\ndata: [DONE]\n\n',
+            "The memory does not suffice; ask a smaller model.",
+        ),
+    ],
+)
+def test_a_stream_that_fails_keeps_its_text_and_says_why(browser: Browser, body: str, sentence: str) -> None:
+    with open_window(browser) as window:
+        answer = {"status": 200, "content_type": "text/event-stream", "body": body}
+        window.page.route("**/v1/completions", lambda route: route.fulfill(**answer))
+        window.run(PROMPT)
+        window.wait()
+        assert window.page.get_by_role("alert").inner_text() == sentence
+        assert window.answer() == "retu"
+
+
+def test_a_server_with_a_key_asks_for_it(browser: Browser) -> None:
+    with open_window(browser, key="a-secret") as window:
+        assert window.status.startswith("The server wants its key: paste into “Key”")
+        window.page.get_by_label("Key", exact=True).fill("a-secret")
+        window.page.keyboard.press("Enter")
+        expect(window.page.locator(".out")).to_have_text(CODE.strip())
+        assert "a-secret" not in window.page.evaluate("localStorage.getItem('kdtool')")
+        assert not any("a-secret" in address for address in window.requests)
+
+
+def test_nothing_to_run_is_said(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.run("  ")
+        assert window.status == "The prompt is empty: begin some code, then press Run."
+        window.show("Compare")
+        for name in models():
+            window.page.get_by_label(name).uncheck(force=True)
+        window.run(PROMPT)
+        assert window.status == "No model is chosen: choose one below the prompt, then press Run."
+
+
+def test_markup_that_a_model_writes_stays_text(browser: Browser) -> None:
+    attack = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script> </pre><b>&amp;</b> 'open"
+    with open_window(browser, {"student": Model(attack)}) as window:
+        window.run(PROMPT)
+        window.wait()
+        assert window.answer() == attack
+        assert window.page.evaluate("window.hacked") is None
+        assert (
+            window.page.evaluate("new Set([...document.querySelectorAll('.out *')].map(one => one.tagName)).size") == 1
+        )
+        window.page.get_by_role("button", name="Add to prompt").click()
+        assert window.page.text_content("#copy") == PROMPT + attack + "\n"
+        assert window.problems == []
+
+
+def test_the_page_asks_nobody_but_its_server(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.show("Compare")
+        window.run(PROMPT)
+        window.wait()
+        page = {window.server.url + path for path in ("/", "/v1/models", "/v1/completions")}
+        assert {address for address in window.requests if not address.startswith("data:")} == page
+        assert window.page.evaluate("fetch('https://example.org').then(() => 'sent', () => 'blocked')") == "blocked"
+
+
+def test_settings_are_remembered(browser: Browser) -> None:
+    with open_window(browser) as window:
+        window.page.get_by_label("Temperature").fill("1.1")
+        window.page.get_by_label("Length").fill("5")
+        window.page.get_by_label("Language").select_option("Rust")
+        window.page.get_by_role("button", name="Dark").click()
+        window.show("Compare")
+        window.page.get_by_label("control").uncheck(force=True)
+        window.open()
+        assert window.page.locator(".settings output").all_inner_texts() == ["1.1", "32"]
+        assert window.page.get_by_label("Language").input_value() == "rust"
+        assert window.page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert window.page.locator("#models :checked").evaluate_all("all => all.map(one => one.value)") == [
+            "student",
+            "teacher",
+        ]
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError') }})",
+        "localStorage.setItem('kdtool', '{broken')",
+    ],
+)
+def test_the_page_works_without_what_it_remembers(browser: Browser, init: str) -> None:
+    with open_window(browser, tab={"init": init}) as window:
+        window.run(PROMPT)
+        window.wait()
+        assert window.answer() == CODE
+        assert window.problems == []

@@ -1,0 +1,76 @@
+"""`kdtool serve` on a small real model: text over HTTP is the text of the same model in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+import openai
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
+
+from running import Running, running
+
+PROMPT = "def add(first, second):\n"
+
+
+@pytest.fixture
+def models(marked_teacher_folder: Path) -> Iterator[kdtool.Models]:
+    """The models in a folder: one, with a chat template and marks for gaps."""
+    with kdtool.open_models(marked_teacher_folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server(models: kdtool.Models) -> Iterator[Running]:
+    """A server of it."""
+    with running(models) as started:
+        yield started
+
+
+def _in_process(models: kdtool.Models, request: kdtool.Request) -> str:
+    (name,) = models.subjects
+    with models.open(name) as runtime:
+        return "".join(piece.text for piece in runtime.stream(request))
+
+
+def test_completions_are_those_of_the_model(models: kdtool.Models, server: Running) -> None:
+    expected = _in_process(models, kdtool.Request("0", PROMPT, 12))
+    (name,) = models.subjects
+    client = server.openai()
+    whole = client.completions.create(model=name, prompt=PROMPT, max_tokens=12, temperature=0)
+    assert whole.choices[0].text == expected
+    assert whole.usage
+    assert whole.usage.completion_tokens == 12
+    chunks = client.completions.create(model=name, prompt=PROMPT, max_tokens=12, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+
+
+def test_a_conversation_is_the_model_s(models: kdtool.Models, server: Running) -> None:
+    expected = _in_process(models, kdtool.Request("0", "", 8, turns=(("user", "add two numbers"),)))
+    (name,) = models.subjects
+    answer = server.openai().chat.completions.create(
+        model=name, messages=[{"role": "user", "content": "add two numbers"}], max_tokens=8, temperature=0
+    )
+    assert answer.choices[0].message.content == expected
+
+
+def test_a_gap_over_both_protocols_is_the_model_s(models: kdtool.Models, server: Running) -> None:
+    (name,) = models.subjects
+    expected = _in_process(models, kdtool.Request("0", PROMPT, 8, suffix="\n\nprint(add(1, 2))\n"))
+    answer = server.openai().completions.create(
+        model=name, prompt=PROMPT, suffix="\n\nprint(add(1, 2))\n", max_tokens=8, temperature=0
+    )
+    assert answer.choices[0].text == expected
+    filled = server.post("/infill", input_prefix=PROMPT, input_suffix="\n\nprint(add(1, 2))\n", n_predict=8)
+    assert filled.json()["content"] == expected
+
+
+def test_a_prompt_longer_than_the_context_is_refused(models: kdtool.Models, server: Running) -> None:
+    (name,) = models.subjects
+    with pytest.raises(openai.BadRequestError, match=r"prompt: .*context") as refused:
+        server.openai().completions.create(model=name, prompt="add " * 2000)
+    assert refused.value.code == "context_length_exceeded"
