@@ -148,7 +148,9 @@ class Streamer:
         if room <= 0:
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
-        row = StreamedAnswer(self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config))
+        row = StreamedAnswer(
+            self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config)
+        )
         self._start(row)
         try:
             finish = None
