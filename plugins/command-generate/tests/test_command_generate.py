@@ -78,6 +78,23 @@ class Opener(kdtool.Exporter):
 '''
 
 
+TINY = '''
+import kdtool
+from kdtool_transformers import TransformersRuntime
+from kdtool_transformers.testing import tiny_model
+
+
+class Opener(kdtool.Exporter):
+    """Opens tiny models of transformers."""
+
+    def kdtool_export(self, run, trained):
+        raise NotImplementedError
+
+    def kdtool_open(self, run, subject):
+        return TransformersRuntime(tiny_model(layers=1))
+'''
+
+
 class TestGenerate(CommandConformance):
     command = generate
     entry_point = "generate"
@@ -117,6 +134,26 @@ def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[
     assert (lines[0]["tokens_in"], lines[0]["tokens_out"], lines[0]["finish"]) == (3, 2, "length")
     assert 0 < lines[0]["first_token_seconds"] < lines[0]["seconds"]
     assert lines[0]["memory"] == 2_000_000
+
+
+def test_a_model_of_the_run_drafts_for_another(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "opener.py").write_text(TINY, encoding="utf-8")
+    words = [run, "x = ", "--max-tokens", "10", "--json", "--model", "control", "--model", "student"]
+    assert _run(*words) == 0
+    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert _run(*words, "--draft", "student") == 0
+    drafted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in drafted] == [line["text"] for line in alone]
+    assert [line.get("tokens_per_step") for line in drafted] == [5.0, None]  # the draft itself answers alone
+    assert _run(*words[:4], "--model", "control", "--draft", "student") == 0
+    assert "5.00 tokens per step" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_drafted_for_is_refused(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "a", "--model", "control", "--draft", "student") == 2
+    assert "is not a model of transformers" in " ".join(capsys.readouterr().err.split())
+    assert _run(run, "a", "--draft", "studnet") == 2
+    assert "did you mean 'student'" in capsys.readouterr().err
 
 
 def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFixture[str]) -> None:

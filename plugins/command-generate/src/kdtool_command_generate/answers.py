@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import kdtool
 
-__all__ = ["GAP", "Answer", "Settings", "answer"]
+__all__ = ["GAP", "Answer", "Drafted", "Settings", "answer"]
 
 GAP = "<FILL_ME>"
 """Marks the gap in a prompt that is filled."""
@@ -52,7 +52,10 @@ class Settings:
 
 @dataclass
 class Answer:
-    """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece."""
+    """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece.
+
+    `tokens_per_step` are new tokens for each forward pass where another model drafts them, else None.
+    """
 
     text: str = ""
     tokens_in: int = 0
@@ -61,6 +64,7 @@ class Answer:
     first: float = 0.0
     seconds: float = 0.0
     memory: int | None = None
+    tokens_per_step: float | None = None
     _begun: float = field(default_factory=time.perf_counter, repr=False)
 
     @property
@@ -83,6 +87,8 @@ class Answer:
         parts = [f"{self.tokens_out:,} tokens", f"first after {self.first:.2f} s"]
         if self.rate:
             parts.append(f"{self.rate:.1f} tokens/s")
+        if self.tokens_per_step is not None:
+            parts.append(f"{self.tokens_per_step:.2f} tokens per step")
         if self.memory:
             parts.append(f"{self.memory / 1e6:,.0f} MB")
         return ", ".join(parts)
@@ -98,6 +104,7 @@ class Answer:
             "first_token_seconds": round(self.first, 4),
             "tokens_per_second": round(self.rate, 2),
             "memory": self.memory,
+            **({} if self.tokens_per_step is None else {"tokens_per_step": round(self.tokens_per_step, 3)}),
         }
 
 
@@ -130,7 +137,18 @@ def answer(
                 found.finish = found.finish or "stopped"
                 break
     found.memory = runtime.memory()
+    if isinstance(runtime, Drafted):
+        found.tokens_per_step = runtime.tokens_per_step
     return found
+
+
+@runtime_checkable
+class Drafted(Protocol):
+    """A runtime whose latest answer another model drafted."""
+
+    @property
+    def tokens_per_step(self) -> float:
+        """New tokens of the latest answer for each forward pass."""
 
 
 _UNABLE: dict[str, str] = {

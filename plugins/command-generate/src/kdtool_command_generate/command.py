@@ -25,6 +25,9 @@ __all__ = ["generate"]
 @click.option(
     "--model", "names", multiple=True, metavar="NAME", help="Model of the run that answers [default: student]."
 )
+@click.option(
+    "--draft", metavar="NAME", help="Model of the run that drafts tokens, which the one that answers verifies."
+)
 @click.option("-i", "--interactive", is_flag=True, help="Ask for prompts until Ctrl-D; without a prompt, the default.")
 @click.option("--fim", "fill", is_flag=True, help="Fill the gap in the prompt, which <FILL_ME> marks.")
 @click.option("--chat", is_flag=True, help="Answer as an assistant, by the model's chat template.")
@@ -47,6 +50,7 @@ def generate(
     prompt: str | None,
     file: str | None,
     names: tuple[str, ...],
+    draft: str | None,
     interactive: bool,
     fill: bool,
     chat: bool,
@@ -70,13 +74,15 @@ def generate(
     Example:  kdtool generate quickstart "def mean(numbers):"
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_generate.answers import Settings
+    from kdtool_command_generate.drafting import DraftedModels
 
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
     text = _prompt(prompt, file, interactive=interactive)
     if text is not None:
         settings.request(text)  # refuses a wrong gap before anything is loaded
-    with kdtool.open_models(model, out=out, offline=offline) as models:
+    with kdtool.open_models(model, out=out, offline=offline) as opened:
+        models = opened if draft is None else DraftedModels(opened, draft)
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)

@@ -10,6 +10,7 @@ from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._card import model_card as model_card
 from kdtool_transformers._card import write_notices as write_notices
+from kdtool_transformers._causal import causal_of as causal_of
 from kdtool_transformers._check import require_same_logits as require_same_logits
 from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
@@ -29,6 +30,7 @@ from kdtool_transformers._files import write_safetensors as write_safetensors
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import eval_mode as eval_mode
 from kdtool_transformers._generate import generate as generate
+from kdtool_transformers._generate import prompt_ids as prompt_ids
 from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._gguf_splitting import name_of_splitting as name_of_splitting
@@ -79,11 +81,13 @@ from kdtool_transformers._published_teacher import PublishedTeacher as Published
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers._quantised import Quantisation as Quantisation
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
+from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._shape_search import TOLERANCE as TOLERANCE
 from kdtool_transformers._shape_search import best_shape as best_shape
 from kdtool_transformers._sources import Source as Source
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity
+from kdtool_transformers._streaming import StreamedAnswer as StreamedAnswer
 from kdtool_transformers._student import CausalStudent as CausalStudent
 from kdtool_transformers._student import LlamaStudent as LlamaStudent
 from kdtool_transformers._student import LlamaStudentConfig as LlamaStudentConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from threading import Lock
 from typing import Any, TypeVar
@@ -95,6 +95,13 @@ class TransformersRuntime(kdtool.Runtime):
                 self._streamer = Streamer(model, self.context, self._autocast)
             streamer = self._streamer
         yield from streamer.stream(request)
+
+    @contextmanager
+    def passes(self) -> Iterator[CausalModel]:
+        """Give the model for forward passes as this computes its answers: without dropout and gradients."""
+        model = self._require_open()
+        with eval_mode(model.model), self._autocast():
+            yield model
 
     def memory(self) -> int:
         """Return the bytes of weights and buffers, and of keys and values of texts that are streamed."""

@@ -39,6 +39,10 @@ class Sampler:
         noise = torch.empty_like(logits).exponential_(generator=self._generator)
         return self._keep_likeliest(logits / self._temperature) - noise.log()
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the distribution [V] that tokens are drawn from; `logits` [V] are float32, the temperature is above 0."""
+        return self._keep_likeliest(logits / self._temperature).softmax(-1)
+
     def _keep_likeliest(self, logits: Tensor) -> Tensor:
         if 0 < self._top_k < len(logits):
             logits = logits.masked_fill(logits < logits.topk(self._top_k).values[-1], -torch.inf)

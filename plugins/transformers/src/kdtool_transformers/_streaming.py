@@ -28,7 +28,7 @@ from kdtool_transformers._row_cache import RowCache, new_cache
 from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["STREAMS", "Streamer"]
+__all__ = ["STREAMS", "StreamedAnswer", "Streamer"]
 
 STREAMS = 16
 """Texts that are generated together."""
@@ -41,7 +41,7 @@ _LEAST_KEPT = 32
 """Tokens that a prompt must begin with as an earlier one did, so that their keys and values are copied from there."""
 
 
-class _Row:
+class StreamedAnswer:
     """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
 
     The cache is its own until its prompt is read, then its batch's.
@@ -105,7 +105,7 @@ class _Logprobs:
 class _Batch(NamedTuple):
     """Texts that share a cache, and each forward pass."""
 
-    rows: list[_Row]
+    rows: list[StreamedAnswer]
     cache: Any
 
     def compact(self) -> None:
@@ -135,7 +135,7 @@ class Streamer:
         self._has_positions = "position_ids" in parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._lock = Lock()
-        self._waiting: list[_Row] = []
+        self._waiting: list[StreamedAnswer] = []
         self._batches: list[_Batch] = []
         self._kept: list[tuple[list[int], RowCache]] = []
         self._thread: Thread | None = None
@@ -148,7 +148,9 @@ class Streamer:
         if room <= 0:
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
-        row = _Row(self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config))
+        row = StreamedAnswer(
+            self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config)
+        )
         self._start(row)
         try:
             finish = None
@@ -178,7 +180,7 @@ class Streamer:
             thread.join()
         self._kept.clear()
 
-    def _start(self, row: _Row) -> None:
+    def _start(self, row: StreamedAnswer) -> None:
         with self._lock:
             self._require_open()
             self._waiting.append(row)
@@ -245,7 +247,7 @@ class Streamer:
         with self._lock:
             self._waiting = [row for row in self._waiting if not row.text.ids and not row.done]
 
-    def _admit(self, row: _Row, logits: Tensor) -> None:
+    def _admit(self, row: StreamedAnswer, logits: Tensor) -> None:
         """Generate the first token of a row whose prompt is read, and let it join the others."""
         self._advance([row], logits)
         cache, row.cache = row.cache, None
@@ -296,7 +298,7 @@ class Streamer:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _advance(self, rows: Sequence[_Row], logits: Tensor) -> None:
+    def _advance(self, rows: Sequence[StreamedAnswer], logits: Tensor) -> None:
         """Give each row its next token."""
         vocabulary = self._model.tokenizer.vocabulary
         plain = logits[:, :vocabulary].clone() if any(row.logprobs for row in rows) else logits

@@ -1,0 +1,39 @@
+"""Models whose tokens another model of the run drafts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import kdtool
+
+__all__ = ["DraftedModels"]
+
+
+class DraftedModels(kdtool.Models):
+    """The models of a run; each but the `draft` itself is opened together with the draft.
+
+    Raises:
+        UsageError: there is no model of the draft's name.
+    """
+
+    def __init__(self, models: kdtool.Models, draft: str) -> None:
+        self.subjects, self.results = models.subjects, models.results
+        self._models, self._draft = models, draft
+        if draft not in self.subjects:
+            models.open(draft)  # says which there are
+
+    def open(self, name: str) -> kdtool.Runtime:
+        """Open a model; see `kdtool.Models.open`.
+
+        Raises:
+            UsageError: as there; or the draft cannot draft for this model.
+        """
+        from kdtool_speculation import SpeculativeRuntime
+
+        if name == self._draft:
+            return self._models.open(name)
+        with ExitStack() as opened:
+            target, draft = (opened.enter_context(self._models.open(each)) for each in (name, self._draft))
+            runtime = SpeculativeRuntime(target, draft)
+            opened.pop_all()
+        return runtime

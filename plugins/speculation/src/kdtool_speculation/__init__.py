@@ -1,0 +1,11 @@
+"""Speculative decoding: a draft proposes tokens, and the target verifies them in one forward pass.
+
+`_runtime` is the loop that generates, `_reading` one model with its keys and values, `_rule` decides which proposed tokens
+stay.
+"""
+
+from __future__ import annotations
+
+from kdtool_speculation._runtime import Speculation, SpeculativeRuntime
+
+__all__ = ["Speculation", "SpeculativeRuntime"]
