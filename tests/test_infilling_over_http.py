@@ -12,23 +12,14 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_evaluator_infilling import Infilling
-from kdtool_sandbox import Sandbox
 from kdtool_teacher_openai import OpenAI
 from kdtool_testing import OneRuntime, make_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
+from kdtool_sandbox.testing import sandbox_is_there
 from running import running
 from scripted import ScriptedModels, StreamingRuntime
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
-
 
 pytestmark = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 

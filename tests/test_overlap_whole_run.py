@@ -11,17 +11,8 @@ import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_sandbox import Sandbox
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import make_run
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
-
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")]
 COPIED = "HumanEval/10"

@@ -11,17 +11,10 @@ import pytest
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
 
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

@@ -13,20 +13,13 @@ import pytest
 from kdtool_evaluator_infilling import Infilling
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval-infilling"
 FILES = {"single-line": "SingleLine", "multi-line": "MultiLine", "random-span": "RandomSpan"}
 COUNTS = {"single-line": 1033, "multi-line": 5815, "random-span": 1640}
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="HumanEval-Infilling is not here")
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
 
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

@@ -13,6 +13,7 @@ import pytest
 from kdtool_evaluator_mbpp import Mbpp
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Sandbox, Task
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -31,14 +32,6 @@ OWN = [
         "test_setup_code": "three = 3",
     },
 ]
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
 
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

@@ -22,6 +22,7 @@ from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._sources import close_function, go_program
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 _spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))
@@ -45,14 +46,6 @@ FAILING = {
 SAME = {"JavaScript/88", "JavaScript/97"}
 """Solutions that a change leaves right: two changes cancel."""
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
 
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

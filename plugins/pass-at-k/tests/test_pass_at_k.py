@@ -20,17 +20,10 @@ from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, collect_samples
 from kdtool_pass_at_k._verdicts import program_of
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
+from kdtool_sandbox.testing import sandbox_is_there
 from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
-
-
-def sandbox_is_there() -> bool:
-    try:
-        with Sandbox():
-            return True
-    except kdtool.SandboxError:
-        return False
 
 
 @given(st.integers(1, 8), st.data())
