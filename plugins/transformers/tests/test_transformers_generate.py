@@ -79,3 +79,10 @@ def test_what_was_interrupted_leaves_the_mode_as_it_was(monkeypatch: pytest.Monk
     with pytest.raises(ZeroDivisionError):
         TransformersModel.generate(model, PROMPTS, LIMITS, 1.0, [0] * 4)
     assert all(module.training for module in model.model.modules())
+
+
+def test_texts_that_end_at_the_context_share_no_batch_with_longer_answers() -> None:
+    model = tiny_model("gpt2", max_position_embeddings=64)
+    prompts, limits = [[1] * 60, [2, 3]], [4, 62]
+    alone = [model.generate([prompt], [limit], 1.0, [7])[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    assert model.generate(prompts, limits, 1.0, [7, 7]) == alone

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers._causal import CausalModel, context_of
+from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._infilling import trim_suffix
 from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers._tokenizer import TransformersTokenizer
@@ -134,6 +134,10 @@ def _continue(
 ) -> list[list[int]]:
     """Return the new tokens of each text, up to the first that ends it, or to its limit."""
     longest = max(len(text.prompt) for text in texts)
+    context = context_of(model)
+    if len(texts) > 1 and 0 < context < longest + max(text.limit for text in texts) and not _rotates(model):
+        # A text that has ended is read on until all have, and a table of positions ends with the context.
+        return [ids for text in texts for ids in _continue(model, tokenizer, device, [text])]
     padded = [[tokenizer.end_of_text] * (longest - len(text.prompt)) + list(text.prompt) for text in texts]
     mask = [[0] * (longest - len(text.prompt)) + [1] * len(text.prompt) for text in texts]
     settings = GenerationConfig(
@@ -160,6 +164,11 @@ def _continue(
         model.generation_config = own_settings
     new = output[:, longest:].tolist()
     return [_cut(ids[: text.limit], text.ends) for ids, text in zip(new, texts, strict=True)]
+
+
+def _rotates(model: Any) -> bool:
+    """Return whether positions are angles, which never end, and not rows of a table."""
+    return any(name.startswith("rope") for name in causal_of(model).config.get_text_config().to_dict())
 
 
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
