@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import kdtool
 import openai
 import pytest
+from kdtool_speculation import DraftedModels
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
@@ -31,9 +33,8 @@ def server(models: kdtool.Models) -> Iterator[Running]:
         yield started
 
 
-def _in_process(models: kdtool.Models, request: kdtool.Request) -> str:
-    (name,) = models.subjects
-    with models.open(name) as runtime:
+def _in_process(models: kdtool.Models, request: kdtool.Request, name: str = "") -> str:
+    with models.open(name or next(iter(models.subjects))) as runtime:
         return "".join(piece.text for piece in runtime.stream(request))
 
 
@@ -67,6 +68,16 @@ def test_a_gap_over_both_protocols_is_the_model_s(models: kdtool.Models, server:
     assert answer.choices[0].text == expected
     filled = server.post("/infill", input_prefix=PROMPT, input_suffix="\n\nprint(add(1, 2))\n", n_predict=8)
     assert filled.json()["content"] == expected
+
+
+def test_a_drafted_teacher_answers_as_it_does_alone(marked_teacher_folder: Path) -> None:
+    with kdtool.open_models(marked_teacher_folder) as opened:
+        (subject,) = opened.subjects.values()
+        opened.subjects = {name: replace(subject, name=name) for name in ("student", "teacher")}
+        expected = _in_process(opened, kdtool.Request("0", PROMPT, 12), "teacher")
+        with running(DraftedModels(opened, "student", ["teacher"])) as server:
+            answer = server.openai().completions.create(model="teacher", prompt=PROMPT, max_tokens=12, temperature=0)
+    assert answer.choices[0].text == expected
 
 
 def test_a_prompt_longer_than_the_context_is_refused(models: kdtool.Models, server: Running) -> None:

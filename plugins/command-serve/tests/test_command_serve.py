@@ -164,6 +164,15 @@ def test_a_teacher_that_costs_money_is_offered_only_if_asked(
         _choose(["techer"], monkeypatch, paid=False)
 
 
+def test_a_draft_is_for_teachers_on_offer() -> None:
+    models: Any = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
+    with pytest.raises(kdtool.UsageError, match="none is on offer"):
+        command._draft(models, "student", ["student"])
+    with pytest.raises(kdtool.UsageError, match="is not a model of transformers"):
+        command._draft(models, "student", ["student", "teacher"]).open("teacher")
+    assert command._draft(models, "student", ["student", "teacher"]).open("student") is models.open("student")
+
+
 def test_help_does_not_import_torch() -> None:
     code = "import sys; from kdtool._cli import call; call(['serve', '--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)

@@ -74,15 +74,14 @@ def generate(
     Example:  kdtool generate quickstart "def mean(numbers):"
     """  # noqa: D301 - click reads backspaces
     from kdtool_command_generate.answers import Settings
-    from kdtool_command_generate.drafting import DraftedModels
 
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
     text = _prompt(prompt, file, interactive=interactive)
     if text is not None:
         settings.request(text)  # refuses a wrong gap before anything is loaded
-    with kdtool.open_models(model, out=out, offline=offline) as opened:
-        models = opened if draft is None else DraftedModels(opened, draft)
+    with kdtool.open_models(model, out=out, offline=offline) as found:
+        models = found if draft is None else _with_draft(found, draft)
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)
@@ -90,6 +89,12 @@ def generate(
             _print_json(models, chosen, settings, text)
         else:
             _print(models, chosen, settings, language, text)
+
+
+def _with_draft(models: kdtool.Models, draft: str) -> kdtool.Models:
+    from kdtool_speculation import DraftedModels
+
+    return DraftedModels(models, draft, models.subjects)
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:

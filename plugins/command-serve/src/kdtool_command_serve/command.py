@@ -25,6 +25,7 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 @click.option(
     "--model", "names", multiple=True, metavar="NAME", help="Offer only this model; repeatable, the default first."
 )
+@click.option("--draft", metavar="NAME", help="Model of the run that drafts the teachers' tokens, which they verify.")
 @click.option("--paid", is_flag=True, help="Offer teachers that cost money, too.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port [default: the first free one from 5000 on].")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
@@ -46,6 +47,7 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 def serve(
     model: str,
     names: tuple[str, ...],
+    draft: str | None,
     paid: bool,
     port: int | None,
     host: str,
@@ -75,8 +77,9 @@ def serve(
     with listener:
         limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
         browser = sys.stdout.isatty() and not no_browser
-        with kdtool.open_models(model, out=out, offline=offline) as models:
-            offered = _choose(models, names, paid=paid)
+        with kdtool.open_models(model, out=out, offline=offline) as found:
+            offered = _choose(found, names, paid=paid)
+            models = found if draft is None else _draft(found, draft, offered)
             _serve(models, offered, listener, host, key, origins, limits, browser=browser)
 
 
@@ -124,6 +127,16 @@ def _key(host: str, variable: str | None) -> str:
             "secret of your choice, or leave out the option"
         )
     return key
+
+
+def _draft(models: kdtool.Models, draft: str, offered: list[str]) -> kdtool.Models:
+    """Return the models, of which each teacher on offer is opened with a draft."""
+    teachers = [name for name in offered if models.subjects[name].role == "teacher"]
+    if not teachers:
+        raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")
+    from kdtool_speculation import DraftedModels
+
+    return DraftedModels(models, draft, teachers)
 
 
 def _choose(models: kdtool.Models, names: tuple[str, ...], *, paid: bool) -> list[str]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 
 import kdtool
+
+from kdtool_speculation._runtime import SpeculativeRuntime
 
 __all__ = ["DraftedModels"]
 
 
 class DraftedModels(kdtool.Models):
-    """The models of a run; each but the `draft` itself is opened together with the draft.
+    """The models of a run; those `drafted`, but the `draft` itself, are each opened together with the draft.
 
     Raises:
         UsageError: there is no model of the draft's name.
     """
 
-    def __init__(self, models: kdtool.Models, draft: str) -> None:
+    def __init__(self, models: kdtool.Models, draft: str, drafted: Collection[str]) -> None:
         self.subjects, self.results = models.subjects, models.results
-        self._models, self._draft = models, draft
+        self._models, self._draft, self._drafted = models, draft, {*drafted} - {draft}
         if draft not in self.subjects:
             models.open(draft)  # says which there are
 
@@ -28,9 +31,7 @@ class DraftedModels(kdtool.Models):
         Raises:
             UsageError: as there; or the draft cannot draft for this model.
         """
-        from kdtool_speculation import SpeculativeRuntime
-
-        if name == self._draft:
+        if name not in self._drafted:
             return self._models.open(name)
         with ExitStack() as opened:
             target, draft = (opened.enter_context(self._models.open(each)) for each in (name, self._draft))
