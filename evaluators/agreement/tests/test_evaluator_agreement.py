@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,9 +212,9 @@ def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Pat
     ],
 )
 def test_a_run_that_cannot_be_measured_says_why(tmp_path: Path, subjects: list[kdtool.Subject], said: str) -> None:
-    class Remote(TransformersRuntime):
-        def __init__(self) -> None:
-            self.model = None
+    class Remote(kdtool.Runtime):
+        def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            raise NotImplementedError
 
     heard: list[str] = []
     run = make_run(tmp_path, {"any": Opener(remote=Remote())}, EXAMPLES, say=heard.append)
