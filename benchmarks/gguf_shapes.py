@@ -1,4 +1,4 @@
-"""How large are GGUF files in the shapes of SmallCoder and Code Craft, and how much memory do they take in llama.cpp?
+"""Measure the size of GGUF files and their memory in llama.cpp, in the shapes of SmallCoder and Code Craft.
 
     python benchmarks/gguf_shapes.py [--types f16,q4_k_m] [--systems smallcoder] [--threads 2] [--read 1024]
 

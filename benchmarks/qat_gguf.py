@@ -1,4 +1,4 @@
-"""What training on a grid brings to a later GGUF: quantisation-aware training (QAT) and distillation (QAD), and none.
+"""Measure the gain of training on a grid for a later GGUF: quantisation-aware training (QAT) and distillation (QAD), and none.
 
     python benchmarks/qat_gguf.py [--student JSON] [--type q2_k] [--heal 20] [--steps 40] [--out FOLDER]
 

@@ -18,7 +18,7 @@ GAP = "<FILL_ME>"
 
 @dataclass(frozen=True)
 class Settings:
-    """How to answer: see `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`."""
+    """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`."""
 
     max_tokens: int = 256
     temperature: float = 0.0
