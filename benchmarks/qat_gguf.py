@@ -1,4 +1,4 @@
-"""Measure the gain of training on a grid for a later GGUF: quantisation-aware training (QAT) and distillation (QAD), and none.
+"""Measure what quantisation-aware training (QAT) and distillation (QAD) on a grid gain in a later GGUF.
 
     python benchmarks/qat_gguf.py [--student JSON] [--type q2_k] [--heal 20] [--steps 40] [--out FOLDER]
 
