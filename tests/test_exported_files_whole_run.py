@@ -63,6 +63,7 @@ def test_every_format_is_measured_as_the_student(exported: tuple[kdtool.Results,
     for name in FORMATS:
         assert found["perplexity", f"student-{name}"] == pytest.approx(found["perplexity", "student"], rel=0.1)
         assert found["decode-speed", f"student-{name}"] > 0
+        assert 5e7 < found["resident-memory", f"student-{name}"] < 5e9
     assert found["file-size", "student-onnx"] > 4 * results.models["student"].parameters, "with the weights"
     assert found["file-size", "student-onnx-int8"] < 0.6 * found["file-size", "student-onnx"]
     for name in ("compressed-tensors", "w4a16"):

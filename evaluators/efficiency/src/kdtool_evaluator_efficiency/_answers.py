@@ -17,7 +17,7 @@ import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from kdtool_evaluator_efficiency._energy import Meter
-from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn, UnmeasurableError
+from kdtool_evaluator_efficiency._turns import Amount, NoProcessError, Resident, Turn, UnmeasurableError
 
 __all__ = ["Answering"]
 
@@ -73,22 +73,31 @@ class Answering:
         Memory is that of the process that took most processor time, of those that this process started.
 
         Raises:
-            UnmeasurableError: none of them worked, or every prompt is refused.
+            NoProcessError: none of them worked.
+            UnmeasurableError: every prompt is refused.
         """
         before, start = _processor_seconds(), perf_counter()
+        room, tokens = self.fill(context)
+        while (seconds := perf_counter() - start) < _READING_SECONDS:
+            self.fill(room)
+        worked = {process: spent - before.get(process, 0.0) for process, spent in _processor_seconds().items()}
+        busiest = max(worked, key=lambda process: worked[process], default=None)
+        if busiest is None or worked[busiest] < _BUSY * seconds:
+            raise NoProcessError("no process of its own reads its prompts")
+        return Resident(room, tokens, busiest.memory_info().rss)
+
+    def fill(self, context: int) -> tuple[int, int]:
+        """Have a prompt answered that fills the context; return the context, or as much as the model has, and its tokens.
+
+        Raises:
+            UnmeasurableError: every prompt is refused.
+        """
         most = lines = max(1, int(_ROOM * context / self._line_tokens))
         while (answer := self._answer(1, lines)).finish == "refused":
             if lines == 1:
                 raise UnmeasurableError("it refuses every prompt")
             lines = int(lines * _ROOM)
-        while (seconds := perf_counter() - start) < _READING_SECONDS:
-            self._answer(1, lines)
-        worked = {process: spent - before.get(process, 0.0) for process, spent in _processor_seconds().items()}
-        busiest = max(worked, key=lambda process: worked[process], default=None)
-        if busiest is None or worked[busiest] < _BUSY * seconds:
-            raise UnmeasurableError("no process of its own reads its prompts")
-        room = context if lines == most else answer.tokens_in
-        return Resident(room, answer.tokens_in, busiest.memory_info().rss)
+        return context if lines == most else answer.tokens_in, answer.tokens_in
 
     def _energy(self) -> tuple[float, int]:
         """Return the joules of a prompt with its long answer, and how many tokens that has."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_evaluator_efficiency._turns import Timed, Turn, UnmeasurableError
+from kdtool_evaluator_efficiency._alone import read_alone
+from kdtool_evaluator_efficiency._turns import NoProcessError, Resident, Timed, Turn, UnmeasurableError
 from kdtool_evaluator_efficiency._workers import Worker
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def measurements(
     if isinstance(ready.timed, Worker):
         yield from _of_process(name, ready.timed, once)
     if config.context and (subject.path is not None or isinstance(ready.timed, Worker)):  # servers answer for money
-        yield from _resident(run, name, ready, config.context)
+        yield from _resident(run, subject, ready, config.context)
     if config.break_even is not None and speeds and subject.role in ("student", "artifact"):
         yield from _break_even(run, name, config.break_even, speeds)
 
@@ -105,18 +106,28 @@ def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Itera
         yield _single(name, "peak-device-memory", "bytes", worker.device_bytes, settings)
 
 
-def _resident(run: kdtool.RunInfo, name: str, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
+def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
     try:
-        found = ready.timed.read(context)
+        found, when = _read(subject, ready, context)
     except UnmeasurableError as error:
-        run.say(f"efficiency: the resident memory of {name} is not measured: {error}")
+        run.say(f"efficiency: the resident memory of {subject.name} is not measured: {error}")
         return
     settings = {
         "context": f"{found.context} tokens",
-        "read": f"{found.tokens} tokens, their states (KV cache) included",
+        "read": f"{found.tokens} tokens, their states (KV cache) included{when}",
         "program": ready.program,
     }
-    yield _single(name, "resident-memory", "bytes", found.size, settings)
+    yield _single(subject.name, "resident-memory", "bytes", found.size, settings)
+
+
+def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, str]:
+    """Return what is held after reading, or the most that a new process holds meanwhile, which the words then say."""
+    try:
+        return ready.timed.read(context), ""
+    except NoProcessError:
+        if subject.path is None:
+            raise
+        return read_alone(subject.path, context), "; the most that its process held while it read"
 
 
 def _break_even(

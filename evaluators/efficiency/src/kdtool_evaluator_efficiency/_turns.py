@@ -8,11 +8,15 @@ from typing import Protocol
 
 import kdtool
 
-__all__ = ["Amount", "Resident", "Timed", "Turn", "UnmeasurableError", "in_turns"]
+__all__ = ["Amount", "NoProcessError", "Resident", "Timed", "Turn", "UnmeasurableError", "in_turns"]
 
 
 class UnmeasurableError(Exception):
     """A subject cannot be timed; the message holds the reason."""
+
+
+class NoProcessError(UnmeasurableError):
+    """No process belongs to the subject alone, so that its memory is not known."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Memory of a model that is opened without a process of its own: it is opened once more, alone in a new process.
+
+Run as `python -m kdtool_evaluator_efficiency._alone`, which reads a task from standard input and prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event, Thread
+
+import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
+
+from kdtool_evaluator_efficiency._answers import Answering
+from kdtool_evaluator_efficiency._turns import Amount, Resident, UnmeasurableError
+
+__all__ = ["read_alone"]
+
+_DEADLINE_SECONDS = 900.0
+_BETWEEN_SECONDS = 0.01
+_LITTLE = Amount(prompt=64, generated=2, seconds=0.1)
+
+
+def read_alone(path: Path, context: int) -> Resident:
+    """Open a model's folder or file in a new process, have it read so many tokens, and return the most it held meanwhile.
+
+    Raises:
+        UnmeasurableError: the process failed; its last words are in the message.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "kdtool_evaluator_efficiency._alone"],
+            input=json.dumps({"path": str(path), "context": context}),
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnmeasurableError(f"a process of its own did not read a prompt in {_DEADLINE_SECONDS:.0f} s") from None
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.strip().splitlines()
+        raise UnmeasurableError(f"a process of its own failed: {words[-1] if words else error.returncode}") from None
+    return Resident(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Open the model, read, and print what was held."""
+    task = json.loads(sys.stdin.read())
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with kdtool.open_models(task["path"], offline=True) as models:
+        (name,) = models.subjects
+        with models.open(name) as runtime:
+            model = Answering(runtime, _LITTLE, None)
+            with _most_resident() as sizes:
+                room, tokens = model.fill(task["context"])
+    print(json.dumps(asdict(Resident(room, tokens, max(sizes)))))
+
+
+@contextmanager
+def _most_resident() -> Iterator[list[int]]:
+    """Give a list that gets the memory resident in this process, again and again until the context ends."""
+    process, ended = psutil.Process(), Event()
+    sizes = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not ended.wait(_BETWEEN_SECONDS):
+            sizes.append(process.memory_info().rss)
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
