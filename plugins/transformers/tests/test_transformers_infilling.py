@@ -15,11 +15,10 @@ from kdtool_transformers import (
     TransformersRuntime,
     TransformersTokenizer,
     open_tokenizer,
-    overlap,
     trim_suffix,
 )
 from kdtool_transformers._generate import prompt_ids
-from kdtool_transformers._infilling import FAMILIES, Infilling
+from kdtool_transformers._infilling import FAMILIES, Infilling, overlap
 from kdtool_transformers.testing import byte_tokenizer, save_code_llama_tokenizer, tiny_model
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast

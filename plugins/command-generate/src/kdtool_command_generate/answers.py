@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import kdtool
+from kdtool_transformers import GAP
 
-__all__ = ["GAP", "Answer", "Drafted", "Settings", "answer"]
-
-GAP = "<FILL_ME>"
-"""Marks the gap in a prompt that is filled."""
+__all__ = ["Answer", "Drafted", "Settings", "answer"]
 
 
 @dataclass(frozen=True)

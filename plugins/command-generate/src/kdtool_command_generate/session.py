@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import kdtool
+from kdtool_transformers import GAP
 
-from kdtool_command_generate.answers import GAP, Answer, Settings, answer
+from kdtool_command_generate.answers import Answer, Settings, answer
 from kdtool_command_generate.columns import answer_side_by_side
 from kdtool_command_generate.highlighting import CodeStream
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import kdtool
-from kdtool_transformers import overlap, trim_suffix
+from kdtool_transformers import held_back, trim_suffix
 
 __all__ = ["completion", "text_answer", "text_pieces"]
 
@@ -66,7 +66,7 @@ def text_pieces(
             text = trim_suffix(text[: min(found, default=len(text))], suffix, cut=finish == "length")
             ready = len(text)
         else:
-            ready = len(text) - max(_held_back(text[shown:], stops), overlap(text[shown:], suffix))
+            ready = len(text) - held_back(text[shown:], stops, suffix)
         yield kdtool.TextPiece(
             text=text[shown:ready],
             tokens_in=event["tokens_evaluated"],
@@ -77,12 +77,6 @@ def text_pieces(
         if finish:
             return
         shown = ready
-
-
-def _held_back(text: str, stops: Sequence[str]) -> int:
-    """Return the length of the longest end of `text` that begins a stop string."""
-    longest = min(len(text), max(map(len, stops), default=0))
-    return next((size for size in range(longest, 0, -1) if any(stop.startswith(text[-size:]) for stop in stops)), 0)
 
 
 def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:

@@ -42,7 +42,7 @@ from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers._infilling import GAP as GAP
 from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
-from kdtool_transformers._infilling import overlap as overlap
+from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
 from kdtool_transformers._isolated_rng import isolated_rng as isolated_rng
 from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE

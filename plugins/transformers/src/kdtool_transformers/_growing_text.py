@@ -7,7 +7,7 @@ from typing import Literal
 import kdtool
 
 from kdtool_transformers._generate import finish_text, text_behind
-from kdtool_transformers._infilling import overlap
+from kdtool_transformers._infilling import held_back
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["GrowingText"]
@@ -68,6 +68,4 @@ class GrowingText:
         text, stops = self._text[self._released :], self._request.stop
         if self.has_stopped():
             return len(text)
-        # An answer that is cut at a stop string ends before it, and may repeat the suffix there.
-        ends = {0, *(overlap(text, stop) for stop in stops)}
-        return max(held + overlap(text[: len(text) - held], self._request.suffix or "") for held in ends)
+        return held_back(text, stops, self._request.suffix or "")

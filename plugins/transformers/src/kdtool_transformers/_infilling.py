@@ -5,9 +5,10 @@ Knows the marks of every family and their positions; teachers name theirs, token
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling", "overlap", "trim_suffix"]
+__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling", "held_back", "overlap", "trim_suffix"]
 
 GAP = "<FILL_ME>"
 """Mark of missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
@@ -79,3 +80,12 @@ def overlap(text: str, suffix: str) -> int:
     """Return the length of the longest end of `text` that is a beginning of `suffix`."""
     first = max(0, len(text) - len(suffix))
     return next((len(text) - at for at in range(first, len(text)) if suffix.startswith(text[at:])), 0)
+
+
+def held_back(text: str, stops: Sequence[str], suffix: str) -> int:
+    """Return how many characters at the end of a growing text may turn out not to belong to the answer.
+
+    They begin a stop string, or repeat the suffix's beginning; an answer that ends before a stop string may repeat it there.
+    """
+    ends = {0, *(overlap(text, stop) for stop in stops)}
+    return max(held + overlap(text[: len(text) - held], suffix) for held in ends)
