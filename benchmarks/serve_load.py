@@ -8,7 +8,7 @@ leave early. Expected: no status but 200 and 429, a 429 for what exceeds the cap
 the first minute. `beside` asks both servers in turns for the same greedy completion, each with an idle machine to itself:
 time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and the median time of
 16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on two cores); where a
-model has no marks for gaps, of 16 tokens behind that prefix.
+model has no marks for gaps, of 16 tokens behind that prefix. The bare server's time for the same stands beside it.
 """
 
 from __future__ import annotations
@@ -156,11 +156,15 @@ def _beside(url: str, options: argparse.Namespace) -> None:
             for place in (0, 1)
         ]
         print(f"ratio         first token {ratios[0]:7.3f}      {ratios[1]:7.3f}")
-        gaps = [_gap(url, number) for number in range(options.rounds + 2)][2:]
-        (kind,) = {kind for kind, _ in gaps}
-        times = sorted(1000 * seconds for _, seconds in gaps)
-        low, middle, high = statistics.quantiles(times, n=4)
-        print(f"16 tokens {kind}, prefix cached: median {middle:.0f} ms (quartiles {low:.0f} to {high:.0f})")
+        gaps = [
+            {name: _gap(address, number) for name, address in servers.items()} for number in range(options.rounds + 2)
+        ]
+        for name in servers:
+            (kind,) = {each[name][0] for each in gaps}
+            low, middle, high = statistics.quantiles((1000 * each[name][1] for each in gaps[2:]), n=4)
+            print(
+                f"{name:<13} 16 tokens {kind}, prefix cached: median {middle:.0f} ms (quartiles {low:.0f} to {high:.0f})"
+            )
         bare.terminate()
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +51,8 @@ class Slow(kdtool.Runtime):
         raise NotImplementedError
 
     def stream(self, request):
+        if "[full]" in request.prompt:
+            raise RuntimeError("no memory [/x]")
         if len(request.prompt) > 1000:
             yield kdtool.TextPiece("", 1001, 0, "refused")
             return
@@ -147,11 +149,16 @@ def test_a_model_of_the_run_drafts_for_another(run: str, tmp_path: Path, capsys:
     assert [line.get("tokens_per_step") for line in drafted] == [5.0, None]  # the draft itself answers alone
     assert _run(*words[:4], "--model", "control", "--draft", "student") == 0
     assert "5.00 tokens per step" in capsys.readouterr().err
+    assert _run(run, "x = ", "--max-tokens", "5", "--json", "--model", "control", "--draft", "student") == 0
+    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (line["tokens_out"], line["tokens_per_second"]) == (5, None), "all came at once"
 
 
 def test_a_model_that_cannot_be_drafted_for_is_refused(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(run, "a", "--model", "control", "--draft", "student") == 2
     assert "is not a model of transformers" in " ".join(capsys.readouterr().err.split())
+    assert _run(run, "a", "--draft", "student") == 2
+    assert "would draft for itself" in " ".join(capsys.readouterr().err.split())
     assert _run(run, "a", "--draft", "studnet") == 2
     assert "did you mean 'student'" in capsys.readouterr().err
 
@@ -173,6 +180,8 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
         (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
         (["small", "a", "--language", "klingon"], "no colours are known for 'klingon'"),
         (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
+        (["small", "a", "--interactive", "--json"], "--json needs a prompt"),
+        (["small", "a", "--seed", str(2**63)], "is not in the range"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(
@@ -228,6 +237,10 @@ def test_a_session_switches_models_settings_and_chat(run: str) -> None:
         assert "control3 0" in _said(out), "the assistant sees the turns before"
         session.handle("/retry")
         assert "control3 0" in _said(out), "instead of the turn before"
+        session.handle("[full]")
+        session.handle("/retry")
+        session.handle("third")
+        assert "control5 0" in _said(out), "a failed prompt is none of the turns"
         session.handle("/clear")
         session.handle("third")
         assert "control1 0" in _said(out)
@@ -239,13 +252,52 @@ def test_mistakes_in_a_session_do_not_end_it(run: str) -> None:
         for line, message in {
             "/retry": "no prompt to retry", "/set colour=1": "is not a setting", "/set top_p=2": "from 0 to 1",
             "/set max_tokens=many": "must be a number", "/model other": "no model 'other'", "/nothing": "no command",
-            "x" * 1001: "refuses the request",
+            "x" * 1001: "refuses the request", "[full]": "no memory [/x]",
         }.items():  # fmt: skip
             assert session.handle(line)
             assert message in _said(out)
+        session._opened["student"] = _Interrupted(KeyboardInterrupt())
+        assert session.handle("count")
+        session._opened["student"] = _Interrupted(KeyboardInterrupt("SIGTERM"))
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            session.handle("count")
+        del session._opened["student"]
         assert session.chosen == ["student"]
         session.handle("/usr/bin/env is a prompt")
         assert "student 0" in _said(out)
+
+
+class _Interrupted(kdtool.Runtime):
+    """Is interrupted while it answers."""
+
+    abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        raise self._error
+
+
+def test_a_pipe_gets_neither_colours_nor_carriage_returns(run: str) -> None:
+    with _session(run) as (session, out):
+        session.handle("count")
+        assert not {"\r", "\x1b"} & {*_said(out)}
+
+
+def test_a_session_without_a_place_for_its_history_goes_on(run: str, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where a folder should be")
+    with _session(run) as (session, out), create_pipe_input() as typed:
+        typed.send_text("count\r\x04")
+        converse(session, "python", typed, DummyOutput())
+        assert "student 1" in _said(out)
+
+
+def test_models_that_fail_side_by_side_show_why(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, out):
+        with pytest.raises(kdtool.UsageError, match="no model answered"):
+            session.ask("[full]")
+        assert _said(out).count("no memory [/x]") == 2
 
 
 def test_several_models_answer_side_by_side(run: str) -> None:
@@ -330,6 +382,12 @@ def _screen(written: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
     assert "\x1b" not in plain
     return "\n".join(line.rpartition("\r")[2] for line in plain.split("\n"))
+
+
+def test_a_line_that_tabs_make_wrap_is_not_written_again() -> None:
+    out = io.StringIO()
+    CodeStream(out, "go", 80).write("\t" * 4 + "x" * 71 + "\n")
+    assert "\r" not in out.getvalue()
 
 
 def test_complete_lines_are_coloured() -> None:

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import kdtool
@@ -119,11 +120,15 @@ def test_keys_and_values_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert read["draft"] <= 100 + 40 + proposed
 
 
-def test_pieces_come_with_each_token_and_closing_ends_the_answer() -> None:
+def test_pieces_come_with_each_step_and_closing_ends_the_answer() -> None:
     target, draft = _pair()
     speculative = SpeculativeRuntime(target, TransformersRuntime(draft))
-    pieces = list(speculative.stream(kdtool.Request("r", "x = 1\n" * 60, 10)))
-    assert [piece.tokens_out for piece in pieces] == [0] * 4 + [*range(1, 11)]
+    pieces = list(speculative.stream(kdtool.Request("r", "x = 1\n" * 60, 10, logprobs=0)))
+    counts = [piece.tokens_out for piece in pieces]
+    assert counts[:4] == [0] * 4
+    assert all(0 < more - count <= 5 for count, more in pairwise(counts[3:]))
+    assert (counts[-1], len(pieces)) == (10, 4 + speculative.last.steps)
+    assert [len(piece.logprobs) for piece in pieces[4:]] == [more - count for count, more in pairwise(counts[3:])]
     begun = speculative.stream(kdtool.Request("r", "def f", 200))
     next(begun)
     steps = speculative.last.steps

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kdtool_testing import generate_plainly
 from kdtool_transformers import TransformersModel
+from kdtool_transformers._generate import eval_mode
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
 PROMPTS = [list(b"def f(x):"), [7], list(b"a much longer prompt than all of the others"), list(b"x = ")]
@@ -86,3 +87,20 @@ def test_texts_that_end_at_the_context_share_no_batch_with_longer_answers() -> N
     prompts, limits = [[1] * 60, [2, 3]], [4, 62]
     alone = [model.generate([prompt], [limit], 1.0, [7])[0] for prompt, limit in zip(prompts, limits, strict=True)]
     assert model.generate(prompts, limits, 1.0, [7, 7]) == alone
+
+
+def test_each_module_is_in_its_mode_afterwards_and_modes_are_set_only_where_they_change() -> None:
+    written: list[str] = []
+
+    class Noting(torch.nn.Linear):
+        def __setattr__(self, name: str, value: object) -> None:
+            written.append(name)
+            super().__setattr__(name, value)
+
+    model = torch.nn.Sequential(Noting(2, 2), torch.nn.Dropout()).eval()
+    model[1].train()
+    written.clear()
+    with eval_mode(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == [False, False, True]
+    assert written == []

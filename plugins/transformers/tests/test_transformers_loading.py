@@ -329,3 +329,11 @@ def test_a_tokenizer_s_identity_follows_whatever_decides_what_a_model_is_given(e
     assert open_tokenizer(tmp_path).identity == before.identity
     TOKENIZER_EDITS[edit](tmp_path)
     assert open_tokenizer(tmp_path).identity != before.identity
+
+
+def test_a_folder_without_a_tokenizer_is_told_in_a_sentence(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(kdtool.UsageError, match=r"has no tokenizer; copy tokenizer\.json"):
+        open_model(tmp_path, offline=True)

@@ -202,8 +202,9 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     def stream(self, request: Request) -> Iterator[TextPiece]:
         """Yield an answer while it is generated; together its pieces are the text of `answer`.
 
-        Closing the iterator ends the generation. A piece, perhaps without text, comes with each token, and several times
-        while a long prompt is read, so that callers can stop soon. By default the whole answer is one piece. Since 0.1.
+        Closing the iterator ends the generation. A piece, perhaps without text, comes with each token, or with the few of a
+        speculative step, and several times while a long prompt is read, so that callers can stop soon. By default the whole
+        answer is one piece. Since 0.1.
         """
         for found in self.answer([request]):
             yield TextPiece(found.text, found.tokens_in, found.tokens_out, found.finish, found.reason)

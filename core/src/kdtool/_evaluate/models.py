@@ -11,7 +11,7 @@ from kdtool._errors import UsageError
 from kdtool._plugins.registry import entries_by_name
 from kdtool._results.files import find_run, read_results
 from kdtool._results.model_cards import CARD
-from kdtool._store.layout import MODEL, RESULTS
+from kdtool._store.layout import GRAPH, MODEL, RESULTS
 from kdtool._text.names import name_from
 
 
@@ -53,12 +53,17 @@ def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
     return [model for models in found for model in models]
 
 
+def is_model(path: Path) -> bool:
+    """Return whether there is a file, or a folder that is no run's, finished or not."""
+    return path.is_file() or (path.is_dir() and not any((path / name).is_file() for name in (RESULTS, GRAPH)))
+
+
 def _models(given: str, out: Path) -> Iterator[Model]:
     label, sign, text = given.partition("=")
     if not sign or Path(given).exists():
         label, text = "", given
     path = Path(text).absolute()
-    if path.is_file() or (path.is_dir() and not (path / RESULTS).is_file()):
+    if is_model(path):
         generic = {
             MODEL,
             *entries_by_name("exporter"),

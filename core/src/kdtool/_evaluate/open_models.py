@@ -14,14 +14,13 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.reporting import Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
-from kdtool._evaluate.models import models_of
+from kdtool._evaluate.models import is_model, models_of
 from kdtool._evaluate.recipe import opening_recipe
 from kdtool._plugins.attribution import translate_errors
 from kdtool._results.exported import place_of
 from kdtool._results.files import find_run, read_results, with_whole_paths
 from kdtool._run.context import Context
 from kdtool._run.open_subject import UNADAPTED, open_subject
-from kdtool._store.layout import RESULTS
 from kdtool._store.shared_store import store_folder
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import print_line
@@ -90,7 +89,7 @@ def open_models(model: Path | str, *, out: Path | str = "runs", offline: bool = 
 
 def _find(model: Path | str, out: Path) -> tuple[Results | None, Mapping[str, Subject]]:
     path = Path(model)
-    if path.is_file() or (path.is_dir() and not (path / RESULTS).is_file()):
+    if is_model(path):
         return None, {one.name: Subject(one.name, "artifact", one.path) for one in models_of([path], out)}
     results = with_whole_paths(read_results(find_run(model, out, what="model, nor a finished run")))
     artifacts = {artifact.path: artifact for arm in results.arms for artifact in arm.artifacts}

@@ -11,7 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import kdtool
 from kdtool_transformers import GAP
 
-__all__ = ["Answer", "Drafted", "Settings", "answer"]
+__all__ = ["STOPPED", "Answer", "Drafted", "Settings", "answer"]
+
+STOPPED = "stopped"
+"""How an answer ends that the user stopped."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,14 @@ class Answer:
     seconds: float = 0.0
     memory: int | None = None
     tokens_per_step: float | None = None
+    _at_first: int = field(default=0, repr=False)
     _begun: float = field(default_factory=time.perf_counter, repr=False)
 
     @property
     def rate(self) -> float:
-        """Tokens per second behind the first one; 0 if there is none."""
-        spent = self.seconds - self.first
-        return (self.tokens_out - 1) / spent if self.tokens_out > 1 and spent > 0 else 0.0
+        """Tokens per second behind those that came first; 0 if there are none."""
+        spent, more = self.seconds - self.first, self.tokens_out - self._at_first
+        return more / spent if more > 0 and spent > 0 else 0.0
 
     def add(self, piece: kdtool.TextPiece) -> None:
         """Append a piece."""
@@ -78,7 +82,7 @@ class Answer:
         self.finish = piece.finish or ""
         self.seconds = time.perf_counter() - self._begun
         if piece.tokens_out and not self.first:
-            self.first = self.seconds
+            self.first, self._at_first = self.seconds, piece.tokens_out
 
     def figures(self) -> str:
         """Return speed and memory in a line."""
@@ -100,7 +104,7 @@ class Answer:
             "tokens_out": self.tokens_out,
             "seconds": round(self.seconds, 4),
             "first_token_seconds": round(self.first, 4),
-            "tokens_per_second": round(self.rate, 2),
+            "tokens_per_second": round(self.rate, 2) or None,
             "memory": self.memory,
             **({} if self.tokens_per_step is None else {"tokens_per_step": round(self.tokens_per_step, 3)}),
         }
@@ -132,7 +136,7 @@ def answer(
                 raise kdtool.UsageError(f"the model refuses the request: {limit}")
             show(piece.text)
             if stopped():
-                found.finish = found.finish or "stopped"
+                found.finish = found.finish or STOPPED
                 break
     found.memory = runtime.memory()
     if isinstance(runtime, Drafted):

@@ -32,14 +32,16 @@ class _Column:
         try:
             answer(runtime, request, lambda _: None, stop.is_set, self.answer)
         except Exception as error:
-            self.problem = str(error)
+            self.problem = str(error) or type(error).__name__
 
     def render(self, language: str) -> RenderableType:
         from rich.panel import Panel
         from rich.syntax import Syntax
+        from rich.text import Text
 
         code = Syntax(visible(self.answer.text), language, theme="ansi_dark", word_wrap=True)
-        return Panel(self.problem or code, title=self.name, subtitle=self.answer.figures(), title_align="left")
+        shown = Text(self.problem) if self.problem else code
+        return Panel(shown, title=Text(self.name), subtitle=self.answer.figures(), title_align="left")
 
 
 def answer_side_by_side(
@@ -48,6 +50,9 @@ def answer_side_by_side(
     """Show the answers of all models while they are generated; Ctrl-C stops all of them.
 
     A model that fails shows its message; the others go on.
+
+    Raises:
+        UsageError: all of them failed.
     """
     from rich.live import Live
 
@@ -62,11 +67,15 @@ def answer_side_by_side(
                 columns[0].thread.join(1 / _FRAMES_PER_SECOND)
                 for column in columns[1:]:
                     column.thread.join(0.01)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             stop.set()
             for column in columns:
                 column.thread.join()
+            if interrupt.args:  # a signal to end, and not Ctrl-C
+                raise
     console.print(_grid(columns, language))
+    if all(column.problem for column in columns):
+        raise kdtool.UsageError("no model answered; each says above why")
     return {column.name: column.answer for column in columns}
 
 

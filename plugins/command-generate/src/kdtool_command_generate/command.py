@@ -39,7 +39,7 @@ __all__ = ["generate"]
 )
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Sample the likeliest part.")
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample so many tokens; 0: all.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of sampling.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
 @click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
@@ -78,11 +78,17 @@ def generate(
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
     text = _prompt(prompt, file, interactive=interactive)
+    if as_json and (text is None or interactive):
+        raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
     if text is not None:
         settings.request(text)  # refuses a wrong gap before anything is loaded
     with kdtool.open_models(model, out=out, offline=offline) as found:
         models = found if draft is None else _with_draft(found, draft)
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
+        if chosen == [draft]:
+            raise kdtool.UsageError(
+                f"--draft {draft}: {draft} would draft for itself; name the model to draft for, such as --model teacher"
+            )
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)
         elif as_json:
@@ -150,12 +156,14 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
     """Show the answer in colours on a terminal, and plain elsewhere; its figures go to standard error."""
     from rich.console import Console
 
-    from kdtool_command_generate.answers import answer
+    from kdtool_command_generate.answers import STOPPED, answer
     from kdtool_command_generate.session import Session
 
     if sys.stdout.isatty():
         with Session(models, chosen, settings, Console(), language) as session:
-            session.ask(prompt)
+            found = session.ask(prompt)
+        if any(answer.finish == STOPPED for answer in found.values()):
+            raise KeyboardInterrupt
         return
     for name in chosen:
         with models.open(name) as runtime:

@@ -26,7 +26,7 @@ class CodeStream:
     Args:
         out: the terminal.
         language: name of a pygments lexer.
-        width: columns of the terminal; a longer line stays plain.
+        width: columns of the terminal; a longer line stays plain, and with 0 every line.
         before: code in front, such as the prompt, which is not shown; it decides what an open string or bracket is.
     """
 
@@ -54,7 +54,7 @@ class CodeStream:
     def _end_line(self) -> None:
         """Write the line in progress again in colour, if it begins at the terminal's edge and did not wrap; end it."""
         lines = self._whole.split("\n")
-        if self._column == cell_len(lines[-1]) < self._width:
+        if self._column == cell_len(lines[-1]) and cell_len(lines[-1].expandtabs()) < self._width:
             coloured = highlight(self._whole, self._lexer, self._formatter)
             self._out.write("\r" + coloured.split("\n")[len(lines) - 1])
         self._whole += "\n"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 from kdtool_transformers import GAP
 
-from kdtool_command_generate.answers import Answer, Settings, answer
+from kdtool_command_generate.answers import STOPPED, Answer, Settings, answer
 from kdtool_command_generate.columns import answer_side_by_side
 from kdtool_command_generate.highlighting import CodeStream
 
@@ -50,6 +50,7 @@ class Session(ExitStack):
         self._console, self._language = console, language
         self._opened: dict[str, kdtool.Runtime] = {}
         self._turns: tuple[tuple[str, str], ...] = ()
+        self._before = self._turns
         self._last = ""
         self._commands: dict[str, Callable[[list[str]], object]] = {
             "/model": self._model, "/set": self._set, "/chat": self._chat, "/retry": self._retry,
@@ -68,13 +69,17 @@ class Session(ExitStack):
                 self._say(f"there is no command {word}; /help lists them")
             elif line.strip():
                 self.ask(line)
-        except kdtool.KdtoolError as error:
-            self._say(str(error))
+        except KeyboardInterrupt as stop:
+            if stop.args:  # a signal to end, and not Ctrl-C
+                raise
+            self._say(STOPPED)
+        except Exception as error:  # a model that fails does not end the session
+            self._say(str(error) or type(error).__name__)
         return True
 
     def ask(self, prompt: str) -> dict[str, Answer]:
         """Answer a prompt by the chosen models; Ctrl-C keeps what there is of the answer."""
-        self._last = prompt
+        self._last, self._before = prompt, self._turns
         fill = not self.settings.chat and GAP in prompt
         request = replace(self.settings, fill=fill).request(prompt, self._turns)
         runtimes = {name: self.open(name) for name in self.chosen}
@@ -97,14 +102,17 @@ class Session(ExitStack):
 
     def _stream(self, runtime: kdtool.Runtime, request: kdtool.Request) -> Answer:
         before = request.prompt.rpartition("\n")[0] + "\n" if request.prompt else ""
-        stream = CodeStream(self._console.file, self._language, self._console.width, before)
+        colours = self._console.is_terminal and not self._console.no_color
+        stream = CodeStream(self._console.file, self._language, self._console.width if colours else 0, before)
         found = Answer()
         try:
             answer(runtime, request, stream.write, into=found)
-        except KeyboardInterrupt:
-            found.finish = "stopped"
+        except KeyboardInterrupt as stop:
+            if stop.args:  # a signal to end, and not Ctrl-C
+                raise
+            found.finish = STOPPED
         self._console.file.write("\n")
-        self._say(f"{found.figures()}{', stopped' if found.finish == 'stopped' else ''}")
+        self._say(f"{found.figures()}{', stopped' if found.finish == STOPPED else ''}")
         return found
 
     def _model(self, names: list[str]) -> None:
@@ -126,7 +134,7 @@ class Session(ExitStack):
 
     def _chat(self, _: list[str]) -> None:
         self.settings = replace(self.settings, chat=not self.settings.chat)
-        self._turns = ()
+        self._turns = self._before = ()
         self._say("answers as an assistant" if self.settings.chat else "continues text")
 
     def _retry(self, _: list[str]) -> None:
@@ -134,12 +142,11 @@ class Session(ExitStack):
             raise kdtool.UsageError("there is no prompt to retry yet")
         if self.settings.temperature:
             self.settings = replace(self.settings, seed=self.settings.seed + 1)
-        if self.settings.chat:
-            self._turns = self._turns[:-2]
+        self._turns = self._before
         self.ask(self._last)
 
     def _clear(self, _: list[str]) -> None:
-        self._turns = ()
+        self._turns = self._before = ()
         self._say("the chat is forgotten")
 
     def _help(self, _: list[str]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers import get_lexer_by_name
@@ -26,7 +25,7 @@ __all__ = ["converse"]
 def converse(session: Session, language: str, given: Input | None = None, shown: Output | None = None) -> None:
     """Answer what the user types until Ctrl-D or /quit. `given` and `shown` stand for the terminal in tests."""
     typed: PromptSession[str] = PromptSession(
-        history=FileHistory(_history()),
+        history=_history(),
         completer=WordCompleter([*COMMANDS, *session.models.subjects], WORD=True),
         complete_while_typing=False,
         multiline=True,
@@ -39,7 +38,9 @@ def converse(session: Session, language: str, given: Input | None = None, shown:
     while True:
         try:
             line = typed.prompt(f"{' | '.join(session.chosen)}> ")
-        except KeyboardInterrupt:  # clears what was typed
+        except KeyboardInterrupt as stop:
+            if stop.args:  # a signal to end; Ctrl-C clears what was typed
+                raise
             continue
         except EOFError:
             return
@@ -61,8 +62,11 @@ def _keys() -> KeyBindings:
     return keys
 
 
-def _history() -> Path:
-    """Return the file with earlier prompts, which only the user may read."""
-    file = user_state_path("kdtool", ensure_exists=True) / "generate-history"
-    file.touch(mode=0o600)
-    return file
+def _history() -> History:
+    """Return earlier prompts, in a file that only the user may read; in memory where none can be written."""
+    try:
+        file = user_state_path("kdtool", ensure_exists=True) / "generate-history"
+        file.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(file)

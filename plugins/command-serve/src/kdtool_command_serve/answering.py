@@ -48,7 +48,7 @@ class Generated:
         answer = self.answer
         first = answer.first or answer.last or answer.started
         prompt, seconds = first - answer.started, answer.last - answer.first
-        more = max(answer.tokens_out - 1, 0)
+        more = answer.tokens_out - answer.tokens_at_first
         return {
             "prompt_n": answer.tokens_in,
             "prompt_ms": round(1000 * prompt, 2),

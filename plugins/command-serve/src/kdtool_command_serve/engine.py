@@ -31,6 +31,7 @@ class Answer:
         self.created = time.perf_counter()
         self.started = 0.0
         self.first = 0.0
+        self.tokens_at_first = 0
         self.last = 0.0
         self.tokens_in = 0
         self.tokens_out = 0
@@ -70,7 +71,8 @@ class Answer:
             if self.cancelled:
                 return
             self.last = time.perf_counter()
-            self.first = self.first or (self.last if piece.tokens_out else 0.0)
+            if piece.tokens_out and not self.first:
+                self.first, self.tokens_at_first = self.last, piece.tokens_out
             self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
             self.end = piece.finish or self.end
             call_loop(self._loop, self._pieces.put_nowait, piece)

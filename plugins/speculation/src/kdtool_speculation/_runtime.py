@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from queue import SimpleQueue
 from threading import Event, Thread
 
@@ -65,7 +66,7 @@ class SpeculativeRuntime(kdtool.Runtime):
             yield kdtool.TextAnswer(request.id, text, last.finish or "stop", last.tokens_in, last.tokens_out)
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        """Yield an answer while it is generated, several pieces a step; see `kdtool.Runtime.stream`."""
+        """Yield an answer while it is generated, a piece each step; see `kdtool.Runtime.stream`."""
         pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
         stop = Event()
         thread = Thread(target=self._run, args=(request, pieces, stop), name="kdtool-speculation", daemon=True)
@@ -116,14 +117,15 @@ class SpeculativeRuntime(kdtool.Runtime):
         while finish is None:
             new, logits = self._step(target, draft, row, sampling)
             count.steps += 1
+            pieces = []
             for token, own in zip(new, logits, strict=False):
                 count.tokens += 1
                 row.accept(token, own)
-                piece = _next_piece(row)
-                yield piece
-                finish = piece.finish
+                pieces.append(_next_piece(row))
+                finish = pieces[-1].finish
                 if finish is not None:
                     break
+            yield _joined(pieces)
 
     def _step(
         self, target: Reading, draft: Reading, row: StreamedAnswer, sampling: _Sampling
@@ -196,6 +198,12 @@ def _next_piece(row: StreamedAnswer) -> kdtool.TextPiece:
     if isinstance(piece, BaseException):
         raise piece
     return piece
+
+
+def _joined(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:
+    """Return the pieces of a step as one: they come at the same time."""
+    text = "".join(piece.text for piece in pieces)
+    return replace(pieces[-1], text=text, logprobs=tuple(chain.from_iterable(piece.logprobs for piece in pieces)))
 
 
 def _require_transformers(runtime: kdtool.Runtime, role: str) -> TransformersRuntime:

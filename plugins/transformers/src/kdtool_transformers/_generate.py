@@ -182,14 +182,15 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
     Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
     """
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
+    training = [each for each in module.modules() if each.training]  # few or none: setting a mode is slow
+    for each in training:
+        each.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for each, mode in modes.items():
-            each.training = mode
+        for each in training:
+            each.training = True
 
 
 def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> list[int]:

@@ -305,6 +305,10 @@ def _explain(source: str | Path, offline: bool) -> Iterator[None]:
                 f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
                 "is part of transformers"
             ) from error
+        if "backend tokenizer" in text:
+            raise kdtool.UsageError(
+                f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
+            ) from error
         if isinstance(resolve(source), Path):
             raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
         if offline:
