@@ -26,6 +26,7 @@ PATTERNS = {
     "chain of semicolons": r"^[^{}]*;[^{}]*;[^{}]*;[^{}]*$",
     "roundabout term": r"\btakes? the place of\b|\bof one's own\b|\bown text\b|\btext of the student's own\b",
     "roundabout verb": r"\b(is|are) to be\b|\bmust not be\b.*\bbut\b",
+    "merge marker": r"<{7} \w",
 }
 # Sent to models as they are: other words would change answers.
 PROMPTS = {"Write Python code that does what this says."}
