@@ -54,7 +54,7 @@ def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether there is a file, or a folder that is no run's, finished or not."""
+    """Return whether this is a file, or a folder other than a run's, which may be unfinished."""
     return path.is_file() or (path.is_dir() and not any((path / name).is_file() for name in (RESULTS, GRAPH)))
 
 

@@ -14,7 +14,7 @@ from kdtool_transformers import GAP
 __all__ = ["STOPPED", "Answer", "Drafted", "Settings", "answer"]
 
 STOPPED = "stopped"
-"""How an answer ends that the user stopped."""
+"""The finish of an answer that the user stopped."""
 
 
 @dataclass(frozen=True)

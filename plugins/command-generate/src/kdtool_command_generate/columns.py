@@ -75,7 +75,7 @@ def answer_side_by_side(
                 raise
     console.print(_grid(columns, language))
     if all(column.problem for column in columns):
-        raise kdtool.UsageError("no model answered; each says above why")
+        raise kdtool.UsageError("no model answered; the reasons stand above")
     return {column.name: column.answer for column in columns}
 
 

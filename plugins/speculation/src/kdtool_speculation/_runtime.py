@@ -125,7 +125,7 @@ class SpeculativeRuntime(kdtool.Runtime):
                 finish = pieces[-1].finish
                 if finish is not None:
                     break
-            yield _joined(pieces)
+            yield _join(pieces)
 
     def _step(
         self, target: Reading, draft: Reading, row: StreamedAnswer, sampling: _Sampling
@@ -200,7 +200,7 @@ def _next_piece(row: StreamedAnswer) -> kdtool.TextPiece:
     return piece
 
 
-def _joined(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:
+def _join(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:
     """Return the pieces of a step as one: they come at the same time."""
     text = "".join(piece.text for piece in pieces)
     return replace(pieces[-1], text=text, logprobs=tuple(chain.from_iterable(piece.logprobs for piece in pieces)))
