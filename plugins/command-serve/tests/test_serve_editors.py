@@ -110,6 +110,7 @@ def test_text_around_a_gap_is_shortened_from_afar() -> None:
         ("x = 1\n\n    y = 2\n", {"n_indent": 4}, "x = 1\n\n    y = 2\n"),
         ("x = 1\nz = 3\n", {}, "x = 1\nz = 3\n"),
         ("x = 1\ny = 2\n z = 3\n" + "w " * 200, {"t_max_predict_ms": 1}, "x = 1"),
+        ("x = 1\ny = 2\n", {"t_max_predict_ms": -1}, "x = 1\ny = 2\n"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -91,10 +91,16 @@ def test_pages_of_others_are_refused_unless_allowed(server: Running) -> None:
     assert own.status_code == 200
     assert "access-control-allow-origin" not in own.headers
     with running(ScriptedModels({"s": StreamingRuntime()}), origins=["https://mine.example"], key="k") as other:
-        asked = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
+        wanted = "authorization, content-type, x-stainless-os"  # of OpenAI's client
+        asked = {
+            "Origin": "https://mine.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": wanted,
+        }
         allowed = httpx.options(f"{other.url}/infill", headers=asked)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (204, "https://mine.example")
-        assert "authorization" in allowed.headers["access-control-allow-headers"]
+        assert allowed.headers["access-control-allow-headers"] == wanted
+        assert allowed.headers["access-control-expose-headers"] == "Retry-After"
         assert other.get("/v1/models", Origin="https://mine.example").status_code == 401
 
 

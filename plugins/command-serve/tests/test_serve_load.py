@@ -104,6 +104,26 @@ def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:
         assert runtimes["control"].closed
 
 
+def test_models_asked_at_once_are_unloaded_when_they_are_done() -> None:
+    runtimes = {name: StreamingRuntime(seconds=0.02) for name in ("student", "control", "teacher")}
+    with running(ScriptedModels(runtimes), limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
+        asked = threads.map(lambda name: server.post("/v1/completions", prompt="x", model=name), runtimes)
+        assert [response.status_code for response in asked] == [200] * 3
+        assert sum(card["kdtool"]["loaded"] for card in server.get("/v1/models").json()["data"]) == 1
+
+
+def test_a_model_that_fails_to_close_holds_up_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stuck(StreamingRuntime):
+        def unload(self) -> None:
+            raise RuntimeError("does not close")
+
+    models = ScriptedModels({"student": Stuck(), "control": StreamingRuntime()})
+    with running(models, limits=Limits(keep=1)) as server:
+        for name in ("student", "control"):
+            assert server.post("/v1/completions", prompt="x", model=name).status_code == 200
+    assert "does not close" in capsys.readouterr().err
+
+
 def test_only_offered_models_are_listed_the_default_first() -> None:
     models = ScriptedModels({"student": StreamingRuntime(), "control": StreamingRuntime()})
     with running(models, offered=["control"]) as server:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import kdtool
 import openai
 import pytest
+from kdtool_command_serve.forms import _token
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -233,6 +236,48 @@ def test_a_dropped_request_without_a_stream_ends_the_generation(server: Running,
     time.sleep(0.2)
     assert not student.open
     assert not server.pool.engines["student"].admitted
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RuntimeError("CUDA out of memory"), 503, "insufficient_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, "insufficient_memory"),
+        (TimeoutError("the read operation timed out"), 500, "model_failed"),
+    ],
+)
+def test_an_error_of_the_model_has_its_code(error: Exception, status: int, code: str) -> None:
+    class Failing(StreamingRuntime):
+        def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+            raise error
+
+    with running(ScriptedModels({"student": Failing()})) as server:
+        found = server.post("/v1/completions", prompt="x")
+        assert (found.status_code, found.json()["error"]["code"]) == (status, code)
+
+
+def test_a_conversation_has_a_turn_to_answer(server: Running) -> None:
+    found = server.post("/v1/chat/completions", messages=[{"role": "assistant", "content": "def f("}])
+    assert (found.status_code, found.json()["error"]["param"]) == (400, "messages")
+
+
+def test_a_part_of_a_character_has_no_bytes() -> None:
+    assert _token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
+    assert _token("é", -1.0)["bytes"] == [0xC3, 0xA9]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "bearer schlüssel"},
+        {"Authorization": "Bearer schlüssel"},
+        {"Authorization": "Bearer", "x-api-key": "schlüssel"},
+    ],
+)
+def test_a_key_is_known_by_its_bytes_in_each_header(headers: dict[str, str]) -> None:
+    sent = {name: value.encode() for name, value in headers.items()}
+    with running(ScriptedModels({"student": StreamingRuntime()}), key="schlüssel") as server:
+        assert httpx.get(f"{server.url}/v1/models", headers=sent).status_code == 200
 
 
 def test_a_key_is_demanded_and_compared() -> None:

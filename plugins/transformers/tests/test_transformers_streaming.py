@@ -138,6 +138,40 @@ def test_more_requests_than_streams_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     assert most == 2
 
 
+def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, forward = TransformersRuntime(tiny_model()), _streaming.Streamer._forward
+    running = runtime.stream(kdtool.Request("short", "x = ", 60))
+    next(running)
+
+    def fail_on_long(self: Any, new: Any, *arguments: Any) -> torch.Tensor:
+        if len(new[0]) > 50:
+            raise MemoryError("no room")
+        return forward(self, new, *arguments)
+
+    monkeypatch.setattr(_streaming.Streamer, "_forward", fail_on_long)
+    with pytest.raises(MemoryError, match="no room"):
+        list(runtime.stream(kdtool.Request("long", "y" * 100, 5)))
+    assert list(running)[-1].finish
+
+
+def test_what_is_not_a_number_leaves_with_its_row() -> None:
+    def row(length: int, value: float) -> RowCache:
+        cache = RowCache()
+        cache.update(*2 * [torch.full((1, 1, length, 2), value)], 0)
+        return cache
+
+    batch = RowCache()
+    batch.add(row(4, 1.0), 4)
+    batch.add(row(8, torch.nan), 8)
+    batch.keep([0], 4)
+    batch.add(row(6, 2.0), 6)
+    batch.add(row(2, 3.0), 2)
+    (layer,) = batch.layers
+    keys, _ = layer.update(*2 * [torch.zeros(3, 1, 1, 2)])
+    assert keys.shape == (3, 1, 7, 2)
+    assert torch.isfinite(keys).all()
+
+
 def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = TransformersRuntime(tiny_model())
     forward, calls = _streaming.Streamer._forward, 0

@@ -217,10 +217,13 @@ async def _merge(found: Sequence[Generated]) -> _Pieces:
 
 @contextlib.asynccontextmanager
 async def _limit(deadline: float, seconds: float) -> AsyncIterator[None]:
+    limit = asyncio.timeout_at(deadline)
     try:
-        async with asyncio.timeout_at(deadline):
+        async with limit:
             yield
     except TimeoutError:
+        if not limit.expired():  # the model's own
+            raise
         raise RequestError(
             f"the answer was not finished within {seconds:g} s; ask for fewer tokens, or start the server with a longer "
             "--timeout",

@@ -159,6 +159,8 @@ class _Endpoints:
         engine = self._pool.find(given.model)
         turns = [message.turn() for message in given.messages]
         begun = turns.pop()[1] if turns[-1][0] == "assistant" else ""
+        if not turns:
+            raise RequestError("messages: no turn is left to answer; begin with the user's", param="messages")
         limit = given.max_completion_tokens or _limit(given.max_tokens)
         logprobs = given.top_logprobs if given.logprobs else None
         requests = [

@@ -46,13 +46,16 @@ class BusyError(RequestError):
 
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_NO_MEMORY = ("out of memory", "defaultcpuallocator: ")
+"""In the messages of torch, on accelerators and on processors."""
 
 
 def as_request_error(error: BaseException) -> RequestError:
     """Return the error that a client gets for an exception from a model."""
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, kdtool.MemoryExceededError | MemoryError) or "out of memory" in str(error).lower():
+    text = str(error).lower()
+    if isinstance(error, kdtool.MemoryExceededError | MemoryError) or any(sign in text for sign in _NO_MEMORY):
         return RequestError(
             f"the memory does not suffice: {_first_line(error)}; ask a smaller model, or restart with --keep 1",
             status=503,

@@ -207,4 +207,5 @@ def _chat_logprobs(found: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
 
 
 def _token(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": [*token.encode()]}
+    known = "\N{REPLACEMENT CHARACTER}" not in token  # else it is part of a character
+    return {"token": token, "logprob": logprob, "bytes": [*token.encode()] if known else None}

@@ -64,7 +64,7 @@ class Guard:
         try:
             self._check(scope, headers, origin)
             if scope["method"] == "OPTIONS" and origin in self._origins:
-                await _preflight()(scope, receive, answer)
+                await _preflight(headers)(scope, receive, answer)
                 return
             self._check_key(scope, headers)
             body = await self._read(receive)
@@ -95,8 +95,9 @@ class Guard:
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         if not self._key or scope["path"] in self._open_paths:
             return
-        given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        if not hmac.compare_digest(given.encode(), self._key):
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer if bearer and scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not hmac.compare_digest(given.encode("latin-1"), self._key):  # the bytes that were sent
             raise RequestError(
                 "the key is missing or wrong; send it as `Authorization: Bearer KEY`",
                 status=401,
@@ -153,12 +154,13 @@ async def _wait_for_end(receive: Receive) -> None:
         pass
 
 
-def _preflight() -> Response:
+def _preflight(asked: Headers) -> Response:
+    """Permit the headers that a page on the list asks for; OpenAI's client sends many."""
     return Response(
         status_code=204,
         headers={
             "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Allow-Headers": "authorization, content-type, x-api-key",
+            "Access-Control-Allow-Headers": asked.get("access-control-request-headers", ""),
         },
     )
 
@@ -169,4 +171,5 @@ def _add_headers(headers: MutableHeaders, origin: str) -> None:
     headers.setdefault("Cache-Control", "no-store")
     if origin:
         headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = "Retry-After"
         headers["Vary"] = "Origin"

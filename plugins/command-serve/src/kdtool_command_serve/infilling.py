@@ -29,7 +29,7 @@ class End:
 
     def __init__(self, given: Infill) -> None:
         self._indent = given.n_indent
-        self._seconds = given.t_max_predict_ms / 1000
+        self._seconds = max(0, given.t_max_predict_ms) / 1000
         self._began = 0.0
 
     def find_end(self, text: str) -> int | None:

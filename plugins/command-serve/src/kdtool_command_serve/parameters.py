@@ -33,7 +33,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 _LLAMA_CPP: Mapping[str, tuple[object, ...]] = {
     "dynatemp_range": (0,),
     "typical_p": (1,),
-    "min_p": (0, 0.05),  # editors send the default of llama.cpp
+    "min_p": (0, 0.05, 0.1),  # editors send the default of llama.cpp, or that of llama.vim
     "xtc_probability": (0,),
     "repeat_penalty": (1,),
     "dry_multiplier": (0,),
@@ -46,7 +46,7 @@ _LLAMA_CPP: Mapping[str, tuple[object, ...]] = {
 _LLAMA_CPP_IGNORED = frozenset({
     "cache_prompt", "samplers", "id_slot", "dynatemp_exponent", "xtc_threshold", "repeat_last_n", "dry_base",
     "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat_tau", "mirostat_eta",
-    "t_max_prompt_ms", "n_keep", "slot_id",
+    "t_max_prompt_ms", "n_keep", "slot_id", "n_cmpl",
 })  # fmt: skip
 """Hints of llama.cpp, and details of samplers that are off. The prompt's cache is always used."""
 

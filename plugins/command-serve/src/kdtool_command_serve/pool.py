@@ -55,7 +55,7 @@ class Pool:
         Raises:
             RequestError: no such model is offered.
         """
-        if name is None:
+        if not name:  # llama.vim sends an empty one
             return next(iter(self.engines.values()))
         if name not in self.engines:
             raise RequestError(
@@ -92,9 +92,13 @@ class Pool:
 
     def _engine(self, name: str, queue: int) -> Engine:
         engine = Engine(name, lambda: self._load(name), queue=queue, loader=self._loader)
-        engine.before_load = self._make_room
-        engine.finished = lambda answer: self.finished(engine, answer)
+        engine.before_load = lambda: self._unload(self._keep - 1)
+        engine.finished = lambda answer: self._finish(engine, answer)
         return engine
+
+    def _finish(self, engine: Engine, answer: Answer) -> None:
+        self.finished(engine, answer)
+        self._unload(self._keep)
 
     def _load(self, name: str) -> kdtool.Runtime:
         needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available
@@ -104,11 +108,11 @@ class Pool:
             )
         return self._models.open(name)
 
-    def _make_room(self) -> None:
-        """Unload what was not asked for longest, so that with one more model as many are loaded as may be."""
+    def _unload(self, most: int) -> None:
+        """Unload idle models, first those not asked for longest, until `most` are loaded; without --keep none."""
         loaded = [engine for engine in self.engines.values() if engine.runtime is not None]
         idle = sorted((engine for engine in loaded if not engine.admitted), key=lambda engine: engine.used)
-        for engine in idle[: max(0, len(loaded) - self._keep + 1)] if self._keep else ():
+        for engine in idle[: max(0, len(loaded) - most)] if self._keep else ():
             engine.unload()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 
 __all__ = ["Workers", "call_loop"]
@@ -27,7 +28,7 @@ class Workers:
             thread.start()
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run `task`, which raises nothing, when a thread is free."""
+        """Run `task` when a thread is free; what it raises is printed."""
         self._tasks.put(task)
 
     def stop(self) -> None:
@@ -37,7 +38,10 @@ class Workers:
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            task()
+            try:
+                task()
+            except Exception:
+                traceback.print_exc()  # the thread goes on: others wait for it
             del task  # frees the request's memory while the thread waits
 
 

@@ -82,6 +82,9 @@ class _Rows(DynamicLayer):  # type: ignore[misc]
         longest = max(length, self.end - self.begin)
         self._make_room(self.rows + 1, longest, 0)
         for own, buffer in ((self.key_buffer, other.key_buffer), (self.value_buffer, other.value_buffer)):
+            # Zeros, not what was there: a hidden value that is not a number would spread.
+            own[: self.rows, :, self.end - longest : self.begin] = 0
+            own[self.rows, :, self.end - longest : self.end - length] = 0
             own[self.rows, :, self.end - length : self.end] = buffer[0, :, other.begin : other.begin + length]
         self.begin = self.end - longest
         self.rows += 1

@@ -232,10 +232,15 @@ class Streamer:
     def _read_prompts(self, room: int) -> None:
         left = _CHUNK
         for row in self._waiting[:room]:
-            if not row.read and isinstance(row.cache, RowCache):
-                row.read = self._reuse(row.prompt, row.cache)
-            chunk = row.prompt[row.read : row.read + left]
-            logits = self._forward([chunk], [row.read], row.cache)
+            try:
+                if not row.read and isinstance(row.cache, RowCache):
+                    row.read = self._reuse(row.prompt, row.cache)
+                chunk = row.prompt[row.read : row.read + left]
+                logits = self._forward([chunk], [row.read], row.cache)
+            except Exception as error:  # such as too little memory: its cache is its own, so that the others go on
+                row.done = True
+                row.pieces.put(error)
+                continue
             row.read += len(chunk)
             left -= len(chunk)
             if row.read == len(row.prompt):
