@@ -3,12 +3,13 @@
     python benchmarks/serve_load.py load quickstart --minutes 10
     python benchmarks/serve_load.py beside runs/quickstart/exports/quickstart-q4_k_m.gguf --rounds 20
 
-`load` keeps twice as many requests under way as the server has slots and places in its queue, and a tenth of the clients
-leave early. Expected: no status but 200 and 429, a 429 for what exceeds the capacity, and memory that does not grow after
-the first minute. `beside` asks both servers in turns for the same greedy completion, each with an idle machine to itself:
-time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and the median time of
-16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on two cores); where a
-model has no marks for gaps, of 16 tokens behind that prefix. The bare server's time for the same stands beside it.
+`load` keeps twice as many clients as the server has slots and places in its queue; they wait as long as a 429 asks, and a
+tenth of them leave early. Expected: no status but 200 and 429, a 429 for what exceeds the capacity, and memory that does
+not grow after the first minute. `beside` asks both servers in turns for the same greedy completion, each with an idle
+machine to itself: time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and
+the median time of 16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on
+two cores); where a model has no marks for gaps, of 16 tokens behind that prefix. The bare server's time for the same stands
+beside it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def _serve(model: str, queue: int) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def _load(process: psutil.Process, url: str, options: argparse.Namespace) -> None:
-    _ask(url, options.tokens)
+    with httpx.Client(timeout=300) as client:
+        _ask(client, url, options.tokens)
     slots = int(float(re.findall(r"^kdtool_slots\S* (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)[0]))
     clients = 2 * (slots + options.queue)
     print(f"{slots} slots, {options.queue} places, {clients} clients")
@@ -85,13 +87,14 @@ def _load(process: psutil.Process, url: str, options: argparse.Namespace) -> Non
 
     def work(seed: int) -> None:
         rng = random.Random(seed)
-        while time.monotonic() < end:
-            status, first = _ask(url, options.tokens, leave=rng.random() < 0.1)
-            statuses[status] += 1
-            if first:
-                firsts.append(first)
-            if status == "429":
-                time.sleep(rng.uniform(0.2, 0.6))
+        with httpx.Client(timeout=300) as client:
+            while time.monotonic() < end:
+                status, seconds = _ask(client, url, options.tokens, leave=rng.random() < 0.1)
+                statuses[status] += 1
+                if status == "429":
+                    time.sleep(max(0.0, min(seconds, end - time.monotonic())))
+                elif seconds:
+                    firsts.append(seconds)
 
     threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(clients)]
     for thread in threads:
@@ -114,15 +117,20 @@ def _resident(process: psutil.Process) -> int:
     return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
 
 
-def _ask(url: str, tokens: int, *, leave: bool = False) -> tuple[str, float]:
-    """Return the status of a streamed request ("left" if the client leaves), and the seconds to its first piece."""
+def _ask(client: httpx.Client, url: str, tokens: int, *, leave: bool = False) -> tuple[str, float]:
+    """Return the status of a streamed request ("left" if the client leaves), and the seconds to its first piece.
+
+    With 429 they are those that the client should wait.
+    """
     body = {"prompt": PROMPT[-200:], "max_tokens": tokens, "stream": True, "temperature": 1.0}
     began = time.perf_counter()
     try:
-        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
+        with client.stream("POST", f"{url}/v1/completions", json=body) as response:
+            if response.status_code == 429:
+                return "429", float(response.headers["Retry-After"])
             first = 0.0
             for line in response.iter_lines():
-                if '"error"' in line and response.status_code == 200:
+                if line.startswith('data: {"error"'):
                     return line[:200], 0.0
                 first = first or (time.perf_counter() - began if response.status_code == 200 else 0.0)
                 if leave and first:
