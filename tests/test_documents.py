@@ -156,7 +156,8 @@ class Page:
     _bash = _console
 
     def _command(self, line: str, output: list[str]) -> None:
-        words = [word.replace("DIR", "teacher") for word in shlex.split(line.partition(" > ")[0])]
+        last = line.partition(" > ")[0].rpartition(" | ")[2]
+        words = [word.replace("DIR", "teacher") for word in shlex.split(last)]
         for known, check in self._programs().items():
             if words[: len(known)] == list(known):
                 check(words[len(known) :], output)
