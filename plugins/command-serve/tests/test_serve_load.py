@@ -15,6 +15,8 @@ import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from kdtool_command_serve import Limits
+from kdtool_command_serve.engine import Engine
+from kdtool_command_serve.workers import Workers
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -211,3 +213,14 @@ def _state() -> dict[str, int]:
     process = psutil.Process()
     files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
     return {"threads": threading.active_count(), "files": files, "memory": process.memory_info().rss}
+
+
+def test_only_a_stream_gets_its_answer_in_pieces() -> None:
+    async def answered(whole: bool) -> list[tuple[str, str | None]]:
+        engine = Engine("m", lambda: StreamingRuntime(lambda _: "a b c d "), queue=4, loader=Workers("loader", 1))
+        request = kdtool.Request("1", "x", 10)
+        (answer,) = await engine.start([request], lambda text: 3 if len(text) > 4 else None, whole=whole)
+        return [(piece.text, piece.finish) async for piece in answer]
+
+    assert asyncio.run(answered(whole=True)) == [("a b", "stop")]
+    assert asyncio.run(answered(whole=False)) == [("a ", None), ("b ", None), ("", "stop")]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import kdtool
@@ -18,6 +17,8 @@ from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
 
 __all__ = ["Form", "Generated", "respond"]
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass
@@ -79,7 +80,10 @@ class Form(Protocol):
         """Yield events behind all answers."""
 
     def find_end(self, text: str) -> int | None:
-        """Return how many characters of an answer are kept if it ends after `text`; None if it goes on."""
+        """Return how many characters of an answer are kept if it ends after `text`; None if it goes on.
+
+        It is called in the thread that generates the answer.
+        """
 
     done: str
     """The last event's data; "" if there is none."""
@@ -93,26 +97,28 @@ async def respond(
     An error before the first piece is an HTTP error, a later one the last event. The answers are cancelled when the
     response is.
     """
-    deadline = asyncio.get_running_loop().time() + seconds
-    answers: list[Answer] = []
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    end = ExitStack()
     try:
-        async with _limit(deadline, seconds):
-            answers = await engine.start(requests)
+        answers = await _start(engine, requests, form, deadline, seconds, whole=not stream)
+        end.callback(engine.cancel, answers)
+        end.callback(loop.call_at(deadline, _expire, answers, seconds).cancel)
         found = [Generated(number, answer, engine) for number, answer in enumerate(answers)]
-        pieces = _until_end(form, _until(deadline, seconds, _merge(found)))
+        pieces = _merge(found)
         if not stream:
             async for one, piece in pieces:
                 one.add(piece)
-            engine.cancel(answers)
+            end.close()
             return JSONResponse(form.whole(found))
         first = await anext(pieces)
         first[0].add(first[1])
     except BaseException as error:
-        engine.cancel(answers)
+        end.close()
         if isinstance(error, Exception):
             raise as_request_error(error) from error
         raise
-    return _Events(engine, found, first, pieces, form)
+    return _Events(found, first, pieces, form, end)
 
 
 class _Events(StreamingResponse):
@@ -120,20 +126,18 @@ class _Events(StreamingResponse):
 
     def __init__(
         self,
-        engine: Engine,
         found: Sequence[Generated],
         first: tuple[Generated, kdtool.TextPiece],
         pieces: _Pieces,
         form: Form,
+        end: ExitStack,
     ) -> None:
         super().__init__(self._lines(found, first, pieces, form), media_type="text/event-stream")
-        self._cancel = partial(engine.cancel, [one.answer for one in found])
+        self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._end:
             await super().__call__(scope, receive, send)
-        finally:
-            self._cancel()
 
     async def _lines(
         self,
@@ -158,29 +162,6 @@ class _Events(StreamingResponse):
             yield _event(as_request_error(error).body())
         if form.done:
             yield f"data: {form.done}\n\n".encode()
-
-
-async def _until(deadline: float, seconds: float, pieces: _Pieces) -> _Pieces:
-    """Yield what comes before the deadline."""
-    while True:
-        try:
-            async with _limit(deadline, seconds):
-                item = await anext(pieces)
-        except StopAsyncIteration:
-            return
-        yield item
-
-
-async def _until_end(form: Form, pieces: _Pieces) -> _Pieces:
-    """Yield pieces until the form ends the only answer."""
-    text = ""
-    async for one, piece in pieces:
-        before, text = len(text), text + piece.text
-        if (kept := form.find_end(text)) is not None:
-            one.text = one.text[:kept]  # a stream has shown a line's end that goes with the line
-            yield one, replace(piece, text=text[before:kept], finish="stop")
-            return
-        yield one, piece
 
 
 async def _merge(found: Sequence[Generated]) -> _Pieces:
@@ -215,21 +196,37 @@ async def _merge(found: Sequence[Generated]) -> _Pieces:
             task.cancel()
 
 
-@contextlib.asynccontextmanager
-async def _limit(deadline: float, seconds: float) -> AsyncIterator[None]:
+async def _start(
+    engine: Engine,
+    requests: Sequence[kdtool.Request],
+    form: Form,
+    deadline: float,
+    seconds: float,
+    *,
+    whole: bool,
+) -> list[Answer]:
     limit = asyncio.timeout_at(deadline)
     try:
         async with limit:
-            yield
+            return await engine.start(requests, form.find_end, whole=whole)
     except TimeoutError:
-        if not limit.expired():  # the model's own
-            raise
-        raise RequestError(
-            f"the answer was not finished within {seconds:g} s; ask for fewer tokens, or start the server with a longer "
-            "--timeout",
-            status=504,
-            code="timeout",
-        ) from None
+        if limit.expired():
+            raise _lateness(seconds) from None
+        raise  # it is the model's own
+
+
+def _expire(answers: Sequence[Answer], seconds: float) -> None:
+    for answer in answers:
+        answer.put(_lateness(seconds))
+
+
+def _lateness(seconds: float) -> RequestError:
+    return RequestError(
+        f"the answer was not finished within {seconds:g} s; ask for fewer tokens, or start the server with a longer "
+        "--timeout",
+        status=504,
+        code="timeout",
+    )
 
 
 def _refusal(piece: kdtool.TextPiece, runtime: kdtool.Runtime | None) -> RequestError:
@@ -243,4 +240,4 @@ def _refusal(piece: kdtool.TextPiece, runtime: kdtool.Runtime | None) -> Request
 
 
 def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return f"data: {_ENCODER.encode(data)}\n\n".encode()

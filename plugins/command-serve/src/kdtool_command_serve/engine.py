@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import kdtool
@@ -20,13 +20,22 @@ from kdtool_command_serve.workers import Workers, call_loop
 __all__ = ["Answer", "Engine"]
 
 
+FindEnd = Callable[[str], int | None]
+"""Return how many characters of an answer are kept if it ends after a text; None if it goes on."""
+
+
 class Answer:
     """An answer that waits or is generated: iterate over its pieces once.
 
     Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled".
+
+    Args:
+        request: what is answered.
+        find_end: is called in the worker thread with the text so far, after each piece.
+        whole: hand over one piece, when the answer is finished. It costs the machine less than many.
     """
 
-    def __init__(self, request: kdtool.Request) -> None:
+    def __init__(self, request: kdtool.Request, find_end: FindEnd, *, whole: bool) -> None:
         self.request = request
         self.created = time.perf_counter()
         self.started = 0.0
@@ -37,6 +46,8 @@ class Answer:
         self.tokens_out = 0
         self.cancelled = False
         self.end = "cancelled"
+        self._find_end = find_end
+        self._whole = whole
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
 
@@ -67,15 +78,33 @@ class Answer:
         call_loop(self._loop, self._pieces.put_nowait, last)
 
     def _pass_on(self, pieces: Iterator[kdtool.TextPiece]) -> None:
+        text = ""
+        logprobs: tuple[kdtool.TokenLogprob, ...] = ()
         for piece in pieces:
             if self.cancelled:
                 return
-            self.last = time.perf_counter()
-            if piece.tokens_out and not self.first:
-                self.first, self.tokens_at_first = self.last, piece.tokens_out
-            self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
-            self.end = piece.finish or self.end
-            call_loop(self._loop, self._pieces.put_nowait, piece)
+            before, text = len(text), text + piece.text
+            logprobs += piece.logprobs
+            finish = piece.finish
+            if (kept := self._find_end(text)) is not None:
+                text, finish = text[:kept], "stop"
+            self._note(piece, finish)
+            if not self._whole:
+                self._hand_over(replace(piece, text=text[before:], finish=finish))
+            elif finish:
+                self._hand_over(replace(piece, text=text, finish=finish, logprobs=logprobs))
+            if finish:
+                return
+
+    def _hand_over(self, piece: kdtool.TextPiece) -> None:
+        call_loop(self._loop, self._pieces.put_nowait, piece)
+
+    def _note(self, piece: kdtool.TextPiece, finish: str | None) -> None:
+        self.last = time.perf_counter()
+        if piece.tokens_out and not self.first:
+            self.first, self.tokens_at_first = self.last, piece.tokens_out
+        self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
+        self.end = finish or self.end
 
 
 @dataclass(frozen=True)
@@ -135,8 +164,10 @@ class Engine:
         """Answers that wait for a slot, or for the model to load."""
         return self.admitted - len(self.running)
 
-    async def start(self, requests: Sequence[kdtool.Request]) -> list[Answer]:
+    async def start(self, requests: Sequence[kdtool.Request], find_end: FindEnd, *, whole: bool) -> list[Answer]:
         """Admit requests together, load the model if it is not, and return their answers, which begin when slots are free.
+
+        For `find_end` and `whole` see `Answer`.
 
         Raises:
             BusyError: the queue has no room.
@@ -159,7 +190,7 @@ class Engine:
         except BaseException:
             self.admitted -= len(requests)
             raise
-        answers = [Answer(request) for request in requests]
+        answers = [Answer(request, find_end, whole=whole) for request in requests]
         self.waiting.extend(answers)
         self._dispatch()
         return answers
