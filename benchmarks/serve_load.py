@@ -1,7 +1,7 @@
 """`kdtool serve` under more load than it can carry, and beside the server of the same llama.cpp without it.
 
     python benchmarks/serve_load.py load quickstart --minutes 10
-    python benchmarks/serve_load.py beside runs/quickstart/exports/quickstart-q4_k_m.gguf --rounds 20
+    python benchmarks/serve_load.py beside [runs/quickstart/exports/quickstart-q4_k_m.gguf] --rounds 20
 
 `load` keeps twice as many clients as the server has slots and places in its queue; they wait as long as a 429 asks, and a
 tenth of them leave early. Expected: no status but 200 and 429, a 429 for what exceeds the capacity, and memory that does
@@ -9,7 +9,8 @@ not grow after the first minute. `beside` asks both servers in turns for the sam
 machine to itself: time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and
 the median time of 16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on
 two cores); where a model has no marks for gaps, of 16 tokens behind that prefix. The bare server's time for the same stands
-beside it.
+beside it. Without a file, `beside` takes a Llama of 135 M parameters with random weights in q4_k_m: its rows are what
+K-quants take, it has marks for gaps, and speed does not depend on weights.
 """
 
 from __future__ import annotations
@@ -26,9 +27,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
+import torch
+from kdtool_exporter_gguf import GGUF
+from kdtool_exporter_gguf._prepared import Prepared
+from kdtool_exporter_gguf._writing import write_quantised
+from kdtool_testing import make_run
+from kdtool_transformers import TransformersModel, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 PROMPT = "".join(f"def add_{number}(value):\n    return value + {number}\n\n\n" for number in range(12)) + "def area("
 BARE = """
@@ -46,17 +57,42 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["load", "beside"])
-    parser.add_argument("model", help="a run, or a model's folder or file; for `beside` a GGUF file")
+    parser.add_argument("model", nargs="?", help="a run, or a model's folder or file; for `beside` a GGUF file")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()
-    with _serve(options.model, options.queue) as (process, url):
-        if options.what == "load":
-            _load(process, url, options)
-        else:
-            _beside(url, options)
+    if options.what == "load" and options.model is None:
+        parser.error("load needs a model")
+    with TemporaryDirectory() as folder:
+        options.model = options.model or str(_write_random(Path(folder)))
+        with _serve(options.model, options.queue) as (process, url):
+            if options.what == "load":
+                _load(process, url, options)
+            else:
+                _beside(url, options)
+
+
+def _write_random(folder: Path) -> Path:
+    """Write a student of 135 M parameters, which no training has changed, as q4_k_m."""
+    save_code_llama_tokenizer(folder, 32_016, 20_000_000, infilling=True)
+    shape = LlamaConfig(
+        vocab_size=32_016,
+        hidden_size=768,
+        intermediate_size=2304,
+        num_hidden_layers=16,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    print(f"random weights, {model.num_parameters():,} parameters", flush=True)
+    student = TransformersModel(model, open_tokenizer(folder, offline=True))
+    config = GGUF.Config(type="q4_k_m", imatrix="none")
+    return write_quantised(make_run(folder, name="random"), student, Prepared([], [], None, 0), config)
 
 
 @contextmanager

@@ -31,7 +31,10 @@ def main() -> None:
     options = parser.parse_args()
     drafts = options.drafts.split(",")
     lines = options.records.read_text(encoding="utf-8").splitlines() if options.records.exists() else []
-    found: dict[str, dict[str, Any]] = {record["prompt"]: record for record in map(json.loads, lines)}
+    settings = {"run": options.run, "tokens": options.tokens, "drafted": options.drafted, "drafts": drafts}
+    found: dict[str, dict[str, Any]] = {
+        record["prompt"]: record for record in map(json.loads, lines) if record["settings"] == settings
+    }
     with ExitStack() as opened, options.records.open("a", encoding="utf-8") as file:
         models = opened.enter_context(kdtool.open_models(options.run))
         teacher = next(name for name, subject in models.subjects.items() if subject.role == "teacher")
@@ -43,7 +46,7 @@ def main() -> None:
         for number, (name, problem) in enumerate(read_problems().items(), 1):
             if name not in found:
                 request = kdtool.Request(name, problem["prompt"], options.tokens)
-                found[name] = {"prompt": name, **_answered(target, runtimes, request)}
+                found[name] = {"prompt": name, "settings": settings, **_answered(target, runtimes, request)}
                 print(json.dumps(found[name]), file=file, flush=True)
                 print(f"{number}: {found[name]}", flush=True)
     _report(found, drafts)
@@ -64,17 +67,17 @@ def _answered(
 def _report(found: dict[str, dict[str, Any]], drafts: list[str]) -> None:
     """Print how many answers are the target's own, tokens per step of each draft, and the first one's lead."""
     picked = np.random.default_rng(0).integers(len(found), size=(10_000, len(found)))
-    rates = {}
+    rates, resampled = {}, {}
     for name in drafts:
         same = sum(record[name]["same"] for record in found.values())
         steps, tokens = (np.array([record[name][key] for record in found.values()]) for key in ("steps", "tokens"))
-        rates[name] = tokens[picked].sum(1) / steps[picked].sum(1)
-        print(f"{name}: {same} of {len(found)} answers the same; {_shown(tokens.sum() / steps.sum(), rates[name])}")
+        rates[name], resampled[name] = tokens.sum() / steps.sum(), tokens[picked].sum(1) / steps[picked].sum(1)
+        print(f"{name}: {same} of {len(found)} answers the same; {_shown(rates[name], resampled[name])}")
         print(f"  on {tokens.sum():,} tokens in {steps.sum():,} steps")
     first, *others = drafts
     for other in others:
-        lead = rates[first] - rates[other]
-        print(f"{first} - {other}: {_shown(float(lead.mean()), lead)}")
+        lead = _shown(rates[first] - rates[other], resampled[first] - resampled[other])
+        print(f"{first} - {other}: {lead}")
 
 
 def _shown(value: float, resampled: np.ndarray) -> str:

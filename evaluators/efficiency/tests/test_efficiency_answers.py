@@ -11,7 +11,7 @@ import kdtool
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
-from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy, _workers
+from kdtool_evaluator_efficiency import BreakEven, Efficiency, _alone, _answers, _energy, _workers
 from kdtool_evaluator_efficiency._answers import Answering
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
@@ -266,3 +266,12 @@ def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: 
     assert not list(Efficiency(Efficiency.Config()).kdtool_evaluate(run, [kdtool.Subject("teacher", "teacher")]))
     assert (machine.asked, machine.closed) == ([], True)
     assert "teacher is left out, it gives stored answers again" in heard[0]
+
+
+def test_a_measuring_process_that_the_system_ends_is_said_to_lack_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import os, sys; print('FutureWarning: x', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(_alone, "_COMMAND", [sys.executable, "-c", script])
+    with pytest.raises(UnmeasurableError, match="ended by signal 9; it may have lacked memory"):
+        _alone.read_alone(tmp_path, 64)

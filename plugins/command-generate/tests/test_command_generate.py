@@ -180,7 +180,7 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
         (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
         (["small", "a", "--language", "klingon"], "no colours are known for 'klingon'"),
         (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
-        (["small", "a", "--interactive", "--json"], "--json needs a prompt"),
+        (["small", "a", "--interactive", "--json"], "leave one out"),
         (["small", "a", "--seed", str(2**63)], "is not in the range"),
     ],
 )
@@ -298,6 +298,16 @@ def test_models_that_fail_side_by_side_show_why(run: str) -> None:
         with pytest.raises(kdtool.UsageError, match="no model answered"):
             session.ask("[full]")
         assert _said(out).count("no memory [/x]") == 2
+
+
+def test_a_chat_side_by_side_goes_on_from_the_first_model_that_answered(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, _):
+        session.handle("/chat")
+        models = {name: session.open(name) for name in session.chosen}
+        models["student"].stream = lambda request: (_ for _ in ()).throw(RuntimeError("lost"))  # type: ignore[method-assign]
+        (answered,) = session.ask("count").items()
+        assert answered[0] == "control"
+        assert session._turns == (("user", "count"), ("assistant", answered[1].text))
 
 
 def test_several_models_answer_side_by_side(run: str) -> None:

@@ -50,6 +50,8 @@ def test_llama_vscode_gets_the_text_between_prefix_and_suffix(server: Running, s
 def test_a_warm_up_reads_the_prompt_and_has_no_text(server: Running, student: StreamingRuntime) -> None:
     assert _replay(server, "llama.vscode-warm-up").json()["content"] == ""
     assert student.asked[0].max_tokens == 1
+    streamed = server.post("/infill", **{**RECORDED["llama.vscode-warm-up"]["body"], "stream": True})
+    assert [event["content"] for event in _events(streamed)] == [""]
 
 
 def test_llama_vim_gets_the_fields_that_it_names(server: Running) -> None:

@@ -119,7 +119,7 @@ def test_what_is_not_http_ends_the_connection(server: Running, content: bytes) -
         assert _send(server, content).startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/../etc/passwd", "/v1/models/%2e%2e", "/%00"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/../etc/passwd", "/v1/models/", "/v1/models/%2e%2e", "/%00"])
 def test_unknown_paths_are_refused(server: Running, path: str) -> None:
     assert server.get(path).json()["error"]["type"] == "invalid_request_error"
     assert server.get("/v1/completions").status_code == 405

@@ -26,6 +26,10 @@ def _ask(server: Running, count: int, **body: object) -> list[httpx.Response]:
         return list(threads.map(lambda _: server.post("/v1/completions", prompt="x", **body), range(count)))
 
 
+def _loaded(server: Running) -> list[str]:
+    return [name for name, engine in server.pool.engines.items() if engine.runtime is not None]
+
+
 def test_no_more_answers_are_generated_at_once_than_the_model_can() -> None:
     student = StreamingRuntime(streams=3, seconds=0.01)
     with running(ScriptedModels({"student": student})) as server:
@@ -112,6 +116,33 @@ def test_models_asked_at_once_are_unloaded_when_they_are_done() -> None:
         asked = threads.map(lambda name: server.post("/v1/completions", prompt="x", model=name), runtimes)
         assert [response.status_code for response in asked] == [200] * 3
         assert sum(card["kdtool"]["loaded"] for card in server.get("/v1/models").json()["data"]) == 1
+
+
+@pytest.mark.parametrize("reason", ["the model refuses", "the client leaves"])
+def test_models_are_unloaded_though_no_answer_began(reason: str) -> None:
+    class Slow(ScriptedModels):
+        def open(self, name: str) -> kdtool.Runtime:
+            time.sleep(0.3)
+            return super().open(name)
+
+    leaves = reason == "the client leaves"
+    abilities: frozenset[kdtool.Ability] = frozenset({"continue"} if leaves else {"infill"})
+    models = Slow({name: StreamingRuntime(abilities=abilities) for name in ("student", "control", "teacher")})
+
+    def ask(name: str) -> int:
+        try:
+            body = {"prompt": "x", "model": name}
+            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.1 if leaves else 20).status_code
+        except httpx.TimeoutException:
+            return 0
+
+    with running(models, limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(ask, models.subjects)) == {0 if leaves else 400}
+        end = time.monotonic() + 10
+        while (len(models.opened) < 3 or len(_loaded(server)) > 1) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert len(models.opened) == 3
+        assert len(_loaded(server)) == 1
 
 
 def test_a_model_that_fails_to_close_holds_up_no_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,9 @@ def test_memory_that_another_program_takes_is_said_to_be_measured_otherwise(samp
     other = dataclasses.replace(MEMORY[1], settings={**MEMORY[1].settings, "program": "another"})
     (sentence, _) = _sentences(sample, [WORSE, OPEN], [*SCORES, MEMORY[0], other, *SIZES])
     assert sentence.endswith("of the memory at a context of 4096 tokens, measured otherwise (program).")
+    peak = dataclasses.replace(MEMORY[1], settings={**MEMORY[1].settings, "held": "the most while it read"})
+    (sentence, _) = _sentences(sample, [WORSE, OPEN], [*SCORES, MEMORY[0], peak, *SIZES])
+    assert sentence.endswith("measured otherwise (held).")
 
 
 def test_without_scores_a_sentence_is_of_perplexity_and_without_any_of_bytes_alone(sample: kdtool.Results) -> None:

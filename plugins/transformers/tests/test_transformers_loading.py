@@ -331,9 +331,12 @@ def test_a_tokenizer_s_identity_follows_whatever_decides_what_a_model_is_given(e
     assert open_tokenizer(tmp_path).identity != before.identity
 
 
-def test_a_folder_without_a_tokenizer_is_told_in_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [None, "GPT2Tokenizer", "LlamaTokenizer"])
+def test_a_folder_without_a_tokenizer_is_told_in_a_sentence(tmp_path: Path, kind: str | None) -> None:
     tiny_model().save(tmp_path)
     for file in tmp_path.glob("*token*"):
         file.unlink()
+    if kind is not None:
+        (tmp_path / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{kind}"}}', encoding="utf-8")
     with pytest.raises(kdtool.UsageError, match=r"has no tokenizer; copy tokenizer\.json"):
         open_model(tmp_path, offline=True)

@@ -160,6 +160,19 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
         open_model(tmp_path)
 
 
+def test_a_partly_cached_model_of_the_hub_is_to_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    save_tiny(snapshot)
+    for file in snapshot.glob("*token*"):
+        file.unlink()
+    (refs := tmp_path / "models--owner--name" / "refs").mkdir()
+    (refs / "main").write_text("a" * 40, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(kdtool.ServiceError, match="hf download owner/name"):
+        open_model("owner/name", offline=True)
+
+
 @pytest.mark.parametrize("source", ["absent", "models/absent", "./absent", "a/b/c"])
 def test_the_hub_is_not_asked_for_a_folder_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str

@@ -23,6 +23,7 @@ from kdtool_evaluator_efficiency._turns import Amount, Resident, UnmeasurableErr
 
 __all__ = ["read_alone"]
 
+_COMMAND = [sys.executable, "-m", "kdtool_evaluator_efficiency._alone"]
 _DEADLINE_SECONDS = 900.0
 _BETWEEN_SECONDS = 0.01
 _LITTLE = Amount(prompt=64, generated=2, seconds=0.1)
@@ -35,8 +36,8 @@ def read_alone(path: Path, context: int) -> Resident:
         UnmeasurableError: the process failed; its last words are in the message.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "kdtool_evaluator_efficiency._alone"],
+        done = subprocess.run(  # noqa: S603 - our own
+            _COMMAND,
             input=json.dumps({"path": str(path), "context": context}),
             capture_output=True,
             text=True,
@@ -46,6 +47,10 @@ def read_alone(path: Path, context: int) -> Resident:
     except subprocess.TimeoutExpired:
         raise UnmeasurableError(f"a process of its own did not read a prompt in {_DEADLINE_SECONDS:.0f} s") from None
     except subprocess.CalledProcessError as error:
+        if error.returncode < 0:
+            raise UnmeasurableError(
+                f"a process of its own was ended by signal {-error.returncode}; it may have lacked memory"
+            ) from None
         words = error.stderr.strip().splitlines()
         raise UnmeasurableError(f"a process of its own failed: {words[-1] if words else error.returncode}") from None
     return Resident(**json.loads(done.stdout.splitlines()[-1]))

@@ -108,26 +108,27 @@ def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Itera
 
 def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
     try:
-        found, when = _read(subject, ready, context)
+        found, more = _read(subject, ready, context)
     except UnmeasurableError as error:
         run.say(f"efficiency: the resident memory of {subject.name} is not measured: {error}")
         return
     settings = {
         "context": f"{found.context} tokens",
-        "read": f"{found.tokens} tokens, their states (KV cache) included{when}",
+        "read": f"{found.tokens} tokens, their states (KV cache) included",
+        **more,
         "program": ready.program,
     }
     yield _single(subject.name, "resident-memory", "bytes", found.size, settings)
 
 
-def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, str]:
-    """Return what is held after reading, or the most that a new process holds meanwhile, which the words then say."""
+def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, dict[str, str]]:
+    """Return what is held after reading, or the most that a new process holds meanwhile, which a setting then says."""
     try:
-        return ready.timed.read(context), ""
+        return ready.timed.read(context), {}
     except NoProcessError:
         if subject.path is None:
             raise
-        return read_alone(subject.path, context), "; the most that its process held while it read"
+        return read_alone(subject.path, context), {"held": "the most while it read, in a process of its own"}
 
 
 def _break_even(

@@ -47,9 +47,9 @@ class _Column:
 def answer_side_by_side(
     console: Console, runtimes: Mapping[str, kdtool.Runtime], request: kdtool.Request, language: str
 ) -> dict[str, Answer]:
-    """Show the answers of all models while they are generated; Ctrl-C stops all of them.
+    """Show the answers of all models while they are generated, and return them; Ctrl-C stops all of them.
 
-    A model that fails shows its message; the others go on.
+    A model that fails shows its message, and has no answer; the others go on.
 
     Raises:
         UsageError: all of them failed.
@@ -74,9 +74,10 @@ def answer_side_by_side(
             if interrupt.args:  # a signal to end, and not Ctrl-C
                 raise
     console.print(_grid(columns, language))
-    if all(column.problem for column in columns):
+    answers = {column.name: column.answer for column in columns if not column.problem}
+    if not answers:
         raise kdtool.UsageError("no model answered; the reasons stand above")
-    return {column.name: column.answer for column in columns}
+    return answers
 
 
 def _grid(columns: list[_Column], language: str) -> RenderableType:

@@ -78,7 +78,9 @@ def generate(
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
     text = _prompt(prompt, file, interactive=interactive)
-    if as_json and (text is None or interactive):
+    if as_json and interactive:
+        raise kdtool.UsageError("--json is for scripts, and --interactive for a terminal; leave one out")
+    if as_json and text is None:
         raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
     if text is not None:
         settings.request(text)  # refuses a wrong gap before anything is loaded

@@ -88,7 +88,8 @@ class Session(ExitStack):
         else:
             found = {self.chosen[0]: self._stream(runtimes[self.chosen[0]], request)}
         if self.settings.chat:
-            self._turns = (*request.turns, ("assistant", found[self.chosen[0]].text))
+            first = next(iter(found.values()))  # of the first chosen model that has not failed
+            self._turns = (*request.turns, ("assistant", first.text))
         return found
 
     def open(self, name: str) -> kdtool.Runtime:

@@ -124,7 +124,8 @@ class Engine:
         queue: answers that may wait.
         loader: the thread in which models load, one after the other.
 
-    `before_load` is called when a model is about to load, `finished` with each answer that has ended.
+    `before_load` is called when a model is about to load, `finished` with each answer that has ended, and `idle` whenever
+    the model may no longer be used.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Engine:
         self.name = name
         self.before_load: Callable[[], None] = lambda: None
         self.finished: Callable[[Answer], None] = lambda _: None
+        self.idle: Callable[[], None] = lambda: None
         self.running: set[Answer] = set()
         self.admitted = 0
         self.used = 0.0
@@ -189,6 +191,7 @@ class Engine:
             _check_abilities(self.name, runtime, requests[0])
         except BaseException:
             self.admitted -= len(requests)
+            self.idle()
             raise
         answers = [Answer(request, find_end, whole=whole) for request in requests]
         self.waiting.extend(answers)
@@ -247,6 +250,7 @@ class Engine:
         elif loading is not None and error is not None:
             loading.set_exception(error)
             loading.exception()  # nobody may wait any more
+        self.idle()
 
     def _require_open(self) -> _Opened:
         if self._opened is None:
@@ -274,6 +278,7 @@ class Engine:
         self.admitted -= 1
         self.used = time.monotonic()
         self.finished(answer)
+        self.idle()
 
 
 def _check_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:

@@ -165,7 +165,7 @@ class InfillForm:
 
     def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a piece's text."""
-        if piece.text:
+        if piece.text and self._given.n_predict:
             yield {"index": 0, "content": piece.text, "stop": False}
 
     def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,7 @@ _LLAMA_CPP_IGNORED = frozenset({
     "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat_tau", "mirostat_eta",
     "t_max_prompt_ms", "n_keep", "slot_id", "n_cmpl",
 })  # fmt: skip
-"""Hints of llama.cpp, and details of samplers that are off. The prompt's cache is always used."""
+"""Hints of llama.cpp, and details of samplers that are off. The prompt's cache is always used, and one answer is given."""
 
 
 class StreamOptions(pydantic.BaseModel):
@@ -84,7 +84,10 @@ class Parameters(pydantic.BaseModel):
         return {
             name: value
             for name, value in given.items()
-            if value is not None and name not in cls.ignored and value not in cls.neutral.get(name, ())
+            if value is not None
+            and name not in cls.ignored
+            and value not in cls.neutral.get(name, ())
+            and (name, value) != ("model", "")  # llama.vim names no model so
         }
 
     @pydantic.field_validator("stop", mode="before")

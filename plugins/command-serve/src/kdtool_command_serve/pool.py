@@ -55,7 +55,7 @@ class Pool:
         Raises:
             RequestError: no such model is offered.
         """
-        if not name:  # llama.vim sends an empty one
+        if name is None:
             return next(iter(self.engines.values()))
         if name not in self.engines:
             raise RequestError(
@@ -93,12 +93,9 @@ class Pool:
     def _engine(self, name: str, queue: int) -> Engine:
         engine = Engine(name, lambda: self._load(name), queue=queue, loader=self._loader)
         engine.before_load = lambda: self._unload(self._keep - 1)
-        engine.finished = lambda answer: self._finish(engine, answer)
+        engine.finished = lambda answer: self.finished(engine, answer)
+        engine.idle = lambda: self._unload(self._keep)
         return engine
-
-    def _finish(self, engine: Engine, answer: Answer) -> None:
-        self.finished(engine, answer)
-        self._unload(self._keep)
 
     def _load(self, name: str) -> kdtool.Runtime:
         needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available

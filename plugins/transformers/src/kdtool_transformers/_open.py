@@ -139,6 +139,8 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)
+        if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers made up an empty one
+            raise ValueError(_NO_TOKENIZER)
     return TransformersTokenizer(inner)
 
 
@@ -287,6 +289,10 @@ def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(where, **settings)
 
 
+_NO_TOKENIZER = "backend tokenizer"
+"""Words of transformers where no file of a tokenizer is found."""
+
+
 @contextmanager
 def _explain(source: str | Path, offline: bool) -> Iterator[None]:
     """Convert exceptions of transformers for users' mistakes into kdtool's errors."""
@@ -305,11 +311,11 @@ def _explain(source: str | Path, offline: bool) -> Iterator[None]:
                 f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
                 "is part of transformers"
             ) from error
-        if "backend tokenizer" in text:
-            raise kdtool.UsageError(
-                f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
-            ) from error
         if isinstance(resolve(source), Path):
+            if _NO_TOKENIZER in text:
+                raise kdtool.UsageError(
+                    f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
+                ) from error
             raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
         if offline:
             raise kdtool.ServiceError(
