@@ -68,6 +68,8 @@ def test_every_format_is_measured_as_the_student(exported: tuple[kdtool.Results,
     assert found["file-size", "student-onnx-int8"] < 0.6 * found["file-size", "student-onnx"]
     for name in ("compressed-tensors", "w4a16"):
         assert found["parameters", f"student-{name}"] == results.models["student"].parameters
+    peaks = {one.subject for one in results.measurements if "held" in one.settings}
+    assert peaks == {"student-onnx", "student-onnx-int8"}, "of a process of their own, the rest at rest"
     assert "torch.onnx" not in printed
 
 

@@ -161,11 +161,12 @@ def test_what_is_not_a_number_leaves_with_its_row() -> None:
         return cache
 
     batch = RowCache()
+    for _ in range(3):
+        batch.add(row(8, torch.nan), 8)
+    batch.keep([], 0)
     batch.add(row(4, 1.0), 4)
-    batch.add(row(8, torch.nan), 8)
-    batch.keep([0], 4)
-    batch.add(row(6, 2.0), 6)
     batch.add(row(2, 3.0), 2)
+    batch.add(row(6, 2.0), 6)
     (layer,) = batch.layers
     keys, _ = layer.update(*2 * [torch.zeros(3, 1, 1, 2)])
     assert keys.shape == (3, 1, 7, 2)
