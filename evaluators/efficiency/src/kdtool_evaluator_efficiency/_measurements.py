@@ -122,7 +122,7 @@ def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, contex
 
 
 def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, dict[str, str]]:
-    """Return what is held after reading, or the most that a new process holds meanwhile, which a setting then says."""
+    """Return what is held after reading, or the most that a new process holds meanwhile, with a setting for the difference."""
     try:
         return ready.timed.read(context), {}
     except NoProcessError:
