@@ -275,7 +275,7 @@ def test_a_part_of_a_character_has_no_bytes() -> None:
     ],
 )
 def test_a_key_is_known_by_its_bytes_in_each_header(headers: dict[str, str]) -> None:
-    sent = {name: value.encode() for name, value in headers.items()}
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
     with running(ScriptedModels({"student": StreamingRuntime()}), key="schlüssel") as server:
         assert httpx.get(f"{server.url}/v1/models", headers=sent).status_code == 200
 

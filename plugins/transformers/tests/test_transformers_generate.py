@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kdtool
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_each_module_is_in_its_mode_afterwards_and_modes_are_set_only_where_they
     written: list[str] = []
 
     class Noting(torch.nn.Linear):
-        def __setattr__(self, name: str, value: object) -> None:
+        def __setattr__(self, name: str, value: Any) -> None:
             written.append(name)
             super().__setattr__(name, value)
 

@@ -122,7 +122,7 @@ def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, contex
 
 
 def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, dict[str, str]]:
-    """Return what is held after reading, or the peak of a new process, with a setting that tells them apart."""
+    """Return what is held after reading, or the peak of a new process, and a setting to tell them apart."""
     try:
         return ready.timed.read(context), {}
     except NoProcessError:

@@ -163,8 +163,8 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
 
     if sys.stdout.isatty():
         with Session(models, chosen, settings, Console(), language) as session:
-            found = session.ask(prompt)
-        if any(answer.finish == STOPPED for answer in found.values()):
+            answers = session.ask(prompt)
+        if any(one.finish == STOPPED for one in answers.values()):
             raise KeyboardInterrupt
         return
     for name in chosen:

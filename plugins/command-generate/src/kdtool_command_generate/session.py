@@ -50,7 +50,7 @@ class Session(ExitStack):
         self._console, self._language = console, language
         self._opened: dict[str, kdtool.Runtime] = {}
         self._turns: tuple[tuple[str, str], ...] = ()
-        self._before = self._turns
+        self._before: tuple[tuple[str, str], ...] = ()
         self._last = ""
         self._commands: dict[str, Callable[[list[str]], object]] = {
             "/model": self._model, "/set": self._set, "/chat": self._chat, "/retry": self._retry,
