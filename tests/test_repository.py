@@ -186,10 +186,12 @@ def test_every_public_name_of_the_stub_is_there() -> None:
     assert all(getattr(kdtool, name) is not None for name in kdtool._HOME_OF)
 
 
-def test_bundle_of_the_quickstart_holds_what_its_recipes_name() -> None:
+def test_bundle_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
     recipes = [ROOT / "recipes" / f"{name}.yaml" for name in ("quickstart", "quickstart-seeds", "overnight")]
     needed = {component["distribution"] for recipe in recipes for component in kdtool.check(recipe)["components"]}
-    assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed}
+    entries = {name: project.get("entry-points", {}) for name, (_, project) in PROJECTS.items()}
+    commands = {name for name, groups in entries.items() if "command" in groups.get("kdtool.defaults", {})}
+    assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed, *commands}
 
 
 def test_ci_calls_tox_and_nothing_else() -> None:

@@ -287,3 +287,13 @@ def test_a_key_is_demanded_and_compared() -> None:
             server.openai("secre").models.list()
         assert httpx.get(f"{server.url}/metrics").status_code == 401
         assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+
+
+def test_times_of_an_answer_without_a_token_are_zero() -> None:
+    class Silent(StreamingRuntime):
+        def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+            yield kdtool.TextPiece("", 3, 0, "stop")
+
+    with running(ScriptedModels({"student": Silent()})) as server:
+        timings = server.post("/v1/completions", prompt="x").json()["timings"]
+    assert (timings["predicted_n"], timings["predicted_ms"], timings["predicted_per_second"]) == (0, 0, 0)

@@ -147,7 +147,8 @@ def _converse(models: kdtool.Models, chosen: list[str], settings: Settings, lang
         for name in chosen:
             session.open(name)
         click.echo(
-            "Enter answers, Alt-Enter begins a new line, Ctrl-C stops, Ctrl-D ends; /help lists commands", err=True
+            "Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops, Ctrl-D ends; /help lists commands",
+            err=True,
         )
         if first is not None:
             session.handle(first)

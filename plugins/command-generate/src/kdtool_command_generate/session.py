@@ -153,7 +153,9 @@ class Session(ExitStack):
     def _help(self, _: list[str]) -> None:
         for name, meaning in COMMANDS.items():
             self._console.print(f"{name:8}{meaning}", markup=False, highlight=False)
-        self._say(f"Enter answers, Alt-Enter begins a new line, Ctrl-C stops an answer; {GAP} marks a gap to fill")
+        self._say(
+            f"Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops an answer; {GAP} marks a gap to fill"
+        )
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False, highlight=False)

@@ -48,7 +48,7 @@ class Generated:
         """Return times in milliseconds and the speed, as llama.cpp names them; `first_token_ms` includes the queue."""
         answer = self.answer
         first = answer.first or answer.last or answer.started
-        prompt, seconds = first - answer.started, answer.last - answer.first
+        prompt, seconds = first - answer.started, max(0.0, answer.last - first)
         more = answer.tokens_out - answer.tokens_at_first
         return {
             "prompt_n": answer.tokens_in,

@@ -61,7 +61,7 @@ def serve(
     offline: bool,
     out: str,
 ) -> None:
-    """Answer editors and browsers with the models of a finished run, or with a model's folder or file.
+    """Serve the models of a finished run, or a model's folder or file, to browsers and editors.
 
     The page is at http://127.0.0.1:5000, OpenAI's protocol below /v1, and llama.cpp's /infill beside it. The student
     answers unless a request names another model: control, teacher or an exported file.

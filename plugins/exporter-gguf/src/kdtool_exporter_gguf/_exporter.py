@@ -20,7 +20,7 @@ __all__ = ["GGUF"]
 
 
 class GGUF(kdtool.Exporter):
-    """Writes Llama students for `llama-server`, Ollama and LM Studio; opens GGUF files of any model that llama.cpp runs."""
+    """Writes students as GGUF files for llama.cpp, Ollama and LM Studio; opens those of any model that llama.cpp runs."""
 
     class Config(GGUFConfig):
         """Settings of the exporter `gguf`."""
