@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import kdtool
@@ -302,3 +303,23 @@ def test_text_is_held_back_only_while_it_may_not_belong_to_the_answer(
 ) -> None:
     request = kdtool.Request("1", "x = ", 50, stop, suffix=suffix)
     assert list(_grow(byte_tokenizer(), request, answer)) == pieces
+
+
+def test_threads_follow_one_another_and_end_with_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = []
+
+    @contextmanager
+    def slow_to_leave(_: Any) -> Iterator[None]:
+        happened.append("enter")
+        yield
+        time.sleep(0.2)
+        happened.append("leave")
+
+    monkeypatch.setattr(_streaming, "eval_mode", slow_to_leave)
+    runtime = TransformersRuntime(tiny_model())
+    for request in REQUESTS[:2]:
+        assert list(runtime.stream(request))[-1].finish
+        time.sleep(0.05)  # the thread has nothing left to do
+    runtime.close()
+    assert happened == ["enter", "leave"] * 2
+    assert not _threads(), "a thread that computes while Python ends would abort the process"

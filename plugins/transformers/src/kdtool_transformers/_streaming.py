@@ -139,7 +139,7 @@ class Streamer:
         self._batches: list[_Batch] = []
         self._kept: list[tuple[list[int], RowCache]] = []
         self._thread: Thread | None = None
-        self._closed = False
+        self._running = self._closed = False
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         """Yield an answer while it is generated; see `kdtool.Runtime.stream`."""
@@ -184,23 +184,26 @@ class Streamer:
         with self._lock:
             self._require_open()
             self._waiting.append(row)
-            if self._thread is None:
-                self._thread = Thread(target=self._run, name="kdtool-stream", daemon=True)
+            if not self._running:
+                self._running = True
+                self._thread = Thread(target=self._run, args=(self._thread,), name="kdtool-stream", daemon=True)
                 self._thread.start()
 
     def _require_open(self) -> None:
         if self._closed:
             raise kdtool.UsageError("this runtime is closed")
 
-    def _run(self) -> None:
-        """Generate until nothing is left to do. An error ends every answer with it."""
+    def _run(self, before: Thread | None) -> None:
+        """Generate until nothing is left to do, once the thread `before` has ended. An error ends every answer with it."""
+        if before is not None:
+            before.join()  # it may still put the model's mode back
         try:
             with eval_mode(self._model.model), self._autocast():
                 while self._has_work():
                     self._step()
         except BaseException as error:  # a thread's own errors reach nobody: those who wait for it raise them
             with self._lock:
-                self._thread = None
+                self._running = False
                 rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
                 self._waiting, self._batches = [], []
             for row in rows:
@@ -216,7 +219,7 @@ class Streamer:
             self._batches = [batch for batch in self._batches if batch.rows]
             if self._waiting or self._batches:
                 return True
-            self._thread = None
+            self._running = False
             return False
 
     def _step(self) -> None:
