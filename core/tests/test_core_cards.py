@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import kdtool_testing
 import pytest
 from kdtool._cli import call
 from kdtool._evaluate.models import Model
-from kdtool._results.exported import link_export, place_of
+from kdtool._results.exported import link_export
 from kdtool._results.model_cards import write_card
 from kdtool._store.shared_store import bytes_below
 
@@ -62,16 +63,17 @@ def test_exported_models_have_a_path_without_a_fingerprint(
         results = kdtool.run({**recipe, "seeds": [seed]})
         link, artifact = results.folder / "exports" / "export.json", results.arms[0].artifacts[0]
         assert link.samefile(artifact.path)
-        assert place_of(artifact, results.folder) == link
+        assert results.path_of(artifact) == link
     (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "seeds": [5]}), encoding="utf-8")
     capsys.readouterr()
     assert call(["run", str(tmp_path / "toy.yaml")]) == 0
     assert f"model: {link}" in capsys.readouterr().out.splitlines()
     link.unlink()
-    assert place_of(artifact, results.folder) == artifact.path
+    assert results.path_of(artifact) == artifact.path
 
 
 def test_a_model_of_several_files_is_linked_as_a_folder(tmp_path: Path) -> None:
+    path_of = kdtool_testing.make_results(tmp_path).path_of
     made = tmp_path / "exports" / "safetensors-0123" / "safetensors"
     for content in ("first", "second"):
         made.mkdir(parents=True, exist_ok=True)
@@ -79,21 +81,22 @@ def test_a_model_of_several_files_is_linked_as_a_folder(tmp_path: Path) -> None:
         (made / "weights").write_text(content, encoding="utf-8")
         artifact = kdtool.Artifact(made, "safetensors", 5)
         link_export(artifact, tmp_path)
-        link = place_of(artifact, tmp_path)
+        link = path_of(artifact)
         assert link == tmp_path / "exports" / "safetensors"
         assert (link / "weights").samefile(made / "weights")
     assert bytes_below(tmp_path) == len("second")
     alike = tmp_path / "exports" / "half-4567" / "safetensors"
     alike.mkdir(parents=True)
     link_export(kdtool.Artifact(alike, "safetensors", 0), tmp_path)
-    assert place_of(kdtool.Artifact(alike, "safetensors", 0), tmp_path) == tmp_path / "exports" / "half"
+    assert path_of(kdtool.Artifact(alike, "safetensors", 0)) == tmp_path / "exports" / "half"
     assert (link / "weights").exists(), "folders of two exporters may have one name"
     whole = kdtool.Artifact(made.parent, "safetensors", 5)
     link_export(whole, tmp_path)
-    assert (place_of(whole, tmp_path) / "safetensors" / "weights").is_file()
+    assert (path_of(whole) / "safetensors" / "weights").is_file()
 
 
 def test_of_two_files_with_one_name_the_last_is_linked(tmp_path: Path) -> None:
+    path_of = kdtool_testing.make_results(tmp_path).path_of
     for folder in ("one-0123", "two-4567"):
         (tmp_path / "exports" / folder).mkdir(parents=True)
         (tmp_path / "exports" / folder / "model").write_text(folder, encoding="utf-8")
@@ -101,8 +104,28 @@ def test_of_two_files_with_one_name_the_last_is_linked(tmp_path: Path) -> None:
     first, second = (
         kdtool.Artifact(tmp_path / "exports" / folder / "model", "gguf", 8) for folder in ("one-0123", "two-4567")
     )
-    assert place_of(first, tmp_path) == first.path
-    assert place_of(second, tmp_path) == tmp_path / "exports" / "model"
+    assert path_of(first) == first.path
+    assert path_of(second) == tmp_path / "exports" / "model"
+
+
+def test_a_file_that_lies_elsewhere_has_its_own_path(tmp_path: Path) -> None:
+    results = kdtool_testing.make_results(tmp_path)
+    for path in (tmp_path / "exports", tmp_path / "exports" / "model", tmp_path.parent / "model"):
+        assert results.path_of(kdtool.Artifact(path, "gguf", 8)) == path
+        path.mkdir(exist_ok=True)
+        link_export(kdtool.Artifact(path, "gguf", 8), tmp_path)
+        assert path.is_dir()
+
+
+def test_a_model_can_be_used_while_it_is_measured(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdtool._run.execute.write_report", stop)
+    with pytest.raises(KeyboardInterrupt):
+        kdtool.run(recipe)
+    (link,) = Path("runs").glob("*/exports/export.json")
+    assert link.is_file()
 
 
 def test_a_damaged_card_is_written_anew(recipe: dict[str, Any]) -> None:

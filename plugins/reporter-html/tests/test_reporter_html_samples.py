@@ -51,9 +51,9 @@ def test_the_page_shows_them_as_text_and_not_as_a_score(with_texts: kdtool.Resul
 
 def test_the_lines_to_copy_use_a_prompt_that_the_student_continues(with_texts: kdtool.Results) -> None:
     assert best_prompt(with_texts, Subjects(with_texts.subjects)) == "import"
-    (used,) = usage(with_texts.arms, 'say "hi"\n')
+    (used,) = usage(with_texts, 'say "hi"\n')
     assert 'inputs = tokenizer("say \\"hi\\"\\n", return_tensors="pt")' in used.lines
-    (plain,) = usage(with_texts.arms, "")
+    (plain,) = usage(with_texts, "")
     assert "fibonacci" in plain.lines
     assert "tokenizer(&#34;import&#34;" in page(with_texts)
 

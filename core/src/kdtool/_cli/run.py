@@ -35,7 +35,6 @@ def run(
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
     from kdtool._plugins.registry import defaults_of
-    from kdtool._results.exported import place_of
     from kdtool._run.distributed import rank_and_world
 
     if only_plan:
@@ -49,6 +48,6 @@ def run(
     if rank_and_world()[0] == 0:
         click.echo(f"\n{results.verdict}\n\n{where(results)}")
         for artifact in results.arms[0].artifacts:
-            click.echo(f"model: {place_of(artifact, results.folder)}")
+            click.echo(f"model: {results.path_of(artifact)}")
         for command in sorted(defaults_of("command")):
             click.echo(f"use it: kdtool {command} {results.name if out == 'runs' else results.folder}")

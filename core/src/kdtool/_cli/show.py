@@ -48,7 +48,6 @@ def show(run: str, out: str, every: bool) -> None:
 
 def _exported_table(results: Results) -> str:
     from kdtool._estimate.machine import size
-    from kdtool._results.exported import place_of
 
     files = results.exported_files()
     measured = dict.fromkeys(name for file in files for name in file.comparisons)
@@ -57,7 +56,7 @@ def _exported_table(results: Results) -> str:
             f"{file.artifact.format} {file.artifact.quantisation}".rstrip(),
             size(file.artifact.bytes),
             *(_difference(file.comparisons.get(name)) for name in measured),
-            str(place_of(file.artifact, results.folder)),
+            str(results.path_of(file.artifact)),
         ]
         for file in files
     ]

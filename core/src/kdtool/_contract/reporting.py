@@ -140,6 +140,14 @@ class Results:
             found.append(ExportedFile(artifact, arm, {one.measurement: one for one in own}))
         return found
 
+    def path_of(self, artifact: Artifact) -> Path:
+        """Return where users find an exported file or folder: `exports/NAME` in the run's folder, without a fingerprint.
+
+        Without hard links, or where another model has taken that name since, it is the path of the artefact. Since 0.1.
+        """
+        link, path = export_link(artifact, self.folder), self.folder / artifact.path
+        return link if link.is_dir() or (link.exists() and link.samefile(path)) else path
+
     def to_dataframe(self) -> Any:
         """Return `values` as a pandas DataFrame with a row for each arm and measurement.
 
@@ -159,6 +167,19 @@ class Results:
         return (
             f"<p><b>{escape(self.name)}</b>: {escape(self.outcome)}</p>{html_table(self.table())}{escape(where(self))}"
         )
+
+
+def export_link(artifact: Artifact, folder: Path) -> Path:
+    """Return `exports/NAME` below a run's folder: a file's own name, the exporter's for folders, since several may be alike.
+
+    An artefact that does not lie in `exports/EXPORTER-FINGERPRINT` is returned as it is.
+    """
+    exports, path = folder / "exports", folder / artifact.path
+    below = path.relative_to(exports).parts[:1] if path.is_relative_to(exports) else ()
+    exporter, dash, _ = "".join(below).rpartition("-")
+    if not dash:
+        return path
+    return exports / (path.name if path.is_file() else exporter)
 
 
 def where(results: Results) -> str:

@@ -17,7 +17,6 @@ from kdtool._errors import UsageError
 from kdtool._evaluate.models import is_model, models_of
 from kdtool._evaluate.recipe import opening_recipe
 from kdtool._plugins.attribution import translate_errors
-from kdtool._results.exported import place_of
 from kdtool._results.files import find_run, read_results, with_whole_paths
 from kdtool._run.context import Context
 from kdtool._run.open_subject import UNADAPTED, open_subject
@@ -97,6 +96,6 @@ def _find(model: Path | str, out: Path) -> tuple[Results | None, Mapping[str, Su
     for subject in sorted(results.subjects, key=lambda each: _ORDER.index(each.role)):
         artifact = artifacts.get(subject.path) if subject.path else None
         if not subject.name.endswith(UNADAPTED):
-            link = replace(subject, path=place_of(artifact, results.folder)) if artifact else subject
+            link = replace(subject, path=results.path_of(artifact)) if artifact else subject
             found[subject.name] = link
     return results, found

@@ -155,7 +155,8 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for node in stages.graph.nodes.values():
         context.make(node)
         if node in stages.exports.values() and not context.rank:
-            _write_first_card(context, read_artifact(node))
+            _write_first_card(context, artifact := read_artifact(node))
+            link_export(artifact, context.folder)
         refuse_uneven_arms(context.assembly, stages.arms, node.stage)
     results = replace(_results(context, stages), recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
@@ -163,7 +164,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     results = write_report(context, run, results)
     _complete_cards(context, run, results)
     for artifact in results.arms[0].artifacts:
-        link_export(artifact, context.folder)
+        link_export(artifact, context.folder)  # again, with its whole card
     return results
 
 

@@ -78,7 +78,7 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         money=money,
         notes=_record.notes(results),
         commands=_record.commands(results.name),
-        usage=_record.usage(results.arms, _samples.best_prompt(results, subjects)),
+        usage=_record.usage(results, _samples.best_prompt(results, subjects)),
         config_text=_record.config_text,
         resolved=json.dumps(dict(results.recipe), indent=2, ensure_ascii=False, default=str) if results.recipe else "",
         style=_own_file(folder / "page.css"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -128,20 +128,15 @@ def commands(run: str) -> str:
     return "\n".join(f"kdtool {name} {run}" for name in found)
 
 
-def usage(arms: Sequence[kdtool.ArmResult], prompt: str) -> list[Usage]:
+def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
     """List the exports of the student's first seed, with the lines that use them; a prompt replaces that of their lines."""
-    students = sorted((arm for arm in arms if arm.arm == "student"), key=lambda arm: arm.seed)
-    if not students:
-        return []
-    return [
-        Usage(
-            " ".join(filter(None, (made.format, made.quantisation))),
-            str(made.path),
-            quantity(float(made.bytes), "bytes"),
-            _with_prompt(made.how_to_use.strip(), prompt),
-        )
-        for made in students[0].artifacts
-    ]
+    return [_usage(file.artifact, str(results.path_of(file.artifact)), prompt) for file in results.exported_files()]
+
+
+def _usage(made: kdtool.Artifact, path: str, prompt: str) -> Usage:
+    lines = made.how_to_use.strip().replace(str(made.path), path)
+    heading = " ".join(filter(None, (made.format, made.quantisation)))
+    return Usage(heading, path, quantity(float(made.bytes), "bytes"), _with_prompt(lines, prompt))
 
 
 def _with_prompt(lines: str, prompt: str) -> str:
