@@ -128,10 +128,10 @@ def test_a_system_s_student_can_be_exported_as_gguf(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
-def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_is_not_there_yet(path: Path) -> None:
+def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_to_expect(path: Path) -> None:
     header = path.read_text(encoding="utf-8").partition("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
-    for words in ("What it does:", "What it needs:", "icence", "What later work adds:", f"recipes/small/{path.name}"):
+    for words in ("What it does:", "What it needs:", "icence", "What to expect:", f"recipes/small/{path.name}"):
         assert words in header, words
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool._cli import call
+from pydantic import TypeAdapter
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows sends Ctrl-C to whole consoles, not to a process"
@@ -140,6 +141,26 @@ def test_a_signal_that_is_ignored_stays_ignored(faulty_site: Path, tmp_path: Pat
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
     _interrupted(process)
+
+
+class _Interrupting(type(Path())):  # type: ignore[misc]
+    """A path at whose writing Ctrl-C arrives."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["kdtool._run.execute.write_results", "kdtool._run.fingerprint._deciding"])
+def test_ctrl_c_while_pydantic_writes_json(
+    place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(place, lambda *_: TypeAdapter(Path).dump_json(_Interrupting("a")))
+        assert call(["run", "recipe.yaml"]) == 130
+    said = capsys.readouterr().err
+    assert f"interrupted; {SENTENCE}" in said
+    assert "error: " not in said
+    _finishes()
 
 
 def test_ctrl_c_at_any_moment_leaves_what_goes_on_to_the_same_results(faulty_site: Path, tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ class SandboxError(KdtoolError):
     exit_code = 10
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether Ctrl-C or a stop signal ended the work.
+
+    pydantic turns a signal that arrives while it writes JSON into an error of its own, which has no cause.
+    """
+    swallowed = type(error).__name__ == "PydanticSerializationError" and "KeyboardInterrupt" in str(error)
+    return swallowed or isinstance(error, KeyboardInterrupt)
+
+
 def cause_of(error: BaseException) -> str:
     """Return an exception in one line, for messages about foreign code."""
     if isinstance(error, SystemExit):

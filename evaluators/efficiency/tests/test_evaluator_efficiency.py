@@ -222,8 +222,10 @@ def test_threads_of_a_process_sleep_while_they_wait_on_a_busy_machine(
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
         monkeypatch.delenv(name, raising=False)
     with Worker("student", None, passive=passive) as worker:
-        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
-    assert (b"OMP_WAIT_POLICY=PASSIVE" in environment) == passive
+        environment = Path(f"/proc/{worker._process.pid}/environ")
+        while not (content := environment.read_bytes()):  # until the program has begun
+            time.sleep(0.01)
+    assert (b"OMP_WAIT_POLICY=PASSIVE" in content) == passive
 
 
 def test_processor_time_of_processes_that_were_started_is_ones_own() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.interrupts import INTERRUPTED
-from kdtool._errors import KdtoolError, cause_of, is_resumable
+from kdtool._errors import KdtoolError, cause_of, is_interrupt, is_resumable
 from kdtool._plugins.attribution import culprit, describe, translate_errors
 from kdtool._plugins.owner import owner_of
 
@@ -20,8 +20,8 @@ __all__ = ["explain"]
 def explain(error: BaseException, *, debug: bool) -> int:
     """Explain on standard error why a command ended, and return the exit code."""
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
-        if isinstance(error, KeyboardInterrupt | click.Abort):
-            how = f"stopped by {error}" if str(error) else "interrupted"
+        if is_interrupt(error) or isinstance(error, click.Abort):
+            how = f"stopped by {error}" if isinstance(error, KeyboardInterrupt) and str(error) else "interrupted"
             kept = "; finished work is kept, run the same command to continue" if is_resumable(error) else ""
             click.echo(f"\n{how}{kept}", err=True)
             return INTERRUPTED

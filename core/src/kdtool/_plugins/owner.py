@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from kdtool._contract.run_info import Owner
-from kdtool._errors import PluginError
+from kdtool._errors import PluginError, is_interrupt
 
 __all__ = ["blame", "owner_of"]
 
@@ -37,7 +37,7 @@ def blame(owner: Owner | None, hook: str, others: Components | None = None) -> I
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        if owner is not None and owner_of(error) is None:
+        if owner is not None and owner_of(error) is None and not is_interrupt(error):
             inner, function = _innermost(error, others or {}) or (owner, hook)
             owner, hook = (inner, function) if inner != owner else (owner, hook)
             notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]

@@ -24,7 +24,7 @@ from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import PluginError, StorageError, cause_of
+from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
 from kdtool._plugins.attribution import culprit, translate_errors
 from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.exported import link_export
@@ -118,7 +118,7 @@ def session(
                 context.say(line)
             results = work(context, run)
         except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            outcome = "interrupted" if is_interrupt(error) else "failed"
             try:
                 context.hooks.kdtool_run_end(run, outcome, None)
             except Exception as other:  # of a required tracker: shown, and must not hide the first error
