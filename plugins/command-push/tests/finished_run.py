@@ -18,6 +18,7 @@ def write_run(folder: Path, **changes: object) -> kdtool.Results:
     model.mkdir(parents=True)
     file.parent.mkdir()
     (model / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (model / "kdtool.json").write_text('{"copied_layers": [0, 3]}', encoding="utf-8")
     for shard in (1, 2, 3):
         (model / f"model-0000{shard}-of-00003.safetensors").write_bytes(bytes([shard]) * 300_000)
     file.write_bytes(b"GGUF" + bytes(100_000))

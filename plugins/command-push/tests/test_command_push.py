@@ -76,7 +76,8 @@ def test_publishing_is_one_commit_with_card_scores_and_files(
     assert f"x('{MODEL}')" in card
     assert "llama-server -m small-q8_0.gguf" in card
     assert str(results.folder) not in card
-    assert sorted(json.loads(files["kdtool.json"])["files"]) == sorted(files)
+    assert sorted(json.loads(files["kdtool-run.json"])["files"]) == sorted(files)
+    assert json.loads(files["kdtool.json"]) == {"copied_layers": [0, 3]}, "a downloaded student knows its layers"
 
 
 def test_scores_of_known_benchmarks_are_in_the_newer_form_too(results: kdtool.Results, hub: Hub) -> None:
@@ -252,7 +253,7 @@ def test_a_repository_of_others_is_left_alone(
     assert "holds files that are not from the run 'small'" in capsys.readouterr().err
     assert hub.files(MODEL) == before
     assert _run("small", "--yes", "--to", MODEL, "--replace") == 0
-    assert json.loads(hub.files(MODEL)["kdtool.json"])["run"] == "small"
+    assert json.loads(hub.files(MODEL)["kdtool-run.json"])["run"] == "small"
 
 
 def test_a_commit_of_someone_else_in_between_is_not_overwritten(
@@ -435,7 +436,7 @@ def test_runs_that_cannot_be_published_say_why(results: kdtool.Results, capsys: 
 def test_an_export_with_a_missing_file_is_refused(results: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:
     (results.arms[0].artifacts[0].path / "model-00002-of-00003.safetensors").unlink()
     assert _run("small") == 8
-    assert "is not as it was exported: 600,023 of 900,023 bytes" in capsys.readouterr().err
+    assert "is not as it was exported: 600,048 of 900,048 bytes" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_not_taken_for_the_hub(

@@ -17,7 +17,7 @@ __all__ = ["CARD", "RECORD", "Publication", "plan_push"]
 CARD = "README.md"
 LICENCES = "LICENSE.md"
 """The file with the terms of everything that the model was made from; the Hub takes this name."""
-RECORD = "kdtool.json"
+RECORD = "kdtool-run.json"
 """The file that names a repository's run and the files that it was given."""
 _ENGINE = {"README.md", "artifact.json", "manifest.json"}
 """Files beside an artefact that describe it to kdtool alone."""
