@@ -59,9 +59,11 @@ def _start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Po
     )
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stops", [("SIGINT",), ("SIGTERM",), ("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM")], ids=" ".join
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows end the process at once")
-def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path, stop: signal.Signals) -> None:
+def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path, stops: tuple[str, ...]) -> None:
     with _start(tmp_path, "--port", "0") as process:
         assert process.stdout
         page, api = process.stdout.readline(), process.stdout.readline()
@@ -72,11 +74,25 @@ def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path,
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=20) as response:
             next(response.iter_bytes())
             began = time.perf_counter()
-            process.send_signal(stop)
+            for stop in stops:
+                process.send_signal(signal.Signals[stop])
+                time.sleep(0.05)
             assert process.wait(20) == 0
         assert time.perf_counter() - began < 5
         assert process.stderr
         assert process.stderr.read().splitlines() == ["loading student …"]
+
+
+def test_a_second_ctrl_c_ends_a_server_that_hangs_as_it_ends() -> None:
+    code = (
+        "import os, signal, time, uvicorn\n"
+        "from kdtool_command_serve.server import _Server\n"
+        "ending = _Server(uvicorn.Config('none'), print, print)\n"
+        "for _ in range(2):\n"
+        "    ending.handle_exit(signal.SIGINT, None)\n"
+        "    time.sleep(1.1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 130
 
 
 def test_a_port_in_use_is_refused_if_it_was_asked_for_and_else_the_next_one_is_taken(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
+import time
 from collections.abc import Callable
+from types import FrameType
 
 import kdtool
 import uvicorn
@@ -18,6 +21,7 @@ __all__ = ["is_local", "listen", "make_server", "run"]
 
 FIRST_PORT = 5000
 _PORTS = 100
+_INTERRUPTED = 130
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -79,6 +83,15 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._cancel = cancel
+        self._stopped: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End; at a second signal, at once. One within a second is the first again, which tools such as `uv run` pass on."""
+        if self._stopped is None:
+            self._stopped = time.monotonic()
+            super().handle_exit(sig, frame)
+        elif time.monotonic() - self._stopped > 1:
+            os._exit(_INTERRUPTED)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
