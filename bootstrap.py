@@ -1,6 +1,7 @@
 """Set up kdtool from a clone, with nothing but Python and pip, and run the quickstart or the tests.
 
-    python bootstrap.py quickstart    makes .venv, installs every package, runs recipes/quickstart.yaml
+    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml
+    python bootstrap.py everything    installs every package into .venv
     python bootstrap.py test          makes .venv, installs tox, runs the tests
 
 Everything can come from your configured package index. A second call finds what the first installed.
@@ -9,10 +10,13 @@ Everything can come from your configured package index. A second call finds what
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -29,7 +33,7 @@ Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 
 def main(arguments: list[str]) -> int:
     """Run the named job and return its exit code."""
-    jobs = {"quickstart": quickstart, "test": test}
+    jobs = {"quickstart": quickstart, "everything": everything, "test": test}
     if len(arguments) < 1 or arguments[0] not in jobs:
         print(__doc__)
         return 2
@@ -40,18 +44,15 @@ def main(arguments: list[str]) -> int:
 
 
 def quickstart(arguments: list[str]) -> int:
-    """Install every package and run the quickstart; further arguments go to `kdtool run`."""
-    stamp, state = ENVIRONMENT / "kdtool-installed", _state()
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != state:
-        print(SIZES, flush=True)
-        _make_environment()
-        _install("hatchling>=1.26")
-        ours = [str(path) for path in packages()]
-        _install("--no-build-isolation", *ours)
-        if stamp.exists():  # the version is the same, so pip must be told that the code is not
-            _install("--no-build-isolation", "--no-deps", "--force-reinstall", *ours)
-        stamp.write_text(state, encoding="utf-8")
+    """Install what the quickstart needs and run it; further arguments go to `kdtool run`."""
+    _install_packages(needed_by("kdtool-quickstart"))
     return subprocess.call([_kdtool(), "run", ROOT / "recipes" / "quickstart.yaml", *arguments])
+
+
+def everything(_: list[str]) -> int:
+    """Install every package."""
+    _install_packages(packages())
+    return 0
 
 
 def test(arguments: list[str]) -> int:
@@ -74,13 +75,46 @@ def packages() -> list[Path]:
     ]
 
 
-def _state() -> str:
-    """Name the sources that are installed from: another name means that they changed."""
+def needed_by(name: str) -> list[Path]:
+    """Return the folders of the package `name` and of all that it needs of this repository, the core first."""
+    import tomllib  # Python 3.11; older ones are told so by main
+
+    projects = {}
+    for folder in packages():
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        projects[project["name"]] = folder, project.get("dependencies", [])
+    needed, waiting = set(), [name]
+    while waiting:
+        name = waiting.pop()
+        if name in projects and name not in needed:
+            needed.add(name)
+            waiting += [re.split(r"[^\w.-]", requirement)[0] for requirement in projects[name][1]]
+    return [folder for name, (folder, _) in projects.items() if name in needed]
+
+
+def _install_packages(folders: Sequence[Path]) -> None:
+    """Install packages of this repository, unless this very code is installed."""
+    stamp = ENVIRONMENT / "kdtool-installed.json"
+    before = json.loads(stamp.read_text(encoding="utf-8")) if stamp.exists() else {}
+    now = {folder.relative_to(ROOT).as_posix(): _state(folder) for folder in folders}
+    if now.items() <= before.items():
+        return
+    print(SIZES, flush=True)
+    _make_environment()
+    _install("hatchling>=1.26")
+    _install("--no-build-isolation", *map(str, folders))
+    changed = [str(ROOT / name) for name in now if before.get(name, now[name]) != now[name]]
+    if changed:  # the version is the same, so pip must be told that the code is not
+        _install("--no-build-isolation", "--no-deps", "--force-reinstall", *changed)
+    stamp.write_text(json.dumps({**before, **now}), encoding="utf-8")
+
+
+def _state(folder: Path) -> str:
+    """Name the sources of a package: another name means that they changed."""
     digest = hashlib.sha256((ROOT / "VERSION").read_bytes())
-    for package in packages():
-        for path in sorted((package / "pyproject.toml", *(package / "src").rglob("*"))):
-            if path.is_file() and path.suffix != ".pyc":
-                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    for path in sorted((folder / "pyproject.toml", *(folder / "src").rglob("*"))):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 

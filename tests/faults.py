@@ -17,7 +17,7 @@ import kdtool
 
 
 class Faults(kdtool.Tracker):
-    """Kills the process, fills the disk or makes it read-only."""
+    """Kills or stops the process, fills the disk or makes it read-only."""
 
     synchronous = True
 
@@ -40,6 +40,8 @@ class Faults(kdtool.Tracker):
         self._log(f"step {run.arm} {report.step}")
         if self._done == self._node and self._what == "kill-at-step" and report.step == self._number:
             threading.Thread(target=self._die, args=[0.002], daemon=True).start()
+        if self._done == self._node and self._what.startswith("signal-") and report.step == self._number:
+            os.kill(os.getpid(), int(self._what.split("-")[1]))
 
     def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
         if self._done == self._node and self._what == "kill" and not reused:

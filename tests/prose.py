@@ -37,7 +37,7 @@ NAME = re.compile(rf"_*(kdtool_)?([a-z]+_)?({IRREGULAR}|(?!need|feed|seed|speed|
 NOT_A_NOUN = re.compile(
     r"_*(is|has|was|are|if|not|as|on|add|discard|find|get|load|make|open|read|refuse|save|skip|test|write)_"
 )
-OF_ASYNCIO = {"connection_made", "connection_lost", "data_received"}
+OF_ASYNCIO = {"connection_made", "connection_lost", "data_received", "eof_received"}
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,7 @@ def log_of(file: Path) -> list[tuple[float, list[str]]]:
 def _run(arguments: list[str], environment: Mapping[str, str], said: Path) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which processes in a shell's background ignore
     torch.set_num_threads(1)
     os.environ.update(environment)
     os.chdir(said.parent)

@@ -100,6 +100,19 @@ def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) ->
     assert "a student of " in capsys.readouterr().out
 
 
+def test_a_recipe_that_does_not_fit_fails_though_a_smaller_student_is_proposed(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        **kdtool.check(Path(file)),
+        "proposal": {"settings": {"student.layers": 1}, "peak": 10**6, "parameters": 9},
+    }
+    found["fits"]["memory"], found["proposal"] = False, {**found["proposal"], "cost": "", "changes_result": True}
+    monkeypatch.setattr("kdtool._estimate.check.check", lambda *_, **__: found)
+    assert call(["check", file, "--fit", "8GB"]) == 9
+    assert "proposed: a student of 9 parameters" in capsys.readouterr().out
+
+
 def test_a_recipe_that_fits_is_not_called_a_proposal() -> None:
     proposal = {"parameters": 1000, "peak": 10**6, "cost": "", "changes_result": False}
     (line,) = _proposal({"proposal": {**proposal, "settings": {}}}, "8GB")

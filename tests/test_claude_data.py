@@ -14,6 +14,12 @@ from kdtool._cli import call
 from kdtool_teacher_claude.testing import MODEL, serve
 
 
+@pytest.fixture(autouse=True)
+def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes may name an address at which nothing answers."""
+    monkeypatch.setenv("KDTOOL_TRUST_URL", "http://127.0.0.1:1")
+
+
 def test_a_plan_sends_nothing_and_needs_no_key(
     recipe: dict[str, Any], teacher_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -27,6 +33,7 @@ def test_a_plan_sends_nothing_and_needs_no_key(
 
     monkeypatch.setattr(web, "Application", _with_middleware(note))
     with serve() as server:
+        monkeypatch.setenv("KDTOOL_TRUST_URL", server.url)
         write_recipe(recipe, teacher_folder, server.url)
         for words in (["data", "plan", "recipe.json"], ["check", "recipe.json"], ["run", "recipe.json", "--plan"]):
             capsys.readouterr()

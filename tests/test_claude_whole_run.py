@@ -62,6 +62,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     with serve() as running:
+        monkeypatch.setenv("KDTOOL_TRUST_URL", running.url)
         yield running
 
 

@@ -81,9 +81,7 @@ def test_a_run_of_which_no_part_is_ours() -> None:
     assert history[-1].terms["focal"].value < history[0].terms["focal"].value
     assert {found.subject for found in results.measurements} == {"teacher", "student", "student-int8"}
     for found in results.measurements:
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low < found.high, "of four lines that were all seen, or of none, the interval is no point"
+        assert (found.low, found.high) == (None, None), "four lines are too few for an interval"
     assert results.report is not None
     assert "swapped-lines" in results.report.read_text(encoding="utf-8")
     assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13

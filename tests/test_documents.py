@@ -34,8 +34,7 @@ import kdtool
 import pytest
 import yaml
 from kdtool._cli import call, cli
-from kdtool._recipe.layers import COLLECTIONS
-from kdtool._recipe.parser import TOP_KEYS
+from kdtool._recipe.layers import COLLECTIONS, TOP_KEYS
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parent.parent

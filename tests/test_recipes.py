@@ -14,6 +14,9 @@ import kdtool_transformers._open
 import pytest
 import torch
 import yaml
+from jsonschema import Draft202012Validator
+from kdtool._assembly.json_schema import recipe_schema
+from kdtool._recipe.yaml import read_document
 from transformers import AutoConfig, AutoModelForCausalLM
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -107,7 +110,8 @@ def test_there_are_recipes_of_every_system() -> None:
 
 
 @pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
-def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
+def test_a_recipe_is_fine_without_weights_and_network(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTOOL_TRUST_URL", "http://127.0.0.1:8765")  # as small/claude-instruct.yaml asks
     found = kdtool.check(path, memory="1TB")  # a smaller machine is told what would fit, and each of that is tried
     assert found["arms"][0] == "student"
     expected = COUNTS.get(path.stem, {}) if path.parent == RECIPES else {}
@@ -117,6 +121,18 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
         assert not [line for line in found["forecast"]["unknown"] if "memory in training" in line]
         assert [spent["bytes"] for spent in found["forecast"]["downloads"]] == [DOWNLOADS[path.stem]]
         assert found["forecast"]["disk_bytes"] > DOWNLOADS[path.stem]
+
+
+def test_the_schema_accepts_every_recipe() -> None:
+    validator = Draft202012Validator(recipe_schema())
+    for path in (*FULL, *SMALL):
+        recipe = read_document(path.read_text(encoding="utf-8"), path.name, path.parent).plain()
+        assert [error.message for error in validator.iter_errors(recipe)] == [], path
+    shared = {"use": "./a.py:B"}
+    other_plugin = {"corpus": shared, "evaluators": {"line-completion": {"use": "perplexity"}, "mine": "perplexity"}}
+    assert validator.is_valid(other_plugin)
+    for losses in ({"forward-kl": {"tempature": 2}}, {"forward-kl": {"temperature": "hot"}}):
+        assert not validator.is_valid({"train": {"losses": losses, "steps": 3}})
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)

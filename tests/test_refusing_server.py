@@ -120,11 +120,16 @@ def test_what_a_server_answered_is_not_asked_again_for_a_setting_that_no_answer_
     tmp_path: Path, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEW_KEY", "k")
+    monkeypatch.setenv("NEW_API_KEY", "k")
     with serving() as served:
+        monkeypatch.setenv("KDTOOL_TRUST_URL", served.url)
         recipe = asking(served, tmp_path, teacher_folder)
         kdtool.run(recipe)
         served.asked = []
-        for settings in ({"licence": "apache-2.0"}, {"tokenizer": str(teacher_folder)}, {"key_variable": "NEW_KEY"}):
+        for settings in (
+            {"licence": "apache-2.0"},
+            {"tokenizer": str(teacher_folder)},
+            {"key_variable": "NEW_API_KEY"},
+        ):
             kdtool.run(recipe, {f"teacher.{key}": value for key, value in settings.items()})
         assert served.asked == []

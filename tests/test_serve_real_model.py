@@ -9,8 +9,10 @@ from pathlib import Path
 
 import kdtool
 import openai
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from kdtool_speculation import DraftedModels
+from kdtool_transformers import open_model, write_gguf
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
@@ -85,3 +87,22 @@ def test_a_prompt_longer_than_the_context_is_refused(models: kdtool.Models, serv
     with pytest.raises(openai.BadRequestError, match=r"prompt: .*context") as refused:
         server.openai().completions.create(model=name, prompt="add " * 2000)
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_llama_cpp_that_was_killed_is_opened_again(marked_teacher_folder: Path, tmp_path: Path) -> None:
+    file = write_gguf(open_model(marked_teacher_folder), tmp_path / "student.gguf")
+    asked = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
+    with kdtool.open_models(file) as opened, running(opened) as server:
+        text = server.post("/v1/completions", **asked).json()["choices"][0]["text"]
+        killed = [child for child in psutil.Process().children() if "kdtool_exporter_gguf" in " ".join(child.cmdline())]
+        assert len(killed) == 2
+        for child in killed:
+            child.kill()
+        psutil.wait_procs(killed)
+        failed = server.post("/v1/completions", **asked)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (503, "model_failed")
+        assert "student.gguf" in failed.text
+        assert str(tmp_path) not in failed.text
+        assert server.get("/health").json() == {"status": "degraded", "failed": [*opened.subjects]}
+        assert server.post("/v1/completions", **asked).json()["choices"][0]["text"] == text
+        assert server.get("/health").json() == {"status": "ok"}

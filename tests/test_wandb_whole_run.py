@@ -77,10 +77,14 @@ def test_files_hold_what_the_run_s_own_files_hold(tracked: dict[str, Any], monke
     parts = {one["path"]: one.get("ref") for one in export["manifest"]["contents"]}
     assert parts["README.md"] is None
     assert parts["manifest.json"] is None
-    weights = Path(
-        next(ref for path, ref in parts.items() if path.endswith("model.safetensors")).removeprefix("file://")
-    )
-    assert weights.is_file()
+    place = json.loads(export["metadata"])["folder"].removeprefix("run/")
+    assert (results.folder / place / "manifest.json").is_file()
+    for run in runs.values():
+        about = [
+            (made.get("metadata"), [one.get("ref") for one in made["manifest"]["contents"]]) for made in run.artifacts
+        ]
+        sent = json.dumps([run.run, run.config, run.summary, about], default=str) + page.read_text(encoding="utf-8")
+        assert str(results.folder.parent) not in sent
 
     files = [path for path in (results.folder / "wandb").rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix == ".safetensors"], "weights are not copied"

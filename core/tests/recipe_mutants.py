@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 from hypothesis import strategies as st
-from kdtool._recipe.layers import COLLECTIONS, SINGLE, SOURCE_KEYS
-from kdtool._recipe.parser import TOP_KEYS
+from kdtool._recipe.layers import COLLECTIONS, SINGLE, SOURCE_KEYS, TOP_KEYS
 
 WORDS = (
     *TOP_KEYS, *COLLECTIONS.values(), *SINGLE.values(), "use", "weight", "teacher", "steps", "losses", "match",

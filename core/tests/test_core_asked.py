@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import sqlite3
 import subprocess
@@ -185,6 +186,35 @@ def test_a_file_of_another_version_is_refused_and_kept(counted: dict[str, Any]) 
     with closing(sqlite3.connect("store/answers.sqlite")) as database:
         database.execute("PRAGMA user_version = 7")
     with pytest.raises(kdtool.UsageError, match=r"answers.sqlite holds answers in format 7.*move the file away"):
+        kdtool.run(next(changes(counted, Path.cwd())))
+    assert asked() == []
+
+
+def test_an_answer_that_was_changed_is_named_and_asked_again(
+    counted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kdtool.run(counted)
+    asked()
+    with closing(sqlite3.connect("store/answers.sqlite")) as database, database:
+        database.execute("UPDATE answer SET answer = answer || ' ' WHERE rowid = 1")
+    kdtool.run(next(changes(counted, Path.cwd())))
+    assert len(asked()) == 1
+    said = "".join(capsys.readouterr())
+    assert "1 answers of teacher in answers.sqlite were changed on disk and are asked for again" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"foreign": 1}', '{"id": "", "text": 5, "finish": "", "tokens_in": 1, "tokens_out": 1}']
+)
+def test_an_answer_that_cannot_be_read_is_refused_with_its_file(counted: dict[str, Any], text: str) -> None:
+    kdtool.run(counted)
+    asked()
+    with closing(sqlite3.connect("store/answers.sqlite")) as database, database:
+        values = (text, hashlib.sha256(text.encode()).hexdigest())
+        database.execute("UPDATE answer SET answer = ?, sha256 = ? WHERE rowid = 1", values)
+    with pytest.raises(
+        kdtool.StorageError, match=r"answers.sqlite: the answer with the key .* is damaged \(.*\); expected is"
+    ):
         kdtool.run(next(changes(counted, Path.cwd())))
     assert asked() == []
 

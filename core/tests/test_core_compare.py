@@ -84,7 +84,9 @@ def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFi
     assert len(json.loads(capsys.readouterr().out)["comparisons"]) == 1
 
 
-def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) -> None:
+def test_what_differs_in_its_settings_is_named_and_not_judged(
+    two_runs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = Path("runs/two/results.json")
     plain = json.loads(path.read_text(encoding="utf-8"))
     for measurement in plain["measurements"]:
@@ -96,6 +98,13 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     assert not found.comparisons
     assert found.notes == ("nats: one and two are not compared, they were measured in different ways: split",)
     assert found.verdict.startswith("Nothing to compare")
+    capsys.readouterr()
+    assert call(["compare", "one", "two"]) == 0
+    verdict, notes, *tables = capsys.readouterr().out.strip().split("\n\n")
+    assert (verdict, notes) == (found.verdict, found.notes[0])
+    titles, rows = tables[::2], tables[1::2]
+    assert [title.partition("; measured with ")[2] for title in titles] == ["split not set", "split validation"]
+    assert [("| one" in table, "| two" in table) for table in rows] == [(True, False), (False, True)]
 
 
 def test_seeds_that_only_one_run_has_are_named(recipe: dict[str, Any]) -> None:

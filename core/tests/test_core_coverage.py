@@ -7,13 +7,13 @@ those that were measured, the line says what is reached; docs/how-it-works.md sa
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import comb, exp
 
 import pytest
 from kdtool import Measurement
 from kdtool._results.compare_arms import _bounds, _difference
-from kdtool._statistics.arm_interval import arm_interval
+from kdtool._statistics.arm_interval import arm_interval, interval_of
 from kdtool._statistics.jackknife import Table, estimate
 
 Draw = Callable[[random.Random, int], list[Table]]
@@ -66,6 +66,31 @@ def tasks(k: int, samples: int, *skills: tuple[float, float]) -> Draw:
             passed = [sum(generator.random() < each for _ in range(samples)) for each in solved]
             arms.append([[(chances[each], 1.0) for each in passed]])
         return arms
+
+    return draw
+
+
+def lines(places: Sequence[int], share: float, correlation: float) -> Draw:
+    """Files with some of `places` lines each; those of a file pass alike, with that intra-class correlation."""
+    both = (1 - correlation) / correlation
+
+    def draw(generator: random.Random, count: int) -> list[Table]:
+        row = []
+        for _ in range(count):
+            chance, most = generator.betavariate(share * both, (1 - share) * both), generator.choice(places)
+            row.append((float(sum(generator.random() < chance for _ in range(most))), float(most)))
+        return [[row]]
+
+    return draw
+
+
+def similarities(places: int, share: float) -> Draw:
+    """Files with lines that are similar in part: the likeness of each is from a beta distribution, as is that of files."""
+
+    def draw(generator: random.Random, count: int) -> list[Table]:
+        means = [generator.betavariate(3 * share, 3 * (1 - share)) for _ in range(count)]
+        alike = [[generator.betavariate(8 * mean + 0.01, 8.01 - 8 * mean) for _ in range(places)] for mean in means]
+        return [[[(sum(each), float(places)) for each in alike]]]
 
     return draw
 
@@ -168,7 +193,7 @@ def test_the_mean_of_seeds_that_differ_has_an_interval_that_holds_it(seeds: int,
     assert covered(trainings(seeds, spread), 32, 3.0) >= REACHED
 
 
-@pytest.mark.parametrize("count", [10, 20])
+@pytest.mark.parametrize("count", [12, 20])
 @pytest.mark.parametrize(
     ("k", "samples", "skill"), [(1, 10, (0.2, 1.8)), (1, 10, (0.1, 1.9)), (10, 20, (0.05, 1.95)), (1, 1, (0.5, 4.5))]
 )
@@ -176,6 +201,37 @@ def test_a_rate_of_few_tasks_has_an_interval_that_holds_it(
     count: int, k: int, samples: int, skill: tuple[float, float]
 ) -> None:
     assert covered(tasks(k, samples, skill), count, rare(k, *skill), "fraction") >= REACHED - FEWER
+
+
+LINES = [
+    (12, lines([3], 0.2, 0.2), 0.2, 0.36), (16, lines([6], 0.2, 0.2), 0.2, 0.26), (32, lines([3], 0.2, 0.2), 0.2, 0.21),
+    (32, lines([3], 0.05, 0.2), 0.05, 0.13), (32, lines([3], 0.5, 0.01), 0.5, 0.22),
+    (32, lines(range(1, 7), 0.5, 0.3), 0.5, 0.29), (16, tasks(1, 10, (0.1, 1.9)), 0.05, 0.27),
+    (32, similarities(3, 0.9), 0.9, 0.14),
+]  # fmt: skip
+"""Files or tasks, their lines or samples, the share that pass, and the mean width that an interval has at most."""
+
+
+@pytest.mark.parametrize(("count", "draw", "truth", "widest"), LINES)
+def test_a_share_of_alike_lines_has_an_interval_that_holds_it_and_says_something(
+    count: int, draw: Draw, truth: float, widest: float
+) -> None:
+    generator, held, width = random.Random(3), 0, 0.0
+    for _ in range(DRAWS):
+        bounds = interval_of(draw(generator, count)[0][0], unit="fraction")
+        assert bounds is not None
+        held += bounds[0] <= truth <= bounds[1]
+        width += bounds[1] - bounds[0]
+    assert REACHED - FEWER / 2 <= held / DRAWS <= 0.99 + FEWER / 4
+    assert width / DRAWS <= widest
+
+
+def test_a_fraction_of_fewer_than_twelve_items_has_no_interval() -> None:
+    items = [(1.0, 3.0), (0.0, 3.0)] * 6
+    assert interval_of(items, unit="fraction") is not None
+    assert interval_of([*items[:11], (0.0, 0.0)], unit="fraction") is None
+    assert interval_of([(1.0, 1.0)] * 11, unit="fraction") is None
+    assert interval_of(items[:2], unit="nats per token") is not None
 
 
 @pytest.mark.slow

@@ -91,6 +91,18 @@ def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
     assert [path.parent.name for path in Path("runs").glob("*/graph.json")].count("eval-toy") == 1
 
 
+def test_a_run_alone_is_measured_with_its_own_text_teacher_and_evaluators(measuring: list[str], tmp_path: Path) -> None:
+    opener = measuring[2:]
+    (tmp_path / "toy.yaml").unlink()
+    assert call(["eval", "toy", *opener, "--with", "nats"]) == 0
+    assert call(["eval", "toy", *opener]) == 0
+    before = {found.subject: found.value for found in read_results(Path("runs/toy").absolute()).measurements}
+    for name in ("eval-toy-nats", "eval-toy"):
+        found = {each.subject: each.value for each in read_results(Path("runs", name).absolute()).measurements}
+        assert found["teacher"] == before["teacher"]
+        assert found["toy-seed0"] == before["student-seed0"]
+
+
 SCREEN = """
 import kdtool
 from toy import Nats

@@ -10,6 +10,8 @@ import contextlib
 import io
 import shutil
 from collections import Counter
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from fuzzing import FULL, QUICK, at_most, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool._assembly.assemble import assemble
+from kdtool._assembly.json_schema import recipe_schema
 from kdtool._recipe.read import load_recipe
 from kdtool._recipe.yaml import read_document
 from kdtool._run.context import Context
@@ -49,6 +52,19 @@ def _two_phases(recipe: dict[str, Any]) -> dict[str, Any]:
         },
         "control": {"match": "tokens", "losses": {"plain": count}},
     }
+
+
+def schema_error(data: Any) -> str:
+    """Return why `kdtool schema` refuses a recipe; "" if it accepts it, or if the test extra is not installed."""
+    errors = _validator().iter_errors(data) if find_spec("jsonschema") else ()
+    return next((f"{error.json_path}: {error.message}" for error in errors), "")
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(recipe_schema())
 
 
 @pytest.fixture
@@ -153,13 +169,15 @@ def test_a_mutated_recipe_of_the_repository_is_assembled_or_explained(tmp_path: 
     bases = tuple(read_document(path.read_text(encoding="utf-8"), path.name, path.parent).plain() for path in REAL)
     mutant = data.draw(mutants(bases))
     mutant.write(tmp_path)
+    path = tmp_path / "recipe.yaml"
     try:
         with at_most():
-            assemble(
-                load_recipe(mutant.data if mutant.files == {} else Path("recipe.yaml"), mutant.settings), lambda _: None
-            )
+            assemble(load_recipe(path if mutant.files else mutant.data, mutant.settings), lambda _: None)
     except kdtool.KdtoolError as error:
         assert str(error)
+    else:
+        given = read_document(path.read_text(encoding="utf-8"), "", tmp_path).plain() if mutant.files else mutant.data
+        assert mutant.settings or schema_error(given) == ""
 
 
 def test_mutants_are_of_every_sort() -> None:

@@ -125,3 +125,38 @@ def test_a_moved_recipe_makes_nothing_again_and_no_record_holds_the_folder(writt
     assert {stage.action for stage in kdtool.plan(moved, one)} == {"reuse"}
     (moved.parent / "text.txt").write_text("other\n" * 12)
     assert "run" in {stage.action for stage in kdtool.plan(moved, one)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "root:*:20228:0:99999:7:::\ndaemon:*:20228\n",
+        "root: 20228\nname: daemon\n",
+        "root: [20228\n",
+        "root 20228\n",
+        "",
+    ],
+)
+def test_a_file_elsewhere_that_is_not_a_recipe_is_named_without_its_content(tmp_path: Path, content: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (tmp_path / "shadow").write_text(content, encoding="utf-8")
+    (own / "link.yaml").symlink_to(tmp_path / "shadow")
+    (own / "recipe.yaml").write_text("extends: ../shadow\n", encoding="utf-8")
+    (own / "linked.yaml").write_text("extends: link.yaml\n", encoding="utf-8")
+    for name in ("recipe.yaml", "linked.yaml"):
+        with pytest.raises(kdtool.RecipeError) as refused:
+            load_recipe(own / name)
+        (problem,) = refused.value.problems
+        assert (problem.key, problem.line) == ("extends", 1)
+        assert "outside the recipe's folder, is not a recipe" in problem.message
+        assert not {"root", "daemon", "20228"} & {*str(refused.value).replace(":", " ").split()}
+        assert refused.value.__context__ is None
+
+
+def test_mistakes_of_a_recipe_elsewhere_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "base.yaml").write_text("seeds: [a]\n", encoding="utf-8")
+    (tmp_path / "own" / "recipe.yaml").write_text("extends: ../base.yaml\n", encoding="utf-8")
+    with pytest.raises(kdtool.RecipeError, match="seeds: must be a list"):
+        load_recipe(tmp_path / "own" / "recipe.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -183,3 +185,15 @@ def test_what_is_in_use_or_holds_more_than_a_run_is_not_deleted(
     assert call(["runs", "rm", "mine", "--yes"]) == 8
     assert mine.exists()
     assert done.folder.exists()
+
+
+def test_the_state_of_a_copied_run_does_not_depend_on_times(done: kdtool.Results, recipe: dict[str, Any]) -> None:
+    copy = shutil.copytree(done.folder, "copies/toy")
+    results = Path(copy, "results.json").stat()
+    os.utime(Path(copy, "graph.json"), ns=(results.st_atime_ns, results.st_mtime_ns + 10**9))
+    (found,) = kdtool.runs(out="copies", store="other store")
+    assert (found.state, found.outcome) == ("done", done.outcome)
+    with Path(copy, "events.jsonl").open("a", encoding="utf-8") as log:  # as an attempt that was killed leaves it
+        log.write('{"event": "run_start"}\n{"event": "message", "text": "{\\"event\\": \\"run_end\\""}\n')
+    (found,) = kdtool.runs(out="copies", store="other store")
+    assert found.state == "unfinished"

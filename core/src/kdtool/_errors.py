@@ -52,8 +52,14 @@ class RecipeError(UsageError):
         if self.problems and all(problem.plugin for problem in self.problems):
             self.exit_code = PluginError.exit_code
         count = len(self.problems)
-        lines = [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
+        shown = self.problems[:_SHOWN_PROBLEMS]
+        lines = [f"  {line}" for problem in shown for line in str(problem).splitlines()]
+        if count > len(shown):
+            lines.append(f"  and {count - len(shown):,} more; correct these first")
         super().__init__("\n".join([f"{count} problem{'s' * (count != 1)} in the recipe:", *lines]))
+
+
+_SHOWN_PROBLEMS = 50
 
 
 class PluginError(KdtoolError):

@@ -210,7 +210,7 @@ def test_what_was_measured_beside_other_work_says_so(
     subject = kdtool.Subject("student", "student")
     (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "", "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
     assert ("busy" in ready.settings) == marked
-    assert bool(said) == marked
+    assert [line.rpartition(": ")[2] for line in said] == [f"kdtool eval {run.name} --with efficiency"] * marked
     assert ready.settings["machine"] == "cpu"
 
 

@@ -61,6 +61,11 @@ def test_a_body_without_end_is_cut_off(server: Running) -> None:
         (b'{"prompt": "x", "stop": [""]}', "stop.0: "),
         (b'{"prompt": []}', "prompt: "),
         (b'{"prompt": "\\ud800"}', ""),
+        (b'{"prompt": "x", "max_tokens": true}', "max_tokens: "),
+        (b'{"prompt": "x", "max_tokens": "3"}', "max_tokens: "),
+        (b'{"prompt": "x", "temperature": true}', "temperature: "),
+        (b'{"prompt": "x", "stream": 0}', "stream: "),
+        (b'{"prompt": "x", "stream_options": {"include_usage": 1}}', "stream_options.include_usage: "),
     ],
 )
 def test_broken_json_is_refused_in_one_sentence(server: Running, body: bytes, message: str) -> None:
@@ -102,6 +107,48 @@ def test_pages_of_others_are_refused_unless_allowed(server: Running) -> None:
         assert allowed.headers["access-control-allow-headers"] == wanted
         assert allowed.headers["access-control-expose-headers"] == "Retry-After"
         assert other.get("/v1/models", Origin="https://mine.example").status_code == 401
+
+
+def test_what_foreign_pages_embed_is_refused_without_a_key(server: Running) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    refused = server.get("/v1/models", **foreign)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "wrong_origin")
+    assert server.get("/", **foreign).status_code == 200, "a link to the page"
+    own = server.get("/v1/models", **{"Sec-Fetch-Site": "same-origin"})
+    assert (own.status_code, own.headers["cross-origin-resource-policy"]) == (200, "same-origin")
+    page = "https://mine.example"
+    with running(ScriptedModels({"s": StreamingRuntime()}), origins=[page]) as other:
+        assert other.get("/v1/models", Origin=page, **foreign).status_code == 200
+    with running(ScriptedModels({"s": StreamingRuntime()}), key="k") as other:
+        assert other.get("/v1/models", Authorization="Bearer k", **foreign).status_code == 200
+
+
+def test_a_request_of_two_lengths_ends_the_connection(server: Running) -> None:
+    head = b"POST /infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    received = _send(server, head + b"2\r\n{}\r\n0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_client_that_only_stops_sending_gets_its_answer(
+    server: Running, student: StreamingRuntime, *, stream: bool, leaves: bool
+) -> None:
+    text, student.text, student.seconds = student.text, lambda _: "word " * (1000 if leaves else 20), 0.02
+    body = json.dumps({"prompt": "x", "max_tokens": 1000, "stream": stream}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head + body)
+        if not leaves:
+            connection.shutdown(socket.SHUT_WR)
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert b"HTTP/1.1 200 OK" in received
+            assert received.count(b"word") == 20
+        else:
+            _wait(lambda: bool(student.open))
+    _wait(lambda: not student.open and not server.connections())
+    student.text, student.seconds = text, 0.0
 
 
 @pytest.mark.parametrize(

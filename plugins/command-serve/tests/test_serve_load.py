@@ -37,6 +37,12 @@ def test_no_more_answers_are_generated_at_once_than_the_model_can() -> None:
     assert student.most_open == 3
 
 
+def test_no_response_waits_for_the_receipt_of_its_headers(server: Running) -> None:
+    with httpx.Client() as client:
+        assert client.get(f"{server.url}/health").status_code == 200
+        assert server.sends_at_once() == [True]
+
+
 def test_a_request_beyond_the_queue_gets_429_and_the_time_to_wait() -> None:
     student = StreamingRuntime(streams=1, seconds=0.1)
     with running(ScriptedModels({"student": student}), limits=Limits(queue=2)) as server:
@@ -98,6 +104,25 @@ def test_a_model_that_cannot_be_opened_is_refused_and_tried_again() -> None:
             refused = server.post("/v1/completions", prompt="x")
             assert (refused.status_code, refused.json()["error"]["message"]) == (400, "no installed plugin opens it")
     assert models.opened == ["student", "student"]
+
+
+def test_answers_that_wait_when_the_model_fails_get_it_again(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail_once(request: kdtool.Request) -> str:
+        while server.pool.engines["student"].queue_length < 2 and models.opened == ["student"]:
+            time.sleep(0.01)
+        if models.opened == ["student"]:
+            raise kdtool.PluginError(f"the process ended over {Path.home() / 'models' / 'a.gguf'}: it was killed")
+        return "text"
+
+    student = StreamingRuntime(fail_once, streams=1)
+    models = ScriptedModels({"student": student})
+    with running(models) as server:
+        found = _ask(server, 3)
+        assert sorted(response.status_code for response in found) == [200, 200, 503]
+        (failed,) = (response.json()["error"] for response in found if response.status_code == 503)
+        assert failed["message"] == "the process ended over a.gguf: it was killed"
+        assert (models.opened, student.closed) == (["student", "student"], True)
+    assert "student failed, and loads again with its next request" in capfd.readouterr().err
 
 
 def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:

@@ -162,7 +162,7 @@ def test_parameters_that_change_nothing_are_accepted(server: Running) -> None:
         ({"extra_body": {"guided_json": {}}}, "guided_json"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
-        ({"prompt": [1, 2, 3]}, "prompt.0"),
+        ({"prompt": [1, 2, 3]}, "prompt"),
         ({"echo": True, "logprobs": 1}, "echo"),
         ({"model": "control", "suffix": "x"}, "suffix"),
     ],
@@ -174,6 +174,12 @@ def test_parameters_that_are_not_supported_are_refused_by_name(
         server.openai().completions.create(**{"model": "student", "prompt": "x", **given})
     assert refused.value.param == param
     assert param in refused.value.message
+
+
+@pytest.mark.parametrize("prompt", [5, [1, 2, 3]])
+def test_a_prompt_that_is_not_text_names_what_is_taken(server: Running, prompt: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="must be a text or a list of texts; lists of token ids are not"):
+        server.openai().completions.create(model="student", prompt=prompt)
 
 
 def test_a_model_without_a_chat_template_refuses_conversations(server: Running) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kdtool._cli import call, cli
 from kdtool._recipe.yaml import read_scalar
 from kdtool._store.clean import clean
+from kdtool._store.locks import run_lock
 from kdtool_command_sweep import sweep
 from kdtool_command_sweep.command import sweep as command
 from kdtool_command_sweep.folder import hold
@@ -315,7 +316,10 @@ def test_impossible_point_is_known_before_the_first_one_runs_and_the_others_run(
         assert call(arguments) == 2
         shown = capsys.readouterr()
         told, _, ran = shown.err.partition("point 1 of 3")
-        assert "layers-9 cannot run, the other points do: layers: 9 is too many" in told
+        assert (
+            "layers-9 cannot run, the other points do: 1 problem in the recipe:\n  student.layers: 9 is too many"
+            in told
+        )
         assert "point 2" not in ran
         assert "point 3 of 3: layers-3" in ran
         plain = json.loads(Path("runs/toy-sweep/sweep.json").read_text(encoding="utf-8"))
@@ -325,7 +329,7 @@ def test_impossible_point_is_known_before_the_first_one_runs_and_the_others_run(
             ("done", again),
         ]
         (row,) = (line for line in shown.out.splitlines() if line.startswith("| 9 "))
-        assert "failed: layers: 9 is too many; give at most 4 (raised by student 'student'" in row
+        assert "student.layers: 9 is too many; give at most 4" in row
         assert [row["point"] for row in plain["tables"][0]["rows"]] == ["layers-2", "layers-3"]
 
 
@@ -454,3 +458,38 @@ def _unneeded_models() -> set[str]:
     """Return the arms of trained models in the store that no run needs."""
     unneeded = [item.path for item in clean(Path("store").absolute()).found if item.path.parent.name == "phases"]
     return {path.name.partition("-")[0] for path in unneeded}
+
+
+def test_points_are_listed_as_commands_name_them_and_a_sweep_is_deleted_whole(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = sweep({**recipe, "seeds": [0]}, {"trainer.factor": [1.0, 3.0]})
+    kdtool.run({**recipe, "name": "other"})
+    names = {f"{found.folder.name}/{point.label}" for point in found.points}
+    capsys.readouterr()
+    assert {run.name for run in kdtool.runs()} == names | {"other"}
+    assert {run.name for run in kdtool.runs(store="other store")} == names | {"other"}
+    for name in names:
+        assert call(["show", name]) == 0
+        assert capsys.readouterr().out
+    assert call(["show", found.points[0].label]) == 2
+    assert f"did you mean '{found.folder.name}/{found.points[0].label}'" in capsys.readouterr().err
+
+    linked = tmp_path / "runs" / "linked"
+    linked.symlink_to(found.folder, target_is_directory=True)
+    asked = CliRunner().invoke(cli, ["runs", "rm", found.folder.name], input="n\n")
+    assert all(point.label in asked.output for point in found.points), asked.output
+    assert call(["runs", "rm", "linked/*", "--yes"]) == 2, "links are not followed"
+    assert call(["runs", "rm", "none-*", "--yes"]) == 2
+    assert call(["runs", "rm", ".", "--yes"]) == 2
+    assert "no run in runs matches 'none-*'" in capsys.readouterr().err
+    with run_lock(found.points[1].folder):
+        assert call(["runs", "rm", found.folder.name, "--yes"]) == 7
+    assert call(["runs", "rm", "link*", "--yes"]) == 0
+    assert {run.name for run in kdtool.runs()} == names | {"other"}
+    first, second = (point.folder for point in found.points)
+    assert call(["runs", "rm", "toy-sweep/factor-1*", "--yes"]) == 0
+    assert (first.exists(), second.exists()) == (False, True)
+    assert call(["runs", "rm", "*-sweep", "--yes"]) == 0
+    assert not found.folder.exists()
+    assert [run.name for run in kdtool.runs()] == ["other"]

@@ -395,7 +395,7 @@ def test_a_damaged_line_costs_one_answer_and_is_said(tmp_path: Path, capsys: pyt
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], lines[1][:9] + b"\0" + lines[1][10:], *lines[2:]]))
     assert len(answers(tmp_path, second)) == 5
-    assert sorted(request.id for request in second.asked) == ["0", "3"]
+    assert sorted(request.id for request in second.asked) == ["0", "2"]
     assert "1 line is damaged" in capsys.readouterr().out
 
 
@@ -415,6 +415,16 @@ def test_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> N
     path.write_text('{"prompt": "a", "id": "first"}\n' + line, encoding="utf-8")
     corpus = Answers(Answers.Config(prompts=(path,)))
     with pytest.raises(kdtool.UsageError, match=message):
+        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"prompt": "a"}\n')
+        file.truncate(2**30)  # a sparse file, which takes no space
+    corpus = Answers(Answers.Config(prompts=(path,)))
+    with pytest.raises(kdtool.UsageError, match=r"prompts\.jsonl:2: the line is longer than 64 MiB"):
         list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
 
 

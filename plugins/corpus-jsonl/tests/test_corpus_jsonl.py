@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -114,3 +115,18 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_files_of_one_name_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="same name"):
         JsonLines.Config(files=(Path("a/x.jsonl"), Path("b/x.jsonl")))
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "x"}\n')
+        file.truncate(3 * 2**30)  # a sparse file, which takes no space
+    corpus = JsonLines(JsonLines.Config(files=(path,)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(kdtool.UsageError, match=r"endless.jsonl:2: the line is longer than 64 MiB; write one"):
+            list(corpus.kdtool_examples(make_run(tmp_path)))
+        assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    finally:
+        tracemalloc.stop()

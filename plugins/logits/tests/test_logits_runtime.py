@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import log
 from pathlib import Path
+from typing import Any, cast
 
 import kdtool
 import pytest
@@ -84,6 +86,54 @@ def test_temperature_draws_from_the_request_s_seed(tmp_path: Path) -> None:
 def test_a_teacher_without_the_logits_that_it_offers_is_named(tmp_path: Path) -> None:
     with pytest.raises(kdtool.PluginError, match="Silent is opened by its logits, but signals none"):
         list(opened(Silent, tmp_path).score(["x"]))
+
+
+class Faulty(Pairs):
+    """Returns a wrong signal, and is measured by it."""
+
+    returned: Any = None
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        return cast("kdtool.Signal", self.returned)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime:
+        return LogitsRuntime(self, run)
+
+
+class Scores(kdtool.Evaluator):
+    """Scores a text by the teacher."""
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        runtime = kdtool.open_subject(run, subjects[0])
+        assert runtime is not None
+        found = next(runtime.value.score(["x"])).log_likelihood
+        yield kdtool.Measurement("nats", subjects[0].name, "nats", found, 1, False)
+
+
+EYE = kdtool.Head(torch.eye(257), 257)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "kdtool_signal must return Signal, but returned None"),
+        (kdtool.DenseTokens(torch.zeros(1, 257)), "kdtool_signal must return Signal, but returned an object of class"),
+        (kdtool.Signal("two", kdtool.LazyLogits(torch.zeros(2, 257), EYE)), "its signal has 2 rows in lazy"),
+        (
+            kdtool.Signal("narrow", kdtool.LazyLogits(torch.zeros(1, 9), EYE)),
+            "its signal has width 9 in lazy.hidden, but its",
+        ),
+        (kdtool.Signal("odd", cast("Any", torch.zeros(1, 9))), "the answer.lazy is of class Tensor, not LazyLogits"),
+    ],
+)
+def test_a_wrong_signal_names_the_teacher_also_when_it_is_measured(returned: Any, message: str, tmp_path: Path) -> None:
+    teacher = Faulty(Faulty.Config())
+    teacher.returned = returned
+    run = make_run(tmp_path, {"evaluator": Scores(Scores.Config()), "teacher": teacher})
+    subjects = [kdtool.Subject("teacher", "teacher", None, 0)]
+    with pytest.raises(kdtool.PluginError, match=message) as caught:
+        list(run.component("evaluator", kdtool.Evaluator).kdtool_evaluate(run, subjects))
+    assert caught.value.__notes__[-1].startswith("raised by teacher 'teacher'")
 
 
 def test_a_signal_of_logits_gives_them_back_exactly_and_has_no_gradient() -> None:

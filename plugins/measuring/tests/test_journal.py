@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,8 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_measuring import Journal, journal
+from kdtool_measuring import Journal, journal, kept_answers
+from kdtool_testing import make_run
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,31 @@ def test_a_file_that_changes_meanwhile_is_said_to(tmp_path: Path) -> None:
         path.write_bytes(content[:-9])
         with pytest.raises(kdtool.StorageError, match="kept changed while it was read"):
             kept["é3"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import kdtool
+from kdtool_measuring import kept_answers
+from kdtool_testing import make_run
+folder = Path(sys.argv[1])
+with kept_answers(make_run(folder), folder / "answers.jsonl", again=True) as kept:
+    for name in sys.argv[2]:
+        kept.add(kdtool.TextAnswer(name, name, "stop", 1, 1))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_answers_have_the_same_bytes_after_a_kill(tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for folder, before, then in ((undisturbed, "", "cabd"), (killed, "dc", "ab")):
+        folder.mkdir()
+        if before:
+            ended = subprocess.run([sys.executable, "-c", _KILLED, str(folder), before], check=False)
+            assert ended.returncode == -signal.SIGKILL
+        with kept_answers(make_run(folder), folder / "answers.jsonl", again=False) as kept:
+            for name in then:
+                kept.add(kdtool.TextAnswer(name, name, "stop", 1, 1))
+    assert (killed / "answers.jsonl").read_bytes() == (undisturbed / "answers.jsonl").read_bytes()
+    assert len((killed / "answers.jsonl").read_bytes().splitlines()) == 4

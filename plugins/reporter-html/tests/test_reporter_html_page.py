@@ -274,6 +274,18 @@ def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) 
     assert [found.name for found in path.parent.iterdir()] == ["report.html"]
 
 
+def test_the_page_names_no_folder_of_this_machine(tmp_path: Path, sample: kdtool.Results) -> None:
+    def made(file: kdtool.Artifact) -> kdtool.Artifact:
+        path = tmp_path / "exports" / file.path.name
+        return dataclasses.replace(file, path=path, how_to_use=f"open {path}")
+
+    arms = [dataclasses.replace(arm, artifacts=tuple(map(made, arm.artifacts))) for arm in sample.arms]
+    write_results(dataclasses.replace(sample, arms=tuple(arms), folder=tmp_path))
+    html = page(read_results(tmp_path))
+    assert str(tmp_path) not in html
+    assert f"exports/{arms[0].artifacts[0].path.name}" in html
+
+
 def answered(folder: Path, subject: str, passed: list[bool], answer: str) -> kdtool.Measurement:
     file = folder / f"{subject}.jsonl"
     lines = [

@@ -39,6 +39,17 @@ def test_each_prompt_has_the_completions_of_the_first_seeds(with_texts: kdtool.R
     )
 
 
+def test_an_export_that_writes_something_else_than_the_student_is_named(with_texts: kdtool.Results) -> None:
+    subject = kdtool.Subject("student-gguf", "artifact", None, 0, arm="student-gguf")
+    others = [known for known in with_texts.subjects if known.name != subject.name]
+    results = dataclasses.replace(with_texts, subjects=(*others, subject))
+    sentence = "Exported: gguf completes 2 of 2 prompts differently from the student"
+    assert sentence in page(results)
+    own = {m.subject: m for m in results.measurements if m.texts}["student-seed0"]
+    same = [dataclasses.replace(m, texts=own.texts) if m.subject == subject.name else m for m in results.measurements]
+    assert "differently from the student" not in page(dataclasses.replace(results, measurements=tuple(same)))
+
+
 def test_the_page_shows_them_as_text_and_not_as_a_score(with_texts: kdtool.Results) -> None:
     html = page(with_texts)
     assert '<th scope="row"><pre>import</pre></th>' in html

@@ -167,6 +167,24 @@ def test_a_web_page_in_place_of_an_answer_is_asked_again(server: MessagesServer,
     assert all("a web page" in one.reason for one in unknown)
 
 
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+@pytest.mark.parametrize("status", [408, 409, 425])
+def test_a_transient_refusal_is_tried_again_and_costs_nothing(
+    server: MessagesServer, tmp_path: Path, status: int, mode: str
+) -> None:
+    number = count()
+    refusal = {"error": {"type": "api_error", "message": "later"}}
+
+    def refuse_twice(request: web.Request) -> web.Response | None:
+        asks = request.method == "POST" and next(number) < 2
+        return web.json_response(refusal, status=status) if asks else None
+
+    replace_answers(server, refuse_twice)
+    with opened(server.url, tmp_path, mode=mode, retries=3, concurrency=1) as teacher:
+        assert [one.finish for one in teacher.kdtool_answer(requests(2))] == ["stop", "stop"]
+    assert (summary(tmp_path).spent, summary(tmp_path).held) == (server.bill.picodollars, 0)
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -339,3 +357,16 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
             assert len(list(teacher.kdtool_answer(requests(40)))) == 40
         assert summary(tmp_path).spent == server.bill().picodollars
     assert time.monotonic() - begun < 60
+
+
+def test_a_stored_answer_that_was_changed_is_named_and_bought_again(
+    server: MessagesServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(server.url, tmp_path) as teacher:
+        list(teacher.kdtool_answer(requests(2)))
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database, database:
+        database.execute("UPDATE answer SET answer = answer || ' ' WHERE rowid = 1")
+    with opened(server.url, tmp_path) as teacher:
+        assert len(list(teacher.kdtool_answer(requests(2)))) == 2
+    assert "claude: 1 answers in ledger.sqlite were changed on disk" in capsys.readouterr().out
+    assert summary(tmp_path).attempts == {"answered": 3}

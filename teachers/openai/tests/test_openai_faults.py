@@ -38,10 +38,10 @@ def prompt_of(call: Call) -> str:
 
 
 def test_many_answers_come_whole_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OWN_KEY", KEY)
+    monkeypatch.setenv("OWN_API_KEY", KEY)
     with (
         serving(lambda call, _: chat(prompt_of(call).upper())) as served,
-        teacher(served, key_variable="OWN_KEY") as asked,
+        teacher(served, key_variable="OWN_API_KEY") as asked,
     ):
         found = {answer.id: answer for answer in asked.kdtool_answer(REQUESTS)}
     assert {name: answer.text for name, answer in found.items()} == {r.id: r.prompt.upper() for r in REQUESTS}
@@ -111,10 +111,11 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
         Reply(500, {"error": {"message": "oh"}}),
         Reply(503, b"<html>", {"Content-Type": "text/html"}),
         Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"}),
+        Reply(425, {"error": {"message": "too early"}}),
         Reply(200, {"choices": []}, cut=True),
         Reply(hang=10),
     ],
-    ids=["500", "503", "429", "dropped", "hangs"],
+    ids=["500", "503", "429", "425", "dropped", "hangs"],
 )
 def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
     start = time.monotonic()
@@ -162,8 +163,8 @@ def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, tol
 @pytest.mark.parametrize(
     ("reply", "told"),
     [
-        (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the key in OWN_KEY"),
-        (Reply(403, {"error": {"message": "not you"}}), "refuses the key in OWN_KEY"),
+        (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the key in OWN_API_KEY"),
+        (Reply(403, {"error": {"message": "not you"}}), "refuses the key in OWN_API_KEY"),
         (Reply(402, {"error": {"message": "no money"}}), "wants to be paid"),
         (Reply(429, {"error": {"message": "quota", "code": "insufficient_quota"}}), "wants to be paid"),
     ],
@@ -171,10 +172,10 @@ def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, tol
 def test_keys_and_bills_stop_at_once_and_no_key_is_shown(
     reply: Reply, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OWN_KEY", KEY)
+    monkeypatch.setenv("OWN_API_KEY", KEY)
     with (
         serving(lambda *_: reply) as served,
-        teacher(served, key_variable="OWN_KEY", concurrency=1) as asked,
+        teacher(served, key_variable="OWN_API_KEY", concurrency=1) as asked,
         pytest.raises(kdtool.AuthenticationError, match=told) as caught,
     ):
         list(asked.kdtool_answer(REQUESTS))
@@ -186,11 +187,11 @@ def test_keys_and_bills_stop_at_once_and_no_key_is_shown(
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OWN_KEY", raising=False)
+    monkeypatch.delenv("OWN_API_KEY", raising=False)
     with (
         serving(lambda *_: chat("x")) as served,
-        teacher(served, key_variable="OWN_KEY") as asked,
-        pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_KEY is not set"),
+        teacher(served, key_variable="OWN_API_KEY") as asked,
+        pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_API_KEY is not set"),
     ):
         list(asked.kdtool_answer(REQUESTS))
     assert served.posts == []
@@ -277,9 +278,9 @@ def test_a_prompt_that_cannot_be_sent_is_refused_and_no_other() -> None:
 
 
 def test_reasons_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OWN_KEY", KEY)
+    monkeypatch.setenv("OWN_API_KEY", KEY)
     for reply in (Reply(400, {"error": {"message": f"not {KEY}"}}), Reply(200, {"error": f"not {KEY}"})):
-        with serving(lambda *_, reply=reply: reply) as served, teacher(served, key_variable="OWN_KEY") as asked:
+        with serving(lambda *_, reply=reply: reply) as served, teacher(served, key_variable="OWN_API_KEY") as asked:
             (answer,) = asked.kdtool_answer(REQUESTS[:1])
         assert answer.reason.endswith("not ***")
 

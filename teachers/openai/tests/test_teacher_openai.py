@@ -169,8 +169,8 @@ def test_a_real_key_is_needed_where_the_server_wants_one(
         served = running._replace(url=url)
         with pytest.raises(kdtool.AuthenticationError, match=r"wants a key: .* by `key_variable`"):
             list(teacher(served).kdtool_answer([kdtool.Request("a", "x", 2)]))
-        monkeypatch.setenv("OWN_KEY", "the-key")
-        asked = teacher(served, key_variable="OWN_KEY")
+        monkeypatch.setenv("OWN_API_KEY", "the-key")
+        asked = teacher(served, key_variable="OWN_API_KEY")
         assert [answer.id for answer in asked.kdtool_answer([kdtool.Request("a", "x", 2)])] == ["a"]
         asked.kdtool_close()
 

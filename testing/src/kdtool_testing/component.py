@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf, nextafter
@@ -15,11 +16,13 @@ from typing import Any
 
 import pydantic
 import pytest
+from kdtool._assembly.trust import is_marked
 from kdtool._contract.component import Component
 from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import LicenceTerms
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
 from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.registration import RegistrationConformance
@@ -91,6 +94,14 @@ class ComponentConformance(RegistrationConformance):
         with pytest.raises(pydantic.ValidationError) as caught:
             self._validate({**self.settings, "no_such_setting": 1})
         assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
+
+    def test_an_address_that_a_key_is_sent_to_is_a_service_url(self) -> None:
+        fields = self.component.Config.model_fields
+        keys = [name for name in fields if re.fullmatch(r"(.*_)?key(_variable|_env)?", name)]
+        urls = [name for name in fields if re.fullmatch(r"(.*_)?(url|endpoint)", name)]
+        if keys and urls:
+            assert all(is_marked(fields[name], SERVICE_URL) for name in urls), f"make {urls} kdtool.ServiceUrl"
+            assert all(is_marked(fields[name], KEY_VARIABLE) for name in keys), f"make {keys} kdtool.KeyVariable"
 
     def test_its_settings_survive_a_round_trip(self) -> None:
         config = self._validate(self.settings)

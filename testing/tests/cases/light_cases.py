@@ -57,6 +57,26 @@ class Survivors(Long):
         return [None for example in examples if self.judge(example, 0) is None]
 
 
+class Asking(Long):
+    """Sends a key of any name to any address."""
+
+    class Config(kdtool.Config):
+        url: str = "https://example.org"
+        """The address."""
+        key_variable: str = "EXAMPLE_API_KEY"
+        """The variable."""
+
+
+class AskingSafely(Long):
+    """Sends an API key to an address that the user trusts."""
+
+    class Config(kdtool.Config):
+        url: kdtool.ServiceUrl = "https://example.org"
+        """The address."""
+        key_variable: kdtool.KeyVariable | None = "EXAMPLE_API_KEY"
+        """The variable."""
+
+
 class Screens(ScreenConformance):
     def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
         kept, rejected = kdtool.Text("x"), kdtool.Text("x" * 6000)
@@ -81,6 +101,16 @@ class TestEverySeventh(Screens):
 class TestSurvivors(Screens):
     component = Survivors
     fails: ClassVar = {"test_there_is_one_answer_for_each_example", "test_it_keeps_and_rejects_what_it_should"}
+
+
+class TestAsking(Screens):
+    component = Asking
+    fails: ClassVar = {"test_an_address_that_a_key_is_sent_to_is_a_service_url"}
+
+
+class TestAskingSafely(Screens):
+    component = AskingSafely
+    fails: ClassVar[set[str]] = set()
 
 
 # --- annotators ---

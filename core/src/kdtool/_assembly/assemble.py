@@ -14,7 +14,8 @@ import pydantic
 from kdtool._assembly.arms import arms_of
 from kdtool._assembly.built import Built, BuiltRecipe, Lifetime
 from kdtool._assembly.checks.all_checks import check_components
-from kdtool._contract.component import Component
+from kdtool._assembly.trust import refuse_untrusted
+from kdtool._contract.component import Component, Config
 from kdtool._contract.kinds import form_of
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
@@ -26,6 +27,7 @@ from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
 from kdtool._plugins.validation import mistakes, offer_problem
 from kdtool._recipe.invalid import invalid
+from kdtool._recipe.keys import COMPONENT_KEYS
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 
@@ -174,7 +176,11 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
             folders = dict(_folders(recipe, spec.key, spec.options))
             config = cls.Config.model_validate_json(options, strict=True, context=folders)
         except pydantic.ValidationError as error:
-            problems.extend(invalid(recipe, spec.key, what, cls.Config, error))
+            core_keys = COMPONENT_KEYS.get(spec.kind, Config).model_fields
+            problems.extend(invalid(recipe, spec.key, what, cls.Config, error, core_keys))
+            return None
+        if untrusted := list(refuse_untrusted(recipe, spec.key, config)):
+            problems.extend(untrusted)
             return None
         json.dumps(written.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component, thread = lifetime.build(owner, cls, config, required=spec.required)

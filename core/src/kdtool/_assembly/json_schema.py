@@ -1,6 +1,7 @@
 """JSON Schema of recipes, for editors: the core's keys with the settings of every installed component.
 
-A component that cannot be imported is left out of its kind's choices and named in `$comment`.
+A component that cannot be imported is left out of its kind's choices and named in `$comment`. No key is required: what a
+recipe extends, or the recipe's own `trainer` above a phase's, may have it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from kdtool._errors import KdtoolError, PluginError, cause_of
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._plugins.validation import mistakes
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
-from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
-from kdtool._recipe.parser import CONTROL_KEYS, TOP_KEYS
+from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, TOP_KEYS
+from kdtool._recipe.parser import CONTROL_KEYS
 from kdtool._text.terminal import print_line
 
 _OFF: Mapping[str, Any] = {"enum": [None, False]}
@@ -41,7 +42,7 @@ def recipe_schema() -> dict[str, Any]:
     match = control["properties"]["match"]
     whole["properties"] |= {
         "train": {"anyOf": [phase, {"type": "object", "additionalProperties": phase, "minProperties": 1}]},
-        "control": {"anyOf": [control, match, {"type": "boolean"}]},
+        "control": {"anyOf": [control, match, _DEFAULTS]},
     }
     schema = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": schema, "title": "kdtool recipe", **whole, "$defs": definitions}
@@ -75,7 +76,8 @@ def _section(own: type[Config], keys: Iterable[str], definitions: dict[str, Any]
             properties[key] = {"$ref": f"#/$defs/{SINGLE[key]}"}
         elif kind := COLLECTIONS.get(key):
             one = {"$ref": f"#/$defs/{kind}"}
-            names = {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in entries_by_name(kind)}
+            other = {**one, "required": ["use"]}
+            names = {name: {"anyOf": [{"$ref": f"#/$defs/{kind}.{name}"}, other]} for name in entries_by_name(kind)}
             several = {"type": "object", "properties": names, "additionalProperties": one}
             listed = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
             properties |= {kind: one, key: {"anyOf": [several, listed, _OFF]}}
@@ -94,15 +96,26 @@ def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
             broken.append(str(error))
             definitions[f"{kind}.{name}"] = {}
             continue
+        schema = _lift_requirements(schema)
         definitions.update(schema.pop("$defs", {}))
         schema["description"] = (getdoc(cls) or "").partition("\n")[0]
         schema["properties"] = {**schema.get("properties", {}), **own, "use": {"const": name}}
-        definitions[f"{kind}.{name}"] = {"anyOf": [schema, _DEFAULTS, _OTHER]}
-        choices.append({**schema, "required": [*schema.get("required", []), "use"]})
+        definitions[f"{kind}.{name}"] = {"anyOf": [schema, _DEFAULTS]}
+        choices.append(schema)
     return {"anyOf": choices, **({"$comment": "; ".join(broken)} if broken else {})}
 
 
+def _lift_requirements(schema: Any) -> Any:
+    """Return a schema in which no key is required, at any depth: mappings are merged with those of the layers below."""
+    if isinstance(schema, list):
+        return [_lift_requirements(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: entry for key, entry in schema.items() if key != "required" or not isinstance(entry, list)}
+    return {key: _lift_requirements(entry) for key, entry in kept.items()}
+
+
 def _own_keys(own: type[Config], definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = own.model_json_schema(ref_template="#/$defs/{model}")
+    schema = _lift_requirements(own.model_json_schema(ref_template="#/$defs/{model}"))
     definitions.update(schema.pop("$defs", {}))
     return dict(schema.get("properties", {}))

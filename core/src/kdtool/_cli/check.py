@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import json_option, recipe_argument, set_option
+from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.stages import stage_in_words
@@ -27,7 +27,7 @@ from kdtool._text.terminal import print_first_line
 @click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=FolderPath(),
     default="runs",
     help="The folder for runs: earlier ones show how long training takes.",
 )
@@ -60,7 +60,7 @@ def check(
         for line in (*_verdict(recipe, found), *advice, *_needs(found), *_description(found, verbose)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
-    if found["proposal"] is None if fit is not None else asked:
+    if asked or (fit is not None and found["proposal"] is None):
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -13,6 +13,8 @@ from kdtool._text.markdown import markdown_table, measurement_title, number, num
 
 if TYPE_CHECKING:
     from kdtool._contract.comparison import ArmValue, Comparison
+
+RunSettings: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, str]]]"
 
 
 @click.command()
@@ -30,7 +32,7 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     judged.
     """
     from kdtool._api import report_of
-    from kdtool._results.compare_runs import as_results
+    from kdtool._results.compare_runs import as_results, settings_by_run
     from kdtool._results.compare_runs import compare as compare_runs
     from kdtool._results.files import PLAIN
 
@@ -40,18 +42,40 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
         plain = {key: getattr(found, key) for key in ("values", "comparisons", "notes", "verdict")}
         click.echo(PLAIN.dump_json(plain, indent=1).decode())
         return
-    click.echo("\n\n".join([*value_tables(found.values), *differences(found.comparisons, found.notes), found.verdict]))
+    parts = [*differences(found.comparisons, found.notes), *value_tables(found.values, settings_by_run(found))]
+    click.echo("\n\n".join([found.verdict, *parts]))
     if page:
         click.echo(f"\nreport: {page}")
 
 
-def value_tables(values: Mapping[str, Sequence[ArmValue]]) -> Iterator[str]:
-    """Yield a table of each measurement: the value of every run's arms with its interval."""
+def value_tables(values: Mapping[str, Sequence[ArmValue]], settings: RunSettings | None = None) -> Iterator[str]:
+    """Yield a table of each measurement: the value of every run's arms with its interval.
+
+    Runs that measured in different ways have tables of their own, below the settings that differ; `settings` are by
+    measurement and run.
+    """
     for name in dict.fromkeys(value.measurement for each in values.values() for value in each):
         own = [(run, value) for run, each in values.items() for value in each if value.measurement == name]
-        cells = [[run, v.arm, number(v.value), number_range(v.low, v.high), str(v.seeds)] for run, v in own]
         title = measurement_title(name, own[0][1].unit, higher_is_better=own[0][1].higher_is_better)
-        yield f"{title}\n\n{markdown_table(['run', 'subject', 'value', '95 % interval', 'seeds'], cells)}"
+        for way, runs in _ways((settings or {}).get(name, {}), dict.fromkeys(run for run, _ in own)).items():
+            rows = [
+                [run, v.arm, number(v.value), number_range(v.low, v.high), str(v.seeds)]
+                for run, v in own
+                if run in runs
+            ]
+            yield f"{title}{way}\n\n{markdown_table(['run', 'subject', 'value', '95 % interval', 'seeds'], rows)}"
+
+
+def _ways(settings: Mapping[str, Mapping[str, str]], runs: Iterable[str]) -> dict[str, list[str]]:
+    """Return runs by the settings in which they differ, in words."""
+    own = {run: settings.get(run, {}) for run in runs}
+    keys = sorted({key for each in own.values() for key in each})
+    apart = [key for key in keys if len({each.get(key) for each in own.values()}) > 1]
+    found: dict[str, list[str]] = {}
+    for run, each in own.items():
+        way = ", ".join(f"{key} {each.get(key, 'not set')}" for key in apart)
+        found.setdefault(f"; measured with {way}" if way else "", []).append(run)
+    return found
 
 
 def in_figures(found: Comparison) -> list[str]:

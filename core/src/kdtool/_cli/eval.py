@@ -12,9 +12,13 @@ from kdtool._text.terminal import print_first_line
 
 @click.command("eval")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--with", "evaluators", metavar="NAME,NAME", default="", help="Evaluators [default: those of --recipe].")
-@click.option("--corpus", help="The corpus plugin that gives held-out text [default: those of --recipe].")
-@click.option("--recipe", type=click.Path(dir_okay=False), help="A recipe to take text, teacher and evaluators from.")
+@click.option("--with", "evaluators", metavar="NAME,NAME", default="", help="Evaluators [default: the recipe's].")
+@click.option("--corpus", help="The corpus plugin that gives held-out text [default: the recipe's].")
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False),
+    help="A recipe to take text, teacher and evaluators from [default: the recipe of the first run among the models].",
+)
 @set_option
 @click.option("--name", help="The run's name [default: eval and the names of the models].")
 @out_option

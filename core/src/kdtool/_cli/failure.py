@@ -11,8 +11,9 @@ import click
 
 from kdtool._cli.interrupts import INTERRUPTED
 from kdtool._errors import KdtoolError, cause_of, is_interrupt, is_resumable
-from kdtool._plugins.attribution import culprit, describe, translate_errors
+from kdtool._plugins.attribution import culprit, describe, place_of, translate_errors
 from kdtool._plugins.owner import owner_of
+from kdtool._text.terminal import escape
 
 __all__ = ["explain"]
 
@@ -39,11 +40,12 @@ def explain(error: BaseException, *, debug: bool) -> int:
         with translate_errors():
             raise error
     except KdtoolError as known:
-        click.echo(f"error: {describe(known)}", err=True)
+        click.echo(escape(f"error: {describe(known)}"), err=True)
         return known.exit_code
     except BaseException:
-        who = culprit(error)
-        click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
+        who, place = culprit(error), place_of(error)
+        blame = f"{who or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}"
+        click.echo(escape(f"error: {blame}"), err=True)
         kept = "Finished work is kept. " if is_resumable(error) else ""
         owner = owner_of(error)
         remedy = "This is a bug in kdtool; report it with the traceback"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -23,7 +24,20 @@ def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
     return settings
 
 
-_FOLDER = click.Path(file_okay=False)
+class FolderPath(click.Path):
+    """A folder that exists or can be made: neither a file nor a device such as /dev/null."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or fail."""
+        if os.path.exists(value) and not os.path.isdir(value):  # noqa: PTH110, PTH112 - unlike Path's, never raise
+            self.fail(f"{value!r} is not a folder; name one, or a path where one can be made", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FOLDER = FolderPath()
 _SET = "Change a key of the recipe, such as train.steps=100; may be given more than once."
 _STORE = "Folder for what runs share [default: the user's cache]."
 

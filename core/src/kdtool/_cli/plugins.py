@@ -17,6 +17,7 @@ from kdtool._plugins.importing import import_point
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
+from kdtool._text.terminal import escape
 
 if TYPE_CHECKING:
     from kdtool._assembly.settings import Setting
@@ -26,6 +27,11 @@ _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing.
 
     pip install kdtool-quickstart
 """
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """Print text that packages may have written."""
+    click.echo(escape(text), err=err)
 
 
 _kind_option = click.option("--kind", type=KindOption(list(GROUPS)), help="Only plugins of this kind.")
@@ -57,15 +63,15 @@ def list_plugins(context: click.Context, kind: str | None = None, as_json: bool 
     own = set(getattr(context.find_root().command, "commands", ()))
     rows = [_row(entry, own, twice=len(entries) > 1) for entries in found for entry in entries]
     for trouble in find_misplaced(GROUPS.values()):
-        click.echo(f"note: {trouble}", err=True)
+        _echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
+        _echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
     if not rows:
-        click.echo(f"No plugins of the kind {kind} are installed." if kind else _NOTHING_INSTALLED)
+        _echo(f"No plugins of the kind {kind} are installed." if kind else _NOTHING_INSTALLED)
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
@@ -99,8 +105,8 @@ def check(context: click.Context) -> None:
                     class_and_settings(kind, name)
             except KdtoolError as error:
                 failed += 1
-                click.echo(str(error))
-    click.echo(f"{failed} of {count} plugins cannot be used" if failed else f"all {count} plugins can be used")
+                _echo(str(error))
+    _echo(f"{failed} of {count} plugins cannot be used" if failed else f"all {count} plugins can be used")
     context.exit(int(failed > 0))
 
 
@@ -119,13 +125,13 @@ def show(name: str, kind: str | None) -> None:
         entry = find(each, name)
         cls, schema = class_and_settings(each, name)
         settings = list(settings_in(schema))
-        click.echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
-        click.echo(indent(getdoc(cls) or "", "  ") + "\n")
+        _echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
+        _echo(indent(getdoc(cls) or "", "  ") + "\n")
         for setting in settings:
-            click.echo(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
+            _echo(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
             if setting.about:
-                click.echo(indent(setting.about, "      "))
-        click.echo("\n".join([*([""] if settings else []), *_facts(cls), f"  {_recipe_line(each, name, settings)}"]))
+                _echo(indent(setting.about, "      "))
+        _echo("\n".join([*([""] if settings else []), *_facts(cls), f"  {_recipe_line(each, name, settings)}"]))
 
 
 def _facts(cls: type[Component]) -> Iterator[str]:

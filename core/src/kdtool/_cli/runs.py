@@ -10,6 +10,7 @@ import click
 
 from kdtool._cli.options import json_option, out_option, read_pairs, store_option
 from kdtool._estimate.machine import size
+from kdtool._text.terminal import escape
 
 
 class _ListByDefault(click.Group):
@@ -37,7 +38,8 @@ def runs() -> None:
 def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store, the latest first.
 
-    PATTERN is a part of their names, or a pattern such as 'quick*'. Other commands find a run elsewhere by its folder.
+    PATTERN is a part of their names, or a pattern such as 'quick*'. Other commands accept the names as listed, such as
+    'quickstart-sweep/layers-8'; they find a run elsewhere by its folder.
     """
     from kdtool._api import runs as find_runs
     from kdtool._store.shared_store import store_folder
@@ -54,9 +56,10 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
         )
     width = max((len(run.name) for run in found), default=0)
     for run in found:
-        elsewhere = "" if run.folder.parent == Path(out).resolve() else f"in {run.folder}"
+        elsewhere = "" if Path(out).resolve() in run.folder.parents else f"in {run.folder}"
         about = "; ".join(filter(None, (run.figure, run.outcome, elsewhere)))
-        click.echo(f"{run.name:<{width}}  {run.state:<10}  {run.when.astimezone():%Y-%m-%d %H:%M}  {about}".rstrip())
+        when = f"{run.when.astimezone():%Y-%m-%d %H:%M}"
+        click.echo(escape(f"{run.name:<{width}}  {run.state:<10}  {when}  {about}".rstrip()))
 
 
 @runs.command("rm")
@@ -64,21 +67,24 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
 @out_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(names: tuple[str, ...], out: str, yes: bool) -> None:
-    """Delete the folders of runs (names or folders). The store is left as it is: see `kdtool clean`."""
-    from kdtool._results.files import find_run
-    from kdtool._results.known_runs import remove_run
-    from kdtool._store.layout import GRAPH
+    """Delete the folders of runs (names, folders, or patterns such as 'l-*'); of a link only the link.
+
+    A sweep's folder is deleted with all its runs. The store is left as it is: see `kdtool clean`.
+    """
+    from kdtool._results.known_runs import remove_run, runs_in, select_runs
     from kdtool._store.shared_store import bytes_below
 
-    folders = list(dict.fromkeys(find_run(name, out, "run", [GRAPH]) for name in names))
+    folders = list(dict.fromkeys(folder for name in names for folder in select_runs(name, Path(out))))
     if not yes:
         for folder in folders:
-            click.echo(f"{size(bytes_below(folder)):>9}  {folder}")
+            inside = "" if folder.is_symlink() else ", ".join(run.name for run in runs_in(folder))
+            click.echo(f"{size(bytes_below(folder)):>9}  {folder}{inside and f' (runs: {inside})'}")
         if not click.confirm("Delete them, with all models and results in them?"):
             return
     for folder in folders:
+        kept = f", a link; the run in {folder.resolve()} is kept" if folder.is_symlink() else ""
         remove_run(folder)
-        click.echo(f"deleted {folder}")
+        click.echo(f"deleted {folder}{kept}")
 
 
 @runs.command("sync")

@@ -17,7 +17,10 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     if folder is None:
         return value
     path = os.path.expanduser(value)  # noqa: PTH111 - unlike Path's, it never raises
-    return path if folder.absolute() == Path.cwd() else str(Path(folder.absolute(), path))
+    path = path if folder.absolute() == Path.cwd() else str(Path(folder.absolute(), path))
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise ValueError("names a pipe or a device, which may never end; name a file or a folder")
+    return path
 
 
 def _path_or_name(value: Any, info: ValidationInfo) -> Any:
@@ -29,7 +32,7 @@ def _path_or_name(value: Any, info: ValidationInfo) -> Any:
 RecipePath = Annotated[Path, BeforeValidator(_path)]
 """A `Config` field for a file or folder. Relative paths start at the folder of the recipe file in which they stand, those of
 `--set`, of recipes in Python and of defaults at the working directory. Records and fingerprints hold the path as written:
-let `kdtool_identity` hash the content. Since 0.1."""
+let `kdtool_identity` hash the content. Pipes and devices are refused: reading them may never end. Since 0.1."""
 RecipePathOrName = Annotated[str, BeforeValidator(_path_or_name)]
 """A `Config` field for a path or a name, such as a model's on the hub. It is a path, as in `RecipePath`, if it begins with
 `./`, `../` or `~/`, or if it exists beside the recipe. Since 0.1."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
@@ -16,6 +16,7 @@ from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signal_checks import checking_signals
 from kdtool._contract.signals import Signal, SignalKind, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
 
@@ -49,6 +50,12 @@ class Teacher(Component):
     """For a teacher that is the student itself: the phase before which, "" for the phase that learns from it. That student's
     folder comes by `kdtool_load_weights`. It runs beside the student, and is not measured. None, the default: another
     model. May depend on the config. Since 0.1."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        own = vars(cls).get("kdtool_signal")
+        if callable(own) and not hasattr(own, "kdtool_impl"):  # a wrapper of other teachers' signals
+            cls.kdtool_signal = checking_signals(own)  # type: ignore[method-assign]
 
     def answer_key(self, request: Request, weights: str = "") -> str:
         """Return the key of the answer to a request in the store, as 64 hexadecimal digits.

@@ -34,7 +34,7 @@ from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import identify, refuse_missing
+from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse_missing
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.terms import describe_mixtures
@@ -217,7 +217,8 @@ def _opening(recipe: Recipe, say: Callable[[str], None], store: Path | None) -> 
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
         info = replace(context.info(Stage("check")), say=say, store=store)  # nothing runs that trackers could show
-        yield context, info
+        with refusals_with_places(assembly):
+            yield context, info
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

@@ -18,7 +18,7 @@ from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translate_errors
 from kdtool._results.compare_arms import arm_values, compare_all
-from kdtool._results.files import component_record, environment
+from kdtool._results.files import component_record, environment, read_results, with_whole_paths
 from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import keep, session, write_report
@@ -55,7 +55,8 @@ def evaluate(
         evaluators: names of evaluators; by default those of the recipe.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
         corpus: the plugin that provides held-out text; by default the recipe's.
-        recipe: a recipe file with text, teachers, evaluators' settings, trackers and reporter.
+        recipe: a recipe file with text, teachers, evaluators' settings, trackers and reporter; by default that of the
+            first run among the models.
         name: the name of the run and its folder; by default "eval" with the names of models and evaluators.
         out: the folder for runs.
         store: the folder for what runs share.
@@ -73,7 +74,9 @@ def evaluate(
     found = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
-    loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
+    run = next((model.run for model in found if model.run), None)
+    whole = path or (with_whole_paths(read_results(run)) if run else None)
+    loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=whole)
     with assemble(loaded, print_line) as assembly:
         if not found and not assembly.of_kind("teacher"):
             raise UsageError(

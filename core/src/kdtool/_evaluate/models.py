@@ -17,12 +17,16 @@ from kdtool._text.names import name_from
 
 @dataclass(frozen=True)
 class Model:
-    """One model: `arm` is the name of all its seeds, `of` their number; `seed` is None for a model from elsewhere."""
+    """One model: `arm` is the name of all its seeds, `of` their number; `seed` and `run` are None for one from elsewhere.
+
+    `run` is the folder of the run that trained it.
+    """
 
     arm: str
     path: Path
     seed: int | None = None
     of: int = 1
+    run: Path | None = None
 
     @property
     def name(self) -> str:
@@ -76,4 +80,5 @@ def _models(given: str, out: Path) -> Iterator[Model]:
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
     for arm in students:
-        yield Model(name_from(label or folder.name, "model", dots=True), folder / arm.path, arm.seed, len(students))
+        name = name_from(label or folder.name, "model", dots=True)
+        yield Model(name, folder / arm.path, arm.seed, len(students), folder)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pydantic
 
+from kdtool._contract.reporting import Results
 from kdtool._errors import KdtoolError, RecipeError, UsageError
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
+from kdtool._store.layout import RESULTS
 from kdtool._text.terminal import print_line
 
 _KEYS = ("corpora", "screens", "teachers", "evaluators", "exporters", "trackers", "reporter")
@@ -28,7 +30,7 @@ def measuring_recipe(
     settings: Mapping[str, Any],
     *,
     corpus: str | None = None,
-    recipe: Path | None = None,
+    recipe: Path | Results | None = None,
 ) -> Recipe:
     """Return a recipe without students and training.
 
@@ -37,14 +39,16 @@ def measuring_recipe(
         evaluators: names; others of the recipe are left out, unless it has screens, which may ask them.
         settings: key paths to values, laid over all else.
         corpus: the corpus, in place of the recipe's corpora and screens.
-        recipe: a whole recipe, of which the keys for measuring are used.
+        recipe: a whole recipe, or a run with its recipe, of which the keys for measuring are used.
 
     Raises:
         RecipeError: with all mistakes.
         UsageError: no evaluator is named.
     """
-    place = Place(str(recipe or ""), 0, 0, Path.cwd())
-    below = _select(compose(read_layers(recipe)), evaluators, corpus) if recipe else Node({}, place)
+    file = recipe.folder / RESULTS if isinstance(recipe, Results) else recipe
+    place = Place(str(file or ""), 0, 0, Path.cwd())
+    layers = [as_node(recipe.recipe, place)] if isinstance(recipe, Results) else read_layers(recipe) if recipe else []
+    below = _select(compose(layers), evaluators, corpus) if layers else Node({}, place)
     own: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
     if corpus:
         own["corpus"] = corpus

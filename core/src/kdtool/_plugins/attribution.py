@@ -18,7 +18,7 @@ from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, Storag
 from kdtool._plugins.distributions import origin_of, points
 from kdtool._plugins.owner import blame, owner_of
 
-__all__ = ["culprit", "describe", "out_of_memory", "translate_errors", "using"]
+__all__ = ["culprit", "describe", "out_of_memory", "place_of", "translate_errors", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -37,6 +37,18 @@ def culprit(error: BaseException) -> str:
         if module in offered and offered[module].dist:
             origin = origin_of(offered[module].dist)
             return f"{origin.name} {origin.version}".rstrip()
+    return ""
+
+
+def place_of(error: BaseException) -> str:
+    """Return "file:line" of the plugin's code that raised, a local file's or an installed one's; "" if none did."""
+    offered = {point.value.partition(":")[0].partition(".")[0] for point in points()} - {"kdtool"}
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module.startswith("_kdtool_local_") or module in offered:
+            file = Path(frame.f_code.co_filename)
+            in_package = file.stem == "__init__" or "." in str(frame.f_globals.get("__name__", ""))
+            return f"{f'{file.parent.name}/' if in_package else ''}{file.name}:{line}"
     return ""
 
 
@@ -69,7 +81,8 @@ def using(owner: Owner, what: str) -> Iterator[None]:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}") from error
+            place = place_of(error)
+            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}{place and f' ({place})'}") from error
 
 
 @contextmanager

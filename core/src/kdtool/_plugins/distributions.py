@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.terminal import print_line
+from kdtool._text.terminal import escape, print_line
 
 __all__ = [
     "CONTRACT",
@@ -90,7 +90,7 @@ def origin_of(found: Distribution | None) -> Origin:
     """Return a distribution's name, version and so on."""
     try:
         about: Any = found and found.metadata
-        name, version, summary = (str(about.get(key) or "") for key in ("Name", "Version", "Summary"))
+        name, version, summary = (escape(str(about.get(key) or "")) for key in ("Name", "Version", "Summary"))
         return Origin(name, version, summary, tuple((found and found.requires) or ()))
     except Exception:  # no distribution, or metadata that cannot be read
         return Origin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import re
 import sys
 import threading
@@ -17,17 +18,20 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import Origin, module_origin, origin_of, refusal
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
+from kdtool._text.terminal import print_line
 
 __all__ = ["import_file", "import_point"]
 
 _TURN = threading.RLock()
 """Held while foreign code is imported: standard output, which is redirected meanwhile, belongs to the whole process."""
+_PATIENCE = 10.0
+"""Seconds of an import after which a line names it."""
 _VALUE = re.compile(r"\s*[\w.]+\s*:\s*[\w.]+\s*(\[[^]]*\]\s*)?")
 
 
@@ -80,13 +84,35 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
 
 @contextmanager
 def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[None]:
-    with _TURN, redirect_stdout(sys.stderr):
+    late = threading.Timer(_PATIENCE, print_line, [f"still importing {what} …"])
+    late.daemon = True
+    with _TURN, redirect_stdout(sys.stderr), _exit_as_exception():
+        late.start()
         try:
             yield
         except (PluginError, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise PluginError(f"{what} cannot be imported: {explain(error)}") from error
+        finally:
+            late.cancel()
+
+
+@contextmanager
+def _exit_as_exception() -> Iterator[None]:
+    """Turn `os._exit`, which would end this process as if all were well, into SystemExit; forked children keep it."""
+    real, process = os._exit, os.getpid()
+
+    def exit_or_raise(status: int) -> NoReturn:
+        if os.getpid() != process:
+            real(status)
+        raise SystemExit(status)
+
+    os._exit = exit_or_raise
+    try:
+        yield
+    finally:
+        os._exit = real
 
 
 def _execute(module_name: str, path: Path, source: bytes) -> None:

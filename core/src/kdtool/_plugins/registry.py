@@ -8,6 +8,7 @@ distribution, the cause and the remedy.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -112,7 +113,7 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         PluginError: it cannot be imported.
     """
     if ".py:" in use:
-        return import_file(kind, use, folder, announce)
+        return import_file(kind, os.path.expanduser(use), folder, announce)  # noqa: PTH111 - unlike Path's, it never raises
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
     cls, origin = import_point(kind, use, point)
     return Loaded(cls, use, origin.name, origin.version)

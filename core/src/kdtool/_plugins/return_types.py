@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdtool._errors import PluginError
+from kdtool._text.did_you_mean import did_you_mean
 
 __all__ = ["ReturnType", "attribute_problem", "require"]
 
@@ -152,13 +153,27 @@ def _is_instance(value: Any, cls: Any) -> bool:
 def _is_not(value: Any, hint: Any) -> str:
     if value is None or isinstance(value, str | int | float):
         shown = repr(value)
+        words = _words(hint)
+        if isinstance(value, str) and words and value not in words:
+            return f" is {shown[:_SHOWN]}, not {_name(hint)}; {did_you_mean(value, words, what='words')}"
         return f" is {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}, not {_name(hint)}"
     return f" is of class {type(value).__module__}.{type(value).__qualname__}, not {_name(hint)}"
 
 
+def _words(hint: Any) -> list[str]:
+    """Return the texts that a type allows, at any depth; none if it is not made of such."""
+    if get_origin(hint) is Literal:
+        return [str(option) for option in get_args(hint)]
+    return list(dict.fromkeys(word for option in get_args(hint) for word in _words(option)))
+
+
 def _name(hint: Any) -> str:
     if get_origin(hint) in _UNIONS:
-        return " or ".join(map(_name, get_args(hint)))
+        return " or ".join(dict.fromkeys(map(_name, get_args(hint))))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint))) if len(get_args(hint)) > 1 else repr(get_args(hint)[0])
+    if words := _words(hint):
+        return f"a {get_origin(hint).__name__} of these: {', '.join(map(repr, words))}"
     if hint in {Any, NoneType}:
         return "None" if hint is NoneType else "a value"
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else re.sub(r"\b[a-z_]\w*\.", "", str(hint))

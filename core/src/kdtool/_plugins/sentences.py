@@ -7,6 +7,8 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 
+from kdtool._text.terminal import escape
+
 __all__ = ["sentence_of"]
 
 _MOST_IMPORTS = 5
@@ -22,7 +24,7 @@ def sentence_of(value: str) -> str:
             return ""
         if isinstance(found[0], ast.ClassDef | ast.FunctionDef):
             text = ast.get_docstring(found[0]) or ""
-            return text.partition("\n")[0].removesuffix(".")
+            return escape(text.partition("\n")[0].removesuffix("."))
         module, name = _resolve_import(found[0], module, name)
     return ""
 

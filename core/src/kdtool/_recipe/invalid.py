@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,19 +15,33 @@ from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.schema_words import describe, resolve, show_value
 
 
-def invalid(recipe: Recipe, key: KeyPath, what: str, config: type[Config], error: ValidationError) -> Iterator[Problem]:
-    """Yield a problem for each of pydantic's errors in the settings under a key: those of `what`, declared by `config`."""
+def invalid(
+    recipe: Recipe,
+    key: KeyPath,
+    what: str,
+    config: type[Config],
+    error: ValidationError,
+    core_keys: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Yield a problem for each of pydantic's errors in the settings under a key: those of `what`, declared by `config`.
+
+    The `core_keys` stand beside the settings, such as a loss's weight, and are suggested, too.
+    """
     try:
         whole = resolve(config.model_json_schema())
     except Exception:  # of a plugin's own types
         whole = {}
     seen: set[KeyPath] = set()
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details:
         loc, kind = detail["loc"], detail["type"]
+        if kind == "too_short" and any(other["loc"][:-1] == loc for other in details):
+            continue  # pydantic counts only the entries that are right
         schema, inside = _find(whole, loc)
         path = (*key, *map(str, loc[:inside]))
         if kind in {"extra_forbidden", "unexpected_keyword_argument"} and "anyOf" not in schema:
-            path, known = (*key, *map(str, loc)), schema.get("properties", {})
+            path = (*key, *map(str, loc))
+            known = {*schema.get("properties", {}), *(core_keys if len(loc) == 1 else ())}
             hint = did_you_mean(str(loc[-1]), known, what="settings", shown=20) or "it has no settings"
             yield problem_at(recipe, path, f"unknown setting{f' of {what}' if len(loc) == 1 else ''}", hint)
         elif kind in {"missing", "missing_argument"} and inside == len(loc):

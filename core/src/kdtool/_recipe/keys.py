@@ -69,9 +69,9 @@ class RecipeKeys(Config):
     """Name of the run's folder; that of the recipe's file if it is left out."""
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]],
-        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        Field(min_length=1, max_length=1000, json_schema_extra={"uniqueItems": True}),
         AfterValidator(_refuse_twice),
-        _expect("a list of different whole numbers of at least 0, such as [0, 1, 2]"),
+        _expect("a list of at most 1,000 different whole numbers of at least 0, such as [0, 1, 2]"),
     ] = (0,)  # type: ignore[assignment]
     """Seeds; each arm is trained once with each."""
     extends: str | None = None

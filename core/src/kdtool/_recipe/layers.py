@@ -2,8 +2,8 @@
 
 Sugar is removed before composing: `teacher: x` becomes `teachers: {teacher: {use: x}}`, and `train` gets named phases. A
 layer that changes `use` drops the options of the plugin below and keeps the core's own keys. A list of names becomes a map
-that replaces what is below. `false` removes an inherited entry; so does `null` for a key that holds one component. In a map,
-`null`, `true` and `{}` mean defaults.
+that replaces what is below. `false` removes an inherited entry; so does `null` for a key that holds one component, and in
+`--set`. In a map of a file, `null`, `true` and `{}` mean defaults.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from kdtool._contract.kind_table import TABLE, reserved_keys
 from kdtool._errors import Problem, RecipeError
-from kdtool._recipe.yaml import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
+from kdtool._recipe.yaml import MAXIMUM_DEPTH, KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 
 COLLECTIONS: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if not kind.single}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""
@@ -28,6 +28,12 @@ SOURCE_KEYS = tuple(kind.key for kind in TABLE if kind.scope == "source")
 """Keys for the sources of data and signals, which a phase may override."""
 PHASE_KEYS = ("steps", "trains", *(kind.key for kind in TABLE if kind.scope != "run"))
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
+
+
+SHARED_KEYS = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
+"""Keys of components beside the phases."""
+TOP_KEYS = ("name", "seeds", "terms_acknowledged", *SHARED_KEYS, "trainer", "train", "control", "require")
+"""Keys of a recipe without sugar and `extends`."""
 
 
 def as_written(path: KeyPath) -> str:
@@ -53,13 +59,27 @@ def read_layers(path: Path) -> list[Node]:
                 raise RecipeError([place.problem(key, f"{path.name} extends itself")])
             seen.append(path.resolve())
             text = read_text(path)
+        except RuntimeError as error:  # of `resolve`, up to Python 3.12
+            message = f"recipe {str(path)[:200]!r} cannot be read: its symbolic links lead in a circle"
+            raise RecipeError([place.problem(key, message, "name the file itself")]) from error
         except (OSError, ValueError) as error:
             reason = (
                 "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", "") or str(error)
             )
             message = f"recipe {str(path)[:200]!r} cannot be read: {reason}"
             raise RecipeError([place.problem(key, message)]) from error
-        layers.insert(0, read_document(text, str(path), path.parent))
+        try:
+            layers.insert(0, read_document(text, str(path), path.parent))
+            is_recipe = layers[0].value.keys() <= {*TOP_KEYS, *_PLURAL, "extends"}
+        except RecipeError:
+            is_recipe = False
+            if seen[-1].is_relative_to(seen[0].parent):
+                raise
+        if not (is_recipe or seen[-1].is_relative_to(seen[0].parent)):  # its content is none of the reader's business
+            message = f"{str(path)[:200]!r}, outside the recipe's folder, is not a recipe"
+            raise RecipeError(
+                [place.problem(key, message, "name a recipe; `kdtool check` on the file itself shows its mistakes")]
+            )
         base = layers[0].value.pop("extends", None)
         if base is None:
             return layers
@@ -75,13 +95,16 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     Raises:
         RecipeError: a key path is malformed or below another's value, or a value cannot be read.
     """
-    place = Place("", 0, 0, Path.cwd())
+    place = Place("", 0, 0, Path.cwd(), from_settings=True)
     root = Node({}, place)
     problems: list[Problem] = []
     for key, value in settings.items():
         first, _, rest = key.partition(".")
         # below `require` the rest is one key: names of measurements may hold any character
         *parents, last = [first, rest] if first == "require" and rest else key.split(".")
+        if len(parents) >= MAXIMUM_DEPTH:
+            problems.append(place.problem(f"{key[:60]}…", f"is nested deeper than {MAXIMUM_DEPTH} levels"))
+            continue
         target: Any = root.value
         for part in parents:
             target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
@@ -91,7 +114,9 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
             problems.append(place.problem(key, "is below a key that another setting gives a value"))
         else:
             try:
-                target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+                given = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+                is_entry = given.value is None and parents and parents[-1] in COLLECTIONS
+                target[last] = Node(False, place) if is_entry else given
             except RecipeError as error:
                 problems += [place.problem(key, found.message, found.remedy) for found in error.problems]
     if problems:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,19 +16,19 @@ from pydantic import ValidationError
 from kdtool._contract.component import Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import Problem, RecipeError
-from kdtool._plugins.registry import default_of
+from kdtool._plugins.registry import default_of, entries_by_name
 from kdtool._recipe.invalid import invalid
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
-from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, SOURCE_KEYS, as_written
+from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SHARED_KEYS, SINGLE, SOURCE_KEYS, TOP_KEYS, as_written
 from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.names import NAME, VALID_NAME
 from kdtool._text.schema_words import show_value
 
-_SHARED = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
-TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control", "require")
 CONTROL_KEYS = ("match", "losses", "trainer")
+LARGEST = 2**53 - 1
+"""Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
 _MAP = "write a component that has settings, or is there twice, under a name of its own: `{NAME: {use: …}, …}`"
 
 
@@ -38,7 +39,7 @@ class Parser:
         self.empty = empty
         self.data = {**_defaults(empty.data), **empty.data}
         self.problems: list[Problem] = []
-        self.shared = tuple(spec for key in _SHARED for spec in self.components((key,)))
+        self.shared = tuple(spec for key in SHARED_KEYS for spec in self.components((key,)))
 
     def recipe(self) -> Recipe:
         """Return the whole recipe.
@@ -74,7 +75,7 @@ class Parser:
             isinstance(value, Mapping),
             path,
             f"must be a list of different names or a mapping, not {show_value(value)}",
-            _MAP,
+            _as_list(key, value) or _MAP,
         ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
             found = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
@@ -89,6 +90,7 @@ class Parser:
         if not self._require(isinstance(value, Mapping), path, message):
             return None
         use = value.get("use", None if kind in {name, SINGLE.get(name)} else name)
+        self._refuse_huge(path, value)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         message = f"must be the name of a plugin, not {show_value(use)}" if "use" in value else "is missing"
         if not self._require(good, (*path, "use"), message, "write `use: NAME` or `use: ./file.py:Class`"):
@@ -129,6 +131,14 @@ class Parser:
         return PhaseSpec(
             name, own["steps"], losses, transforms, weightings, trainer, tuple(sources), path, own["trains"]
         )
+
+    def _refuse_huge(self, path: KeyPath, value: Any) -> None:
+        """Add a problem for each number among the settings that becomes another one where it is counted or stored."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            self._require(False, path, f"must be within ±{LARGEST:,} (2^53 - 1), not {show_value(value)}")
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        for key, entry in entries:
+            self._refuse_huge((*path, key), entry)
 
     def _trainer(self, path: KeyPath, default: ComponentSpec | None) -> ComponentSpec | None:
         """Return a trainer with its own settings over the default's, if both use the same plugin."""
@@ -191,6 +201,14 @@ class Parser:
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
         is_there = any(entry is not None and entry is not False for entry in entries)
         self._require(is_there, (*path, key), "is missing", remedy)
+
+
+def _as_list(key: str, value: Any) -> str:
+    """Return how to write one name, or one close to it, as a list; "" for another value."""
+    if not isinstance(value, str) or NAME.fullmatch(value) is None:
+        return ""
+    close = get_close_matches(value, entries_by_name(COLLECTIONS[key]), n=1)
+    return f"did you mean `{key}: [{close[0]}]`?" if close else f"write it as a list: `{key}: [{value}]`"
 
 
 def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:

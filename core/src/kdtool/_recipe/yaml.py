@@ -30,12 +30,16 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Place:
-    """The place of something written. Relative paths start at `folder`. Line and column count from 1; 0 is unknown."""
+    """The place of something written. Relative paths start at `folder`. Line and column count from 1; 0 is unknown.
+
+    `from_settings`: given with the command (`--set`), outside of any file.
+    """
 
     file: str
     line: int
     column: int
     folder: Path
+    from_settings: bool = False
 
     def problem(self, key: str, message: str, remedy: str = "") -> Problem:
         """Return a problem of a key at this place."""

@@ -181,8 +181,7 @@ def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> t
         return None
     most = inf
     if about.unit == "fraction":
-        room = 1 + abs(difference)
-        reach, most = widen_fraction(reach, tables, (room, room)), 1.0
+        reach, most = widen_fraction(reach, tables, 1 + abs(difference)), 1.0
     low, high = max(-most, difference - reach[0]), min(most, difference + reach[1])
     return (min(low, 0.0), max(high, 0.0)) if chance(item_differences(tables)) >= _SIGNIFICANCE else (low, high)
 

@@ -112,3 +112,13 @@ def as_results(found: Compared, folder: Path) -> Results:
         comparisons=found.comparisons, recipe_text="", environment={}, seconds=0.0, notes=found.notes,
         subjects=found.subjects, values=values, **nothing,
     )  # fmt: skip
+
+
+def settings_by_run(found: Compared) -> dict[str, dict[str, Mapping[str, str]]]:
+    """Return the settings by measurement and run, without those that differ between a run's own subjects."""
+    settings: dict[str, dict[str, Mapping[str, str]]] = {}
+    for measurement in found.measurements:
+        run = next(run for run in found.values if measurement.subject.startswith(f"{run}/"))
+        runs, own = settings.setdefault(measurement.name, {}), measurement.settings
+        runs[run] = {key: value for key, value in runs.get(run, own).items() if own.get(key) == value}
+    return settings

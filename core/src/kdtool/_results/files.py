@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from kdtool._assembly.built import Built
 from kdtool._contract.reporting import ComponentRecord, Results
 from kdtool._errors import StorageError, UsageError
+from kdtool._results.places import Places
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import GRAPH, RESULTS
 from kdtool._text.did_you_mean import did_you_mean
@@ -27,13 +28,9 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pluggy", "p
 
 
 def write_results(results: Results) -> Path:
-    """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
+    """Write `results.json` into the run's folder, with places as in `Places`."""
     path = results.folder / RESULTS
-    folder = results.folder
-    plain = map_paths(
-        _ADAPTER.dump_python(results),
-        lambda path: path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path),
-    )
+    plain = Places.of(results.folder).hide(_ADAPTER.dump_python(results))
     write_sealed(path, PLAIN.dump_json(plain, indent=1).decode())
     return path
 
@@ -49,14 +46,19 @@ def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks
             return folder.absolute()
         if (folder / GRAPH).is_file():
             raise UsageError(f"the run {str(run)!r} is not finished; run its recipe again to finish it")
-    there = {path.parent.name for mark in marks for path in Path(out).glob(f"*/{mark}")}
+    found = (path for mark in marks for place in ("*", "*/*") for path in Path(out).glob(f"{place}/{mark}"))
+    there = {path.parent.relative_to(out).as_posix() for path in found}
     hint = did_you_mean(str(run), there, what="there are") or "it holds none"
     raise UsageError(f"{str(run)!r} is not a {what}: neither a folder of a run nor a name in {out}; {hint}")
 
 
 def with_whole_paths(results: Results) -> Results:
     """Return results that were read with absolute paths."""
-    return _ADAPTER.validate_python(map_paths(_ADAPTER.dump_python(results), lambda path: results.folder / path))
+    plain = map_paths(_ADAPTER.dump_python(results), lambda path: results.folder / path)
+    for before, after in zip(results.arms, plain["arms"], strict=True):
+        for made, found in zip(before.artifacts, after["artifacts"], strict=True):
+            found["how_to_use"] = made.how_to_use.replace(str(made.path), str(found["path"]))
+    return _ADAPTER.validate_python(plain)
 
 
 def read_results(folder: Path) -> Results:
@@ -69,7 +71,9 @@ def read_results(folder: Path) -> Results:
     path = folder / RESULTS
     remedy = "Run the recipe again to write it anew; what is finished is reused"
     try:
-        return replace(_ADAPTER.validate_json(read_sealed(path, remedy)), folder=folder)
+        results = _ADAPTER.validate_json(read_sealed(path, remedy))
+        plain = map_paths(_ADAPTER.dump_python(results), Places.of(folder).find)
+        return replace(_ADAPTER.validate_python(plain), folder=folder)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no finished run: there is no {RESULTS} in it") from error
     except ValidationError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -13,10 +15,10 @@ from typing import Literal
 from kdtool._contract.reporting import Results
 from kdtool._errors import KdtoolError, LockedError, UsageError
 from kdtool._results.compare_arms import arm_of
-from kdtool._results.files import read_results
+from kdtool._results.files import find_run, read_results
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import read_sealed
-from kdtool._store.layout import GRAPH, RESULTS, STORE_MARK
+from kdtool._store.layout import EVENTS, GRAPH, RESULTS, STORE_MARK
 from kdtool._store.locks import HOLDER, run_lock, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs
 from kdtool._text.markdown import number
@@ -29,6 +31,7 @@ _ROLES = ("student", "control", "base", "teacher", "artifact")
 class KnownRun:
     """A run: its name, state, folder and size in bytes, and the time of the last work on it.
 
+    `name` is the path below the folder for runs, which all commands accept; of a run elsewhere the name of its folder.
     `figure` is the first measurement that was compared, with the values of student, controls and teachers. `outcome` is the
     verdict of a finished run in a few words, the process that works on a running one, or the damage of the results.
     """
@@ -53,41 +56,92 @@ def list_runs(store: Path, out: Path, pattern: str = "") -> list[KnownRun]:
     Raises:
         StorageError: the store's list of runs is damaged.
     """
-    below = (path.parent for name in (GRAPH, RESULTS, HOLDER) for path in out.absolute().glob(f"*/{name}"))
+    marks = (*(f"*/{name}" for name in (GRAPH, RESULTS, HOLDER)), f"*/*/{GRAPH}")
+    below = (path.parent for mark in marks for path in out.absolute().glob(mark))
     folders = {folder.resolve() for folder in (*known_runs(store).values(), *below) if folder.is_dir()}
-    wanted = (folder for folder in folders if pattern in folder.name or fnmatchcase(folder.name, pattern))
-    return sorted(map(_inspect, wanted), key=lambda run: run.when, reverse=True)
+    named = {folder: _name_of(folder, out.resolve()) for folder in folders}
+    wanted = (
+        _inspect(folder, name)
+        for folder, name in named.items()
+        if pattern in name or fnmatchcase(name, pattern) or fnmatchcase(folder.name, pattern)
+    )
+    return sorted(wanted, key=lambda run: run.when, reverse=True)
+
+
+def select_runs(name: str, out: Path) -> list[Path]:
+    """Return the folders that a name, folder or pattern stands for: runs, and folders of runs such as a sweep's.
+
+    A pattern is compared with the paths below `out`, as by a shell: "*" stands for no "/". Links are not followed.
+
+    Raises:
+        UsageError: there are none.
+    """
+    for folder in (Path(name), Path(out, name)):
+        if folder.absolute().parent == out.absolute() and runs_in(folder):
+            return [folder.absolute()]
+    if not set("*?[") & set(name) or Path(name).anchor or Path(out, name).is_dir():
+        return [find_run(name, out, "run", [GRAPH])]
+    found = [path for path in sorted(out.absolute().glob(name)) if (path / GRAPH).is_file() or runs_in(path)]
+    found = [
+        path for path in found if not any(up.is_symlink() for up in path.parents if up.is_relative_to(out.absolute()))
+    ]
+    if not found:
+        raise UsageError(
+            f"no run in {out} matches {name!r}; `kdtool runs` lists all, with the names that patterns match"
+        )
+    return found
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the runs in a folder that holds nothing else but files, such as a sweep's; [] for other folders."""
+    if not folder.is_dir() or any((folder / mark).exists() for mark in (GRAPH, RESULTS, STORE_MARK)):
+        return []
+    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    return below if all((path / GRAPH).is_file() for path in below) else []
 
 
 def remove_run(folder: Path) -> None:
-    """Delete the folder of a run; everything in the store stays.
+    """Delete the folder of a run, or of runs (`runs_in`); everything in the store stays. Of a link only the link is deleted.
 
     Raises:
         LockedError: a process works on it.
         StorageError: its graph is damaged, so that it may belong to another program, or the folder cannot be deleted.
         UsageError: a store or another run is inside.
     """
+    if folder.is_symlink():
+        with storage_errors(folder.parent):
+            folder.unlink()
+        return
     folder = folder.resolve()
-    read_sealed(folder / GRAPH, "Delete the folder by hand if it is the folder of a run")
-    if worker := worker_of(folder):
-        raise LockedError(f"{folder} is in use by {worker}; stop it first")
-    if (folder / STORE_MARK).exists():
-        raise UsageError(f"{folder} is also a store that runs share; see `kdtool clean`")
-    with storage_errors(folder.parent), run_lock(folder):
-        if inside := [path.parent for name in (GRAPH, STORE_MARK) for path in folder.glob(f"*/**/{name}")]:
-            raise UsageError(f"{folder} holds another run or a store, {inside[0]}; move it elsewhere first")
+    runs = [run for run in runs_in(folder) or [folder] if not run.is_symlink()]
+    for run in runs:
+        read_sealed(run / GRAPH, "Delete the folder by hand if it is the folder of a run")
+    for each in dict.fromkeys((folder, *runs)):
+        if worker := worker_of(each):
+            raise LockedError(f"{each} is in use by {worker}; stop it first")
+        if (each / STORE_MARK).exists():
+            raise UsageError(f"{each} is also a store that runs share; see `kdtool clean`")
+    with storage_errors(folder.parent), ExitStack() as held:
+        for run in runs:
+            held.enter_context(run_lock(run))
+            if inside := [path.parent for name in (GRAPH, STORE_MARK) for path in run.glob(f"*/**/{name}")]:
+                raise UsageError(f"{run} holds another run or a store, {inside[0]}; move it elsewhere first")
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".removed", dir=folder.parent))
         folder.rename(aside / folder.name)  # at once, so that no half of a run is left under its name
     with storage_errors(folder.parent):
         shutil.rmtree(aside)
 
 
-def _inspect(folder: Path) -> KnownRun:
+def _name_of(folder: Path, out: Path) -> str:
+    return folder.relative_to(out).as_posix() if out in folder.parents else folder.name
+
+
+def _inspect(folder: Path, name: str) -> KnownRun:
     state: State = "unfinished"
     figure, outcome, begun, finished = "", "", _mtime(folder / GRAPH), _mtime(folder / RESULTS)
     if worker := worker_of(folder):
         state, outcome = "running", f"by {worker}"
-    elif finished and finished >= begun:
+    elif finished and _is_ended(folder):
         try:
             results = read_results(folder)
             state, figure, outcome = "done", _figure(results), results.outcome
@@ -95,7 +149,20 @@ def _inspect(folder: Path) -> KnownRun:
             state, outcome = "damaged", str(error).partition("\n")[0]
     stages = map(_mtime, folder.glob("*/*"))
     when = max(finished, begun, *stages, _mtime(folder) if not begun else 0.0)
-    return KnownRun(folder.name, state, datetime.fromtimestamp(when, UTC), folder, bytes_below(folder), figure, outcome)
+    return KnownRun(name, state, datetime.fromtimestamp(when, UTC), folder, bytes_below(folder), figure, outcome)
+
+
+def _is_ended(folder: Path) -> bool:
+    """Return whether the last attempt to make the run was finished. Modification times do not show it: copies change them.
+
+    A run whose log could not be written counts as finished.
+    """
+    try:
+        log = b"\n" + (folder / EVENTS).read_bytes()
+        last = json.loads(log[log.rindex(b'\n{"event": "run_') :].lstrip().partition(b"\n")[0])
+        return bool(last["event"] == "run_end" and last["status"] == "done")
+    except (OSError, ValueError, LookupError):
+        return True
 
 
 def _figure(results: Results) -> str:

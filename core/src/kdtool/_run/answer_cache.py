@@ -22,11 +22,13 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.teacher import Teacher
 from kdtool._errors import StorageError, UsageError
 from kdtool._plugins.hooks import ComponentHooks
+from kdtool._store.atomic_files import PRIVATE, make_private
 
 Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
 _VERSION = 2
 """Format of the file, in `PRAGMA user_version`."""
+_KINDS = {"id": str, "text": str, "finish": str, "tokens_in": int, "tokens_out": int, "picodollars": int, "reason": str}
 _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
@@ -53,7 +55,9 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
     address = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     with _storage_errors(file), ExitStack() as stack:
         if not read_only:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(file.parent)
+            if not file.exists():
+                file.touch(mode=PRIVATE)  # SQLite gives the files beside it the same mode
         database = sqlite3.connect(
             address, uri=True, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False
         )
@@ -91,6 +95,10 @@ def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iter
         with _storage_errors(file):
             database.execute("PRAGMA wal_checkpoint")  # synced, before files that depend on answers are
         for name, one in cached.items():
+            if one.changed:
+                run.say(
+                    f"{len(one.changed):,} answers of {name} in {file.name} were changed on disk and are asked for again"
+                )
             if one.found:
                 run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
 
@@ -103,6 +111,7 @@ class _Answers:
         self._file = file
         self._key = key
         self.found = 0
+        self.changed: set[str] = set()
 
     def ask(self, ask: Ask, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Yield the answers to all requests; the teacher is not called at all if every one is cached."""
@@ -150,15 +159,32 @@ class _Answers:
     def _find(self, request: Request, key: str) -> TextAnswer | None:
         with _storage_errors(self._file):
             found = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
-        if found is None or found[1] != _digest(found[0]):  # a changed byte counts as missing
+        if found is None:
+            return None
+        if not isinstance(found[0], str) or found[1] != _digest(found[0]):
+            self.changed.add(key)
             return None
         self.found += 1
-        return replace(TextAnswer(**json.loads(found[0])), id=request.id)
+        return replace(_parse(found[0], key, self._file), id=request.id)
 
     def _keep(self, key: str, answer: TextAnswer) -> None:
         text = json.dumps(vars(answer))
         with _storage_errors(self._file):
             self._database.execute(_KEEP, (key, text, _digest(text)))
+
+
+def _parse(text: str, key: str, file: Path) -> TextAnswer:
+    try:
+        answer = TextAnswer(**json.loads(text))
+        wrong = [name for name, kind in _KINDS.items() if type(getattr(answer, name)) is not kind]
+    except (TypeError, ValueError, RecursionError) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise StorageError(
+            f"{file}: the answer with the key {key!r} is damaged ({', '.join(wrong)}); expected is a TextAnswer as JSON; "
+            f"run `kdtool data mend {file}`, which drops it and keeps all others"
+        )
+    return answer
 
 
 def _digest(text: str) -> str:
@@ -170,5 +196,5 @@ def _storage_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        remedy = "free space or allow writing there; move a damaged file away to ask for all answers again"
+        remedy = f"free space or allow writing there; mend a damaged file by `kdtool data mend {file}`"
         raise StorageError(f"answers of teachers cannot be kept in {file}: {error}; {remedy}") from error

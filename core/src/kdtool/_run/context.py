@@ -26,7 +26,7 @@ from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node, Stage
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
-from kdtool._store.locks import is_led
+from kdtool._store.locks import is_led, refuse_moved
 from kdtool._tokenizers.vocabulary import Vocabularies
 
 _RUN = Stage("run")
@@ -49,6 +49,7 @@ class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
+    `identity` is that of `folder` since its lock is held.
     `adapted` holds the last node that trained or fitted a teacher, by teacher. `names` are the names of measured subjects in
     this run, by the name of the node that measures them and their name in its artefact.
     """
@@ -66,6 +67,7 @@ class Context:
     licences: tuple[Licensed, ...] = ()
     verify: bool = False
     leader: dict[str, Any] | None = None
+    identity: tuple[int, int] | None = None
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
@@ -148,8 +150,19 @@ class Context:
         """
         if node.name not in self.made:
             shown = self.info(node.stage, StoredTexts(node.texts.path) if node.texts else None)
+            self.refuse_moved()
             self.made[node.name] = self._wait_for(node, shown) if self.rank else self._make(node, shown)
+            self.refuse_moved()
         return self.made[node.name]
+
+    def refuse_moved(self) -> None:
+        """Refuse to go on if the run's folder is not where it was when its lock was taken.
+
+        Raises:
+            StorageError: it was renamed, moved or deleted.
+        """
+        if self.identity is not None:
+            refuse_moved(self.folder, self.identity)
 
     def _make(self, node: Node, shown: RunInfo) -> Artefact:
         stage, start = node.stage, time.monotonic()

@@ -25,6 +25,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import cause_of
 from kdtool._plugins.hook_specs import PREFIX
 from kdtool._results.files import map_paths
+from kdtool._results.places import Places
 from kdtool._store.atomic_files import json_lines
 from kdtool._store.layout import EVENTS
 
@@ -35,11 +36,14 @@ class EventLog:
     """Appends events to `events.jsonl` in `folder`.
 
     Events that cannot be written are left out, with one line to `complain`; the run goes on. `about` goes into the line of
-    `run_start`.
+    `run_start`. Places are written as in `Places`.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], complain: Callable[[str], None], store: Path | None = None
+    ) -> None:
         self._path = folder / EVENTS
+        self._places = Places(folder, store)
         self._about = about
         self._complain = complain
         self._file: FileIO | None = None
@@ -74,7 +78,7 @@ class EventLog:
         if hook == "kdtool_run_start":
             line |= {**{key: getattr(run, key) for key in _WHOLE}, **self._about}
         text = json.dumps(to_jsonable_python(line, fallback=_plain))
-        plain = json.loads(text, parse_constant=str)  # "NaN" for NaN, which JSON does not have
+        plain = self._places.hide(json.loads(text, parse_constant=str))  # "NaN" for NaN, which JSON does not have
         return json.dumps(plain, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"  # halves of surrogates
 
     def _append(self, line: bytes) -> None:
@@ -136,7 +140,7 @@ def read_events(run: RunInfo) -> Iterator[Event]:
 
     Fields of `run` that the log does not hold are as given.
     """
-    recorded = run.folder
+    recorded, places = run.folder, Places.of(run.folder)
     for text in json_lines(run.folder / EVENTS):
         try:
             line = json.loads(text)
@@ -150,8 +154,7 @@ def read_events(run: RunInfo) -> Iterator[Event]:
         except (LookupError, TypeError, ValueError):
             yield Event(len(text))
             continue
-        if recorded != run.folder:
-            values = _move_paths(values, _arguments(hook), recorded, run.folder)
+        values = _move_paths(values, _arguments(hook), recorded, places)
         yield Event(len(text), hook, {"run": run, **values}, line)
 
 
@@ -184,11 +187,14 @@ def _read(line: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _move_paths(values: Mapping[str, Any], types: Mapping[str, Any], before: Path, now: Path) -> dict[str, Any]:
-    """Return the arguments with paths below the folder `before` put below `now`."""
+def _move_paths(values: Mapping[str, Any], types: Mapping[str, Any], before: Path, now: Places) -> dict[str, Any]:
+    """Return the arguments with absolute paths; those below the folder `before` are put below the run's."""
 
     def move(path: Path) -> Path:
-        return now / path.relative_to(before) if path.is_relative_to(before) else path
+        found = now.folder / now.find(path)  # absolute in logs of earlier versions
+        return (
+            now.folder / found.relative_to(before) if before.is_absolute() and found.is_relative_to(before) else found
+        )
 
     return _read(
         {name: map_paths(_adapter(types[name]).dump_python(value), move) for name, value in values.items()}, types

@@ -28,7 +28,7 @@ from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
 from kdtool._plugins.attribution import culprit, translate_errors
 from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.exported import link_export
-from kdtool._results.files import component_record, environment, write_results
+from kdtool._results.files import component_record, environment, read_results, write_results
 from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
 from kdtool._run.build_graph import Stages, add_stages
@@ -44,7 +44,13 @@ from kdtool._run.preflight.equal_tokens import (
 )
 from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import identify, refuse_missing, refuse_unexportable, refuse_unmeasurable
+from kdtool._run.preflight.refusals import (
+    identify,
+    refusals_with_places,
+    refuse_missing,
+    refuse_unexportable,
+    refuse_unmeasurable,
+)
 from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.roll_call import agree
 from kdtool._run.stages.exports import read_artifact
@@ -55,7 +61,7 @@ from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
-from kdtool._store.locks import recorded_holder, run_lock
+from kdtool._store.locks import identity_of, recorded_holder, run_lock
 from kdtool._store.shared_store import register_run
 
 
@@ -108,10 +114,12 @@ def session(
     run = context.info()
     if context.rank:
         return work(context, run)
-    check(context, run)
+    with refusals_with_places(assembly):
+        check(context, run)
     with run_lock(folder):
+        context.identity = identity_of(folder)
         register_run(store, folder)
-        assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain))
+        assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain, store))
         try:
             context.hooks.kdtool_run_start(run)
             for line in licence_lines(licences, assembly.recipe.name):
@@ -188,11 +196,13 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
 
     The results are there also where a reporter fails.
     """
+    context.refuse_moved()
     with storage_errors(context.folder):
         results = replace(results, measurements=tuple(_copy_items(context, found) for found in results.measurements))
         write_results(results)
     for name in context.assembly.of_kind("reporter"):
-        results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
+        shown = read_results(context.folder)  # as `kdtool report` passes them, without places of this machine
+        results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, shown))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} returned a path that does not exist: {results.report}")
         with storage_errors(context.folder):
@@ -205,8 +215,8 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
     if found.items is None or found.items.is_relative_to(context.folder):
         return found
     own = context.folder / found.items.relative_to(context.store.root)
-    own.parent.mkdir(parents=True, exist_ok=True)
-    return replace(found, items=shutil.copyfile(found.items, own))
+    own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return replace(found, items=Path(shutil.copy(found.items, own)))
 
 
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdtool._assembly.assemble import assemble
+from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import UsageError
+from kdtool._errors import RecipeError, UsageError
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._recipe.layers import compose, settings_layer
 from kdtool._recipe.model import ComponentSpec, Recipe
@@ -43,8 +43,7 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
         advance: called with the number of bytes read from the log.
 
     Raises:
-        UsageError: the run has no log.
-        RecipeError: there is no such tracker, or its settings are wrong.
+        UsageError: the run has no log, there is no such tracker, or its settings are wrong.
         LockedError: a process works on the run.
     """
     if not (folder / EVENTS).is_file():
@@ -62,7 +61,7 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
     done = Synced()
     with run_lock(folder):
         superseded = superseded_steps(events())
-        with assemble(_recipe(folder.name, to, used, settings), print_line) as assembly:
+        with _assemble_tracker(folder, to, used, settings) as assembly:
             refuse_missing(assembly, run)
             (name,) = assembly.of_kind("tracker")
             tracker = assembly.hooks().component(name, Tracker)
@@ -74,6 +73,15 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
                     getattr(tracker, event.hook)(**event.values)
                     done.sent += 1
     return done
+
+
+def _assemble_tracker(folder: Path, to: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> Assembly:
+    """Return the tracker alone; its mistakes are reported without a recipe, which nobody wrote."""
+    try:
+        return assemble(_recipe(folder.name, to, used, settings), print_line)
+    except RecipeError as error:
+        lines = (f"{problem.message}\n  {problem.remedy}".rstrip() for problem in error.problems)
+        raise UsageError("\n".join(lines)) from error
 
 
 def _recipe(run: str, to: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:

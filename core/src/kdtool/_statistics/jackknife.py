@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import cbrt, exp, hypot, lgamma, log, log1p, sqrt
+from math import cbrt, hypot, sqrt
 
 Pair = tuple[float, float]
 Table = Sequence[Sequence[Pair]]
@@ -33,10 +33,10 @@ def estimate(statistic: Statistic, tables: Sequence[Table]) -> float:
     return statistic(_totals(tables))
 
 
-def margins(statistic: Statistic, tables: Sequence[Table]) -> tuple[float, float] | None:
+def margins(statistic: Statistic, tables: Sequence[Table], *, skewed: bool = True) -> tuple[float, float] | None:
     """Return how far the statistic's 95 % interval reaches below and above it; None for fewer than two items with weight.
 
-    The interval covers other items, and other seeds where there are several.
+    The interval covers other items, and other seeds where there are several. It is Student's alone unless `skewed`.
     """
     totals, shares = _totals(tables), _shares(tables)
     if weighing(tables) < 2:
@@ -46,7 +46,7 @@ def margins(statistic: Statistic, tables: Sequence[Table]) -> tuple[float, float
     spread = sqrt((count - 1) / count) * hypot(*influences)
     point = student_t(max(1 / sum(share * share for share in shares) - 1, 1.0))
     seeds = _seed_margin(statistic, totals)
-    below, above = _reaches(point, influences)
+    below, above = _reaches(point, influences) if skewed else (point, point)
     return hypot(below * spread, seeds), hypot(above * spread, seeds)
 
 
@@ -91,13 +91,10 @@ def _skewness(values: Sequence[float]) -> float:
 
 @lru_cache(maxsize=1024)
 def student_t(degrees: float) -> float:
-    """Return the 97.5 % point of Student's distribution, found by halving: P(T > x) = I(ν/(ν + x²); ν/2, 1/2)/2."""
-    low, high = 0.0, 13.0
-    while high - low > 1e-10:
-        middle = (low + high) / 2
-        tail = _beta(degrees / 2, 0.5, degrees / (degrees + middle * middle)) / 2
-        low, high = (middle, high) if tail > _TAIL else (low, middle)
-    return (low + high) / 2
+    """Return the 97.5 % point of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 1 - _TAIL))
 
 
 def _totals(tables: Sequence[Table]) -> Totals:
@@ -117,24 +114,3 @@ def _shares(tables: Sequence[Table]) -> list[float]:
     wholes = [sum(weight for _, weight in row) for row in rows]
     parts = [[weight / whole if whole else 0.0 for _, weight in row] for row, whole in zip(rows, wholes, strict=True)]
     return [sum(column) / len(rows) for column in zip(*parts, strict=True)]
-
-
-def _beta(a: float, b: float, x: float) -> float:
-    """Return I(x; a, b), the incomplete beta ratio, by its continued fraction (Abramowitz and Stegun 26.5.8; Lentz)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta(b, a, 1 - x)
-    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
-    upper, lower = 1.0, 1 / (1 - (a + b) * x / (a + 1) or _TINY)
-    found = lower
-    for m in range(1, 500):
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            upper, lower = 1 + term / upper or _TINY, 1 / (1 + term * lower or _TINY)
-            found *= upper * lower
-        if abs(upper * lower - 1) < 1e-14:
-            break
-    return front * found

@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdtool._errors import KdtoolError, StorageError
-from kdtool._store.atomic_files import read_sealed, write_sealed
+from kdtool._store.atomic_files import PRIVATE, make_private, read_sealed, write_sealed
 from kdtool._store.committed import (
     KEPT,
     RECORD,
@@ -39,6 +39,7 @@ from kdtool._store.committed import (
     remember,
     sync,
 )
+from kdtool._store.layout import PRIVATE_KINDS
 
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
@@ -106,7 +107,8 @@ class Artefacts:
         """
         path = self.path_of(kind, label, fingerprint)
         with storage_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.root)
+            path.parent.mkdir(exist_ok=True)
         with storage_errors(path.parent, own=False), _lock(path.with_name(path.name + ".lock"), waiting):
             found = self.find(kind, label, fingerprint)
             if found is not None:
@@ -122,7 +124,8 @@ class Artefacts:
         about: Mapping[str, Any],
     ) -> Artefact:
         partial = path.with_name(path.name + ".partial")
-        partial.mkdir(exist_ok=True)
+        is_private = path.parent.name in PRIVATE_KINDS
+        partial.mkdir(mode=0o700 if is_private else 0o777, exist_ok=True)
         with contextlib.suppress(StorageError):  # none, unless a process was killed just before the rename
             verify(partial)
             _complete(partial, path)
@@ -135,6 +138,8 @@ class Artefacts:
         own = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
         made = sorted({found for found in partial.rglob("*") if found.is_file()} - own)
         for file in made:
+            if is_private:
+                file.chmod(PRIVATE)
             sync(file)
         files = {file.relative_to(partial).as_posix(): entry_of(file) for file in made}
         write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
@@ -193,7 +198,7 @@ def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
     except (StorageError, OSError, ValueError, KeyError, TypeError):
         say(f"{file} is damaged: the time that was spent before is not counted")
         return 0.0
-    last = max(found.stat().st_mtime for found in (partial, *partial.rglob("*")))
+    last = max(found.lstat().st_mtime for found in (partial, *partial.rglob("*")))  # a link may lead nowhere
     return before + max(0.0, last - file.stat().st_mtime)
 
 

@@ -15,10 +15,25 @@ from typing import Any
 
 from kdtool._errors import StorageError
 
+PRIVATE = 0o600
+"""Mode of a file with prompts, answers or money."""
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder that only its owner enters; one that exists stays as it is, so that others can be let in."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
 
 def write_beside(path: Path, text: str) -> None:
-    """Write a small file beside its place, sync it, and rename it, so that it is never half there."""
+    """Write a small file beside its place, sync it, and rename it, so that it is never half there.
+
+    Raises:
+        StorageError: a folder is in its place.
+    """
     beside = path.with_name(path.name + ".writing")
+    _refuse_folder(path)
+    _refuse_folder(beside)
     with beside.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -46,11 +61,19 @@ def read_sealed(path: Path, remedy: str) -> bytes:
         FileNotFoundError: the file does not exist.
         StorageError: its content is not what was written; the message ends with `remedy`.
     """
+    _refuse_folder(path)
     content = path.read_bytes()
     body = content[: -len(_tail(b""))]
     if content != body + _tail(body).encode():
         raise StorageError(f"the stored file {path} is damaged: its content is not what was written. {remedy}")
     return content
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise StorageError(
+            f"the stored file {path} is damaged: a folder is in its place. Delete the folder {path} and run again"
+        )
 
 
 def _tail(body: bytes) -> str:

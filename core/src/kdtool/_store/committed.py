@@ -73,13 +73,14 @@ def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path not in kept and not _is_record(path) and not path.name.startswith(KEPT):
+        elif path not in kept and path not in records and not path.name.startswith(KEPT):
             path.unlink()
 
 
 def record_files(folder: Path) -> list[Path]:
     """Return the record files at any depth below `folder`."""
-    return sorted(path for path in folder.rglob(f"{RECORD}*") if _is_record(path))
+    found = (path for path in folder.rglob(f"{RECORD}*") if _is_record(path))
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
 def problem_of(file: Path, entry: Mapping[str, Any], *, hashing: bool = True) -> str | None:

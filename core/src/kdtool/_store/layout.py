@@ -10,6 +10,8 @@ SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
 """Kinds of artefacts that lie in the store that runs share."""
 OWN_KINDS = ("phases", "exports", "scores")
 """Kinds of artefacts that lie in a run's folder; those of controls may lie in the store, and scores of teachers do."""
+PRIVATE_KINDS = ("text", "rows", "signals", "scores")
+"""Kinds of artefacts with prompts and answers: only their owner reads them, wherever they lie."""
 STORE_MARK = "kdtool-store.json"
 """The file that marks a folder as a store that runs share."""
 RESULTS = "results.json"

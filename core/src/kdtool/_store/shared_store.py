@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 
 from kdtool._errors import UsageError
 from kdtool._store.artefacts import storage_errors
-from kdtool._store.atomic_files import read_sealed, write_sealed
+from kdtool._store.atomic_files import make_private, read_sealed, write_sealed
 from kdtool._store.layout import GRAPH, STORE_MARK
 
 REGISTERED = "runs"
@@ -42,7 +42,8 @@ def register_run(store: Path, folder: Path) -> None:
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     path = store / REGISTERED / f"{name}.json"
     with storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(store)
+        path.parent.mkdir(exist_ok=True)
         with store_lock(store):
             if not (store / STORE_MARK).exists():
                 write_sealed(store / STORE_MARK, {"format": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,11 @@ def beside_other_work(
     if not others:
         return dict(ready)
     busy = f"other processes took {others:.1f} of {os.cpu_count()} cores: too slow, and not to be compared"
-    run.say(f"efficiency: the machine was busy, {busy}; measure again when it is idle: kdtool eval --with efficiency")
+    trains = any(
+        subject.role == "student" for subject in ready
+    )  # else it is a run of `kdtool eval`: no model by its name
+    command = f": kdtool eval {shlex.quote(run.name)} --with efficiency" if trains else ""
+    run.say(f"efficiency: the machine was busy, {busy}; measure again when it is idle{command}")
     return {subject: replace(each, settings={**each.settings, "busy": busy}) for subject, each in ready.items()}
 
 

@@ -11,6 +11,7 @@ import click
 import kdtool
 
 from kdtool_command_data._generations import export, plan, quarantine, recover, status
+from kdtool_command_data._mending import mend
 from kdtool_command_data._options import set_option, store_option
 
 __all__ = ["data"]
@@ -21,7 +22,7 @@ def data() -> None:
     """Inspect and export data stored by runs."""
 
 
-for _one in (plan, status, export, recover, quarantine):
+for _one in (plan, status, export, recover, quarantine, mend):
     data.add_command(_one)
 
 

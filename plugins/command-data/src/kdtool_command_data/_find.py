@@ -65,5 +65,5 @@ def _choose(source: Path, names: list[str], name: str | None) -> str:
 def _of_run(folder: Path, store: Path | None) -> tuple[Mapping[str, Any], Path | None]:
     """Return the recipe of a finished run, and its store if none is given."""
     recipe, stages = read_results(folder)
-    stores = [(folder / stage["path"]).parents[1] for stage in stages if stage["name"].startswith(_KIND)]
+    stores = [stage.path.parents[1] for stage in stages if stage.name.startswith(_KIND)]
     return recipe, store or next(iter(stores), None)

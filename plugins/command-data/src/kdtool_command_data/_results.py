@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,17 @@ import kdtool
 __all__ = ["read_results"]
 
 
-def read_results(folder: Path) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
-    """Return the recipe and the stages of a finished run.
+def read_results(folder: Path) -> tuple[Mapping[str, Any], Sequence[kdtool.StageRecord]]:
+    """Return the recipe and the stages of a finished run, with absolute paths.
 
     Raises:
         UsageError: the folder holds no finished run.
         StorageError: its results cannot be read.
     """
-    path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return results["recipe"], results["stages"]
-    except FileNotFoundError as error:
-        raise kdtool.UsageError(
-            f"{folder} holds no finished run: there is no {path}; name its recipe instead"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise kdtool.StorageError(f"{path} cannot be read: {error!r}; name the recipe instead") from error
+        results = kdtool.load(folder)
+    except kdtool.UsageError as error:
+        raise kdtool.UsageError(f"{folder} holds no finished run; name its recipe instead") from error
+    except kdtool.StorageError as error:
+        raise kdtool.StorageError(f"{error}; or name the recipe instead") from error
+    return results.recipe, results.stages

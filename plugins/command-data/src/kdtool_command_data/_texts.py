@@ -109,4 +109,4 @@ def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | No
 
 def _texts_of_run(folder: Path) -> dict[str, Path]:
     _, stages = read_results(folder)
-    return {one["name"]: folder / one["path"] for one in stages if one["name"].partition("/")[0] == "text"}
+    return {one.name: one.path for one in stages if one.name.partition("/")[0] == "text"}

@@ -78,6 +78,8 @@ def generate(
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
     text = _prompt(prompt, file, interactive=interactive)
+    if text == "":
+        raise kdtool.UsageError("the prompt is empty; give some text to continue")
     if as_json and interactive:
         raise kdtool.UsageError("--json is for scripts, and --interactive for a terminal; leave one out")
     if as_json and text is None:

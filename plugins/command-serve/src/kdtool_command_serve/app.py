@@ -116,8 +116,9 @@ class _Endpoints:
         self._limits = limits
 
     async def health(self, request: Request) -> Response:
-        """Answer while the server runs."""
-        return JSONResponse({"status": "ok"})
+        """Answer while the server runs, with the models that failed and load again when they are next asked."""
+        failed = [name for name, engine in self._pool.engines.items() if engine.failed]
+        return JSONResponse({"status": "degraded", "failed": failed} if failed else {"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
         """Return the figures of `Metrics`."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import click
 import kdtool
 
 from kdtool_command_serve.errors import BusyError, RequestError
@@ -27,7 +28,8 @@ FindEnd = Callable[[str], int | None]
 class Answer:
     """An answer that waits or is generated: iterate over its pieces once.
 
-    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled".
+    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", and
+    `error` the exception of the model.
 
     Args:
         request: what is answered.
@@ -46,6 +48,7 @@ class Answer:
         self.tokens_out = 0
         self.cancelled = False
         self.end = "cancelled"
+        self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
         self._loop = asyncio.get_running_loop()
@@ -60,7 +63,6 @@ class Answer:
 
     def generate(self, runtime: kdtool.Runtime) -> None:
         """Generate the answer, in a worker thread; stop at the first piece after it was cancelled."""
-        last: BaseException | None = None
         try:
             self.started = time.perf_counter()
             pieces = runtime.stream(self.request)
@@ -70,8 +72,8 @@ class Answer:
                 if (close := getattr(pieces, "close", None)) is not None:
                     close()
         except BaseException as error:  # whatever it is, the request gets an answer and the thread lives on
-            last, self.end = error, "failed"
-        self.put(last)
+            self.error, self.end = error, "failed"
+        self.put(self.error)
 
     def put(self, last: BaseException | None) -> None:
         """End the answer, from any thread, with an error or without."""
@@ -116,7 +118,7 @@ class _Opened:
 
 
 class Engine:
-    """A model, loaded by `start` when it is first asked.
+    """A model, loaded by `start` when it is first asked, and again after it `failed` with a `PluginError`.
 
     Args:
         name: the model's name.
@@ -142,6 +144,7 @@ class Engine:
         self.idle: Callable[[], None] = lambda: None
         self.running: set[Answer] = set()
         self.admitted = 0
+        self.failed = False
         self.used = 0.0
         self._load = load
         self._queue = queue
@@ -204,13 +207,8 @@ class Engine:
 
     async def load(self) -> kdtool.Runtime:
         """Load the model unless it is loaded; further callers wait for the same load."""
-        if self._opened is None:
-            loop = asyncio.get_running_loop()
-            if self._loading is None:
-                self.before_load()
-                self._loading = loop.create_future()
-                self._loader.submit(lambda: self._open_for(loop))
-            await asyncio.shield(self._loading)
+        while self._opened is None:
+            await asyncio.shield(self._begin_load())
         self.used = time.monotonic()
         return self._require_open().runtime
 
@@ -230,6 +228,14 @@ class Engine:
             opened.workers.stop()
             self._loader.submit(opened.runtime.unload)
 
+    def _begin_load(self) -> asyncio.Future[_Opened]:
+        if self._loading is None:
+            loop = asyncio.get_running_loop()
+            self.before_load()
+            self._loading = loop.create_future()
+            self._loader.submit(lambda: self._open_for(loop))
+        return self._loading
+
     def _open(self) -> _Opened:
         runtime = self._load()
         return _Opened(runtime, Workers(self.name, runtime.streams))
@@ -246,10 +252,15 @@ class Engine:
     def _finish_load(self, opened: _Opened | None, error: BaseException | None) -> None:
         loading, self._loading, self._opened = self._loading, None, opened
         if loading is not None and opened is not None:
+            self.failed = False
             loading.set_result(opened)
+            self._dispatch()
         elif loading is not None and error is not None:
             loading.set_exception(error)
             loading.exception()  # nobody may wait any more
+            for answer in self.waiting:
+                answer.put(error)
+            self.cancel([*self.waiting])
         self.idle()
 
     def _require_open(self) -> _Opened:
@@ -258,11 +269,21 @@ class Engine:
         return self._opened
 
     def _dispatch(self) -> None:
+        if self.failed:
+            self._replace()
+            return
         while self.waiting and len(self.running) < self.streams:
             answer = self.waiting.popleft()
             self.running.add(answer)
             opened, loop = self._require_open(), asyncio.get_running_loop()
             opened.workers.submit(partial(self._generate, answer, opened.runtime, loop))
+
+    def _replace(self) -> None:
+        """Close the model that failed when no answer uses it any more, and load it again for those that wait."""
+        if not self.running:
+            self.unload()
+            if self.waiting:
+                self._begin_load()
 
     def _generate(self, answer: Answer, runtime: kdtool.Runtime, loop: asyncio.AbstractEventLoop) -> None:
         answer.generate(runtime)
@@ -270,6 +291,9 @@ class Engine:
 
     def _release(self, answer: Answer) -> None:
         self.running.discard(answer)
+        if isinstance(answer.error, kdtool.PluginError):
+            self.failed = True
+            click.echo(f"{self.name} failed, and loads again with its next request: {answer.error}", err=True)
         self._seconds += 0.2 * (time.perf_counter() - answer.started - self._seconds)
         self._end(answer)
         self._dispatch()

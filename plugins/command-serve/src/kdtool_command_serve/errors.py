@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import kdtool
@@ -48,26 +49,23 @@ class BusyError(RequestError):
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _NO_MEMORY = ("out of memory", "defaultcpuallocator: ")
 """In the messages of torch, on accelerators and on processors."""
+_FOLDERS = re.compile(r"(?<![\w:/.~])(?:[A-Za-z]:(?=[\\/]))?(?:[\\/][^\s\\/:'\"`]+)+[\\/]")
+"""The folders of an absolute path, which clients need not know."""
 
 
 def as_request_error(error: BaseException) -> RequestError:
     """Return the error that a client gets for an exception from a model."""
     if isinstance(error, RequestError):
         return error
-    text = str(error).lower()
-    if isinstance(error, kdtool.MemoryExceededError | MemoryError) or any(sign in text for sign in _NO_MEMORY):
+    text = _FOLDERS.sub("", str(error).strip()) or type(error).__name__
+    if isinstance(error, kdtool.MemoryExceededError | MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
         return RequestError(
-            f"the memory does not suffice: {_first_line(error)}; ask a smaller model, or restart with --keep 1",
+            f"the memory does not suffice: {text.splitlines()[0]}; ask a smaller model, or restart with --keep 1",
             status=503,
             code="insufficient_memory",
         )
     if isinstance(error, kdtool.UsageError):
-        return RequestError(str(error))
+        return RequestError(text)
     if isinstance(error, kdtool.KdtoolError):
-        return RequestError(str(error), status=503, code="model_failed")
-    return RequestError(f"the model failed: {_first_line(error)}", status=500, code="model_failed")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return RequestError(text, status=503, code="model_failed")
+    return RequestError(f"the model failed: {text.splitlines()[0]}", status=500, code="model_failed")

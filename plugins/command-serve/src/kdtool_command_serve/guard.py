@@ -91,6 +91,16 @@ class Guard:
                 status=403,
                 code="wrong_origin",
             )
+        # images and scripts of foreign pages name no origin; a link to the page itself is harmless
+        foreign = headers.get("sec-fetch-site") == "cross-site" and not origin and scope["path"] != "/"
+        if foreign and not self._key:
+            raise RequestError(
+                "web pages of other sites may not use this server; use its own page, or start it with --allow-origin",
+                status=403,
+                code="wrong_origin",
+            )
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise RequestError("the request has Content-Length and Transfer-Encoding; send one of these headers")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         if not self._key or scope["path"] in self._open_paths:
@@ -168,6 +178,7 @@ def _preflight(asked: Headers) -> Response:
 def _add_headers(headers: MutableHeaders, origin: str) -> None:
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "no-referrer"
+    headers["Cross-Origin-Resource-Policy"] = "same-origin"
     headers.setdefault("Cache-Control", "no-store")
     if origin:
         headers["Access-Control-Allow-Origin"] = origin

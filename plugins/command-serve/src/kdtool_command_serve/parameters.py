@@ -51,14 +51,20 @@ _LLAMA_CPP_IGNORED = frozenset({
 """Hints of llama.cpp, and details of samplers that are off. The prompt's cache is always used, and one answer is given."""
 
 
-class StreamOptions(pydantic.BaseModel):
+class _Strict(pydantic.BaseModel):
+    """Takes no number for a truth value, and no text for a number."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+
+class StreamOptions(_Strict):
     """`stream_options`."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class Parameters(pydantic.BaseModel):
+class Parameters(_Strict):
     """Parameters of every request for text."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -123,17 +129,20 @@ class Completion(Parameters):
     @pydantic.field_validator("prompt", mode="before")
     @classmethod
     def _one_prompt(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str) else given
+        prompts = [given] if isinstance(given, str) else given
+        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("must be a text or a list of texts; lists of token ids are not supported")
+        return prompts
 
 
-class TextPart(pydantic.BaseModel):
+class TextPart(_Strict):
     """A part of a message's content; images and sound are refused."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(pydantic.BaseModel):
+class Message(_Strict):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -156,7 +165,7 @@ class Chat(Parameters):
     top_logprobs: int = Field(0, ge=0, le=20)
 
 
-class Extra(pydantic.BaseModel):
+class Extra(_Strict):
     """A piece of another file, for `/infill`."""
 
     filename: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import kdtool
 import pydantic
 
 __all__ = ["Prompt", "digest", "from_corpus", "from_files"]
+
+_LONGEST = 64 * 2**20
+"""Bytes of the longest line that is read: a file without line breaks must not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ def from_files(paths: Iterable[Path]) -> Iterator[Prompt]:
     for path in paths:
         try:
             with path.open("rb") as file:
-                for number, content in enumerate(file, 1):
+                for number, content in enumerate(iter(partial(file.readline, _LONGEST + 1), b""), 1):
+                    if len(content) > _LONGEST:
+                        most = f"{_LONGEST // 2**20} MiB"
+                        raise kdtool.UsageError(f"{path.name}:{number}: the line is longer than {most}")
                     if content.strip():
                         prompt = _read(f"{path.name}:{number}", content, path.name)
                         if prompt.id in seen:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,9 @@ import kdtool
 import pydantic
 
 __all__ = ["JsonLines"]
+
+_LONGEST = 64 * 2**20
+"""Bytes of the longest line that is read: a file without line breaks must not fill the memory."""
 
 
 class JsonLines(kdtool.Corpus):
@@ -103,7 +107,12 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file name:line", object) for each line that is not empty."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST + 1), b""), 1):
+                if len(line) > _LONGEST:
+                    most = f"{_LONGEST // 2**20} MiB"
+                    raise kdtool.UsageError(
+                        f"{path.name}:{number}: the line is longer than {most}; write one example on each line"
+                    )
                 if line.strip():
                     yield f"{path.name}:{number}", _object(f"{path.name}:{number}", line)
     except (OSError, EOFError, zlib.error) as error:

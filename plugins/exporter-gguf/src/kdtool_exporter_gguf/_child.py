@@ -58,7 +58,7 @@ class Child(AbstractContextManager["Child"]):
 
     def end_error(self) -> kdtool.PluginError:
         """Return the error for a process that ended when it was asked."""
-        return kdtool.PluginError(f"llama.cpp ended over {self._file}: {self._last_words()}")
+        return kdtool.PluginError(f"llama.cpp ended over {self._file.name}: {self._last_words()}")
 
     def memory(self) -> int | None:
         """Return the bytes of memory that the process takes, a part of those it shares; None if the system does not tell."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
 import kdtool
-from filelock import FileLock, Timeout
 
+from kdtool_ledger._answer import digest, is_answer, is_unchanged
+from kdtool_ledger._errors import damaged_error, storage_errors
+from kdtool_ledger._lock import lock_ledger
 from kdtool_ledger._spare import Spare
-from kdtool_ledger._tables import NEW_ANSWER, open_tables, storage_errors
+from kdtool_ledger._tables import NEW_ANSWER, open_tables
 from kdtool_ledger._writer import Statement, Writer
 
 __all__ = ["About", "Attempt", "Batch", "Ledger"]
 
 _INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
     VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
-_MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
-    COALESCE(MAX(id), 0) FROM attempt"""
 
 _SHARED: dict[Path, Ledger] = {}
 _SHARING = Lock()
@@ -69,42 +68,30 @@ class Ledger:
     Raises:
         LockedError: another process, or another `Ledger` of this one, has the file open.
         UsageError: the file was written by another version.
-        StorageError: the file cannot be written, or is damaged.
+        StorageError: the file cannot be written, is damaged, or lacks commits that its seal counts.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file_lock = FileLock(path.with_name(path.name + ".lock"))
-            try:
-                self._file_lock.acquire(timeout=0.5)
-            except Timeout:
-                raise kdtool.LockedError(
-                    f"the ledger {path} is in use by another run; wait for it, or name another file by `ledger`"
-                ) from None
-            try:
-                self._open()
-            except BaseException:
-                self._file_lock.release()
-                raise
+        with storage_errors(path), ExitStack() as stack:
+            stack.enter_context(lock_ledger(path))
+            self._open(stack)
+            self._stack = stack.pop_all()
 
-    def _open(self) -> None:
-        database = open_tables(self.path)
-        try:
-            database.execute(
-                "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
-                "WHERE state = 'open' AND batch IS NULL"
-            )
-            money: tuple[int, int, int] = database.execute(_MONEY).fetchone()
-            self._spent, self._held, self._last = money
-            self._reader = kdtool.open_answers(self.path, read_only=True)
-            spare = Spare(self.path)
-        except BaseException:
-            database.close()
-            raise
+    def _open(self, stack: ExitStack) -> None:
+        database, money, seal = open_tables(self.path)
+        stack.enter_context(closing(database))
+        stack.enter_context(closing(seal))
+        database.execute(
+            "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
+            "WHERE state = 'open' AND batch IS NULL"
+        )
+        self._spent, self._held, self._last = money.spent, money.held, money.last
+        self._reader = stack.enter_context(closing(kdtool.open_answers(self.path, read_only=True)))
+        self._writer = Writer(database, self.path, Spare(self.path), seal, money.sealed)
+        stack.callback(self._writer.close)
         self._database = database
-        self._writer = Writer(database, self.path, spare)
+        self._changed: set[str] = set()
         self._lock = Lock()
         self._users = 1
 
@@ -129,11 +116,28 @@ class Ledger:
         """Picodollars reserved for attempts that are open or whose outcome is unknown."""
         return self._held
 
+    @property
+    def mismatches(self) -> int:
+        """Number of stored answers that were looked for and whose text was changed on disk."""
+        return len(self._changed)
+
     def find(self, key: str) -> str | None:
-        """Return the stored answer to a request; None if there is none, or if its text was changed on disk."""
+        """Return the stored answer to a request; None if there is none, or if its text was changed on disk.
+
+        Raises:
+            StorageError: it is not a `kdtool.TextAnswer` as JSON, or the file cannot be read.
+        """
         with self._lock, storage_errors(self.path):
             found = self._reader.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
-        return found[0] if found is not None and found[1] == _digest(found[0]) else None
+        if found is None:
+            return None
+        text: str = found[0]
+        if not is_unchanged(text, found[1]):
+            self._changed.add(key)
+            return None
+        if not is_answer(text):
+            raise damaged_error(self.path, f"the answer with the key {key!r} is not one that kdtool wrote")
+        return text
 
     def unknown(self) -> Mapping[str, int]:
         """Return the number of attempts with an unknown outcome, by the request's key."""
@@ -152,19 +156,22 @@ class Ledger:
 
     def write_intent(self, attempt: Attempt) -> Future[None]:
         """Record the attempt. Send the request when the future is done."""
-        return self._writer.write(_intent(attempt, None), begins=True)
+        return self._writer.write(_intent(attempt, None), change=attempt.reserved, begins=True)
 
     def settle(self, attempt: Attempt, answer: str, picodollars: int) -> Future[None]:
         """Store the answer and its price at once; the future is done when both are on disk."""
         return self._writer.write(
             ("UPDATE attempt SET state = 'answered', cost = ? WHERE id = ?", (picodollars, attempt.id)),
-            (NEW_ANSWER, (attempt.key, answer, _digest(answer))),
+            (NEW_ANSWER, (attempt.key, answer, digest(answer))),
+            change=picodollars - attempt.reserved,
             then=lambda: self._move(attempt.reserved, picodollars),
         )
 
     def release(self, attempt: Attempt, reason: str) -> Future[None]:
         """Record that the service refused the request and charges nothing."""
-        return self._writer.write(_state("failed", attempt, reason), then=lambda: self._move(attempt.reserved, 0))
+        return self._writer.write(
+            _state("failed", attempt, reason), change=-attempt.reserved, then=lambda: self._move(attempt.reserved, 0)
+        )
 
     def doubt(self, attempt: Attempt, reason: str) -> Future[None]:
         """Record that the request was sent and no answer came: its reservation stays set aside."""
@@ -173,7 +180,8 @@ class Ledger:
     def write_batch(self, name: str, attempts: Sequence[Attempt]) -> Future[None]:
         """Record a batch with all its attempts. Submit it when the future is done."""
         batch: Statement = ("INSERT INTO batch (id, state, begun) VALUES (?, 'open', ?)", (name, time.time()))
-        return self._writer.write(batch, *(_intent(attempt, name) for attempt in attempts), begins=True)
+        intents = (_intent(attempt, name) for attempt in attempts)
+        return self._writer.write(batch, *intents, change=sum(attempt.reserved for attempt in attempts), begins=True)
 
     def write_submitted(self, name: str, remote: str) -> Future[None]:
         """Record the service's id of a batch."""
@@ -214,10 +222,7 @@ class Ledger:
             if self._users != 0:
                 return
             _SHARED.pop(self.path, None)
-            self._writer.close()
-            with closing(self._database), closing(self._reader):
-                pass
-            self._file_lock.release()
+            self._stack.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -242,7 +247,3 @@ def _intent(attempt: Attempt, batch: str | None) -> Statement:
 
 def _state(state: str, attempt: Attempt, reason: str) -> Statement:
     return ("UPDATE attempt SET state = ?, reason = ? WHERE id = ?", (state, reason, attempt.id))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
 
+from kdtool_ledger._errors import damaged_error, storage_errors
 from kdtool_ledger._ledger import About
-from kdtool_ledger._tables import columns_about, storage_errors
+from kdtool_ledger._seal import read_seal, seal_of
+from kdtool_ledger._tables import columns_about
+from kdtool_ledger._whole import require_whole, tables_of
 
-__all__ = ["Summary", "Unanswered", "has_answer", "read_summary"]
+__all__ = ["Summary", "Unanswered", "check_ledger", "has_answer", "read_summary"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,19 @@ def read_summary(path: Path) -> Summary:
     """Return what a ledger holds; the process that writes it is not disturbed.
 
     Raises:
-        StorageError: there is no such file, or it does not hold answers.
+        StorageError: there is no such file, it does not hold answers, is damaged, or lacks commits that its seal counts.
         UsageError: another version wrote it.
     """
-    with storage_errors(path), closing(kdtool.open_answers(path, read_only=True)) as database:
+    with storage_errors(path), ExitStack() as stack:
+        sealed = read_seal(path)
+        database = stack.enter_context(closing(kdtool.open_answers(path, read_only=True)))
         database.execute("BEGIN")  # one moment for all that follows
-        answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0]
-        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempt'").fetchone() is None:
+        money = require_whole(database, path, sealed)
+        tables = tables_of(database)
+        answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0] if tables else 0
+        if "attempt" not in tables:
             return Summary(answers, 0, 0, {}, 0, (), {})  # all of teachers that cost nothing
-        states = database.execute("SELECT state, COUNT(*), SUM(cost), SUM(reserved) FROM attempt GROUP BY state")
-        rows = {state: (count, cost, reserved) for state, count, cost, reserved in states}
+        states = database.execute("SELECT state, COUNT(*) FROM attempt GROUP BY state")
         about = columns_about(database)
         unanswered = database.execute(
             f"SELECT id, key, state, begun, reserved, reason, {about} FROM attempt "  # noqa: S608 - column names of ours
@@ -78,9 +84,9 @@ def read_summary(path: Path) -> Summary:
         )
         return Summary(
             answers=answers,
-            spent=sum(cost for _, cost, _ in rows.values()),
-            held=sum(rows[state][2] for state in ("open", "unknown") if state in rows),
-            attempts={state: count for state, (count, _, _) in rows.items()},
+            spent=money.spent,
+            held=money.held,
+            attempts=dict(states.fetchall()),
             open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
             unanswered=tuple(
                 Unanswered(number, key, state, begun, reserved, reason, About(*names))
@@ -88,6 +94,14 @@ def read_summary(path: Path) -> Summary:
             ),
             purposes={name: (count, cost) for name, count, cost in purposes},
         )
+
+
+def check_ledger(path: Path) -> None:
+    """Raise as `read_summary` if a ledger is damaged or lost; do nothing if there is neither a file nor a seal of it."""
+    if path.exists():
+        read_summary(path)
+    elif seal_of(path).exists():
+        raise damaged_error(path, "it is missing, but its seal is there")
 
 
 def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:

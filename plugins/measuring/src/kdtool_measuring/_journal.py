@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import kdtool
 
-__all__ = ["Journal", "journal"]
+__all__ = ["Journal", "journal", "sort_journal"]
 
 
 class _Record(Protocol):
@@ -58,6 +58,17 @@ def journal(
         yield opened
     finally:
         opened.close()
+
+
+def sort_journal(path: Path, kind: type[_Record]) -> None:
+    """Put the records of a closed journal in the order of their ids: its bytes then do not show when each one came.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    pieces, _ = _pieces(path, kind, None)
+    latest = {piece.name: piece for piece in pieces}
+    _rewrite(path, [latest[name] for name in sorted(latest)])
 
 
 class Journal(Mapping[str, Record], Generic[Record]):
@@ -130,8 +141,9 @@ def _pieces(path: Path, kind: type[Record], outdated: Callable[[Record], bool] |
 
 
 def _rewrite(path: Path, pieces: list[_Piece]) -> dict[str, int]:
-    """Atomically reduce a file to these pieces, and return their new offsets."""
-    if sum(piece.size for piece in pieces) < path.stat().st_size:
+    """Atomically make a file of these pieces, and return their new offsets."""
+    starts = [end - piece.size for end, piece in zip(accumulate(piece.size for piece in pieces), pieces, strict=True)]
+    if starts != [piece.place for piece in pieces] or sum(piece.size for piece in pieces) != path.stat().st_size:
         made = path.with_name(f"{path.name}.new")
         with path.open("rb") as file, made.open("wb") as other:
             for piece in pieces:
@@ -140,8 +152,7 @@ def _rewrite(path: Path, pieces: list[_Piece]) -> dict[str, int]:
             other.flush()
             os.fsync(other.fileno())
         made.replace(path)
-    ends = accumulate(piece.size for piece in pieces)
-    return {piece.name: end - piece.size for piece, end in zip(pieces, ends, strict=True)}
+    return {piece.name: start for piece, start in zip(pieces, starts, strict=True)}
 
 
 def _record(line: bytes, kind: type[Record]) -> Record | None:

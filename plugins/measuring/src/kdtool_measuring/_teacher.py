@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import kdtool
 
-from kdtool_measuring._journal import Journal, journal
+from kdtool_measuring._journal import Journal, journal, sort_journal
 
 __all__ = ["ask_teacher", "kept_answers", "refusal_remedy"]
 
@@ -20,11 +20,16 @@ _FIRST = 16
 def kept_answers(run: kdtool.RunInfo, file: Path, *, again: bool) -> Iterator[Journal[kdtool.TextAnswer]]:
     """Open the journal of a teacher's answers; `again` removes refusals, so that they are retried.
 
+    When it is closed its lines are in the order of ids, since a resumed run gets stored answers in another order.
     Pass it when a run first opens the file: a server that refused before may have more room now.
     """
     outdated = (lambda answer: answer.finish == "refused") if again else None
-    with journal(file, kdtool.TextAnswer, run.say, outdated=outdated) as kept:
-        yield kept
+    try:
+        with journal(file, kdtool.TextAnswer, run.say, outdated=outdated) as kept:
+            yield kept
+    finally:
+        with suppress(OSError):  # the answers are kept in either order
+            sort_journal(file, kdtool.TextAnswer)
 
 
 def ask_teacher(

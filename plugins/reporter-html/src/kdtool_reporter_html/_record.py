@@ -130,7 +130,13 @@ def commands(run: str) -> str:
 
 def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
     """List the exports of the student's first seed, with the lines that use them; a prompt replaces that of their lines."""
-    return [_usage(file.artifact, str(results.path_of(file.artifact)), prompt) for file in results.exported_files()]
+    return [_usage(file.artifact, _relative(results, file.artifact), prompt) for file in results.exported_files()]
+
+
+def _relative(results: kdtool.Results, made: kdtool.Artifact) -> str:
+    """Return where an exported file is, from the run's folder on."""
+    path = results.path_of(made)
+    return path.relative_to(results.folder).as_posix() if path.is_relative_to(results.folder) else path.name
 
 
 def _usage(made: kdtool.Artifact, path: str, prompt: str) -> Usage:

@@ -165,10 +165,11 @@ def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, st
 
 def _cell(measured: Measured) -> Cell:
     bounds, values = measured.bounds, measured.by_seed
-    unit = next(iter(values.values())).unit
+    first = next(iter(values.values()))
+    unit, alone = first.unit, "too few items for an interval" if first.items else ""
     half = (bounds[1] - bounds[0]) / 2 if bounds else None
     each = ", ".join(quantity(found.value, unit, spread=half) for found in values.values()) if len(values) > 1 else ""
-    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else "", each)
+    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else alone, each)
 
 
 def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple[CostCell | None, ...]:

@@ -75,7 +75,7 @@ def describe_end(title: str, seconds: float, *, reused: bool) -> str:
 
 def describe_measurement(measurement: kdtool.Measurement) -> str:
     """Say a measurement with its interval, and its first text, such as a completion."""
-    bounds = ""
+    bounds = " (too few items for an interval)" if measurement.items else ""
     if measurement.low is not None and measurement.high is not None:
         bounds = f" ({measurement.low:.4g} to {measurement.high:.4g})"
     text = next((f"; {name!r}: {found!r}" for name, found in measurement.texts.items()), "")

@@ -1,6 +1,6 @@
 """Models and signals of a finished run as W&B artefacts, with their lineage: teacher → signals → student → export.
 
-An artefact refers to the folder of kdtool's artefact by path, and contains its manifest: the SHA-256 of every file. Nothing
+An artefact names the folder of kdtool's artefact in the run or the store in its metadata, and contains its manifest. Nothing
 is copied or uploaded unless `upload_exports` is set.
 """
 
@@ -68,7 +68,7 @@ def _teachers(results: kdtool.Results) -> Iterator[wandb.Artifact]:
 
 def _signals(results: kdtool.Results, stage: kdtool.StageRecord) -> wandb.Artifact:
     about = {"fingerprint": stage.fingerprint, "seconds": stage.seconds}
-    return _refer(_artefact(results, stage.name, "signals", about), stage.path)
+    return _refer(results, _artefact(results, stage.name, "signals", about), stage.path)
 
 
 def _model(results: kdtool.Results, arm: kdtool.ArmResult) -> wandb.Artifact:
@@ -76,18 +76,22 @@ def _model(results: kdtool.Results, arm: kdtool.ArmResult) -> wandb.Artifact:
         name: {"steps": one.steps, "tokens": one.tokens, "seconds": one.seconds} for name, one in arm.phases.items()
     }
     about = {"role": arm.arm, "seed": arm.seed, "phases": trained}
-    return _refer(_artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about), arm.path.parent)
+    return _refer(results, _artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about), arm.path.parent)
 
 
 def _export(results: kdtool.Results, exported: kdtool.Artifact, *, upload: bool) -> wandb.Artifact:
-    about = {"format": exported.format, "quantisation": exported.quantisation, "how_to_use": exported.how_to_use}
+    about = {
+        "format": exported.format,
+        "quantisation": exported.quantisation,
+        "how_to_use": exported.how_to_use.replace(str(exported.path), exported.path.name),
+    }
     artefact = _artefact(results, f"export-{exported.format}", "model", {**about, "bytes": exported.bytes})
     path = exported.path
     card = (path if path.is_dir() else path.parent) / "README.md"
     if card.is_file():
         artefact.add_file(str(card), name="README.md")
     if not upload:
-        return _refer(artefact, path.parent)
+        return _refer(results, artefact, path.parent)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         if file.is_file() and file != card:
@@ -95,9 +99,11 @@ def _export(results: kdtool.Results, exported: kdtool.Artifact, *, upload: bool)
     return artefact
 
 
-def _refer(artefact: wandb.Artifact, folder: Path) -> wandb.Artifact:
-    """Add the folder of an artefact of kdtool by its path, and its manifest by its content."""
-    artefact.add_reference(folder.as_uri(), name="files", checksum=False)
+def _refer(results: kdtool.Results, artefact: wandb.Artifact, folder: Path) -> wandb.Artifact:
+    """Add the path of an artefact of kdtool in the run or the store to the metadata, and its manifest by its content."""
+    place = f"run/{folder.relative_to(results.folder).as_posix()}" if folder.is_relative_to(results.folder) else ""
+    place = place or f"store/{folder.parent.name}/{folder.name}"
+    artefact.metadata = {**artefact.metadata, "folder": place}
     if (folder / "manifest.json").is_file():
         artefact.add_file(str(folder / "manifest.json"))
     return artefact

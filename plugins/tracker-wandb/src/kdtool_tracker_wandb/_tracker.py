@@ -39,7 +39,7 @@ class WandbTracker(kdtool.Tracker):
         notes: str = ""
         """Description of all W&B runs."""
         upload_exports: bool = False
-        """Upload exported files whole; otherwise artefacts refer to them by path and hash."""
+        """Upload exported files whole; otherwise artefacts hold their hashes and the path in the run."""
         system_metrics: bool = False
         """Log W&B's own measurements of processor, memory, disk and GPU."""
         wait: int = Field(25, ge=1, le=86_400)

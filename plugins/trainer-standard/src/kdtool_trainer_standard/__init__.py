@@ -15,6 +15,7 @@
 - `_terms` the phase's losses bound to callables, teachers and weights
 - `_loss_mask` the positions that token losses see, without rejected text
 - `_mixture` several teachers as one, for terms that learn from a mixture
+- `_stopping` Ctrl-C and stop signals, deferred until a step ends
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` frozen weights, in the dtype that they are computed in
 - `_norms` the norm of each term's gradient

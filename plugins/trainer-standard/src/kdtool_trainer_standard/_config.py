@@ -46,9 +46,9 @@ class Validation(kdtool.Config):
 class StandardTrainerConfig(kdtool.Config):
     """Settings of the optimiser, of memory and speed, and of what is written."""
 
-    batch: int = Field(default=4, ge=1)
+    batch: int = Field(default=4, ge=1, le=1_000_000)
     """Rows of one micro-batch, on each process."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one step. The gradient equals that of one batch of all their rows."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW."""

@@ -36,6 +36,7 @@ from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySample
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
 from kdtool_trainer_standard._schedule import learning_rate_factor
+from kdtool_trainer_standard._stopping import StopSignal
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._validation import Validator
 
@@ -72,6 +73,7 @@ class TrainingLoop(ResumableTrainer):
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = TeacherSignals(phase)
+        self.stop = StopSignal()
         self._balances = bool(run.implementing("kdtool_balance"))
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
@@ -140,11 +142,12 @@ class TrainingLoop(ResumableTrainer):
         control.should_log = regular or step in (1, self.phase.steps)
         if self._balances and not control.should_log:
             self._term_reports()
+        over = False
         if self.validator is not None and self.validator.due(step):
-            control.should_log = True
-            control.should_training_stop |= self._validate(self.validator, step)
-        going_on = step < self.phase.steps and not control.should_training_stop
-        control.should_save = going_on and self._checkpoint_is_due(step, now)
+            over = self._validate(self.validator, step)
+            control.should_log, control.should_training_stop = True, control.should_training_stop or over
+        due = self._checkpoint_is_due(step, now) and step < self.phase.steps
+        control.should_save = not over and (due or bool(self.stop.number))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report a step to history and trackers. Called by the parent, also once at the end with totals."""
@@ -285,17 +288,23 @@ class TrainingLoop(ResumableTrainer):
         return reports
 
     def _checkpoint_is_due(self, step: int, now: float) -> bool:
+        """Return whether rank 0 writes regular checkpoints now; all ranks note a stop signal of any."""
         every = self.config.checkpoint_every
-        if isinstance(every, int):
-            return step % every == 0
-        due = torch.tensor(float(now - self._last_checkpoint >= int(every.removesuffix("s"))))
-        if self.run.world > 1:  # clocks differ: rank 0 decides
-            due = due.to(self.args.device)
-            dist.broadcast(due, 0)
-        return bool(due)
+        due = (
+            step % every == 0 if isinstance(every, int) else now - self._last_checkpoint >= int(every.removesuffix("s"))
+        )
+        if self.run.world == 1:
+            return due
+        # Clocks differ: rank 0 decides. A signal may have reached some ranks alone, which no step may part.
+        agreed = torch.tensor([self.stop.number, due and self.run.rank == 0], device=self.args.device)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        self.stop.number, due_on_rank_0 = agreed.tolist()
+        return bool(due_on_rank_0)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        if self.stop.number:
+            self.stop.deliver()
         self.restart_clock()
 
     @contextmanager

@@ -42,6 +42,7 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._resumable import find_resume_point
 from kdtool_trainer_standard._selftest import self_test
+from kdtool_trainer_standard._stopping import deferred_stop_signals
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._terms import bind_terms, learns_on_policy, plain_tensors
 from kdtool_trainer_standard._validation import Validator
@@ -245,13 +246,32 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
     run = loop.run
     done = 0 if newest is None else _checkpoints.step_of(newest)
     if run.rank == 0:
-        _history.restore(loop.phase.checkpoints / HISTORY, newest)
+        history = loop.phase.checkpoints / HISTORY
         if done:
             run.say(f"phase {loop.phase.name!r} resumes at step {done} of {loop.phase.steps}")
+        elif history.is_file():
+            run.say(f"phase {loop.phase.name!r} starts again: it was interrupted before its first checkpoint")
+        _history.restore(history, newest)
+        kdtool.commit(loop.phase.checkpoints, history, growing=True)  # its presence shows that steps were made
     # All have rank 0's seed until here, and would drop the same of their rows; one that goes on has its own.
     if run.rank > 0:
         torch.manual_seed(random.Random(f"{run.seed} {run.rank}").getrandbits(63))
-    loop.train(resume_from_checkpoint=None if newest is None else str(newest))
+    try:
+        with deferred_stop_signals(loop.stop):
+            loop.train(resume_from_checkpoint=None if newest is None else str(newest))
+    except KeyboardInterrupt:
+        run.say(_describe_interruption(loop))
+        raise
+
+
+def _describe_interruption(loop: TrainingLoop) -> str:
+    kept = _checkpoints.all_of(loop.phase.checkpoints)
+    then = (
+        f"resumes at step {_checkpoints.step_of(kept[-1])}" if kept else "starts again, since no checkpoint was written"
+    )
+    return (
+        f"phase {loop.phase.name!r} was interrupted at step {loop.state.global_step} of {loop.phase.steps}; it {then}"
+    )
 
 
 def _notes(loop: TrainingLoop) -> tuple[str, ...]:

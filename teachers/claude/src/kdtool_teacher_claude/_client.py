@@ -24,6 +24,8 @@ __all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError
 _STREAM_FROM = 8192
 """Tokens from which an answer is streamed: a silent connection would be cut on the way."""
 _OF_THIS_REQUEST = {400, 413, 422}
+_LATER = {408, 409, 425, 429, 529}
+"""Timeout, conflict, too early, rate and load: the same request may be answered later."""
 _NO_CREDIT = "credit balance"
 _SPEND_LIMIT = "spend_limit"
 _MARK = "***"
@@ -202,7 +204,7 @@ class Client:
         code, kind = error.error_code or "", error.type
         page = _is_web_page(error.response)
         reason = _WEB_PAGE if page else reason
-        if status < 400 or (page and status < 500 and status not in {413, 429}):
+        if status < 400 or (page and status < 500 and status not in {413, *_LATER}):
             return kdtool.ServiceError(
                 f"url: {self._config.url} answers {status} ({reason}), not as the API does; look at the address and at "
                 "proxies, and run again. Answers so far are kept"
@@ -224,8 +226,8 @@ class Client:
             )
         if status in _OF_THIS_REQUEST:
             return RefusedError(f"{status}: {reason}")
-        if status in {429, 529}:
-            return LimitedError(f"{status}: {reason}", error.response.headers, overloaded=status == 529)
+        if status in _LATER:
+            return LimitedError(f"{status}: {reason}", error.response.headers, overloaded=status != 429)
         if status < 500:
             return RefusedError(f"{status}: {reason}")
         return DoubtfulError(f"{status}: {reason}")

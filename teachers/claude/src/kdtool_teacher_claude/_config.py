@@ -57,12 +57,12 @@ class ClaudeConfig(kdtool.Config):
     out, so that nothing is ever paid twice."""
     ledger: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=_FREE)
     """The file with paid answers and money. None: `answers.sqlite` in the folder that runs share."""
-    key_variable: str = kdtool.Field(default="ANTHROPIC_API_KEY", min_length=1, json_schema_extra=_FREE)
-    """The environment variable that holds the key."""
+    key_variable: kdtool.KeyVariable = kdtool.Field(default="ANTHROPIC_API_KEY", json_schema_extra=_FREE)
+    """The environment variable that holds the key; its name ends in `_API_KEY`."""
     keyring: str | None = kdtool.Field(default=None, min_length=1, json_schema_extra=_FREE)
     """Service in the system's keyring whose entry `anthropic` is the key, where the variable is not set."""
-    url: str = kdtool.Field(default="https://api.anthropic.com", json_schema_extra=_FREE)
-    """The address of the API."""
+    url: kdtool.ServiceUrl = kdtool.Field(default="https://api.anthropic.com", json_schema_extra=_FREE)
+    """The address of the API. Another than this one is given on the command line, or listed in KDTOOL_TRUST_URL."""
     concurrency: int = kdtool.Field(default=64, ge=1, le=1024, json_schema_extra=_FREE)
     """Largest number of requests at the same time; fewer are sent where the service limits them."""
     requests_per_minute: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=_FREE)

@@ -70,6 +70,11 @@ class Progress:
             self._say(self.line())
         if self.stored:
             self._say(f"claude: {self.stored:,} answers are in {self._ledger.path.name} and are not paid for again")
+        if self._ledger.mismatches:
+            self._say(
+                f"claude: {self._ledger.mismatches:,} answers in {self._ledger.path.name} were changed on disk and are "
+                "bought again: their text does not match its hash"
+            )
         if self.asked_again:
             self._say(
                 f"claude: {self.asked_again:,} requests were asked again, since their outcome is unknown: perhaps charged "

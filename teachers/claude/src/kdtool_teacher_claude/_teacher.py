@@ -68,11 +68,15 @@ class Claude(kdtool.Teacher):
         self._remember(run)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Refuse a model whose price is unknown."""
+        """Refuse a model whose price is unknown, and a ledger that lost money."""
+        from kdtool_ledger import check_ledger
+
         from kdtool_teacher_claude._prices import prices_of
 
         self._remember(run)
         prices_of(self.config)
+        if self._ledger is not None:
+            check_ledger(self._ledger)
         return ()
 
     def kdtool_estimate_answers(

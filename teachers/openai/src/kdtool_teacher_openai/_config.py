@@ -15,8 +15,9 @@ __all__ = ["OpenAIConfig"]
 class OpenAIConfig(kdtool.Config):
     """Settings of the teacher `openai`."""
 
-    url: str = kdtool.Field(json_schema_extra=kdtool.does_not_affect_results())
-    """The server's address, such as http://127.0.0.1:8000/v1; on this machine or at a private address."""
+    url: kdtool.ServiceUrl = kdtool.Field(json_schema_extra=kdtool.does_not_affect_results())
+    """The server's address, such as http://127.0.0.1:8000/v1; on this machine or at a private address. With a key, or on
+    another machine, it is given on the command line, or listed in KDTOOL_TRUST_URL."""
     model: str = kdtool.Field(min_length=1)
     """The model's name as the server lists it. It stands for the weights: other weights need another name."""
     api: Literal["chat", "completions"] = "chat"
@@ -28,10 +29,10 @@ class OpenAIConfig(kdtool.Config):
     licence: str | None = kdtool.Field(default=None, min_length=1)
     """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
     where `model` is a hub name whose card gives it."""
-    key_variable: str | None = kdtool.Field(
-        default=None, min_length=1, json_schema_extra=kdtool.does_not_affect_results()
+    key_variable: kdtool.KeyVariable | None = kdtool.Field(
+        default=None, json_schema_extra=kdtool.does_not_affect_results()
     )
-    """The environment variable that holds the server's key. None: the server needs no key."""
+    """The environment variable that holds the server's key; its name ends in `_API_KEY`. None: the server needs no key."""
     concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
     """Largest number of requests at the same time."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=kdtool.does_not_affect_results())

@@ -2,7 +2,7 @@
 
 `Server` runs an asyncio client in a thread of its own, so that many requests are under way while the caller, and its
 Ctrl-C, stay plain. A request is sent again only where no answer to it was received: the connection failed or broke, time
-ran out, or the server said so (408, 409, 429, 5xx). An answer that cannot be read is not asked for again.
+ran out, or the server said so (408, 409, 425, 429, 5xx). An answer that cannot be read is not asked for again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["RefusedError", "Server", "readable"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AGAIN = {408, 409, 429}
+_AGAIN = {408, 409, 425, 429}
 _THIS_REQUEST = {400, 413, 422}
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _LONGEST_WAIT = 600.0

@@ -5,6 +5,7 @@ The engine names its folder (`kdtool.Teacher.student_before`), and the student's
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ class StudentBefore(kdtool.Teacher):
             self._asking = False
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts | None:
-        self.kdtool_tokenizer(run)
+        with suppress(kdtool.ServiceError):  # weights are still to be fetched
+            self.kdtool_tokenizer(run)
         return _student_of(run).kdtool_describe(run)
 
     def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -73,6 +74,29 @@ def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
         raise RecipeError(list(problems))
     if absent and needed:
         raise absent
+
+
+@contextmanager
+def refusals_with_places(assembly: Assembly) -> Iterator[None]:
+    """Give the refusal of a component the place of its key, or of the setting that its message begins with.
+
+    Raises:
+        RecipeError: a component raised a UsageError.
+    """
+    try:
+        yield
+    except RecipeError:
+        raise
+    except UsageError as error:
+        owner = owner_of(error)
+        found = [built for built in assembly.built.values() if built.owner == owner]
+        if not found:
+            raise
+        key, message = found[0].spec.key, describe(error)
+        setting, _, rest = message.partition(": ")
+        if setting in found[0].spec.options:
+            key, message = (*key, setting), rest
+        raise RecipeError([problem_at(assembly.recipe, key, message)]) from error
 
 
 def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]]:

@@ -100,8 +100,8 @@ def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: RunForecast, unknown:
         if owner is not None and name not in hooks.implementing("kdtool_estimate"):
             return list(estimate_without_hook(owner, component, ahead))
         return list(component.kdtool_estimate(run, ahead) or ())
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from error
+    except UsageError:
+        raise
     except Exception as error:  # a check that fails for its estimate alone would be no help
         unknown.append(f"{owner} could not be estimated: {_reason(error)}")
         return ()

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 
@@ -213,14 +214,22 @@ def _add_group(
             for measurement in run.component(name, Evaluator).kdtool_evaluate(asking, subjects):
                 if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
                     raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r} {problem}")
+                if declared and not any(fnmatchcase(measurement.name, each) for each in declared):
+                    raise PluginError(
+                        f"{run.hook.owner(name)} returned a measurement {measurement.name!r}, but its attribute "
+                        f"`measurements` declares only {', '.join(declared)}"
+                    )
                 given.add((measurement.name, measurement.subject))
                 items = measurement.items and Path(measurement.items).relative_to(folder)
                 lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
+        if not (lines or said):
+            say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
     evaluator = context.assembly.shared[name]
     reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
+    declared = evaluator.measurements if isinstance(evaluator, Evaluator) else ()
     asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {

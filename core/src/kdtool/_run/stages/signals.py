@@ -9,9 +9,10 @@ from pathlib import Path
 
 from kdtool._contract.data import Batch
 from kdtool._contract.run_info import Hooks
+from kdtool._contract.signal_checks import check_rows
 from kdtool._contract.signals import Signal, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import UsageError
 from kdtool._plugins.owner import blame
 from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -38,7 +39,7 @@ def from_teacher(
     Where the student has more tokens than the teacher, rows that hold one of these are refused.
     """
     signal = hooks.component(teacher, Teacher).kdtool_signal
-    ask = BoundSignals(want, _FirstCompared(lambda batch: signal(batch, want), hooks, teacher))
+    ask = BoundSignals(want, lambda batch: signal(batch, want))
     if vocabularies is not None and vocabularies.relation == "prefix" and vocabularies.sizes[0] > vocabularies.shared:
         return BoundSignals(want, partial(_readable, ask.ask, teacher, vocabularies.shared))
     return ask
@@ -51,7 +52,7 @@ def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> B
 
 
 class _FirstCompared:
-    """Asks a component for signals. The first one must cover the labels of its batch: an error names the component."""
+    """Asks a cache for signals. The first one must cover the labels of its batch: an error names the cache."""
 
     def __init__(self, ask: Callable[[Batch], Signal], hooks: Hooks, name: str) -> None:
         self._ask, self._owner, self._compared = ask, hooks.owner(name), False
@@ -60,19 +61,9 @@ class _FirstCompared:
         found = self._ask(batch)
         if not self._compared:
             with blame(self._owner, "a signal"):
-                _compare_positions(batch, found)
+                check_rows(batch, found)
         self._compared = True
         return found
-
-
-def _compare_positions(batch: Batch, signal: Signal) -> None:
-    parts = {f"hidden[{layer}]": states for layer, states in signal.hidden.items()}
-    parts |= {} if signal.lazy is None else {"lazy (the logits)": signal.lazy.hidden}
-    parts |= {} if signal.sparse is None else {"sparse.ids": signal.sparse.ids}
-    for name, tensor in parts.items():
-        if len(tensor) != (labels := int((batch.labels != -100).sum())):
-            message = f"its signal has {len(tensor)} rows in {name}, but the batch has {labels} labels"
-            raise PluginError(f"{message}; return one row for each label that is not -100")
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:

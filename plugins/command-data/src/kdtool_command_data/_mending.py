@@ -1,0 +1,59 @@
+"""The click command that mends a ledger of paid answers."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import click
+
+__all__ = ["mend"]
+
+_PICODOLLARS = 10**12
+_MOST = 10**6
+"""Dollars that an attempt in a ledger can have."""
+
+
+def _dollars(_: click.Context, __: click.Parameter, value: str | None) -> Decimal | None:
+    """Return an exact number of dollars.
+
+    Raises:
+        BadParameter: it is not one.
+    """
+    try:
+        found = None if value is None else Decimal(value)
+    except InvalidOperation:
+        found = Decimal(-1)
+    if found is not None and not 0 <= found <= _MOST:
+        raise click.BadParameter(f"{value!r} is not a number of dollars from 0 to {_MOST:,}")
+    return found
+
+
+@click.command()
+@click.argument("ledger", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--missing-usd",
+    "missing",
+    metavar="DOLLARS",
+    callback=_dollars,
+    help="Money that the ledger lacks; without it, what its seal counts.",
+)
+def mend(ledger: Path, missing: Decimal | None) -> None:
+    """Mend LEDGER, a damaged file of paid answers: keep what can be read, and count missing money against the budget.
+
+    \b
+    Example:  kdtool data mend store/answers.sqlite
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_ledger import mend_ledger
+
+    found = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
+    if found is None:
+        click.echo(f"{ledger} is whole; nothing was changed")
+        return
+    click.echo(
+        f"{ledger} holds {found.answers:,} answers and {found.attempts:,} attempts that could be read\n"
+        f"missing: ${found.missing / _PICODOLLARS:,.6f}, reserved from now on like a request without a known outcome\n"
+        "answers that could not be read are asked for, and paid for, again within budget_usd"
+    )
+    if found.damaged.exists():
+        click.echo(f"the damaged file is kept as {found.damaged}")

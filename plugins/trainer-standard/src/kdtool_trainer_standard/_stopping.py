@@ -1,0 +1,61 @@
+"""Ctrl-C and stop signals while steps are made: the step ends first, so that a checkpoint can hold it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["StopSignal", "deferred_stop_signals"]
+
+_STOPS = ("SIGINT", "SIGTERM", "SIGBREAK")
+_NOTE = b"\nStopping after this step, with a checkpoint. Another signal stops at once.\n"
+
+
+class StopSignal:
+    """The signal that arrived. `number` is 0 until one does."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def defer(self) -> None:
+        """Note the next stop signal. An ignored one stays ignored; only the main thread can have handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
+            if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+                self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Restore the handlers that were there before."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def deliver(self) -> None:
+        """Have the noted signal do now what it does elsewhere."""
+        self.restore()
+        if self.number:
+            number, self.number = self.number, 0
+            signal.raise_signal(number)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.number = number
+        self.restore()  # the next one stops at once
+        with suppress(OSError):
+            os.write(2, _NOTE)  # a stream may be in the middle of a write
+
+
+@contextmanager
+def deferred_stop_signals(stop: StopSignal) -> Iterator[None]:
+    """Defer stop signals within the block, and deliver one that is left at its end."""
+    stop.defer()
+    try:
+        yield
+    except BaseException:
+        stop.restore()
+        raise
+    stop.deliver()
