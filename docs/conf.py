@@ -38,6 +38,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"kdtool {version}"
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["kdtool.css"]
 html_copy_source = False

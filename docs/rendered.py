@@ -1,7 +1,8 @@
-"""Reference pages rendered from the code: hooks, records, the Python interface, components' settings, commands.
+"""Reference pages rendered from the code: hooks, records, the Python interface, components' settings, commands, plugins.
 
 A Sphinx extension: the line `<!-- rendered: NAME -->` of a page is replaced by what `PARTS[NAME]` returns, which is MyST
-Markdown. Docstrings are Markdown and are shown as they are; names of kdtool in them become links.
+Markdown. Docstrings are Markdown and are shown as they are; names of kdtool in them become links. A paragraph after the
+line `<!-- not on the site -->` is for readers of the repository, and is left out.
 """
 
 from __future__ import annotations
@@ -104,6 +105,28 @@ def settings() -> str:
     return "\n\n".join(blocks)
 
 
+def plugins() -> str:
+    """Render a table of plugins for each kind: those of the project, and those that others added to `plugins.json`."""
+    from kdtool._plugins.registry import GROUPS, find
+    from kdtool._plugins.sentences import sentence_of
+
+    project = json.loads((files("kdtool") / "first_party.json").read_text(encoding="utf-8"))
+    others = json.loads((Path(__file__).parent / "plugins.json").read_text(encoding="utf-8"))
+    blocks = []
+    for kind in GROUPS:
+        rows = [
+            f"| `{name}` | `{package}` | {sentence_of(find(kind, name).value)} |"
+            for name, package in project.get(kind, {}).items()
+        ]
+        rows += [
+            f"| `{plugin['name']}` | [`{plugin['package']}`]({plugin['url']}) | {plugin['sentence']} |"
+            for plugin in others
+            if plugin["kind"] == kind
+        ]
+        blocks.append("\n".join([f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|", *rows]))
+    return "\n\n".join(blocks)
+
+
 def commands() -> str:
     """Render the help of every command."""
     import click
@@ -127,11 +150,13 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "records": records,
     "interface": interface,
     "settings": settings,
+    "plugins": plugins,
     "commands": commands,
 }
 
 
 def _fill(_: Sphinx, __: str, source: list[str]) -> None:
+    source[0] = re.sub(r"^<!-- not on the site -->\n(.+\n)+", "", source[0], flags=re.MULTILINE)
     source[0] = re.sub(r"^<!-- rendered: (\w+) -->$", lambda found: PARTS[found[1]](), source[0], flags=re.MULTILINE)
 
 

@@ -17,7 +17,7 @@ DOCUMENTS = ("*.md", "docs/**/*.md", "*/README.md", "*/*/README.md")
 SOURCES = ("*/src/**/*.py", "*/*/src/**/*.py")
 
 PATTERNS = {
-    "opens with a free relative": r"^(What|Who|Whoever|Which|Whether|How(?! to\b| it works))\b(?!.*\?$)",
+    "opens with a free relative": r"^(What|Who|Whoever|Which|Whether|How(?!.to\b| it works))\b(?!.*\?$)",
     "'is no' for 'is not'": r"(?<![Tt]here )\b(is|are|was|were) (none\b|nothing (that|to)\b"
     r"|no\b(?! (longer|more|less|fewer|\w+er)\b))|\bha(s|ve) no [\w`-]+( [\w`-]+)? that\b",
     "a component that speaks": r"\b(is|are|was|were|be|been|not) told\b|\b(says|tells|speaks|hears)\b"

@@ -39,6 +39,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = sorted(path for path in ROOT.glob("*/*/README.md") if (path.parent / "pyproject.toml").exists())
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *READMES]
 LEFT_OUT = 5
 """Limit on the blocks of all pages that are left out."""
@@ -267,7 +268,7 @@ def _compare(expected: list[str], shown: str) -> None:
 
 
 def _bootstrap(words: list[str], _: list[str]) -> None:
-    assert words[0] in {"quickstart", "test"}
+    assert words[0] in {"quickstart", "everything", "test"}
 
 
 def _module(words: list[str], _: list[str]) -> None:
@@ -363,6 +364,16 @@ def test_page_on_the_run_directory_names_every_file_that_a_run_leaves(recipe: di
         assert named
         assert [path for path in left if not any(fnmatch(path, pattern) for pattern in named)] == []
         assert [pattern for pattern in named if not any(fnmatch(path, pattern) for path in left)] == []
+
+
+def test_readme_shows_the_quickstart_as_it_is() -> None:
+    shown = next(block for block in blocks(ROOT / "README.md", README) if block.language == "yaml")
+    recipe = (ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(shown.text) == yaml.safe_load(recipe)
+
+
+def test_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 110
 
 
 def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:

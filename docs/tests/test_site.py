@@ -112,6 +112,36 @@ def test_every_command_is_documented(site: Path) -> None:
         assert f"kdtool {name}" in page
 
 
+def test_every_plugin_is_in_the_directory(site: Path) -> None:
+    page = (site / "plugin-directory.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr.+?<span.*?>(.+?)</span>.+?<span.*?>(.+?)</span>.+?</td>\n<td><p>[^<]", page, re.DOTALL)
+    listed = json.loads((Path(kdtool.__file__).parent / "first_party.json").read_text(encoding="utf-8"))
+    assert {name for names in listed.values() for name in names.items()} == set(rows)
+
+
+def test_plugins_of_others_are_in_the_directory(tmp_path: Path) -> None:
+    for name in ("conf.py", "rendered.py", "plugin-directory.md", "_static"):
+        copy = shutil.copytree if (DOCS / name).is_dir() else shutil.copy
+        copy(DOCS / name, tmp_path / name)
+    text = (tmp_path / "plugin-directory.md").read_text(encoding="utf-8")
+    (tmp_path / "index.md").write_text(re.sub(r"\[(.+?)\]\(write.+?\)", r"\1", text), encoding="utf-8")
+    (tmp_path / "plugin-directory.md").unlink()
+    entry = {"kind": "loss", "name": "rare", "package": "kdtool-loss-rare", "url": "https://example.org/rare"}
+    (tmp_path / "plugins.json").write_text(json.dumps([entry | {"sentence": "KL on rare tokens"}]), encoding="utf-8")
+    assert build(tmp_path, tmp_path / "site").returncode == 0
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://example.org/rare"' in page
+    assert "KL on rare tokens" in page
+
+
+def test_paragraphs_for_readers_of_the_repository_are_left_out(site: Path) -> None:
+    marked = [path for path in DOCS.rglob("*.md") if "<!-- not on the site -->" in path.read_text(encoding="utf-8")]
+    assert len(marked) > 4
+    for path in marked:
+        page = (site / path.relative_to(DOCS)).with_suffix(".html").read_text(encoding="utf-8")
+        assert "The site of this documentation" not in page
+
+
 @pytest.mark.parametrize(
     "text", ["[a page](nowhere.md)", "[a place](recipe.md#nowhere)", "```{py:class} Own(a: Nope)\n```"]
 )
