@@ -15,6 +15,7 @@ import click
 import kdtool
 import pytest
 from kdtool._cli import cli
+from kdtool._contract.kinds import KINDS
 from kdtool._plugins.hook_specs import BASES
 from kdtool._plugins.registry import load
 
@@ -104,6 +105,11 @@ def test_every_setting_of_every_component_is_documented(site: Path) -> None:
             for setting, field in load(kind, name, Path.cwd(), print).cls.Config.model_fields.items():
                 assert f"{setting} " in shown, (name, setting)
                 assert words(field.description or "no description") in shown, (name, setting)
+
+
+def test_the_picture_of_a_run_names_every_kind_of_plugin() -> None:
+    texts = re.findall(r"<text (?!class)[^>]*>([^<]+)<", (DOCS / "flow.svg").read_text(encoding="utf-8"))
+    assert set(KINDS) <= {name for text in texts for name in re.split(r",\s*", text)}
 
 
 def test_every_command_is_documented(site: Path) -> None:
