@@ -139,7 +139,7 @@ def _texts(screen: Screen, top: int) -> Iterator[str]:
             if shown:
                 x = MARGIN + (column + len(text) - len(text.lstrip())) * CHARACTER
                 y = top + MARGIN + row * LINE + 14
-                look = " ".join([*([_class(colour)] if _class(colour) else []), *(["bold"] if bold else [])])
+                look = " ".join(filter(None, (_class(colour), "bold" if bold else "")))
                 attribute = f' class="{look}"' if look else ""
                 length = f'textLength="{len(shown) * CHARACTER:.1f}" lengthAdjust="spacingAndGlyphs"'
                 yield f'<text x="{x:.1f}" y="{y}" {length}{attribute}>{escape(shown)}</text>'
@@ -148,7 +148,7 @@ def _texts(screen: Screen, top: int) -> Iterator[str]:
 
 def _class(colour: str) -> str:
     """Return the class for a colour of the terminal: a name, or the nearest one to six digits; "" for the default."""
-    if colour in COLOURS or not re.fullmatch("[0-9a-f]{6}", colour):
+    if not re.fullmatch("[0-9a-f]{6}", colour):
         return colour if colour in COLOURS else ""
     wanted = bytes.fromhex(colour)
     known = {name: bytes.fromhex(value[1:]) for name, value in COLOURS.items()}
