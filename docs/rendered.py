@@ -111,19 +111,18 @@ def plugins() -> str:
     from kdtool._plugins.sentences import sentence_of
 
     project = json.loads((files("kdtool") / "first_party.json").read_text(encoding="utf-8"))
-    others = json.loads((Path(__file__).parent / "plugins.json").read_text(encoding="utf-8"))
+    others: dict[str, list[str]] = {kind: [] for kind in GROUPS}
+    for plugin in json.loads((Path(__file__).parent / "plugins.json").read_text(encoding="utf-8")):
+        row = f"| `{plugin['name']}` | [`{plugin['package']}`]({plugin['url']}) | {plugin['sentence']} |"
+        others[plugin["kind"]].append(row)
     blocks = []
     for kind in GROUPS:
         rows = [
             f"| `{name}` | `{package}` | {sentence_of(find(kind, name).value)} |"
             for name, package in project.get(kind, {}).items()
         ]
-        rows += [
-            f"| `{plugin['name']}` | [`{plugin['package']}`]({plugin['url']}) | {plugin['sentence']} |"
-            for plugin in others
-            if plugin["kind"] == kind
-        ]
-        blocks.append("\n".join([f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|", *rows]))
+        head = [f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|"]
+        blocks.append("\n".join([*head, *rows, *others[kind]]))
     return "\n\n".join(blocks)
 
 
