@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -22,6 +23,16 @@ STAGES = ("students", "signals", "phases/train", "scores")
 SMALLCODER = kdtool.ModelFacts(
     303_654_528, 303_654_528, 18, 1152, 16, 4, 3328, 32_000, 4096, "float32", tied=True, tokenizer_fingerprint=""
 )
+TOY = Path(__file__).with_name("toy.py")
+RECORDER = """
+import kdtool
+import toy
+
+
+class Cache(toy.Cache):
+    def kdtool_estimate(self, run, ahead):
+        yield kdtool.Estimate("recording", ("signals",), disk_bytes=100 * len(ahead.signals))
+"""
 AHEAD = kdtool.RunForecast({"student": SMALLCODER}, "student", STAGES, teachers=("teacher",))
 
 
@@ -230,3 +241,17 @@ def test_a_gpu_is_known_by_its_name() -> None:
     assert find_gpu("A100-80GB").half == 312e12
     with pytest.raises(kdtool.UsageError, match="'a1000' is unknown; give one of t4, "):
         find_gpu("a1000")
+
+
+def test_phases_with_text_of_their_own_have_recordings_of_their_own(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"import sys\nsys.path.append({str(TOY.parent)!r})\n{RECORDER}", encoding="utf-8")
+    train = recipe["train"]
+    recipe |= {"signals": {"use": "./own.py:Cache"}, "train": {"first": train, "second": train}}
+    assert _recorded(recipe) == [100]
+    recipe["train"]["second"] = {**train, "corpus": {"use": f"{TOY}:Corpus", "documents": 9}}
+    assert _recorded(recipe) == [200]
+
+
+def _recorded(recipe: dict[str, Any]) -> list[int]:
+    disk = kdtool.check(recipe)["forecast"]["disk"]
+    return [spent["bytes"] for spent in disk if spent["what"] == "recording"]

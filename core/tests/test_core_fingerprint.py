@@ -130,7 +130,8 @@ REQUIRES: dict[str, tuple[str, ...]] = {
         'kdtool-elsewhere; sys_platform == "nowhere"',
         "kdtool-top",
     ),
-    "between": ('kdtool_base; python_version > "3"', 'kdtool-elsewhere; extra == "all"'),
+    "between": ('kdtool_base; python_version > "3"', "acme-common", 'kdtool-elsewhere; extra == "all"'),
+    "acme-common": ("kdtool",),
     "kdtool-base": ("kdtool-top",),
     "kdtool-extra": (),
     "kdtool-elsewhere": (),
@@ -152,10 +153,10 @@ def test_edited_code_of_a_library_trains_anew_however_far_away_it_is(recipe: dic
     for name in REQUIRES:
         _required_by(site, name, "x = 1\n")
     _forget()
-    assert set(_libraries("counting")) == {"kdtool-top", "kdtool-base", "kdtool-extra"}
+    assert set(_libraries("counting")) == {"kdtool-top", "kdtool-base", "kdtool-extra", "acme-common"}
     recipe |= ONE_SEED
     kdtool.run(recipe, {"trainer.use": "counting"})
-    for name, expected in (("kdtool_elsewhere", set()), ("kdtool_base", TRAINED), ("kdtool_extra", TRAINED)):
+    for name, expected in (("kdtool_elsewhere", set()), ("kdtool_base", TRAINED), ("acme_common", TRAINED)):
         file = site / name / "__init__.py"
         file.write_text("x = 2\n", encoding="utf-8")
         _forget()

@@ -143,7 +143,7 @@ def test_other_shares_and_other_teachers_train_anew(mixed: dict[str, Any]) -> No
     assert why({f"{key}.big": 6, f"{key}.small": 2}) == {}, "the same shares"
     changed = why({f"{key}.big": 1})
     assert changed[trained] == (
-        "imitate.teacher.big 0.75 → 0.5", "imitate.teacher.small 0.25 → 0.5",
+        "imitate.teachers.big 0.75 → 0.5", "imitate.teachers.small 0.25 → 0.5",
     )  # fmt: skip
     assert not [name for name in changed if name.startswith(("signals", "rows", "text"))]
 

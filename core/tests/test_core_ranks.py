@@ -86,7 +86,7 @@ def in_turn(folder: Path, graphs: dict[int, Graph]) -> dict[int, object]:
 
     def take_part(rank: int) -> None:
         try:
-            found[rank] = agree(folder, graphs[rank], rank, len(graphs), whole=True)
+            found[rank] = agree(folder, graphs[rank], rank, len(graphs))
         except kdtool.UsageError as error:
             found[rank] = error
 
@@ -133,12 +133,12 @@ def test_a_rank_follows_a_new_rank_0_that_still_shows_the_name_of_a_killed_one(
     (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
     write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED})
     with FileLock(tmp_path / ".lock"):
-        other = threading.Thread(target=lambda: found.append(agree(tmp_path, graph, 1, 2, whole=True)))
+        other = threading.Thread(target=lambda: found.append(agree(tmp_path, graph, 1, 2)))
         other.start()
         time.sleep(0.6)
         (tmp_path / HOLDER).write_text(json.dumps(new), encoding="utf-8")
         write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": new})
-        agree(tmp_path, graph, 0, 2, whole=True)
+        agree(tmp_path, graph, 0, 2)
         other.join(20)
     assert found == [new]
 
@@ -195,6 +195,6 @@ def test_a_rank_that_waits_for_the_graph_ends_when_rank_0_is_killed(tmp_path: Pa
     timer = threading.Timer(1.0, leader.kill)
     timer.start()
     with pytest.raises(kdtool.UsageError, match="process 0 of this run ended while others waited for it"):
-        agree(tmp_path, graph_of(tmp_path, 1), 1, 2, whole=True)
+        agree(tmp_path, graph_of(tmp_path, 1), 1, 2)
     leader.wait()
     leader.stdout.close()

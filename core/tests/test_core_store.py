@@ -57,6 +57,21 @@ def test_only_what_no_run_needs_is_freed_and_only_when_told(recipe: dict[str, An
     assert all(stage.reused for name in ("one", "two") for stage in kdtool.run(small(recipe, name=name)).stages)
 
 
+def test_nothing_is_freed_while_the_disk_of_a_run_is_not_mounted(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, store, mounted = tmp_path / "disk", tmp_path / "store", os.path.ismount
+    disk.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == disk or mounted(path))
+    kdtool.run(small(recipe), out=disk / "runs")
+    (disk / "runs").rename(tmp_path / "elsewhere")
+    monkeypatch.setattr("os.path.ismount", mounted)
+    with pytest.raises(kdtool.StorageError, match=r"its disk is not mounted at .*disk. Mount it, or delete"):
+        clean(store, remove=True)
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == disk or mounted(path))
+    assert clean(store, remove=True).found, "the run was deleted"
+
+
 def test_teacher_is_measured_once_for_all_runs_and_each_keeps_its_items(recipe: dict[str, Any], tmp_path: Path) -> None:
     small = {**recipe, "control": False, "seeds": [0]}
     kdtool.run(small, {"name": "one"})

@@ -16,11 +16,12 @@ COMPUTING = {"run", "eval"}
 
 def begin() -> None:
     """Prepare this process, run the command line, and exit with its code."""
-    begin_again_with_joined_blocks()
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in COMPUTING:
+        begin_again_with_joined_blocks()
     from kdtool._cli import main  # only now: a process that begins again would import it twice
     from kdtool._estimate.other_work import prepare_threads
 
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in COMPUTING:
         prepare_threads(os.environ)
     if command == "check":  # it ends soon; looking for garbage among torch's modules would take a sixth of its time

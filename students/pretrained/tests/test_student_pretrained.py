@@ -104,8 +104,10 @@ def test_it_remembers_which_layers_it_was_copied_from(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "model")
     source.copied_layers = (0, 2, 5, 7)
     source.save(tmp_path / "model")
-    built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
+    student = _student(tmp_path / "model")
+    built = student.kdtool_build_student(make_run(tmp_path))
     assert built.facts.copied_layers == (0, 2, 5, 7)
+    assert student.kdtool_describe(make_run(tmp_path)).copied_layers == (0, 2, 5, 7)
 
 
 def test_identity_follows_the_weights_and_needs_no_model(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def judge_terms(
 
 def published_name(name: str, licences: Iterable[Licensed]) -> str:
     """Return the name required of a model that is published under these terms."""
-    for prefix in {each.terms.name_prefix for each in licences if each.transfers and each.terms.name_prefix}:
+    prefixes = (each.terms.name_prefix for each in licences if each.transfers and each.terms.name_prefix)
+    for prefix in dict.fromkeys(prefixes):
         name = name if name.startswith(prefix) else f"{prefix}-{name}"
     return name
 

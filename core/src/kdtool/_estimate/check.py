@@ -207,7 +207,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known, s
         found = _foresee(context, info, out, known)
         vocabularies = compare_with_teachers(context, info, needed=False)
         with suppress(ServiceError):  # so a plan would need to fetch something
-            add_stages(context, make=lambda *_: None)
+            add_stages(context)
         return replace(found, licences=licences, vocabularies=vocabularies)
 
 

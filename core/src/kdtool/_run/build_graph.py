@@ -2,13 +2,12 @@
 
 text → teachers that are trained or fitted to it → untrained students → scores of teachers → rows → signals → phases of every
 seed and arm → exports → scores of all others.
-`execute` makes the nodes, and adds comparison and report. Only the untrained students, and nodes that they are made from,
-are made while the graph is built: the teacher's layers that a student was cut from decide the signals that a loss needs.
+`execute` makes the nodes, and adds comparison and report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdtool._run.context import Context
@@ -20,7 +19,8 @@ from kdtool._run.stages.exports import add_exports
 from kdtool._run.stages.phases import Arm, MatchedTime, add_arm
 from kdtool._run.stages.rows import Materials, add_data, add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
-from kdtool._run.stages.students import add_students, facts_of
+from kdtool._run.stages.shapes import Shapes
+from kdtool._run.stages.students import add_students
 from kdtool._run.stages.teachers import add_teachers
 
 _TIME_ARM = "control-time"
@@ -49,11 +49,8 @@ class Stages:
         return _signals(self.materials)
 
 
-def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stages:
-    """Build the graph of a run.
-
-    `make` is called with the graph up to the untrained students, and the node of the run's text. If it makes nothing (in a
-    plan) and the students are not there, the shapes that the student describes are used.
+def add_stages(context: Context) -> Stages:
+    """Build the graph of a run; nothing is made.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
@@ -66,12 +63,8 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     materials, trained = add_teachers(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
-    make(graph, texts)
     ahead = len(graph.nodes)
-    facts, untrained = dict(context.hooks.kdtool_describe(run)), next(iter(students.values()))
-    if untrained.exists:
-        facts |= dict.fromkeys(context.assembly.of_kind("student"), facts_of(untrained))
-    own = add_data(context, graph, facts)
+    own = add_data(context, graph, Shapes.of(context, context.hooks.kdtool_describe(run), students))
     arms = _add_arms(context, graph, students, own, trained)
     exports = add_exports(context, graph, arms[0], texts)
     measured = subjects_of(context, arms, exports, students)
@@ -95,7 +88,11 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
 
 
 def _signals(materials: Mapping[str, Materials]) -> tuple[Node, ...]:
-    return tuple({node.name: node for own in materials.values() for node in own.signals.values()}.values())
+    return tuple({node.name: node for own in materials.values() for node in _recorded(own)}.values())
+
+
+def _recorded(materials: Materials) -> Iterator[Node]:
+    return (recording.node for recording in materials.recordings.values())
 
 
 def _add_arms(

@@ -9,8 +9,6 @@ from typing import Any
 from kdtool._run.graph import Node
 from kdtool._text.stages import stage_in_words
 
-_LAYERS = ".layers", "recorded layers"
-"""Ends of the names of parts that hold the layers for which losses ask."""
 _LONGEST = 60
 """Characters of a value that are shown."""
 _NAMES = {"start": "start of documents", "shares": "shares of the corpora"}
@@ -24,24 +22,20 @@ _OPAQUE = {
 """Parts whose values mean nothing to a reader."""
 
 
-def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | None = None) -> tuple[str, ...]:
-    """Return the differences of a node from the one of its name among `before`, a line each.
-
-    With `unknown` without these inputs, and without the layers that losses ask for.
-    """
+def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the differences of a node from the one of its name among `before`, a line each."""
     last = before[node.name]
     both = last["parts"], json.loads(json.dumps(node.parts))
     labels = both[0].get("terms", {}).keys() & both[1].get("terms", {}).keys()  # others: their loss is added or removed
     old, new = (dict(_name_parts(parts, labels)) for parts in both)
-    names = [name for name in {**old, **new} if unknown is None or not name.endswith(_LAYERS)]
-    lines = [line for name in names for line in _compare(name, old.get(name), new.get(name))]
-    if not lines and unknown is None and both[0] != both[1]:
+    lines = [line for name in {**old, **new} for line in _compare(name, old.get(name), new.get(name))]
+    if not lines and both[0] != both[1]:
         lines.append("the order of components changed")
-    roles, sources = last["inputs"], {role: one for role, one in node.sources.items() if one not in (unknown or ())}
-    kept = [(before[roles[role]]["fingerprint"], one) for role, one in sources.items() if role in roles]
+    roles = last["inputs"]
+    kept = [(before[roles[role]]["fingerprint"], source) for role, source in node.sources.items() if role in roles]
     inputs = {
-        "changed": [one.stage.title for fingerprint, one in kept if one.fingerprint != fingerprint],
-        "added": [one.stage.title for role, one in sources.items() if role not in roles],
+        "changed": [source.stage.title for fingerprint, source in kept if source.fingerprint != fingerprint],
+        "added": [source.stage.title for role, source in node.sources.items() if role not in roles],
         "removed": [stage_in_words(name) for role, name in roles.items() if role not in node.sources],
     }
     lines += [f"input {what}: {' and '.join(dict.fromkeys(found))}" for what, found in inputs.items() if found]
@@ -53,14 +47,9 @@ def _name_parts(parts: Mapping[str, Any], labels: Collection[str]) -> Iterator[t
     for key, value in parts.items():
         if key == "terms":
             for label in (label for label in value if label in labels):
-                weight, temperature, layers, *rest = value[label]
-                found = {"weight": weight, "temperature": temperature, "layers": layers}
-                for other in rest:
-                    shares = other if isinstance(other, Mapping) else {"shared tokens": other}
-                    found |= {path.replace("teachers.", "teacher."): share for path, share in shares.items()}
-                yield from ((f"{label}.{name}", one) for name, one in found.items())
+                yield from _flat(value[label], label)
         elif key == "want":
-            yield from zip(("recorded signals", "recorded layers", "temperature"), value, strict=True)
+            yield from ((f"recorded {name}", wanted) for name, wanted in value.items())
         elif isinstance(value, list) and all(map(_is_component, value)):
             uses = [f"{part['kind']} {part['use']}" for part in value]
             for number, (use, part) in enumerate(zip(uses, value, strict=True)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,6 @@ from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
 from kdtool._run.event_log import EventLog
 from kdtool._run.graph import Graph, Node
-from kdtool._run.plan import last_nodes
 from kdtool._run.preflight.equal_tokens import (
     describe_on_policy,
     on_policy_keys,
@@ -56,6 +55,7 @@ from kdtool._run.roll_call import agree
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.rows import corpora_of, rows_of
 from kdtool._run.stages.scores import read_scores, said_of
+from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import storage_errors
@@ -155,17 +155,13 @@ def _check(context: Context, run: RunInfo) -> None:
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
-    stages = add_stages(context, partial(_make_first, context))
+    stages = add_stages(context)
     for line in _recipe_notes(context):
         context.say(line)
-    keep(context, stages.graph)
-    refuse_unexportable(context, next(iter(stages.students.values())), stages.exports)
+    publish_graph(context, stages.graph)
     for node in stages.graph.nodes.values():
         context.make(node)
-        if node in stages.exports.values() and not context.rank:
-            _write_first_card(context, artifact := read_artifact(node))
-            link_export(artifact, context.folder)
-        refuse_uneven_arms(context.assembly, stages.arms, node.stage)
+        _check_made(context, stages, node)
     results = replace(_results(context, stages), recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
         return results
@@ -174,6 +170,21 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for artifact in results.arms[0].artifacts:
         link_export(artifact, context.folder)  # again, with its whole card
     return results
+
+
+def _check_made(context: Context, stages: Stages, node: Node) -> None:
+    """Have components check what a made node holds, before more is made from it; show exports at once."""
+    untrained = next(iter(stages.students.values()))
+    if node is stages.texts:
+        if not all(student.exists for student in stages.students.values()):
+            refuse_empty_text(context, node)
+        refuse_unmeasurable(context, context.info(texts=StoredTexts(node.path)))
+    if node is untrained:
+        refuse_unexportable(context, node, stages.exports)
+    if node in stages.exports.values() and not context.rank:
+        _write_first_card(context, artifact := read_artifact(node))
+        link_export(artifact, context.folder)
+    refuse_uneven_arms(context.assembly, stages.arms, node.stage)
 
 
 def _write_first_card(context: Context, artifact: Artifact) -> None:
@@ -219,30 +230,15 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
     return replace(found, items=Path(shutil.copy(found.items, own)))
 
 
-def _make_first(context: Context, graph: Graph, texts: Node) -> None:
-    """Make the nodes that exist before the graph is whole; until it is, `clean` keeps everything that the last run needs.
-
-    Packers and evaluators check the text as soon as it is there.
-    """
-    keep(context, graph, before=last_nodes(context.folder))
-    for node in graph.nodes.values():
-        context.make(node)
-        if node is texts:
-            if not all(each.exists for each in graph.nodes.values()):
-                refuse_empty_text(context, texts)
-            refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)))
-
-
-def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None) -> None:
-    """Write the graph, with the nodes `before` where it is not whole, and compare it with that of other processes."""
+def publish_graph(context: Context, graph: Graph) -> None:
+    """Write the graph for `clean`, later plans and other processes, and compare it with that of these."""
     if not context.rank:
-        record = graph.record(context.assembly.recipe.name, context.store.root, before)
+        record = graph.record(context.assembly.recipe.name, context.store.root)
         with storage_errors(context.folder):
             write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
-        if before is None:
-            context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
+        context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
     if context.world > 1:
-        context.leader = agree(context.folder, graph, context.rank, context.world, whole=before is None)
+        context.leader = agree(context.folder, graph, context.rank, context.world)
 
 
 def _stage_record(node: Node) -> StageRecord:
@@ -263,7 +259,8 @@ def _results(context: Context, stages: Stages) -> Results:
     arms[0] = replace(arms[0], artifacts=tuple(read_artifact(node) for node in stages.exports.values()))
     trained_notes = sorted({note for arm in arms for trained in arm.phases.values() for note in trained.notes})
     ended_early = any(arm.share_of_steps() < 1 for arm in stages.arms if arm.arm in ("student", "control"))
-    facts = next(iter(stages.materials.values())).facts
+    described = next(iter(stages.materials.values())).shapes.described
+    facts = {**described, **dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(stages.students.values()))))}
     by_short_name = {name.rpartition(".")[2]: found for name, found in by_evaluator.items()}
     students = [name for name, arm in arm_of.items() if arm == "student"]
     return Results(

@@ -31,6 +31,7 @@ FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
 _OURS = "kdtool-"
 """The beginning of the names of the project's distributions."""
+_CORE = "kdtool"
 
 
 def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
@@ -112,7 +113,10 @@ def _hash_of(file: Path) -> str:
 
 @cache
 def _libraries(name: str) -> dict[str, str]:
-    """Return version and code of the project's libraries that a distribution requires, directly or through others."""
+    """Return version and code of libraries for kdtool that a distribution requires, directly or through others.
+
+    A library is for kdtool if it is named so or requires kdtool.
+    """
     found: dict[str, str] = {}
     waiting, seen = [name], {str(canonicalize_name(name))}
     while waiting:
@@ -121,7 +125,7 @@ def _libraries(name: str) -> dict[str, str]:
             if library not in seen:
                 seen.add(library)
                 waiting.append(library)
-                if library.startswith(_OURS):
+                if library.startswith(_OURS) or _CORE in _requirements_of(library, extras=False):
                     spec = find_spec(library.replace("-", "_"))
                     code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
                     found[library] = f"{distribution(library).version} {code}"
@@ -131,12 +135,12 @@ def _libraries(name: str) -> dict[str, str]:
 @cache
 def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
     """Return the installed distributions that one requires on this machine, with `extras` also those of its extras."""
-    entries_by_name = _find_distribution(name)
-    if entries_by_name is None:
+    required_by = _find_distribution(name)
+    if required_by is None:
         return ()
-    asked = ["", *(entries_by_name.metadata.get_all("Provides-Extra", ()) if extras else ())]
+    asked = ["", *(required_by.metadata.get_all("Provides-Extra", ()) if extras else ())]
     found = []
-    for text in entries_by_name.requires or ():
+    for text in required_by.requires or ():
         if not extras and "extra" in text.partition(";")[2]:
             continue  # parsing hundreds of these would take seconds
         try:

@@ -136,11 +136,8 @@ class Graph:
             self.nodes[node.name] = node
         return found
 
-    def record(self, name: str, store: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return plain data for `graph.json`: `clean` reads the folders that the run needs, `plan` explains changes by it.
-
-        A graph that is not whole yet keeps the nodes of the last run in `before`, unless it has one of the same name.
-        """
+    def record(self, name: str, store: Path) -> dict[str, Any]:
+        """Return plain data for `graph.json`: `clean` reads folders that the run needs, `plan` explains changes by it."""
         nodes = {
             node.name: {
                 "in": "store" if node.where.root == store else "run",
@@ -151,5 +148,4 @@ class Graph:
             }
             for node in self.nodes.values()
         }
-        whole = before is None
-        return {"format": 1, "name": name, "store": str(store), "whole": whole, "nodes": {**(before or {}), **nodes}}
+        return {"format": 1, "name": name, "store": str(store), "nodes": nodes}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from kdtool._contract.signals import SignalRequest
 from kdtool._contract.teacher import SignalSource
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
-from kdtool._recipe.model import of_kind
 from kdtool._results.files import component_record
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.changes import changes
@@ -28,12 +27,11 @@ from kdtool._run.graph import Node, Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
-from kdtool._store.artefacts import MANIFEST
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 from kdtool._text.stages import stage_in_words
 
-_Action = Literal["reuse", "continue", "run", "unknown"]
+_Action = Literal["reuse", "continue", "run"]
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,14 @@ class PlannedStage:
 
     Attributes:
         name: such as `rows` or `phases/student-seed0-train`.
-        action: "reuse" a complete artefact, "continue" an interrupted one, "run", or "unknown" until another stage is made.
+        action: "reuse" a complete artefact, "continue" an interrupted one, or "run".
         why: the changes since the last run, a line each, such as `ce.weight 1.0 → 0.2`; empty where it is reused.
         path: the folder in which its artefact is, or will be.
         signals: recorded signals; None for all other stages.
     """
 
     name: str
-    action: Literal["reuse", "continue", "run", "unknown"]
+    action: Literal["reuse", "continue", "run"]
     why: tuple[str, ...] = ()
     path: Path = Path()
     signals: RecordedSignals | None = field(default=None, compare=False)
@@ -100,22 +98,19 @@ class PlannedStage:
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
     """Return the stages of a run of the assembly, in order.
 
-    If a loss asks for layers and the untrained student is not made yet, reuse of what depends on them is "unknown".
-
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
     context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
-    stages = add_stages(context, make=lambda *_: None)
-    before, signals = last_nodes(folder), dict(_signals(context, stages))
-    unknown = _unknown(stages, before)
+    stages = add_stages(context)
+    before, signals = _last_nodes(folder), dict(_signals(context, stages))
     return tuple(
-        PlannedStage(name, *_action(node, before, unknown), node.path, signals.get(name))
+        PlannedStage(name, *_action(node, before), node.path, signals.get(name))
         for name, node in stages.graph.nodes.items()
     )
 
 
-def last_nodes(folder: Path) -> Mapping[str, Any]:
+def _last_nodes(folder: Path) -> Mapping[str, Any]:
     """Return the nodes of the last run; none without a readable record."""
     try:
         nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
@@ -128,45 +123,22 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSi
     """Yield the recorded signals by the names of their stages."""
     built = context.assembly.built_for()
     for phase in context.assembly.arms["student"]:
-        own = stages.materials[phase.name]
-        for teacher, node in own.signals.items():
-            (cache,) = of_kind(phase.sources, "cache")
-            kinds, layers, temperature = node.parts["want"]
+        for teacher, recording in stages.materials[phase.name].recordings.items():
+            node = recording.node
             folder = node.partial if node.partial.is_dir() and not node.exists else node.path
-            who = component_record(built[teacher]), component_record(built[cache.path])
-            want = SignalRequest(frozenset(kinds), tuple(layers), temperature)
-            rows = own.teacher_rows.get(teacher, own.rows)
-            yield node.name, RecordedSignals(*who, want, folder, rows, context)
+            who = component_record(built[teacher]), component_record(built[recording.cache])
+            wanted = recording.wanted
+            made = all(student.exists for student in wanted.shapes.untrained.values())
+            want = wanted.request() if made else wanted.described()
+            yield node.name, RecordedSignals(*who, want, folder, recording.rows, context)
 
 
-def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | None) -> tuple[_Action, tuple[str, ...]]:
+def _action(node: Node, before: Mapping[str, Any]) -> tuple[_Action, tuple[str, ...]]:
     """Return the action for a node and its reasons; `before` are the nodes of the last run."""
-    if unknown and node in unknown:
-        return "unknown", ("not known until the student has been made: a loss asks for its layers",)
     if node.exists:
         return "reuse", ()
     if node.partial.is_dir():
         return "continue", ("it was interrupted",)
     if node.name not in before:
         return "run", ("it was not part of this run before" if before else "nothing is there yet",)
-    return "run", changes(node, before, unknown) or ("it is not there: not finished, deleted, or in another store",)
-
-
-def _unknown(stages: Stages, before: Mapping[str, Any]) -> set[Node] | None:
-    """Return the nodes that may be there or not: they depend on layers of a student not made yet; None if it is made."""
-    if next(iter(stages.students.values())).exists:
-        return None
-    found: set[Node] = set()
-    for node in stages.graph.nodes.values():
-        terms, want = node.parts.get("terms", {}).values(), node.parts.get("want", [])
-        asks = any(term[2] for term in terms) or any(want[1:2])
-        if (asks or not found.isdisjoint(node.sources.values())) and _may_exist(node, before, found):
-            found.add(node)
-    return found
-
-
-def _may_exist(node: Node, before: Mapping[str, Any], unknown: Collection[Node]) -> bool:
-    """Return whether artefacts of this label exist, and nothing but layers distinguishes the node from the last run's."""
-    label = node.path.name.rpartition("-")[0]
-    there = any(node.path.parent.glob(f"{label}*/{MANIFEST}"))
-    return there and not (node.name in before and changes(node, before, unknown))
+    return "run", changes(node, before) or ("it is not there: not finished, deleted, or in another store",)

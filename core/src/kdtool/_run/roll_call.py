@@ -25,15 +25,15 @@ _PATIENCE = 1800.0
 """Seconds to wait for a process that does not show up."""
 
 
-def agree(folder: Path, graph: Graph, rank: int, world: int, *, whole: bool) -> dict[str, Any] | None:
+def agree(folder: Path, graph: Graph, rank: int, world: int) -> dict[str, Any] | None:
     """Compare the graphs of all processes, once rank 0 has published its own; return the record of rank 0's process.
 
-    Each rank writes an answer to rank 0's process, and waits for all answers. A `whole` graph has answers of its own.
+    Each rank writes an answer to rank 0's process, and waits for all answers.
 
     Raises:
         UsageError: a process has another graph, which every rank reports; or rank 0 ended, or one did not show up.
     """
-    answers = {other: folder / _FOLDER / f"{other}-{'whole' if whole else 'part'}.json" for other in range(world)}
+    answers = {other: folder / _FOLDER / f"{other}.json" for other in range(world)}
     leader: dict[str, Any] | None = None
     answered: dict[str, Any] | None = None
     missing = [0]
@@ -54,9 +54,9 @@ def agree(folder: Path, graph: Graph, rank: int, world: int, *, whole: bool) -> 
                 "Start all of them again"
             )
         leader, record = now, _read(folder / GRAPH)
-        if leader != answered and record and record.get("by") == leader and record["whole"] == whole:
+        if leader != answered and record and record.get("by") == leader:
             answered = leader  # perhaps of a killed run: a new rank 0 shows its name until it has written its own
-            differs = _difference(graph, record["nodes"], rank, whole=whole)
+            differs = _difference(graph, record["nodes"], rank)
             answers[rank].parent.mkdir(exist_ok=True)
             write_sealed(answers[rank], {"to": leader, "differs": differs})
         time.sleep(_GLIMPSE)
@@ -66,7 +66,7 @@ def agree(folder: Path, graph: Graph, rank: int, world: int, *, whole: bool) -> 
     )
 
 
-def _difference(graph: Graph, published: dict[str, Any], rank: int, *, whole: bool) -> str:
+def _difference(graph: Graph, published: dict[str, Any], rank: int) -> str:
     """Describe where the graph first differs from the published one; "" where it does not."""
     for name, node in graph.nodes.items():
         there = published.get(name)
@@ -74,7 +74,7 @@ def _difference(graph: Graph, published: dict[str, Any], rank: int, *, whole: bo
             why = "; ".join(changes(node, published)) if there else "process 0 does not have it"
             break
     else:
-        name = next((name for name in published if whole and name not in graph.nodes), "")
+        name = next((name for name in published if name not in graph.nodes), "")
         why = f"process {rank} does not have it"
     if not name:
         return ""

@@ -22,7 +22,13 @@ from kdtool._store.artefacts import MANIFEST, is_begun, storage_errors
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._store.locks import HOLDER, worker_of
-from kdtool._store.shared_store import bytes_below, known_runs, refuse_other_folders, store_lock
+from kdtool._store.shared_store import (
+    bytes_below,
+    known_runs,
+    refuse_other_folders,
+    refuse_unmounted,
+    store_lock,
+)
 
 _NAME = re.compile(r"(.+-)?[0-9a-f]{16}(\.partial|\.removed|)")
 
@@ -54,7 +60,7 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
 
     Raises:
         LockedError: a run has just begun.
-        StorageError: the store cannot be written, or the record of a run cannot be read.
+        StorageError: the store cannot be written, the record of a run cannot be read, or its disk is not mounted.
         UsageError: the folder is not a store.
     """
     if not store.is_dir() or not any(store.iterdir()):
@@ -64,13 +70,14 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
         refuse_other_folders(store)
         with store_lock(store):
             runs = known_runs(store)
+            refuse_unmounted(runs)
             folders = sorted({folder.resolve() for folder in runs.values() if folder.is_dir()})
             needed = {path for folder in folders for path in _needs(store, folder)}
             found = tuple(_find_unneeded(store, folders, needed))
             total = bytes_below(store)
             left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
             for file, folder in runs.items():
-                if remove and not folder.is_dir():
+                if remove and not folder.is_dir():  # deleted
                     file.unlink(missing_ok=True)
     return Cleaned(found, left, total, len(folders))
 
@@ -78,17 +85,13 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
 def _needs(store: Path, folder: Path) -> Iterator[Path]:
     """Yield the folders that the artefacts of a run are in, or will be."""
     file, holder = folder / GRAPH, folder / HOLDER
-    unknown = f"the run in {folder} has just begun, and its needs are not known yet: try again later"
     begun = holder.exists() and not (file.exists() and file.stat().st_mtime_ns >= holder.stat().st_mtime_ns)
     if begun and worker_of(folder):
-        raise LockedError(unknown)
+        raise LockedError(f"the run in {folder} has just begun, and its needs are not known yet: try again later")
     if not file.exists():
         return
     remedy = "Run its recipe again, or delete that folder; until then the needs of the run are unknown"
-    graph = json.loads(read_sealed(file, remedy))
-    if not graph.get("whole", True) and worker_of(folder):
-        raise LockedError(unknown)
-    for node in graph["nodes"].values():
+    for node in json.loads(read_sealed(file, remedy))["nodes"].values():
         yield (store if node["in"] == "store" else folder) / node["path"]
 
 

@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from kdtool._errors import UsageError
+from kdtool._errors import StorageError, UsageError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import make_private, read_sealed, write_sealed
 from kdtool._store.layout import GRAPH, STORE_MARK
@@ -47,7 +47,27 @@ def register_run(store: Path, folder: Path) -> None:
         with store_lock(store):
             if not (store / STORE_MARK).exists():
                 write_sealed(store / STORE_MARK, {"format": 1})
-            write_sealed(path, {"folder": str(folder)})
+            write_sealed(path, {"folder": str(folder), "mount": str(_mount_of(folder))})
+
+
+def _mount_of(folder: Path) -> Path:
+    """Return the folder at which the disk of a run is mounted."""
+    return next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
+
+
+def refuse_unmounted(runs: Mapping[Path, Path]) -> None:
+    """Refuse if the disk of one of the `runs` is not mounted, since the needs of a run are in its folder.
+
+    Raises:
+        StorageError: with the run, and what to do.
+    """
+    for file, folder in runs.items():
+        mount = json.loads(read_sealed(file, "")).get("mount", "/")
+        if not folder.is_dir() and not os.path.ismount(mount):
+            raise StorageError(
+                f"the needs of the run in {folder} are unknown: its disk is not mounted at {mount}. Mount it, or delete "
+                f"{file} if the run no longer exists"
+            )
 
 
 def refuse_other_folders(store: Path) -> None:

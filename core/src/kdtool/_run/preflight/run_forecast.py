@@ -16,6 +16,7 @@ from kdtool._contract.signals import SignalRequest
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._recipe.yaml import KeyPath
 from kdtool._run.context import Context
 from kdtool._run.preflight.default_estimates import estimate_process, estimate_without_hook
 from kdtool._run.stages.terms import join_requests, request_of, teachers_of_terms, terms_of
@@ -178,19 +179,20 @@ def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
 
 
 def _plan_signals(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> list[PlannedSignals]:
-    """Return the signals that caches will record; phases that share a recording join their requests."""
-    requests: dict[tuple[str, str], list[SignalRequest]] = {}
-    last: dict[tuple[str, str], PhaseSpec] = {}
+    """Return the signals that caches will record; phases with the same text, packer, cache and teacher share a recording."""
+    requests: dict[tuple[tuple[KeyPath, ...], str, str], list[SignalRequest]] = {}
+    last: dict[tuple[tuple[KeyPath, ...], str, str], PhaseSpec] = {}
     for phase in context.assembly.arms["student"]:
+        rows = tuple(spec.key for spec in phase.sources if spec.kind != "cache")
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, models)
             for teacher in teachers_of_terms(terms):
-                key = (cache.path, teacher)
+                key = (rows, cache.path, teacher)
                 requests.setdefault(key, []).append(request_of(context, phase, terms, teacher))
                 last[key] = phase
     found = []
-    for (cache_name, teacher), wanted in requests.items():
-        phase = last[cache_name, teacher]
+    for (rows, cache_name, teacher), wanted in requests.items():
+        phase = last[rows, cache_name, teacher]
         (packer,) = of_kind(phase.sources, "packer")
         tokens = sum(part.tokens for part in _answers(context.hooks, packer.path, run, RunForecast(), []))
         stage = "signals" if cache_name == "signals" else f"signals/{cache_name}"

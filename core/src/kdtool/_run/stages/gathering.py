@@ -113,9 +113,9 @@ def _screen(run: RunInfo, screens: Sequence[str], examples: Iterable[Tagged], co
             verdicts = run.component(screen, Screen).kdtool_screen(run, [example for _, example in batch])
             if len(verdicts) != len(batch):
                 raise PluginError(f"{run.hook.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
-            judge_terms = list(zip(batch, verdicts, strict=True))
-            counts.reject(screen, ((*pair, verdict) for pair, verdict in judge_terms if verdict is not None))
-            batch = [pair for pair, verdict in judge_terms if verdict is None]
+            judged = list(zip(batch, verdicts, strict=True))
+            counts.reject(screen, ((*pair, verdict) for pair, verdict in judged if verdict is not None))
+            batch = [pair for pair, verdict in judged if verdict is None]
         yield from batch
 
 

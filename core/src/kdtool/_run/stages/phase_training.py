@@ -21,12 +21,12 @@ from kdtool._contract.student import Student, Transform
 from kdtool._contract.teacher import SignalSource
 from kdtool._contract.trainer import Phase, StepReport, Trained, Trainer
 from kdtool._errors import PluginError
-from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.stages.rows import Materials, rows_of
 from kdtool._run.stages.signals import from_cache, from_teacher
 from kdtool._run.stages.teacher_rows import Spelled
-from kdtool._run.stages.terms import request_of, teachers_of_terms
+from kdtool._run.stages.terms import request_of, teachers_of_terms, terms_of
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines, write_beside
 from kdtool._store.committed import commit, uncommit
@@ -41,14 +41,13 @@ _HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True)
 class PhaseTraining:
-    """Trains a phase: its terms on its materials.
+    """Trains a phase on its materials.
 
     `open_learner` opens the model to train. `steps` returns the number of steps, given the folder that is filled.
     """
 
     context: Context
     phase: PhaseSpec
-    terms: tuple[LossTerm, ...]
     materials: Materials
     open_learner: Callable[[RunInfo], Runtime]
     steps: Callable[[Path], int]
@@ -76,32 +75,31 @@ class PhaseTraining:
 
     def _plan(self, run: RunInfo, folder: Path) -> Phase:
         """Return the trainer's view of the phase."""
-        assembly, rows, teachers = self.context.assembly, rows_of(self.materials.rows), teachers_of_terms(self.terms)
-        translate_errors = {
-            name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers
-        }
+        assembly, rows = self.context.assembly, rows_of(self.materials.rows)
+        terms = terms_of(self.context, self.phase, self.materials.shapes.of_seed(run.seed))
+        teachers = teachers_of_terms(terms)
+        teacher_rows = {name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers}
         (student,) = assembly.of_kind("student")
         weightings = [assembly.built[spec.key].component for spec in self.phase.weightings]
         return Phase(
             name=self.phase.name,
             steps=self.steps(folder),
-            terms=self.terms,
-            rows=Spelled(rows, run.component(student, Student).kdtool_tokenizer(run)) if translate_errors else rows,
-            signals={teacher: self._signals(run, teacher) for teacher in teachers},
+            terms=terms,
+            rows=Spelled(rows, run.component(student, Student).kdtool_tokenizer(run)) if teacher_rows else rows,
+            signals={teacher: self._signals(run, terms, teacher) for teacher in teachers},
             checkpoints=folder / _CHECKPOINTS,
             weightings=tuple(spec.path for spec in self.phase.weightings),
-            teacher_rows=translate_errors,
+            teacher_rows=teacher_rows,
             gradient_norms=any(isinstance(each, Weighting) and each.gradient_norms for each in weightings),
         )
 
-    def _signals(self, run: RunInfo, teacher: str) -> SignalSource:
-        want = request_of(self.context, self.phase, self.terms, teacher)
-        if recorded := self.materials.signals.get(teacher):
-            (cache,) = of_kind(self.phase.sources, "cache")
-            source = from_cache(run.hook, cache.path, want, recorded.path)
+    def _signals(self, run: RunInfo, terms: tuple[LossTerm, ...], teacher: str) -> SignalSource:
+        want = request_of(self.context, self.phase, terms, teacher)
+        if recording := self.materials.recordings.get(teacher):
+            source = from_cache(run.hook, recording.cache, want, recording.node.path)
         else:
             source = from_teacher(run.hook, teacher, want, self.context.vocabularies.get(teacher))
-        return replace(source, shared=next(term.shared for term in self.terms if teacher in term.teachers))
+        return replace(source, shared=next(term.shared for term in terms if teacher in term.teachers))
 
     def _train(self, plan: Phase, run: RunInfo, target: Path | None) -> Trained:
         """Open the model, transform it, train it and save it in `target`; ranks other than 0 pass None."""

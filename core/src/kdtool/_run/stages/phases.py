@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.open_subject import open_subject
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.stages.rows import Materials
+from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
 from kdtool._store.atomic_files import write_beside
 from kdtool._store.committed import commit
@@ -126,15 +127,16 @@ def phase_node(
 
     `before` holds the student before this phase and each earlier one, for teachers that are such a student.
     """
-    terms = terms_of(context, phase, materials.facts)
+    terms = terms_of(context, phase, materials.shapes.described)
     validators = validators_of(context.assembly.recipe, phase, context.assembly.built)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
-    training = PhaseTraining(context, phase, terms, materials, open_learner, steps)
+    training = PhaseTraining(context, phase, materials, open_learner, steps)
     teachers = teachers_of_terms(terms)
-    beside = {name for name in teachers if name not in materials.signals}
+    beside = {name for name in teachers if name not in materials.recordings}
     beside |= {name for spec in validators for name in getattr(context.assembly.shared[spec.path], "asks", ())}
     inputs = {**inputs, "rows": materials.rows}
-    inputs |= {f"signals of {name}": node for name, node in materials.signals.items() if name in teachers}
+    recorded = {name: recording.node for name, recording in materials.recordings.items() if name in teachers}
+    inputs |= {f"signals of {name}": node for name, node in recorded.items()}
     inputs |= {f"rows of {name}": node for name, node in materials.teacher_rows.items() if name in teachers}
     if matched:
         inputs |= {"the student's time": matched.student.nodes[-1], "the control's time": matched.control.nodes[-1]}
@@ -142,7 +144,7 @@ def phase_node(
     parts = {
         "steps": phase.steps,
         "seed": stage.seed,
-        "terms": {term.label: _plain(term, several=len(teachers) > 1) for term in terms},
+        "terms": {term.label: _settings_of(term, materials.shapes, several=len(teachers) > 1) for term in terms},
         "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
         "teachers": {name: context.part(name) for name in sorted({*beside, *filter(None, [trains])})},
         "validators": {spec.path: context.part(spec.path) for spec in validators},
@@ -176,11 +178,18 @@ def _is_shared(context: Context, arm: str) -> bool:
     return arm == "control" and ARMS["time"] not in context.assembly.arms
 
 
-def _plain(term: LossTerm, *, several: bool) -> list[Any]:
-    """Return the settings of a term besides its loss and the phase's teacher; of `several` teachers, also which ones."""
-    shared = [] if term.shared is None else [term.shared]
-    asked = [dict(term.teachers)] if several and term.teachers else []
-    return [repr(term.weight), term.temperature, list(term.layers), *shared, *asked]
+def _settings_of(term: LossTerm, shapes: Shapes, *, several: bool) -> dict[str, Any]:
+    """Return the settings of a term besides its loss and the phase's teacher; of `several` teachers, also their shares.
+
+    Layers that the untrained student decides are left out, since the phase depends on that student.
+    """
+    weight = term.weight if isinstance(term.weight, float | int) else asdict(term.weight)
+    settings: dict[str, Any] = {"weight": weight, "temperature": term.temperature}
+    if term.layers and not shapes.untrained:
+        settings["layers"] = list(term.layers)
+    if term.shared is not None:
+        settings["shared tokens"] = term.shared
+    return settings | (dict(term.teachers) if several else {})
 
 
 def _open_student(context: Context, model: Path, run: RunInfo) -> Runtime:

@@ -10,12 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.corpus import Annotator, Packer
 from kdtool._contract.data import Example, Row
-from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
@@ -28,9 +27,17 @@ from kdtool._run.fingerprint import fingerprint, tokenizer_part
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.stages.annotations import annotate
 from kdtool._run.stages.row_files import StoredRows, write_rows
+from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.signals import from_teacher
 from kdtool._run.stages.teacher_rows import Translation
-from kdtool._run.stages.terms import join_requests, plain_terms, request_of, teachers_of_terms, terms_of
+from kdtool._run.stages.terms import (
+    asks_for_layers,
+    join_requests,
+    plain_terms,
+    request_of,
+    teachers_of_terms,
+    terms_of,
+)
 from kdtool._run.stages.text import write_texts
 
 ANSWERS = "answers.sqlite"
@@ -39,16 +46,59 @@ ANSWERS = "answers.sqlite"
 
 @dataclass(frozen=True)
 class Materials:
-    """Data and signals of a phase. `signals` are recorded ones by teacher; without them teachers run beside the student.
+    """Data and signals of a phase.
 
-    `teacher_rows` are the rows for teachers that do not read the student's tokens.
+    `recordings` are recorded signals by teacher; a teacher without one runs beside the student. `teacher_rows` are the rows
+    for teachers that do not read the student's tokens.
     """
 
     texts: Node
     rows: Node
-    facts: Mapping[str, ModelFacts]
-    signals: Mapping[str, Node] = field(default_factory=dict)
+    shapes: Shapes
+    recordings: Mapping[str, Recording] = field(default_factory=dict)
     teacher_rows: Mapping[str, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Signals that phases need of a teacher."""
+
+    context: Context
+    phases: tuple[PhaseSpec, ...]
+    teacher: str
+    shapes: Shapes
+
+    def request(self) -> SignalRequest:
+        """Return the signals that the phases need, of all seeds; a student that decides layers must be made."""
+        return join_requests(
+            request_of(self.context, phase, terms_of(self.context, phase, shapes), self.teacher)
+            for phase in self.phases
+            for shapes in self.shapes.of_all_seeds()
+        )
+
+    def described(self) -> SignalRequest:
+        """Return the request for students as they are described: if they decide layers, these may differ."""
+        return replace(self, shapes=replace(self.shapes, untrained={})).request()
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Node]]:
+        """Return parts and inputs of a recording: layers if they are known ahead, else the students that decide them."""
+        described = self.described()
+        parts: dict[str, Any] = {"signals": sorted(described.kinds), "temperature": described.temperature}
+        losses = [asks_for_layers(self.context, phase, self.teacher) for phase in self.phases]
+        if self.shapes.untrained and any(losses):
+            students = {f"student {seed}": node for seed, node in self.shapes.untrained.items()}
+            return {**parts, "losses on layers": losses}, students
+        return {**parts, "layers": list(described.layers)}, {}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Signals of a teacher that a cache records once, on rows."""
+
+    node: Node
+    rows: Node
+    cache: str
+    wanted: Wanted
 
 
 def rows_of(node: Node) -> StoredRows:
@@ -110,28 +160,24 @@ def pack(
     return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
 
 
-def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
-    """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them.
-
-    `facts` are the shapes of the student and the teachers by name, for losses that ask for layers.
-    """
+def add_data(context: Context, graph: Graph, shapes: Shapes) -> dict[str, Materials]:
+    """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them."""
     phases = context.assembly.arms["student"]
-    (student,) = context.assembly.of_kind("student")
-    found = {phase.name: add_rows(context, graph, phase, student, facts) for phase in phases}
+    found = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
     for phase in phases:
         found[phase.name] = _add_teacher_rows(context, graph, phase, found[phase.name])
-    requests: dict[tuple[Node, str, str], dict[str, SignalRequest]] = defaultdict(dict)
+    learning: dict[tuple[Node, str, str], list[PhaseSpec]] = defaultdict(list)
     for phase in phases:
         own = found[phase.name]
         for cache in of_kind(phase.sources, "cache"):
-            terms = terms_of(context, phase, facts)
-            for teacher in teachers_of_terms(terms):
-                key = (own.teacher_rows.get(teacher, own.rows), cache.path, teacher)
-                requests[key][phase.name] = request_of(context, phase, terms, teacher)
-    for (rows, recorder, teacher), by_phase in requests.items():
-        node = _add_signals(context, graph, rows, recorder, teacher, join_requests(by_phase.values()))
-        for name in by_phase:
-            found[name] = replace(found[name], signals={**found[name].signals, teacher: node})
+            for teacher in teachers_of_terms(plain_terms(context.assembly, phase)):
+                learning[own.teacher_rows.get(teacher, own.rows), cache.path, teacher].append(phase)
+    for (rows, cache_name, teacher), together in learning.items():
+        wanted = Wanted(context, tuple(together), teacher, shapes)
+        recording = Recording(graph.add(_recording(wanted, cache_name, rows)), rows, cache_name, wanted)
+        for phase in together:
+            recordings = {**found[phase.name].recordings, teacher: recording}
+            found[phase.name] = replace(found[phase.name], recordings=recordings)
     return found
 
 
@@ -159,9 +205,7 @@ def _add_translation(context: Context, graph: Graph, own: Materials, teacher: st
     return graph.add(Node(stage, context.store, parts, {"rows": own.rows}, build, texts=own.texts))
 
 
-def add_rows(
-    context: Context, graph: Graph, phase: PhaseSpec, learner: str, facts: Mapping[str, ModelFacts]
-) -> Materials:
+def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, shapes: Shapes) -> Materials:
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
@@ -182,18 +226,20 @@ def add_rows(
         "annotators": [context.part(spec.path) for spec in of_kind(phase.sources, "annotator")],
     }
     rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts))
-    return Materials(texts, rows, facts)
+    return Materials(texts, rows, shapes)
 
 
-def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: SignalRequest) -> Node:
-    """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
+def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
+    """Return the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
+    context, teacher = wanted.context, wanted.teacher
+    parts, students = wanted.parts()
     component = context.assembly.shared[cache]
     together = isinstance(component, Cache) and component.every_rank_records
 
     def record(run: RunInfo, folder: Path) -> int:
         offers: frozenset[SignalKind] = getattr(context.assembly.shared[teacher], "offers", frozenset())
-        wanted = run.component(cache, Cache).kdtool_choose_signals(want, offers)
-        source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
+        chosen = run.component(cache, Cache).kdtool_choose_signals(wanted.request(), offers)
+        source = from_teacher(run.hook, teacher, chosen, context.vocabularies.get(teacher))
         return run.component(cache, Cache).kdtool_record(run, rows_of(rows), source, folder)
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -206,19 +252,18 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
         return True
 
     label = "-".join(filter(None, [rows.stage.label, "" if cache == "signals" else cache, teacher]))
-    node = Node(
+    return Node(
         stage=Stage("signals", label, unit="rows"),
         where=context.store,
         parts={
             "teacher": context.part(teacher),
             "cache": context.part(cache),
-            "want": [sorted(want.kinds), list(want.layers), want.temperature],
+            "want": parts,
         },
-        inputs={"rows": rows},
+        inputs={"rows": rows, **students},
         build=build,
         join=join if together else None,
         texts=rows.texts,
         total=lambda _: len(rows_of(rows)),
         teachers=context.weights_of([teacher]),
     )
-    return graph.add(node)

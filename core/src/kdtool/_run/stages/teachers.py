@@ -19,6 +19,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.stages.phases import Arm, phase_node
 from kdtool._run.stages.rows import Materials, add_rows, add_texts, corpora_of
+from kdtool._run.stages.shapes import Shapes
 
 _SEED = 0
 
@@ -32,6 +33,7 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
         The data of each phase, by its name, and the phases of each teacher.
     """
     recipe = context.assembly.recipe
+    (student,) = context.assembly.of_kind("student")
     materials: dict[str, Materials] = {}
     trained: dict[str, list[tuple[PhaseSpec, Node]]] = {}
     named = ((phase, trained_teacher(recipe, phase)) for phase in adapting_phases(recipe))
@@ -41,7 +43,7 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
     if not written_later:
         add_fits(context, graph, add_texts(context, graph, recipe.shared))
     for phase, teacher in phases:
-        materials[phase.name] = add_rows(context, graph, phase, teacher, {})
+        materials[phase.name] = add_rows(context, graph, phase, teacher, Shapes(student, {}))
         stage = Stage("teachers", f"{teacher}-{phase.name}", teacher, _SEED, "steps", phase.name)
         learner = partial(_open, teacher)
         own = materials[phase.name]

@@ -85,6 +85,13 @@ def request_of(context: Context, phase: PhaseSpec, terms: tuple[LossTerm, ...], 
     )
 
 
+def asks_for_layers(context: Context, phase: PhaseSpec, teacher: str) -> dict[str, object]:
+    """Return the parts of the phase's losses that choose layers of the teacher, by label."""
+    asking = context.assembly.hooks(phase).implementing("kdtool_layers")
+    terms = (term for term in plain_terms(context.assembly, phase) if teacher in term.teachers)
+    return {term.label: context.part(term.name, phase) for term in terms if term.name in asking}
+
+
 def join_requests(requests: Iterable[SignalRequest]) -> SignalRequest:
     """Return all kinds and layers of the requests, at the temperature of those that need one at capture, else 1."""
     requests = list(requests)
