@@ -94,7 +94,7 @@ OTHER_FORMS = {
         "#include <cstdio>",
         'int main() { for (int i = 0; i < 99999; i++) std::printf("a line of the program\\n"); }',
     ),
-    "javascript, printing": ("for (let i = 0; i < 9999; i++) console.log('a line of the program')", ""),
+    "javascript, printing": ("for (let i = 0; i < 99999; i++) console.log('a line of the program')", ""),
 }
 
 # source that is wrong and would pass if it changed the meaning of its tests, and the tests

@@ -24,16 +24,18 @@ function check(ok, ...text) {{
 }}
 Object.defineProperty(console, 'assert', {{ value: check, writable: false, configurable: false }});
 
+const [writeOutput, writeError] = [process.stdout, process.stderr].map((stream) => stream.write.bind(stream));
 const tools = {{
   console,
   JSON: Object.freeze(JSON),
   require: (name) => modules[name] || require(name),
-  end: process.stderr.write.bind(process.stderr, '{ENDING}'),
+  end: () => writeOutput('', () => writeError('{ENDING}')),
 }};
 Object.defineProperty(globalThis, '_{ENDING}', {{ value: Object.freeze(tools) }});
 """
 """Runs before the program and saves what its tests need, so that the program cannot change it.
 
+The end is written after all earlier output, of which only the last part is kept.
 
 `console.assert` of Node only prints what is wrong; tests that use it would pass by exit code.
 """
