@@ -139,6 +139,20 @@ def test_solutions_in_the_form_of_multipl_e_pass_and_wrong_ones_fail(name: str, 
     assert not any(one.reason.startswith("compiler") for one in found.values())
 
 
+@pytest.mark.slow
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("record", "answer"),
+    [
+        (own.HUMANEVAL_X["cpp"], "return {};\n#define tripled(...) vector<int>({3, 6})\n}"),
+        (own.MULTIPL_E["cpp"], '\nreturn "";\n#define candidate(...) std::string("bcd")'),
+    ],
+)
+def test_macros_of_an_answer_do_not_apply_to_its_tests(record: dict[str, Any], answer: str, tmp_path: Path) -> None:
+    (problem,) = problems(own.written(tmp_path, record))
+    assert failed(problem.language, {"macro": problem.continued(answer)})
+
+
 def _wrong(solution: str) -> str:
     """Return a solution that compiles and gives the shortest text, or a length that is too large."""
     changes = {

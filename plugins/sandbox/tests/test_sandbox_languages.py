@@ -75,13 +75,84 @@ EARLY = {
 }
 OTHER_FORMS = {
     "rust": ("fn f(x: i32) -> i32 { x + 1 }", "#[test]\nfn it() { assert_eq!(f(1), 2); }"),
+    "rust, imported macros": (
+        "use std::{panic, vec};\nfn f() -> Vec<i32> { panic::catch_unwind(|| vec![2]).unwrap() }",
+        "#[cfg(test)]\nmod tests {\nuse super::*;\n#[test]\n"
+        'fn it() { let why = "vec!"; assert_eq!(f(), vec![2], "{why}"); assert_eq!(why.len(), 4); }\n}',
+    ),
+    "java, another module": (
+        "class Solution { long f() { return new java.sql.Timestamp(2).getTime(); } }",
+        "class Main { public static void main(String[] a) { assert Math.max(1, new Solution().f()) == 2; } }",
+    ),
+    "cpp, own assertion": (
+        "#include <cstdlib>\nvoid assert(bool is_right) { if (!is_right) std::abort(); }\nint f() { return 2; }",
+        "int main() { assert(f() == 2); }",
+    ),
     "rust, result": ("fn f() -> i32 { 2 }", "fn main() -> Result<(), String> { assert_eq!(f(), 2); Ok(()) }"),
     "go, main": ("package main\nfunc f() int { return 2 }", 'func main() { if f() != 2 { panic("wrong") } }'),
     "cpp, printing": (
         "#include <cstdio>",
         'int main() { for (int i = 0; i < 99999; i++) std::printf("a line of the program\\n"); }',
     ),
-    "javascript, printing": ("for (let i = 0; i < 9999; i++) console.log('a line of the program')", ""),
+    "javascript, printing": ("for (let i = 0; i < 99999; i++) console.log('a line of the program')", ""),
+}
+
+# source that is wrong and would pass if it changed the meaning of its tests, and the tests
+_CPP, _CPP_TESTS = "#include <cassert>\nint f(int x) { return x; }\n", "int main() { assert(f(1) == 2); return 0; }"
+_JAVASCRIPT = "function f(x) { return x }\n"
+_NODE_TESTS = "const assert = require('node:assert');\nassert.deepEqual(f(1), 2);"
+_RUST = "fn f(x: i32) -> i32 { x }\n"
+_RUST_TESTS = "#[cfg(test)]\nmod tests {\nuse super::*;\n#[test]\nfn it() { assert_eq!(f(1), 2); }\n}"
+_GO = 'package main\nimport "testing"\nfunc f(x int) int { return x }\n'
+_GO_TESTS = 'func TestF(t *testing.T) { if f(1) != 2 { t.Fatal("wrong") } }'
+CHANGING = {
+    "cpp, no assertions": ("#define NDEBUG\n" + _CPP, _CPP_TESTS),
+    "cpp, other assertions": (_CPP + "#undef assert\n#define assert(x)", _CPP_TESTS),
+    "cpp, keyword": (_CPP + "#define if(x) if (0)", "int main() { if (f(1) != 2) return 1; return 0; }"),
+    "cpp, main": (_CPP + "int main() { return 0; }\n#define main tests", _CPP_TESTS),
+    "java, class": (
+        "import java.util.*;\nclass Problem {\n    public static int f(int x) { return x; }\n"
+        "    static class Objects { static boolean equals(Object one, Object other) { return true; } }",
+        "    public static void main(String[] a) { if (!Objects.equals(f(1), 2)) throw new AssertionError(); }\n}",
+    ),
+    "java, no assertions": (
+        "class Solution { int f(int x) {\n"
+        "ClassLoader.getSystemClassLoader().setDefaultAssertionStatus(false); return x; } }",
+        "class Check { static void same(int x, int y) { assert x == y; } }\n"
+        "public class Main { public static void main(String[] a) { int x = new Solution().f(1); Check.same(x, 2); } }",
+    ),
+    "javascript, console": (_JAVASCRIPT + "console.assert = () => {}", "console.assert(f(1) === 2)"),
+    "javascript, while tested": (
+        "function f(x) { console.assert = () => {}; return 2 }",
+        "console.assert(f(1) === 2); console.assert(f(2) === 3)",
+    ),
+    "javascript, assert": (_JAVASCRIPT + "require('assert').deepEqual = () => {}", _NODE_TESTS),
+    "javascript, cache": (
+        _JAVASCRIPT + "require.cache.assert = { exports: { equal() {} }, loaded: true }",
+        "require('assert').equal(f(1), 2)",
+    ),
+    "javascript, require": (_JAVASCRIPT + "function require() { return { deepEqual() {} } }", _NODE_TESTS),
+    "javascript, JSON": (
+        _JAVASCRIPT + "JSON.stringify = () => ''",
+        "console.assert(JSON.stringify(f(1)) === JSON.stringify(2))",
+    ),
+    "rust, macro": (_RUST + "macro_rules! assert_eq { ($($t:tt)*) => {} }", "fn main() { assert_eq!(f(1), 2); }"),
+    "rust, macro, tests": (_RUST + "macro_rules! assert_eq { ($($t:tt)*) => {} }", _RUST_TESTS),
+    "rust, no tests": ("#![cfg(not(test))]\n" + _RUST, _RUST_TESTS),
+    "rust, not these tests": (_RUST + "#[cfg(any())]", _RUST_TESTS),
+    "rust, printing": (
+        "use std::io::Write;\n"
+        'fn f(x: i32) -> i32 { std::io::stdout().write_all(b"test result: ok.").unwrap(); std::process::exit(0) }',
+        "#[test]\nfn it() { assert_eq!(f(1), 2); }",
+    ),
+    "go, panic": (
+        "package main\nfunc f(x int) int { return x }\nfunc panic(x interface{}) {}",
+        'func main() { if f(1) != 2 { panic("wrong") } }',
+    ),
+    "go, no tests": (
+        _GO.replace('"testing"', '("os"; "testing")') + 'func init() { os.Args = append(os.Args, "-test.run=^$") }',
+        _GO_TESTS,
+    ),
 }
 
 
@@ -100,6 +171,13 @@ def _run_one(name: str, source: str, tests: str) -> Verdict:
 def test_an_early_exit_is_no_end_of_the_tests(needs_bubblewrap: None, name: str) -> None:
     verdict = _run_one(name, *EARLY[name])
     assert (verdict.status, verdict.reason) == ("failed", "tests: exit code 0 before the end of the tests"), verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_program_does_not_change_what_its_tests_mean(needs_bubblewrap: None, name: str) -> None:
+    verdict = _run_one(name, *CHANGING[name])
+    assert verdict.status == "failed", verdict
 
 
 @pytest.mark.slow
@@ -176,7 +254,7 @@ def _installed(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
 
 
-_NEEDY = r"""cat "${0%/*}/../lib/part" && sed -n "s/^process.stderr.write('\(.*\)');/\1/p" program.js >&2"""
+_NEEDY = r"""cat "${0%/*}/../lib/part" && sed -n "s/^_\(.*\).end();/\1/p" program.js >&2"""
 
 
 def test_toolchain_in_a_folder_of_its_own_runs(

@@ -15,7 +15,7 @@ from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Program, language
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
-from kdtool_evaluator_multilingual._sources import close_function, go_program, imports_of, without_main
+from kdtool_evaluator_multilingual._sources import close_function, end_macros, go_program, imports_of, without_main
 
 __all__ = ["HUMANEVAL_X"]
 
@@ -96,7 +96,7 @@ def _work(name: str, record: Record, before: str, code: str) -> Module | Program
         source = before + code
     if name == "cpp":
         includes = [f"#include<{header}>\n" for header in _CPP if f"#include<{header}>" not in before]
-        source = "".join(includes) + source.replace(*_BOOST)
+        source = "".join(includes) + end_macros(source.replace(*_BOOST))
     return language(name).run(source, tests)
 
 

@@ -1,8 +1,8 @@
 """MultiPL-E: HumanEval's and MBPP's problems in many languages, asked and put together as its own harness does.
 
 A program is the prompt, the answer, a line's end and the tests, which for most languages begin with the brace that ends the
-function: the stop string took it. Source: evaluation/src in nuprl/MultiPL-E, and tasks/multiple.py in
-bigcode-evaluation-harness.
+function: the stop string took it. Here that brace belongs to the answer, so that the tests are complete. Source:
+evaluation/src in nuprl/MultiPL-E, and tasks/multiple.py in bigcode-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Program, language
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
-from kdtool_evaluator_multilingual._sources import go_program, imports_of, without_main
+from kdtool_evaluator_multilingual._sources import end_macros, go_program, imports_of, without_main
 
 __all__ = ["MULTIPL_E"]
 
@@ -54,7 +54,9 @@ def _problem(name: str, record: Record) -> Problem:
 
 
 def _complete_program(name: str, record: Record, prompt: str, code: str) -> Module | Program:
-    return _work(name, prompt + code, record["tests"])
+    tests = record["tests"].lstrip()
+    closing = "\n}" if tests.startswith("}") else ""
+    return _work(name, prompt + code + closing, tests.removeprefix("}"))
 
 
 def _whole(name: str, record: Record, code: str) -> Module | Program:
@@ -74,6 +76,8 @@ def _whole(name: str, record: Record, code: str) -> Module | Program:
 def _work(name: str, source: str, tests: str) -> Module | Program:
     if name == "java":
         source, tests = _TUPLES.sub("", source), tests + _PAIR
+    elif name == "cpp":
+        source = end_macros(source)
     return language(name).run(source, tests)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["close_function", "go_program", "imports_of", "without_main"]
+__all__ = ["close_function", "end_macros", "go_program", "imports_of", "without_main"]
 
 _IMPORTS = re.compile(r"^(?:#include|import|using)\b.*$", re.MULTILINE)
+_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.MULTILINE)
 _GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*$", re.MULTILINE)
 _GO_IMPORT = re.compile(r"^import\s*(?:\(([^)]*)\)|(.+)$)", re.MULTILINE)
 _GO_COMMENT = re.compile(r"//.*$", re.MULTILINE)
@@ -28,6 +29,11 @@ def close_function(code: str, closing: Sequence[str]) -> str:
         return code
     still_open = len(closing) + code.count("{") - code.count("}")
     return "\n".join((code, *closing[len(closing) - min(max(still_open, 0), len(closing)) :], ""))
+
+
+def end_macros(code: str) -> str:
+    """Return a C++ program with its macros undefined at the end, so that they do not apply to its tests."""
+    return "\n".join((code, *(f"#undef {name}" for name in _MACRO.findall(code)), ""))
 
 
 def imports_of(prompt: str) -> str:

@@ -13,9 +13,18 @@ __all__ = ["Go"]
 _COMPILING = 60.0
 _MAIN = re.compile(r"^func main\(\)", re.MULTILINE)
 _PACKAGE = re.compile(r"^package (\w+)", re.MULTILINE)
+_BUILT_IN = """
+const _ = true && !false && len("") == cap([0]int{})
+
+var _ = map[bool]int{true: 0, 1 > 1: 0}
+var _ = map[bool]int{false: 0, 1 == 1: 0}
+
+func _() int { panic(nil) }
+"""
+"""Does not compile if the program redeclares one of these names, which its tests would see."""
 _END = f"""\
 import "os"
-
+{_BUILT_IN}
 func main() {{
 	testsOfMain()
 	os.Stderr.WriteString("{ENDING}")
@@ -23,11 +32,15 @@ func main() {{
 """
 _END_OF_TESTS = f"""\
 import (
+	"flag"
 	"os"
 	"testing"
 )
-
+{_BUILT_IN}
 func TestMain(all *testing.M) {{
+	os.Args = os.Args[:1]
+	flag.Parse()
+	flag.VisitAll(func(each *flag.Flag) {{ each.Value.Set(each.DefValue) }})
 	code := all.Run()
 	if code == 0 {{
 		os.Stderr.WriteString("{ENDING}")

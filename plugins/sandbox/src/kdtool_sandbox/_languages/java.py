@@ -12,6 +12,7 @@ __all__ = ["Java"]
 
 _COMPILING = 30.0
 _FRUGAL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xss64m")
+_LOADER = "-Djava.system.class.loader=TestsWithEnd"
 _OUTER = re.compile(r"^(?:(?:public|final|abstract)\s+)*class\s+(\w+)", re.MULTILINE)
 """A class that is in no other one, by its indentation."""
 _PARSER = """\
@@ -33,20 +34,53 @@ public class Parse {
 }
 """
 _END = """\
-import java.io.*;
-
-class TestsWithEnd {
-    public static void main(String[] arguments) throws Throwable {
-        %s.main(arguments);
-        System.out.flush();
-        new FileOutputStream(FileDescriptor.err).write("%s".getBytes());
+public class TestsWithEnd extends java.lang.ClassLoader {
+    public TestsWithEnd(java.lang.ClassLoader parent) {
+        super(parent);
+        super.setDefaultAssertionStatus(true);
     }
+
+    public static void main(java.lang.String[] arguments) throws java.lang.Throwable {
+        %s.main(arguments);
+        java.lang.System.out.flush();
+        new java.io.FileOutputStream(java.io.FileDescriptor.err).write("%s".getBytes());
+    }
+
+    protected java.lang.Class<?> loadClass(java.lang.String name, boolean resolve)
+            throws java.lang.ClassNotFoundException {
+        synchronized (getClassLoadingLock(name)) {
+            java.io.File file = new java.io.File(name + ".class");
+            if (findLoadedClass(name) != null || !file.exists()) return super.loadClass(name, resolve);
+            try {
+                byte[] code = java.nio.file.Files.readAllBytes(file.toPath());
+                return defineClass(name, code, 0, code.length);
+            } catch (java.io.IOException error) {
+                throw new java.lang.ClassNotFoundException(name, error);
+            }
+        }
+    }
+
+    public void clearAssertionStatus() {}
+    public void setClassAssertionStatus(java.lang.String name, boolean enabled) {}
+    public void setDefaultAssertionStatus(boolean enabled) {}
+    public void setPackageAssertionStatus(java.lang.String name, boolean enabled) {}
 }
 """
+"""Runs the tests, and is the class loader of all classes here: one that always has assertions on."""
+_PACKAGES = {
+    "lang": ("Boolean", "Byte", "Character", "Double", "Float", "Integer", "Long", "Math", "Short", "String", "System"),
+    "util": ("Arrays", "Collections", "Objects"),
+}
+_QUALIFIED = {name: f"java.{package}.{name}" for package, names in _PACKAGES.items() for name in names}
+_LITERAL = r"""\"{3}[\s\S]*?\"{3}|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|//.*|/\*[\s\S]*?\*/"""
+_USE = re.compile(rf"{_LITERAL}|(?<![\w.])(?:{'|'.join(_QUALIFIED)})(?=\s*(?:\.|::))")
 
 
 class Java(Language):
-    """Java. Assertions are on; the class that has `main` is run."""
+    """Java. Assertions are on; the class that has `main` is run.
+
+    Tests find classes such as `Objects` in Java's own packages, whatever classes a program declares.
+    """
 
     name = "java"
     suffixes = (".java",)
@@ -66,12 +100,17 @@ class Java(Language):
         return Program({"Parse.java": _PARSER, "Source.java": source}, (Step(command, "syntax", _COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        text = f"{source}\n{tests}\n"
+        text = f"{source}\n{_qualify(tests)}\n"
         before, main, _ = text.rpartition("static void main")
         classes = _OUTER.findall(before if main else text)
         name = classes[-1] if classes else "Main"
         flags = tuple(f"-J{flag}" for flag in _FRUGAL)
         build = (str(locate("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java", "TestsWithEnd.java")
-        command = (str(locate("java")), *_FRUGAL, "-ea", "-cp", ".", "TestsWithEnd")
+        command = (str(locate("java")), *_FRUGAL, _LOADER, "-cp", ".", "TestsWithEnd")
         files = {f"{name}.java": text, "TestsWithEnd.java": _END % (name, ENDING)}
         return Program(files, (Step(build, "compiler", _COMPILING), Step(command, "tests", ending=ENDING)))
+
+
+def _qualify(tests: str) -> str:
+    """Return the tests with calls such as `Objects.equals` written `java.util.Objects.equals`."""
+    return _USE.sub(lambda match: _QUALIFIED.get(match[0], match[0]), tests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,49 @@ from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["JavaScript"]
 
-_ASSERT = "console.assert = (ok, ...text) => { if (!ok) throw new Error('Assertion failed: ' + text.join(' ')); };\n"
-"""Node only prints what is wrong; tests that use it would pass by exit code."""
-_END = f"process.stderr.write('{ENDING}');\n"
+_BEFORE = f"""\
+const modules = {{ __proto__: null }};
+for (const name of ['assert', 'assert/strict', 'util']) {{
+  modules[name] = modules['node:' + name] = Object.freeze(require(name));
+}}
+
+function check(ok, ...text) {{
+  if (!ok) throw new Error('Assertion failed: ' + text.join(' '));
+}}
+Object.defineProperty(console, 'assert', {{ value: check, writable: false, configurable: false }});
+
+const [writeOutput, writeError] = [process.stdout, process.stderr].map((stream) => stream.write.bind(stream));
+const tools = {{
+  console,
+  JSON: Object.freeze(JSON),
+  require: (name) => modules[name] || require(name),
+  end: () => writeOutput('', () => writeError('{ENDING}')),
+}};
+Object.defineProperty(globalThis, '_{ENDING}', {{ value: Object.freeze(tools) }});
+"""
+"""Runs before the program and saves what its tests need, so that the program cannot change it.
+
+The end is written after all earlier output, of which only the last part is kept.
+
+`console.assert` of Node only prints what is wrong; tests that use it would pass by exit code.
+"""
+_TESTS = f"""
+;{{
+const {{ console, JSON, require }} = _{ENDING};
+{{
+%s
+}}
+_{ENDING}.end();
+}}
+"""
+"""The tests, in a block where the program's own `console`, `JSON` and `require` do not apply."""
+_MODULE_TESTS = f"""
+;
+%s
+_{ENDING}.end();
+"""
+_IMPORT = re.compile(r"^\s*(?:import\b(?!\s*[(.])|export\b)", re.MULTILINE)
+"""Statements that are allowed only outside of blocks."""
 
 
 class JavaScript(Language):
@@ -36,9 +77,9 @@ class JavaScript(Language):
         return Program({"program.js": source}, (Step((str(locate("node")), "--check", "program.js"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        command = (str(locate("node")), "program.js")
-        text = f"{_ASSERT}{source}\n{tests}\n{_END}"
-        return Program({"program.js": text}, (Step(command, "tests", ending=ENDING),))
+        command = (str(locate("node")), "--require", "./before.js", "program.js")
+        ended = (_MODULE_TESTS if _IMPORT.search(tests) else _TESTS) % tests
+        return Program({"before.js": _BEFORE, "program.js": source + ended}, (Step(command, "tests", ending=ENDING),))
 
 
 @cache
