@@ -67,9 +67,7 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
     assert call(["check", file, "--memory", "1MB"]) == 9
     printed = capsys.readouterr().out
     first, advice = printed.splitlines()[:2]
-    assert re.match(
-        r"\S+ is fine, but does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first)
-    )
+    assert re.match(r"✗ does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first))
     assert re.fullmatch(
         r"No suggested change is enough. Largest part: \d+ MB for processes that measure, in stage .+", advice
     )
@@ -127,10 +125,11 @@ def test_peak_memory_comes_first_and_components_only_if_asked_for(
 ) -> None:
     assert call(["check", file, "--memory", "64GB"]) == 0
     printed = capsys.readouterr()
-    verdict, peak, *rest = printed.out.splitlines()
-    assert verdict == f"{file} is fine and fits"
-    assert re.fullmatch(r'peak memory: \S+ [MG]B of 64.00 GB, in stage "\S.*', peak)
-    assert any(re.fullmatch(r"  KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
+    verdict, _, heading, peak, *rest = printed.out.splitlines()
+    assert re.fullmatch(r"✓ fits · \S+ [MG]B of 64.0 GB memory · \S+ MB of \S+ GB disk · about \d+ s", verdict)
+    assert (heading, bool(re.fullmatch(r'  peak memory \S+ [MG]B, in stage "\S.*', peak))) == ("Memory", True)
+    assert [line for line in rest if line.istitle()][:3] == ["Disk", "Time", "Models"]
+    assert any(re.fullmatch(r"    KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
     assert "kdtool-trainer-standard" not in printed.out
     assert "checking components" not in printed.err, "stderr is not a terminal here"
     assert call(["check", file, "--memory", "64GB", "-v"]) == 0
@@ -230,7 +229,7 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
     printed = capsys.readouterr().out
     assert "CUDA context" in printed
     assert f"published speed of {gpu}" in printed
-    assert "\npeak GPU memory: " in printed
+    assert "\n  peak GPU memory " in printed
     assert call(["check", file, "--gpu", "abacus"]) == 2
 
 

@@ -41,10 +41,12 @@ def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monke
 def test_long_commands_say_at_once_what_they_do(arguments: list[str], line: str) -> None:
     code = (
         "import os, sys; from kdtool._cli import call; from kdtool._text import terminal\n"
+        "sys.stderr.isatty = lambda: True\n"
         "def show(text):\n"
         "    assert not {'pydantic', 'yaml', 'pluggy', 'torch'} & set(sys.modules), 'something heavy was imported first'\n"
         "    os._exit(not os.write(2, text.encode()))\n"
         "terminal.print_line = show\n"
+        "import click; click.echo = lambda text, **_: show(text.removeprefix('\\r\\x1b[2K'))\n"
         f"call({arguments!r})"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
@@ -62,9 +64,11 @@ def test_a_process_that_begins_again_has_not_imported_the_command_line() -> None
     assert done.returncode == 0
 
 
-def test_of_several_processes_the_first_says_it(
+def test_in_a_terminal_the_first_of_several_processes_says_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    print_first_line("in a log")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         print_first_line(f"of rank {rank}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._results.compare_arms import arm_values, interval
-from kdtool._text.markdown import number, number_range
+from kdtool._text.figures import figure
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def test_a_value_has_the_same_interval_wherever_it_is_shown(two_runs: None, caps
     capsys.readouterr()
     for arguments in (["compare", "one", "two"], ["show", "one", "--all"]):
         assert call(arguments) == 0
-        shown = {tuple(cell.strip() for cell in line.split("|")) for line in capsys.readouterr().out.splitlines()}
-        bounds = number_range(student.low, student.high)
-        assert ("", "one", "student", number(student.value), bounds, "2", "") in shown
+        shown = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+        (row,) = (cells for cells in shown if cells[0] == "nats ↓, nats/byte")
+        assert figure(student.value, student.unit, student.low, student.high) in row
 
 
 def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -78,8 +79,8 @@ def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert call(["compare", "one", "two", "--arm", "student", "--arm", "teacher"]) == 0
     shown = capsys.readouterr().out
-    assert "nats (nats/byte; lower is better)" in shown
-    assert "| one/teacher | two/teacher" in shown
+    assert "  one/student, 2 seeds  " in shown
+    assert re.search("\nnats +one/teacher  two/teacher  ", shown)
     assert call(["compare", "one", "two", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["comparisons"]) == 1
 
@@ -100,11 +101,11 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(
     assert found.verdict.startswith("Nothing to compare")
     capsys.readouterr()
     assert call(["compare", "one", "two"]) == 0
-    verdict, notes, *tables = capsys.readouterr().out.strip().split("\n\n")
-    assert (verdict, notes) == (found.verdict, found.notes[0])
-    titles, rows = tables[::2], tables[1::2]
-    assert [title.partition("; measured with ")[2] for title in titles] == ["split not set", "split validation"]
-    assert [("| one" in table, "| two" in table) for table in rows] == [(True, False), (False, True)]
+    verdict, table, notes = capsys.readouterr().out.strip().split("\n\n")
+    assert (verdict, notes) == (f"○ {found.verdict}", found.notes[0])
+    _, *rows = (re.split("  +", line) for line in table.splitlines())
+    assert [row[0].partition(" ↓")[0] for row in rows] == ["nats (split not set)", "nats (split validation)"]
+    assert [[cell == "–" for cell in row[1:]] for row in rows] == [[False, True], [True, False]]
 
 
 def test_seeds_that_only_one_run_has_are_named(recipe: dict[str, Any]) -> None:

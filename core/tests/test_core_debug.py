@@ -76,7 +76,7 @@ def test_kdtool_s_own_commands_take_it_anywhere(
 ) -> None:
     assert call(arguments.split()) == 2
     assert ("Traceback" in (err := capsys.readouterr().err)) == traceback
-    assert ("'--debug' cannot be read" in err) == (arguments == "run -- --debug")
+    assert ("'--debug' not found" in err) == (arguments == "run -- --debug")
 
 
 def test_the_author_of_a_local_file_is_pointed_to_the_traceback(

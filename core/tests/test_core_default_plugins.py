@@ -119,10 +119,10 @@ def test_a_run_ends_with_the_commands_that_use_it(
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["run", str(tmp_path / "toy.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "use it: kdtool x-try toy" in lines
+    assert "next: kdtool x-try toy" in lines
     assert not any("x-other" in line for line in lines)
     assert call(["run", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out")]) == 0
-    assert f"use it: kdtool x-try {tmp_path / 'out' / 'toy'}" in capsys.readouterr().out.splitlines()
+    assert f"next: kdtool x-try {tmp_path / 'out' / 'toy'}" in capsys.readouterr().out.splitlines()
 
 
 def test_nothing_is_default_where_nothing_is_installed(recipe: dict[str, Any], put: Callable[..., None]) -> None:

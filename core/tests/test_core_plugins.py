@@ -254,10 +254,27 @@ def test_list_of_one_kind_holds_no_other(tmp_path: Path) -> None:
     _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "")
     _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "")
     for arguments in (["plugins", "--kind", "loss"], ["plugins", "list", "--kind", "loss"]):
-        lines = _kdtool(*arguments, path=tmp_path).stdout.splitlines()
-        assert {line.split()[0] for line in lines} == {"loss"}
-        assert "x-good" in {line.split()[1] for line in lines}
-    assert "--kind comes after" in _kdtool("plugins", "--kind", "loss", "show", "x-good", path=tmp_path).stderr
+        heading, *lines = _kdtool(*arguments, path=tmp_path).stdout.splitlines()
+        assert heading == f"loss ({len(lines)})"
+        assert "  x-good" in {line[:8] for line in lines}
+
+
+def test_list_is_searched(tmp_path: Path) -> None:
+    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "class X:\n    'Learns from Zebras.'")
+    for word in ("X-GOO", "zebra"):
+        assert _kdtool("plugins", word, path=tmp_path).stdout == "loss (1)\n  x-good  Learns from Zebras\n"
+    assert "No plugins with 'gnu'" in _kdtool("plugins", "gnu", path=tmp_path).stdout
+
+
+def test_help_sorts_commands_and_names_packages_of_others(tmp_path: Path) -> None:
+    command = "import click\n@click.command()\ndef x():\n    'Do %s.'\n"
+    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", command % "this")
+    _distribution(tmp_path, "x-long", "kdtool.commands", "serve = x_long:x", command % ("much " * 20))
+    _, *sections = re.split(r"\n(\w+):\n", _kdtool("--help", path=tmp_path).stdout)
+    found = dict(zip(sections[::2], sections[1::2], strict=True))
+    assert [name for name in found if name != "Use"] == ["Options", "Start", "Measure", "Manage", "Extend", "Plugins"]
+    assert re.findall(r"^  ([a-z]+)  ", found["Extend"], re.MULTILINE)[::2] == ["plugins", "schema"]
+    assert "  x-told  Do this (x-told)\n" in found["Plugins"]
 
 
 def test_command_that_a_built_in_one_hides_is_marked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -33,15 +34,15 @@ def test_show_prints_figures_verdict_requirements_and_the_student(
     capsys.readouterr()
     assert call(["show", "toy"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "| subject      | nats ↓                 |" in lines
-    assert f"verdict: {done.outcome}" in lines
-    assert "require nats.nats < 100: met, is 3.968" in "\n".join(lines)
+    assert lines[0] == f"○ {done.outcome}"
+    assert re.split("  +", lines[3])[0] == "nats ↓, nats/byte"
+    assert "✓ met: require nats.nats < 100, is 3.968" in "\n".join(lines)
     assert f"student, seed 1: {done.folder / done.arms[1].path}" in lines
-    (row,) = (line for line in lines if line.startswith("| json"))
-    _, kind, size, _, path, _ = row.split("|")
-    assert (kind.strip(), path.strip()) == ("json", str(done.folder / "exports" / "export.json"))
-    assert size.strip() == f"{done.arms[0].artifacts[0].bytes} B"
-    assert lines[-1] == f"report: {done.report}"
+    (row,) = (line for line in lines if line.startswith("json "))
+    kind, size, *_, path = re.split("  +", row)
+    assert (kind, path) == ("json", str(done.folder / "exports" / "export.json"))
+    assert size == f"{done.arms[0].artifacts[0].bytes} B"
+    assert f"report: {done.report}" in lines
     assert call(["show", str(done.folder), "--all"]) == 0
     assert done.verdict in capsys.readouterr().out
 
@@ -57,8 +58,7 @@ def test_show_compares_exported_files_with_the_student(
     assert (file.artifact.format, file.arm, list(file.comparisons)) == ("json", "student-json", ["nats"])
     capsys.readouterr()
     assert call(["show", "toy"]) == 0
-    out = capsys.readouterr().out
-    assert "| -1 (-2 to -0.5) |" in out.split("exported files, with differences from the student")[1]
+    assert "  -1.0 (-2.0 to -0.5)  " in capsys.readouterr().out
 
 
 def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,14 +138,14 @@ def test_runs_are_found_by_pattern_and_state(
     (other / "results.json").unlink()
     capsys.readouterr()
     assert call(["runs"]) == 0
-    last, first = capsys.readouterr().out.splitlines()
+    head, last, first = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "state", "age", "student", "control", "difference"]
     assert last.split()[:2] == ["other", "unfinished"]
     assert last.endswith(f"  in {other}")
-    assert "  nats: student 3.968, control 4.234, control-time " in first
-    assert first.endswith(f", teacher 5.016; {done.outcome}")
+    assert re.fullmatch(r"toy +done +\d+ s +3.97 +4.23 +nats -0.27, no evidence of a difference", first)
     for arguments in (["to"], ["t*y"], ["list", "toy"], ["--state", "done"]):
         assert call(["runs", *arguments]) == 0
-        assert capsys.readouterr().out.split()[0] == "toy"
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", "toy"]
     assert [run.name for run in kdtool.runs("oth")] == ["other"]
     assert call(["runs", "nothing"]) == 0
     assert "no such runs" in capsys.readouterr().out

@@ -5,7 +5,7 @@ Messages name the key or value that is wrong, what was expected, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +51,19 @@ class RecipeError(UsageError):
         self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key)))
         if self.problems and all(problem.plugin for problem in self.problems):
             self.exit_code = PluginError.exit_code
-        count = len(self.problems)
-        shown = self.problems[:_SHOWN_PROBLEMS]
-        lines = [f"  {line}" for problem in shown for line in str(problem).splitlines()]
-        if count > len(shown):
-            lines.append(f"  and {count - len(shown):,} more; correct these first")
-        super().__init__("\n".join([f"{count} problem{'s' * (count != 1)} in the recipe:", *lines]))
+        super().__init__(list_problems(self.problems))
+
+
+def list_problems(problems: Sequence[Problem], write: Callable[[Problem], str] = str) -> str:
+    """Return the message for a recipe's problems, in which `write` writes each of them."""
+    count = len(problems)
+    if count == 1 and not (problems[0].file or problems[0].key):  # the recipe's file itself
+        return write(problems[0])
+    shown = problems[:_SHOWN_PROBLEMS]
+    lines = [f"  {line}" for problem in shown for line in write(problem).splitlines()]
+    if count > len(shown):
+        lines.append(f"  and {count - len(shown):,} more; correct these first")
+    return "\n".join([f"{count} problem{'s' * (count != 1)} in the recipe:", *lines])
 
 
 _SHOWN_PROBLEMS = 50

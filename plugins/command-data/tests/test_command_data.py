@@ -448,7 +448,7 @@ def test_what_cannot_be_shown_is_a_sentence(inspect: Inspect, words: tuple[str, 
     assert not Path("other place").exists()
 
 
-@pytest.mark.parametrize(("name", "told"), [("teacher", "holds no finished run"), ("no.yaml", "cannot be read")])
+@pytest.mark.parametrize(("name", "told"), [("teacher", "holds no finished run"), ("no.yaml", "not found")])
 def test_what_is_neither_recipe_nor_run_is_refused(inspect: Inspect, name: str, told: str) -> None:
     code, _, error = inspect(name)
     assert code == 2

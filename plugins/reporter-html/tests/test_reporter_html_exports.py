@@ -137,6 +137,12 @@ def test_files_of_one_type_are_told_apart_by_their_names(sample: kdtool.Results)
     assert [sentence.split()[0] for sentence in found] == ["run-q4_k_m.gguf", "run-q8_0.gguf:"]
 
 
+def test_few_items_say_nothing_about_an_export(sample: kdtool.Results) -> None:
+    few = dataclasses.replace(OPEN, items=8)
+    (sentence,) = _sentences(sample, [few], [*SCORES, *SIZES])
+    assert sentence == "Q8_0 saves 50.0 % of the bytes; its quality was compared on too few items to judge."
+
+
 def test_page_has_the_section_where_files_were_exported(sample: kdtool.Results) -> None:
     text = page(_results(sample, [WORSE, OPEN], [*SCORES, *MEMORY]))
     assert '<a href="#files">Files</a>' in text

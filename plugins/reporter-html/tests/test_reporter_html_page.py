@@ -122,7 +122,7 @@ def test_a_whole_run_is_shown(sample_page: str) -> None:
         "AutoModelForCausalLM.from_pretrained",
     ):
         assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
-    curves, shares, trade_offs = 2 * 4, 1, 4
+    curves, shares, trade_offs = 2 * 3, 1, 4
     assert html.count('<svg role="img" viewBox') == curves + shares + trade_offs
 
 
@@ -235,7 +235,7 @@ def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results, sam
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert {"--student", "--control", "--teacher", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
     assert not re.search("stroke: #|fill: #", drawn)
-    assert re.search(r"Weighted loss against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
+    assert re.search(r"ce against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
     assert page(sample) == html
 
 
@@ -388,3 +388,33 @@ def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Pat
     checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
     assert checker.scripts == 1
     assert f"</pre>{HOSTILE}" in "".join(checker.texts)
+
+
+def test_losses_of_other_terms_are_not_drawn_on_one_axis(sample_page: str) -> None:
+    assert "Weighted loss" not in sample_page
+    bare = tuple(kdtool.StepReport(step, 9, step, float(step), 1.0 / step, 1e-3, 1.0, {}) for step in range(1, 9))
+    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": bare})
+    results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
+    assert "Weighted loss" in page(results), "it is all that is known"
+
+
+def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample: kdtool.Results) -> None:
+    items = {"perplexity": 8, "bits-per-byte": 20, "kl-to-teacher": 64, "top-1-agreement-with-teacher": 11}
+    compared = tuple(dataclasses.replace(one, items=items[one.measurement]) for one in sample.comparisons)
+    html = page(dataclasses.replace(sample, comparisons=compared))
+    shown, _, folded = html.partition("Too few items to judge (under 12): Perplexity, Top-1 agreement with teacher")
+    headings = r"<figcaption>([\w -]+?) <span"
+    assert re.findall(headings, shown) == ["KL to teacher", "Bits per byte"]
+    assert re.findall(headings, folded)[:2] == ["Perplexity", "Top-1 agreement with teacher"]
+
+
+def test_costs_are_grouped_by_kind_and_each_stage_is_below(sample: kdtool.Results) -> None:
+    names = {
+        "phases/student-seed0-train": (10.0, False),
+        "phases/control-seed0-train": (20.0, True),
+        "rows": (1.0, True),
+    }
+    stages = tuple(kdtool.StageRecord(name, "ab", *each, Path("x")) for name, each in names.items())
+    text = text_of(page(dataclasses.replace(sample, stages=stages))).replace("\u00a0", " ")
+    assert "training (2) 30.0 s made, 1 reused tokenised rows 1.00 s reused Every stage" in text
+    assert "training of control, seed 0 20.0 s reused" in text

@@ -139,3 +139,13 @@ def test_page_of_models_that_were_only_measured_says_what_was_compared(sample: k
     text = page(dataclasses.replace(sample, arms=(), comparisons=(compared,), verdict="Against two, one is worse."))
     assert '<p class="verdict">Against two, one is worse.</p>' in text
     assert "70.0\u00a0% (62.0 to 79.0\u00a0%)" in text
+
+
+def test_an_export_has_a_colour_and_a_shape_of_its_own() -> None:
+    chart = _chart({"student": 5.0, "student-q4": 5.0}, {"student": 100.0, "student-q4": 50.0})
+    assert "var(--export)" in chart.drawing
+    markers = re.findall(
+        r'<path id="\w+" d="([^"]+)" style="stroke: var\(--(\w+)\)', re.sub(r"\s+", " ", chart.drawing)
+    )
+    shapes = {colour: "C" in shape for shape, colour in markers if colour in {"student", "export"}}
+    assert shapes == {"student": True, "export": False}, "a circle has curves"

@@ -15,8 +15,8 @@ import click
 from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
+from kdtool._text.figures import duration
 from kdtool._text.stages import stage_in_words
-from kdtool._text.terminal import print_first_line
 
 
 @click.command()
@@ -43,7 +43,7 @@ def check(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
+    """Check a recipe, and whether the run will fit."""
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
     with _progress() as progress:
@@ -57,7 +57,7 @@ def check(
         click.echo(json.dumps(found, indent=1))
     else:
         advice = _proposal(found, fit) if fit is not None else _remedies(found)
-        for line in (*_verdict(recipe, found), *advice, *_needs(found), *_description(found, verbose)):
+        for line in (*_verdict(found), *advice, *_blocks(found, verbose)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if asked or (fit is not None and found["proposal"] is None):
@@ -66,10 +66,8 @@ def check(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show each step in one line of a terminal, which the next step replaces; only the first where it is not a terminal."""
+    """Show each step in one line of a terminal, which the next step replaces."""
     terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
-    if not terminal:
-        print_first_line("reading the recipe and its plugins …")
 
     def show(step: str) -> None:
         if terminal:
@@ -85,18 +83,23 @@ _MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"
 """Key of the limit, name, and key in the forecast."""
 
 
-def _verdict(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
+def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
     forecast, limits = found["forecast"], found["limits"]
     needed = [(key, name, forecast[entry]["peak"]) for key, name, entry in _MEMORY]
+    needed.append(("disk", "disk", forecast["disk_bytes"]))
     missing = [
         f"{size(count)} of {name} needed, {size(limits[key])} available"
-        for key, name, count in (*needed, ("disk", "disk space", forecast["disk_bytes"]))
+        for key, name, count in needed
         if not found["fits"][key]
     ]
     if missing:
-        yield click.style(f"{recipe} is fine, but does not fit: {'; '.join(missing)}", fg="red", bold=True)
-    else:
-        yield f"{recipe} is fine and fits{', as far as is known (see below)' if forecast['unknown'] else ''}"
+        yield click.style(f"✗ does not fit: {'; '.join(missing)}", fg="red", bold=True)
+        return
+    parts = ["✓ fits" + (", as far as is known" if forecast["unknown"] else "")]
+    parts += [f"{size(count)} of {size(limits[key])} {name}" for key, name, count in needed if count and limits[key]]
+    if forecast["seconds"]:
+        parts.append(f"about {duration(forecast['seconds'])}")
+    yield click.style(" · ".join(parts), fg="green", bold=True)
 
 
 def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
@@ -135,26 +138,45 @@ def _options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
 
 
-def _needs(found: Mapping[str, Any]) -> Iterator[str]:
-    forecast, limits = found["forecast"], found["limits"]
-    for key, name, entry in _MEMORY:
-        memory = forecast[entry]
+def _blocks(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+    """Yield the headings of what is known, each with its lines below."""
+    blocks = {
+        "Memory": _memory(found),
+        "Disk": _disk(found),
+        "Time": _time(found["forecast"]),
+        "Models": _models(found),
+        "Licences": _licences(found),
+        "Components": _components(found, verbose),
+        "Not known": found["forecast"]["unknown"],
+    }
+    for heading, lines in blocks.items():
+        if shown := [f"  {line}" for line in lines]:
+            yield from ("", click.style(heading, bold=True), *shown)
+
+
+def _memory(found: Mapping[str, Any]) -> Iterator[str]:
+    for _, name, entry in _MEMORY:
+        memory = found["forecast"][entry]
         if memory["peak"]:
-            available = f" of {size(limits[key])}" if limits[key] and found["fits"][key] else ""
-            yield f"peak {name}: {size(memory['peak'])}{available}, {_moment(memory['at'])}"
-            yield from (f"  {size(count):>9}  {part}" for part, count in memory["parts"].items())
-    yield f"disk: {size(forecast['disk_bytes'])} of {size(limits['disk'])}"
+            yield f"peak {name} {size(memory['peak'])}, {_moment(memory['at'])}"
+            yield from (f"{size(count):>10}  {part}" for part, count in memory["parts"].items())
+
+
+def _disk(found: Mapping[str, Any]) -> Iterator[str]:
+    forecast = found["forecast"]
+    yield f"{size(forecast['disk_bytes'])} of {size(found['limits']['disk'])} free"
     count = Counter(spent["what"] for spent in forecast["disk"])
-    yield from (f"  {size(spent['bytes']):>9}  {_spent(spent, count)}" for spent in forecast["disk"])
-    for spent in forecast["downloads"]:
-        yield f"download: {size(spent['bytes'])}, {spent['what']}"
-    yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
+    yield from (f"{size(spent['bytes']):>10}  {_spent(spent, count)}" for spent in forecast["disk"])
+    yield from (f"{size(spent['bytes']):>10}  download of {spent['what']}" for spent in forecast["downloads"])
+
+
+def _time(forecast: Mapping[str, Any]) -> Iterator[str]:
     if forecast["seconds"]:
-        yield f"training time: about {_duration(forecast['seconds'])} ({forecast['speed']})"
+        yield f"about {duration(forecast['seconds'])} of training ({forecast['speed']})"
+    yield f"{forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
     if forecast["picodollars"]:
         yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars, if all answers have their full length"
         yield from (f"  {line}" for line in forecast["prices"])
-    yield from (f"not known: {line}" for line in forecast["unknown"])
 
 
 def _moment(at: str) -> str:
@@ -178,33 +200,35 @@ def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
     return f"{spent['what']}{of}{times}{' (' + spent['note'] + ')' if spent['note'] else ''}"
 
 
-def _description(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+def _models(found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
-    from kdtool._contract.licences import Licensed, licence_lines
     from kdtool._run.preflight.vocabularies import describe_vocabularies
     from kdtool._tokenizers.vocabulary import Vocabularies
 
-    yield from licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
-    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
-    yield from found["mixtures"]
     for name, facts in found["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
-        yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
+        yield f"{name}: {facts['parameters']:,} parameters, {shape}"
         if facts["context"]:
             cache = size(found["forecast"]["cache"][name])
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
     for phase, count in found["trainable"].items():
         yield f"{stage_in_words(f'phases/{phase}')}: {count:,} trainable parameters"
+    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
+    yield from found["mixtures"]
+
+
+def _licences(found: Mapping[str, Any]) -> Iterator[str]:
+    from pydantic import TypeAdapter
+
+    from kdtool._contract.licences import Licensed, licence_lines
+
+    return licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+
+
+def _components(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
     hint = "" if verbose else " (listed with -v)"
     yield f"{len(found['components'])} components{hint}, arms {', '.join(found['arms'])}"
     for component in found["components"] if verbose else ():
-        line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
+        line = f"{component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
         yield line.rstrip()
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

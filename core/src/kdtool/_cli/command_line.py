@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -27,7 +28,8 @@ from kdtool._cli.show import show
 from kdtool._errors import PluginError
 from kdtool._plugins.distributions import origin_of
 from kdtool._plugins.importing import import_point
-from kdtool._plugins.registry import Entry, entries_by_name, find, package_of
+from kdtool._plugins.registry import entries_by_name, find, package_of
+from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
 
 
@@ -59,16 +61,39 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
-        added = {name: found for name, found in entries_by_name("command").items() if name not in self.commands}
-        rows += [(name, _summary(entries[0])) for name, entries in added.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        own = [name for names in _SECTIONS.values() for name in names if self._is_own(name)]
+        others = [name for name in self.list_commands(ctx) if name not in own]
+        for section, names in {**_SECTIONS, "Plugins": others}.items():
+            if rows := [(name, self._summary(name)) for name in names if name in {*own, *others}]:
+                with formatter.section(section):
+                    formatter.write_dl(rows)
+
+    def _is_own(self, name: str) -> bool:
+        """Return whether a command is kdtool's, or that of a package of its own which is installed."""
+        entries = entries_by_name("command").get(name, ())
+        return name in self.commands or package_of("command", name) in {entry.distribution for entry in entries}
+
+    def _summary(self, name: str) -> str:
+        if name in self.commands:
+            return _first_sentence(self.commands[name].help or "")
+        entry = entries_by_name("command")[name][0]
+        text = _first_sentence(sentence_of(entry.value) or origin_of(entry.point.dist).summary)
+        return text if self._is_own(name) else f"{text} ({entry.distribution})"
 
 
-def _summary(entry: Entry) -> str:
-    text = origin_of(entry.point.dist).summary
-    return f"{text} ({entry.distribution})" if text else f"(from {entry.distribution})"
+_LONGEST = 60
+_SECTIONS = {
+    "Start": ("init", "check", "run"),
+    "Use": ("generate", "serve", "push"),
+    "Measure": ("show", "compare", "eval", "sweep", "report"),
+    "Manage": ("runs", "data", "clean"),
+    "Extend": ("plugins", "new", "schema"),
+}
+"""Sections of `--help`: kdtool's own commands and those of its own packages, which come when they are installed."""
+
+
+def _first_sentence(text: str) -> str:
+    return shorten(text.partition("\n\n")[0].removesuffix("."), _LONGEST, placeholder=" …")
 
 
 def _load_command(name: str) -> click.Command:
@@ -117,7 +142,8 @@ def main() -> None:
 def call(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code; errors are explained on standard error."""
     try:
-        result = cli.main([*arguments], prog_name="kdtool", standalone_mode=False)
+        colour = False if os.environ.get("NO_COLOR") else None  # None: none in pipes
+        result = cli.main([*arguments], prog_name="kdtool", standalone_mode=False, color=colour)
         return result if isinstance(result, int) else 0
     except BaseException as error:
         return explain(error, debug=False)

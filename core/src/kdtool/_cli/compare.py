@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import click
 
 from kdtool._cli.options import json_option, out_option
-from kdtool._text.markdown import markdown_table, measurement_title, number, number_range, signed_difference
+from kdtool._cli.table import table
+from kdtool._text.figures import SHOWN_UNITS, figure
 
 if TYPE_CHECKING:
     from kdtool._contract.comparison import ArmValue, Comparison
-
-RunSettings: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, str]]]"
 
 
 @click.command()
@@ -26,10 +27,10 @@ RunSettings: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, str]]]"
 @click.option("--html", type=click.Path(file_okay=False), help="Also write a report into this folder.")
 @json_option
 def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | None, as_json: bool) -> None:
-    """Put finished runs (names or folders) side by side, with intervals of the differences between them.
+    """Compare finished runs, with intervals of the differences.
 
-    Differences are paired over the same items and seeds. Values that were measured in different ways are named and not
-    judged.
+    A RUN is a name or a folder. Differences are paired over the same items and seeds. Values that were measured in
+    different ways are named and not judged.
     """
     from kdtool._api import report_of
     from kdtool._results.compare_runs import as_results, settings_by_run
@@ -42,56 +43,66 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
         plain = {key: getattr(found, key) for key in ("values", "comparisons", "notes", "verdict")}
         click.echo(PLAIN.dump_json(plain, indent=1).decode())
         return
-    parts = [*differences(found.comparisons, found.notes), *value_tables(found.values, settings_by_run(found))]
-    click.echo("\n\n".join([found.verdict, *parts]))
+    ways = {name: _ways(runs) for name, runs in settings_by_run(found).items()}
+    columns: dict[str, list[ArmValue]] = {}
+    for run, values in found.values.items():
+        own = [value for value in values if value.arm in (arms or ["student"])] or values
+        named = [replace(v, measurement=v.measurement + ways.get(v.measurement, {}).get(run, "")) for v in own]
+        columns |= by_arm(named, f"{run}/") if len({value.arm for value in own}) > 1 else {run: named}
+    tables = [value_table(columns), *differences(found.comparisons, found.values.values())]
+    click.echo("\n\n".join([verdict(found.verdict, found.comparisons), *tables, "\n".join(found.notes)]).rstrip())
     if page:
         click.echo(f"\nreport: {page}")
 
 
-def value_tables(values: Mapping[str, Sequence[ArmValue]], settings: RunSettings | None = None) -> Iterator[str]:
-    """Yield a table of each measurement: the value of every run's arms with its interval.
-
-    Runs that measured in different ways have tables of their own, below the settings that differ; `settings` are by
-    measurement and run.
-    """
-    for name in dict.fromkeys(value.measurement for each in values.values() for value in each):
-        own = [(run, value) for run, each in values.items() for value in each if value.measurement == name]
-        title = measurement_title(name, own[0][1].unit, higher_is_better=own[0][1].higher_is_better)
-        for way, runs in _ways((settings or {}).get(name, {}), dict.fromkeys(run for run, _ in own)).items():
-            rows = [
-                [run, v.arm, number(v.value), number_range(v.low, v.high), str(v.seeds)]
-                for run, v in own
-                if run in runs
-            ]
-            yield f"{title}{way}\n\n{markdown_table(['run', 'subject', 'value', '95 % interval', 'seeds'], rows)}"
+def by_arm(values: Sequence[ArmValue], before: str = "") -> dict[str, list[ArmValue]]:
+    """Return the values of one run by arm; `before` precedes the names."""
+    return {f"{before}{arm}": [v for v in values if v.arm == arm] for arm in dict.fromkeys(v.arm for v in values)}
 
 
-def _ways(settings: Mapping[str, Mapping[str, str]], runs: Iterable[str]) -> dict[str, list[str]]:
-    """Return runs by the settings in which they differ, in words."""
-    own = {run: settings.get(run, {}) for run in runs}
-    keys = sorted({key for each in own.values() for key in each})
-    apart = [key for key in keys if len({each.get(key) for each in own.values()}) > 1]
-    found: dict[str, list[str]] = {}
-    for run, each in own.items():
-        way = ", ".join(f"{key} {each.get(key, 'not set')}" for key in apart)
-        found.setdefault(f"; measured with {way}" if way else "", []).append(run)
-    return found
+def value_table(columns: Mapping[str, Sequence[ArmValue]]) -> str:
+    """Return a table with a row for each measurement, from the values below each heading."""
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    heads = []
+    for heading, values in columns.items():
+        seeds = max((value.seeds for value in values), default=1)
+        heads.append(f"{heading}, {seeds} seeds" if seeds > 1 else heading)
+        for value in values:
+            unit = "" if value.unit in {*SHOWN_UNITS, value.measurement} else f", {value.unit}"
+            title = f"{value.measurement} {'↑' if value.higher_is_better else '↓'}{unit}"
+            rows[title][heading] = figure(value.value, value.unit, value.low, value.high)
+    return table(["", *heads], [[title, *(cells.get(each, "–") for each in columns)] for title, cells in rows.items()])
 
 
-def in_figures(found: Comparison) -> list[str]:
-    """Return a difference and the ends of its interval."""
-    return [signed_difference(each, relative=found.relative) for each in (found.difference, found.low, found.high)]
+def _ways(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the settings in which runs differ, in words; "" if they do not."""
+    keys = sorted({key for each in settings.values() for key in each})
+    apart = [key for key in keys if len({each.get(key) for each in settings.values()}) > 1]
+    words = {run: ", ".join(f"{key} {each.get(key, 'not set')}" for key in apart) for run, each in settings.items()}
+    return {run: f" ({way})" if way else "" for run, way in words.items()}
 
 
-def differences(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Iterator[str]:
-    """Yield a table of the comparisons, and the notes on pairs that were not compared."""
+def verdict(text: str, comparisons: Sequence[Comparison]) -> str:
+    """Return a verdict with a sign and a colour: of the student against its controls, or of all comparisons."""
+    own = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
+    better, worse = (any(each.verdict == one for each in own or comparisons) for one in ("better", "worse"))
+    sign, colour = ("○", "yellow") if better == worse else ("▲", "green") if better else ("▼", "red")
+    return click.style(f"{sign} {text}", fg=colour, bold=True)
+
+
+def difference(found: Comparison, unit: str = "") -> str:
+    """Return a difference with its interval: in percent if it is relative, in points between fractions."""
+    unit = "fraction" if found.relative else unit
+    text = figure(found.difference, unit, found.low, found.high, signed=True)
+    return text if found.relative else text.replace(" %", " points")
+
+
+def differences(comparisons: Sequence[Comparison], values: Iterable[Sequence[ArmValue]]) -> list[str]:
+    """Return a table of the comparisons; none without any. The `values` know the units."""
+    units = {value.measurement: value.unit for each in values for value in each}
     rows = []
     for found in comparisons:
-        value, low, high = in_figures(found)
-        over = f"{found.items} items, {found.seeds} seed{'s' * (found.seeds != 1)}"
-        rows.append([found.measurement, value, f"{low} to {high}", found.verdict, found.arm, found.against, over])
-    if rows:
-        head = ["measurement", "difference", "95 % interval", "shown", "of", "against", "over"]
-        yield markdown_table(head, rows)
-    if notes:
-        yield "\n".join(notes)
+        over = f"{found.items} items" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
+        shown = difference(found, units.get(found.measurement, ""))
+        rows.append([found.measurement, found.arm, found.against, shown, found.verdict, over])
+    return [table(["", "of", "against", "difference", "shown", "over"], rows)] if rows else []

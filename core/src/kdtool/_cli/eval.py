@@ -25,19 +25,19 @@ from kdtool._text.terminal import print_first_line
 @store_option
 @offline_option
 def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], **options: Any) -> None:
-    """Measure existing models, and compare each with each; nothing is trained.
+    """Measure existing models, and compare them.
 
-    A MODEL is a model's folder, an exported file, or a run (its name or folder), of which the student is measured with all
-    its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. If it was
-    interrupted, the same command resumes.
+    Nothing is trained. A MODEL is a model's folder, an exported file, or a run (its name or folder), whose student is
+    measured with all its seeds. NAME=MODEL gives it a name. Teachers are measured as well, even without a MODEL: --set
+    teacher.use=NAME. If it was interrupted, the same command resumes.
     """
     print_first_line("reading plugins …")
-    from kdtool._cli.compare import differences, value_tables
+    from kdtool._cli.compare import by_arm, differences, value_table, verdict
     from kdtool._contract.reporting import where
     from kdtool._evaluate.evaluate import evaluate as evaluate_models
 
     wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
     results = evaluate_models(models, wanted, settings, **options)
-    tables = value_tables({results.name: results.values})
-    click.echo("\n\n".join(["", *tables, *differences(results.comparisons, results.notes), results.verdict]))
+    shown = [verdict(results.verdict, results.comparisons), value_table(by_arm(results.values))]
+    click.echo("\n\n".join(["", *shown, *differences(results.comparisons, [results.values]), *results.notes]))
     click.echo(f"\n{where(results)}")

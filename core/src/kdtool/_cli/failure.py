@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.interrupts import INTERRUPTED
-from kdtool._errors import KdtoolError, cause_of, is_interrupt, is_resumable
+from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
 from kdtool._plugins.attribution import culprit, describe, place_of, translate_errors
 from kdtool._plugins.owner import owner_of
 from kdtool._text.terminal import escape
@@ -29,7 +30,9 @@ def explain(error: BaseException, *, debug: bool) -> int:
         if isinstance(error, click.exceptions.Exit):
             return error.exit_code
         if isinstance(error, click.ClickException):
-            error.show()
+            context = getattr(error, "ctx", None)
+            usage = f"\n  {context.get_usage()}\n  Help: {context.command_path} --help" if context else ""
+            _say(f"{error.format_message()}{usage}")
             return error.exit_code
         if isinstance(error, BrokenPipeError):
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # the reader has gone
@@ -40,12 +43,15 @@ def explain(error: BaseException, *, debug: bool) -> int:
         with translate_errors():
             raise error
     except KdtoolError as known:
-        click.echo(escape(f"error: {describe(known)}"), err=True)
+        text = describe(known)
+        if isinstance(known, RecipeError):
+            text = text.replace(str(known), list_problems(known.problems, _with_excerpt))
+        _say(text)
         return known.exit_code
     except BaseException:
         who, place = culprit(error), place_of(error)
         blame = f"{who or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}"
-        click.echo(escape(f"error: {blame}"), err=True)
+        _say(blame)
         kept = "Finished work is kept. " if is_resumable(error) else ""
         owner = owner_of(error)
         remedy = "This is a bug in kdtool; report it with the traceback"
@@ -54,3 +60,28 @@ def explain(error: BaseException, *, debug: bool) -> int:
             remedy = "See the traceback" if local else "The plugin's authors need the traceback"
         click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
         return KdtoolError.exit_code
+
+
+def _say(text: str) -> None:
+    colour = False if os.environ.get("NO_COLOR") else None
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {escape(text)}", err=True, color=colour)
+
+
+def _with_excerpt(problem: Problem) -> str:
+    """Return a problem with its line of the recipe, and a caret below the key."""
+    from kdtool._recipe.yaml import read_text
+
+    first, *remedy = str(problem).split("\n")
+    line = ""
+    if problem.line:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            line = read_text(Path(problem.file)).splitlines()[problem.line - 1]
+    if not line or len(line) > _WIDEST:
+        return str(problem)
+    number, start, key = str(problem.line), problem.column - 1, problem.key.rpartition(".")[2]
+    marks = " " * start + "^" * (len(key) if key and line.startswith(key, start) else 1)
+    return "\n".join([first, f"    {number} | {line}", f"    {' ' * len(number)} | {marks}", *remedy])
+
+
+_WIDEST = 120
+"""Longest line of a recipe that an error shows."""

@@ -49,6 +49,15 @@ offline_option = click.option("--offline", is_flag=True, help="Use no network.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+class ListByDefault(click.Group):
+    """A group whose command is `list` unless another one is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, those of `list` if they name no command."""
+        known = {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if args and args[0] in known else ["list", *args])
+
+
 class KindOption(click.Choice):  # type: ignore[type-arg]  # click 8.1 has no argument
     """Names of kinds; for another word it suggests one of them."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.options import KindOption, json_option
+from kdtool._cli.options import KindOption, ListByDefault, json_option
 from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
@@ -37,41 +40,46 @@ def _echo(text: str, *, err: bool = False) -> None:
 _kind_option = click.option("--kind", type=KindOption(list(GROUPS)), help="Only plugins of this kind.")
 
 
-@click.group(invoke_without_command=True)
-@_kind_option
-@click.pass_context
-def plugins(context: click.Context, kind: str | None) -> None:
-    """List the installed plugins, show or check them, or show the hooks of a kind."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_plugins, kind=kind)
-    elif kind:
-        raise click.UsageError(
-            f"--kind comes after the command: kdtool plugins {context.invoked_subcommand} --kind {kind}"
-        )
+@click.group(cls=ListByDefault)
+def plugins() -> None:
+    """List the installed plugins, show or check them.
+
+    `kdtool plugins [WORD]` is short for `kdtool plugins list [WORD]`; `hooks` shows the hooks of a kind.
+    """
 
 
 plugins.add_command(hooks)
 
 
 @plugins.command("list")
+@click.argument("word", default="")
 @_kind_option
 @json_option
 @click.pass_context
-def list_plugins(context: click.Context, kind: str | None = None, as_json: bool = False) -> None:
-    """List the installed plugins by kind, without importing any."""
+def list_plugins(context: click.Context, word: str, kind: str | None, as_json: bool) -> None:
+    """List the installed plugins by kind, without importing any.
+
+    WORD is a part of their names or descriptions. In a terminal, lines are cut to its width; `kdtool plugins show NAME` has
+    the rest, and the package.
+    """
     found = [entries for each in GROUPS if kind in {None, each} for entries in entries_by_name(each).values()]
     own = set(getattr(context.find_root().command, "commands", ()))
     rows = [_row(entry, own, twice=len(entries) > 1) for entries in found for entry in entries]
+    rows = [row for row in rows if word.lower() in f"{row['name']} {row['summary']}".lower()]
     for trouble in find_misplaced(GROUPS.values()):
         _echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        _echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
+    for each, count in Counter(row["kind"] for row in rows).items():
+        click.echo(click.style(f"{each} ({count})", bold=True))
+        for row in (row for row in rows if row["kind"] == each):
+            _echo(f"  {row['name']:<{width}}  {row['summary']}"[:limit])
     if not rows:
-        _echo(f"No plugins of the kind {kind} are installed." if kind else _NOTHING_INSTALLED)
+        which = f" of the kind {kind}" * bool(kind) + f" with {word!r} in name or description" * bool(word)
+        _echo(f"No plugins{which} are installed." if which else _NOTHING_INSTALLED)
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from kdtool._cli.compare import verdict
 from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
-from kdtool._text.terminal import print_first_line, print_line
+from kdtool._cli.show import show_next_steps
+from kdtool._text.terminal import escape, print_first_line, print_line
+
+if TYPE_CHECKING:
+    from kdtool._run.plan import PlannedStage
 
 
 @click.command()
@@ -18,6 +25,7 @@ from kdtool._text.terminal import print_first_line, print_line
 @offline_option
 @click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
 @click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
+@click.option("-v", "--verbose", is_flag=True, help="With --plan, list the reused stages, too.")
 @click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
 def run(
     recipe: str,
@@ -27,27 +35,34 @@ def run(
     offline: bool,
     verify: bool,
     only_plan: bool,
+    verbose: bool,
     trace_hooks: bool,
 ) -> None:
-    """Run a recipe, from data to report; a second call resumes where the first stopped."""
+    """Run a recipe, from data to report; again to resume it."""
     print_first_line("reading the recipe and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
-    from kdtool._plugins.registry import defaults_of
     from kdtool._run.distributed import rank_and_world
 
     if only_plan:
-        stages = plan_recipe(Path(recipe), settings, out=out, store=store)
-        width = max(len(stage.title) for stage in stages)
-        for stage in stages:
-            click.echo(f"{stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip())
+        click.echo("\n".join(_plan_lines(plan_recipe(Path(recipe), settings, out=out, store=store), verbose)))
         return
     trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
     if rank_and_world()[0] == 0:
-        click.echo(f"\n{results.verdict}\n\n{where(results)}")
+        click.echo(f"\n{verdict(escape(results.verdict), results.comparisons)}\n\n{where(results)}")
         for artifact in results.arms[0].artifacts:
             click.echo(f"model: {results.path_of(artifact)}")
-        for command in sorted(defaults_of("command")):
-            click.echo(f"use it: kdtool {command} {results.name if out == 'runs' else results.folder}")
+        show_next_steps(results, out)
+
+
+def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:
+    """Yield a line for each stage with its reasons; the reused ones share a line unless `verbose`."""
+    shown = [stage for stage in stages if verbose or stage.action != "reuse"]
+    if reused := len(stages) - len(shown):
+        yield f"✓ {reused} stage{'s' * (reused > 1)} reused"
+    width = max((len(stage.title) for stage in shown), default=0)
+    for stage in shown:
+        sign = {"reuse": "✓", "unknown": "?"}.get(stage.action, "↻")
+        yield f"{sign} {stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.options import json_option, out_option, read_pairs, store_option
+from kdtool._cli.compare import difference
+from kdtool._cli.options import ListByDefault, json_option, out_option, read_pairs, store_option
+from kdtool._cli.table import table
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import escape
+from kdtool._text.figures import duration, figure
+
+if TYPE_CHECKING:
+    from kdtool._results.known_runs import KnownRun
 
 
-class _ListByDefault(click.Group):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {*self.commands, *ctx.help_option_names}
-        return super().parse_args(ctx, args if args and args[0] in known else ["list", *args])
-
-
-@click.group(cls=_ListByDefault)
+@click.group(cls=ListByDefault)
 def runs() -> None:
     """List the runs, delete some, or send one to a tracker.
 
@@ -54,12 +55,31 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
         click.echo(
             f"There are no {which}runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}."
         )
-    width = max((len(run.name) for run in found), default=0)
-    for run in found:
-        elsewhere = "" if Path(out).resolve() in run.folder.parents else f"in {run.folder}"
-        about = "; ".join(filter(None, (run.figure, run.outcome, elsewhere)))
-        when = f"{run.when.astimezone():%Y-%m-%d %H:%M}"
-        click.echo(escape(f"{run.name:<{width}}  {run.state:<10}  {when}  {about}".rstrip()))
+    else:
+        now = datetime.now(UTC)
+        rows = [
+            [run.name, run.state, duration((now - run.when).total_seconds()), *_main_result(run), _note(run, Path(out))]
+            for run in found
+        ]
+        click.echo(table(["name", "state", "age", "student", "control", "difference", ""], rows))
+
+
+def _main_result(run: KnownRun) -> tuple[str, str, str]:
+    """Return the values of student and control, and their difference, if the run compared them."""
+    from kdtool._results.files import read_results
+
+    comparisons = read_results(run.folder).comparisons if run.state == "done" else ()
+    for found in comparisons[:1]:  # those of the student with its controls come first
+        if found.arm == "student" and found.against.startswith("control"):
+            shown = f"{found.measurement} {difference(found).partition(' (')[0]}, {found.verdict}"
+            return figure(found.value, ""), figure(found.against_value, ""), shown
+    return "", "", run.figure
+
+
+def _note(run: KnownRun, out: Path) -> str:
+    """Return what else is known: the worker, the damage, and the folder if it is elsewhere."""
+    elsewhere = "" if out.resolve() in run.folder.parents else f"in {run.folder}"
+    return "; ".join(filter(None, ("" if run.state == "done" else run.outcome, elsewhere)))
 
 
 @runs.command("rm")

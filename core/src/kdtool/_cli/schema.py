@@ -9,9 +9,10 @@ import click
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, composed from what is installed.
+    """Print the JSON Schema of recipes, for editors.
 
-    In an editor with a YAML language server, put this first in a recipe, after `kdtool schema > kdtool.schema.json`:
+    It covers the installed plugins. In an editor with a YAML language server, put this first in a recipe, after `kdtool
+    schema > kdtool.schema.json`:
 
         # yaml-language-server: $schema=kdtool.schema.json
     """

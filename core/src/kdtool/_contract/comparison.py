@@ -72,13 +72,18 @@ def tabulate(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) -> I
 
     Main figures are the first four that arms were compared in; without comparisons, the first four of all.
     """
-    compared = dict.fromkeys(found.measurement for found in comparisons)
-    shown = [*(compared or dict.fromkeys(value.measurement for value in values))][:_FIGURES]
+    shown = main_figures(values, comparisons)
     cells = {(value.arm, value.measurement): value for value in values}
     arrows = {value.measurement: "↑" if value.higher_is_better else "↓" for value in values}
     yield ["subject", *(f"{name} {arrows[name]}" for name in shown)]
     for arm in dict.fromkeys(value.arm for value in values if value.measurement in shown):
         yield [arm, *(str(cells.get((arm, name), "–")) for name in shown)]
+
+
+def main_figures(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the first four measurements that arms were compared in; without comparisons, the first four of all."""
+    compared = dict.fromkeys(found.measurement for found in comparisons)
+    return [*(compared or dict.fromkeys(value.measurement for value in values))][:_FIGURES]
 
 
 def shorten(comparisons: Sequence[Comparison]) -> str:

@@ -28,11 +28,10 @@ def read_size(text: str) -> int:
 
 
 def size(count: float) -> str:
-    """Write bytes as people say them: `8.00 GB`, `512 MB`."""
+    """Write bytes as people say them: `8.0 GB`, `512 MB`."""
     for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= least:
-            digits = 2 if unit == "GB" else 0 if count >= 100 * least else 1
-            return f"{count / least:,.{digits}f} {unit}"
+            return f"{count / least:,.{0 if count >= 100 * least else 1}f} {unit}"
     return f"{count:,.0f} B"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from kdtool._contract.kind_table import TABLE, reserved_keys
 from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.yaml import MAXIMUM_DEPTH, KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
+from kdtool._text.did_you_mean import did_you_mean
 
 COLLECTIONS: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if not kind.single}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""
@@ -62,6 +63,10 @@ def read_layers(path: Path) -> list[Node]:
         except RuntimeError as error:  # of `resolve`, up to Python 3.12
             message = f"recipe {str(path)[:200]!r} cannot be read: its symbolic links lead in a circle"
             raise RecipeError([place.problem(key, message, "name the file itself")]) from error
+        except FileNotFoundError as error:
+            there = [file.name for file in path.parent.glob("*.y*ml")]
+            remedy = did_you_mean(path.name, there, what="recipes there") or "check the path"
+            raise RecipeError([place.problem(key, f"recipe {str(path)[:200]!r} not found", remedy)]) from error
         except (OSError, ValueError) as error:
             reason = (
                 "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", "") or str(error)

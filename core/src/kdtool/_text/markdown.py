@@ -1,4 +1,4 @@
-"""Tables in Markdown, as the command line prints them and files keep them, or in HTML, and the numbers in their cells."""
+"""Numbers as files and notebooks show them, and tables in HTML."""
 
 from __future__ import annotations
 
@@ -27,19 +27,6 @@ def signed_difference(value: float, *, relative: bool) -> str:
     if relative:
         return f"{value:+.1%}" if abs(shown) < 1e6 else f"{shown:+.3g}%"
     return f"{value:+.3g}"
-
-
-def measurement_title(name: str, unit: str, *, higher_is_better: bool) -> str:
-    """Return the title of a measurement with its unit and direction."""
-    return f"{name} ({unit}; {'higher' if higher_is_better else 'lower'} is better)"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown with columns in line; cells are cut to their first line, and escaped."""
-    shown = [head, *([cell.partition("\n")[0].replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in shown]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:

@@ -19,6 +19,6 @@ def print_line(text: str) -> None:
 
 
 def print_first_line(text: str) -> None:
-    """Print the line with which a command begins, before anything is imported; of several processes the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print the line with which a command begins, before anything is imported: in a terminal, by the first process."""
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         print_line(text)

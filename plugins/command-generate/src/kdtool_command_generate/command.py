@@ -65,10 +65,10 @@ def generate(
     offline: bool,
     out: str,
 ) -> None:
-    """Continue a PROMPT with the student of a finished run, or with a model's folder or file.
+    """Continue a prompt with a student or another model.
 
-    Without a prompt, a session begins in the terminal, in which /help lists the commands; where there is no terminal, the
-    prompt is read from standard input.
+    RUN_OR_FILE is a finished run, whose student continues, or a model's folder or file. Without a prompt, a session begins
+    in the terminal, in which /help lists the commands; without a terminal, the prompt is read from standard input.
 
     \b
     Example:  kdtool generate quickstart "def mean(numbers):"

@@ -46,9 +46,10 @@ __all__ = ["init"]
 @click.option("--yes", is_flag=True, help="Ask nothing: take the default of every question without an option.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -> None:
-    """Write a recipe that runs, after five questions: teacher, hardware, data, goal and time.
+    """Write a recipe that runs, after five questions.
 
     \b
+    They are about teacher, hardware, data, goal and time.
     Every question has a default (Enter) and an option.
     Example:  kdtool init --data src --time 1h
     """  # noqa: D301 - click reads backspaces

@@ -37,9 +37,10 @@ _LONGEST_NAME, _LONGEST_DESCRIPTION = 40, 100
 )
 @click.option("--bare", is_flag=True, help="Write the smallest package that passes the tests of its kind.")
 def new(kind: str, name: str, licence: str, description: str, bare: bool) -> None:
-    """Create a plugin package in the folder kdtool-KIND-NAME, working as it is.
+    """Create a plugin package that works as it is.
 
     \b
+    Its folder is kdtool-KIND-NAME.
     KIND is corpus, screen, annotator, packer, teacher, cache, student,
     transform, loss, weighting, trainer, evaluator, exporter, tracker,
     reporter or command.

@@ -49,10 +49,11 @@ def push(
     permitted: bool,
     as_json: bool,
 ) -> None:
-    """Publish the exported files of a finished RUN (name or folder) on the Hugging Face Hub, with a model card.
+    """Publish exported files on the Hugging Face Hub.
 
-    Nothing is uploaded without --yes. The upload is one commit: a repository holds a whole model or none, and a killed
-    upload continues with the same command. The token is read from HF_TOKEN or from `hf auth login`.
+    RUN is the name or the folder of a finished run; the files get a model card. Nothing is uploaded without --yes. The
+    upload is one commit: a repository holds a whole model or none, and a killed upload continues with the same command. The
+    token is read from HF_TOKEN or from `hf auth login`.
 
     \b
     Example:  kdtool push quickstart --to you/quickstart-student --yes

@@ -61,10 +61,11 @@ def serve(
     offline: bool,
     out: str,
 ) -> None:
-    """Serve the models of a finished run, or a model's folder or file, to browsers and editors.
+    """Serve a student to browsers and editors.
 
-    The page is at http://127.0.0.1:5000, OpenAI's protocol below /v1, and llama.cpp's /infill beside it. The student
-    answers unless a request names another model: control, teacher or an exported file.
+    The models are those of a finished run, or of a model's folder or file. The page is at http://127.0.0.1:5000, OpenAI's
+    protocol below /v1, and llama.cpp's /infill beside it. The student answers unless a request names another model: control,
+    teacher or an exported file.
 
     \b
     Example:  kdtool serve quickstart

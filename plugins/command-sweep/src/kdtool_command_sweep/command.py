@@ -58,9 +58,10 @@ def sweep(
     only_plan: bool,
     as_json: bool,
 ) -> None:
-    """Run a recipe at every point of a grid of settings, one after the other, and put the results into one table.
+    """Run a recipe at every point of a grid of settings.
 
-    The same command resumes where it stopped. A point that fails does not stop the others.
+    The points run one after the other, and one table shows their results. The same command resumes where it stopped. A
+    point that fails does not stop the others.
     """
     from kdtool_command_sweep.grid import read_values
     from kdtool_command_sweep.run_sweep import plan_sweep, sweep

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdtool._text.markdown import markdown_table
 from pydantic import ConfigDict, TypeAdapter
 
 from kdtool_command_sweep.folder import write
@@ -49,8 +49,16 @@ def as_markdown(sweep: SweepResults) -> str:
     parts = [f"# Sweep of {sweep.name}"]
     for section in sections_of(sweep):
         parts += [f"## {section.title}"] if section.title else []
-        parts += [markdown_table(section.head, section.rows), *filter(None, [section.note])]
+        parts += [_table(section.head, section.rows), *filter(None, [section.note])]
     return "\n\n".join([*parts, *remarks_of(sweep)]) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown with columns in line; cells are cut to their first line, and escaped."""
+    shown = [head, *([cell.partition("\n")[0].replace("|", "\\|") for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in shown]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def _point(point: SweepPoint, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdtool._text.markdown import measurement_title, number, number_range
+from kdtool._text.markdown import number, number_range
 
 from kdtool_command_sweep.points import SweepPoint
 from kdtool_command_sweep.results import SweepResults
@@ -48,7 +48,7 @@ def remarks_of(sweep: SweepResults) -> list[str]:
 
 
 def _measurement(table: SweepTable, keys: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> Section:
-    title = measurement_title(table.measurement, table.unit, higher_is_better=table.higher_is_better)
+    title = f"{table.measurement} ({table.unit}; {'higher' if table.higher_is_better else 'lower'} is better)"
     ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
     rows = [
         [

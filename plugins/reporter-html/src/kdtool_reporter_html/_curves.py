@@ -88,7 +88,8 @@ def _charts(histories: Sequence[_History]) -> Iterable[Chart]:
         return report.metrics.get(name)
 
     reports = [report for found in histories for report in found.reports]
-    yield from _pair("Weighted loss", histories, lambda report: report.loss)
+    if not any(report.terms for report in reports):
+        yield from _pair("Weighted loss", histories, lambda report: report.loss)
     for label in dict.fromkeys(label for report in reports for label in report.terms):
         yield from _pair(label, histories, partial(term, label=label))
     for name in dict.fromkeys(name for report in reports for name in report.metrics):

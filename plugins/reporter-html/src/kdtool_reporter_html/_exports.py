@@ -13,7 +13,7 @@ from kdtool_reporter_html._numbers import percent, quantity, times
 from kdtool_reporter_html._subjects import Measured, Subjects, key_of, name, title
 from kdtool_reporter_html._summary import COST_UNITS
 from kdtool_reporter_html._tradeoffs import plain_export
-from kdtool_reporter_html._verdict import aside_of, figures
+from kdtool_reporter_html._verdict import aside_of, figures, has_few_items
 
 __all__ = ["Exports", "exports"]
 
@@ -134,10 +134,12 @@ def _otherwise(one: Measured, other: Measured) -> str:
 def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Say what the file costs, in the first score that it shares with the student, and what it saves."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
-    ranked = sorted(file.compared.values(), key=lambda found: units.get(found.measurement) not in _POINTS)
+    judged = [found for found in file.compared.values() if not has_few_items(found)]
+    ranked = sorted(judged, key=lambda found: units.get(found.measurement) not in _POINTS)
     saved = _state_saving(file, grouped, subjects)
     if not ranked:
-        return f"{file.label} {saved}; its quality was not compared with the student’s." if saved else ""
+        why = "compared on too few items to judge" if file.compared else "not compared with the student’s"
+        return f"{file.label} {saved}; its quality was {why}." if saved else ""
     found = ranked[0]
     unit, what = units.get(found.measurement, ""), _in_words(found.measurement)
     score = unit in _POINTS and _rises(grouped[found.measurement])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -41,12 +41,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's cost; `share` of the most expensive one in percent."""
+    """The cost of all stages of a kind; `share` of the most expensive kind in percent.
+
+    `state` counts those made and reused, and `members` are the stages with their costs.
+    """
 
     name: str
     seconds: str
     share: float
-    reused: bool
+    state: str
+    members: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,25 @@ def costs(results: kdtool.Results) -> Costs:
     """Add up the time of stages and training."""
     # A stage that the run itself made and then reused (a student that all seeds share) counts once.
     records = list({(stage.name, stage.fingerprint): stage for stage in reversed(results.stages)}.values())[::-1]
-    most = max((stage.seconds for stage in records), default=0.0)
-    stages = tuple(
-        Stage(stage.title, duration(stage.seconds), 100 * stage.seconds / most if most else 0.0, stage.reused)
-        for stage in records
-    )
+    kinds: dict[str, list[kdtool.StageRecord]] = {}
+    for stage in records:
+        kinds.setdefault(stage.name.partition("/")[0], []).append(stage)
+    most = max((sum(stage.seconds for stage in found) for found in kinds.values()), default=0.0)
+    stages = tuple(_stages(kind, found, most) for kind, found in kinds.items())
     made, saved = (sum(stage.seconds for stage in records if stage.reused is was) for was in (False, True))
     return Costs(stages, duration(made), duration(saved) if saved else "", _signals(results), tuple(_training(results)))
+
+
+def _stages(kind: str, found: Sequence[kdtool.StageRecord], most: float) -> Stage:
+    total, reused = sum(stage.seconds for stage in found), sum(stage.reused for stage in found)
+    state = "reused" if reused == len(found) else f"made, {reused} reused" if reused else "made"
+    members = ((stage.title, duration(stage.seconds), "reused" if stage.reused else "made") for stage in found)
+    name = f"{_KINDS.get(kind, title(kind))} ({len(found)})" if len(found) > 1 else found[0].title
+    return Stage(name, duration(total), 100 * total / most if most else 0.0, state, tuple(members))
+
+
+_KINDS = {"phases": "training", "scores": "measuring", "teachers": "training of teachers"}
+"""Stages of a kind in words."""
 
 
 def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:

@@ -99,7 +99,7 @@ def _tradeoff(
         joined = sorted((place.cost, place.quality) for place in front)
         axes.plot(*zip(*joined, strict=True), "--", color=COLOURS["muted"], linewidth=0.8)
         for place in places:
-            _draw_point(axes, place, best=place in front)
+            _draw_point(axes, place, best=place in front, exported=subjects.is_exported(place.arm))
         _draw_titles(axes, places, titles)
         axes.set_xlabel(
             ", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * logarithmic)])
@@ -115,12 +115,14 @@ def _tradeoff(
     return Chart(heading, f"against {against}; {better}", drawing)
 
 
-def _draw_point(axes: Axes, place: Place, *, best: bool) -> None:
-    colour = colour_of(place.arm)
+def _draw_point(axes: Axes, place: Place, *, best: bool, exported: bool) -> None:
+    """Draw a point with its interval; an export is a larger diamond, behind the student that may be at the same place."""
+    colour = COLOURS["export"] if exported else colour_of(place.arm)
+    marker, size, order = ("D", 9, 2) if exported else ("o", 7, 3)
     if place.bounds:
         axes.plot([place.cost] * 2, place.bounds, color=colour, linewidth=1.6)
     fill = colour if best else COLOURS["card"]
-    axes.plot(place.cost, place.quality, "o", markersize=7, color=colour, markerfacecolor=fill, zorder=3)
+    axes.plot(place.cost, place.quality, marker, markersize=size, color=colour, markerfacecolor=fill, zorder=order)
 
 
 def _draw_titles(axes: Axes, places: Sequence[Place], titles: Mapping[str, str]) -> None:

@@ -14,8 +14,8 @@ from kdtool_reporter_html._numbers import difference, percent, quantity, span, t
 from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "figures", "forest", "gain_over_base", "judgements",
-    "pairs", "weakness", "where_it_pays", "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "figures", "forest", "gain_over_base",
+    "has_few_items", "judgements", "pairs", "weakness", "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
@@ -39,6 +39,8 @@ _ASIDES = {
 }  # fmt: skip
 """Measurements that are not abilities (likeness to the teacher, repetition of training text), by the outcome if nothing else
 differs, with phrases for better and worse. An evaluator's name may precede theirs; a teacher's name contains dots."""
+_MANY, _FEW = 30, 12
+"""Items from which on a comparison comes first, and below which it is folded."""
 _AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 
@@ -85,10 +87,14 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ForestPanel:
-    """All comparisons of one measurement on a common scale; `zero` is the position of no difference, `ticks` have labels."""
+    """All comparisons of one measurement on a common scale.
+
+    `few`: they have too few items to judge. `zero` is the position of no difference, `ticks` have labels.
+    """
 
     heading: str
     footing: str
+    few: bool
     zero: float
     left: str
     right: str
@@ -169,8 +175,9 @@ def _change(found: kdtool.Comparison, unit: str) -> str:
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
-    """Draw one panel per measurement, with a row for each control, from comparisons with controls."""
-    measurements = list(dict.fromkeys(found.measurement for found in comparisons))
+    """Draw one panel per measurement, with a row for each control, from comparisons with controls; many items come first."""
+    ordered = sorted(comparisons, key=_scarcity)
+    measurements = list(dict.fromkeys(found.measurement for found in ordered))
     return [
         _panel(
             measurement,
@@ -191,9 +198,18 @@ def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) 
 
 
 def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str], subjects: Subjects) -> list[PairRow]:
-    """Tabulate all pairs of arms, measurement by measurement."""
-    ordered = sorted(comparisons, key=lambda found: found.measurement)
+    """Tabulate all pairs of arms, measurement by measurement, those with many items first."""
+    ordered = sorted(comparisons, key=lambda found: (_scarcity(found), found.measurement))
     return [_pair(found, units.get(found.measurement, ""), subjects) for found in ordered]
+
+
+def has_few_items(found: kdtool.Comparison) -> bool:
+    """Return whether a comparison has too few items to judge."""
+    return found.items < _FEW
+
+
+def _scarcity(found: kdtool.Comparison) -> int:
+    return 0 if found.items >= _MANY else 2 if has_few_items(found) else 1
 
 
 def _pair(found: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
@@ -309,5 +325,6 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
         for found in comparisons
     )
     return ForestPanel(
-        title(measurement), _footing(comparisons), at(0.0), *sides, "right" if higher else "left", ticks, rows
-    )
+        title(measurement), _footing(comparisons), all(map(has_few_items, comparisons)),
+        at(0.0), *sides, "right" if higher else "left", ticks, rows,
+    )  # fmt: skip

@@ -1,0 +1,153 @@
+"""What the command line prints: figures, excerpts of recipes, plans in short, and colours only in terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool._cli.compare import difference
+from kdtool._contract.comparison import Comparison
+from kdtool._text.figures import duration, figure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ((0.2083, "fraction", 0.0009935, 0.5088), "21 % (0–51)"),
+        ((0.1667, "fraction", 0.0, 1.0), "17 % (0–100)"),
+        ((15.92, "per token", 15.11, 16.79), "15.9 (15.1–16.8)"),
+        ((-0.3, "nats", -0.5, 0.52), "-0.30 (-0.50 to 0.52)"),
+        ((3.9681, "nats", 3.9681, 3.9681), "3.968 (3.968–3.968)"),
+        ((134_515_008, "parameters"), "135 M"),
+        ((590_400, "bytes"), "590 kB"),
+        ((0.0, "bytes"), "0"),
+        ((0.089, "s"), "0.0890 s"),
+        ((float("inf"), "per token", 3.0, float("inf")), "∞ (3–∞)"),
+    ],
+)
+def test_a_figure_has_the_digits_that_its_interval_justifies(arguments: Any, shown: str) -> None:
+    assert figure(*arguments) == shown
+
+
+def test_differences_have_signs_and_a_unit() -> None:
+    relative = Comparison("p", "a", "b", 1, 1, -0.131, -0.152, -0.105, True, "better", 1, 9)
+    assert difference(relative) == "-13 % (-15 to -10)"
+    fraction = replace(relative, difference=0.167, low=-0.08, high=0.42, relative=False)
+    assert difference(fraction, "fraction") == "+17 points (-8 to +42)"
+    assert difference(replace(relative, difference=-1e-9, low=-0.04, high=0.02)) == "+0.0 % (-4.0 to +2.0)"
+
+
+def test_times_have_the_unit_that_suits_them() -> None:
+    assert [duration(seconds) for seconds in (0.01, 40, 672, 9000, 300_000)] == [
+        "1 s",
+        "40 s",
+        "11 min",
+        "2.5 h",
+        "3.5 days",
+    ]
+
+
+def test_an_error_shows_the_line_of_the_recipe(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    lines = [f"{key}: {json.dumps(value)}" for key, value in recipe.items()]
+    path.write_text("\n".join([*lines, "colour:  red", ""]), encoding="utf-8")
+    assert call(["check", str(path)]) == 2
+    number = len(lines) + 1
+    excerpt = f"      {number} | colour:  red\n      {' ' * len(str(number))} | ^^^^^^\n"
+    assert f"{path}:{number}:1: colour: unknown key\n{excerpt}" in capsys.readouterr().err
+
+
+def test_a_missing_recipe_is_not_found_and_similar_ones_are_named(
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["check", "recipe.yml"]) == 2
+    assert capsys.readouterr().err == "error: recipe 'recipe.yml' not found\n    did you mean 'recipe.yaml'?\n"
+
+
+def test_wrong_arguments_are_errors_like_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["show"]) == 2
+    error = "error: Missing argument 'RUN'.\n  Usage: kdtool show [OPTIONS] RUN\n  Help: kdtool show --help\n"
+    assert capsys.readouterr().err == error
+
+
+def test_a_plan_names_reused_stages_only_if_asked_for(
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    count = len(kdtool.run(recipe).stages)
+    capsys.readouterr()
+    assert call(["run", "recipe.yaml", "--plan"]) == 0
+    assert re.fullmatch(r"✓ \d+ stages reused\n", capsys.readouterr().out)
+    assert call(["run", "recipe.yaml", "--plan", "-v"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line[:9] for line in lines} == {"✓ reuse  "}
+    assert len(lines) <= count
+    assert call(["run", "recipe.yaml", "--plan", "--set", "train.steps=9"]) == 0
+    first, *changed = capsys.readouterr().out.splitlines()
+    assert first.startswith("✓ ")
+    assert any(re.match(r"↻ run +training of student, seed 0 .* steps \d+ → 9", line) for line in changed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pseudo-terminals")
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_only_terminals_get_colours(recipe: dict[str, Any], no_color: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import pty
+
+    kdtool.run(recipe)
+    capsys.readouterr()
+    assert call(["show", "toy"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["NO_COLOR"] = no_color
+        os.execv(sys.executable, [sys.executable, "-m", "kdtool", "show", "toy"])  # noqa: S606 - no shell is needed
+    shown = bytearray()
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # Linux reports the end of a terminal so
+        pass
+    os.waitpid(child, 0)
+    assert b"nats" in shown
+    assert (b"\x1b[" in shown) == (not no_color)
+
+
+def test_a_short_name_stands_for_the_only_component_that_has_it(recipe: dict[str, Any]) -> None:
+    Path("own.py").write_text(DERIVING, encoding="utf-8")
+    recipe["corpora"] = {"local": recipe.pop("corpus"), "copy": {"use": "./own.py:Copy", "of": ["local"]}}
+    assert kdtool.run({**recipe, "seeds": [0], "control": False}).measurements
+    recipe["teachers"] = {"local": recipe.pop("teacher")}
+    with pytest.raises(kdtool.RecipeError, match=r"of 'local', which is missing\n.*corpora\.local, .*teachers\.local"):
+        kdtool.check(recipe)
+
+
+DERIVING = '''
+import kdtool
+
+
+class Copy(kdtool.Corpus):
+    """Repeats other corpora."""
+
+    class Config(kdtool.Config):
+        of: list[str]
+        """The corpora."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.derives_from = dict.fromkeys(config.of, "text")
+
+    def kdtool_examples(self, run):
+        for name in self.config.of:
+            yield from run.component(name, kdtool.Corpus).kdtool_examples(run)
+'''
