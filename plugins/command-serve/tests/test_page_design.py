@@ -73,8 +73,13 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, view: str
         window.type(PROMPT + "wide_" * 60)
         window.page.get_by_role("button", name="Run").tap()
         window.wait()
-        for name, figure in (("speed", "1,234.5"), ("first", "12,345 ms"), ("memory", "1,234.5 MB")):  # of a busy machine
-            window.page.locator(f".figures .{name}").evaluate_all("(all, to) => all.map(one => one.textContent = to)", figure)
+        fill = "(all, figure) => all.map(one => one.textContent = figure)"
+        for name, figure in (
+            ("speed", "1,234.5"),
+            ("first", "12,345 ms"),
+            ("memory", "1,234.5 MB"),
+        ):  # of a busy machine
+            window.page.locator(f".figures .{name}").evaluate_all(fill, figure)
         assert window.page.evaluate("document.documentElement.scrollWidth") == width
         sideways = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.className)"
         assert window.page.locator("main *:visible:not(.sr, .name)").evaluate_all(sideways) == []

@@ -186,26 +186,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
         component, thread = lifetime.build(owner, cls, config, required=spec.required)
         if problem := attribute_problem(component, form_of(cls, spec.kind)) or offer_problem(component):
             raise PluginError(f"{owner}: {problem}")
-    if short := _short_names(recipe, component):
-        return _build(recipe, replace(spec, options=_rename(spec.options, short)), lifetime, problems)
     return Built(spec, loaded, written, config, component, owner, thread)
-
-
-def _short_names(recipe: Recipe, component: Component) -> dict[str, str]:
-    """Return the short names by which a component names teachers and corpora, with their whole names, if it is clear."""
-    named = {*component.derives_from, *getattr(component, "asks", ())} - {spec.path for spec in recipe.lasting}
-    known = [spec for spec in recipe.lasting if spec.kind in {"teacher", "corpus"} and spec.name in named]
-    names = [spec.name for spec in known]
-    return {spec.name: spec.path for spec in known if names.count(spec.name) == 1}
-
-
-def _rename(value: Any, names: Mapping[str, str]) -> Any:
-    """Return settings in which texts that are one of the names are replaced."""
-    if isinstance(value, Mapping):
-        return {key: _rename(entry, names) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rename(entry, names) for entry in value]
-    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Path]]:

@@ -88,10 +88,10 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
 
 
 def _signals(materials: Mapping[str, Materials]) -> tuple[Node, ...]:
-    return tuple({node.name: node for own in materials.values() for node in _recorded(own)}.values())
+    return tuple({node.name: node for own in materials.values() for node in _recordings_of(own)}.values())
 
 
-def _recorded(materials: Materials) -> Iterator[Node]:
+def _recordings_of(materials: Materials) -> Iterator[Node]:
     return (recording.node for recording in materials.recordings.values())
 
 

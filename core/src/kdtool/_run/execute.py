@@ -161,7 +161,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     publish_graph(context, stages.graph)
     for node in stages.graph.nodes.values():
         context.make(node)
-        _check_made(context, stages, node)
+        _check_node(context, stages, node)
     results = replace(_results(context, stages), recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
         return results
@@ -172,7 +172,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     return results
 
 
-def _check_made(context: Context, stages: Stages, node: Node) -> None:
+def _check_node(context: Context, stages: Stages, node: Node) -> None:
     """Have components check what a made node holds, before more is made from it; show exports at once."""
     untrained = next(iter(stages.students.values()))
     if node is stages.texts:

@@ -129,7 +129,7 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSi
             who = component_record(built[teacher]), component_record(built[recording.cache])
             wanted = recording.wanted
             made = all(student.exists for student in wanted.shapes.untrained.values())
-            want = wanted.request() if made else wanted.described()
+            want = wanted.request() if made else wanted.request_ahead()
             yield node.name, RecordedSignals(*who, want, folder, recording.rows, context)
 
 

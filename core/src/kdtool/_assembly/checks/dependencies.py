@@ -21,7 +21,7 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
             if source is None:
                 kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}
                 there = [other for other, found in specs.items() if found.kind in kinds and other != path]
-                message, remedy = f"takes {transfer} of {name!r}, which is missing", f"there are: {', '.join(there)}"
+                message, remedy = f"takes {transfer} of {name!r}, which is missing", _suggest(name, there)
             elif path in taken_by([path], components):
                 message = f"takes {transfer} of {name}, which takes something of it in turn"
                 remedy = "let one of them begin"
@@ -34,6 +34,12 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
                 message = f"takes text of {name}, which is a {specs[name].kind}"
             if message:
                 yield parts.problem(spec.key, message, remedy)
+
+
+def _suggest(name: str, there: list[str]) -> str:
+    """Return the components with this short name, else all there are."""
+    called_so = [other for other in there if other.rpartition(".")[2] == name]
+    return f"did you mean {' or '.join(map(repr, called_so))}?" if called_so else f"there are: {', '.join(there)}"
 
 
 def taken_by(names: Iterable[str], components: Mapping[str, Component]) -> tuple[str, ...]:

@@ -76,13 +76,13 @@ class Wanted:
             for shapes in self.shapes.of_all_seeds()
         )
 
-    def described(self) -> SignalRequest:
+    def request_ahead(self) -> SignalRequest:
         """Return the request for students as they are described: if they decide layers, these may differ."""
         return replace(self, shapes=replace(self.shapes, untrained={})).request()
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Node]]:
         """Return parts and inputs of a recording: layers if they are known ahead, else the students that decide them."""
-        described = self.described()
+        described = self.request_ahead()
         parts: dict[str, Any] = {"signals": sorted(described.kinds), "temperature": described.temperature}
         losses = [asks_for_layers(self.context, phase, self.teacher) for phase in self.phases]
         if self.shapes.untrained and any(losses):
