@@ -377,6 +377,22 @@ def test_tests_leave_nothing_in_the_process_that_runs_them(sandbox: Sandbox) -> 
         assert second.has_passed, (name, second)
 
 
+def test_files_that_programs_lock_can_be_used(judge: Judge) -> None:
+    source = """
+import fcntl, sqlite3, tempfile
+def f(x):
+    with tempfile.NamedTemporaryFile() as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with sqlite3.connect("kept.db") as base:
+        base.execute("create table t (x)")
+        base.execute("insert into t values (?)", (x,))
+    return sqlite3.connect("kept.db").execute("select x from t").fetchall()
+"""
+    verdict = judge(source, "assert f(1) == [(1,)]")
+    assert verdict.has_passed, verdict
+
+
 def test_verdicts_of_many_tasks_carry_their_ids(sandbox: Sandbox) -> None:
     module = Module(IDENTITY, "assert f(1) == 1", ("f",))
     assert {verdict.id for verdict in sandbox.run(Task(str(number), module) for number in range(20))} == {
