@@ -41,8 +41,8 @@ _MODULES = (
     "tester",
 )
 _REMARKS = 2000
-_BYTES_OF_A_FILE = 2**10
-"""Memory that the kernel holds for a file, a folder or a link, whatever is in it."""
+_BYTES_OF_A_FILE = 2**11
+"""Memory that the kernel holds at most for a file, a folder or a link with a long name, whatever is in it."""
 _FORMAT = 4
 """The version of marshal's format that all Pythons read that may be inside."""
 
