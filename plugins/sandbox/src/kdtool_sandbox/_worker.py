@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
-from kdtool_sandbox._commands import NAME
+from kdtool_sandbox._commands import NAME, USER
 from kdtool_sandbox._inside import frames
 from kdtool_sandbox._processes import calm, children, memory_of
 
@@ -43,6 +43,8 @@ _MODULES = (
 _REMARKS = 2000
 _BYTES_OF_A_FILE = 2**11
 """Memory that the kernel holds at most for a file, a folder or a link with a long name, whatever is in it."""
+_FIRST_USER, _USERS, _NOBODY = 20_000, 40_000, 65_534
+"""Users of containers: an image seldom has them, and an engine without root has 65,536."""
 _FORMAT = 4
 """The version of marshal's format that all Pythons read that may be inside."""
 
@@ -77,9 +79,8 @@ class Worker:
         self._compiled = compiled
         self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
-        command, self._ending = (
-            [Path(self._folder).name if part == NAME else part for part in parts] for parts in (command, ending)
-        )
+        mine = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
+        command, self._ending = ([mine.get(part, part) for part in parts] for parts in (command, ending))
         self.connection, theirs = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         with theirs:
