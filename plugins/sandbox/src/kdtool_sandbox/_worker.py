@@ -20,9 +20,10 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
+from kdtool_sandbox._clock import WAITING, Clock, Limit
 from kdtool_sandbox._commands import NAME, USER
 from kdtool_sandbox._inside import frames
-from kdtool_sandbox._processes import calm, children, memory_of
+from kdtool_sandbox._processes import calm, children, descendants, memory_of
 
 __all__ = ["Ended", "Worker"]
 
@@ -121,24 +122,36 @@ class Worker:
         self._inside = children(self._process.pid)
         return self._answer(seconds, begun)
 
-    def start(self, parts: Sequence[bytes], seconds: float) -> None:
-        """Hand over a task's frames; an answer is overdue after `seconds`.
+    def start(self, parts: Sequence[bytes], limits: Sequence[Limit], grace: float) -> None:
+        """Hand over a task's frames; an answer is overdue `grace` seconds after all its time on the clock.
 
         Raises:
             Ended: the worker does not take them.
         """
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + WAITING * sum(limit.seconds for limit in limits) + grace
+        self._limits = limits
+        self.clock = Clock(limits[0], self._process.pid)
         for part in parts:
             self._hand(part)
 
-    def answer(self) -> dict[str, Any]:
-        """Return the answer, of which the first bytes are here.
+    def answer(self) -> dict[str, Any] | None:
+        """Return the answer, of which the first bytes are here; None if it announces a step.
 
         Raises:
             Ended: none comes.
         """
-        self.deadline = None
-        return self._answer(_ENDING)
+        deadline, self.deadline = self.deadline, None
+        answer = self._answer(_ENDING)
+        if "step" not in answer:
+            return answer
+        self.clock = Clock(self._limits[answer["step"]], self._process.pid)
+        self.deadline = deadline
+        return None
+
+    def overdue(self) -> str:
+        """Return why the task's time is over; "" if it is not."""
+        stuck = self.deadline is not None and self.deadline < time.monotonic()
+        return self.clock.look() or ("no verdict, although its time on the clock is over" if stuck else "")
 
     def memory(self) -> int:
         """Return the bytes that all processes of the sandbox hold, and the kernel for them."""
@@ -179,7 +192,7 @@ class Worker:
                 subprocess.run(self._ending, capture_output=True, check=False, timeout=_KILLING)  # noqa: S603 (the engine)
             self._process.kill()
             return
-        for process in children(self._process.pid):  # bubblewrap then waits for its first process, and ends
+        for process in descendants(self._process.pid):  # bubblewrap then waits for its first process, and ends
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
