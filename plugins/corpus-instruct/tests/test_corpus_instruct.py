@@ -724,7 +724,7 @@ def test_what_hangs_has_failed_and_an_error_is_cut(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"cannot be filled"):
         instruct(tmp_path, Failing(), **ONE_CELL, rows=1, tested=("python",), repairs=1, candidates=2, seconds=1)
     (cell,) = status(tmp_path)["cells"]
-    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s": 1}
+    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s of processor time": 1}
     (rejected,) = tmp_path.glob("instruct/*/rejected.jsonl")
     errors = [json.loads(line)["error"] for line in rejected.read_text("utf-8").splitlines()]
     assert len(errors[0]) == 1000

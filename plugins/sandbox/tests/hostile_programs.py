@@ -898,6 +898,27 @@ A = lambda: os.setxattr(os.open('/tmp', os.O_TMPFILE | os.O_RDWR), 'user.x', b'x
     "watching files": "A = lambda: C.inotify_init() >= 0 or {}[0]\n",
     "watching files, newer": "A = lambda: C.inotify_init1(0) >= 0 or {}[0]\n",
     "watching file systems": "A = lambda: C.fanotify_init(0x200, 0) >= 0 or {}[0]\n",
+    "watching a folder by its descriptor": """\
+import fcntl
+A = lambda: fcntl.fcntl(os.open('/python', os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_ACCESS | fcntl.DN_MULTISHOT)
+""",
+    "locks that the kernel remembers": """\
+import fcntl, struct
+file = os.open('/tmp/locked', os.O_CREAT | os.O_RDWR)
+form = 'hhqqi4x'
+def asked(command, kind): return struct.unpack(form, fcntl.fcntl(file, command, struct.pack(form, kind, 0, 0, 1, 0)))
+def child():
+    process = os.fork()
+    if not process:
+        os._exit(asked(fcntl.F_GETLK, fcntl.F_WRLCK)[0] == fcntl.F_UNLCK)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+for setting in (fcntl.F_SETLK, fcntl.F_SETLKW, 37, 38): asked(setting, fcntl.F_WRLCK)
+A = lambda: {0: 'a lock'}[child()]
+""",
+    "more timers than programs need": """\
+timers = [C.timer_create(1, None, ctypes.byref(ctypes.c_void_p())) for _ in range(100)]
+A = lambda: {99: 'all'}[sum(made == 0 for made in timers) - 1]
+""",
     "Landlock": "A = lambda: call(444, 0, 0, 1)\n",
     "cores for tracing": "A = lambda: C.prctl(4, 1, 0, 0, 0) == 0 or {}[0]\n",
     "cores": """\

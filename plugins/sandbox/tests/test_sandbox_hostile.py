@@ -147,9 +147,17 @@ def f(x):
             os.mkdir(str(number))
     time.sleep(99)
 """
+_LINKS = """
+import os, time
+def f(x):
+    for number in range(225_000):
+        os.symlink('target' * 20, f'{number:0240}')
+    time.sleep(99)
+"""
+"""Of a kilobyte for each they may have, of the two that they take they may not."""
 
 
-@pytest.mark.parametrize("source", [_MAPPINGS, _EMPTY_FILES], ids=["mappings", "empty files"])
+@pytest.mark.parametrize("source", [_MAPPINGS, _EMPTY_FILES, _LINKS], ids=["mappings", "empty files", "links"])
 def test_memory_that_the_kernel_holds_for_a_program_is_limited(pair: Pair, source: str) -> None:
     flood, honest = pair(source, "f(1)", 60.0)
     assert "MiB; 256 are allowed" in flood.reason, flood

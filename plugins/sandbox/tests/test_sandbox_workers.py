@@ -282,7 +282,7 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
     joined = " ".join(command[:-6])
     for part in ("--network none", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--pull never"):
         assert part in joined
-    for part in ("--user 65534:65534", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=1777"):
+    for part in ("--user USER", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=1777"):
         assert part in joined
     assert "--env https_proxy= --env HTTPS_PROXY= " in joined
     assert "--tmpfs /dev/mqueue:ro" in joined
@@ -309,6 +309,15 @@ def test_container_is_ended_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     run, kill = (tmp_path / "asked").read_text().splitlines()
     assert run.startswith("run --name kdtool-sandbox-")
     assert kill == run.replace("run --name", "kill")
+
+
+def test_each_container_has_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake(tmp_path, "docker", f"echo $* >> {tmp_path}/asked", monkeypatch)
+    for number in (0, 1):
+        Worker(container("docker", "image"), False, number, ending=container_ending("docker")).close()
+    first, second = (tmp_path / "asked").read_text().splitlines()
+    assert "--user 20000:65534" in first
+    assert "--user 20001:65534" in second
 
 
 def test_engine_is_started_in_the_environment_that_says_where_its_service_is(
@@ -348,6 +357,19 @@ def _containers(engine: str) -> str:
             break
         time.sleep(0.5)
     return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+def test_program_that_is_timed_out_without_isolation_has_ended(tmp_path: Path) -> None:
+    file = tmp_path / "number"
+    source = f"import os\nopen({str(file)!r}, 'w').write(str(os.getpid()))\nwhile True: pass\n"
+    with Sandbox(unsafe_run_without_isolation=True) as sandbox:
+        (verdict,) = sandbox.run([Task("endless", Module(source, ""), 1.0)])
+    assert verdict.status == "timed out"
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{file.read_text()}").exists():  # init may not have waited for it yet
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")

@@ -27,7 +27,7 @@ class Form(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Resource limits of a program: wall-clock seconds, and bytes of memory."""
+    """Resource limits of a program: `seconds` and `memory` as in `kdtool_sandbox.Task`."""
 
     seconds: float
     memory: int

@@ -16,10 +16,12 @@ import kdtool
 
 from kdtool_sandbox._view import EXECUTABLE, LIBRARIES, base_executable, system_parts, view_of
 
-__all__ = ["NAME", "TMP_BYTES", "bubblewrap", "container", "container_ending", "unsafe"]
+__all__ = ["NAME", "TMP_BYTES", "USER", "bubblewrap", "container", "container_ending", "unsafe"]
 
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
+USER = "USER"
+"""Stands for a worker's own user and nobody's group in its commands: the kernel counts pipes and pending signals by user."""
 TMP_BYTES = 128 * 2**20
 _BYTES_OF_ALL = ("--memory", str(2 * 2**30), "--memory-swap", str(2 * 2**30))
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
@@ -102,7 +104,7 @@ def container(program: str, image: str) -> list[str]:
         "none",
         "--read-only",
     ]
-    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
+    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", USER]
     command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
     command += ["--oom-score-adj", str(_FIRST_TO_GO), *_BYTES_OF_ALL]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]

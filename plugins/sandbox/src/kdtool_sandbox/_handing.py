@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 
+from kdtool_sandbox._clock import OF_PROCESSOR, WAITING, Limit
 from kdtool_sandbox._pace import slowness
 from kdtool_sandbox._task import ENDING, Module, Task
 
@@ -17,32 +19,40 @@ _MODULE_FILES, _PROGRAM_FILES = 64, 256
 _ENDING_BYTES = 16
 
 
-def frames_of(task: Task) -> tuple[list[bytes], float]:
-    """Return the frames of a task, and the seconds that it may take on this machine.
+def frames_of(task: Task) -> tuple[list[bytes], list[Limit]]:
+    """Return the frames of a task, and the limits of its module or steps on this machine.
 
     Verdicts contain the task's own limit, so that they are the same on all machines.
     """
     work, times = task.work, slowness()
     if isinstance(work, Module):
-        seconds = times * task.seconds
-        limits = {"seconds": seconds, "memory": task.memory, "processes": _MODULE_PROCESSES, "files": _MODULE_FILES}
-        limits["told"] = task.seconds
+        limit = Limit(times * task.seconds, 1, f"no verdict within {task.seconds:g} s", starts_others=False)
+        inside = _limits_inside(limit, f"no verdict within {WAITING * task.seconds:g} s")
+        limits = {"memory": task.memory, "processes": _MODULE_PROCESSES, "files": _MODULE_FILES, **inside}
         tests = {"helpers": work.helpers, "tests": work.tests, "names": list(work.names)}
         source = work.source.encode("utf-8", "surrogatepass")
-        return [json.dumps({"limits": limits}).encode(), source, json.dumps(tests).encode()], seconds
-    told = [task.seconds if step.seconds is None else step.seconds for step in work.steps]
-    seconds = times * sum(told)
+        return [json.dumps({"limits": limits}).encode(), source, json.dumps(tests).encode()], [limit]
     ending = secrets.token_hex(_ENDING_BYTES)
-    steps = [
-        {
-            "command": step.command,
-            "what": step.what,
-            "seconds": times * most,
-            "told": most,
-            "ending": step.ending.replace(ENDING, ending),
-        }
-        for step, most in zip(work.steps, told, strict=True)
-    ]
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    bounds, steps = [], []
+    for step in work.steps:
+        seconds = task.seconds if step.seconds is None else step.seconds
+        bounds.append(Limit(times * seconds, processors, f"{step.what}: more than {seconds:g} s", starts_others=True))
+        inside = _limits_inside(bounds[-1], f"{step.what}: more than {WAITING * seconds:g} s")
+        steps.append(
+            {"command": step.command, "what": step.what, "ending": step.ending.replace(ENDING, ending), **inside}
+        )
     files = {name: text.replace(ENDING, ending) for name, text in work.files.items()}
-    limits = {"seconds": seconds, "memory": 0, "processes": _PROGRAM_PROCESSES, "files": _PROGRAM_FILES}
-    return [json.dumps({"limits": limits, "files": files, "steps": steps}).encode()], seconds
+    limits = {"memory": 0, "processes": _PROGRAM_PROCESSES, "files": _PROGRAM_FILES}
+    return [json.dumps({"limits": limits, "files": files, "steps": steps}).encode()], bounds
+
+
+def _limits_inside(limit: Limit, late: str) -> dict[str, object]:
+    """Return what the sandbox itself enforces: processor time when a program has ended, and time on the clock."""
+    return {
+        "seconds": limit.seconds,
+        "processor": limit.seconds * limit.processors,
+        "over": limit.reason + OF_PROCESSOR,
+        "clock": WAITING * limit.seconds,
+        "late": f"{late}, for most of which it waited for a processor",
+    }

@@ -4,6 +4,8 @@ Run as a script: how many folders the sandbox needs, these folders, then the com
 only root may enter, that one is covered with an empty file system, in this process's own view of files, and the folder
 put back in its place. The limit of processes does not bind root, and a hole in the kernel would find root.
 
+Each sandbox gets a user of its own, because the kernel counts pipes, pending signals and other things by user.
+
 It starts with each worker, so it imports next to nothing.
 """
 
@@ -12,19 +14,28 @@ import os
 import sys
 
 _NOBODY = 65534
+_FIRST_USER = 1_900_000_000
+"""Added to the number of this process. Systems and containers assign lower numbers to users, and 2**31 is not reached."""
 _NEW_MOUNTS, _BIND, _RECURSIVE, _PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
 _ANYBODY_MAY_ENTER = 0o001
 
 
 def main(folders: list[str], command: list[str]) -> None:
-    """Become nobody and run the command instead of this."""
+    """Become a user of no one else and run the command instead of this."""
     covers = {folder: cover for folder in folders if (cover := _find_closed(folder))}
     if covers:
         _uncover(covers)
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    _become(_FIRST_USER + os.getpid())
     os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
+
+
+def _become(user: int) -> None:
+    try:
+        os.setresuid(user, user, user)
+    except OSError:  # a container may have 65,536 users only
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
 def _find_closed(folder: str) -> str | None:

@@ -7,15 +7,18 @@ a sandbox counts with its maximum. Mappings of addresses use kernel memory as we
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from math import ceil, log
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["calm", "children", "memory_of"]
+__all__ = ["Times", "calm", "children", "descendants", "memory_of", "pipes_are_short", "times_of"]
 
 _OWN = re.compile(r"^(?:RssAnon|VmPTE|VmSwap|HugetlbPages):\s*(\d+) kB$", re.MULTILINE)
 """Pages, the tables that say where they are, what is swapped out, and huge pages, which are not among the pages."""
@@ -33,6 +36,8 @@ _OF_A_TASK = 3
 _BUSY = 2
 """Threads that a task may keep busy for each processor that it may run on."""
 _LOWEST, _WEIGHT_OF_A_STEP = 19, 1.25
+_SHORT = 2 * mmap.PAGESIZE
+"""Size of a new pipe of a user who has more than `fs.pipe-user-pages-soft`."""
 
 
 def memory_of(process: int) -> int:
@@ -45,6 +50,39 @@ def memory_of(process: int) -> int:
         total += _own(folder)
         sockets = sockets or _sockets(folder)
     return total + sockets * (int(_text(_BUFFER) or 0) + _LAST)
+
+
+class Times(NamedTuple):
+    """Seconds for which a thread of a process ran, and for which it waited for a processor."""
+
+    process: int
+    ran: float
+    waited: float
+
+
+def times_of(process: int) -> dict[int, Times]:
+    """Return the times of each thread of a process and its descendants; empty where the kernel does not count them."""
+    threads = [thread for folder, _ in _family(process) for thread in _threads(folder)]
+    counters = {thread: _text(thread / "schedstat").split() for thread in threads}
+    return {
+        int(thread.name): Times(int(thread.parent.parent.name), int(found[0]) / 1e9, int(found[1]) / 1e9)
+        for thread, found in counters.items()
+        if found
+    }
+
+
+def pipes_are_short() -> bool:
+    """Return whether this process' user has so many pipes that new ones are smaller than programs expect."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl  # other systems may not have it
+
+    ends = os.pipe()
+    try:
+        return fcntl.fcntl(ends[0], fcntl.F_GETPIPE_SZ) <= _SHORT
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def calm(process: int) -> None:
@@ -82,6 +120,11 @@ def children(process: int) -> list[int]:
     """Return the processes that one has started and not waited for."""
     threads = _threads(Path("/proc") / str(process))
     return [int(child) for thread in threads for child in _text(thread / "children").split()]
+
+
+def descendants(process: int) -> list[int]:
+    """Return the children of a process, their children, and so on."""
+    return [int(folder.name) for folder, depth in _family(process) if depth > 0]
 
 
 def _own(folder: Path) -> int:

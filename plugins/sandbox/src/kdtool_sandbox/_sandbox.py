@@ -8,7 +8,7 @@ import select
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +18,7 @@ import kdtool
 from kdtool_sandbox._commands import bubblewrap, container, container_ending, unsafe
 from kdtool_sandbox._handing import frames_of
 from kdtool_sandbox._language import Language, language
+from kdtool_sandbox._processes import pipes_are_short
 from kdtool_sandbox._seccomp import seccomp_filter, task_filter
 from kdtool_sandbox._task import Isolation, Module, Program, Task, Verdict
 from kdtool_sandbox._worker import Ended, Worker
@@ -41,7 +42,7 @@ _TRIED: set[str] = set()
 
 _PROBE_ISOLATED = """\
 import _socket, os
-assert answer([1]) == 42 and os.getpid() == 1 and os.geteuid() == 65534
+assert answer([1]) == 42 and os.getpid() == 1 and os.geteuid() >= 20000
 try:
     _socket.socket(_socket.AF_INET)
 except OSError:
@@ -60,10 +61,29 @@ for name in ("/etc/passwd", "/root/.bashrc", "/usr/share/doc", "/usr/local/share
 
 @dataclass
 class _Running:
-    """A task in work, and whether it was begun before by a worker that ended."""
+    """A task in work."""
 
     task: Task
     again: bool = False
+    """A worker that ended had begun it."""
+    disturbed: bool = False
+    """Others used up the pipes meanwhile."""
+    alone: bool = False
+    """It is tried for the second time, and no other runs."""
+
+
+class _Queue:
+    """Tasks to start: those whose worker ended, then new ones, at the end one after the other those to be tried alone."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._new = (_Running(task) for task in tasks)
+        self.again: list[_Running] = []
+        self.alone: list[_Running] = []
+
+    def take(self, others: bool) -> _Running | None:
+        """Return the next task, None if there is none to start; `others`: some are in work."""
+        running = self.again.pop() if self.again else next(self._new, None)
+        return self.alone.pop() if running is None and self.alone and not others else running
 
 
 class Sandbox:
@@ -115,6 +135,7 @@ class Sandbox:
         self._workers: list[Worker] = []
         self._running: dict[Worker, _Running] = {}
         self._looked = time.monotonic()
+        self._always_short = pipes_are_short()
         try:
             self._fill()
             self._probe()
@@ -138,41 +159,42 @@ class Sandbox:
     def run(self, tasks: Iterable[Task]) -> Generator[Verdict, None, None]:
         """Run tasks and give verdicts as they come, in any order; tasks are taken as they can be started.
 
+        A task that failed for want of processors or pipes is run once more at the end, alone.
+
         Raises:
             SandboxError: no new worker could be started in place of one that ended.
         """
-        waiting = (_Running(task) for task in tasks)
-        once_more: list[_Running] = []
+        queue = _Queue(tasks)
         try:
             while True:
-                yield from self._hand_out(waiting, once_more)
+                yield from self._hand_out(queue)
                 if not self._running:
                     return
-                yield from self._collect(once_more)
+                yield from self._collect(queue)
         finally:
             for worker in list(self._running):
                 self._replace(worker)
 
-    def _hand_out(self, waiting: Iterator[_Running], once_more: list[_Running]) -> Iterator[Verdict]:
+    def _hand_out(self, queue: _Queue) -> Iterator[Verdict]:
         """Start tasks until every worker has one, or none is left."""
         while True:
             self._fill()  # a worker may have ended while it had nothing to do
             worker = next((worker for worker in self._workers if worker not in self._running), None)
-            running = None if worker is None else once_more.pop() if once_more else next(waiting, None)
+            running = None if worker is None else queue.take(others=bool(self._running))
             if worker is None or running is None:
                 return
-            parts, seconds = frames_of(running.task)
+            parts, limits = frames_of(running.task)
             if (size := max(map(len, parts))) > _LARGEST_PART:
                 reason = f"{size:,} bytes exceed the limit of {_LARGEST_PART:,}"
                 yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
                 continue
             self._running[worker] = running
             try:
-                worker.start(parts, seconds + _GRACE)
+                worker.start(parts, limits, _GRACE)
             except Ended as ended:
-                yield from self._retry_or_fail(worker, str(ended), once_more)
+                yield from self._retry_or_fail(worker, str(ended), queue)
 
-    def _collect(self, once_more: list[_Running]) -> Iterator[Verdict]:
+    def _collect(self, queue: _Queue) -> Iterator[Verdict]:
         """Wait until something happens, or until it is time to look at what tasks hold."""
         connections = {worker.connection.fileno(): worker for worker in self._running}
         poll = select.poll()  # select() knows no descriptor above 1,023
@@ -183,38 +205,57 @@ class Sandbox:
             try:
                 answer = worker.answer()
             except Ended as ended:
-                yield from self._retry_or_fail(worker, str(ended), once_more)
+                yield from self._retry_or_fail(worker, str(ended), queue)
+                continue
+            if answer is None:
                 continue
             running = self._running.pop(worker)
             if answer.pop("retire"):
                 self._replace(worker)
             answer |= {name: _readable(answer.get(name, "")) for name in ("reason", "stderr")}
-            yield Verdict(running.task.id, isolation=self._isolation(running.task), **answer)
+            late = answer.pop("late", False)
+            verdict = Verdict(running.task.id, isolation=self._isolation(running.task), **answer)
+            yield from self._settle(running, verdict, late, queue)
         if time.monotonic() > self._looked + _LOOK:
-            yield from self._look()
+            yield from self._look(queue)
 
-    def _look(self) -> Iterator[Verdict]:
+    def _settle(self, running: _Running, verdict: Verdict, late: bool, queue: _Queue) -> Iterator[Verdict]:
+        """Give a verdict, or let the task be tried alone if it is `late` or lacked pipes: others may be the cause."""
+        if verdict.has_passed or running.alone or not (late or running.disturbed or self._lacks_pipes()):
+            yield verdict
+        else:
+            queue.alone.append(_Running(running.task, alone=True))
+
+    def _look(self, queue: _Queue) -> Iterator[Verdict]:
         self._looked = time.monotonic()
+        short = self._lacks_pipes()
         for worker, running in list(self._running.items()):
             task = running.task
+            running.disturbed |= short
             if (held := worker.memory()) > task.memory + _HEADROOM:
                 self._replace(worker)
                 reason = f"its processes held {held // 2**20:,} MiB; {task.memory // 2**20:,} are allowed"
                 yield Verdict(task.id, "failed", self._isolation(task), reason)
-            elif worker.deadline is not None and worker.deadline < time.monotonic():
+            elif why := worker.overdue():
                 self._replace(worker)
-                yield Verdict(task.id, "timed out", self._isolation(task), f"no verdict within {task.seconds:g} s")
+                spent = worker.clock.processor, worker.clock.wall
+                verdict = Verdict(task.id, "timed out", self._isolation(task), why, "", *spent)
+                yield from self._settle(running, verdict, False, queue)
             else:
                 worker.calm()
 
-    def _retry_or_fail(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
+    def _lacks_pipes(self) -> bool:
+        """Return whether pipes have become short since the start; if they were before, tasks are not the cause."""
+        return not self._always_short and pipes_are_short()
+
+    def _retry_or_fail(self, worker: Worker, why: str, queue: _Queue) -> Iterator[Verdict]:
         """Retry a task whose worker ended; a task that ended a worker before has failed."""
         running = self._running[worker]
         self._replace(worker)
         if running.again:
             yield Verdict(running.task.id, "failed", self._isolation(running.task), f"its worker ended twice: {why}")
         else:
-            once_more.append(_Running(running.task, again=True))
+            queue.again.append(replace(running, again=True))
 
     def _replace(self, worker: Worker) -> None:
         self._running.pop(worker, None)

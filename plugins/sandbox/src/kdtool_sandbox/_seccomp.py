@@ -3,7 +3,8 @@
 Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
 shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities,
 limits of other processes, watching files, Landlock, attributes of files, and every socket but local ones. These have the
-buffers that they have: to ask for larger ones does nothing.
+buffers that they have: to ask for larger ones does nothing. Locks of parts of a file, which the kernel holds in memory that
+is counted nowhere, are granted to tasks without effect.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import kdtool
 __all__ = ["seccomp_filter", "task_filter"]
 
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_NO_ERROR = 0
+"""A call that is refused with this has no effect, and the program takes it for done."""
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 4, 16, 24, 32, 40
 _X32 = 0x40000000
@@ -25,6 +28,8 @@ _AF_UNIX = 1
 _SHARED, _OF_NO_FILE = 0x01, 0x20  # MAP_SHARED, MAP_ANONYMOUS
 _OF_SOCKETS, _SENDING_BUFFER = 1, 7  # SOL_SOCKET, SO_SNDBUF
 _DUMPABLE = 4  # PR_SET_DUMPABLE
+_LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
+_WATCH = 1026  # F_NOTIFY
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -131,7 +136,7 @@ _OF_ITSELF_ONLY = {
 _OF_THE_KEEPER = {"sched_setaffinity": (203, 122), "setsid": (112, 157)}
 """Calls that place a task on its processors and in its share of them: the keeper makes them before the task begins."""
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = (56, 220), (435, 435), (41, 198), (53, 199), (16, 29)
-_MMAP, _SETSOCKOPT, _PRCTL = (9, 222), (54, 208), (157, 167)
+_MMAP, _SETSOCKOPT, _PRCTL, _FCNTL = (9, 222), (54, 208), (157, 167), (72, 25)
 
 
 def seccomp_filter(machine: str = "") -> bytes:
@@ -155,7 +160,7 @@ def seccomp_filter(machine: str = "") -> bytes:
     program += _check(_CLONE[column], [_step(_LOAD, _FIRST), _step(_ANY_BIT, _NAMESPACES, 0, 1), _refuse(errno.EPERM)])
     both = [_step(_ANY_BIT, _SHARED, 0, 2), _step(_ANY_BIT, _OF_NO_FILE, 0, 1), _refuse(errno.EPERM)]
     program += _check(_MMAP[column], [_step(_LOAD, _FOURTH), *both])
-    ignored = [_step(_LOAD, _THIRD), _step(_EQUAL, _SENDING_BUFFER, 0, 1), _step(_RETURN, _REFUSE)]  # error 0 is none
+    ignored = [_step(_LOAD, _THIRD), _step(_EQUAL, _SENDING_BUFFER, 0, 1), _refuse(_NO_ERROR)]
     program += _check(
         _SETSOCKOPT[column], [_step(_LOAD, _SECOND), _step(_EQUAL, _OF_SOCKETS, 0, len(ignored)), *ignored]
     )
@@ -170,7 +175,10 @@ def seccomp_filter(machine: str = "") -> bytes:
 def task_filter(machine: str = "") -> bytes:
     """Return the filter that the processes of a task have besides. Raises as `seccomp_filter`."""
     machine, column = _known_machine(machine)
-    return b"".join([*_beginning(machine), *_refusals(_OF_THE_KEEPER, column), _step(_RETURN, _ALLOW)])
+    locks = [step for command in _LOCKS for step in (_step(_EQUAL, command, 0, 1), _refuse(_NO_ERROR))]
+    check = [_step(_LOAD, _SECOND), *locks, _step(_EQUAL, _WATCH, 0, 1), _refuse(errno.EPERM)]
+    program = [*_beginning(machine), *_refusals(_OF_THE_KEEPER, column), *_check(_FCNTL[column], check)]
+    return b"".join([*program, _step(_RETURN, _ALLOW)])
 
 
 def _known_machine(machine: str) -> tuple[str, int]:

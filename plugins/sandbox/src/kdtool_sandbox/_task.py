@@ -34,7 +34,7 @@ class Step:
     command: tuple[str, ...]
     what: str
     seconds: float | None = None
-    """Wall seconds, as in `Task`; None takes those of the task."""
+    """As in `Task`; None takes those of the task."""
     ending: str = ""
     """Text that must be at the end of what the command writes: without it, an early exit with code 0 has not passed."""
 
@@ -58,10 +58,8 @@ class Task:
     id: str
     work: Module | Program
     seconds: float = 3.0
-    """Wall seconds on a machine that is not slower than the reference; elsewhere `slowness()` times as many.
-
-    The processor's time is limited by four times as much.
-    """
+    """Seconds of processor time and of idle time on a machine that is not slower than the reference; elsewhere `slowness()`
+    times as many. Time for which the task waits for a processor does not count, up to ten times as many on the clock."""
     memory: int = 512 * 2**20
     """Bytes: of addresses for each process of a module, of memory for all processes of a task together."""
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
-from kdtool_sandbox._commands import NAME
+from kdtool_sandbox._clock import WAITING, Clock, Limit
+from kdtool_sandbox._commands import NAME, USER
 from kdtool_sandbox._inside import frames
-from kdtool_sandbox._processes import calm, children, memory_of
+from kdtool_sandbox._processes import calm, children, descendants, memory_of
 
 __all__ = ["Ended", "Worker"]
 
@@ -41,8 +42,10 @@ _MODULES = (
     "tester",
 )
 _REMARKS = 2000
-_BYTES_OF_A_FILE = 2**10
-"""Memory that the kernel holds for a file, a folder or a link, whatever is in it."""
+_BYTES_OF_A_FILE = 2**11
+"""Memory that the kernel holds at most for a file, a folder or a link with a long name, whatever is in it."""
+_FIRST_USER, _USERS, _NOBODY = 20_000, 40_000, 65_534
+"""Users of containers: an image seldom has them, and an engine without root has 65,536."""
 _FORMAT = 4
 """The version of marshal's format that all Pythons read that may be inside."""
 
@@ -77,9 +80,8 @@ class Worker:
         self._compiled = compiled
         self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
-        command, self._ending = (
-            [Path(self._folder).name if part == NAME else part for part in parts] for parts in (command, ending)
-        )
+        mine = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
+        command, self._ending = ([mine.get(part, part) for part in parts] for parts in (command, ending))
         self.connection, theirs = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         with theirs:
@@ -120,24 +122,36 @@ class Worker:
         self._inside = children(self._process.pid)
         return self._answer(seconds, begun)
 
-    def start(self, parts: Sequence[bytes], seconds: float) -> None:
-        """Hand over a task's frames; an answer is overdue after `seconds`.
+    def start(self, parts: Sequence[bytes], limits: Sequence[Limit], grace: float) -> None:
+        """Hand over a task's frames; an answer is overdue `grace` seconds after all its time on the clock.
 
         Raises:
             Ended: the worker does not take them.
         """
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + WAITING * sum(limit.seconds for limit in limits) + grace
+        self._limits = limits
+        self.clock = Clock(limits[0], self._process.pid)
         for part in parts:
             self._hand(part)
 
-    def answer(self) -> dict[str, Any]:
-        """Return the answer, of which the first bytes are here.
+    def answer(self) -> dict[str, Any] | None:
+        """Return the answer, of which the first bytes are here; None if it announces a step.
 
         Raises:
             Ended: none comes.
         """
-        self.deadline = None
-        return self._answer(_ENDING)
+        deadline, self.deadline = self.deadline, None
+        answer = self._answer(_ENDING)
+        if "step" not in answer:
+            return answer
+        self.clock = Clock(self._limits[answer["step"]], self._process.pid)
+        self.deadline = deadline
+        return None
+
+    def overdue(self) -> str:
+        """Return why the task's time is over; "" if it is not."""
+        stuck = self.deadline is not None and self.deadline < time.monotonic()
+        return self.clock.look() or ("no verdict, although its time on the clock is over" if stuck else "")
 
     def memory(self) -> int:
         """Return the bytes that all processes of the sandbox hold, and the kernel for them."""
@@ -178,7 +192,7 @@ class Worker:
                 subprocess.run(self._ending, capture_output=True, check=False, timeout=_KILLING)  # noqa: S603 (the engine)
             self._process.kill()
             return
-        for process in children(self._process.pid):  # bubblewrap then waits for its first process, and ends
+        for process in descendants(self._process.pid):  # bubblewrap then waits for its first process, and ends
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):

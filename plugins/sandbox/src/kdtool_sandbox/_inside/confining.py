@@ -15,6 +15,8 @@ _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
 _HEAPS = -8
 _STACK = 64 * 2**20
 _FILE = 32 * 2**20
+_SIGNALS = 64
+"""Pending signals, among which timers count."""
 _NO_CORE = 1
 """No file is so small, and where cores go to a program of the machine, which 0 does not prevent, 1 does (core(5))."""
 Limits = list[tuple[int, tuple[int, int]]]
@@ -86,6 +88,7 @@ def limits_of(task: dict[str, Any]) -> Limits:
         (resource.RLIMIT_STACK, _STACK),
         (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_NOFILE, task["files"]),
+        (resource.RLIMIT_SIGPENDING, _SIGNALS),
         *([(resource.RLIMIT_AS, task["memory"])] if task["memory"] else []),
     ]
     limits: Limits = []

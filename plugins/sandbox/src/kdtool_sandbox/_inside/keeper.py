@@ -80,14 +80,15 @@ class _Keeper:
             os.close(descriptor)
 
     def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Write a program's files and run its steps, each of which must end with 0."""
+        """Write a program's files and run its steps, each of which must end with 0, saying which one begins."""
         since = time.monotonic()
         stay_on(self._everywhere)
         for name, text in task["files"].items():
             with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:  # noqa: PTH123 (pathlib is slow to import)
                 file.write(text)
         verdict: dict[str, Any] = {"status": "passed", "reason": ""}
-        for step in task["steps"]:
+        for number, step in enumerate(task["steps"]):
+            write_message(self._control.fileno(), {"step": number})
             verdict = self._run_step(step, {**task["limits"], "seconds": step["seconds"]})
             if verdict["status"] != "passed":
                 break
@@ -95,7 +96,7 @@ class _Keeper:
 
     def _run_step(self, step: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
         reading, writing = os.pipe()
-        deadline = time.monotonic() + step["seconds"]
+        deadline, used = time.monotonic() + step["clock"], self._used
         process = self._fork(lambda: _become_program(step, writing, limits_of(limits)))
         os.close(writing)
         watch = os.pidfd_open(process)
@@ -107,12 +108,10 @@ class _Keeper:
         ending = step["ending"]
         has_ended = ending in stderr
         stderr = stderr.replace(ending, "") if ending else stderr
+        if self._used - used > step["processor"]:
+            return {"status": "timed out", "reason": step["over"], "stderr": stderr}
         if not ended_in_time:
-            return {
-                "status": "timed out",
-                "reason": f"{step['what']}: more than {step['told']:g} s",
-                "stderr": stderr,
-            }
+            return {"status": "timed out", "reason": step["late"], "stderr": stderr, "late": True}
         if status == 0 and has_ended:
             return {"status": "passed", "reason": "", "stderr": stderr}
         reason = _signal(status) or f"exit code {os.waitstatus_to_exitcode(status)}"

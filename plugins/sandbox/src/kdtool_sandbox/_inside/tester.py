@@ -118,13 +118,15 @@ class _Tester:
 
     def _of_program(self, task: dict[str, Any]) -> dict[str, Any]:
         self._ask("run", task)
-        seconds = sum(step["seconds"] for step in task["steps"])
-        if not _is_ready(self._control.fileno(), seconds + 2 * _ENDING):
-            return {"status": "timed out", "reason": "it has stopped what should end it", "retire": True}
-        verdict = read_message(self._control.fileno())
-        if verdict is None:
-            return {"status": "failed", "reason": "it has ended what should end it", "retire": True}
-        return {**verdict, "retire": True}
+        seconds = sum(step["clock"] for step in task["steps"])
+        while _is_ready(self._control.fileno(), seconds + 2 * _ENDING):
+            answer = read_message(self._control.fileno())
+            if answer is None:
+                return {"status": "failed", "reason": "it has ended what should end it", "retire": True}
+            if "status" in answer:
+                return {**answer, "retire": True}
+            write_message(self._verdicts, answer)
+        return {"status": "timed out", "reason": "it has stopped what should end it", "retire": True}
 
     def _of_module(self, limits: dict[str, Any]) -> dict[str, Any]:
         used = time.process_time()
@@ -147,11 +149,14 @@ class _Tester:
         _reap()
         if ended is None:
             return {**verdict, "retire": True}
+        processor = time.process_time() - used + ended["processor"]
+        if processor > limits["processor"]:
+            verdict |= {"status": "timed out", "reason": limits["over"], "late": False}
         if verdict["status"] == "timed out":  # its tests were ended wherever they were
             verdict["retire"] = True
         if verdict["status"] == "failed" and ended["signal"] not in {"", "SIGKILL"}:
             verdict["reason"] += f" ({ended['signal']})"
-        return {**verdict, "cpu_seconds": time.process_time() - used + ended["processor"]}
+        return {**verdict, "cpu_seconds": processor}
 
     def _limit(self, memory: int | None) -> None:
         soft, hard = self._addresses
