@@ -238,7 +238,8 @@ def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None
     if not context.rank:
         record = graph.record(context.assembly.recipe.name, context.store.root, before)
         with storage_errors(context.folder):
-            write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
+            holder = recorded_holder(context.folder) or {}
+            write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
         if before is None:
             context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
     if context.world > 1:
