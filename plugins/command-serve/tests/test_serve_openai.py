@@ -178,8 +178,23 @@ def test_parameters_that_are_not_supported_are_refused_by_name(
 
 @pytest.mark.parametrize("prompt", [5, [1, 2, 3]])
 def test_a_prompt_that_is_not_text_names_what_is_taken(server: Running, prompt: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="must be a text or a list of texts; lists of token ids are not"):
+    with pytest.raises(
+        openai.BadRequestError, match=" prompt: must be a text or a list of texts; lists of token ids are not"
+    ):
         server.openai().completions.create(model="student", prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (5, "messages.0.content: must be a text or a list of parts"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "messages.0.content.0.type: input should be 'text'"),
+    ],
+)
+def test_a_message_that_is_not_text_names_its_field(server: Running, content: Any, message: str) -> None:
+    found = server.post("/v1/chat/completions", messages=[{"role": "user", "content": content}])
+    assert (found.status_code, found.json()["error"]["message"][: len(message)]) == (400, message)
+    assert found.json()["error"]["param"] == message.partition(": ")[0]
 
 
 def test_a_model_without_a_chat_template_refuses_conversations(server: Running) -> None:

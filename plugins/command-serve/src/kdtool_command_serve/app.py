@@ -185,7 +185,7 @@ class _Endpoints:
                 )
             except RequestError as error:
                 if error.code != TOO_LONG or number == len(texts):
-                    raise
+                    raise error.about("input_suffix") if error.param == "suffix" else error
         raise AssertionError("there is at least one text")
 
     async def _respond(

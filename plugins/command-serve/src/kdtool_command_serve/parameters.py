@@ -146,13 +146,20 @@ class Message(_Strict):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] = ""
+    content: list[TextPart] = []
     name: str | None = None
+
+    @pydantic.field_validator("content", mode="before")
+    @classmethod
+    def _parts(cls, given: Any) -> Any:
+        parts = [{"type": "text", "text": given}] if isinstance(given, str) else given
+        if not isinstance(parts, list):
+            raise ValueError('must be a text or a list of parts such as {"type": "text", "text": "…"}')
+        return parts
 
     def turn(self) -> tuple[str, str]:
         """Return role and text; "developer" is OpenAI's newer name of "system"."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ("system" if self.role == "developer" else self.role), text
+        return ("system" if self.role == "developer" else self.role), "".join(part.text for part in self.content)
 
 
 class Chat(Parameters):
@@ -204,4 +211,5 @@ def parse(kind: type[P], body: bytes) -> P:
         raise RequestError(f"the body is not valid JSON: {first['msg'].partition(': ')[2]}")
     if first["type"] == "extra_forbidden":
         raise RequestError(f"{path}: this parameter is not supported, or not with this value; leave it out", param=path)
-    raise RequestError(f"{path or 'body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=path or None)
+    message = first["msg"].removeprefix("Value error, ")
+    raise RequestError(f"{path or 'body'}: {message[:1].lower()}{message[1:]}", param=path or None)
