@@ -41,6 +41,7 @@ __all__ = ["generate"]
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample so many tokens; 0: all.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option("--raw", is_flag=True, help="Go on where the text repeats itself or the function of the prompt ends.")
 @click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")
@@ -60,6 +61,7 @@ def generate(
     top_k: int,
     seed: int,
     stop: tuple[str, ...],
+    raw: bool,
     language: str,
     as_json: bool,
     offline: bool,
@@ -68,7 +70,8 @@ def generate(
     """Continue a PROMPT with the student of a finished run, or with a model's folder or file.
 
     Without a prompt, a session begins in the terminal, in which /help lists the commands; where there is no terminal, the
-    prompt is read from standard input.
+    prompt is read from standard input. An answer stops where the text repeats itself, and at the end of the Python
+    function or class that the prompt begins; the reason is printed. --raw goes on to --max-tokens.
 
     \b
     Example:  kdtool generate quickstart "def mean(numbers):"
@@ -76,7 +79,7 @@ def generate(
     from kdtool_command_generate.answers import Settings
 
     _check_language(language)
-    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
+    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill, raw)
     text = _prompt(prompt, file, interactive=interactive)
     if text == "":
         raise kdtool.UsageError("the prompt is empty; give some text to continue")
@@ -104,7 +107,7 @@ def generate(
 def _with_draft(models: kdtool.Models, draft: str) -> kdtool.Models:
     from kdtool_speculation import DraftedModels
 
-    return DraftedModels(models, draft, models.subjects)
+    return DraftedModels(models, draft, models.subjects, lambda note: click.echo(note, err=True))
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:
@@ -172,7 +175,7 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
         return
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False))
+            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False), raw=settings.raw)
         click.echo()
         click.echo(f"{name}: {found.figures()}", err=True)
 
@@ -182,5 +185,5 @@ def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, pr
 
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda _: None)
+            found = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
         click.echo(json.dumps({"model": name, "prompt": prompt, **found.plain()}))
