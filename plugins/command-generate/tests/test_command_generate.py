@@ -58,10 +58,10 @@ class Slow(kdtool.Runtime):
             return
         text = f"{self.name}{'' if request.suffix is None else request.suffix}{len(request.turns) or ''}"
         try:
-            for number, line in enumerate(["\\n", "    return 1\\n", "\\n", "print(2)\\n"] if "def " in request.prompt else []):
-                yield kdtool.TextPiece(line, 3, number + 1, "length" if number == 3 else None)
-                if number == 3:
-                    return
+            if request.prompt == "def one():":
+                for number, line in enumerate(["\\n", "    return 1\\n", "\\n", "print(2)\\n"], 1):
+                    yield kdtool.TextPiece(line, 3, number, "length" if number == 4 else None)
+                return
             for number in range(request.max_tokens):
                 last = number == request.max_tokens - 1
                 time.sleep(0.002)

@@ -185,7 +185,9 @@ class _Endpoints:
                 )
             except RequestError as error:
                 if error.code != TOO_LONG or number == len(texts):
-                    raise error.about("input_suffix") if error.param == "suffix" else error
+                    if error.param == "suffix":
+                        raise error.about("input_suffix") from error
+                    raise
         raise AssertionError("there is at least one text")
 
     async def _respond(

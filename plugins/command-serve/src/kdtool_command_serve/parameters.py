@@ -152,10 +152,11 @@ class Message(_Strict):
     @pydantic.field_validator("content", mode="before")
     @classmethod
     def _parts(cls, given: Any) -> Any:
-        parts = [{"type": "text", "text": given}] if isinstance(given, str) else given
-        if not isinstance(parts, list):
-            raise ValueError('must be a text or a list of parts such as {"type": "text", "text": "…"}')
-        return parts
+        if isinstance(given, str):
+            return [{"type": "text", "text": given}]
+        if isinstance(given, list):
+            return given
+        raise ValueError('must be a text or a list of parts such as {"type": "text", "text": "…"}')
 
     def turn(self) -> tuple[str, str]:
         """Return role and text; "developer" is OpenAI's newer name of "system"."""

@@ -48,7 +48,7 @@ class DraftedModels(kdtool.Models):
             opened.pop_all()
         if runtime.dtype != "float32":
             self._say(
-                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own where two tokens "
-                "are almost equally likely"
+                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own where two "
+                "tokens are almost equally likely"
             )
         return runtime

@@ -1,4 +1,4 @@
-"""Where a generated text has ended although the model goes on: it repeats itself, or the function it was asked for is over."""
+"""Natural end of a generated text whose model goes on: it repeats itself, or the function that it was asked for is over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FUNCTION_ENDED = "the definition ended"
 _COPIES = 3
 """Copies of a passage in a row that count as repetition."""
 _LEAST = 160
-"""Characters that the copies have together. Modules of Python's standard library repeat 117 at most; its tests repeat more."""
+"""Characters that the copies have together. Modules of Python's standard library repeat 117 at most; their tests more."""
 _LONGEST = 400
 """Characters of a passage whose repetition is noticed."""
 _SHOWN = 16
