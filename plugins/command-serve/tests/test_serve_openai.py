@@ -197,6 +197,21 @@ def test_a_message_that_is_not_text_names_its_field(server: Running, content: An
     assert found.json()["error"]["param"] == message.partition(": ")[0]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_naturally_on_demand(server: Running, student: StreamingRuntime, stream: bool) -> None:
+    student.text = lambda _: "\n    return 1 \n\n\nprint( one() )"
+    client, ask = server.openai(), {"model": "student", "prompt": "def one():", "max_tokens": 99, "stream": stream}
+
+    def answered(**more: Any) -> tuple[str, str | None, str | None]:
+        found = client.completions.create(**ask, **more)
+        choices = [choice for part in (found if stream else [found]) for choice in part.choices]
+        return "".join(one.text for one in choices), choices[-1].finish_reason, getattr(choices[-1], "stop_reason", None)
+
+    assert answered() == ("\n    return 1 \n\n\nprint( one() )", "stop", None)
+    natural = {"extra_body": {"natural_end": True}}
+    assert answered(**natural) == ("\n    return 1", "stop", "the definition ended")
+
+
 def test_a_model_without_a_chat_template_refuses_conversations(server: Running) -> None:
     with pytest.raises(openai.BadRequestError, match="control does not converse, because its tokenizer has no chat"):
         server.openai().chat.completions.create(model="control", messages=ASK)

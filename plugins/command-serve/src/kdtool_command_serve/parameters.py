@@ -124,6 +124,7 @@ class Completion(Parameters):
     suffix: str | None = None
     max_tokens: int = Field(16, ge=1)
     echo: bool = False
+    natural_end: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @pydantic.field_validator("prompt", mode="before")
@@ -169,6 +170,7 @@ class Chat(Parameters):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: int = Field(-1, ge=-1, validation_alias=AliasChoices("max_tokens", "n_predict"))
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    natural_end: bool = False
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 
