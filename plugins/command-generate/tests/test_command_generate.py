@@ -156,6 +156,20 @@ def test_an_answer_ends_with_the_function_unless_it_is_raw(run: str, capsys: pyt
     assert (line["text"], line["finish"], line["reason"]) == ("\n    return 1", "stop", "the definition ended")
 
 
+def test_an_export_that_completes_prompts_differently_says_so(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = kdtool.load(tmp_path / "runs" / "small")
+    subject = kdtool.Subject("student-gguf", "artifact", tmp_path / "runs" / "small" / "student")
+    texts = {"student": {"a": "1", "b": "2"}, "student-gguf": {"a": "1", "b": "3"}, "control": {"a": "4"}}
+    measured = tuple(kdtool.Measurement("samples", name, "", 1.0, 2, True, texts=own) for name, own in texts.items())
+    write_results(replace(results, subjects=(*results.subjects, subject), measurements=measured))
+    assert _run(run, "count", "--max-tokens", "1", "--model", "student-gguf", "--model", "control") == 0
+    err = capsys.readouterr().err
+    assert err.count("differently from") == 1
+    assert "student-gguf completed 1 of 2 sample prompts differently from student: weights" in err
+
+
 def test_a_draft_in_16_bits_says_once_that_answers_may_differ(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

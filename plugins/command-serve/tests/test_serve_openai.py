@@ -205,11 +205,15 @@ def test_an_answer_ends_naturally_on_demand(server: Running, student: StreamingR
     def answered(**more: Any) -> tuple[str, str | None, str | None]:
         found = client.completions.create(**ask, **more)
         choices = [choice for part in (found if stream else [found]) for choice in part.choices]
-        return "".join(one.text for one in choices), choices[-1].finish_reason, getattr(choices[-1], "stop_reason", None)
+        return (
+            "".join(one.text for one in choices),
+            choices[-1].finish_reason,
+            getattr(choices[-1], "stop_reason", None),
+        )
 
     assert answered() == ("\n    return 1 \n\n\nprint( one() )", "stop", None)
     natural = {"extra_body": {"natural_end": True}}
-    assert answered(**natural) == ("\n    return 1", "stop", "the definition ended")
+    assert answered(**natural) == ("\n    return 1 ", "stop", "the definition ended")
 
 
 def test_a_model_without_a_chat_template_refuses_conversations(server: Running) -> None:

@@ -96,6 +96,7 @@ def generate(
             raise kdtool.UsageError(
                 f"--draft {draft}: {draft} would draft for itself; name the model to draft for, such as --model teacher"
             )
+        _note_exports(models, chosen)
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)
         elif as_json:
@@ -108,6 +109,22 @@ def _with_draft(models: kdtool.Models, draft: str) -> kdtool.Models:
     from kdtool_speculation import DraftedModels
 
     return DraftedModels(models, draft, models.subjects, lambda note: click.echo(note, err=True))
+
+
+def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:
+    """Print a line for each exported file that completed sample prompts of the run differently from the student."""
+    measured = () if models.results is None else models.results.measurements
+    texts = {found.subject: found.texts for found in measured if found.texts}
+    student = next((name for name, subject in models.subjects.items() if subject.role == "student"), "")
+    for name in chosen:
+        both = texts.get(student, {}).keys() & texts.get(name, {}).keys()
+        others = sum(texts[student][prompt] != texts[name][prompt] for prompt in both)
+        if others and name in models.subjects and models.subjects[name].role == "artifact":
+            click.echo(
+                f"{name} completed {others} of {len(both)} sample prompts differently from {student}: weights that are "
+                "rounded at export can change the most likely token",
+                err=True,
+            )
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:

@@ -109,7 +109,7 @@ def _before_open_lines(text: str) -> int:
     lines = text.split("\n")
     while len(lines) > 1 and (not lines[-1].strip() or lines[-1].startswith("#")):
         lines.pop()
-    return len("\n".join(lines).rstrip())
+    return len("\n".join(lines))
 
 
 class _Definition:
