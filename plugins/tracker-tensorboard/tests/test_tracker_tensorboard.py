@@ -70,7 +70,7 @@ def test_a_sync_says_where_the_files_are_and_how_to_open_them(
     (tmp_path / "events.jsonl").write_text("{}\n", encoding="utf-8")
     assert call(["runs", "sync", str(tmp_path), "--to", "tensorboard"]) == 0
     place = tmp_path / "tensorboard"
-    assert f"files: {place}; `kdtool plugins show tensorboard` says how to open them" in capsys.readouterr().out
+    assert f"files: {place}; to open them, see `kdtool plugins show tensorboard`" in capsys.readouterr().out
     assert call(["plugins", "show", "tensorboard"]) == 0
     assert "tensorboard --logdir runs/NAME/tensorboard" in capsys.readouterr().out
 

@@ -114,7 +114,7 @@ def sync(run: str, to: str, settings: dict[str, str], out: str) -> None:
         done = sync_run(folder, to, settings, bar.update)
     click.echo(f"sent {done.sent:,} events of {folder} to {to}")
     if (folder / done.use).is_dir():
-        click.echo(f"files: {folder / done.use}; `kdtool plugins show {done.use}` says how to open them")
+        click.echo(f"files: {folder / done.use}; to open them, see `kdtool plugins show {done.use}`")
     if done.superseded:
         click.echo(f"left out {done.superseded:,} steps that the run made again after an interruption")
     if done.damaged:

@@ -89,7 +89,7 @@ class Form(Protocol):
     done: str
     """The last event's data; "" if there is none."""
     natural_end: bool
-    """Whether answers end at their natural end."""
+    """True if answers end at their natural end."""
 
 
 async def respond(
