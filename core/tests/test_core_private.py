@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 from pathlib import Path
+from string import hexdigits
 from typing import Any
 
 import kdtool
@@ -111,6 +113,9 @@ def test_records_name_no_folder_of_this_machine_and_are_read_back_whole(
         text = (made.folder / name).read_text(encoding="utf-8")
         assert str(tmp_path) not in text, name
         assert "alice" not in text, name
+    assert set(json.loads((made.folder / "graph.json").read_bytes())["by"]) <= set(hexdigits), (
+        "not the name of this machine"
+    )
     moved = home / "elsewhere"
     made.folder.rename(moved)
     found = kdtool.load(moved)

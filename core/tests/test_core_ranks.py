@@ -95,7 +95,7 @@ def in_turn(folder: Path, graphs: dict[int, Graph]) -> dict[int, object]:
         thread.start()
     time.sleep(0.3)
     with run_lock(folder):
-        write_sealed(folder / GRAPH, {**graphs[0].record("x", folder), "by": holder_of(folder)})
+        write_sealed(folder / GRAPH, {**graphs[0].record("x", folder), "by": (holder_of(folder) or {})["id"]})
         take_part(0)
         for thread in others:
             thread.join(20)
@@ -103,7 +103,7 @@ def in_turn(folder: Path, graphs: dict[int, Graph]) -> dict[int, object]:
 
 
 def test_processes_with_the_same_graph_agree_whatever_an_earlier_run_left(tmp_path: Path) -> None:
-    write_sealed(tmp_path / GRAPH, {**graph_of(tmp_path, 7).record("x", tmp_path), "by": {"pid": 1, "host": "gone"}})
+    write_sealed(tmp_path / GRAPH, {**graph_of(tmp_path, 7).record("x", tmp_path), "by": "gone"})
     found = in_turn(tmp_path, {rank: graph_of(tmp_path, 1) for rank in range(3)})
     assert len(found) == 3
     assert found[0] == found[1] == found[2]
@@ -111,7 +111,7 @@ def test_processes_with_the_same_graph_agree_whatever_an_earlier_run_left(tmp_pa
     assert not is_led(tmp_path, found[0]), "the lock is free by now"
 
 
-KILLED = {"pid": 1, "host": "gone", "since": "2026-01-01"}
+KILLED = {"pid": 1, "host": "gone", "since": "2026-01-01", "id": "killed"}
 """The holder of a run's lock that a killed process left."""
 
 
@@ -129,15 +129,15 @@ def test_a_rank_follows_a_new_rank_0_that_still_shows_the_name_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdtool._run.roll_call._PATIENCE", 5.0)
-    graph, new, found = graph_of(tmp_path, 1), {**KILLED, "pid": 2}, list[object]()
+    graph, new, found = graph_of(tmp_path, 1), {**KILLED, "id": "new"}, list[object]()
     (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
-    write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED})
+    write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED["id"]})
     with FileLock(tmp_path / ".lock"):
         other = threading.Thread(target=lambda: found.append(agree(tmp_path, graph, 1, 2)))
         other.start()
         time.sleep(0.6)
         (tmp_path / HOLDER).write_text(json.dumps(new), encoding="utf-8")
-        write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": new})
+        write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": new["id"]})
         agree(tmp_path, graph, 0, 2)
         other.join(20)
     assert found == [new]

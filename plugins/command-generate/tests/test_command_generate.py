@@ -58,6 +58,10 @@ class Slow(kdtool.Runtime):
             return
         text = f"{self.name}{'' if request.suffix is None else request.suffix}{len(request.turns) or ''}"
         try:
+            if request.prompt == "def one():":
+                for number, line in enumerate(["\\n", "    return 1\\n", "\\n", "print(2)\\n"], 1):
+                    yield kdtool.TextPiece(line, 3, number, "length" if number == 4 else None)
+                return
             for number in range(request.max_tokens):
                 last = number == request.max_tokens - 1
                 time.sleep(0.002)
@@ -136,6 +140,47 @@ def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[
     assert (lines[0]["tokens_in"], lines[0]["tokens_out"], lines[0]["finish"]) == (3, 2, "length")
     assert 0 < lines[0]["first_token_seconds"] < lines[0]["seconds"]
     assert lines[0]["memory"] == 2_000_000
+
+
+def test_an_answer_ends_with_the_function_unless_it_is_raw(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "def one():") == 0
+    out, err = capsys.readouterr()
+    assert out == "\n    return 1\n"
+    assert err.rstrip().endswith("stopped: the definition ended")
+    assert _run(run, "def one():", "--raw") == 0
+    out, err = capsys.readouterr()
+    assert out == "\n    return 1\n\nprint(2)\n\n"
+    assert "stopped" not in err
+    assert _run(run, "def one():", "--json") == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["text"], line["finish"], line["reason"]) == ("\n    return 1", "stop", "the definition ended")
+
+
+def test_an_export_that_completes_prompts_differently_says_so(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = kdtool.load(tmp_path / "runs" / "small")
+    subject = kdtool.Subject("student-gguf", "artifact", tmp_path / "runs" / "small" / "student")
+    texts = {"student": {"a": "1", "b": "2"}, "student-gguf": {"a": "1", "b": "3"}, "control": {"a": "4"}}
+    measured = tuple(kdtool.Measurement("samples", name, "", 1.0, 2, True, texts=own) for name, own in texts.items())
+    write_results(replace(results, subjects=(*results.subjects, subject), measurements=measured))
+    assert _run(run, "count", "--max-tokens", "1", "--model", "student-gguf", "--model", "control") == 0
+    err = capsys.readouterr().err
+    assert err.count("differently from") == 1
+    assert "student-gguf completed 1 of 2 sample prompts differently from student: weights" in err
+
+
+def test_a_draft_in_16_bits_says_once_that_answers_may_differ(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dtype, lines in (("torch.bfloat16", 1), ("None", 0)):
+        code = TINY.replace("import kdtool\n", "import kdtool\nimport torch\n").replace(
+            "layers=1)", f"layers=1), {dtype}"
+        )
+        (tmp_path / "opener.py").write_text(code, encoding="utf-8")
+        assert _run(run, "x = ", "--max-tokens", "2", "--model", "control", "--draft", "student") == 0
+        note = "control computes in bfloat16: with --draft, a greedy answer can differ from its own"
+        assert capsys.readouterr().err.count(note) == lines
 
 
 def test_a_model_of_the_run_drafts_for_another(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

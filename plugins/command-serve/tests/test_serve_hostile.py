@@ -123,6 +123,12 @@ def test_what_foreign_pages_embed_is_refused_without_a_key(server: Running) -> N
         assert other.get("/v1/models", Authorization="Bearer k", **foreign).status_code == 200
 
 
+@pytest.mark.parametrize("version", [b"0.9", b"2.0", b"9.9"])
+def test_a_version_of_http_that_is_not_1_is_refused(server: Running, version: bytes) -> None:
+    received = _send(server, b"GET /health HTTP/%s\r\nHost: localhost\r\n\r\n" % version)
+    assert received.startswith(b"HTTP/1.1 505 ")
+
+
 def test_a_request_of_two_lengths_ends_the_connection(server: Running) -> None:
     head = b"POST /infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
     received = _send(server, head + b"2\r\n{}\r\n0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")

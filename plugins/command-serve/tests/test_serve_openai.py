@@ -178,8 +178,42 @@ def test_parameters_that_are_not_supported_are_refused_by_name(
 
 @pytest.mark.parametrize("prompt", [5, [1, 2, 3]])
 def test_a_prompt_that_is_not_text_names_what_is_taken(server: Running, prompt: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="must be a text or a list of texts; lists of token ids are not"):
+    with pytest.raises(
+        openai.BadRequestError, match=" prompt: must be a text or a list of texts; lists of token ids are not"
+    ):
         server.openai().completions.create(model="student", prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (5, "messages.0.content: must be a text or a list of parts"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "messages.0.content.0.type: input should be 'text'"),
+    ],
+)
+def test_a_message_that_is_not_text_names_its_field(server: Running, content: Any, message: str) -> None:
+    found = server.post("/v1/chat/completions", messages=[{"role": "user", "content": content}])
+    assert (found.status_code, found.json()["error"]["message"][: len(message)]) == (400, message)
+    assert found.json()["error"]["param"] == message.partition(": ")[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_naturally_on_demand(server: Running, student: StreamingRuntime, stream: bool) -> None:
+    student.text = lambda _: "\n    return 1 \n\n\nprint( one() )"
+    client, ask = server.openai(), {"model": "student", "prompt": "def one():", "max_tokens": 99, "stream": stream}
+
+    def answered(**more: Any) -> tuple[str, str | None, str | None]:
+        found = client.completions.create(**ask, **more)
+        choices = [choice for part in (found if stream else [found]) for choice in part.choices]
+        return (
+            "".join(one.text for one in choices),
+            choices[-1].finish_reason,
+            getattr(choices[-1], "stop_reason", None),
+        )
+
+    assert answered() == ("\n    return 1 \n\n\nprint( one() )", "stop", None)
+    natural = {"extra_body": {"natural_end": True}}
+    assert answered(**natural) == ("\n    return 1 ", "stop", "the definition ended")
 
 
 def test_a_model_without_a_chat_template_refuses_conversations(server: Running) -> None:

@@ -203,8 +203,9 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
-    values = 2 * 2 * 2 * 8 * 16 * 100
-    assert bytes_to_answer(kdtool.RunForecast({"student": FACTS}, "student"), 100) == 4 * (1000 + values)
+    for tokens, of_batch in ((100, 32 * 100), (1024, 16384), (20_000, 20_000)):
+        values = 2 * 2 * 2 * 8 * of_batch
+        assert bytes_to_answer(kdtool.RunForecast({"student": FACTS}, "student"), tokens) == 4 * (1000 + values)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_keys_and_values_are_in_the_dtype_of_the_weights_that_are_measured(
     facts = replace(FACTS, dtype=dtype)
     phase = kdtool.PlannedPhase("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
     ahead = kdtool.RunForecast({"student": facts}, "student", phases=(phase,))
-    assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 16 * 100
+    assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 32 * 100
 
 
 def test_heads_in_half_precision_are_copied() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
 from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_tensorboard import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -60,6 +61,18 @@ def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
     train(run, 10)
     assert losses(tmp_path) == [(1, 1.0), (2, 2.0), (4, 7.0), (6, 7.0), (8, 7.0), (10, 10.0)]
     assert len(files(tmp_path)) == 1
+
+
+def test_a_sync_says_where_the_files_are_and_how_to_open_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(make_run(tmp_path), 1)
+    (tmp_path / "events.jsonl").write_text("{}\n", encoding="utf-8")
+    assert call(["runs", "sync", str(tmp_path), "--to", "tensorboard"]) == 0
+    place = tmp_path / "tensorboard"
+    assert f"files: {place}; to open them, see `kdtool plugins show tensorboard`" in capsys.readouterr().out
+    assert call(["plugins", "show", "tensorboard"]) == 0
+    assert "tensorboard --logdir runs/NAME/tensorboard" in capsys.readouterr().out
 
 
 def test_a_phase_that_is_trained_again_replaces_its_curve_and_no_other(tmp_path: Path) -> None:

@@ -205,6 +205,23 @@ def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> 
         assert [point["_timestamp"] % 60 for point in found[:4]] == [1, 2, 3, 4], "when they were trained"
 
 
+def test_settings_name_no_folder_of_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "alice"))
+    models = [str(tmp_path / "alice" / "models" / "teacher"), "org/model"]
+    node = {"parts": {"teacher": {"config": {"models": models}}}, "inputs": {}}
+    graph = {"nodes": {"phases/student-seed0-train": node}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
+    told = tracker()
+    told.kdtool_run_start(make_run(tmp_path))
+    told.kdtool_plan(make_run(tmp_path), PLAN)
+    told.kdtool_step_end(training(tmp_path), report(1))
+    told.kdtool_run_end(make_run(tmp_path), "failed", None)
+    (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
+    parts = begun["config"]["update"]["stages"]["phases/student-seed0-train"]
+    assert parts == {"teacher": {"config": {"models": ["~/models/teacher", "org/model"]}}}
+
+
 def test_a_process_that_hangs_is_killed_after_the_wait(tmp_path: Path) -> None:
     told = tracker(wait=1)
     told.kdtool_run_start(make_run(tmp_path))

@@ -83,6 +83,24 @@ def test_answers_do_not_depend_on_what_shares_their_batch() -> None:
         assert plain == "def f" + together["greedy"].text
 
 
+def test_lines_of_many_documents_are_completed_together_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [
+        kdtool.Request(str(n), "x = (y)"[: n % 8] + "ab" * (n % 23), 12, tuple("aeiou\n"), temperature=n % 2, seed=n)
+        for n in range(1, 41)
+    ]
+    runtime, generate, rows = TransformersRuntime(MODEL), MODEL.model.generate, list[int]()
+
+    def note(**inputs: Any) -> Any:
+        rows.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(MODEL.model, "generate", note)
+    together = {answer.id: answer for answer in runtime.answer(requests)}
+    assert rows == [32, 8]
+    assert len({answer.tokens_out for answer in together.values()}) > 1, "they end at different times"
+    assert together == {answer.id: answer for request in requests for answer in runtime.answer([request])}
+
+
 def test_stop_strings_end_an_answer_and_are_cut_off() -> None:
     runtime = TransformersRuntime(MODEL)
     (whole,) = runtime.answer([kdtool.Request("1", "def f", 40, temperature=1.0)])

@@ -133,6 +133,8 @@ def sync(run: str, to: str, settings: dict[str, str], out: str) -> None:
     with click.progressbar(length=length, label=f"sending to {to}", file=sys.stderr) as bar:
         done = sync_run(folder, to, settings, bar.update)
     click.echo(f"sent {done.sent:,} events of {folder} to {to}")
+    if (folder / done.use).is_dir():
+        click.echo(f"files: {folder / done.use}; to open them, see `kdtool plugins show {done.use}`")
     if done.superseded:
         click.echo(f"left out {done.superseded:,} steps that the run made again after an interruption")
     if done.damaged:

@@ -235,7 +235,8 @@ def publish_graph(context: Context, graph: Graph) -> None:
     if not context.rank:
         record = graph.record(context.assembly.recipe.name, context.store.root)
         with storage_errors(context.folder):
-            write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
+            holder = recorded_holder(context.folder) or {}
+            write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
         context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
     if context.world > 1:
         context.leader = agree(context.folder, graph, context.rank, context.world)

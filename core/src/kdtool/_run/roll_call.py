@@ -54,7 +54,8 @@ def agree(folder: Path, graph: Graph, rank: int, world: int) -> dict[str, Any] |
                 "Start all of them again"
             )
         leader, record = now, _read(folder / GRAPH)
-        if leader != answered and record and record.get("by") == leader:
+        published = bool(leader and record and record.get("by") == leader.get("id"))
+        if leader != answered and record and published:
             answered = leader  # perhaps of a killed run: a new rank 0 shows its name until it has written its own
             differs = _difference(graph, record["nodes"], rank)
             answers[rank].parent.mkdir(exist_ok=True)

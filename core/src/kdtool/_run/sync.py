@@ -26,11 +26,15 @@ from kdtool._text.terminal import print_line
 
 @dataclass
 class Synced:
-    """Counts of events: those that the tracker got, steps that the run made again later, and damaged lines."""
+    """Counts of events: those that the tracker got, steps that the run made again later, and damaged lines.
+
+    `use` is the tracker's name as a plugin.
+    """
 
     sent: int = 0
     superseded: int = 0
     damaged: int = 0
+    use: str = ""
 
 
 def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callable[[int], object]) -> Synced:
@@ -64,6 +68,7 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
         with _assemble_tracker(folder, to, used, settings) as assembly:
             refuse_missing(assembly, run)
             (name,) = assembly.of_kind("tracker")
+            done.use = next(built.spec.use for built in assembly.built.values() if built.spec.kind == "tracker")
             tracker = assembly.hooks().component(name, Tracker)
             for number, event in enumerate(read_events(replace(run, hook=assembly.hooks()))):
                 advance(event.bytes)

@@ -1,4 +1,4 @@
-"""One process a run: a lock on the run's folder, with the holder's pid, host and time beside it."""
+"""One process a run: a lock on the run's folder, with the holder's pid, host, time and a random id beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         except Timeout as error:
             raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
     try:
-        about = {"pid": process, "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
         with storage_errors(folder):
             write_beside(holder, json.dumps(about))
         with storage_errors(folder, own=False):

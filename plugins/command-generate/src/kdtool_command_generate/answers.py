@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import kdtool
-from kdtool_transformers import GAP
+from kdtool_transformers import GAP, end_naturally
 
 __all__ = ["STOPPED", "Answer", "Drafted", "Settings", "answer"]
 
@@ -19,7 +19,10 @@ STOPPED = "stopped"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`."""
+    """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`.
+
+    `raw` answers go on past their natural end (`end_naturally`).
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -29,6 +32,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     chat: bool = False
     fill: bool = False
+    raw: bool = False
 
     def request(self, prompt: str, turns: tuple[tuple[str, str], ...] = ()) -> kdtool.Request:
         """Return the request for a prompt behind earlier turns, which count in a chat only.
@@ -55,6 +59,8 @@ class Settings:
 class Answer:
     """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece.
 
+    `reason` is the cause of its end if the model would have gone on.
+
     `tokens_per_step` are new tokens for each forward pass where another model drafts them, else None.
     """
 
@@ -62,6 +68,7 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     finish: str = ""
+    reason: str = ""
     first: float = 0.0
     seconds: float = 0.0
     memory: int | None = None
@@ -79,13 +86,13 @@ class Answer:
         """Append a piece."""
         self.text += piece.text
         self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
-        self.finish = piece.finish or ""
+        self.finish, self.reason = piece.finish or "", piece.reason
         self.seconds = time.perf_counter() - self._begun
         if piece.tokens_out and not self.first:
             self.first, self._at_first = self.seconds, piece.tokens_out
 
     def figures(self) -> str:
-        """Return speed and memory in a line."""
+        """Return speed, memory and the reason of the end in a line."""
         parts = [f"{self.tokens_out:,} tokens", f"first after {self.first:.2f} s"]
         if self.rate:
             parts.append(f"{self.rate:.1f} tokens/s")
@@ -93,6 +100,8 @@ class Answer:
             parts.append(f"{self.tokens_per_step:.2f} tokens per step")
         if self.memory:
             parts.append(f"{self.memory / 1e6:,.0f} MB")
+        if self.reason:
+            parts.append(f"stopped: {self.reason}")
         return ", ".join(parts)
 
     def plain(self) -> dict[str, Any]:
@@ -100,6 +109,7 @@ class Answer:
         return {
             "text": self.text,
             "finish": self.finish,
+            "reason": self.reason,
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "seconds": round(self.seconds, 4),
@@ -116,8 +126,12 @@ def answer(
     show: Callable[[str], object],
     stopped: Callable[[], bool] = lambda: False,
     into: Answer | None = None,
+    *,
+    raw: bool = False,
 ) -> Answer:
     """Generate an answer; `show` gets each new text. `into` is filled on the way, so that what was stopped is kept.
+
+    It stops at its natural end (`end_naturally`) unless it is `raw`.
 
     Raises:
         UsageError: the model cannot do what is asked, or it refuses; the reason is in the message.
@@ -126,7 +140,8 @@ def answer(
     if needed not in runtime.abilities:
         raise kdtool.UsageError(_UNABLE[needed])
     found = into if into is not None else Answer()
-    with closing(runtime.stream(request)) as pieces:  # type: ignore[type-var]  # generators, which can be closed
+    stream = runtime.stream(request)
+    with closing(stream if raw else end_naturally(stream, request)) as pieces:  # type: ignore[type-var]  # generators
         for piece in pieces:
             found.add(piece)
             if piece.finish == "refused":

@@ -22,15 +22,18 @@ _FRAMES_PER_SECOND = 8
 class _Column:
     """One model's answer, made in a thread of its own."""
 
-    def __init__(self, name: str, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event) -> None:
+    def __init__(
+        self, name: str, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event, *, raw: bool
+    ) -> None:
         self.name = name
         self.answer = Answer()
         self.problem = ""
+        self._raw = raw
         self.thread = threading.Thread(target=self._work, args=(runtime, request, stop), daemon=True)
 
     def _work(self, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event) -> None:
         try:
-            answer(runtime, request, lambda _: None, stop.is_set, self.answer)
+            answer(runtime, request, lambda _: None, stop.is_set, self.answer, raw=self._raw)
         except Exception as error:
             self.problem = str(error) or type(error).__name__
 
@@ -45,7 +48,7 @@ class _Column:
 
 
 def answer_side_by_side(
-    console: Console, runtimes: Mapping[str, kdtool.Runtime], request: kdtool.Request, language: str
+    console: Console, runtimes: Mapping[str, kdtool.Runtime], request: kdtool.Request, language: str, *, raw: bool
 ) -> dict[str, Answer]:
     """Show the answers of all models while they are generated, and return them; Ctrl-C stops all of them.
 
@@ -57,7 +60,7 @@ def answer_side_by_side(
     from rich.live import Live
 
     stop = threading.Event()
-    columns = [_Column(name, runtime, request, stop) for name, runtime in runtimes.items()]
+    columns = [_Column(name, runtime, request, stop, raw=raw) for name, runtime in runtimes.items()]
     for column in columns:
         column.thread.start()
     with Live(console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True) as live:

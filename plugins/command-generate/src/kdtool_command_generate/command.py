@@ -41,6 +41,7 @@ __all__ = ["generate"]
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample so many tokens; 0: all.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option("--raw", is_flag=True, help="Go on where the text repeats itself or the function of the prompt ends.")
 @click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")
@@ -60,6 +61,7 @@ def generate(
     top_k: int,
     seed: int,
     stop: tuple[str, ...],
+    raw: bool,
     language: str,
     as_json: bool,
     offline: bool,
@@ -68,7 +70,9 @@ def generate(
     """Continue a prompt with a student or another model.
 
     RUN_OR_FILE is a finished run, whose student continues, or a model's folder or file. Without a prompt, a session begins
-    in the terminal, in which /help lists the commands; without a terminal, the prompt is read from standard input.
+    in the terminal, in which /help lists the commands; without a terminal, the prompt is read from standard input. An
+    answer stops where the text repeats itself, and at the end of the Python function or class that the prompt begins; the
+    reason is printed. --raw goes on to --max-tokens.
 
     \b
     Example:  kdtool generate quickstart "def mean(numbers):"
@@ -76,7 +80,7 @@ def generate(
     from kdtool_command_generate.answers import Settings
 
     _check_language(language)
-    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill)
+    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill, raw)
     text = _prompt(prompt, file, interactive=interactive)
     if text == "":
         raise kdtool.UsageError("the prompt is empty; give some text to continue")
@@ -93,6 +97,7 @@ def generate(
             raise kdtool.UsageError(
                 f"--draft {draft}: {draft} would draft for itself; name the model to draft for, such as --model teacher"
             )
+        _note_exports(models, chosen)
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)
         elif as_json:
@@ -104,7 +109,23 @@ def generate(
 def _with_draft(models: kdtool.Models, draft: str) -> kdtool.Models:
     from kdtool_speculation import DraftedModels
 
-    return DraftedModels(models, draft, models.subjects)
+    return DraftedModels(models, draft, models.subjects, lambda note: click.echo(note, err=True))
+
+
+def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:
+    """Print a line for each exported file that completed sample prompts of the run differently from the student."""
+    measured = () if models.results is None else models.results.measurements
+    texts = {found.subject: found.texts for found in measured if found.texts}
+    student = next((name for name, subject in models.subjects.items() if subject.role == "student"), "")
+    for name in chosen:
+        both = texts.get(student, {}).keys() & texts.get(name, {}).keys()
+        others = sum(texts[student][prompt] != texts[name][prompt] for prompt in both)
+        if others and name in models.subjects and models.subjects[name].role == "artifact":
+            click.echo(
+                f"{name} completed {others} of {len(both)} sample prompts differently from {student}: weights that are "
+                "rounded at export can change the most likely token",
+                err=True,
+            )
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:
@@ -172,7 +193,7 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
         return
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False))
+            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False), raw=settings.raw)
         click.echo()
         click.echo(f"{name}: {found.figures()}", err=True)
 
@@ -182,5 +203,5 @@ def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, pr
 
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda _: None)
+            found = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
         click.echo(json.dumps({"model": name, "prompt": prompt, **found.plain()}))

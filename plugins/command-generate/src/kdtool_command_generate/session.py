@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "/help": "show this",
     "/quit": "end; Ctrl-D does, too",
 }
-_KEYS = tuple(field.name for field in fields(Settings) if field.name not in {"chat", "fill"})
+_KEYS = tuple(field.name for field in fields(Settings) if field.name not in {"chat", "fill", "raw"})
 
 
 class Session(ExitStack):
@@ -84,7 +84,7 @@ class Session(ExitStack):
         request = replace(self.settings, fill=fill).request(prompt, self._turns)
         runtimes = {name: self.open(name) for name in self.chosen}
         if len(runtimes) > 1:
-            found = answer_side_by_side(self._console, runtimes, request, self._language)
+            found = answer_side_by_side(self._console, runtimes, request, self._language, raw=self.settings.raw)
         else:
             found = {self.chosen[0]: self._stream(runtimes[self.chosen[0]], request)}
         if self.settings.chat:
@@ -107,7 +107,7 @@ class Session(ExitStack):
         stream = CodeStream(self._console.file, self._language, self._console.width if colours else 0, before)
         found = Answer()
         try:
-            answer(runtime, request, stream.write, into=found)
+            answer(runtime, request, stream.write, into=found, raw=self.settings.raw)
         except KeyboardInterrupt as stop:
             if stop.args:  # a signal to end, and not Ctrl-C
                 raise

@@ -30,6 +30,7 @@ class Generated:
     engine: Engine
     text: str = ""
     finish: str = ""
+    reason: str = ""
     logprobs: list[kdtool.TokenLogprob] = field(default_factory=list)
 
     def add(self, piece: kdtool.TextPiece) -> None:
@@ -42,7 +43,7 @@ class Generated:
             raise _refusal(piece, self.engine.runtime)
         self.text += piece.text
         self.logprobs += piece.logprobs
-        self.finish = piece.finish or self.finish
+        self.finish, self.reason = piece.finish or self.finish, piece.reason
 
     def timings(self) -> dict[str, float]:
         """Return times in milliseconds and the speed, as llama.cpp names them; `first_token_ms` includes the queue."""
@@ -87,6 +88,8 @@ class Form(Protocol):
 
     done: str
     """The last event's data; "" if there is none."""
+    natural_end: bool
+    """True if answers end at their natural end."""
 
 
 async def respond(
@@ -208,7 +211,7 @@ async def _start(
     limit = asyncio.timeout_at(deadline)
     try:
         async with limit:
-            return await engine.start(requests, form.find_end, whole=whole)
+            return await engine.start(requests, form.find_end, whole=whole, natural_end=form.natural_end)
     except TimeoutError:
         if limit.expired():
             raise _lateness(seconds) from None

@@ -151,6 +151,7 @@ class _Endpoints:
             logprobs=given.logprobs is not None,
             usage=given.stream_options.include_usage,
             per_prompt=given.n,
+            natural_end=given.natural_end,
         )
         return await self._respond(engine, requests, form, stream=given.stream)
 
@@ -168,7 +169,11 @@ class _Endpoints:
             given.request(begun, limit, number, turns=tuple(turns), logprobs=logprobs) for number in range(given.n)
         ]
         form = ChatForm(
-            engine.name, logprobs=given.logprobs, usage=given.stream_options.include_usage, per_prompt=given.n
+            engine.name,
+            logprobs=given.logprobs,
+            usage=given.stream_options.include_usage,
+            per_prompt=given.n,
+            natural_end=given.natural_end,
         )
         return await self._respond(engine, requests, form, stream=given.stream)
 
@@ -185,6 +190,8 @@ class _Endpoints:
                 )
             except RequestError as error:
                 if error.code != TOO_LONG or number == len(texts):
+                    if error.param == "suffix":
+                        raise error.about("input_suffix") from error
                     raise
         raise AssertionError("there is at least one text")
 

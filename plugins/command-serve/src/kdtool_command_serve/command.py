@@ -137,7 +137,7 @@ def _draft(models: kdtool.Models, draft: str, offered: list[str]) -> kdtool.Mode
         raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")
     from kdtool_speculation import DraftedModels
 
-    return DraftedModels(models, draft, teachers)
+    return DraftedModels(models, draft, teachers, lambda note: click.echo(note, err=True))
 
 
 def _choose(models: kdtool.Models, names: tuple[str, ...], *, paid: bool) -> list[str]:

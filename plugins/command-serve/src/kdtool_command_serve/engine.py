@@ -14,6 +14,7 @@ from functools import partial
 
 import click
 import kdtool
+from kdtool_transformers import end_naturally
 
 from kdtool_command_serve.errors import BusyError, RequestError
 from kdtool_command_serve.workers import Workers, call_loop
@@ -35,9 +36,10 @@ class Answer:
         request: what is answered.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
+        natural_end: end the answer at its natural end, see `kdtool_transformers.end_naturally`.
     """
 
-    def __init__(self, request: kdtool.Request, find_end: FindEnd, *, whole: bool) -> None:
+    def __init__(self, request: kdtool.Request, find_end: FindEnd, *, whole: bool, natural_end: bool = False) -> None:
         self.request = request
         self.created = time.perf_counter()
         self.started = 0.0
@@ -51,6 +53,7 @@ class Answer:
         self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
+        self._natural_end = natural_end
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
 
@@ -66,6 +69,8 @@ class Answer:
         try:
             self.started = time.perf_counter()
             pieces = runtime.stream(self.request)
+            if self._natural_end:
+                pieces = end_naturally(pieces, self.request)
             try:
                 self._pass_on(pieces)
             finally:
@@ -169,10 +174,12 @@ class Engine:
         """Answers that wait for a slot, or for the model to load."""
         return self.admitted - len(self.running)
 
-    async def start(self, requests: Sequence[kdtool.Request], find_end: FindEnd, *, whole: bool) -> list[Answer]:
+    async def start(
+        self, requests: Sequence[kdtool.Request], find_end: FindEnd, *, whole: bool, natural_end: bool = False
+    ) -> list[Answer]:
         """Admit requests together, load the model if it is not, and return their answers, which begin when slots are free.
 
-        For `find_end` and `whole` see `Answer`.
+        For `find_end`, `whole` and `natural_end` see `Answer`.
 
         Raises:
             BusyError: the queue has no room.
@@ -196,7 +203,7 @@ class Engine:
             self.admitted -= len(requests)
             self.idle()
             raise
-        answers = [Answer(request, find_end, whole=whole) for request in requests]
+        answers = [Answer(request, find_end, whole=whole, natural_end=natural_end) for request in requests]
         self.waiting.extend(answers)
         self._dispatch()
         return answers

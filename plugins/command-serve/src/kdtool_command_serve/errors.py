@@ -27,6 +27,11 @@ class RequestError(Exception):
         """Further headers of the response."""
         return {}
 
+    def about(self, param: str) -> RequestError:
+        """Return the error with another name of the parameter that is wrong, that which the client sent."""
+        message = str(self).replace(f"{self.param}: ", f"{param}: ", 1)
+        return RequestError(message, status=self.status, code=self.code, param=param)
+
     def body(self) -> dict[str, Any]:
         """Return the JSON body."""
         kind = "server_error" if self.status >= 500 else _KINDS.get(self.status, "invalid_request_error")

@@ -24,7 +24,8 @@ class _OpenAiForm:
     whole_object: str
     piece_object: str
 
-    def __init__(self, model: str, *, logprobs: bool, usage: bool, per_prompt: int) -> None:
+    def __init__(self, model: str, *, logprobs: bool, usage: bool, per_prompt: int, natural_end: bool = False) -> None:
+        self.natural_end = natural_end
         self._logprobs = logprobs
         self._usage = usage
         self._per_prompt = per_prompt
@@ -68,8 +69,17 @@ class CompletionForm(_OpenAiForm):
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
 
-    def __init__(self, model: str, echo: Sequence[str], *, logprobs: bool, usage: bool, per_prompt: int) -> None:
-        super().__init__(model, logprobs=logprobs, usage=usage, per_prompt=per_prompt)
+    def __init__(
+        self,
+        model: str,
+        echo: Sequence[str],
+        *,
+        logprobs: bool,
+        usage: bool,
+        per_prompt: int,
+        natural_end: bool = False,
+    ) -> None:
+        super().__init__(model, logprobs=logprobs, usage=usage, per_prompt=per_prompt, natural_end=natural_end)
         self._echo = echo
         self._offsets: dict[int, int] = {}
 
@@ -96,7 +106,7 @@ class CompletionForm(_OpenAiForm):
         self, one: Generated, text: str, logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
         shown = self._legacy_logprobs(one.number, logprobs) if self._logprobs else None
-        return {"index": one.number, "text": text, "logprobs": shown, "finish_reason": finish}
+        return {"index": one.number, "text": text, "logprobs": shown, "finish_reason": finish, **_stop_reason(one)}
 
     def _legacy_logprobs(self, number: int, found: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
         offsets = []
@@ -122,7 +132,9 @@ class ChatForm(_OpenAiForm):
         """Return a finished answer."""
         message = {"role": "assistant", "content": one.text, "refusal": None}
         shown = _chat_logprobs(one.logprobs) if self._logprobs else None
-        return {"index": one.number, "message": message, "logprobs": shown, "finish_reason": one.finish}
+        return {
+            "index": one.number, "message": message, "logprobs": shown, "finish_reason": one.finish, **_stop_reason(one)
+        }  # fmt: skip
 
     def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
         """Yield the role."""
@@ -138,13 +150,15 @@ class ChatForm(_OpenAiForm):
         self, one: Generated, delta: dict[str, str], logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
         shown = _chat_logprobs(logprobs) if self._logprobs else None
-        return self._chunk([{"index": one.number, "delta": delta, "logprobs": shown, "finish_reason": finish}])
+        choice = {"index": one.number, "delta": delta, "logprobs": shown, "finish_reason": finish, **_stop_reason(one)}
+        return self._chunk([choice])
 
 
 class InfillForm:
     """`/infill`, one answer. `truncated`: text of the request was left out."""
 
     done = ""
+    natural_end = False
 
     def __init__(self, model: str, given: Infill, *, truncated: bool) -> None:
         self._model = model
@@ -183,6 +197,11 @@ class InfillForm:
             "truncated": self._truncated,
             "timings": one.timings(),
         }
+
+
+def _stop_reason(one: Generated) -> dict[str, str]:
+    """Return why an answer ended although the model would have gone on."""
+    return {"stop_reason": one.reason} if one.reason else {}
 
 
 def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:

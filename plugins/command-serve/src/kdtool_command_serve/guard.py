@@ -99,6 +99,8 @@ class Guard:
                 status=403,
                 code="wrong_origin",
             )
+        if not scope["http_version"].startswith("1."):
+            raise RequestError(f"HTTP/{scope['http_version']} is not supported; use HTTP/1.1", status=505)
         if "content-length" in headers and "transfer-encoding" in headers:
             raise RequestError("the request has Content-Length and Transfer-Encoding; send one of these headers")
 

@@ -124,6 +124,7 @@ class Completion(Parameters):
     suffix: str | None = None
     max_tokens: int = Field(16, ge=1)
     echo: bool = False
+    natural_end: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @pydantic.field_validator("prompt", mode="before")
@@ -146,13 +147,21 @@ class Message(_Strict):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] = ""
+    content: list[TextPart] = []
     name: str | None = None
+
+    @pydantic.field_validator("content", mode="before")
+    @classmethod
+    def _parts(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return [{"type": "text", "text": given}]
+        if isinstance(given, list):
+            return given
+        raise ValueError('must be a text or a list of parts such as {"type": "text", "text": "…"}')
 
     def turn(self) -> tuple[str, str]:
         """Return role and text; "developer" is OpenAI's newer name of "system"."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ("system" if self.role == "developer" else self.role), text
+        return ("system" if self.role == "developer" else self.role), "".join(part.text for part in self.content)
 
 
 class Chat(Parameters):
@@ -161,6 +170,7 @@ class Chat(Parameters):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: int = Field(-1, ge=-1, validation_alias=AliasChoices("max_tokens", "n_predict"))
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    natural_end: bool = False
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 
@@ -204,4 +214,5 @@ def parse(kind: type[P], body: bytes) -> P:
         raise RequestError(f"the body is not valid JSON: {first['msg'].partition(': ')[2]}")
     if first["type"] == "extra_forbidden":
         raise RequestError(f"{path}: this parameter is not supported, or not with this value; leave it out", param=path)
-    raise RequestError(f"{path or 'body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=path or None)
+    message = first["msg"].removeprefix("Value error, ")
+    raise RequestError(f"{path or 'body'}: {message[:1].lower()}{message[1:]}", param=path or None)

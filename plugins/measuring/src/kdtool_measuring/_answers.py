@@ -36,7 +36,8 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
     "infill": "fill a gap, because its tokenizer has no marks for infilling",
 }
 _WITHOUT = "which are longer than its context or refused by its server"
-_TEXTS_AT_ONCE = 16
+_TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 16384
+"""What a model of transformers answers in a batch, at most; a longer text is alone."""
 _STARTS = 4
 """Maximum number of tokens that tokenizers prepend to a prompt."""
 
@@ -226,7 +227,9 @@ def bytes_to_answer(ahead: kdtool.RunForecast, tokens: int) -> int:
     """
     student = ahead.models[ahead.student]
     head_size = student.head_size or student.hidden // student.heads
-    values = 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
+    values = (
+        2 * student.layers * student.kv_heads * head_size * max(tokens, min(_TEXTS_AT_ONCE * tokens, _TOKENS_AT_ONCE))
+    )
     # Autocast does not shrink keys and values: rotary embeddings of float32 states are float32. bfloat16 weights do;
     # float16 is widened to float32, since no device measures in it.
     saved = ahead.student_bytes // student.parameters

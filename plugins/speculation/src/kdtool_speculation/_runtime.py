@@ -54,6 +54,12 @@ class SpeculativeRuntime(kdtool.Runtime):
             self._device = model.head.weight.device
 
     @property
+    def dtype(self) -> str:
+        """Name of the dtype in which the target verifies; in float32, greedy answers are the target's own."""
+        with self._target.passes() as model:
+            return str(self._target.compute or model.head.weight.dtype).removeprefix("torch.")
+
+    @property
     def tokens_per_step(self) -> float:
         """New tokens for each verification step of the latest answer."""
         return self.last.tokens_per_step

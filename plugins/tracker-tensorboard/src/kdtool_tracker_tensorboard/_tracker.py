@@ -17,7 +17,10 @@ __all__ = ["TensorBoardTracker"]
 
 
 class TensorBoardTracker(CurvesTracker):
-    """Writes curves, measurements and samples as event files into `tensorboard` in the run's folder."""
+    """Writes curves, measurements and samples as event files into `tensorboard` in the run's folder.
+
+    To open them: `pip install tensorboard`, then `tensorboard --logdir runs/NAME/tensorboard`.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -17,7 +17,10 @@ __all__ = ["TrackioTracker"]
 
 
 class TrackioTracker(CurvesTracker):
-    """Writes curves, measurements and samples into a trackio project named as the run, below the run's folder."""
+    """Writes curves, measurements and samples into a trackio project named as the run, below the run's folder.
+
+    To open it: `pip install trackio`, then `TRACKIO_DIR=runs/NAME/trackio trackio show`.
+    """
 
     class Config(kdtool.Config):
         """The place of the project."""

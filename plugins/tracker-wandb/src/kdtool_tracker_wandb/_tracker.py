@@ -23,7 +23,10 @@ _SERVER = "https://api.wandb.ai"
 
 
 class WandbTracker(kdtool.Tracker):
-    """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group."""
+    """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group.
+
+    To send the files of offline mode to your account: `wandb sync runs/NAME/wandb/offline-run-*`.
+    """
 
     class Config(kdtool.Config):
         """Project, mode and labels of W&B runs. The API key comes from the environment variable WANDB_API_KEY alone."""

@@ -245,12 +245,16 @@ def stages_of(folder: Path, member: Member) -> dict[str, Any]:
             # Stages under "the time of …" only tell the control of equal time how many steps it has.
             if source not in wanted and not role.startswith("the "):
                 wanted.append(source)
-    return {name: _without_code(nodes[name]["parts"]) for name in wanted}
+    return {name: _for_others(nodes[name]["parts"]) for name in wanted}
 
 
-def _without_code(value: Any) -> Any:
-    """Leave out the hashes of components' code, which say nothing in a table of settings."""
+def _for_others(value: Any) -> Any:
+    """Leave out the hashes of components' code, which say nothing in a table of settings; write the user's home as `~`."""
     if isinstance(value, dict):
         hidden = {"source", "libraries", "class", "kind"} if "config" in value else set()
-        return {key: _without_code(own) for key, own in cast("dict[str, Any]", value).items() if key not in hidden}
+        return {key: _for_others(own) for key, own in cast("dict[str, Any]", value).items() if key not in hidden}
+    if isinstance(value, list):
+        return [_for_others(own) for own in cast("list[Any]", value)]
+    if isinstance(value, str) and Path(value).is_relative_to(Path.home()):
+        return Path("~", Path(value).relative_to(Path.home())).as_posix()
     return value

@@ -63,6 +63,7 @@ from kdtool_transformers._model import decoder_layers as decoder_layers
 from kdtool_transformers._model import facts_of as facts_of
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
+from kdtool_transformers._natural_end import end_naturally as end_naturally
 from kdtool_transformers._open import open_config as open_config
 from kdtool_transformers._open import open_facts as open_facts
 from kdtool_transformers._open import open_model as open_model

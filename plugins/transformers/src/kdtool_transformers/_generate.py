@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 _REQUESTS_SORTED = 64
-_TEXTS_AT_ONCE = 16
+_TEXTS_AT_ONCE = 32
 _TOKENS_AT_ONCE = 16384
 """Prompts and what follows them, of a batch together: what its key-value cache has to hold."""
 
