@@ -208,6 +208,21 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     assert "tox run -e wheels,nightly" in str(workflow["jobs"]["nightly"])
 
 
+def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> None:
+    """`kdtool._plugins.project_packages.install_command` writes such commands, and knows what is published."""
+    named = re.compile(r"pip\W+install\b(?! -e)[^\n,;]*?(\bkdtool\b|\{)")
+    kinds = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".jinja", ".html", ".js"}
+    files = [path for path in ROOT.rglob("*") if path.suffix in kinds and not {"tests", "runs"} & {*path.parts}]
+    found = {
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        if not any(part.startswith((".venv", ".tox")) for part in path.parts)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if named.search(line)
+    }
+    assert not found
+
+
 def test_actions_of_ci_are_named_by_commit() -> None:
     text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
     uses = re.findall(r"uses: (.*)", text)

@@ -14,6 +14,7 @@ from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
 from kdtool._plugins.importing import import_point
+from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
 
-    pip install kdtool-quickstart
+    {}
 """
 
 
@@ -71,7 +72,11 @@ def list_plugins(context: click.Context, kind: str | None = None, as_json: bool 
     for row in rows:
         _echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
     if not rows:
-        _echo(f"No plugins of the kind {kind} are installed." if kind else _NOTHING_INSTALLED)
+        _echo(
+            f"No plugins of the kind {kind} are installed."
+            if kind
+            else _NOTHING_INSTALLED.format(install_command("kdtool-quickstart"))
+        )
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
