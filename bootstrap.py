@@ -79,7 +79,7 @@ def _settings_for_time(arguments: Sequence[str]) -> list[str]:
         print(f"as chosen before: {' '.join(settings) or 'the whole recipe'} ({kept} has the choice)", flush=True)
         return settings
     print("measuring how fast this machine is …", flush=True)
-    check = [_script(ENVIRONMENT, "kdtool"), "check", RECIPE, "--json"]
+    check: list[str | Path] = [_script(ENVIRONMENT, "kdtool"), "check", RECIPE, "--json"]
     found = subprocess.run(check, stdout=subprocess.PIPE, encoding="utf-8", check=False)
     if found.returncode != 0:  # the run says why
         return []
@@ -148,7 +148,7 @@ def test(arguments: list[str]) -> int:
     settings = {**os.environ}
     if "UV_FIND_LINKS" not in settings and "PIP_FIND_LINKS" in settings:  # uv does not read pip's settings
         settings["UV_FIND_LINKS"] = ",".join(settings["PIP_FIND_LINKS"].split())
-    command = [_script(ENVIRONMENT, "tox"), "run", *(arguments or ["-m", "ci"])]
+    command: list[str | Path] = [_script(ENVIRONMENT, "tox"), "run", *(arguments or ["-m", "ci"])]
     return subprocess.call(command, cwd=ROOT, env=settings)
 
 

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     """Write all locks; the later ones take the versions of the first, except benchmarks."""
     LOCKS.mkdir(exist_ok=True)
     for name in NAMES:
-        first = [] if name in {"test", "benchmarks"} else ["--constraint", LOCKS / "test.txt"]
+        first: list[str | Path] = [] if name in {"test", "benchmarks"} else ["--constraint", LOCKS / "test.txt"]
         _write(LOCKS / f"{name}.txt", requirements(name), [*first, *arguments])
     return 0
 

@@ -1,7 +1,7 @@
 """The project's own packages: which of them brings which component, and the command that installs a package.
 
-Until they are published, their names on the package index belong to nobody: whoever registered one would run code on the
-machines of users. So messages give pip folders of the clone that the core was installed from, and no such names.
+Until they are published, their names on the package index belong to nobody, and anyone who registers one can run code on
+the machines of users. So messages give pip folders of the clone that the core was installed from, and no such names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 __all__ = ["PUBLISHED", "install_command", "known_components", "package_of"]
 
 PUBLISHED = False
-"""Whether the project's packages are on the package index; True from the first release on."""
+"""Set to True with the first release: then the project's packages are on the package index."""
 _WITHOUT_CLONE = "python bootstrap.py everything (in a clone of kdtool)"
 
 
@@ -45,18 +45,18 @@ def install_command(requirement: str, *options: str) -> str:
         requirement: a name, with or without versions.
         options: options for pip, such as `--upgrade`.
     """
-    name = _normalised(re.split(r"[^\w.-]", requirement)[0])
+    name = _canonical(re.split(r"[^\w.-]", requirement)[0])
     if folder := _installed_from(name):
-        what = [_shown(folder)]
+        what = [_path_for_pip(folder)]
     elif PUBLISHED or not _is_of_project(name):
         what = [requirement]
-    elif not (what := [_shown(folder) for folder in _missing_folders(name)]):
+    elif not (what := [_path_for_pip(folder) for folder in _missing_folders(name)]):
         return _WITHOUT_CLONE
     return shlex.join(("pip", "install", *options, *what))
 
 
 def _is_of_project(name: str) -> bool:
-    """Return whether the name is one of ours; kdtool-… of other people is told apart where it is installed."""
+    """Return whether the name belongs to the project; an installed kdtool-… that the core does not list does not."""
     ours = {"kdtool", *(package for names in known_components().values() for package in names.values())}
     return name in ours or (name.startswith("kdtool-") and not _is_installed(name))
 
@@ -98,10 +98,10 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _shown(folder: Path) -> str:
+def _path_for_pip(folder: Path) -> str:
     here = Path.cwd()
     return f"./{folder.relative_to(here).as_posix()}" if folder.is_relative_to(here) else str(folder)
 
 
-def _normalised(name: str) -> str:
+def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
