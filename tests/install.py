@@ -3,7 +3,7 @@
     python tests/install.py WHEELS kdtool-all --group losses/ce/pyproject.toml:test
 
 tox calls it, and so does `package_alone`. The folder of wheels comes first; the rest goes to `uv pip install`. Versions
-and hashes of third-party packages are those of the files in UV_CONSTRAINT, which tox sets.
+and hashes of third-party packages are those of `locks/test.txt`, unless KDTOOL_TEST_UNLOCKED is set.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ def install(python: str | Path, wheels: Sequence[str | Path], *arguments: str | 
     ours = [f"--reinstall-package={declared(folder)['project']['name']}" for folder in folders()]
     links = os.environ.get("UV_FIND_LINKS", "").split(",")  # uv leaves its variable aside where the option is given
     found = [f"--find-links={folder}" for folder in (*wheels, *links) if folder]
-    command = ["uv", "pip", "install", "--quiet", "--python", python, *found, *ours, *arguments]
-    settings = {"UV_CONSTRAINT": "constraints.txt locks/test.txt", **os.environ}
-    process = subprocess.run(command, check=False, cwd=ROOT, env=settings)
+    known = [f"--constraint={ROOT / 'constraints.txt'}"]
+    if not os.environ.get("KDTOOL_TEST_UNLOCKED"):
+        known.append(f"--constraint={ROOT / 'locks' / 'test.txt'}")
+    command = ["uv", "pip", "install", "--quiet", "--python", python, *known, *found, *ours, *arguments]
+    process = subprocess.run(command, check=False)
     if process.returncode:
         sys.exit(process.returncode)
 
