@@ -40,10 +40,7 @@ Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 """
 TRAINING_AND_MEASURING = 540.0
 """Seconds of the quickstart: ten minutes less a tenth, by which forecasts may be wrong."""
-SHORT_BELOW = 60
-"""Steps below which the quickstart measures less."""
 FEWEST_STEPS = 20
-SHORT = ("evaluators.perplexity.documents=8", "evaluators.line-completion.documents=4", "evaluators.efficiency.turns=1")
 
 
 def main(arguments: list[str]) -> int:
@@ -92,8 +89,8 @@ def _settings_for_time(arguments: Sequence[str]) -> list[str]:
 def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
     """Return settings with which the recipe ends within ten minutes, and the reason, by the findings of `kdtool check`.
 
-    Training is forecast. The other stages take as long as so many steps of student and control: 20, half of one for each
-    text of perplexity, and one for each completed line, as measured on two cores.
+    Measuring gets at most half of the time. Training is forecast; the other stages are counted in steps of student and
+    control, as in runs on two cores.
     """
     forecast = found["forecast"]
     steps = forecast["steps"] // len(found["arms"])
@@ -101,26 +98,28 @@ def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
     if not seconds:
         return [], "this machine's speed is unknown, so the whole recipe is run"
     configs = {part["use"]: part["config"] for part in found["components"]}
-    texts, lines = configs["perplexity"]["documents"], configs["line-completion"]
-    places = lines["places"]
-    others = 20 + texts / 2 + lines["documents"] * places
-    chosen = int(TRAINING_AND_MEASURING / seconds - others)
-    settings = []
-    if chosen < SHORT_BELOW:
-        others, settings = 12 + 8 / 2 + 4 * places, list(SHORT)
-        chosen = max(FEWEST_STEPS, int(TRAINING_AND_MEASURING / seconds - others))
-    speed = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together"
-    if not settings and chosen >= steps:
-        return [], f"{speed}; the whole recipe takes about {_minutes((steps + others) * seconds)}"
-    settings = [f"train.steps={chosen}", *settings]
-    return settings, (
-        f"{speed}; with {' '.join(settings)} the run takes about {_minutes((chosen + others) * seconds)}. "
-        f"The whole recipe: python bootstrap.py quickstart --set train.steps={steps}"
-    )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min"
+    texts, turns = configs["perplexity"]["documents"], configs["efficiency"]["turns"]
+    lines, places = (configs["line-completion"][key] for key in ("documents", "places"))
+    time, items, settings = TRAINING_AND_MEASURING / seconds, 0.6 * texts + 1.6 * lines * places, []
+    if 15 + 5 * turns + items > time / 2:
+        share = min(1.0, max(0.0, (time / 2 - 20) / items))
+        texts, lines, turns = min(texts, max(8, int(share * texts))), min(lines, max(4, int(share * lines))), 1
+        items = 0.6 * texts + 1.6 * lines * places
+        settings = [
+            f"evaluators.perplexity.documents={texts}",
+            f"evaluators.line-completion.documents={lines}",
+            f"evaluators.efficiency.turns={turns}",
+        ]
+    others = 15 + 5 * turns + items
+    chosen = min(steps, max(FEWEST_STEPS, int(time - others)))
+    if chosen < steps:
+        settings.insert(0, f"train.steps={chosen}")
+    minutes = (chosen + others) * seconds / 60
+    reason = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together; the run takes about "
+    if not settings:
+        return [], f"{reason}{minutes:.0f} min with the whole recipe"
+    whole = f"python bootstrap.py quickstart --set train.steps={steps}"
+    return settings, f"{reason}{minutes:.0f} min with {' '.join(settings)}. The whole recipe: {whole}"
 
 
 def everything(arguments: list[str]) -> int:

@@ -99,7 +99,11 @@ def test_without_the_lock_constraints_hold_and_it_is_said(
 
 def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
     """What `kdtool check` finds about the quickstart, on a machine where training takes so long."""
-    configs = {"perplexity": {"documents": 32}, "line-completion": {"documents": documents, "places": 3}}
+    configs = {
+        "perplexity": {"documents": 32},
+        "line-completion": {"documents": documents, "places": 3},
+        "efficiency": {"turns": 3},
+    }
     return {
         "arms": ["student", "control"],
         "components": [{"use": use, "config": config} for use, config in configs.items()],
@@ -110,24 +114,32 @@ def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
 def test_a_fast_machine_runs_the_whole_quickstart(bootstrap: ModuleType) -> None:
     settings, reason = bootstrap.choose_settings(_checked(220))
     assert settings == []
-    assert "the whole recipe takes about 5 min" in reason
+    assert "about 5 min with the whole recipe" in reason
 
 
 def test_the_quickstart_trains_for_as_many_steps_as_leave_time_to_measure(bootstrap: ModuleType) -> None:
-    (steps,), reason = bootstrap.choose_settings(_checked(440))  # 2 s for each step of student and control
-    assert steps == "train.steps=210"
-    assert "about 9 min" in reason
+    settings, reason = bootstrap.choose_settings(_checked(440))  # 2 s for each step of student and control
+    assert settings == ["train.steps=182"]
+    assert "about 9 min with train.steps=182" in reason
     assert "--set train.steps=220" in reason
-    (fewer,), _ = bootstrap.choose_settings(_checked(440, documents=32))
-    assert fewer == "train.steps=138"
 
 
-def test_a_slow_machine_measures_less_too(bootstrap: ModuleType) -> None:
-    settings, _ = bootstrap.choose_settings(_checked(2200))
-    assert settings == ["train.steps=26", *bootstrap.SHORT]
+@pytest.mark.parametrize(("seconds", "documents"), [(440, 32), (440, 320), (880, 8), (1600, 8)])
+def test_where_measuring_would_take_most_of_the_time_less_is_measured(
+    bootstrap: ModuleType, seconds: float, documents: int
+) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(seconds, documents))
+    chosen = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+    assert chosen["train.steps"] * seconds / 220 >= 200
+    assert 8 <= chosen["evaluators.perplexity.documents"] <= 32
+    assert 4 <= chosen["evaluators.line-completion.documents"] <= documents
+    assert "about 9 min" in reason
+
+
+def test_the_slowest_machines_train_for_a_few_steps_and_are_told_how_long_it_takes(bootstrap: ModuleType) -> None:
     settings, reason = bootstrap.choose_settings(_checked(22000))
     assert settings[0] == f"train.steps={bootstrap.FEWEST_STEPS}"
-    assert "about 80 min" in reason
+    assert "about 107 min" in reason
 
 
 class _Kdtool:
@@ -158,11 +170,11 @@ def test_steps_are_chosen_once_and_those_of_the_user_come_first(
     assert commands.calls == [("run", recipe, "--set", "train.steps=300")]
     commands.calls.clear()
     assert bootstrap.main(["quickstart", "--offline"]) == 0
-    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=210", "--offline")]
+    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=182", "--offline")]
     commands.calls.clear()
     commands.found = _checked(2200)  # busier than at the first call: the run has to resume, not to start over
     assert bootstrap.main(["quickstart"]) == 0
-    assert commands.calls == [("run", recipe, "--set", "train.steps=210")]
+    assert commands.calls == [("run", recipe, "--set", "train.steps=182")]
 
 
 @pytest.mark.slow
