@@ -115,11 +115,11 @@ def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
     if chosen < steps:
         settings.insert(0, f"train.steps={chosen}")
     minutes = (chosen + others) * seconds / 60
-    reason = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together; the run takes about "
+    reason = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together.\nThe run takes about "
     if not settings:
         return [], f"{reason}{minutes:.0f} min with the whole recipe"
     whole = f"python bootstrap.py quickstart --set train.steps={steps}"
-    return settings, f"{reason}{minutes:.0f} min with {' '.join(settings)}. The whole recipe: {whole}"
+    return settings, f"{reason}{minutes:.0f} min with {' '.join(settings)}.\nThe whole recipe: {whole}"
 
 
 def everything(arguments: list[str]) -> int:
