@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_from_the_clone_come_the_package_and_what_it_needs_that_is_not_installed
     monkeypatch.chdir(clone.parent)
     assert install_command("kdtool-first-x") == "pip install ./clone/plugins/first ./clone/plugins/second"
     monkeypatch.chdir(clone / "plugins" / "first")
-    assert install_command("kdtool-first-x") == f"pip install ./. {second}"
+    assert install_command("kdtool-first-x") == f"pip install ./. {shlex.quote(str(second))}"
     monkeypatch.chdir(clone)
     assert install_command("kdtool-first-x") == "pip install ./plugins/first ./plugins/second"
     assert install_command("kdtool_first.x", "--no-deps") == "pip install --no-deps ./plugins/first ./plugins/second"

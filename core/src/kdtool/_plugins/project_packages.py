@@ -14,8 +14,6 @@ from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 __all__ = ["PUBLISHED", "install_command", "known_components", "package_of"]
 
@@ -83,6 +81,9 @@ def _missing_folders(name: str) -> list[Path]:
 
 def _installed_from(name: str) -> Path | None:
     """Return the folder that a package was installed from, if it is still there."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # slow to import
+
     try:
         url = urlsplit(json.loads(distribution(name).read_text("direct_url.json") or "{}").get("url", ""))
         folder = Path(url2pathname(url.path))
