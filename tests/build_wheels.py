@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from packages import folders
+from packages import ROOT, folders
 
 
 def main(folder: Path) -> int:
@@ -20,8 +20,10 @@ def main(folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
 
     def build(package: Path) -> int:
-        command = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir"]
-        return subprocess.run([*command, folder, package], check=False).returncode
+        command = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--build-constraint"]
+        return subprocess.run(
+            [*command, ROOT / "locks" / "test.txt", "--out-dir", folder, package], check=False
+        ).returncode
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return max(pool.map(build, folders()))

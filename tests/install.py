@@ -2,7 +2,8 @@
 
     python tests/install.py WHEELS kdtool-all --group losses/ce/pyproject.toml:test
 
-tox calls it, and so does `package_alone`. The folder of wheels comes first; the rest goes to `uv pip install`.
+tox calls it, and so does `package_alone`. The folder of wheels comes first; the rest goes to `uv pip install`. Versions
+and hashes of third-party packages are those of `locks/test.txt`, unless KDTOOL_TEST_UNLOCKED is set.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ def install(python: str | Path, wheels: Sequence[str | Path], *arguments: str | 
     ours = [f"--reinstall-package={declared(folder)['project']['name']}" for folder in folders()]
     links = os.environ.get("UV_FIND_LINKS", "").split(",")  # uv leaves its variable aside where the option is given
     found = [f"--find-links={folder}" for folder in (*wheels, *links) if folder]
-    where = ["--python", python, "--constraint", ROOT / "constraints.txt", *found]
-    process = subprocess.run(["uv", "pip", "install", "--quiet", *where, *ours, *arguments], check=False)
+    known = [f"--constraint={ROOT / 'constraints.txt'}"]
+    if not os.environ.get("KDTOOL_TEST_UNLOCKED"):
+        known.append(f"--constraint={ROOT / 'locks' / 'test.txt'}")
+    command = ["uv", "pip", "install", "--quiet", "--python", python, *known, *found, *ours, *arguments]
+    process = subprocess.run(command, check=False)
     if process.returncode:
         sys.exit(process.returncode)
 

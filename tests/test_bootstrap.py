@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import kdtool
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +25,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ENVIRONMENT", tmp_path / ".venv")
+    monkeypatch.setattr(module, "BENCHMARKS", tmp_path / ".venv-benchmarks")
     return module
 
 
@@ -28,14 +33,15 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def installed(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The arguments of each call of pip."""
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(bootstrap, "_install", lambda *what: calls.append(what))
-    monkeypatch.setattr(bootstrap, "_make_environment", lambda: bootstrap.ENVIRONMENT.mkdir(exist_ok=True))
+    monkeypatch.setattr(bootstrap, "_install", lambda _, *what: calls.append(tuple(map(str, what))))
+    monkeypatch.setattr(bootstrap, "_make_environment", lambda environment: environment.mkdir(exist_ok=True))
     monkeypatch.setattr(bootstrap.subprocess, "call", lambda *_, **__: 0)
+    monkeypatch.setattr(bootstrap, "_settings_for_time", lambda _: [])
     return calls
 
 
 def _folders(call: tuple[str, ...]) -> set[str]:
-    return {Path(what).relative_to(ROOT).as_posix() for what in call if not what.startswith("--")}
+    return {Path(what).relative_to(ROOT).as_posix() for what in call if not what.startswith("-")}
 
 
 def test_quickstart_installs_no_package_that_it_does_not_need(
@@ -51,7 +57,9 @@ def test_quickstart_installs_no_package_that_it_does_not_need(
 def test_everything_is_installed_on_demand_beside_it(bootstrap: ModuleType, installed: list[tuple[str, ...]]) -> None:
     assert bootstrap.main(["quickstart"]) == 0
     assert bootstrap.main(["everything"]) == 0
-    assert _folders(installed[-1]) == {path.relative_to(ROOT).as_posix() for path in bootstrap.packages()}
+    added = _folders(installed[-1])
+    needed = {path.relative_to(ROOT).as_posix() for path in bootstrap.needed_by("kdtool-quickstart")}
+    assert added == {path.relative_to(ROOT).as_posix() for path in bootstrap.packages()} - needed
     installed.clear()
     assert bootstrap.main(["quickstart"]) == 0
     assert not installed
@@ -65,3 +73,115 @@ def test_code_that_changed_is_installed_again(
     monkeypatch.setattr(bootstrap, "_state", lambda folder: before(folder) + "!" * (folder.name == "core"))
     assert bootstrap.main(["quickstart"]) == 0
     assert installed[-1] == ("--no-build-isolation", "--no-deps", "--force-reinstall", str(ROOT / "core"))
+
+
+@pytest.mark.parametrize("job", ["quickstart", "everything", "benchmarks", "test"])
+def test_files_of_third_parties_are_checked_against_the_lock(
+    bootstrap: ModuleType, installed: list[tuple[str, ...]], job: str
+) -> None:
+    assert bootstrap.main([job]) == 0
+    lock = ROOT / "locks" / f"{'tox' if job == 'test' else job}.txt"
+    assert installed[0] == ("--no-deps", "--require-hashes", "--requirement", str(lock))
+    by_version = [what for call in installed[1:] for what in call if not what.startswith(("-", str(ROOT)))]
+    assert all(what.startswith("torch") for what in by_version)
+    assert bool(by_version) == (job != "test")
+
+
+def test_without_the_lock_constraints_hold_and_it_is_said(
+    bootstrap: ModuleType, installed: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bootstrap.main(["everything", "--unlocked"]) == 0
+    assert "without checking hashes" in capsys.readouterr().out
+    assert installed[0][:2] == ("--constraint", str(ROOT / "constraints.txt"))
+    assert {"torch>=2.8", "pydantic>=2.9", "hatchling>=1.26"} <= set(installed[0])
+    assert not any(what.startswith("kdtool") or "locks" in what for call in installed for what in call)
+
+
+def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
+    """What `kdtool check` finds about the quickstart, on a machine where training takes so long."""
+    configs = {
+        "perplexity": {"documents": 32},
+        "line-completion": {"documents": documents, "places": 3},
+        "efficiency": {"turns": 3},
+    }
+    return {
+        "arms": ["student", "control"],
+        "components": [{"use": use, "config": config} for use, config in configs.items()],
+        "forecast": {"steps": 440, "seconds": seconds, "speed": "by this test"},
+    }
+
+
+def test_a_fast_machine_runs_the_whole_quickstart(bootstrap: ModuleType) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(220))
+    assert settings == []
+    assert "about 5 min with the whole recipe" in reason
+
+
+def test_the_quickstart_trains_for_as_many_steps_as_leave_time_to_measure(bootstrap: ModuleType) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(440))  # 2 s for each step of student and control
+    assert settings == ["train.steps=182"]
+    assert "about 9 min with train.steps=182" in reason
+    assert "--set train.steps=220" in reason
+
+
+@pytest.mark.parametrize(("seconds", "documents"), [(440, 32), (440, 320), (880, 8), (1600, 8)])
+def test_where_measuring_would_take_most_of_the_time_less_is_measured(
+    bootstrap: ModuleType, seconds: float, documents: int
+) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(seconds, documents))
+    chosen = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+    assert chosen["train.steps"] * seconds / 220 >= 200
+    assert 8 <= chosen["evaluators.perplexity.documents"] <= 32
+    assert 4 <= chosen["evaluators.line-completion.documents"] <= documents
+    assert "about 9 min" in reason
+
+
+def test_the_slowest_machines_train_for_a_few_steps_and_are_told_how_long_it_takes(bootstrap: ModuleType) -> None:
+    settings, reason = bootstrap.choose_settings(_checked(22000))
+    assert settings[0] == f"train.steps={bootstrap.FEWEST_STEPS}"
+    assert "about 107 min" in reason
+
+
+class _Kdtool:
+    """Stands in for the commands: `check` answers as on a machine of some speed; each call is noted."""
+
+    def __init__(self) -> None:
+        self.found, self.calls = _checked(440), list[tuple[str, ...]]()
+
+    def run(self, command: list[str | Path], **_: object) -> subprocess.CompletedProcess[str]:
+        self.calls.append(tuple(map(str, command[1:])))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(self.found))
+
+    def call(self, command: list[str | Path], **_: object) -> int:
+        self.calls.append(tuple(map(str, command[1:])))
+        return 0
+
+
+def test_steps_are_chosen_once_and_those_of_the_user_come_first(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = _Kdtool()
+    bootstrap.ENVIRONMENT.mkdir()
+    monkeypatch.setattr(bootstrap, "_install_packages", lambda *_, **__: None)
+    monkeypatch.setattr(bootstrap.subprocess, "run", commands.run)
+    monkeypatch.setattr(bootstrap.subprocess, "call", commands.call)
+    recipe = str(bootstrap.RECIPE)
+    assert bootstrap.main(["quickstart", "--set", "train.steps=300"]) == 0
+    assert commands.calls == [("run", recipe, "--set", "train.steps=300")]
+    commands.calls.clear()
+    assert bootstrap.main(["quickstart", "--offline"]) == 0
+    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=182", "--offline")]
+    commands.calls.clear()
+    commands.found = _checked(2200)  # busier than at the first call: the run has to resume, not to start over
+    assert bootstrap.main(["quickstart"]) == 0
+    assert commands.calls == [("run", recipe, "--set", "train.steps=182")]
+
+
+@pytest.mark.slow
+def test_the_recipe_takes_the_chosen_settings(bootstrap: ModuleType) -> None:
+    found = dict(kdtool.check(bootstrap.RECIPE))
+    found["forecast"] = {**found["forecast"], "seconds": 2200.0}
+    (steps, *shorter), _ = bootstrap.choose_settings(found)
+    assert shorter
+    changes = {key: int(value) for key, value in (setting.split("=") for setting in (steps, *shorter))}
+    assert kdtool.check(bootstrap.RECIPE, changes)["forecast"]["steps"] == 2 * changes["train.steps"]

@@ -198,7 +198,7 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
     for job in workflow["jobs"].values():
         install, run = [step["run"] for step in job["steps"] if "run" in step]
-        assert install == 'python -m pip install "tox>=4.24" "tox-uv>=1.20"'
+        assert install == "python -m pip install --require-hashes --requirement locks/tox.txt"
         assert re.fullmatch(r"tox run (-m matrix|-e wheels,nightly|\$\{\{ matrix.environments \}\})", run)
     named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
     assert "-m ci" in named
@@ -206,6 +206,28 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     assert listed <= ENVIRONMENTS | {"core"}
     assert "tox run -m matrix" in str(workflow["jobs"]["weekly"])
     assert "tox run -e wheels,nightly" in str(workflow["jobs"]["nightly"])
+
+
+def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> None:
+    """`kdtool._plugins.project_packages.install_command` writes such commands, and knows what is published."""
+    named = re.compile(r"pip\W+install\b(?! -e)[^\n,;]*?(\bkdtool\b|\{)")
+    kinds = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".jinja", ".html", ".js"}
+    files = [path for path in ROOT.rglob("*") if path.suffix in kinds and not {"tests", "runs"} & {*path.parts}]
+    found = {
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        if not any(part.startswith((".venv", ".tox")) for part in path.parts)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if named.search(line)
+    }
+    assert not found
+
+
+def test_actions_of_ci_are_named_by_commit() -> None:
+    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    uses = re.findall(r"uses: (.*)", text)
+    assert uses
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+){2}", action) for action in uses)
 
 
 def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kdtool._plugins.distributions import CONTRACT, CONTRACTS, contracts_of, refusal
+from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import load
 
 
@@ -47,9 +48,10 @@ def test_a_refusal_names_distribution_numbers_and_remedy() -> None:
     newer = refusal(Stated("kdtool[contract-99]"))
     assert newer == (
         f"kdtool-loss-x 1.5 was written for contract 99, but this kdtool gives contract {CONTRACT}; "
-        "get a newer kdtool: pip install --upgrade kdtool"
+        f"get a newer kdtool: {install_command('kdtool', '--upgrade')}"
     )
-    assert refusal(Stated("kdtool[contract-0]")).endswith("pip install --upgrade kdtool-loss-x")
+    older = refusal(Stated("kdtool[contract-0]"))
+    assert older.endswith(f"get a newer kdtool-loss-x: {install_command('kdtool-loss-x', '--upgrade')}")
 
 
 def test_what_the_core_gives_is_what_its_distribution_offers() -> None:

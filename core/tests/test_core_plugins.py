@@ -17,7 +17,7 @@ from kdtool._cli import call
 from kdtool._cli.plugin_hooks import enough
 from kdtool._contract.hooks import calling_of
 from kdtool._contract.kinds import FORMS, KINDS
-from kdtool._plugins import registry
+from kdtool._plugins import project_packages
 from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.owner import owner_of
@@ -477,6 +477,6 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
 def test_command_that_is_not_installed_is_refused_with_its_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registry, "_first_party", lambda: {"command": {"absent": "kdtool-command-absent"}})
+    monkeypatch.setattr(project_packages, "known_components", lambda: {"command": {"absent": "kdtool-absent-x"}})
     assert call(["absent"]) == 2
-    assert "get it with: pip install kdtool-command-absent" in capsys.readouterr().err
+    assert f"get it with: {project_packages.install_command('kdtool-absent-x')}" in capsys.readouterr().err

@@ -205,7 +205,7 @@ def test_what_codebleu_lacks_is_said_with_its_remedy(tmp_path: Path, monkeypatch
     monkeypatch.setattr("kdtool_evaluator_codexglue._programs.version", lambda name: "0.23.0")
     said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_check(run, "start")
     assert len(said) == 3
-    assert all("kdtool-evaluator-codexglue[codebleu]" in line for line in said)
+    assert all("pip install codebleu==0.7.0" in line for line in said)
     assert CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "test.json")).kdtool_check(run, "start") == ()
 
 

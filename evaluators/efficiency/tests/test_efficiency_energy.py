@@ -126,4 +126,4 @@ def test_a_driver_that_does_not_tell_is_said(tmp_path: Path, monkeypatch: pytest
     play_driver(monkeypatch, None)
     assert meter(GPU, tmp_path).missing["GPU"] == "NVIDIA's driver does not tell: Not Supported"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "kdtool-evaluator-efficiency[nvidia]" in meter(GPU, tmp_path).missing["GPU"]
+    assert "pip install nvidia-ml-py" in meter(GPU, tmp_path).missing["GPU"]

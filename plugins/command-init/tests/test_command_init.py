@@ -223,7 +223,7 @@ def test_without_the_student_for_such_a_teacher_its_package_is_named(
     done = call("--teacher", "x-letters", "--data", "src", "--yes")
     assert done.exit_code == 2
     assert "--teacher x-letters does not describe its model" in done.output
-    assert "pip install kdtool-student-gpt" in done.output
+    assert "python bootstrap.py everything" in done.output
     assert not RECIPE.exists()
 
 

@@ -102,9 +102,9 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
         (tmp_path / "adapter" / name).touch()
     monkeypatch.setattr(_quantised, "find_spec", lambda _: None)
     monkeypatch.setattr(_adapter, "find_spec", lambda _: None)
-    with pytest.raises(kdtool.UsageError, match=r'bitsandbytes.*pip install "kdtool-transformers\[quantised\]"'):
+    with pytest.raises(kdtool.UsageError, match=r"pip install bitsandbytes"):
         open_model(tmp_path / "model", quantise="nf4")
-    with pytest.raises(kdtool.UsageError, match=r'peft.*pip install "kdtool-transformers\[peft\]"'):
+    with pytest.raises(kdtool.UsageError, match=r"pip install peft"):
         open_model(tmp_path / "model", adapter=tmp_path / "adapter")
 
 

@@ -28,7 +28,8 @@ from kdtool._cli.show import show
 from kdtool._errors import PluginError
 from kdtool._plugins.distributions import origin_of
 from kdtool._plugins.importing import import_point
-from kdtool._plugins.registry import entries_by_name, find, package_of
+from kdtool._plugins.project_packages import install_command, package_of
+from kdtool._plugins.registry import entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -56,7 +57,7 @@ class _Commands(click.Group):
         if args and args[0] not in self.list_commands(ctx):
             package = package_of("command", args[0])
             near = did_you_mean(args[0], self.list_commands(ctx), what="commands")
-            hint = f"get it with: pip install {package}" if package else near
+            hint = f"get it with: {install_command(package)}" if package else near
             raise click.UsageError(f"unknown command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

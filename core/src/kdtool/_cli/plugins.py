@@ -17,6 +17,7 @@ from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
 from kdtool._plugins.importing import import_point
+from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
 
-    pip install kdtool-quickstart
+    {}
 """
 
 
@@ -79,7 +80,8 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
             _echo(f"  {row['name']:<{width}}  {row['summary']}"[:limit])
     if not rows:
         which = f" of the kind {kind}" * bool(kind) + f" with {word!r} in name or description" * bool(word)
-        _echo(f"No plugins{which} are installed." if which else _NOTHING_INSTALLED)
+        nothing = f"No plugins{which} are installed."
+        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool-quickstart")))
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:

@@ -22,6 +22,7 @@ from importlib.metadata import (
 from pathlib import Path
 from typing import Any
 
+from kdtool._plugins.project_packages import install_command
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import escape, print_line
 
@@ -123,7 +124,8 @@ def refusal(found: Distribution) -> str:
     if not missing:
         return ""
     name, newer = origin_of(found).name, missing[-1] > CONTRACT
-    remedy = f"get a newer {'kdtool' if newer else name}: pip install --upgrade {'kdtool' if newer else name}"
+    outdated = "kdtool" if newer else name
+    remedy = f"get a newer {outdated}: {install_command(outdated, '--upgrade')}"
     wanted, given = (" and ".join(map(str, numbers)) for numbers in (missing, sorted(CONTRACTS)))
     version = origin_of(found).version
     return f"{name} {version} was written for contract {wanted}, but this kdtool gives contract {given}; {remedy}"
@@ -134,7 +136,7 @@ def _readable(found: Distribution) -> tuple[EntryPoint, ...]:
         return _ours(found.entry_points)
     except Exception as error:
         place = Path(str(getattr(found, "_path", ""))).name
-        remedy = f"try: pip install --force-reinstall {place.partition('-')[0]}"
+        remedy = f"try: {install_command(place.partition('-')[0], '--no-deps', '--force-reinstall')}"
         print_line(
             f"note: skipped {place}, its entry points cannot be read ({type(error).__name__}: {error}); {remedy}"
         )

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import Origin, module_origin, origin_of, refusal
 from kdtool._plugins.loaded import Loaded
+from kdtool._plugins.project_packages import install_command
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import print_line
 
@@ -135,9 +136,9 @@ def _line(error: BaseException, path: Path) -> int | None:
 def _remedy(error: BaseException, origin: Origin) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if not missing:
-        return f"; try: pip install --force-reinstall {origin.name}" if origin.name else ""
+        return f"; try: {install_command(origin.name, '--no-deps', '--force-reinstall')}" if origin.name else ""
     wanted = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
     for requirement in origin.requires:
         if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
-            return f"; try: pip install '{requirement.partition(';')[0].strip()}'"
+            return f"; try: {install_command(requirement.partition(';')[0].strip())}"
     return f"; the module {missing!r} is missing, and the requirements of the package do not list it"

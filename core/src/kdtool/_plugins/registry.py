@@ -7,21 +7,19 @@ distribution, the cause and the remedy.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError
 from kdtool._plugins.distributions import DEFAULTS, find_misplaced, origin_of, points
 from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
+from kdtool._plugins.project_packages import install_command, known_components, package_of
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import print_line
 
@@ -88,9 +86,9 @@ def find(kind: str, name: str) -> Entry:
         choices = " or ".join(f"`use: {e.value}` ({e.distribution})" for e in entries)
         raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
     if package := package_of(kind, name):
-        raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
+        raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(package)}")
     known = did_you_mean(
-        name, {*entries_by_name(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
+        name, {*entries_by_name(kind), *known_components().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
     )
     hints = [
         known or f"no {kind} is installed",
@@ -117,15 +115,3 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
     cls, origin = import_point(kind, use, point)
     return Loaded(cls, use, origin.name, origin.version)
-
-
-def package_of(kind: str, name: str) -> str | None:
-    """Return the project's own package that brings the component, installed or not; None where there is none."""
-    return _first_party().get(kind, {}).get(name)
-
-
-@cache
-def _first_party() -> dict[str, dict[str, str]]:
-    """Return which of the project's own packages brings which component, for names that are not installed."""
-    data: Any = json.loads(files("kdtool").joinpath("first_party.json").read_text(encoding="utf-8"))
-    return {kind: dict(names) for kind, names in data.items()}

@@ -25,7 +25,7 @@ _EXPECTED = "dev.json of CodeXGLUE's text-to-code (CONCODE)"
 _LIKE = (
     "CodeXGLUE's CodeBLEU by codebleu 0.7.0, of each program by itself and averaged (there of all programs as one text)"
 )
-_EXTRA = 'pip install "kdtool-evaluator-codexglue[codebleu]"'
+_INSTALL = 'pip install codebleu==0.7.0 "tree-sitter==0.22.*" "tree-sitter-java<0.23"'
 
 
 def words_of(code: str) -> list[str]:
@@ -59,10 +59,10 @@ def missing() -> Iterator[str]:
         try:
             found = version(name)
         except PackageNotFoundError:
-            yield f"{name}, which CodeBLEU needs, is not installed: {_EXTRA}, or leave `generation` out"
+            yield f"{name}, which CodeBLEU needs, is not installed: {_INSTALL}, or leave `generation` out"
         else:
             if not found.startswith(works):
-                yield f"CodeBLEU needs {name} {works}*, here is {found}: {_EXTRA}, or leave `generation` out"
+                yield f"CodeBLEU needs {name} {works}*, here is {found}: {_INSTALL}, or leave `generation` out"
 
 
 def program_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task:

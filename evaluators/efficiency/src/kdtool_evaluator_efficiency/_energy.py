@@ -17,7 +17,7 @@ import torch
 __all__ = ["Counter", "Meter", "meter"]
 
 _POWERCAP = Path("/sys/class/powercap")
-_INSTALL = "nvidia-ml-py is not installed: pip install 'kdtool-evaluator-efficiency[nvidia]'"
+_INSTALL = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
 
 
 class Counter(Protocol):

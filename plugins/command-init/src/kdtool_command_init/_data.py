@@ -35,7 +35,9 @@ def data_choices() -> list[Choice]:
     if is_installed("corpora", "hub"):
         choices.append(Choice("codeparrot/codeparrot-clean", "a data set of the Hugging Face hub", open=True))
     if not choices:
-        raise kdtool.UsageError("no corpus is installed; install one: pip install kdtool-quickstart")
+        raise kdtool.UsageError(
+            "no corpus is installed; `python bootstrap.py everything` in a clone of kdtool installs several"
+        )
     return choices
 
 

@@ -35,7 +35,9 @@ def teacher_choices() -> list[Choice]:
             Choice(_LOCAL_SERVER, "a model behind a local server with the OpenAI protocol: its URL", open=True)
         )
     if not choices:
-        raise kdtool.UsageError("no teacher is installed; install one: pip install kdtool-quickstart")
+        raise kdtool.UsageError(
+            "no teacher is installed; `python bootstrap.py everything` in a clone of kdtool installs several"
+        )
     return choices
 
 

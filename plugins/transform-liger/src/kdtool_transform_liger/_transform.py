@@ -25,9 +25,7 @@ class Liger(kdtool.Transform):
 
         found = []
         if find_spec("liger_kernel") is None:
-            found.append(
-                'liger-kernel is not installed: pip install "kdtool-transform-liger[liger]", or leave `liger` out'
-            )
+            found.append("liger-kernel is not installed: pip install liger-kernel, or leave `liger` out")
         if pick_device().type != "cuda":
             found.append(
                 "liger's kernels run on GPUs that Triton compiles for, and torch sees none here: run on a machine with one, "

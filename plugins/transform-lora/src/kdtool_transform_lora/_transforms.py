@@ -71,7 +71,7 @@ class Qlora(Lora):
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         if find_spec("bitsandbytes") is not None:
             return []
-        return ['bitsandbytes is not installed: pip install "kdtool-transform-lora[qlora]"; lora does without']
+        return ["bitsandbytes is not installed: pip install bitsandbytes; lora does without"]
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transform_lora._adapters import Adapters

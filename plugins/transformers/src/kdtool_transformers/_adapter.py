@@ -33,8 +33,8 @@ def require_adapter(folder: Path) -> None:
         )
     if find_spec("peft") is None:
         raise kdtool.UsageError(
-            'adapter: needs peft, which is not installed: pip install "kdtool-transformers[peft]"; or merge the adapter '
-            "into its model once and give that folder"
+            "adapter: needs peft, which is not installed: pip install peft; or merge the adapter into its model once and "
+            "give that folder"
         )
 
 

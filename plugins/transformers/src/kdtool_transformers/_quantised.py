@@ -32,7 +32,7 @@ def require_bitsandbytes(quantisation: Quantisation) -> None:
     if find_spec("bitsandbytes") is None:
         raise kdtool.UsageError(
             f"quantise: {quantisation} needs bitsandbytes, which is not installed: "
-            'pip install "kdtool-transformers[quantised]"; or leave quantise out'
+            "pip install bitsandbytes; or leave quantise out"
         )
 
 

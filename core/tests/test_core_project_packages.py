@@ -1,0 +1,85 @@
+"""The command that messages give for a package: never a name of the project that nobody has registered yet."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from kdtool._plugins import project_packages
+from kdtool._plugins.project_packages import install_command
+
+UNKNOWN = "kdtool-absent-x"
+
+
+def _install(path: Path, name: str, origin: Path | None) -> None:
+    """Leave the metadata that pip leaves of a package, installed from a folder or else from an index."""
+    info = path / f"{name.replace('-', '_')}-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n", encoding="utf-8")
+    if origin:
+        (info / "direct_url.json").write_text(json.dumps({"url": origin.as_uri(), "dir_info": {}}), encoding="utf-8")
+
+
+def _project(folder: Path, name: str, *requirements: str) -> None:
+    folder.mkdir(parents=True)
+    text = f'[project]\nname = "{name}"\ndependencies = {json.dumps(requirements)}\n'
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages that comes before the real ones."""
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    return tmp_path / "packages"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "clone"
+    _project(folder / "core", "kdtool")
+    _project(folder / "plugins" / "first", "kdtool-first-x", "torch>=2", "kdtool>=0.1", "kdtool-second-x>=0.1")
+    _project(folder / "plugins" / "second", "kdtool-second-x", "kdtool>=0.1", "kdtool-third-x>=0.1")
+    _project(folder / "plugins" / "third", "kdtool-third-x")
+    (folder / "bootstrap.py").touch()
+    return folder
+
+
+def test_name_of_the_project_is_not_given_to_pip_before_it_is_published(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(packages, "kdtool", None)
+    for name in ("kdtool", UNKNOWN, f"{UNKNOWN}>=0.1"):
+        assert install_command(name, "--upgrade") == "python bootstrap.py everything (in a clone of kdtool)"
+    monkeypatch.setattr(project_packages, "PUBLISHED", True)
+    assert install_command(UNKNOWN, "--upgrade") == f"pip install --upgrade {UNKNOWN}"
+
+
+def test_from_the_clone_come_the_package_and_what_it_needs_that_is_not_installed(
+    packages: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(packages, "kdtool", clone / "core")
+    _install(packages, "kdtool-third-x", clone / "plugins" / "third")
+    second = clone / "plugins" / "second"
+    monkeypatch.chdir(clone.parent)
+    assert install_command("kdtool-first-x") == "pip install ./clone/plugins/first ./clone/plugins/second"
+    monkeypatch.chdir(clone / "plugins" / "first")
+    assert install_command("kdtool-first-x") == f"pip install ./. {shlex.quote(str(second))}"
+    monkeypatch.chdir(clone)
+    assert install_command("kdtool-first-x") == "pip install ./plugins/first ./plugins/second"
+    assert install_command("kdtool_first.x", "--no-deps") == "pip install --no-deps ./plugins/first ./plugins/second"
+    (clone / "bootstrap.py").unlink()
+    assert "pip" not in install_command("kdtool-first-x")
+
+
+def test_package_of_others_comes_from_where_it_was_installed_from(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _project(tmp_path / "mine", "kdtool-mine-x")
+    _install(packages, "kdtool-mine-x", tmp_path / "mine")
+    _install(packages, "kdtool-from-index-x", None)
+    assert install_command("kdtool-mine-x") == "pip install ./mine"
+    assert install_command("kdtool-from-index-x") == "pip install kdtool-from-index-x"
+    assert install_command("tree-nope>=0.2") == "pip install 'tree-nope>=0.2'"
