@@ -95,6 +95,9 @@ def licence_of(text: str) -> str | None:
     if path.suffix.lower() == ".gguf" and path.is_file():
         from gguf import GGUFReader
 
+        from kdtool_transformers._gguf_header import require_whole_gguf
+
+        require_whole_gguf(path)
         field = GGUFReader(path).get_field("general.license")
         return None if field is None else str(field.contents())
     if path.exists() or path.suffix.lower() == ".gguf":
