@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,8 @@ def _require_plausible(folder: Path) -> None:
     if not shapes:
         raise kdtool.UsageError(f"adapter: {folder / _WEIGHTS} holds no weights; give a folder that peft wrote")
     for key in _NAMED:
-        for name in _names(settings.get(key)):
+        value = settings.get(key) or ()
+        for name in map(str, value if isinstance(value, list | dict | tuple) else [value]):
             if not re.fullmatch(r"[\w.^$|\\-]+", name):
                 raise kdtool.UsageError(
                     f"adapter: {key} in {folder / _SETTINGS} is {name[:60]!r}; expected names of modules, since matching "
@@ -64,16 +64,9 @@ def _require_plausible(folder: Path) -> None:
     for rank in ranks:
         if isinstance(rank, int | float) and not rank <= greatest:
             raise kdtool.UsageError(
-                f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights beside it have {greatest} at most; give "
-                "the file that was saved with the weights"
+                f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights beside it have {greatest} at most; "
+                "give the file that was saved with the weights"
             )
-
-
-def _names(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Iterable):
-        yield from map(str, value)
 
 
 def adapter_identity(folder: Path) -> str:

@@ -15,7 +15,7 @@ import kdtool
 
 from kdtool_transformers import _files
 from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
-from kdtool_transformers._gguf_header import require_whole_gguf
+from kdtool_transformers._gguf_header import read_gguf
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
@@ -34,7 +34,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         UsageError: transformers cannot read the file, or knows no such architecture.
         StorageError: the cache cannot be written.
     """
-    require_whole_gguf(file)
+    read_gguf(file)
     target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
@@ -58,7 +58,7 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
     from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
-    require_whole_gguf(file)
+    read_gguf(file)
     try:
         with isolated_rng(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
@@ -105,10 +105,9 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
 
 
 def _split_digits(tokenizer: Any, file: Path) -> None:
-    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    field = read_gguf(file).get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() in _DIGITS_ALONE:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

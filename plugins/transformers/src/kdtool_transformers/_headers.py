@@ -23,10 +23,7 @@ _TEXTS = frozenset({".json", ".txt", ".model", ".jinja"})
 _COUNT_KEYS = re.compile(r"n_layers?|num_(\w+_)?layers|num_labels|(num|n)_(\w+_)?experts")
 """Keys of config.json that say how many modules, or entries, transformers creates one by one."""
 _GREATEST_COUNT = 10_000
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _AGAIN = "download or save the model again"
-_fitting: set[tuple[Any, ...]] = set()
-"""Path, size and time of change of the files of folders that this process found to fit."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -77,21 +74,19 @@ def require_fit(folder: Path, config: Any) -> None:
         UsageError: shapes differ, or weights are missing.
         StorageError: a file of weights is damaged.
     """
-    files = [*_weight_files(folder), folder / "config.json"]
-    key = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    if key in _fitting or len(files) == 1:
-        return
-    shapes = read_shapes(*files[:-1])
-    _require_layers(folder, config, shapes)
-    if getattr(config, "quantization_config", None) is None:
+    shapes = read_shapes(*_weight_files(folder))
+    numbers = {number for name in shapes for number in re.findall(r"\d+", name)}
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if numbers and layers > len(numbers):  # before they are built one by one
+        raise _wrong(folder, f"it claims {layers} layers, but the names of the weights have {len(numbers)}")
+    if shapes and getattr(config, "quantization_config", None) is None:
         require_complete(folder, *_without_values(config, shapes))
-    _fitting.add(key)
 
 
 def require_complete(where: Path | str, model: Any, loaded: Mapping[str, Any]) -> None:
     """Refuse weights that transformers did not find in full, given the information that it returns about loading.
 
-    It would draw these at random and only warn.
+    It would draw these at random, and only warn.
 
     Raises:
         UsageError: shapes differ, or weights are missing.
@@ -133,7 +128,7 @@ def read_shapes(*files: Path) -> dict[str, Any]:
 
 
 def _without_values(config: Any, shapes: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model on the meta device, and what transformers says of loading the weights into it."""
+    """Return the model on the meta device, and the information about loading weights of these shapes into it."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
@@ -178,14 +173,6 @@ def _weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise kdtool.UsageError(f"{index} names {name}, which is not beside it: {_AGAIN}")
     return [folder / name for name in names]
-
-
-def _require_layers(folder: Path, config: Any, shapes: Mapping[str, Any]) -> None:
-    """Refuse more layers than the names of the weights have numbers, before they are built one by one."""
-    numbers = {number for name in shapes for number in re.findall(r"\d+", name)}
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if numbers and layers > len(numbers):
-        raise _wrong(folder, f"it claims {layers} layers, but the weights have {len(numbers)}")
 
 
 def _wrong(where: Path | str, what: str) -> kdtool.UsageError:

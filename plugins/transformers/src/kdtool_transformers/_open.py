@@ -139,7 +139,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
 
 
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
-    """Open a model's configuration from a folder or by its hub name; it fits the weights beside it. Raises as `open_model`."""
+    """Open the configuration of a folder or hub name, compared with the weights there. Raises as `open_model`."""
     from transformers import AutoConfig
 
     from kdtool_transformers._headers import require_fit
@@ -257,13 +257,13 @@ def _require_safetensors(folder: Path) -> None:
 
 def _origin(where: Path | str) -> Mapping[str, Any]:
     """Return the metadata in a saved student's folder; empty for other models."""
+    from kdtool_transformers._headers import read_json
     from kdtool_transformers._model import ORIGIN_FILE
 
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     if origin is None or not origin.is_file():
         return {}
-    told: dict[str, Any] = json.loads(origin.read_text(encoding="utf-8"))
-    return told
+    return read_json(origin)
 
 
 def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:

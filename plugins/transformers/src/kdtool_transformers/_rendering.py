@@ -6,24 +6,21 @@ Run as a module, this file is that process: it answers a line of JSON by another
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
-import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock
 from typing import Any
 
 __all__ = ["RENDERER", "Renderer"]
 
 _SECONDS = 5
-"""Processor time of a rendering, for which a template of a published model takes less than a millisecond."""
-_WALL_SECONDS = 60
-"""Limit where a system has none of processor time."""
+"""Limit of a rendering. A template of a published model takes less than a millisecond."""
 _BYTES = 512_000_000
 _LONGEST = 16_000_000
 """Characters of a rendered conversation."""
@@ -35,7 +32,7 @@ class Renderer:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
         self._owner = 0
         atexit.register(self.close)
 
@@ -59,12 +56,7 @@ class Renderer:
             process.communicate()
 
     def _ask(self, question: bytes) -> dict[str, Any]:
-        process = self._started()
-        if process.stdin is None or process.stdout is None:
-            raise AssertionError("both are pipes")
-        timer = Timer(_WALL_SECONDS, process.kill)
-        timer.daemon = True
-        timer.start()
+        process = self._start()
         try:
             process.stdin.write(question + b"\n")
             process.stdin.flush()
@@ -74,15 +66,13 @@ class Renderer:
         except BaseException:  # an interrupt would leave the answer for the next question
             self.close()
             raise
-        finally:
-            timer.cancel()
         if line.endswith(b"\n"):
             answer: dict[str, Any] = json.loads(line)
             return answer
         self.close()
         return {"error": f"rendering takes more than {_LIMITS}; give a model whose template is sound"}
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Any:
         if self._process is None or self._owner != os.getpid():  # a forked process has one of its own
             self._owner = os.getpid()
             self._process = subprocess.Popen(  # noqa: S603 - this file
@@ -92,9 +82,7 @@ class Renderer:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the parent
             )
-            if self._process.stdout is None or not self._process.stdout.readline():
-                self.close()
-                raise RuntimeError("the process that renders chat templates did not start")
+            self._process.stdout.readline()  # it is ready
         return self._process
 
 
@@ -109,7 +97,7 @@ def _main() -> None:
     _limit_memory()
     print(flush=True)
     for line in sys.stdin:
-        _limit_time()
+        faulthandler.dump_traceback_later(_SECONDS, exit=True)  # ends the process whatever it does
         try:
             ((text,), _) = render_jinja_template(**json.loads(line))
             answer = {"text": text} if len(text) <= _LONGEST else {"error": f"it writes more than {_LIMITS}"}
@@ -117,6 +105,7 @@ def _main() -> None:
             answer = {"error": f"rendering takes more than {_LIMITS}"}
         except Exception as error:
             answer = {"error": str(error)[:1000] or type(error).__name__}
+        faulthandler.cancel_dump_traceback_later()
         print(json.dumps(answer), flush=True)
 
 
@@ -127,14 +116,6 @@ def _limit_memory() -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + _BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _limit_time() -> None:
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        limit = math.ceil(time.process_time()) + _SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 "open it once with transformers, save it in the fast format, and point to that folder"
             )
         for part in (backend.normalizer, backend.decoder):
-            _require_bounded(part, inner.name_or_path)
+            _require_bounds(part, inner.name_or_path)
         backend.no_truncation()
         backend.no_padding()
         self.inner = inner
@@ -306,7 +306,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return f" {text}" if lacking and text.startswith(" ") else text
 
 
-def _require_bounded(part: Any, owner: str) -> None:
+def _require_bounds(part: Any, owner: str) -> None:
     """Refuse a normalizer or decoder that makes texts longer and longer: the tokenizers library would exhaust the memory.
 
     Raises:
