@@ -37,7 +37,7 @@ def read_gguf(file: Path) -> GGUFReader:
     return reader
 
 
-class _Reader(GGUFReader):
+class _Reader(GGUFReader):  # type: ignore[misc]  # gguf ships no types
     """The library's reader, which ends at the end of the file and at arrays without end."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
