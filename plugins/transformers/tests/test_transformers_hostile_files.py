@@ -26,6 +26,7 @@ from kdtool_transformers import (
     write_gguf,
 )
 from kdtool_transformers import _files as files
+from kdtool_transformers._headers import require_fit
 from kdtool_transformers.testing import save_tiny
 from safetensors.torch import load_file, save_file
 
@@ -144,7 +145,7 @@ WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
     (_index("..\\outside.safetensors"), r"index\.json names"),
     (_index("pickled.bin"), r"index\.json names 'pickled\.bin'"),
     (_index(["other.safetensors"]), r"index\.json names"),
-    (_index("absent.safetensors"), r"index\.json names absent\.safetensors, which is not beside it"),
+    (_index("absent.safetensors"), r"lacks absent\.safetensors, which model\.safetensors\.index\.json names"),
 ]
 
 
@@ -175,6 +176,12 @@ def test_an_index_may_name_links_that_leave_the_folder(model: Path) -> None:
     mapping = dict.fromkeys(weights, "one.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": mapping}), "utf-8")
     assert open_model(model, offline=True).facts.layers == 4
+
+
+def test_a_download_that_was_interrupted_can_go_on(model: Path) -> None:
+    config = open_config(model, offline=True)
+    _index("other.safetensors", "absent.safetensors")(model)
+    require_fit(model, config, is_cache=True)
 
 
 def _tokenizer(folder: Path, **values: Any) -> None:

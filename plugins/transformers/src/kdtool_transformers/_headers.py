@@ -65,22 +65,34 @@ def require_plausible(folder: Path) -> None:
                 raise _wrong(folder, f"{key} is {value}, expected {_GREATEST_COUNT:,} at most")
 
 
-def require_fit(folder: Path, config: Any) -> None:
+def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
     """Compare a configuration with the headers of the weights beside it; the model is built without memory for its values.
 
-    Weights that a library quantised have other shapes, which only that library knows: they are not compared.
+    Weights that a library quantised have other shapes, which only that library knows: they are not compared. Nor are those
+    in a cache of the hub (`is_cache`) of which some are still to be downloaded.
 
     Raises:
         UsageError: shapes differ, or weights are missing.
         StorageError: a file of weights is damaged.
     """
-    shapes = read_shapes(*_weight_files(folder))
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    files = _weight_files(folder)
+    absent = [file.name for file in files if not file.is_file()]
+    if absent and is_cache:
+        return
+    if absent:
+        raise kdtool.UsageError(
+            f"{folder} lacks {', '.join(absent[:3])}, which model.safetensors.index.json names: {_AGAIN}"
+        )
+    shapes = read_shapes(*files)
     numbers = {number for name in shapes for number in re.findall(r"\d+", name)}
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
     if numbers and layers > len(numbers):  # before they are built one by one
         raise _wrong(folder, f"it claims {layers} layers, but the names of the weights have {len(numbers)}")
-    if shapes and getattr(config, "quantization_config", None) is None:
-        require_complete(folder, *_without_values(config, shapes))
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if shapes and isinstance(kind, type) and getattr(config, "quantization_config", None) is None:
+        require_complete(folder, *_without_values(kind, config, shapes))
 
 
 def require_complete(where: Path | str, model: Any, loaded: Mapping[str, Any]) -> None:
@@ -127,9 +139,8 @@ def read_shapes(*files: Path) -> dict[str, Any]:
     return shapes
 
 
-def _without_values(config: Any, shapes: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def _without_values(kind: Any, config: Any, shapes: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """Return the model on the meta device, and the information about loading weights of these shapes into it."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
     from kdtool_transformers._isolated_rng import isolated_rng
@@ -139,7 +150,7 @@ def _without_values(config: Any, shapes: dict[str, Any]) -> tuple[Any, Mapping[s
     logging.set_verbosity_error()  # it would print a table of what differs
     try:
         with isolated_rng(), no_progress_bar():
-            model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            model, loaded = kind.from_pretrained(
                 None,
                 config=config,
                 state_dict=shapes,
@@ -156,7 +167,7 @@ def _weight_files(folder: Path) -> list[Path]:
     """Return the files that transformers reads weights from, none if there are none.
 
     Raises:
-        UsageError: the index names files elsewhere, or ones that are missing.
+        UsageError: the index names files elsewhere.
     """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
@@ -170,8 +181,6 @@ def _weight_files(folder: Path) -> list[Path]:
             raise kdtool.UsageError(
                 f"{index} names {name!r} as a file of weights; expected names of .safetensors files beside it: {_AGAIN}"
             )
-        if not (folder / name).is_file():
-            raise kdtool.UsageError(f"{index} names {name}, which is not beside it: {_AGAIN}")
     return [folder / name for name in names]
 
 

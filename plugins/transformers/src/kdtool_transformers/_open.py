@@ -151,7 +151,7 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
         config._attn_implementation = config._experts_implementation = None  # they could name code in a repository
         vars(config).pop("transformers_weights", None)  # it could name pickled weights
         if folder is not None:
-            require_fit(folder, config)
+            require_fit(folder, config, is_cache=folder != where)
     return config
 
 
