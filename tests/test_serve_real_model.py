@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
+import httpx
 import kdtool
 import openai
 import psutil  # type: ignore[import-untyped]  # it ships no types
@@ -87,6 +90,23 @@ def test_a_prompt_longer_than_the_context_is_refused(models: kdtool.Models, serv
     with pytest.raises(openai.BadRequestError, match=r"prompt: .*context") as refused:
         server.openai().completions.create(model=name, prompt="add " * 2000)
     assert refused.value.code == "context_length_exceeded"
+
+
+@pytest.mark.slow
+def test_a_chat_template_that_never_ends_holds_no_slot_for_ever(marked_teacher_folder: Path, tmp_path: Path) -> None:
+    folder = copytree(marked_teacher_folder, tmp_path / "hostile")
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop, "utf-8")
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    with kdtool.open_models(folder) as opened, running(opened) as server, ThreadPoolExecutor(3) as clients:
+
+        def ask(_: int) -> httpx.Response:
+            return httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=300)
+
+        for refused in clients.map(ask, range(3)):
+            assert (refused.status_code, "takes more than 5 s" in refused.text) == (400, True)
+            assert str(tmp_path) not in refused.text
+        assert server.post("/v1/completions", prompt=PROMPT, max_tokens=2).status_code == 200
 
 
 def test_llama_cpp_that_was_killed_is_opened_again(marked_teacher_folder: Path, tmp_path: Path) -> None:

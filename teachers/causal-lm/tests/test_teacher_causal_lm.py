@@ -122,6 +122,17 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
             CausalLM(CausalLM.Config.model_validate(settings)).kdtool_identity(run)
 
 
+def test_a_configuration_that_does_not_fit_is_refused_before_a_run(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(
+        config.read_text("utf-8").replace('"num_key_value_heads": 2', '"num_key_value_heads": 4'), "utf-8"
+    )
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model")))
+    with pytest.raises(kdtool.UsageError, match=r"model/config\.json: it does not match the weights"):
+        teacher.kdtool_describe(make_run(tmp_path, {"teacher": teacher}))
+
+
 def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "source", vocabulary=258, hidden_size=64, head_dim=16)
     file = write_gguf(source, tmp_path / "tiny.gguf", pre="smollm")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["adapter_identity", "add_adapter", "require_adapter"]
 
 _SETTINGS, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAMED = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern")
+"""Settings that peft takes as names of modules, and some of them as regular expressions."""
 
 
 def require_adapter(folder: Path) -> None:
     """Refuse a folder that holds no adapter, or one that cannot be opened safely.
 
     Raises:
-        UsageError: a file is missing, or peft is not installed.
+        UsageError: a file is missing, implausible or without weights, or peft is not installed.
+        StorageError: its weights are damaged.
     """
     missing = [name for name in (_SETTINGS, _WEIGHTS) if not (folder / name).is_file()]
     if missing:
@@ -36,6 +40,33 @@ def require_adapter(folder: Path) -> None:
             "adapter: needs peft, which is not installed: pip install peft; or merge the adapter into its model once and "
             "give that folder"
         )
+    _require_plausible(folder)
+
+
+def _require_plausible(folder: Path) -> None:
+    """Refuse settings that peft would search, or reserve memory, for without end."""
+    from kdtool_transformers._headers import read_json, read_shapes
+
+    settings, shapes = read_json(folder / _SETTINGS), read_shapes(folder / _WEIGHTS)
+    if not shapes:
+        raise kdtool.UsageError(f"adapter: {folder / _WEIGHTS} holds no weights; give a folder that peft wrote")
+    for key in _NAMED:
+        value = settings.get(key) or ()
+        for name in map(str, value if isinstance(value, list | dict | tuple) else [value]):
+            if not re.fullmatch(r"[\w.^$|\\-]+", name):
+                raise kdtool.UsageError(
+                    f"adapter: {key} in {folder / _SETTINGS} is {name[:60]!r}; expected names of modules, since matching "
+                    "repetitions may never end: list the modules by name"
+                )
+    patterns = settings.get("rank_pattern")
+    ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    greatest = max(min(shape.shape, default=1) for shape in shapes.values())
+    for rank in ranks:
+        if isinstance(rank, int | float) and not rank <= greatest:
+            raise kdtool.UsageError(
+                f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights beside it have {greatest} at most; "
+                "give the file that was saved with the weights"
+            )
 
 
 def adapter_identity(folder: Path) -> str:
@@ -63,10 +94,12 @@ def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> 
     try:
         with warnings.catch_warnings():  # of an attribute that transformers renamed and peft 0.21 still asks for
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            warnings.filterwarnings("error", "Found missing adapter keys")  # it would leave these at their start
             joined = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, Warning) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kdtool.UsageError(
-            f"the adapter in {folder} does not fit {type(model).__name__}: {str(error).strip().splitlines()[0]}; give the "
+            f"the adapter in {folder} does not fit {type(model).__name__}: {reason}; give the "
             "model that it was trained on"
         ) from error
     if quantisation is None:

@@ -57,7 +57,13 @@ def weights_identity(folder: Path) -> str:
 
 
 def content_hash(file: Path) -> str:
-    """Return a file's SHA-256; remembered until its size or time of change differs."""
+    """Return a file's SHA-256; remembered until its size or time of change differs.
+
+    Raises:
+        UsageError: it is missing or not a regular file.
+    """
+    if not file.is_file():
+        raise kdtool.UsageError(f"{file} is missing or not a regular file; expected one: download the model again")
     status = file.stat()
     key = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}"
     store = cache_folder() / _HASHES

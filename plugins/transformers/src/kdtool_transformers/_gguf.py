@@ -15,6 +15,7 @@ import kdtool
 
 from kdtool_transformers import _files
 from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
+from kdtool_transformers._gguf_header import read_gguf
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
@@ -33,6 +34,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         UsageError: transformers cannot read the file, or knows no such architecture.
         StorageError: the cache cannot be written.
     """
+    read_gguf(file)
     target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
@@ -56,11 +58,12 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
     from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
+    read_gguf(file)
     try:
         with isolated_rng(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
-        raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {_reason(error)}") from error
     _split_digits(tokenizer, file)
     tokenizer.save_pretrained(folder)
 
@@ -96,16 +99,15 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
     except Exception as error:  # the tokenizers library raises Exception itself
         if isinstance(error, OSError) and shutil.disk_usage(folder).free < 2 * file.stat().st_size:
             raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error
-        raise kdtool.UsageError(f"{file} cannot be converted: {str(error).splitlines()[0]}") from error
+        raise kdtool.UsageError(f"{file} cannot be converted: {_reason(error)}") from error
     _split_digits(tokenizer, file)
     tokenizer.save_pretrained(folder)
 
 
 def _split_digits(tokenizer: Any, file: Path) -> None:
-    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    field = read_gguf(file).get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() in _DIGITS_ALONE:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -113,3 +115,7 @@ def _split_digits(tokenizer: Any, file: Path) -> None:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -93,9 +93,9 @@ def licence_of(text: str) -> str | None:
     if path.is_dir():
         return _of_folder(path)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        from gguf import GGUFReader
+        from kdtool_transformers._gguf_header import read_gguf
 
-        field = GGUFReader(path).get_field("general.license")
+        field = read_gguf(path).get_field("general.license")
         return None if field is None else str(field.contents())
     if path.exists() or path.suffix.lower() == ".gguf":
         return None

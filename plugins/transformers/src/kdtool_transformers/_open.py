@@ -92,12 +92,10 @@ def open_model(
 
 
 def _read_weights(where: Path | str, config: Any, *, revision: str | None, offline: bool, **settings: Any) -> Any:
-    """Read a causal language model from safetensors.
-
-    Raises:
-        UsageError: the files lack weights; transformers would draw those at random and only warn.
-    """
+    """Read a causal language model from safetensors. Raises as `require_complete`."""
     from transformers import AutoModelForCausalLM
+
+    from kdtool_transformers._headers import require_complete
 
     model, loaded = AutoModelForCausalLM.from_pretrained(
         where,
@@ -109,12 +107,7 @@ def _read_weights(where: Path | str, config: Any, *, revision: str | None, offli
         output_loading_info=True,
         **settings,
     )
-    missing = sorted(loaded["missing_keys"])
-    if missing:
-        raise kdtool.UsageError(
-            f"{where} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(missing[:3])}): it "
-            "is not a complete causal language model, perhaps one without its head; give a complete one"
-        )
+    require_complete(where, model, loaded)
     return model
 
 
@@ -132,7 +125,8 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
             return open_tokenizer(scratch)
     where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
-    with _explain(source, offline):
+    with _explain(source, offline, ": its tokenizer"):
+        _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
             # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
@@ -145,12 +139,20 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
 
 
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
-    """Open a model's configuration from a folder or by its hub name. Raises as `open_model`."""
+    """Open the configuration of a folder or hub name, compared with the weights there. Raises as `open_model`."""
     from transformers import AutoConfig
 
+    from kdtool_transformers._headers import require_fit
+
     where = resolve(source)
-    with _explain(source, offline):
-        return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
+    with _explain(source, offline, "/config.json"):
+        folder = _local_folder(where, revision, offline, "config.json")
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
+        config._attn_implementation = config._experts_implementation = None  # they could name code in a repository
+        vars(config).pop("transformers_weights", None)  # it could name pickled weights
+        if folder is not None:
+            require_fit(folder, config, is_cache=folder != where)
+    return config
 
 
 def open_facts(
@@ -255,13 +257,13 @@ def _require_safetensors(folder: Path) -> None:
 
 def _origin(where: Path | str) -> Mapping[str, Any]:
     """Return the metadata in a saved student's folder; empty for other models."""
+    from kdtool_transformers._headers import read_json
     from kdtool_transformers._model import ORIGIN_FILE
 
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     if origin is None or not origin.is_file():
         return {}
-    told: dict[str, Any] = json.loads(origin.read_text(encoding="utf-8"))
-    return told
+    return read_json(origin)
 
 
 def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
@@ -271,22 +273,42 @@ def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
     otherwise than StarCoder2, SmolLM2 and others were trained with.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.utils import cached_file
 
-    file = cached_file(
-        str(where),
-        "tokenizer.json",
-        local_files_only=settings["local_files_only"],
-        revision=settings["revision"],
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if file is None:
+    folder = _local_folder(where, settings["revision"], settings["local_files_only"], "tokenizer.json")
+    if folder is None or not (folder / "tokenizer.json").is_file():
         return inner
-    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     if stored.get("pre_tokenizer") == json.loads(inner.backend_tokenizer.to_str())["pre_tokenizer"]:
         return inner
     return PreTrainedTokenizerFast.from_pretrained(where, **settings)
+
+
+def _local_folder(where: Path | str, revision: str | None, offline: bool, file: str) -> Path | None:
+    """Return the folder of a model; of a hub name the one that holds `file`, None if the model lacks it.
+
+    Raises:
+        UsageError: files of the folder are implausible.
+    """
+    from transformers.utils import cached_file
+
+    from kdtool_transformers._headers import require_plausible
+
+    if isinstance(where, Path):
+        folder = where
+    else:
+        found = cached_file(
+            where,
+            file,
+            local_files_only=offline,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if found is None:
+            return None
+        folder = Path(found).parent
+    require_plausible(folder)
+    return folder
 
 
 _NO_TOKENIZER = "backend tokenizer"
@@ -294,41 +316,52 @@ _NO_TOKENIZER = "backend tokenizer"
 
 
 @contextmanager
-def _explain(source: str | Path, offline: bool) -> Iterator[None]:
-    """Convert exceptions of transformers for users' mistakes into kdtool's errors."""
+def _explain(source: str | Path, offline: bool, part: str = "") -> Iterator[None]:
+    """Convert exceptions of transformers into kdtool's errors: it raises any kind for a file that it cannot use.
+
+    `part` is what is read, as messages name it behind the source.
+    """
     from safetensors import SafetensorError
 
     try:
         yield
+    except (kdtool.KdtoolError, MemoryError):
+        raise
     except SafetensorError as error:
         raise kdtool.StorageError(
             f"the weights of {source} are damaged or cut off: {error}; fetch them again"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         text = str(error).strip()
+        if isinstance(error, RuntimeError) and "memory" in text:
+            raise
         if "trust_remote_code" in text:
             raise kdtool.UsageError(
                 f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
                 "is part of transformers"
             ) from error
-        if isinstance(resolve(source), Path):
-            if _NO_TOKENIZER in text:
-                raise kdtool.UsageError(
-                    f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
-                ) from error
-            raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
-        if offline:
+        is_local = isinstance(resolve(source), Path)
+        if is_local and _NO_TOKENIZER in text:
+            raise kdtool.UsageError(
+                f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
+            ) from error
+        if offline and not is_local and isinstance(error, OSError | ValueError | KeyError):
             raise kdtool.ServiceError(
                 f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
                 f"hf download {source}"
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not is_local:
             raise kdtool.ServiceError(
-                f"{source} could not be had from the hub: {_first_line(text)}; check the name and the connection, or give "
+                f"{source} could not be had from the hub: {_reason(error)}; check the name and the connection, or give "
                 "a local folder"
             ) from error
-        raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
+        raise kdtool.UsageError(
+            f"{source}{part} cannot be opened: {_reason(error)}; expected a model as transformers saves it: download or "
+            "save it again"
+        ) from error
 
 
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else "no reason given"
+def _reason(error: Exception) -> str:
+    """Return the beginning of an exception's text in one line, with its kind if it was not raised for users."""
+    text = " ".join(str(error).split())[:300]
+    return text if text and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

@@ -7,7 +7,8 @@ nothing by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from itertools import takewhile
@@ -22,6 +23,7 @@ from tokenizers.pre_tokenizers import Metaspace
 from kdtool_transformers._chat import Turns, cut
 from kdtool_transformers._infilling import FAMILIES, Infilling
 from kdtool_transformers._pieces import Pieces
+from kdtool_transformers._rendering import RENDERER
 from kdtool_transformers._space_before import without_space_before
 
 __all__ = ["TransformersTokenizer"]
@@ -34,6 +36,9 @@ _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 
 _OPENING = ("is_local", "local_files_only")
 """Settings of transformers that depend on where, and how, a tokenizer was opened; it would save them with the tokenizer."""
+
+_GROWTH = 100
+"""Times by which replacements may lengthen a text; published tokenizers have ones of a single character."""
 
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
@@ -54,6 +59,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 f"the tokenizer of {inner.name_or_path} has no tokenizer.json and none could be made from its files; "
                 "open it once with transformers, save it in the fast format, and point to that folder"
             )
+        for part in (backend.normalizer, backend.decoder):
+            _require_bounds(part, inner.name_or_path)
         backend.no_truncation()
         backend.no_padding()
         self.inner = inner
@@ -120,7 +127,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens written in it count, none are added."""
-        return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
+        with self._explain():
+            return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
 
     def encode_behind(self, before: str, text: str) -> list[int]:
         """Return the ids of `text` where it stands behind `before`, without the space that may be put before a first text.
@@ -129,10 +137,11 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """
         if not before or not text:
             return self.encode(text)
-        for mark, swallows in self._special.items():
-            if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
-                return list(self._backend.encode(mark + text, add_special_tokens=False).ids[1:])
-        return list(self._behind_text.encode(text, add_special_tokens=False).ids)
+        with self._explain():
+            for mark, swallows in self._special.items():
+                if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
+                    return list(self._backend.encode(mark + text, add_special_tokens=False).ids[1:])
+            return list(self._behind_text.encode(text, add_special_tokens=False).ids)
 
     def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
         """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
@@ -198,7 +207,10 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""
-        encoded = self._backend.encode_batch_fast([self._add_space(text) for text in texts], add_special_tokens=False)
+        with self._explain():
+            encoded = self._backend.encode_batch_fast(
+                [self._add_space(text) for text in texts], add_special_tokens=False
+            )
         return [list(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -247,27 +259,38 @@ class TransformersTokenizer(kdtool.Tokenizer):
             token.content: token.rstrip for token in added if token.special or token.content == self.inner.eos_token
         }
 
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        """Blame the tokenizer's file for what it cannot encode, such as a pattern that takes too many steps."""
+        try:
+            yield
+        except BaseException as error:  # a panic in Rust is no Exception
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise kdtool.UsageError(
+                    f"the tokenizer.json of {self.inner.name_or_path} cannot encode a text: {error}; give the tokenizer "
+                    "that the model was trained with"
+                ) from error
+            raise
+
     def _render(self, turns: Turns, prompting: bool) -> str:
         """Write turns by the template, the same on every day.
 
         Raises:
-            UsageError: the template refuses them.
+            UsageError: the template refuses them, or takes too much time or memory.
         """
-        from jinja2 import TemplateError
-
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
             template = self.inner.get_chat_template()
             template = f"{_DATE}{template}" if "strftime_now" in template else template
-            text = self.inner.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=prompting
-            )
-        except (TemplateError, ValueError, TypeError) as error:
+            if not messages:
+                raise ValueError("there is no turn to write")
+            tokens = self.inner.special_tokens_map
+            return RENDERER.render(messages, chat_template=template, add_generation_prompt=prompting, **tokens)
+        except ValueError as error:
             roles = ", ".join(role for role, _ in turns)
             raise kdtool.UsageError(
                 f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'no role'}: {error}"
             ) from error
-        return str(text)
 
     def _chat_fingerprint(self) -> str:
         if not self.inner.chat_template:
@@ -281,3 +304,22 @@ class TransformersTokenizer(kdtool.Tokenizer):
         pre = self._backend.pre_tokenizer
         lacking = isinstance(pre, Metaspace) and pre.prepend_scheme != "never"
         return f" {text}" if lacking and text.startswith(" ") else text
+
+
+def _require_bounds(part: Any, owner: str) -> None:
+    """Refuse a normalizer or decoder that makes texts longer and longer: the tokenizers library would exhaust the memory.
+
+    Raises:
+        UsageError: its replacements together lengthen a text too much.
+    """
+    growth, steps = 1.0, [json.loads(part.__getstate__())] if part is not None else []
+    while steps:
+        step = steps.pop()
+        steps += step.get("normalizers") or step.get("decoders") or []
+        if step.get("type") == "Replace":
+            growth *= max(1, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
+    if growth > _GROWTH:
+        raise kdtool.UsageError(
+            f"the tokenizer.json of {owner} makes a text {growth:.3g} times as long by replacements, expected {_GROWTH} "
+            "times at most; give the tokenizer that the model was trained with"
+        )

@@ -1,0 +1,385 @@
+"""Damaged and lying model files: each is refused at once, by an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool_transformers import (
+    TransformersTokenizer,
+    find_source,
+    open_config,
+    open_model,
+    open_tokenizer,
+    source_identity,
+    terms_of,
+    write_gguf,
+)
+from kdtool_transformers import _files as files
+from kdtool_transformers._headers import require_fit
+from kdtool_transformers.testing import save_tiny
+from safetensors.torch import load_file, save_file
+
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+
+
+@pytest.fixture(scope="module")
+def sound_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound model of four layers, and the same as GGUF."""
+    folder = tmp_path_factory.mktemp("sound")
+    model = save_tiny(folder / "model", vocabulary=258, hidden_size=64, head_dim=16)
+    write_gguf(model, folder / "model.gguf", pre="smollm")
+    return folder
+
+
+@pytest.fixture
+def model(sound_files: Path, tmp_path: Path) -> Path:
+    return Path(copytree(sound_files / "model", tmp_path / "model"))
+
+
+def _change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **values}), "utf-8")
+
+
+def test_the_sound_model_is_opened(model: Path) -> None:
+    assert open_model(model, offline=True).facts.layers == 4
+
+
+CONFIGS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"num_attention_heads": 8},
+        r"by config.json \S+o_proj.weight has the shape \(64, 128\), but \(64, 64\) is stored",
+    ),
+    ({"num_key_value_heads": 4}, r"by config.json \S+k_proj.weight has the shape \(64, 64\), but \(32, 64\) is stored"),
+    ({"hidden_size": "64"}, "'hidden_size' expected int, got str"),
+    ({"hidden_size": None}, "'hidden_size' expected int, got NoneType"),
+    ({"hidden_size": 1.5}, "'hidden_size' expected int, got float"),
+    ({"hidden_size": -1}, "hidden size"),
+    ({"hidden_size": 10_000_000}, r"has the shape \(258, 10000000\), but \(258, 64\) is stored"),
+    ({"vocab_size": 10**12}, r"has the shape \(1000000000000, 64\)"),
+    ({"num_attention_heads": 0}, "ZeroDivisionError"),
+    ({"num_key_value_heads": 0}, "ZeroDivisionError"),
+    ({"num_hidden_layers": 5}, "it claims 5 layers, but the names of the weights have 4"),
+    ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, expected 10,000 at most"),
+    ({"num_hidden_layers": 10**9, "model_type": "qwen2"}, "num_hidden_layers is 1000000000"),
+    ({"num_hidden_layers": 1e400}, "num_hidden_layers is inf"),
+    ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000"),
+    ({"num_labels": 10**9}, "num_labels is 1000000000"),
+    ({"rope_parameters": {"rope_type": "helix", "rope_theta": 1e4}}, "helix"),
+    ({"hidden_act": "nonsense"}, "nonsense"),
+    ({"dtype": "nonsense"}, "nonsense"),
+    ({"quantization_config": [1]}, "'list' object"),
+]
+
+
+@pytest.mark.parametrize(("values", "reason"), CONFIGS, ids=str)
+def test_a_configuration_that_lies_is_refused(model: Path, values: dict[str, Any], reason: str) -> None:
+    _change(model / "config.json", **values)
+    with pytest.raises(kdtool.UsageError, match=rf"model/config\.json.*{reason}.*save.* again"):
+        open_config(model, offline=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "[" * 100_000, '{"a":' * 100_000, "{", "", '{"a": "' + "x" * 33_000_000 + '"}']
+)
+def test_a_configuration_that_is_no_object_is_refused(model: Path, text: str) -> None:
+    (model / "config.json").write_text(text, "utf-8")
+    for opener in (open_config, open_tokenizer):
+        with pytest.raises(kdtool.UsageError, match=r"model/config\.json cannot be read: .*expected a JSON object"):
+            opener(model, offline=True)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_experts_implementation"])
+def test_the_configuration_does_not_choose_code(model: Path, key: str) -> None:
+    _change(model / "config.json", **{key: "evil-org/evil-kernel"})
+    assert open_model(model, offline=True).facts.layers == 4
+
+
+def _transpose(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file({**weights, name: weights[name].T.contiguous()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _drop(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def _cut(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size * 3 // 4)
+
+
+def _lie(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+
+
+def _index(*names: object) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+        (folder / "other.safetensors").symlink_to(folder.parent / "outside.safetensors")
+        mapping = {f"w{number}": name for number, name in enumerate(names)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}), "utf-8")
+
+    return write
+
+
+WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
+    (_transpose, r"by config\.json \S+down_proj\.weight has the shape \(64, 48\), but \(48, 64\) is stored"),
+    (_drop, r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)"),
+    (_cut, r"model\.safetensors is cut short or damaged: download it again"),
+    (_lie, r"model\.safetensors is cut short or damaged: download it again"),
+    (_index("../outside.safetensors"), r"index\.json names '\.\./outside\.safetensors'"),
+    (_index("/tmp/outside.safetensors"), r"index\.json names '/tmp/outside\.safetensors'"),  # noqa: S108
+    (_index("..\\outside.safetensors"), r"index\.json names"),
+    (_index("pickled.bin"), r"index\.json names 'pickled\.bin'"),
+    (_index(["other.safetensors"]), r"index\.json names"),
+    (_index("absent.safetensors"), r"lacks absent\.safetensors, which model\.safetensors\.index\.json names"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), WEIGHTS)
+def test_weights_that_do_not_fit_are_refused(model: Path, damage: Callable[[Path], None], reason: str) -> None:
+    damage(model)
+    for opener in (open_config, open_model):
+        with pytest.raises(kdtool.KdtoolError, match=reason):
+            opener(model, offline=True)
+
+
+def test_weights_that_are_no_regular_file_are_refused(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.unlink()
+    for make in (os.mkfifo, lambda file: file.symlink_to("absent")):
+        make(weights)
+        with pytest.raises(kdtool.UsageError, match=r"model\.safetensors is missing or not a regular file"):
+            source_identity(find_source(str(model)))
+        with pytest.raises(kdtool.UsageError, match=r"model cannot be opened: .*no file named model\.safetensors"):
+            open_model(model, offline=True)
+        weights.unlink()
+
+
+def test_an_index_may_name_links_that_leave_the_folder(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model.parent / "blob")
+    (model / "one.safetensors").symlink_to(model.parent / "blob")
+    mapping = dict.fromkeys(weights, "one.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": mapping}), "utf-8")
+    assert open_model(model, offline=True).facts.layers == 4
+
+
+def test_a_download_that_was_interrupted_can_go_on(model: Path) -> None:
+    config = open_config(model, offline=True)
+    _index("other.safetensors", "absent.safetensors")(model)
+    require_fit(model, config, is_cache=True)
+
+
+def _tokenizer(folder: Path, **values: Any) -> None:
+    _change(folder / "tokenizer.json", **values)
+
+
+def _deep(folder: Path) -> None:
+    text = '{"type":"Sequence","normalizers":[' * 5000 + '{"type":"Lowercase"}' + "]}" * 5000
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**content, "normalizer": "HERE"}).replace('"HERE"', text), "utf-8")
+
+
+def _large(folder: Path) -> None:
+    os.truncate(folder / "tokenizer.json", 1_000_000_000)  # sparse
+
+
+BOMB = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000} for _ in range(5)]
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+TOKENIZERS: list[tuple[Callable[[Path], None], str]] = [
+    (_deep, "its tokenizer cannot be opened: .*recursion"),
+    (_large, r"tokenizer\.json has 1,000,000,000 bytes"),
+    (
+        lambda folder: _tokenizer(folder, normalizer={"type": "Sequence", "normalizers": BOMB}),
+        r"tokenizer\.json .* makes a text 1e\+15 times as long",
+    ),
+    (
+        lambda folder: _tokenizer(folder, decoder={"type": "Sequence", "decoders": BOMB}),
+        r"tokenizer\.json .* makes a text 1e\+15 times as long",
+    ),
+    (lambda folder: _tokenizer(folder, pre_tokenizer=SPLIT), r"tokenizer\.json .* cannot encode a text: .*retry-limit"),
+    (lambda folder: _tokenizer(folder, model={"type": "BPE"}), "its tokenizer cannot be opened"),
+    (lambda folder: _change(folder / "config.json", num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), TOKENIZERS)
+def test_a_tokenizer_that_lies_or_never_ends_is_refused(
+    model: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(model)
+    with pytest.raises(kdtool.UsageError, match=reason):  # noqa: PT012 - some show it only when they are used
+        tokenizer = open_tokenizer(model, offline=True)
+        tokenizer.encode("a" * 40 + "b")
+    if "encode" in reason:
+        with pytest.raises(kdtool.UsageError, match=reason):
+            tokenizer.encode_batch(["a" * 40 + "b"])
+
+
+LOOP = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
+)
+TEMPLATES = {
+    LOOP: "takes more than 5 s",
+    "{% if messages|length > 1 %}" + LOOP + "{% endif %}": "takes more than 5 s",
+    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}": "512 MB",
+    "{{ 'x' * 10 ** 11 }}": "512 MB",
+    "{{ 'x' * 20000000 }}": "writes more than",
+    "{% macro again(x) %}{{ again(x) }}{% endmacro %}{{ again(1) }}": "recursion",
+    "{% for": "unexpected",
+    "{{ raise_exception('no such role') }}": "no such role",
+}
+
+
+@pytest.fixture(scope="module")
+def talking(sound_files: Path) -> TransformersTokenizer:
+    return open_tokenizer(sound_files / "model", offline=True)
+
+
+@pytest.mark.parametrize(("template", "reason"), TEMPLATES.items())
+def test_a_template_that_never_ends_is_stopped(talking: TransformersTokenizer, template: str, reason: str) -> None:
+    turns = [("user", "hello"), ("assistant", "a")]
+    talking.inner.chat_template = template
+    again = TransformersTokenizer(talking.inner)
+    with pytest.raises(kdtool.UsageError, match=f"chat template of .*{reason}"):
+        again.encode_prompt(turns, "")
+    talking.inner.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    sound = TransformersTokenizer(talking.inner)
+    assert sound.decode(sound.encode_prompt(turns, "")) == "helloa"
+
+
+ADAPTERS: list[tuple[dict[str, Any], str]] = [
+    ({"target_modules": "(.*)*(.*)*(.*)*x$"}, r"target_modules in .*adapter_config\.json is '\(\.\*\)"),
+    ({"exclude_modules": "(a+)+$"}, "exclude_modules in"),
+    ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern in"),
+    ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern in"),
+    ({"r": 10**9}, r"adapter_config\.json claims the rank 1000000000, but the weights beside it have 4 at most"),
+    ({"rank_pattern": {"q_proj": 10**9}}, "claims the rank 1000000000"),
+    ({"r": "4"}, "does not fit"),
+    ({"r": 3}, "does not fit"),
+    ({"peft_type": 5}, "does not fit"),
+    ({"target_modules": ["q_proj", "v_proj"]}, "does not fit"),
+]
+
+
+@pytest.fixture(scope="module")
+def saved_adapter(sound_files: Path) -> Path:
+    import peft
+
+    opened = open_model(sound_files / "model", offline=True).model
+    with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        joined = peft.get_peft_model(opened, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
+    joined.save_pretrained(str(sound_files / "adapter"), save_embedding_layers=False)
+    return sound_files / "adapter"
+
+
+@pytest.fixture
+def adapter(saved_adapter: Path, tmp_path: Path) -> Path:
+    return Path(copytree(saved_adapter, tmp_path / "adapter"))
+
+
+@needs_peft
+@pytest.mark.parametrize(("values", "reason"), ADAPTERS, ids=str)
+def test_an_adapter_that_lies_is_refused(model: Path, adapter: Path, values: dict[str, Any], reason: str) -> None:
+    open_model(model, offline=True, adapter=adapter)
+    _change(adapter / "adapter_config.json", **values)
+    with pytest.raises(kdtool.UsageError, match=reason):
+        open_model(model, offline=True, adapter=adapter)
+
+
+@needs_peft
+def test_an_adapter_without_its_weights_is_refused(model: Path, adapter: Path) -> None:
+    save_file({}, adapter / "adapter_model.safetensors")
+    with pytest.raises(kdtool.UsageError, match=r"adapter_model\.safetensors holds no weights"):
+        open_model(model, offline=True, adapter=adapter)
+    save_file({"elsewhere": torch.ones(4, 4)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(kdtool.UsageError, match="does not fit"):
+        open_model(model, offline=True, adapter=adapter)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _pair(key: str, kind: int, value: bytes) -> bytes:
+    return _text(key) + struct.pack("<I", kind) + value
+
+
+def _gguf(pairs: list[bytes], tensors: list[bytes], rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join([*pairs, *tensors]) + rest
+
+
+def _tensor(*dimensions: int, kind: int = 0, offset: int = 0) -> bytes:
+    sizes = b"".join(struct.pack("<Q", size) for size in dimensions)
+    return _text("t") + struct.pack("<I", len(dimensions)) + sizes + struct.pack("<IQ", kind, offset)
+
+
+KIND = _pair("general.architecture", 8, _text("llama"))
+NESTED = struct.pack("<IQ", 9, 1) * 50 + struct.pack("<IQ", 0, 0)
+GGUF: dict[str, bytes] = {
+    "empty": b"",
+    "no magic": b"x" * 100,
+    "version": b"GGUF" + struct.pack("<IQQ", 9, 0, 0),
+    "counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60),
+    "array length": _gguf([_pair("a", 9, struct.pack("<IQ", 0, 2**60))], []),
+    "array of texts": _gguf([_pair("a", 9, struct.pack("<IQ", 8, 2**60))], []),
+    "array within the limit": _gguf([_pair("a", 9, struct.pack("<IQ", 8, 900_000))], []),
+    "nested arrays": _gguf([_pair("a", 9, NESTED)], []),
+    "text length": _gguf([struct.pack("<Q", 2**63)], []),
+    "type of a value": _gguf([_pair("a", 77, b"12345678")], []),
+    "no text": _gguf([_pair("general.architecture", 8, struct.pack("<Q", 2) + b"\xff\xfe")], []),
+    "missing keys": _gguf([], []),
+    "dimensions": _gguf([KIND], [_tensor(*[2] * 60)]),
+    "shape": _gguf([KIND], [_tensor(2**40, 2**40)], b"\0" * 999),
+    "offset": _gguf([KIND], [_tensor(2, 2, offset=2**62)], b"\0" * 999),
+    "type of a tensor": _gguf([KIND], [_tensor(2, 2, kind=999)], b"\0" * 999),
+    "alignment": _gguf([KIND, _pair("general.alignment", 4, struct.pack("<I", 0))], []),
+    "layers": _gguf([KIND, _pair("llama.block_count", 4, struct.pack("<I", 10**9))], [_tensor(2, 2)], b"\0" * 99),
+    "width": _gguf([KIND, _pair("llama.embedding_length", 4, struct.pack("<I", 10**7))], [_tensor(2, 2)], b"\0" * 99),
+}
+
+
+@pytest.mark.parametrize("name", [*GGUF, "cut to 10 %", "cut to 75 %", "cut by a byte"])
+def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
+    sound_files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    whole = (sound_files / "model.gguf").read_bytes()
+    cut = {"cut to 10 %": len(whole) // 10, "cut to 75 %": len(whole) * 3 // 4, "cut by a byte": len(whole) - 1}
+    file = tmp_path / "hostile.gguf"
+    file.write_bytes(GGUF[name] if name in GGUF else whole[: cut[name]])
+    for opener in (find_source, open_tokenizer, terms_of):
+        with pytest.raises(
+            kdtool.UsageError, match=r"hostile\.gguf is cut short or damaged \(.*\); .*: download it again"
+        ):
+            opener(str(file))
+
+
+def test_a_gguf_file_whose_weights_do_not_fit_is_refused(
+    sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    file = tmp_path / "hostile.gguf"
+    key = _text("llama.attention.head_count_kv") + struct.pack("<I", 4)
+    whole = (sound_files / "model.gguf").read_bytes()
+    assert whole.count(key) == 1
+    at = whole.index(key) + len(key)
+    file.write_bytes(whole[:at] + struct.pack("<I", 4) + whole[at + 4 :])
+    with pytest.raises(kdtool.UsageError, match=r"hostile\.gguf cannot be converted"):
+        find_source(str(file))
