@@ -254,7 +254,7 @@ def _for_others(value: Any) -> Any:
         hidden = {"source", "libraries", "class", "kind"} if "config" in value else set()
         return {key: _for_others(own) for key, own in cast("dict[str, Any]", value).items() if key not in hidden}
     if isinstance(value, list):
-        return [_for_others(own) for own in cast("list[Any]", value)]
+        return [_for_others(own) for own in value]
     if isinstance(value, str) and Path(value).is_relative_to(Path.home()):
         return Path("~", Path(value).relative_to(Path.home())).as_posix()
     return value
