@@ -200,7 +200,8 @@ def test_a_message_that_is_not_text_names_its_field(server: Running, content: An
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_ends_naturally_on_demand(server: Running, student: StreamingRuntime, stream: bool) -> None:
     student.text = lambda _: "\n    return 1 \n\n\nprint( one() )"
-    client, ask = server.openai(), {"model": "student", "prompt": "def one():", "max_tokens": 99, "stream": stream}
+    client = server.openai()
+    ask: dict[str, Any] = {"model": "student", "prompt": "def one():", "max_tokens": 99, "stream": stream}
 
     def answered(**more: Any) -> tuple[str, str | None, str | None]:
         found = client.completions.create(**ask, **more)

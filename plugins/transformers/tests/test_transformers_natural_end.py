@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -36,7 +37,7 @@ def parsed(path: Path) -> tuple[str, list[ast.stmt]]:
         return "", []
 
 
-def ended(prompt: str, text: str, size: int = 4, **request: object) -> tuple[str, str, str]:
+def ended(prompt: str, text: str, size: int = 4, **request: Any) -> tuple[str, str, str]:
     """Return what is left of a text that is generated in pieces of so many characters, its finish and the reason."""
     pieces = [text[at : at + size] for at in range(0, len(text), size)] or [""]
 
@@ -135,6 +136,6 @@ def test_a_definition_that_the_prompt_begins_ends_the_text(prompt: str, text: st
         ("def f():", {"suffix": "\n"}), ("def f():", {"turns": (("user", "hi"),)}),
     ],
 )  # fmt: skip
-def test_other_prompts_end_at_no_definition(prompt: str, request_: dict[str, object]) -> None:
+def test_other_prompts_end_at_no_definition(prompt: str, request_: dict[str, Any]) -> None:
     text = "1\ny = 2\n\n\ndef g():\n    return 3\n\n\nz = 4\n"
     assert ended(prompt, text, **request_) == (text, "length", "")
