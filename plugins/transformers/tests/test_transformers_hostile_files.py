@@ -264,7 +264,6 @@ def test_a_template_that_never_ends_is_stopped(talking: TransformersTokenizer, t
 
 
 ADAPTERS: list[tuple[dict[str, Any], str]] = [
-    ({"target_modules": "(.*)*(.*)*(.*)*x$"}, r"target_modules in .*adapter_config\.json is '\(\.\*\)"),
     ({"exclude_modules": "(a+)+$"}, "exclude_modules in"),
     ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern in"),
     ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern in"),
@@ -300,6 +299,27 @@ def test_an_adapter_that_lies_is_refused(model: Path, adapter: Path, values: dic
     open_model(model, offline=True, adapter=adapter)
     _change(adapter / "adapter_config.json", **values)
     with pytest.raises(kdtool.UsageError, match=reason):
+        open_model(model, offline=True, adapter=adapter)
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    "selecting",
+    [{"target_modules": "(.*)*(.*)*(.*)*x$"}, {"target_modules": r".*\.[qv]_proj", "exclude_modules": "(a+)+$"}],
+    ids=str,
+)
+def test_modules_of_an_adapter_are_those_of_its_weights(model: Path, adapter: Path, selecting: dict[str, Any]) -> None:
+    expected = open_model(model, offline=True, adapter=adapter).model.state_dict()
+    _change(adapter / "adapter_config.json", **selecting)
+    found = open_model(model, offline=True, adapter=adapter).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@needs_peft
+def test_patterns_of_an_adapter_of_another_kind_are_refused(model: Path, adapter: Path) -> None:
+    save_file({"elsewhere": torch.ones(4, 4)}, adapter / "adapter_model.safetensors")
+    _change(adapter / "adapter_config.json", target_modules="(.*)*(.*)*(.*)*x$")
+    with pytest.raises(kdtool.UsageError, match=r"target_modules in .*adapter_config\.json is '\(\.\*\)"):
         open_model(model, offline=True, adapter=adapter)
 
 

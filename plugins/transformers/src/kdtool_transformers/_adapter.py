@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["adapter_identity", "add_adapter", "require_adapter"]
 
 _SETTINGS, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAMED = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern")
-"""Settings that peft takes as names of modules, and some of them as regular expressions."""
+_SELECTING = ("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform")
+"""Settings that select modules, some of them by a regular expression."""
+_NAMED = ("modules_to_save", "rank_pattern", "alpha_pattern")
+"""Other settings that name modules, and may do so by a regular expression."""
 
 
 def require_adapter(folder: Path) -> None:
@@ -50,7 +52,8 @@ def _require_plausible(folder: Path) -> None:
     settings, shapes = read_json(folder / _SETTINGS), read_shapes(folder / _WEIGHTS)
     if not shapes:
         raise kdtool.UsageError(f"adapter: {folder / _WEIGHTS} holds no weights; give a folder that peft wrote")
-    for key in _NAMED:
+    by_pattern = isinstance(settings.get("target_modules"), str) and bool(_adapted_modules(folder))
+    for key in _NAMED if by_pattern else (*_SELECTING[:-1], *_NAMED):
         value = settings.get(key) or ()
         for name in map(str, value if isinstance(value, list | dict | tuple) else [value]):
             if not re.fullmatch(r"[\w.^$|\\-]+", name):
@@ -67,6 +70,27 @@ def _require_plausible(folder: Path) -> None:
                 f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights beside it have {greatest} at most; "
                 "give the file that was saved with the weights"
             )
+
+
+def _adapted_modules(folder: Path) -> list[str]:
+    """Return the modules for which a LoRA adapter has weights; none for other adapters."""
+    from kdtool_transformers._headers import read_shapes
+
+    keys = (key.removeprefix("base_model.model.") for key in read_shapes(folder / _WEIGHTS))
+    return sorted({key.partition(".lora_")[0] for key in keys if ".lora_" in key})
+
+
+def _read_config(folder: Path) -> Any:
+    """Return peft's configuration. Modules that LoRA selects by a regular expression are taken from the weights instead."""
+    import peft
+
+    config: Any = peft.PeftConfig.from_pretrained(str(folder))
+    modules = _adapted_modules(folder)
+    if modules and isinstance(config.target_modules, str):
+        for key in _SELECTING:
+            setattr(config, key, None)
+        config.target_modules = modules
+    return config
 
 
 def adapter_identity(folder: Path) -> str:
@@ -95,7 +119,7 @@ def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> 
         with warnings.catch_warnings():  # of an attribute that transformers renamed and peft 0.21 still asks for
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             warnings.filterwarnings("error", "Found missing adapter keys")  # it would leave these at their start
-            joined = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            joined = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False, config=_read_config(folder))
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, Warning) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kdtool.UsageError(
