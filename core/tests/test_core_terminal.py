@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any
 
 import kdtool
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kdtool._cli import call
+from kdtool._cli.check import _options
 from kdtool._cli.compare import difference
 from kdtool._contract.comparison import Comparison
+from kdtool._recipe.yaml import read_scalar
 from kdtool._text.figures import duration, figure
 
 
@@ -152,3 +157,13 @@ class Copy(kdtool.Corpus):
         for name in self.config.of:
             yield from run.component(name, kdtool.Corpus).kdtool_examples(run)
 '''
+
+
+TEXTS = st.text(st.characters(codec="ascii", exclude_categories=["C"]))
+PLAIN = st.none() | st.booleans() | st.integers(-99, 99)
+
+
+@given(st.recursive(PLAIN | TEXTS, lambda inner: st.lists(inner, max_size=3), max_leaves=4))
+def test_a_proposed_option_is_read_as_the_setting_that_it_stands_for(value: Any) -> None:
+    key, _, written = shlex.split(_options({"student.source": value}))[1].partition("=")
+    assert (key, read_scalar(written)) == ("student.source", value)

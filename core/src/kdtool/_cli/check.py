@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ import click
 from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
+from kdtool._recipe.yaml import read_scalar
 from kdtool._text.figures import duration
 from kdtool._text.stages import stage_in_words
 
@@ -135,7 +137,13 @@ def _largest_part(found: Mapping[str, Any]) -> str:
 
 
 def _options(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
+    """Return settings as options of a command that a shell reads."""
+    return " ".join(f"--set {quote(f'{key}={_value(value)}')}" for key, value in settings.items())
+
+
+def _value(value: Any) -> str:
+    """Return a value as YAML: text without quotation marks where it is read as the same text."""
+    return value if isinstance(value, str) and read_scalar(value) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _blocks(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
