@@ -243,8 +243,9 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asking), encoding="utf-8")
     shown = CliRunner().invoke(cli, ["check", str(tmp_path / "recipe.yaml")]).output
+    assert shown.splitlines()[0].endswith(" · up to 0.02 dollars")
     assert re.search(
-        r"cost: 0\.02 dollars, if all answers have their full length\n  text: \$0\.\d{4} for 4 requests, ", shown
+        r"cost: 0\.02 dollars, if all answers have their full length\n    text: \$0\.\d{4} for 4 requests, ", shown
     )
     (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
     assert "2 min at 2 requests a minute" in line

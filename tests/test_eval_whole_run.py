@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_models_are_measured_compared_and_not_measured_again(
     ]
     assert call(command) == 0
     shown = capsys.readouterr().out
-    assert "perplexity (per token; lower is better)" in shown
+    assert "perplexity ↓, per token " in shown
     assert "Against worse, plain is" in shown
     results = read_results(models / "runs" / "two")
     values = {(m.name, m.subject): m.value for m in results.measurements}
@@ -91,7 +92,7 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     assert alone == {"short.perplexity", "short.bits-per-byte"}, "also where nothing else measures"
     capsys.readouterr()
     assert call(["compare", "first", "second", "--html", "page"]) == 0
-    assert "| first" in capsys.readouterr().out
+    assert re.search(r"\n +first +second\nperplexity ↓", capsys.readouterr().out)
     assert "All pairwise comparisons" in (models / "page" / "report.html").read_text(encoding="utf-8")
     assert call(["eval", "plain", "--with", "perplexity", *TEXT, "--name", "third"]) == 0
     assert call(["compare", "first", "third"]) == 0

@@ -76,13 +76,11 @@ def test_teacher_is_swapped_by_settings_alone(
     assert first.models["student"].vocabulary != swapped.models["student"].vocabulary
 
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-FOCAL = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class FocalKL" in block)
+GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "write-a-loss.md").read_text(encoding="utf-8")
+FOCAL = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class FocalKL" in block)
 
 
-def test_documented_loss_is_the_same_everywhere_and_has_30_lines() -> None:
-    guide = Path(__file__).resolve().parent.parent / "docs" / "write-a-loss.md"
-    assert FOCAL in guide.read_text(encoding="utf-8")
+def test_documented_loss_has_at_most_30_lines() -> None:
     assert len(FOCAL.splitlines()) <= 30
 
 

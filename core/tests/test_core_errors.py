@@ -127,7 +127,7 @@ def _damaged(site: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _broken_recipe(site: Path) -> subprocess.CompletedProcess[str]:
-    Path("recipe.yaml").write_text("corpus: [", encoding="utf-8")
+    Path("recipe.yaml").write_text(RECIPE.replace("  steps: 3\n", "  steps: 3\n  stepss: 300\n"), encoding="utf-8")
     return _kdtool(site, "check", "recipe.yaml")
 
 
@@ -138,7 +138,7 @@ def _fault(fault: str) -> Callable[[Path], subprocess.CompletedProcess[str]]:
 CORES_OWN: dict[str, tuple[Callable[[Path], subprocess.CompletedProcess[str]], str]] = {
     "KdtoolError": (_fault("Corpus.kdtool_examples=ValueError"), "faulty-plugins 1.0) failed: ValueError: planned"),
     "UsageError": (lambda site: _kdtool(site, "report", "nowhere"), "is not a finished run"),
-    "RecipeError": (_broken_recipe, "recipe.yaml:2:1: cannot be read as YAML"),
+    "RecipeError": (_broken_recipe, "recipe.yaml:14:3: train.stepss: unknown key"),
     "PluginError": (_fault("Corpus.kdtool_examples=same id"), "yields the example id 'same' twice"),
     "BudgetError": (_fault("Teacher.kdtool_signal=BudgetError"), "planned\n  in teacher 'teacher'"),
     "AuthenticationError": (_fault("Teacher.kdtool_signal=AuthenticationError"), "planned\n  in teacher 'teacher'"),

@@ -223,5 +223,5 @@ def test_command_lists_licences_and_refuses_without_acknowledgement(
     assert 'terms_acknowledged: {teacher: "Named 3"}' in capsys.readouterr().err
     assert call(["check", str(file), "--set", "terms_acknowledged.teacher=Named 3"]) == 0
     told = capsys.readouterr().out
-    assert "teacher: licence Named 3; the student uses its predictions; acknowledged\n  name it so\n" in told
+    assert "teacher: licence Named 3; the student uses its predictions; acknowledged\n    name it so\n" in told
     assert "such as Named-toy" in told

@@ -97,7 +97,7 @@ def test_tables_side_by_side_do_not_take_them_for_seeds(
     assert all(value.seeds == 1 for value in values.values())
     assert values["student", "chat.bench.pass@1"].value == 0.9
     assert call(["compare", "toy", "again"]) == 0
-    assert "chat.bench.pass@1 (fraction; higher is better)" in capsys.readouterr().out
+    assert "\nchat.bench.pass@1 ↑ " in capsys.readouterr().out
 
 
 def test_the_evaluator_whose_name_it_bears_keeps_it(twice: dict[str, Any]) -> None:

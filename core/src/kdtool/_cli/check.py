@@ -16,7 +16,6 @@ import click
 from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
-from kdtool._recipe.yaml import read_scalar
 from kdtool._text.figures import duration
 from kdtool._text.stages import stage_in_words
 
@@ -101,6 +100,8 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
     parts += [f"{size(count)} of {size(limits[key])} {name}" for key, name, count in needed if count and limits[key]]
     if forecast["seconds"]:
         parts.append(f"about {duration(forecast['seconds'])}")
+    if forecast["picodollars"]:
+        parts.append(f"up to {forecast['picodollars'] / 1e12:,.2f} dollars")
     yield click.style(" · ".join(parts), fg="green", bold=True)
 
 
@@ -143,6 +144,8 @@ def _options(settings: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     """Return a value as YAML: text without quotation marks where it is read as the same text."""
+    from kdtool._recipe.yaml import read_scalar
+
     return value if isinstance(value, str) and read_scalar(value) == value else json.dumps(value, ensure_ascii=False)
 
 

@@ -8,6 +8,9 @@ SHOWN_UNITS = {"fraction": 100.0, "%": 1.0, "percent": 1.0, "s": 1.0, "seconds":
 """Units that a figure shows, with the factor by which it is multiplied."""
 _SUFFIXES = {"fraction": " %", "%": " %", "percent": " %", "s": " s", "seconds": " s"}
 
+_DIVERGED = 1e9
+"""Numbers from here on are shown with an exponent."""
+
 
 def figure(
     value: float, unit: str, low: float | None = None, high: float | None = None, *, signed: bool = False
@@ -27,7 +30,8 @@ def figure(
     largest = max(map(abs, numbers))
     smallest = scale * max(min(half, largest / 10), largest / 1000)
     digits = min(6, max(0, -floor(log10(smallest)))) if 0 < smallest < inf else 0
-    form = f"{'+' if signed else ''},.{digits}f"
+    diverged = scale * max((abs(number) for number in numbers if abs(number) < inf), default=0.0) >= _DIVERGED
+    form = f"{'+' if signed else ''}{'.3g' if diverged else f',.{digits}f'}"
     shown, *ends = (f"{round(scale * number, digits) + 0.0:{form}}".replace("inf", "∞") for number in numbers)
     between = " to " if set("+-") & set("".join(ends)) else "–"
     return f"{shown}{suffix}{f' ({between.join(ends)})' if ends else ''}"

@@ -166,7 +166,7 @@ def open_facts(
 
     config = open_config(source, revision=revision, offline=offline)
     with _explain(source, offline):
-        return facts_of(without_weights(config), tokenizer, _origin(resolve(source)).get("copied_layers", ()))
+        return facts_of(without_weights(config), tokenizer, tuple(_origin(resolve(source)).get("copied_layers", ())))
 
 
 def without_weights(config: Any) -> Any:
