@@ -81,6 +81,12 @@ def test_published_name_begins_as_the_terms_ask() -> None:
     assert published_name("small", free) == "small"
 
 
+def test_published_name_of_several_terms_is_the_same_in_every_process() -> None:
+    terms = {name: LicenceTerms(name, name_prefix=name) for name in ("First", "Second", "Third", "Fourth")}
+    bound, _ = judge_terms(terms, dict.fromkeys(terms, ("signals",)), {})
+    assert published_name("small", bound) == "Fourth-Third-Second-First-small"
+
+
 _SOURCE = """
 import kdtool
 import toy
