@@ -32,7 +32,7 @@ def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rank_and_world() == (3, 4)
     for bad in ("4", "-1", "first"):
         monkeypatch.setenv("RANK", bad)
-        with pytest.raises(kdtool.UsageError, match="WORLD_SIZE=4 number no process; start several with torchrun"):
+        with pytest.raises(kdtool.UsageError, match="WORLD_SIZE=4 are invalid: expected"):
             rank_and_world()
 
 

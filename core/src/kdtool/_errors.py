@@ -86,7 +86,7 @@ class AuthenticationError(KdtoolError):
 
 
 class ServiceError(KdtoolError):
-    """A remote service stayed down, or something that is needed cannot be had without a network."""
+    """A remote service stayed down, or a required download needs a network."""
 
     exit_code = 5
 

@@ -194,7 +194,7 @@ def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match="is no folder"):
+    with pytest.raises(kdtool.UsageError, match="is not a directory"):
         examples(tmp_path / "none")
     with pytest.raises(kdtool.UsageError, match="set folder, glob"):
         examples(tmp_path)

@@ -167,7 +167,7 @@ def test_a_real_key_is_needed_where_the_server_wants_one(
 ) -> None:
     with llama_cpp_server(running.gguf, "tiny", key="the-key") as url:
         served = running._replace(url=url)
-        with pytest.raises(kdtool.AuthenticationError, match=r"wants a key: .* by `key_variable`"):
+        with pytest.raises(kdtool.AuthenticationError, match=r"requires an API key: set `key_variable`"):
             list(teacher(served).kdtool_answer([kdtool.Request("a", "x", 2)]))
         monkeypatch.setenv("OWN_API_KEY", "the-key")
         asked = teacher(served, key_variable="OWN_API_KEY")

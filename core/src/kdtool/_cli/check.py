@@ -46,7 +46,7 @@ def check(
 ) -> None:
     """Check a recipe, and whether the run will fit."""
     if memory is not None and fit is not None:
-        raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
+        raise click.UsageError("--memory and --fit are mutually exclusive: --fit has the memory")
     with _progress() as progress:
         progress("reading the recipe and its plugins")
         from kdtool._estimate.check import check as check_recipe

@@ -84,7 +84,7 @@ class LanguageModel(ABC):
         Raises:
             UsageError: a prompt fills the context; or the model does not support it, which is the default.
         """
-        raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
+        raise UsageError(f"{type(self).__name__} does not support generation, which on-policy training needs")
 
     def open_runtime(self) -> Runtime:
         """Return the model in its present state, opened for measurement; closing the result does not affect the model.
@@ -219,7 +219,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
         Raises:
             UsageError: scoring is not among its `abilities`, which is the default.
         """
-        raise UsageError(f"{type(self).__name__} answers, and does not tell how likely a text is")
+        raise UsageError(f"{type(self).__name__} cannot score text (no log-probabilities)")
 
     def close(self) -> None:
         """Free memory, processes and files. Safe to call twice."""

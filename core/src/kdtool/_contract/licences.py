@@ -163,5 +163,5 @@ def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[
         else:
             begin = f"the {terms.licence}{where} binds the student, which takes {taken}:"
             message = "\n    ".join((begin, *terms.restrictions))
-            remedy = f"who has read it and agrees writes\n    {line}"
+            remedy = f"to accept these terms, add\n    {line}"
         yield Objection(each.component, "", message, remedy)

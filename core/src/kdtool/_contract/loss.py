@@ -200,7 +200,7 @@ class Weighting(Component):
 
 
 def _every_second(layers: int) -> tuple[int, ...]:
-    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logits already speak for its output."""
+    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logit losses already cover it."""
     return tuple(sorted({min(layer, layers - 2) for layer in range(1, layers, 2)})) or (0,)
 
 

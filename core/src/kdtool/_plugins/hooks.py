@@ -128,7 +128,7 @@ class ComponentHooks:
             return cast("Callable[..., Any]", getattr(self._whole._of(name), hook))
         if not implements(type(component), hook):
             if spec.answers.must_answer:
-                raise PluginError(f"{self.owner(name)} does not implement {hook}, which is asked of it here")
+                raise PluginError(f"{self.owner(name)} must implement {hook} for this recipe")
             return lambda *_, **__: None
         found = getattr(self._manager.hook, hook).get_hookimpls()
         others = [one.plugin for one in found if not one.wrapper and one.plugin is not component]

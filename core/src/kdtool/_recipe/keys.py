@@ -45,7 +45,7 @@ def _name_arms(match: str | list[str]) -> tuple[str, ...]:
 
 def _refuse_twice(seeds: list[int]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed comes twice")
+        raise ValueError("duplicate seed")
     return tuple(seeds)
 
 

@@ -41,7 +41,8 @@ def rank_and_world() -> tuple[int, int]:
         rank, world = -1, 0
     if not 0 <= rank < world:
         raise UsageError(
-            f"RANK={given[0]} and WORLD_SIZE={given[1]} number no process; start several with torchrun, or unset both"
+            f"RANK={given[0]} and WORLD_SIZE={given[1]} are invalid: expected whole numbers with 0 ≤ RANK < WORLD_SIZE; "
+            "start several with torchrun, or unset both"
         )
     return rank, world
 

@@ -63,7 +63,7 @@ def agree(folder: Path, graph: Graph, rank: int, world: int) -> dict[str, Any] |
         time.sleep(_GLIMPSE)
     absent = ", ".join(map(str, missing))
     raise UsageError(
-        f"processes {absent} of this run did not show up in {_PATIENCE / 60:.0f} minutes; start all together"
+        f"processes {absent} of this run did not start within {_PATIENCE / 60:.0f} minutes; start all together"
     )
 
 

@@ -58,7 +58,7 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
     records = [record for _, record in records_of(file, "codexglue.line_completion", _NEEDED, _EXPECTED)]
     if not any(record["gt"] for record in records):
         raise kdtool.UsageError(
-            f"codexglue.line_completion: {file} keeps its lines (gt) back; take a file that has them"
+            f"codexglue.line_completion: {file} has no ground truth (`gt`); take a file that has it"
         )
     found = [Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)]
     language = language_of(question.prompt for question in found)

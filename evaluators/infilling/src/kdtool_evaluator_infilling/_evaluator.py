@@ -17,7 +17,7 @@ __all__ = ["Infilling"]
 
 
 class Infilling(PassAtK):
-    """Gaps in the solutions of HumanEval, to be filled between the code before and behind; each kind is scored apart."""
+    """Gaps in the solutions of HumanEval, to be filled between the code before and after; one score per gap type."""
 
     benchmark: ClassVar[str] = "infilling"
     harness: ClassVar[Mapping[str, str]] = {"base": "openai/human-eval-infilling"}

@@ -17,7 +17,7 @@ __all__ = ["adaptive_kl"]
 def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, head: float = 0.5) -> Tensor:
     """Return w·KL(p ‖ q) + (1 − w)·KL(q ‖ p), w the share of Σ_v |p_v − q_v| that lies in the teacher's head.
 
-    The head are the teacher's likeliest tokens up to a probability of `head` together, the first of them in any case: there
+    The head is the set of the teacher's likeliest tokens up to a probability of `head` together, but at least one: there
     forward KL corrects first, in the tail reverse KL. 0 if and only if p = q. w counts as a constant: it has no gradient, as
     in the authors' code. Wu et al. (AKL), arXiv 2404.02657. Sorts the vocabulary, so it takes longer than the KLs.
     In the reverse KL a log p_v below −100 counts as −100. Not multiplied by T²: the trainer does that.

@@ -30,7 +30,7 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 
 
 def distribution(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return softmax(logits / T) and its logarithm, each in memory of its own, for where autograd does not look on.
+    """Return softmax(logits / T) and its logarithm, each in its own memory, for use when autograd is off.
 
     The logarithm follows from the logits and the largest probability: an exponential of each is all that is taken.
     """

@@ -60,7 +60,7 @@ def margins(student: Tensor, reference: Tensor, rejected: Tensor, row: Tensor, r
 
 
 class DirectPreference(kdtool.SequenceLoss):
-    """A chosen answer is to become likelier than a rejected one, by more than a reference model finds it (DPO).
+    """DPO: raises the chosen answer's likelihood relative to the rejected one and a reference model.
 
     The teacher is the reference, usually the student as it was before. Rows are those of `rows: {use: pairs}`. Likelihoods
     are of whole answers, not of a mean token.

@@ -24,7 +24,7 @@ _SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 
 _PROBE_STEPS = 100
 _PROBE = "kdtool-init-probe"
 """A name that no run has: check takes the speed of an earlier run of the same name."""
-_AGREES = "who has read it and agrees writes"
+_AGREES = "to accept these terms, add"
 """Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
 
 

@@ -137,9 +137,7 @@ class _Endpoints:
         given = parse(Completion, await request.body())
         engine = self._pool.find(given.model)
         if given.echo and given.logprobs is not None:
-            raise RequestError(
-                "echo: log-probabilities of a prompt are not supported; leave out one of both", param="echo"
-            )
+            raise RequestError("echo: log-probabilities of a prompt are not supported; remove one", param="echo")
         requests = [
             given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.logprobs)
             for prompt in given.prompt

@@ -69,7 +69,7 @@ class Answers(kdtool.Corpus):
             if len({path.name for path in self.prompts}) < len(self.prompts):
                 raise ValueError("two files have the same name, by which prompts and the run's record tell them apart")
             if "" in self.stop:
-                raise ValueError("stop must not hold empty text, before which every answer would end")
+                raise ValueError("`stop` must not contain empty text")
             if set(self.shares) == {self.fallback}:
                 raise ValueError("fallback is the one teacher that is asked anyway; name another, or leave it out")
             return self

@@ -1,7 +1,7 @@
 """Generate rows in rounds: ask for every row that is missing, judge the answers in order, ask anew for what was rejected.
 
 Nothing depends on the order in which answers arrive, so that a resumed run, which finds answers in the cache, comes to the
-same rows. Never more is asked for than is missing: no accepted row is one too many.
+same rows. Never more is asked for than is missing: quotas are never exceeded.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class _Line:
             text.encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
-            raise self._wrong(name, f"holds half a character, {half} without the other half; take it out") from None
+            raise self._wrong(name, f"contains an unpaired surrogate, {half}; remove it") from None
         return text
 
     def _wrong(self, name: str, what: str) -> kdtool.UsageError:

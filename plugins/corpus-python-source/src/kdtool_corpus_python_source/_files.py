@@ -59,7 +59,7 @@ def find_files(
         kdtool.UsageError: there is no such folder, or no file to be taken.
     """
     if not folder.is_dir():
-        raise kdtool.UsageError(f"python-source.folder: {folder} is no folder; give one that holds Python files")
+        raise kdtool.UsageError(f"python-source.folder: {folder} is not a directory; give one that holds Python files")
     seen: set[str] = set()
     for identifier, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob(pattern)):
         if (

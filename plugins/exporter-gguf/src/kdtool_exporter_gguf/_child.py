@@ -1,4 +1,4 @@
-"""A process of llama.cpp: on unexpected input llama.cpp aborts its process, which is then not the run's."""
+"""A process of llama.cpp: it runs in a child, so its aborts on unexpected input do not kill the run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _FOLDER = "validation"
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: after which step, what was measured, and how many validations were no better since."""
+    """The best validation so far: its step, what was measured, and the number of validations since."""
 
     step: int
     value: float

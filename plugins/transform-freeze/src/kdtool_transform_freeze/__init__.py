@@ -20,7 +20,7 @@ EMBEDDINGS = "embeddings"
 
 
 class Freeze(kdtool.Transform):
-    """Keeps the parameters whose names match as they are, so that only the others learn."""
+    """Freezes parameters that match these patterns, so that only the others learn."""
 
     on_meta_device = True
 

@@ -97,7 +97,7 @@ class GradNorm(kdtool.Weighting):
 
 
 class OnMetric(kdtool.Weighting):
-    """Multiplies a loss's weight by a factor from the moment on at which a loss's value has come below, or above, a bound.
+    """Multiplies a loss's weight by a factor once a loss's value has crossed a threshold.
 
     The metric is the running mean of the loss's value, before its weight. A change that has begun is completed, even if the
     value rises again. If a loss is missing, as in a control that has others, all weights stay.

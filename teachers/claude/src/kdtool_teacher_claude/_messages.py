@@ -178,6 +178,6 @@ def budget_error(ledger: Ledger, budget: int, bound: int) -> kdtool.BudgetError:
     """Return the error that ends a run at its budget."""
     return kdtool.BudgetError(
         f"budget_usd: the next request may cost {dollars(bound)}, but {dollars(ledger.spent)} are spent and "
-        f"{dollars(ledger.on_hold)} reserved of {dollars(budget)}; raise it and run again: nothing that was answered is "
-        "paid for again"
+        f"{dollars(ledger.on_hold)} reserved of {dollars(budget)}; raise it and run again: stored answers are not "
+        "charged again"
     )

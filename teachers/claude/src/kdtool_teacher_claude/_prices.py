@@ -87,7 +87,7 @@ def prices_of(config: ClaudeConfig, now: datetime | None = None) -> Prices:
     """Return the prices of the model.
 
     Raises:
-        UsageError: nobody knows them.
+        UsageError: unknown model price.
     """
     if config.prices is not None:
         return Prices(((0, _of_config(config.prices)),))

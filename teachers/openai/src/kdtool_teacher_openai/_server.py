@@ -172,7 +172,7 @@ class Server:
             return kdtool.ServiceError(f"{where} cannot be reached: {cause}; start it, or look at `url`")
         status = error.status_code
         if status in {401, 403}:
-            refused = "wants a key: name the environment variable that holds it by `key_variable`"
+            refused = "requires an API key: set `key_variable` to its environment variable"
             if self._config.key_variable:
                 refused = f"refuses the key in {self._config.key_variable}"
             return kdtool.AuthenticationError(f"{where} {refused} ({status}: {reason}). Answers so far are kept")
