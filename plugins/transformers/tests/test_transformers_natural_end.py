@@ -45,7 +45,7 @@ def ended(prompt: str, text: str, size: int = 4, **request: Any) -> tuple[str, s
         for number, piece in enumerate(pieces, 1):
             yield kdtool.TextPiece(piece, 1, number, "length" if number == len(pieces) else None)
 
-    found = list(end_naturally(generated(), kdtool.Request("1", prompt, 999, **request)))  # type: ignore[arg-type]
+    found = list(end_naturally(generated(), kdtool.Request("1", prompt, 999, **request)))
     assert [one.finish for one in found[:-1]] == [None] * (len(found) - 1)
     return "".join(one.text for one in found), found[-1].finish or "", found[-1].reason
 
