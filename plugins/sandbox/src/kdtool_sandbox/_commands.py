@@ -14,6 +14,7 @@ from pathlib import Path
 
 import kdtool
 
+from kdtool_sandbox._memory_group import memory_group
 from kdtool_sandbox._view import EXECUTABLE, LIBRARIES, base_executable, system_parts, view_of
 
 __all__ = ["NAME", "TMP_BYTES", "USER", "bubblewrap", "container", "container_ending", "unsafe"]
@@ -78,11 +79,12 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     command += [part for name in _DEVICES for part in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")]
     command += ["--size", str(TMP_BYTES), "--perms", "0700", "--tmpfs", _FOLDER]
     command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(str(EXECUTABLE))]
+    before = [*memory_group(), *_EXPENDABLE]
     if os.geteuid() != 0:
-        return [*_EXPENDABLE, *command]
+        return [*before, *command]
     folders = view.folders()
     launch = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_launch.py"))]
-    return [*_EXPENDABLE, *launch, str(len(folders)), *folders, *command]
+    return [*before, *launch, str(len(folders)), *folders, *command]
 
 
 def container(program: str, image: str) -> list[str]:
