@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_ctrl_c_while_pydantic_writes_json(
     assert f"interrupted; {SENTENCE}" in said
     assert "error: " not in said
     _finishes()
+
+
+def test_ctrl_c_while_python_runs_a_text_ends_with_the_same_code(tmp_path: Path) -> None:
+    code = """
+        from kdtool._cli.interrupts import exit_with, interrupt_on_stop_signals
+        interrupt_on_stop_signals()
+        try:
+            exec("raise KeyboardInterrupt")  # as dataclasses run the text of their methods
+        except KeyboardInterrupt:
+            print("kept")
+            exit_with(130)
+    """
+    (tmp_path / "interrupted.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "kept\n")
 
 
 def test_ctrl_c_at_any_moment_leaves_what_goes_on_to_the_same_results(faulty_site: Path, tmp_path: Path) -> None:
