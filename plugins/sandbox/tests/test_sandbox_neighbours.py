@@ -55,7 +55,8 @@ def test_pipes_of_one_task_are_no_concern_of_others_where_nobody_is_root(needs_b
     if os.geteuid() != 0:
         pytest.skip("the other test is for an ordinary user already")
     launch = str(Path(kdtool_sandbox.__file__).with_name("_launch.py"))
-    all_folders = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *sys.path) if Path(path).is_dir()}
+    named = [path for path in (sys.prefix, sys.base_prefix, *sys.path) if path]  # "" is the working folder
+    all_folders = {Path(path).resolve() for path in named if Path(path).is_dir()}
     folders = [str(folder) for folder in all_folders if not all_folders & {*folder.parents}]
     _check([sys.executable, "-I", "-S", launch, str(len(folders)), *folders, sys.executable])
 
