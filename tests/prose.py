@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("*.md", "docs/**/*.md", "*/README.md", "*/*/README.md")
 SOURCES = ("*/src/**/*.py", "*/*/src/**/*.py")
 
+COMPARATIVES = "longer|shorter|more|less|fewer|better|worse|larger|smaller|faster|slower|higher|lower|wider|narrower"
 PATTERNS = {
     "opens with a free relative": r"^(What|Who|Whoever|Which|Whether|How(?!.to\b| it works))\b(?!.*\?$)",
     "'is no' for 'is not'": r"(?<![Tt]here )\b(is|are|was|were) (none\b|nothing (that|to)\b"
-    r"|no\b(?! (longer|more|less|fewer|\w+er)\b))|\bha(s|ve) no [\w`-]+( [\w`-]+)? that\b",
+    rf"|no\b(?! ({COMPARATIVES})\b))|\bha(s|ve) no [\w`-]+( [\w`-]+)? that\b",
     "a component that speaks": r"\b(is|are|was|were|be|been|not) told\b|\b(says|tells|speaks|hears)\b"
     r"|\b\w+s (say|tell|speak|hear)\b",
     "stacked relatives": r"\bfor who\b|(?i:\bwhoever\b)|\bwhose\b.*\bwhose\b",
