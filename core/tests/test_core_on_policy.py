@@ -179,5 +179,5 @@ def test_the_verdict_says_what_such_a_control_learned() -> None:
 def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:
     import toy
 
-    with pytest.raises(kdtool.UsageError, match="Unigram cannot continue text"):
+    with pytest.raises(kdtool.UsageError, match="Unigram does not support generation"):
         toy.Unigram({}).generate([[0]], [1], 1.0, [0])

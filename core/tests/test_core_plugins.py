@@ -125,7 +125,7 @@ def test_one_component_is_called_with_any_arguments_and_typed_as_its_kind() -> N
     assert loss.kdtool_token_loss(chunk) == loss.kdtool_token_loss(chunk=chunk) == "y"
     assert hooks.component("b", kdtool.Loss).divergence
     assert loss.kdtool_token_gradient(chunk) is None, "what it does not implement answers as the inherited default"
-    with pytest.raises(kdtool.PluginError, match=r"loss 'b' \(b\) does not implement kdtool_token_loss"):
+    with pytest.raises(kdtool.PluginError, match=r"loss 'b' \(b\) must implement kdtool_token_loss"):
         hooks.component("b", kdtool.TokenLoss).kdtool_token_loss(chunk)
     with pytest.raises(kdtool.UsageError, match=r"no loss is called 'd'; there are: a, b"):
         hooks.component("d", kdtool.Loss)
