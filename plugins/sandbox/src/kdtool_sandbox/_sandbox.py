@@ -8,7 +8,7 @@ import select
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Literal, Self
@@ -19,6 +19,7 @@ from kdtool_sandbox._commands import bubblewrap, container, container_ending, un
 from kdtool_sandbox._handing import frames_of
 from kdtool_sandbox._language import Language, language
 from kdtool_sandbox._processes import pipes_are_short
+from kdtool_sandbox._queue import Queue, Running
 from kdtool_sandbox._seccomp import seccomp_filter, task_filter
 from kdtool_sandbox._task import Isolation, Module, Program, Task, Verdict
 from kdtool_sandbox._worker import Ended, Worker
@@ -57,33 +58,6 @@ for name in ("/etc/passwd", "/root/.bashrc", "/usr/share/doc", "/usr/local/share
     if PLACE == "bubblewrap" and os.path.exists(name):
         raise RuntimeError(name + " can be seen")
 """
-
-
-@dataclass
-class _Running:
-    """A task in work."""
-
-    task: Task
-    again: bool = False
-    """A worker that ended had begun it."""
-    disturbed: bool = False
-    """Others used up the pipes meanwhile."""
-    alone: bool = False
-    """It is tried for the second time, and no other runs."""
-
-
-class _Queue:
-    """Tasks to start: those whose worker ended, then new ones, at the end one after the other those to be tried alone."""
-
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self._new = (_Running(task) for task in tasks)
-        self.again: list[_Running] = []
-        self.alone: list[_Running] = []
-
-    def take(self, others: bool) -> _Running | None:
-        """Return the next task, None if there is none to start; `others`: some are in work."""
-        running = self.again.pop() if self.again else next(self._new, None)
-        return self.alone.pop() if running is None and self.alone and not others else running
 
 
 class Sandbox:
@@ -133,7 +107,7 @@ class Sandbox:
 
     def __enter__(self) -> Self:
         self._workers: list[Worker] = []
-        self._running: dict[Worker, _Running] = {}
+        self._running: dict[Worker, Running] = {}
         self._looked = time.monotonic()
         self._always_short = pipes_are_short()
         try:
@@ -164,7 +138,7 @@ class Sandbox:
         Raises:
             SandboxError: no new worker could be started in place of one that ended.
         """
-        queue = _Queue(tasks)
+        queue = Queue(tasks)
         try:
             while True:
                 yield from self._hand_out(queue)
@@ -175,7 +149,7 @@ class Sandbox:
             for worker in list(self._running):
                 self._replace(worker)
 
-    def _hand_out(self, queue: _Queue) -> Iterator[Verdict]:
+    def _hand_out(self, queue: Queue) -> Iterator[Verdict]:
         """Start tasks until every worker has one, or none is left."""
         while True:
             self._fill()  # a worker may have ended while it had nothing to do
@@ -194,7 +168,7 @@ class Sandbox:
             except Ended as ended:
                 yield from self._retry_or_fail(worker, str(ended), queue)
 
-    def _collect(self, queue: _Queue) -> Iterator[Verdict]:
+    def _collect(self, queue: Queue) -> Iterator[Verdict]:
         """Wait until something happens, or until it is time to look at what tasks hold."""
         connections = {worker.connection.fileno(): worker for worker in self._running}
         poll = select.poll()  # select() knows no descriptor above 1,023
@@ -219,14 +193,14 @@ class Sandbox:
         if time.monotonic() > self._looked + _LOOK:
             yield from self._look(queue)
 
-    def _settle(self, running: _Running, verdict: Verdict, late: bool, queue: _Queue) -> Iterator[Verdict]:
+    def _settle(self, running: Running, verdict: Verdict, late: bool, queue: Queue) -> Iterator[Verdict]:
         """Give a verdict, or let the task be tried alone if it is `late` or lacked pipes: others may be the cause."""
         if verdict.has_passed or running.alone or not (late or running.disturbed or self._lacks_pipes()):
             yield verdict
         else:
-            queue.alone.append(_Running(running.task, alone=True))
+            queue.alone.append(Running(running.task, alone=True))
 
-    def _look(self, queue: _Queue) -> Iterator[Verdict]:
+    def _look(self, queue: Queue) -> Iterator[Verdict]:
         self._looked = time.monotonic()
         short = self._lacks_pipes()
         for worker, running in list(self._running.items()):
@@ -248,7 +222,7 @@ class Sandbox:
         """Return whether pipes have become short since the start; if they were before, tasks are not the cause."""
         return not self._always_short and pipes_are_short()
 
-    def _retry_or_fail(self, worker: Worker, why: str, queue: _Queue) -> Iterator[Verdict]:
+    def _retry_or_fail(self, worker: Worker, why: str, queue: Queue) -> Iterator[Verdict]:
         """Retry a task whose worker ended; a task that ended a worker before has failed."""
         running = self._running[worker]
         self._replace(worker)
