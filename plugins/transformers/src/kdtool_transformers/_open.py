@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+
+from kdtool_transformers._explain import NO_TOKENIZER, explain
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ def open_model(
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
-    with _explain(source, offline), isolated_rng(), no_progress_bar():
+    with explain(source, where, offline), isolated_rng(), no_progress_bar():
         settings = placement(config, dtype, device, quantise, device_map)
         model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
         if adapter is not None:
@@ -125,7 +126,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
             return open_tokenizer(scratch)
     where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
-    with _explain(source, offline, ": its tokenizer"):
+    with explain(source, where, offline, ": its tokenizer"):
         _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
@@ -134,7 +135,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)
         if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers made up an empty one
-            raise ValueError(_NO_TOKENIZER)
+            raise ValueError(NO_TOKENIZER)
     return TransformersTokenizer(inner)
 
 
@@ -145,7 +146,7 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
     from kdtool_transformers._headers import require_fit
 
     where = resolve(source)
-    with _explain(source, offline, "/config.json"):
+    with explain(source, where, offline, "/config.json"):
         folder = _local_folder(where, revision, offline, "config.json")
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
         config._attn_implementation = config._experts_implementation = None  # they could name code in a repository
@@ -164,9 +165,9 @@ def open_facts(
     """
     from kdtool_transformers._model import facts_of
 
-    config = open_config(source, revision=revision, offline=offline)
-    with _explain(source, offline):
-        return facts_of(without_weights(config), tokenizer, tuple(_origin(resolve(source)).get("copied_layers", ())))
+    config, where = open_config(source, revision=revision, offline=offline), resolve(source)
+    with explain(source, where, offline):
+        return facts_of(without_weights(config), tokenizer, tuple(_origin(where).get("copied_layers", ())))
 
 
 def without_weights(config: Any) -> Any:
@@ -309,59 +310,3 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
         folder = Path(found).parent
     require_plausible(folder)
     return folder
-
-
-_NO_TOKENIZER = "backend tokenizer"
-"""Words of transformers where no file of a tokenizer is found."""
-
-
-@contextmanager
-def _explain(source: str | Path, offline: bool, part: str = "") -> Iterator[None]:
-    """Convert exceptions of transformers into kdtool's errors: it raises any kind for a file that it cannot use.
-
-    `part` is what is read, as messages name it behind the source.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (kdtool.KdtoolError, MemoryError):
-        raise
-    except SafetensorError as error:
-        raise kdtool.StorageError(
-            f"the weights of {source} are damaged or cut off: {error}; fetch them again"
-        ) from error
-    except Exception as error:
-        text = str(error).strip()
-        if isinstance(error, RuntimeError) and "memory" in text:
-            raise
-        if "trust_remote_code" in text:
-            raise kdtool.UsageError(
-                f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
-                "is part of transformers"
-            ) from error
-        is_local = isinstance(resolve(source), Path)
-        if is_local and _NO_TOKENIZER in text:
-            raise kdtool.UsageError(
-                f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
-            ) from error
-        if offline and not is_local and isinstance(error, OSError | ValueError | KeyError):
-            raise kdtool.ServiceError(
-                f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
-                f"hf download {source}"
-            ) from error
-        if isinstance(error, OSError) and not is_local:
-            raise kdtool.ServiceError(
-                f"{source} could not be had from the hub: {_reason(error)}; check the name and the connection, or give "
-                "a local folder"
-            ) from error
-        raise kdtool.UsageError(
-            f"{source}{part} cannot be opened: {_reason(error)}; expected a model as transformers saves it: download or "
-            "save it again"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the beginning of an exception's text in one line, with its kind if it was not raised for users."""
-    text = " ".join(str(error).split())[:300]
-    return text if text and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
