@@ -130,7 +130,7 @@ def everything(arguments: list[str]) -> int:
 
 
 def benchmarks(arguments: list[str]) -> int:
-    """Install every package and the requirements of the benchmarks into an environment of their own."""
+    """Install every package and the requirements of the benchmarks into a separate environment."""
     _, locked = _without_flag(arguments)
     _install_packages(BENCHMARKS, packages(), "benchmarks", benchmark_requirements(), locked=locked)
     print(f"run benchmarks with {_script(BENCHMARKS, 'python')}")
@@ -189,7 +189,7 @@ def benchmark_requirements() -> list[str]:
 
 
 def _declared(folder: Path) -> dict[str, Any]:
-    import tomllib  # Python 3.11; older ones are told so by main
+    import tomllib  # Python 3.11; main refuses older ones
 
     return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
 

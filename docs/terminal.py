@@ -33,12 +33,12 @@ COLOURS = {
 }  # fmt: skip
 """Colours of a terminal by the names that pyte gives them."""
 LAST_SECONDS = 6.0
-"""How long the last screen stays."""
+"""Time for which the last screen stays."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What the terminal shows: `seconds` since the start, and lines of (text, colour, bold)."""
+    """The content of the terminal: `seconds` since the start, and lines of (text, colour, bold)."""
 
     seconds: float
     lines: tuple[tuple[tuple[str, str, bool], ...], ...]

@@ -98,7 +98,7 @@ def test_without_the_lock_constraints_hold_and_it_is_said(
 
 
 def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
-    """What `kdtool check` finds about the quickstart, on a machine where training takes so long."""
+    """Return the findings of `kdtool check` about the quickstart, on a machine where training takes `seconds`."""
     configs = {
         "perplexity": {"documents": 32},
         "line-completion": {"documents": documents, "places": 3},

@@ -1,4 +1,4 @@
-"""What the command line prints: figures, excerpts of recipes, plans in short, and colours only in terminals."""
+"""Output of the command line: figures, excerpts of recipes, plans in short, and colours only in terminals."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_plan_names_reused_stages_only_if_asked_for(
     assert any(re.match(r"↻ run +training of student, seed 0 .* steps \d+ → 9", line) for line in changed)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no pseudo-terminals")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_only_terminals_get_colours(recipe: dict[str, Any], no_color: str, capsys: pytest.CaptureFixture[str]) -> None:
     import pty

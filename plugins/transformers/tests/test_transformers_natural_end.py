@@ -38,7 +38,7 @@ def parsed(path: Path) -> tuple[str, list[ast.stmt]]:
 
 
 def ended(prompt: str, text: str, size: int = 4, **request: Any) -> tuple[str, str, str]:
-    """Return what is left of a text that is generated in pieces of so many characters, its finish and the reason."""
+    """Return what is left of a text that is generated in pieces of `size` characters, its finish and the reason."""
     pieces = [text[at : at + size] for at in range(0, len(text), size)] or [""]
 
     def generated() -> Iterator[kdtool.TextPiece]:

@@ -1,7 +1,7 @@
 """The project's own packages: which of them brings which component, and the command that installs a package.
 
-Until they are published, their names on the package index belong to nobody, and anyone who registers one can run code on
-the machines of users. So messages give pip folders of the clone that the core was installed from, and no such names.
+Until they are published, anyone can register their names on the package index, and so run code on the machines of users.
+So messages give pip folders of the clone that the core was installed from, and no such names.
 """
 
 from __future__ import annotations

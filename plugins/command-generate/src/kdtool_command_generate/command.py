@@ -38,7 +38,7 @@ __all__ = ["generate"]
     "--temperature", default=0.0, show_default=True, type=click.FloatRange(0), help="0 takes likeliest tokens."
 )
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Sample the likeliest part.")
-@click.option("--top-k", default=0, type=click.IntRange(0), help="Sample from the K most likely tokens; 0 disables.")
+@click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample the K likeliest; 0: all.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
 @click.option("--raw", is_flag=True, help="Go on where the text repeats itself or the function of the prompt ends.")
