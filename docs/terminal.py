@@ -45,7 +45,7 @@ class Screen:
 
 
 def record(command: Sequence[str], path: Path) -> int:
-    """Run a command in a terminal of its own, show and record its output, and return its exit code."""
+    """Run a command in a separate terminal, show and record its output, and return its exit code."""
     import fcntl
     import pty
     import struct

@@ -274,7 +274,7 @@ def test_help_sorts_commands_and_names_packages_of_others(tmp_path: Path) -> Non
     found = dict(zip(sections[::2], sections[1::2], strict=True))
     assert [name for name in found if name != "Use"] == ["Options", "Start", "Measure", "Manage", "Extend", "Plugins"]
     extend = re.findall(r"^  ([a-z]+)  ", found["Extend"], re.MULTILINE)
-    assert [name for name in extend if name != "new"] == ["plugins", "schema"], "`new` is a package of its own"
+    assert [name for name in extend if name != "new"] == ["plugins", "schema"], "`new` is a separate package"
     assert "  x-told  Do this (x-told)\n" in found["Plugins"]
 
 

@@ -906,13 +906,13 @@ A = lambda: fcntl.fcntl(os.open('/python', os.O_RDONLY), fcntl.F_NOTIFY, fcntl.D
 import fcntl, struct
 file = os.open('/tmp/locked', os.O_CREAT | os.O_RDWR)
 form = 'hhqqi4x'
-def asked(command, kind): return struct.unpack(form, fcntl.fcntl(file, command, struct.pack(form, kind, 0, 0, 1, 0)))
+def lock(command, kind): return struct.unpack(form, fcntl.fcntl(file, command, struct.pack(form, kind, 0, 0, 1, 0)))
 def child():
     process = os.fork()
     if not process:
-        os._exit(asked(fcntl.F_GETLK, fcntl.F_WRLCK)[0] == fcntl.F_UNLCK)
+        os._exit(lock(fcntl.F_GETLK, fcntl.F_WRLCK)[0] == fcntl.F_UNLCK)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-for setting in (fcntl.F_SETLK, fcntl.F_SETLKW, 37, 38): asked(setting, fcntl.F_WRLCK)
+for setting in (fcntl.F_SETLK, fcntl.F_SETLKW, 37, 38): lock(setting, fcntl.F_WRLCK)
 A = lambda: {0: 'a lock'}[child()]
 """,
     "more timers than programs need": """\

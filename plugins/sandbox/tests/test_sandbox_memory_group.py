@@ -1,4 +1,4 @@
-"""Workers are in a memory group of their own where systemd grants one."""
+"""Each worker is in its own memory group where systemd grants one."""
 
 from __future__ import annotations
 

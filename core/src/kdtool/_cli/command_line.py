@@ -70,7 +70,7 @@ class _Commands(click.Group):
                     formatter.write_dl(rows)
 
     def _is_own(self, name: str) -> bool:
-        """Return whether a command is kdtool's, or that of a package of its own which is installed."""
+        """Return whether a command is kdtool's, or that of an installed package of the project."""
         entries = entries_by_name("command").get(name, ())
         return name in self.commands or package_of("command", name) in {entry.distribution for entry in entries}
 
@@ -90,7 +90,7 @@ _SECTIONS = {
     "Manage": ("runs", "data", "clean"),
     "Extend": ("plugins", "new", "schema"),
 }
-"""Sections of `--help`: kdtool's own commands and those of its own packages, which come when they are installed."""
+"""Sections of `--help`: commands of the core and of the project's installed packages."""
 
 
 def _first_sentence(text: str) -> str:

@@ -37,7 +37,7 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
 }
 _WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 16384
-"""Largest batch that a model of transformers answers; a longer text is a batch of its own."""
+"""Largest batch that a model of transformers answers; a longer text is a separate batch."""
 _STARTS = 4
 """Maximum number of tokens that tokenizers prepend to a prompt."""
 

@@ -4,7 +4,7 @@ Run as a script: how many folders the sandbox needs, these folders, then the com
 only root may enter, that one is covered with an empty file system, in this process's own view of files, and the folder
 put back in its place. The limit of processes does not bind root, and a hole in the kernel would find root.
 
-Each sandbox gets a user of its own, because the kernel counts pipes, pending signals and other things by user.
+Each sandbox gets its own user, because the kernel counts pipes, pending signals and other things by user.
 
 It starts with each worker, so it imports next to nothing.
 """

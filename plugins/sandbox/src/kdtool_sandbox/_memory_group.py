@@ -20,7 +20,7 @@ _PATIENCE = 5.0
 
 @cache
 def memory_group() -> tuple[str, ...]:
-    """Return the prefix of a command that gives it a memory group of its own; () where systemd grants none."""
+    """Return the prefix of a command that gives it its own memory group; () where systemd grants none."""
     program = shutil.which("systemd-run")
     if program is None:
         return ()

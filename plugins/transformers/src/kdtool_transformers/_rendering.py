@@ -1,4 +1,4 @@
-"""Rendering of chat templates in a process of its own, since a template can loop for ever or exhaust the memory.
+"""Rendering of chat templates in a separate process, since a template can loop for ever or exhaust the memory.
 
 Run as a module, this file is that process: it answers a line of JSON by another one, and ends itself at its limits.
 """
@@ -73,7 +73,7 @@ class Renderer:
         return {"error": f"rendering takes more than {_LIMITS}; give a model whose template is sound"}
 
     def _start(self) -> Any:
-        if self._process is None or self._owner != os.getpid():  # a forked process has one of its own
+        if self._process is None or self._owner != os.getpid():  # a forked process starts another
             self._owner = os.getpid()
             self._process = subprocess.Popen(  # noqa: S603 - this file
                 [sys.executable, "-P", "-m", __name__],
