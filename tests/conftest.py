@@ -30,7 +30,7 @@ def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def marked_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A third one, whose tokenizer has marks for gaps and the chat template that is called ChatML."""
+    """A third one, whose tokenizer has FIM tokens and the chat template that is called ChatML."""
     marks = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|im_start|>", "<|im_end|>")
     template = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -194,7 +194,7 @@ def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: Messag
         **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
         "corpora.instruct.rows": 24, "corpora.instruct.tested": [], "rows.length": 64, "train.steps": 2,
         "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
-        "screens.judge": {"ask": "teachers.claude"},
+        "filters.judge": {"ask": "teachers.claude"},
     }  # fmt: skip
     results = kdtool.run(RECIPES / "small" / "claude-instruct.yaml", settings)
     (text,) = (stage.path for stage in results.stages if stage.name == "text")

@@ -56,7 +56,7 @@ def recipe() -> dict[str, Any]:
     return {
         "name": "files",
         "corpus": {"use": used["corpus"], "characters": 500},
-        "screens": {"repeated": {"use": used["screen"]}},
+        "filters": {"repeated": {"use": used["filter"]}},
         "rows": {"use": used["packer"], "length": 48},
         "teacher": {"use": used["teacher"], "files": 5},
         "student": {"use": used["student"], "layers": 2, "heads": 2},
@@ -162,7 +162,7 @@ def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureF
         {
             "name": "first",
             "corpus": used["corpus"],
-            "screens": {"mine": {"use": used["screen"]}},
+            "filters": {"mine": {"use": used["filter"]}},
             "annotators": {"mine": {"use": used["annotator"]}},
             "rows": {"use": "packed", "length": 64, "maximum_tokens": 2560},
             "teacher": used["teacher"],
@@ -303,7 +303,7 @@ def test_the_teacher_without_tokenizer_of_the_page_writes_a_corpus() -> None:
     prompts = "".join(f'{{"prompt": "Does number {number} work?"}}\n' for number in range(40))
     Path("prompts.jsonl").write_text(prompts, encoding="utf-8")
     given = {
-        key: value for key, value in recipe().items() if key not in {"screens", "evaluators", "exporters", "reporter"}
+        key: value for key, value in recipe().items() if key not in {"filters", "evaluators", "exporters", "reporter"}
     }
     own = {
         "corpus": {"use": "answers", "ask": "teachers.desk", "prompts": ["prompts.jsonl"]},

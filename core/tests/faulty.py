@@ -148,10 +148,10 @@ def _built(cls: Any) -> Callable[..., None]:
     return __init__
 
 
-class Screen(kdtool.Screen):
+class Filter(kdtool.Filter):
     """Keeps everything."""
 
-    def kdtool_screen(self, run: Any, examples: Any) -> Any:
+    def kdtool_filter(self, run: Any, examples: Any) -> Any:
         return [None] * len(examples)
 
 
@@ -174,7 +174,7 @@ class Transform(kdtool.Transform):
         return student
 
 
-for _cls in (Screen, Annotator, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
+for _cls in (Filter, Annotator, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
     if issubclass(_cls, kdtool.Component):
         globals()[_cls.__name__] = _tripping(_cls)
 for _place in ("Unigram.save", "Unigram.facts", "Bytes.encode", "Runtime.score"):

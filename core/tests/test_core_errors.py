@@ -26,7 +26,7 @@ CLASSES: dict[str, type[KdtoolError]] = {
 RECIPE = """\
 name: faulty
 corpus: faulty-corpus
-screen: faulty-screen
+filter: faulty-filter
 annotator: faulty-annotator
 rows: faulty-packer
 teacher: faulty-teacher
@@ -46,7 +46,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "assembly": ("Corpus.__init__", "corpus 'corpus'"),
     "start": ("Corpus.kdtool_identity", "corpus 'corpus'"),
     "text": ("Corpus.kdtool_examples", "corpus 'corpus'"),
-    "screens": ("Screen.kdtool_screen", "screen 'screen'"),
+    "filters": ("Filter.kdtool_filter", "filter 'filter'"),
     "annotators": ("Annotator.kdtool_annotate", "annotator 'annotator'"),
     "students": ("Student.kdtool_build_student", "student 'student'"),
     "rows": ("Packer.kdtool_rows", "packer 'rows'"),
@@ -245,7 +245,7 @@ def test_what_a_hook_gave_and_fails_later_names_the_plugin(
 ANSWERS = {
     "Corpus.kdtool_examples": "None;text;numbers;same id;wrong split;body is text;surrogate;late ValueError",
     "Corpus.kdtool_identity": "text;numbers for text",
-    "Screen.kdtool_screen": "None;too few;numbers",
+    "Filter.kdtool_filter": "None;too few;numbers",
     "Annotator.kdtool_annotate": "None;text;numbers for text;short values;other names",
     "Student.kdtool_tokenizer": "None;text",
     "Student.kdtool_build_student": "None;text",

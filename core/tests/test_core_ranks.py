@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.graph import Graph, Node, Stage
-from kdtool._run.roll_call import agree
+from kdtool._run.rank_agreement import agree
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
@@ -128,7 +128,7 @@ def test_a_look_at_the_lock_is_not_taken_for_a_process_that_works(tmp_path: Path
 def test_a_rank_follows_a_new_rank_0_that_still_shows_the_name_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool._run.roll_call._PATIENCE", 5.0)
+    monkeypatch.setattr("kdtool._run.rank_agreement._PATIENCE", 5.0)
     graph, new, found = graph_of(tmp_path, 1), {**KILLED, "id": "new"}, list[object]()
     (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
     write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED["id"]})

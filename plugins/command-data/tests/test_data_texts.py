@@ -89,7 +89,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     toy["corpora"] = {"held": toy.pop("corpus"), "instruct": own}
     toy["teachers"] = {"toy": toy.pop("teacher"), "writer": {"use": "./writer.py:Writer"}}
     toy["rows"] = {"use": "./writer.py:Rows"}
-    toy["screens"] = {"syntax": {}}
+    toy["filters"] = {"syntax": {}}
     for unused in ("control", "signals", "evaluators", "exporters", "trackers"):
         toy.pop(unused)
     toy["seeds"] = [0]

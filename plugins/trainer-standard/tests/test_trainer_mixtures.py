@@ -189,7 +189,7 @@ def test_half_precision_is_mixed_in_float32_and_what_all_exclude_stays_finite_or
 
 
 class Drawing(TinyTeacher):
-    """Tells of every token what share of endlessly many draws it would be: what sampled tokens estimate."""
+    """Tells of every token what share of endlessly many samples it would be: what sampled tokens estimate."""
 
     form = "sampled"
     at = 1.0

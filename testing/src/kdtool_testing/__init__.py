@@ -22,7 +22,7 @@ import pytest
 
 for _module in (
     "annotator", "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
-    "packer", "registration", "reporter", "screen", "sequence_loss", "student", "teacher", "token_loss", "tracker",
+    "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss", "tracker",
     "trainer", "transform", "weighting",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
@@ -34,12 +34,12 @@ from kdtool_testing.component import ComponentConformance
 from kdtool_testing.corpus import CorpusConformance
 from kdtool_testing.evaluator import EvaluatorConformance
 from kdtool_testing.exporter import ExporterConformance
+from kdtool_testing.filter import FilterConformance
 from kdtool_testing.loss import LossConformance
 from kdtool_testing.packer import PackerConformance
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.reporter import ReporterConformance
 from kdtool_testing.results import empty_results, make_results
-from kdtool_testing.screen import ScreenConformance
 from kdtool_testing.sequence_loss import SequenceLossConformance
 from kdtool_testing.student import StudentConformance
 from kdtool_testing.teacher import TeacherConformance
@@ -65,6 +65,7 @@ __all__ = [
     "CorpusConformance",
     "EvaluatorConformance",
     "ExporterConformance",
+    "FilterConformance",
     "ListSource",
     "Listener",
     "LossConformance",
@@ -73,7 +74,6 @@ __all__ = [
     "PackerConformance",
     "RegistrationConformance",
     "ReporterConformance",
-    "ScreenConformance",
     "ScriptedRuntime",
     "SequenceLossConformance",
     "StudentConformance",

@@ -10,7 +10,7 @@ from kdtool._contract.data import Example, Messages, Text, parts_of
 from kdtool._contract.run_info import RunInfo
 
 from kdtool_testing.component import ComponentConformance
-from kdtool_testing.screen import EXAMPLES
+from kdtool_testing.filter import EXAMPLES
 
 __all__ = ["AnnotatorConformance"]
 

@@ -17,19 +17,19 @@ from kdtool_testing import (
     AnnotatorConformance,
     EvaluatorConformance,
     ExporterConformance,
+    FilterConformance,
     ReporterConformance,
-    ScreenConformance,
     ToyRuntime,
     TrackerConformance,
 )
 
-# --- screens ---
+# --- filters ---
 
 
-class Long(kdtool.Screen):
+class Long(kdtool.Filter):
     """Rejects what is long."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
         return [self.judge(example, number) for number, example in enumerate(examples)]
 
     def judge(self, example: kdtool.Example, number: int) -> str | None:
@@ -53,7 +53,7 @@ class EverySeventh(Long):
 class Survivors(Long):
     """Returns the survivors instead of a judgement of each."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
         return [None for example in examples if self.judge(example, 0) is None]
 
 
@@ -77,38 +77,38 @@ class AskingSafely(Long):
         """The variable."""
 
 
-class Screens(ScreenConformance):
+class Filters(FilterConformance):
     def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
         kept, rejected = kdtool.Text("x"), kdtool.Text("x" * 6000)
         return [kdtool.Example("a", kdtool.Text("y")), kdtool.Example("b", kept)], [kdtool.Example("c", rejected)]
 
 
-class TestLong(Screens):
+class TestLong(Filters):
     component = Long
     fails: ClassVar[set[str]] = set()
 
 
-class TestLongAndNamed(Screens):
+class TestLongAndNamed(Filters):
     component = LongAndNamed
     fails: ClassVar = {"test_reasons_are_short_and_few"}
 
 
-class TestEverySeventh(Screens):
+class TestEverySeventh(Filters):
     component = EverySeventh
     fails: ClassVar = {"test_it_decides_the_same_each_time_and_in_any_batches"}
 
 
-class TestSurvivors(Screens):
+class TestSurvivors(Filters):
     component = Survivors
     fails: ClassVar = {"test_there_is_one_answer_for_each_example", "test_it_keeps_and_rejects_what_it_should"}
 
 
-class TestAsking(Screens):
+class TestAsking(Filters):
     component = Asking
     fails: ClassVar = {"test_an_address_that_a_key_is_sent_to_is_a_service_url"}
 
 
-class TestAskingSafely(Screens):
+class TestAskingSafely(Filters):
     component = AskingSafely
     fails: ClassVar[set[str]] = set()
 

@@ -1,4 +1,4 @@
-"""Corpora, screens, annotators and packers: from text to rows of tokens."""
+"""Corpora, filters, annotators and packers: from text to rows of tokens."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Corpus(Component):
         raise NotImplementedError
 
 
-class Screen(Component):
+class Filter(Component):
     """Keeps or rejects examples."""
 
-    kind = "screen"
+    kind = "filter"
     undecided: frozenset[str] = frozenset()
     """Reasons that say nothing about the example, such as that a judge gave no verdict: such rows are not repaired."""
 
     @hook(needed=True)
-    def kdtool_screen(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:
+    def kdtool_filter(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:
         """Judge a batch of examples: one entry each, None to keep it, or a short reason to reject it.
 
-        Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next screen. A
+        Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next filter. A
         judgement may depend on the examples before (near-duplicates), never on where batches begin. The report counts
         rejections by reason. Since 0.1.
         """
@@ -56,7 +56,7 @@ class Annotator(Component):
         """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
 
         The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
-        when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone.
+        when rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone.
         Since 0.1.
         """
         raise NotImplementedError

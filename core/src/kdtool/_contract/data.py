@@ -108,7 +108,7 @@ class RowSource(Protocol):
 
 
 class TextSource(Protocol):
-    """A recipe's examples, after the screens, split by split."""
+    """A recipe's examples, after the filters, split by split."""
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of one split, always in the same order."""

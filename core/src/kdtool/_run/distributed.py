@@ -1,8 +1,8 @@
 """Several processes of one run, as torchrun starts them: rank 0 does the run, the others take part where they are needed.
 
-All of them build the same graph (`roll_call` compares them) and go through its nodes in the same order. Rank 0 makes each;
-the others wait for it, and join in the training of a phase. They share the run's folder and the store, and show no messages.
-Where one of them fails, torchrun ends all; where rank 0 is gone, the others end by themselves.
+All of them build the same graph (`rank_agreement` compares them) and go through its nodes in the same order. Rank 0 makes
+each; the others wait for it, and join in the training of a phase. They share the run's folder and the store, and show no
+messages. Where one of them fails, torchrun ends all; where rank 0 is gone, the others end by themselves.
 """
 
 from __future__ import annotations

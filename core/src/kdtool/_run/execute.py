@@ -51,7 +51,7 @@ from kdtool._run.preflight.refusals import (
     refuse_unmeasurable,
 )
 from kdtool._run.preflight.vocabularies import describe_vocabularies
-from kdtool._run.roll_call import agree
+from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.rows import corpora_of, rows_of
 from kdtool._run.stages.scores import read_scores, said_of

@@ -32,7 +32,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "corpus: {use: NAME}"),
-    "screen": Kind("kdtool.screens", "screens: {NAME: {}}"),
+    "filter": Kind("kdtool.filters", "filters: {NAME: {}}"),
     "annotator": Kind("kdtool.annotators", "annotators: {NAME: {}}"),
     "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(

@@ -1,4 +1,4 @@
-"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's screens accept."""
+"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's filters accept."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Instruct(kdtool.Corpus):
         message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{more}"
         if not self.config.fewer:
             remedy = (
-                "raise candidates or dollars, ease the screens, or set fewer: true; stored answers are not asked again"
+                "raise candidates or dollars, ease the filters, or set fewer: true; stored answers are not asked again"
             )
             raise kdtool.UsageError(f"instruct.candidates: {message}; {remedy}")
         run.say(f"instruct: {message}")
@@ -196,7 +196,7 @@ class Instruct(kdtool.Corpus):
         if self.config.give == "pairs" and not record.given:
             raise kdtool.UsageError(
                 "instruct.give: no accepted row repairs a failed answer to the same task by the same tests, so there are no "
-                "pairs; raise repairs, name languages in tested or screens in repaired, or set give: rows"
+                "pairs; raise repairs, name languages in tested or filters in repaired, or set give: rows"
             )
 
 

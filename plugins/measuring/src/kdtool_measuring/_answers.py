@@ -33,7 +33,7 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
     "converse": "answer in a chat, only continue text",
     "prefill": "continue the beginning of an answer",
     "score": "score text",
-    "infill": "fill a gap, because its tokenizer has no marks for infilling",
+    "infill": "infill, because its tokenizer has no FIM tokens",
 }
 _WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 16384
@@ -197,7 +197,7 @@ class Counting(Protocol):
 def fit_prompt(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int, behind: str = "") -> str:
     """Return as much of a prompt's end as leaves room for an answer in the subject's context; all of it if that is unknown.
 
-    `behind` is the text behind a gap to fill, which is never cut.
+    `behind` is the text behind the missing middle, which is never cut.
     The context is known for `Counting` runtimes, and for others with a model. If the answer would fill more than half of
     the context, the prompt gets the other half, and the answer ends with the context.
     """

@@ -17,7 +17,7 @@ __all__ = ["Form", "Limits", "Problem", "digest_of"]
 class Form(NamedTuple):
     """One form of prompt: a conversation (empty for base models), the beginning of the answer, and stop strings.
 
-    `suffix` is the code behind a gap that the answer fills; None continues the prompt.
+    `suffix` is the code behind the answer (infilling); None continues the prompt.
     """
 
     turns: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""A sandbox for generated programs, for evaluators and screens. A library, not a plugin.
+"""A sandbox for generated programs, for evaluators and filters. A library, not a plugin.
 
     with Sandbox(workers=2) as sandbox:
         for verdict in sandbox.run(tasks):

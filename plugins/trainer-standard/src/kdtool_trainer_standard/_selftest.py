@@ -36,7 +36,7 @@ _ZERO = 1e-3
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
 _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-"""Relative difference that a gradient by hand may make: autograd's is rounded to the logits' precision."""
+"""Relative difference that a analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
 def self_test(

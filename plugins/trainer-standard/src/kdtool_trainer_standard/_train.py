@@ -62,7 +62,7 @@ def train_phase(
 ) -> kdtool.Trained:
     """Train `student` in place and return what was done; see `kdtool.Trainer.kdtool_train`."""
     if not len(phase.rows):
-        raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
+        raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, filters and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with isolated_rng(run.seed, run.say), preserved_accelerate_state(), tuned_malloc(), _quiet_transformers():
         args = _arguments(config, run, phase)

@@ -39,7 +39,7 @@ from kdtool_transformers._gguf_writing import require_gguf as require_gguf
 from kdtool_transformers._gguf_writing import require_gguf_ahead as require_gguf_ahead
 from kdtool_transformers._gguf_writing import write_gguf as write_gguf
 from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
-from kdtool_transformers._infilling import GAP as GAP
+from kdtool_transformers._infilling import FILL_ME as FILL_ME
 from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back

@@ -116,12 +116,12 @@ class GGUFVocabulary(NamedTuple):
             writer.add_unk_token_id(inner.unk_token_id)
         if inner.pad_token_id is not None:
             writer.add_pad_token_id(inner.pad_token_id)
-        marks = self.tokenizer.infilling
-        if marks is not None:
-            ids = [inner.convert_tokens_to_ids(mark) for mark in marks.marks]
+        fim = self.tokenizer.infilling
+        if fim is not None:
+            ids = [inner.convert_tokens_to_ids(mark) for mark in fim.tokens]
             for key, mark in zip(_FIM, ids, strict=False):
                 writer.add_uint32(key, mark)
-            if marks.end:
+            if fim.end:
                 writer.add_eot_token_id(ids[-1])
 
 

@@ -130,7 +130,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
         _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
-            # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
+            # It adds <FILL_ME> to the vocabulary, behind the last token that the model knows.
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)

@@ -40,7 +40,7 @@ class TransformersRuntime(kdtool.Runtime):
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
     first window that holds it, with at least half a window of context before it. `unload` frees what the model's owner
-    holds of it. It fills gaps if the tokenizer has marks for that. Answers that are streamed share each forward pass.
+    holds of it. It infills if the tokenizer has FIM tokens. Answers that are streamed share each forward pass.
     """
 
     model: CausalModel | None

@@ -111,9 +111,9 @@ class Confidence(kdtool.Weighting):
         return confidence_weight(found, config.prefer, config.power)
 
     def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
-        if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
+        if teacher.form == "sampled":  # weights of the same samples as the loss would make its mean another one
             raise kdtool.UsageError(
-                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own draws would bias "
+                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own samples would bias "
                 "it. Use another signal cache, or the weighting `student-entropy`"
             )
         if teacher.temperature != self.config.temperature:

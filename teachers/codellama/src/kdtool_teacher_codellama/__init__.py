@@ -22,7 +22,7 @@ __all__ = ["CodeLlama"]
 
 
 class CodeLlama(PublishedTeacher):
-    """A Code Llama (context 16,384; 32,016 tokens where it can fill gaps, else 32,000)."""
+    """A Code Llama (context 16,384; 32,016 tokens where it was trained for infilling, else 32,000)."""
 
     class Config(PublishedTeacherConfig):
         """Settings of the teacher `codellama`."""

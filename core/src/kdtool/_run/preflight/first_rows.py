@@ -35,7 +35,7 @@ def try_packers(context: Context, run: RunInfo) -> None:
 
 
 def try_corpora(context: Context, run: RunInfo) -> None:
-    """Make the first row of every phase, except from text that is derived from other components, without screens.
+    """Make the first row of every phase, except from text that is derived from other components, without filters.
 
     Evaluators check the recipe's text where it is short enough to be read whole.
 
@@ -80,7 +80,7 @@ def refuse_empty_text(context: Context, texts: Node) -> None:
         RecipeError: there is no text to train on, or not enough of it for a row.
     """
     run = context.info(texts=StoredTexts(texts.path))
-    kinds = ("corpus", "screen")
+    kinds = ("corpus", "filter")
     shared = [of_kind(context.assembly.recipe.shared, kind) for kind in kinds]
     for phase in () if context.rank else context.assembly.arms["student"]:
         if [of_kind(phase.sources, kind) for kind in kinds] == shared:
@@ -108,4 +108,4 @@ def _require_row(
     if not train:
         kind, message = "corpus", "gives no text of the split 'train'"
     key = of_kind(phase.sources, kind)[0].key
-    raise RecipeError([problem_at(context.assembly.recipe, key, message, "check its settings, and the screens")])
+    raise RecipeError([problem_at(context.assembly.recipe, key, message, "check its settings, and the filters")])

@@ -169,7 +169,7 @@ def _students_before(
     context: Context, teachers: Iterable[str], phase: PhaseSpec, before: Mapping[str, Node]
 ) -> dict[str, Node]:
     """Return the teachers that are the student before a phase, each with the node of that student."""
-    asked = {name: getattr(context.assembly.shared[name], "student_before", None) for name in teachers}
+    asked = {name: getattr(context.assembly.shared[name], "initial_student", None) for name in teachers}
     return {name: before[earlier or phase.name] for name, earlier in asked.items() if earlier is not None}
 
 

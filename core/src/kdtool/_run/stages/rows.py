@@ -118,21 +118,21 @@ def shares_of(sources: Iterable[ComponentSpec], corpora: Collection[str]) -> dic
 
 
 def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
-    """Add the text of the corpora among `sources`, after the screens among them.
+    """Add the text of the corpora among `sources`, after the filters among them.
 
     It also depends on the components that these derive from: a teacher that answers, a corpus that holds prompts.
     """
     sources = tuple(sources)
-    corpora, screens = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "screen")]
-    taken = taken_by((*corpora, *screens), context.assembly.shared)
+    corpora, filters = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "filter")]
+    taken = taken_by((*corpora, *filters), context.assembly.shared)
     shares = shares_of(sources, corpora)
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
     def build(run: RunInfo, folder: Path) -> None:
         with asking_once(context, run, teachers) as asking:
-            write_texts(asking, folder, corpora, screens, shares)
+            write_texts(asking, folder, corpora, filters, shares)
 
-    components = [context.part(name) for name in (*corpora, *screens, *taken)]
+    components = [context.part(name) for name in (*corpora, *filters, *taken)]
     parts = {"components": components, "shares": list(shares.values())}
     return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
 
@@ -213,7 +213,7 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
     shared = {spec.key for spec in context.assembly.recipe.shared}
     own = {spec.kind for spec in phase.sources if spec.key not in shared}
-    special = not alike or own & {"packer", "corpus", "screen", "annotator"}
+    special = not alike or own & {"packer", "corpus", "filter", "annotator"}
     stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:

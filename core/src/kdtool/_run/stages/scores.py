@@ -31,7 +31,7 @@ from kdtool._store.layout import MODEL
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
-_SAID = "said.json"
+_SAID = "messages.json"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def subjects_of(
     found = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, one in context.assembly.of_kind("teacher").items():
-        if isinstance(one, Teacher) and one.student_before is None and {"text", "logits"} & one.offers:
+        if isinstance(one, Teacher) and one.initial_student is None and {"text", "logits"} & one.offers:
             found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):

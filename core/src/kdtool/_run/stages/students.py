@@ -19,7 +19,7 @@ from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
 
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
-_FACTS_FILE = "facts.json"
+_MODEL_FACTS = "model_facts.json"
 
 
 def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]:
@@ -36,7 +36,7 @@ def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]
 
 def facts_of(node: Node) -> ModelFacts:
     """Return the shapes of the student in an artefact."""
-    return _FACTS.validate_json(check_file(node.path, _FACTS_FILE).read_bytes())
+    return _FACTS.validate_json(check_file(node.path, _MODEL_FACTS).read_bytes())
 
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
@@ -56,7 +56,7 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
         with blame(run.hook.owner(name), "the student that it built"):
             require(student.facts, ModelFacts, "facts of the student")
             student.save(folder / MODEL)
-        (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
+        (folder / _MODEL_FACTS).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
     speaking = context.weights_of(teachers)
     return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))
