@@ -62,7 +62,7 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
     assert "infill" not in runtime.abilities
     request = kdtool.Request("1", BEFORE, 4, suffix=AFTER)
     for attempt in (runtime.stream(request), runtime.answer([request])):
-        with pytest.raises(kdtool.UsageError, match=r"no FIM tokens that kdtool knows.*leave the suffix out"):
+        with pytest.raises(kdtool.UsageError, match=r"none of the FIM tokens that kdtool knows.*leave the suffix out"):
             list(attempt)
     with pytest.raises(kdtool.UsageError, match="both turns and a suffix"):
         prompt_ids(byte_tokenizer(), kdtool.Request("1", "", 4, turns=(("user", "a"),), suffix=""))

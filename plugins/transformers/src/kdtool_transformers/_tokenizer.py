@@ -190,8 +190,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """
         if self.infilling is None:
             raise kdtool.UsageError(
-                f"the tokenizer of {self.inner.name_or_path} has no FIM tokens that kdtool knows, so this model "
-                "cannot answer a prompt with a suffix: leave the suffix out, or choose a model trained for infilling"
+                f"the tokenizer of {self.inner.name_or_path} has none of the FIM tokens that kdtool knows, so "
+                "it cannot answer a prompt with a suffix: leave the suffix out, or choose a model trained for infilling"
             )
         return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
 
