@@ -217,7 +217,7 @@ def test_another_process_looks_while_one_writes(recipe: Path, say: Callable[...,
                 assert writer.poll() is None
                 time.sleep(0.05)
             before = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
-            assert said.startswith(("asking, 0 seconds ago", "asking, 1 seconds ago"))
+            assert re.match(r"asking, \d+ seconds ago", said)  # how many depends on the machine's load
             assert "generate" in said
             assert json.loads(say("status", "recipe.json", "--json"))["state"] == "asking"
             assert "syntax: python does not parse" in say("quarantine", "recipe.json")
