@@ -14,8 +14,9 @@ import kdtool
 import openai
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_speculation import DraftedModels
-from kdtool_transformers import open_model, write_gguf
+from kdtool_transformers import open_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 

@@ -15,6 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_transformers import (
     TransformersTokenizer,
     find_source,
@@ -23,7 +24,6 @@ from kdtool_transformers import (
     open_tokenizer,
     source_identity,
     terms_of,
-    write_gguf,
 )
 from kdtool_transformers import _files as files
 from kdtool_transformers._headers import require_fit

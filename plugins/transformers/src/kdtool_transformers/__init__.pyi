@@ -33,11 +33,6 @@ from kdtool_transformers._generate import generate as generate
 from kdtool_transformers._generate import prompt_ids as prompt_ids
 from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
-from kdtool_transformers._gguf_splitting import name_of_splitting as name_of_splitting
-from kdtool_transformers._gguf_vocabulary import composes as composes
-from kdtool_transformers._gguf_writing import require_gguf as require_gguf
-from kdtool_transformers._gguf_writing import require_gguf_ahead as require_gguf_ahead
-from kdtool_transformers._gguf_writing import write_gguf as write_gguf
 from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers._infilling import GAP as GAP
 from kdtool_transformers._infilling import STARCODER as STARCODER

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 
 import gguf
 import kdtool
+from kdtool_transformers import TransformersTokenizer
 
-from kdtool_transformers._gguf_sentencepiece import has_space_before, is_sentencepiece, kind_of_token, scores_of_tokens
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_exporter_gguf._sentencepiece import has_space_before, is_sentencepiece, kind_of_token, scores_of_tokens
 
 __all__ = ["CONVERT", "GGUFVocabulary", "composes", "require_bpe"]
 
