@@ -10,6 +10,7 @@ from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._card import model_card as model_card
 from kdtool_transformers._card import write_notices as write_notices
+from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
 from kdtool_transformers._check import require_same_logits as require_same_logits
 from kdtool_transformers._check import self_check as self_check
@@ -28,9 +29,12 @@ from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._files import write_safetensors as write_safetensors
 from kdtool_transformers._generate import answer_requests as answer_requests
+from kdtool_transformers._generate import end_ids as end_ids
 from kdtool_transformers._generate import eval_mode as eval_mode
+from kdtool_transformers._generate import finish_text as finish_text
 from kdtool_transformers._generate import generate as generate
 from kdtool_transformers._generate import prompt_ids as prompt_ids
+from kdtool_transformers._generate import text_behind as text_behind
 from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
@@ -58,7 +62,6 @@ from kdtool_transformers._model import decoder_layers as decoder_layers
 from kdtool_transformers._model import facts_of as facts_of
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
-from kdtool_transformers._natural_end import end_naturally as end_naturally
 from kdtool_transformers._open import open_config as open_config
 from kdtool_transformers._open import open_facts as open_facts
 from kdtool_transformers._open import open_model as open_model
@@ -78,12 +81,12 @@ from kdtool_transformers._published_teacher import PublishedTeacherConfig as Pub
 from kdtool_transformers._quantised import Quantisation as Quantisation
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers._sampling import Sampler as Sampler
+from kdtool_transformers._sampling import choose as choose
 from kdtool_transformers._shape_search import TOLERANCE as TOLERANCE
 from kdtool_transformers._shape_search import best_shape as best_shape
 from kdtool_transformers._sources import Source as Source
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity
-from kdtool_transformers._streaming import StreamedAnswer as StreamedAnswer
 from kdtool_transformers._student import CausalStudent as CausalStudent
 from kdtool_transformers._student import LlamaStudent as LlamaStudent
 from kdtool_transformers._student import LlamaStudentConfig as LlamaStudentConfig
