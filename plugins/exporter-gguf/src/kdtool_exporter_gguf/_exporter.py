@@ -78,7 +78,8 @@ class GGUF(kdtool.Exporter):
             PluginError: llama.cpp splits text differently from the student's tokenizer, or computes other probabilities.
             StorageError: the file cannot be written, such as on a full disk.
         """
-        from kdtool_transformers import model_card, open_model, widen, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model, widen
 
         from kdtool_exporter_gguf._checking import require_same
         from kdtool_exporter_gguf._prepared import prepare

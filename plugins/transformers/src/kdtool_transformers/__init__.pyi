@@ -8,8 +8,6 @@ from kdtool_transformers._activation_memory import outline_of as outline_of
 from kdtool_transformers._activation_memory import store_as as store_as
 from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
-from kdtool_transformers._card import model_card as model_card
-from kdtool_transformers._card import write_notices as write_notices
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
 from kdtool_transformers._check import require_same_logits as require_same_logits
@@ -23,7 +21,6 @@ from kdtool_transformers._device import has_flash as has_flash
 from kdtool_transformers._device import pick_device as pick_device
 from kdtool_transformers._device import product_speed as product_speed
 from kdtool_transformers._files import cache_folder as cache_folder
-from kdtool_transformers._files import card_licence as card_licence
 from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
@@ -48,10 +45,6 @@ from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE
 from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes
 from kdtool_transformers._kernels import uses_of as uses_of
-from kdtool_transformers._licences import card_name as card_name
-from kdtool_transformers._licences import known_terms as known_terms
-from kdtool_transformers._licences import licence_of as licence_of
-from kdtool_transformers._licences import terms_of as terms_of
 from kdtool_transformers._llama import LlamaShape as LlamaShape
 from kdtool_transformers._memory import give_back_memory as give_back_memory
 from kdtool_transformers._memory import release_mapping as release_mapping
