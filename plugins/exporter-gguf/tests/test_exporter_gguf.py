@@ -15,15 +15,9 @@ from gguf_students import TEMPLATE, TEXTS, save_student
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import RefusedError
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import ExporterConformance, make_run
-from kdtool_transformers import (
-    TransformersModel,
-    TransformersRuntime,
-    open_model,
-    outline_of,
-    published_model,
-    write_gguf,
-)
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, outline_of, published_model
 from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_config, tiny_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -13,8 +13,9 @@ import kdtool
 import pytest
 import torch
 from kdtool_exporter_safetensors import Safetensors, _logits
+from kdtool_model_card import known_terms, terms_of
 from kdtool_testing import ExporterConformance, make_run
-from kdtool_transformers import TransformersModel, known_terms, open_model, terms_of
+from kdtool_transformers import TransformersModel, open_model
 from kdtool_transformers.testing import save_tiny, tiny_model
 from safetensors.torch import load_file
 

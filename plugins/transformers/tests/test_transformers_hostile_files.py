@@ -15,6 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_transformers import (
     TransformersTokenizer,
     find_source,
@@ -22,8 +23,6 @@ from kdtool_transformers import (
     open_model,
     open_tokenizer,
     source_identity,
-    terms_of,
-    write_gguf,
 )
 from kdtool_transformers import _files as files
 from kdtool_transformers._headers import require_fit
@@ -384,7 +383,7 @@ def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
     cut = {"cut to 10 %": len(whole) // 10, "cut to 75 %": len(whole) * 3 // 4, "cut by a byte": len(whole) - 1}
     file = tmp_path / "hostile.gguf"
     file.write_bytes(GGUF[name] if name in GGUF else whole[: cut[name]])
-    for opener in (find_source, open_tokenizer, terms_of):
+    for opener in (find_source, open_tokenizer):
         with pytest.raises(
             kdtool.UsageError, match=r"hostile\.gguf is cut short or damaged \(.*\); .*: download it again"
         ):

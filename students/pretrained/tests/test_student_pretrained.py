@@ -12,9 +12,10 @@ import kdtool
 import pytest
 import torch
 import transformers
+from kdtool_model_card import known_terms
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
-from kdtool_transformers import _files, _gguf, known_terms, open_model, self_check
+from kdtool_transformers import _files, _gguf, open_model, self_check
 from kdtool_transformers.testing import save_tiny
 
 

@@ -10,7 +10,7 @@ import kdtool
 
 if TYPE_CHECKING:
     from kdtool_measuring import Document
-    from kdtool_speculation import Speculation
+    from kdtool_streaming import Speculation
 
 __all__ = ["SpeculationEvaluator"]
 
@@ -96,7 +96,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a subject; `alone` are the answers of the teacher by itself."""
         from kdtool_measuring import Item, make_measurement
-        from kdtool_speculation import SpeculativeRuntime
+        from kdtool_streaming import SpeculativeRuntime
 
         try:
             runtime = SpeculativeRuntime(*models, self.config.drafted)
@@ -135,7 +135,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
         self, run: kdtool.RunInfo, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], done: int
     ) -> Iterator[_Answered]:
         """Answer one request after the other; verification steps are counted where there are any."""
-        from kdtool_speculation import SpeculativeRuntime
+        from kdtool_streaming import SpeculativeRuntime
 
         list(runtime.answer([kdtool.Request("warm-up", requests[0].prompt, _WARM_UP)]))
         for number, request in enumerate(requests, 1):

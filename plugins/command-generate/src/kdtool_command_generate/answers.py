@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import kdtool
-from kdtool_transformers import FILL_ME, end_naturally
+from kdtool_streaming import end_naturally
+from kdtool_transformers import FILL_ME
 
 __all__ = ["STOPPED", "Answer", "Drafted", "Settings", "answer"]
 

@@ -90,8 +90,10 @@ def generate(
         raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
     if text is not None:
         settings.request(text)  # refuses a wrong prompt before anything is loaded
+    from kdtool_streaming import StreamedModels
+
     with kdtool.open_models(model, out=out, offline=offline) as found:
-        models = found if draft is None else _with_draft(found, draft)
+        models = StreamedModels(found, draft, found.subjects, lambda note: click.echo(note, err=True))
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
         if chosen == [draft]:
             raise kdtool.UsageError(
@@ -104,12 +106,6 @@ def generate(
             _print_json(models, chosen, settings, text)
         else:
             _print(models, chosen, settings, language, text)
-
-
-def _with_draft(models: kdtool.Models, draft: str) -> kdtool.Models:
-    from kdtool_speculation import DraftedModels
-
-    return DraftedModels(models, draft, models.subjects, lambda note: click.echo(note, err=True))
 
 
 def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:

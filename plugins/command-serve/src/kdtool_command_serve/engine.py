@@ -14,7 +14,7 @@ from functools import partial
 
 import click
 import kdtool
-from kdtool_transformers import end_naturally
+from kdtool_streaming import end_naturally
 
 from kdtool_command_serve.errors import BusyError, RequestError
 from kdtool_command_serve.workers import Workers, call_loop

@@ -67,7 +67,8 @@ class CompressedTensors(kdtool.Exporter):
             PluginError: the folder holds another model, or rounding moves the logits beyond the scheme's limit.
         """
         import torch
-        from kdtool_transformers import model_card, open_model, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model
 
         from kdtool_exporter_compressed_tensors._quantising import quantise, split_layers, write
 

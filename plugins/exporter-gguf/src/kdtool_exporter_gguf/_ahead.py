@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import kdtool
-from kdtool_transformers import AbsentTokenizer, TransformersModel, require_gguf, require_gguf_ahead
+from kdtool_transformers import AbsentTokenizer, TransformersModel
 
-from kdtool_exporter_gguf._checking import name_of_splitting
 from kdtool_exporter_gguf._names import names_in_file
+from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
 from kdtool_exporter_gguf._tensor_types import ModelShape, stored_bytes, tensor_type
+from kdtool_exporter_gguf.gguf_file import require_gguf, require_gguf_ahead
 
 __all__ = ["estimated_bytes", "open_questions"]
 

@@ -46,7 +46,8 @@ class Safetensors(kdtool.Exporter):
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         import torch
-        from kdtool_transformers import model_card, open_model, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model
 
         folder = run.folder / "safetensors"
         model = open_model(trained, offline=True)

@@ -1,4 +1,4 @@
-"""Model files on disk: the user's cache, content hashes, the licence a model card names.
+"""Model files on disk: the user's cache and content hashes.
 
 Light: no torch. Used by `_teacher`, `_gguf` and teacher plugins.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "cache_folder", "card_licence", "complete_folder", "content_hash", "give_usual_mode", "is_complete",
+    "cache_folder", "complete_folder", "content_hash", "give_usual_mode", "is_complete",
     "weights_identity", "write_cached", "write_safetensors",
 ]  # fmt: skip
 
@@ -159,16 +158,6 @@ def is_complete(target: Path) -> bool:
                 f"folder {target} and run again to make it anew"
             )
     return True
-
-
-def card_licence(folder: Path) -> str | None:
-    """Return the licence that the front matter of a model folder's README.md names."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    named = re.search(r"^license:\s*[\"']?([\w.+-]+)", front.group(1), re.MULTILINE) if front else None
-    return named.group(1) if named else None
 
 
 def _write_sums(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
 
-`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `_streaming` yields the same
+`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `kdtool_streaming` yields the same
 answers while they are generated, and ends them by the rules of this file.
 """
 

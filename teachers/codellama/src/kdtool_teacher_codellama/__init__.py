@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
+from kdtool_model_card import known_terms
 from kdtool_transformers import (
     CODE_LLAMA,
     DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
-    known_terms,
     published_model,
 )
 

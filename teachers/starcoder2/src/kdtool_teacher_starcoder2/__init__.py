@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
+from kdtool_model_card import known_terms
 from kdtool_transformers import (
     STARCODER,
     DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
-    known_terms,
     published_model,
 )
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 
 import gguf
 import kdtool
+from kdtool_transformers import TransformersTokenizer
 
-from kdtool_transformers._gguf_sentencepiece import has_space_before, is_sentencepiece, kind_of_token, scores_of_tokens
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_exporter_gguf._sentencepiece import has_space_before, is_sentencepiece, kind_of_token, scores_of_tokens
 
 __all__ = ["CONVERT", "GGUFVocabulary", "composes", "require_bpe"]
 
@@ -116,12 +116,12 @@ class GGUFVocabulary(NamedTuple):
             writer.add_unk_token_id(inner.unk_token_id)
         if inner.pad_token_id is not None:
             writer.add_pad_token_id(inner.pad_token_id)
-        fim = self.tokenizer.infilling
-        if fim is not None:
-            ids = [inner.convert_tokens_to_ids(mark) for mark in fim.tokens]
+        marks = self.tokenizer.infilling
+        if marks is not None:
+            ids = [inner.convert_tokens_to_ids(mark) for mark in marks.tokens]
             for key, mark in zip(_FIM, ids, strict=False):
                 writer.add_uint32(key, mark)
-            if fim.end:
+            if marks.end:
                 writer.add_eot_token_id(ids[-1])
 
 

@@ -10,11 +10,12 @@ from threading import Event, Thread
 
 import kdtool
 import torch
-from kdtool_transformers import Sampler, StreamedAnswer, TransformersRuntime, prompt_ids
+from kdtool_transformers import Sampler, TransformersRuntime, prompt_ids
 from torch import Tensor
 
-from kdtool_speculation._reading import Reading, new_cache
-from kdtool_speculation._rule import draw, keep_likeliest, keep_samples
+from kdtool_streaming._answer import StreamedAnswer
+from kdtool_streaming._reading import Reading, new_cache
+from kdtool_streaming._rule import draw, keep_likeliest, keep_samples
 
 __all__ = ["Speculation", "SpeculativeRuntime"]
 

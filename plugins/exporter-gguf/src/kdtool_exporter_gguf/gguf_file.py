@@ -10,13 +10,12 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 from gguf.quants import quantize
+from kdtool_transformers import TransformersModel, TransformersTokenizer
 from torch import Tensor
 
-from kdtool_transformers._gguf_architectures import add_architecture, gguf_tensors, require_architecture, writer_of
-from kdtool_transformers._gguf_splitting import name_of_splitting
-from kdtool_transformers._gguf_vocabulary import GGUFVocabulary, require_bpe
-from kdtool_transformers._model import TransformersModel
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_exporter_gguf._architectures import add_architecture, gguf_tensors, require_architecture, writer_of
+from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
+from kdtool_exporter_gguf._vocabulary import GGUFVocabulary, require_bpe
 
 __all__ = ["require_gguf", "require_gguf_ahead", "write_gguf"]
 

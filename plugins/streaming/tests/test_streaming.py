@@ -12,9 +12,10 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, _streaming
-from kdtool_transformers._growing_text import GrowingText
-from kdtool_transformers._row_cache import RowCache, new_cache
+from kdtool_streaming import StreamingRuntime, _streamer
+from kdtool_streaming._growing_text import GrowingText
+from kdtool_streaming._row_cache import RowCache, new_cache
+from kdtool_transformers import TransformersModel, TransformersTokenizer
 from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers.testing import byte_tokenizer, tiny_model
 from transformers import AutoConfig
@@ -30,7 +31,7 @@ REQUESTS = [
 WINDOW = {"sliding_window": 20}
 
 
-def _stream(runtime: TransformersRuntime, requests: Sequence[kdtool.Request]) -> dict[str, list[kdtool.TextPiece]]:
+def _stream(runtime: StreamingRuntime, requests: Sequence[kdtool.Request]) -> dict[str, list[kdtool.TextPiece]]:
     with ThreadPoolExecutor(len(requests)) as pool:
         pieces = pool.map(lambda request: list(runtime.stream(request)), requests)
         return {request.id: found for request, found in zip(requests, pieces, strict=True)}
@@ -54,7 +55,7 @@ def _wait_for_no_thread() -> None:
 )
 def test_streams_that_share_passes_are_the_answers(family: str, settings: Any) -> None:
     model = tiny_model(family, **settings)
-    runtime = TransformersRuntime(model)
+    runtime = StreamingRuntime(model)
     assert isinstance(new_cache(model.model.config), RowCache)
     twice = [
         kdtool.Request(f"{each.id} {again}", *_rest(each)[0], **_rest(each)[1]) for again in "ab" for each in REQUESTS
@@ -80,8 +81,8 @@ def test_states_that_are_no_columns_are_kept_for_each_text(monkeypatch: pytest.M
     config = AutoConfig.for_model("qwen3_next")
     assert not isinstance(new_cache(config), RowCache)
     model = tiny_model()
-    monkeypatch.setattr(_streaming, "new_cache", lambda _: _plain_cache(model))
-    runtime = TransformersRuntime(model)
+    monkeypatch.setattr(_streamer, "new_cache", lambda _: _plain_cache(model))
+    runtime = StreamingRuntime(model)
     streams = _stream(runtime, REQUESTS)
     for found in runtime.answer(REQUESTS):
         assert "".join(piece.text for piece in streams[found.id]) == found.text
@@ -94,8 +95,8 @@ def _plain_cache(model: TransformersModel) -> Any:
 
 
 def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "_CHUNK", 16)
-    runtime = TransformersRuntime(tiny_model())
+    monkeypatch.setattr(_streamer, "_CHUNK", 16)
+    runtime = StreamingRuntime(tiny_model())
     short = runtime.stream(kdtool.Request("short", "x", 60))
     next(short)
     pieces = list(runtime.stream(kdtool.Request("long", "y" * 100, 4)))
@@ -107,7 +108,7 @@ def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.Monke
 
 
 def test_a_closed_stream_makes_room_at_the_next_token() -> None:
-    runtime = TransformersRuntime(tiny_model())
+    runtime = StreamingRuntime(tiny_model())
     for _ in range(40):
         left = runtime.stream(kdtool.Request("left", "x = ", 400, temperature=1.0))
         next(left)
@@ -124,23 +125,23 @@ def test_a_closed_stream_makes_room_at_the_next_token() -> None:
 
 
 def test_more_requests_than_streams_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "STREAMS", 2)
-    runtime, most = TransformersRuntime(tiny_model()), 0
-    advance = _streaming.Streamer._advance
+    monkeypatch.setattr(_streamer, "STREAMS", 2)
+    runtime, most = StreamingRuntime(tiny_model()), 0
+    advance = _streamer.Streamer._advance
 
     def record(streamer: Any, rows: Any, logits: Any) -> None:
         nonlocal most
         most = max(most, len(rows))
         advance(streamer, rows, logits)
 
-    monkeypatch.setattr(_streaming.Streamer, "_advance", record)
+    monkeypatch.setattr(_streamer.Streamer, "_advance", record)
     streams = _stream(runtime, REQUESTS)
     assert all(pieces[-1].finish for pieces in streams.values())
     assert most == 2
 
 
 def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime, forward = TransformersRuntime(tiny_model()), _streaming.Streamer._forward
+    runtime, forward = StreamingRuntime(tiny_model()), _streamer.Streamer._forward
     running = runtime.stream(kdtool.Request("short", "x = ", 60))
     next(running)
 
@@ -149,7 +150,7 @@ def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.M
             raise MemoryError("no room")
         return forward(self, new, *arguments)
 
-    monkeypatch.setattr(_streaming.Streamer, "_forward", fail_on_long)
+    monkeypatch.setattr(_streamer.Streamer, "_forward", fail_on_long)
     with pytest.raises(MemoryError, match="no room"):
         list(runtime.stream(kdtool.Request("long", "y" * 100, 5)))
     assert list(running)[-1].finish
@@ -175,8 +176,8 @@ def test_what_is_not_a_number_leaves_with_its_row() -> None:
 
 
 def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = TransformersRuntime(tiny_model())
-    forward, calls = _streaming.Streamer._forward, 0
+    runtime = StreamingRuntime(tiny_model())
+    forward, calls = _streamer.Streamer._forward, 0
 
     def fail_later(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -191,17 +192,17 @@ def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pyte
         except MemoryError as error:
             return str(error)
 
-    monkeypatch.setattr(_streaming.Streamer, "_forward", fail_later)
+    monkeypatch.setattr(_streamer.Streamer, "_forward", fail_later)
     with ThreadPoolExecutor(4) as pool:
         endless = [kdtool.Request(str(number), "x = ", 400, temperature=1.0, seed=number) for number in range(4)]
         assert list(pool.map(outcome, endless)) == ["no room"] * 4
-    monkeypatch.setattr(_streaming.Streamer, "_forward", forward)
+    monkeypatch.setattr(_streamer.Streamer, "_forward", forward)
     assert list(runtime.stream(REQUESTS[0]))[-1].finish
     _wait_for_no_thread()
 
 
 def test_closing_the_runtime_ends_what_it_streams() -> None:
-    runtime = TransformersRuntime(tiny_model())
+    runtime = StreamingRuntime(tiny_model())
     stream = runtime.stream(kdtool.Request("1", "x = ", 500, temperature=1.0))
     next(stream)
     runtime.close()
@@ -213,7 +214,7 @@ def test_closing_the_runtime_ends_what_it_streams() -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
-    runtime = TransformersRuntime(tiny_model())
+    runtime = StreamingRuntime(tiny_model())
     assert list(runtime.stream(kdtool.Request("1", "x" * 512, 5))) == [kdtool.TextPiece("", 512, 0, "refused")]
     last = list(runtime.stream(kdtool.Request("1", "x" * 511, 5)))[-1]
     assert (last.tokens_out, bool(last.finish)) == (1, True)
@@ -221,21 +222,21 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    runtime = TransformersRuntime(model)
+    runtime = StreamingRuntime(model)
     read: list[int] = []
-    forward = _streaming.Streamer._forward
+    forward = _streamer.Streamer._forward
 
     def record(streamer: Any, new: Any, before: Any, cache: Any) -> torch.Tensor:
         read.append(len(new[0]))
         return forward(streamer, new, before, cache)
 
-    monkeypatch.setattr(_streaming.Streamer, "_forward", record)
+    monkeypatch.setattr(_streamer.Streamer, "_forward", record)
     begin = "def area(width, height):\n    return "
     list(runtime.stream(kdtool.Request("1", f"{begin}width", 1)))
     weights = runtime.memory()
     pieces = list(runtime.stream(kdtool.Request("2", f"{begin}height", 8)))
     assert read[:2] == [len(begin) + 5, 6]
-    (plain,) = TransformersRuntime(tiny_model()).answer([kdtool.Request("2", f"{begin}height", 8)])
+    (plain,) = StreamingRuntime(tiny_model()).answer([kdtool.Request("2", f"{begin}height", 8)])
     assert "".join(piece.text for piece in pieces) == plain.text
     assert runtime.memory() > weights > sum(each.nbytes for each in model.model.parameters())
     list(runtime.stream(kdtool.Request("3", f"{begin}height", 1)))
@@ -245,7 +246,7 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
 def test_log_probabilities_are_the_models_before_sampling() -> None:
     model = tiny_model()
     request = kdtool.Request("1", "x = ", 5, temperature=3.0, seed=1, top_k=4, logprobs=2)
-    pieces = list(TransformersRuntime(model).stream(request))
+    pieces = list(StreamingRuntime(model).stream(request))
     found = [each for piece in pieces for each in piece.logprobs]
     assert len(found) == pieces[-1].tokens_out > 1
     with torch.no_grad():
@@ -309,17 +310,17 @@ def test_threads_follow_one_another_and_end_with_the_runtime(monkeypatch: pytest
     happened = []
 
     @contextmanager
-    def slow_to_leave(_: Any) -> Iterator[None]:
+    def slow_to_leave(runtime: StreamingRuntime) -> Iterator[Any]:
         happened.append("enter")
-        yield
+        yield runtime.model
         time.sleep(0.2)
         happened.append("leave")
 
-    monkeypatch.setattr(_streaming, "eval_mode", slow_to_leave)
-    runtime = TransformersRuntime(tiny_model())
+    monkeypatch.setattr(StreamingRuntime, "passes", slow_to_leave)
+    runtime = StreamingRuntime(tiny_model())
     for request in REQUESTS[:2]:
         assert list(runtime.stream(request))[-1].finish
         time.sleep(0.05)  # the thread has nothing left to do
     runtime.close()
-    assert happened == ["enter", "leave"] * 2
+    assert happened == ["enter", "leave"] * 3  # the first asks for the model
     assert not _threads(), "a thread that computes while Python ends would abort the process"

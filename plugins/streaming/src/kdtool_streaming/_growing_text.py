@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
-
-from kdtool_transformers._generate import finish_text, text_behind
-from kdtool_transformers._infilling import held_back
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_transformers import TransformersTokenizer, finish_text, held_back, text_behind
 
 __all__ = ["GrowingText"]
 

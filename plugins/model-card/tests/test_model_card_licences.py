@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_transformers import card_name, known_terms, licence_of, terms_of
+from kdtool_model_card import card_name, known_terms, licence_of, terms_of
 
 _CARD = "---\nlicense: {}\n---\n"
 
@@ -87,3 +88,27 @@ def test_model_under_several_licences_is_under_all_that_they_ask() -> None:
     assert both.name_prefix == "Llama"
     assert set(both.forbids) == {"signals", "text"}
     assert set(both.notices) == {*known_terms("llama2").notices, *known_terms("llama3.2").notices}
+
+
+@pytest.mark.parametrize(
+    "card", ["---\nlicense: [mit\n---\n", "---\nlicense:\n- mit\n- apache-2.0\n---\n", "---\n\xff", "no metadata"]
+)
+def test_a_card_without_a_readable_licence_names_none(card: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card, encoding="latin-1")
+    assert licence_of(str(tmp_path)) is None
+
+
+def test_a_gguf_file_names_its_licence_in_its_header(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    key = struct.pack("<Q", 15) + b"general.license" + struct.pack("<I", 8)
+    for value, licence in (
+        (struct.pack("<Q", 3) + b"mit" + bytes(9), "mit"),
+        (struct.pack("<Q", 2**63) + b"mit", "mit"),
+        (struct.pack("<Q", 0), None),
+        (b"\x01", None),
+    ):
+        file.write_bytes(b"GGUF" + bytes(20) + key + value)
+        assert licence_of(str(file)) == licence
+    file.write_bytes(b"GGUF")
+    assert licence_of(str(file)) is None
+    assert terms_of(str(tmp_path / "absent.gguf")) is None

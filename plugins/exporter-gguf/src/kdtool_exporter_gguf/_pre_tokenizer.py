@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import kdtool
+from kdtool_transformers import TransformersTokenizer
 
-from kdtool_transformers._gguf_sentencepiece import is_sentencepiece
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_exporter_gguf._sentencepiece import is_sentencepiece
 
 __all__ = ["name_of_splitting"]
 

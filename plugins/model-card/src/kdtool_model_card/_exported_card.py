@@ -1,14 +1,15 @@
-"""The model card of an exported student: what it is, its licence, how to use it; the engine adds what was measured."""
+"""The first model card of an exported student: what it is, its licence, how to use it; `_build` adds the run's results."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import kdtool
 
-from kdtool_transformers._licences import card_name
+from kdtool_model_card._licences import card_name
 
 __all__ = ["model_card", "write_notices"]
 
@@ -27,24 +28,15 @@ def model_card(
         base: the name on a hub of the model that the artefact goes on top of, for an adapter.
     """
     binding = [licensed for licensed in run.licences if licensed.transfers]
-    lines = [
-        "---",
-        _front_matter(binding, library, base),
-        "---",
-        f"# {run.published_name}",
-        "",
-        f"A student of {facts.parameters:,} parameters ({facts.layers} layers, width {facts.hidden}, vocabulary "
-        f"{facts.vocabulary:,}, context {facts.context:,}), distilled with kdtool. Arm `{run.arm}`, seed {run.seed}.",
-        stored,
-        "",
-        "## Licences and terms of what it was made from",
-        *_terms(run.licences),
-        *(f"\n> {notice}" for notice in _notices(binding)),
-        "",
-        "## Use",
-        use,
-    ]
-    return "\n".join(lines) + "\n"
+    return _template().format(
+        front_matter=_front_matter(binding, library, base),
+        name=run.published_name,
+        facts=facts,
+        run=run,
+        stored=stored,
+        terms="\n".join([*_terms(run.licences), *(f"\n> {notice}" for notice in _notices(binding))]),
+        use=use,
+    )
 
 
 def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
@@ -52,6 +44,10 @@ def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
     notices = _notices([licensed for licensed in run.licences if licensed.transfers])
     if notices:
         (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
+
+
+def _template() -> str:
+    return files(__package__).joinpath("exported_card.md").read_text(encoding="utf-8")
 
 
 def _notices(binding: Sequence[kdtool.Licensed]) -> list[str]:

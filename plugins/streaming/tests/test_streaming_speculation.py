@@ -12,8 +12,8 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_speculation import SpeculativeRuntime
-from kdtool_speculation._rule import keep_likeliest, keep_samples
+from kdtool_streaming import SpeculativeRuntime, StreamingRuntime
+from kdtool_streaming._rule import keep_likeliest, keep_samples
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from kdtool_transformers.testing import byte_tokenizer, tiny_model
 from torch import Tensor
@@ -162,7 +162,8 @@ def test_log_probabilities_are_the_targets() -> None:
     target, draft = _pair()
     request = kdtool.Request("r", "x = ", 12, logprobs=2)
     speculative = SpeculativeRuntime(target, TransformersRuntime(draft))
-    own, found = ([one for piece in each.stream(request) for one in piece.logprobs] for each in (target, speculative))
+    alone = StreamingRuntime.of(target)
+    own, found = ([one for piece in each.stream(request) for one in piece.logprobs] for each in (alone, speculative))
     assert [one.token for one in found] == [one.token for one in own]
     assert [one.logprob for one in found] == pytest.approx([one.logprob for one in own], abs=1e-4)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gguf
 import kdtool
 
-from kdtool_transformers._gguf_vocabulary import CONVERT
+from kdtool_exporter_gguf._vocabulary import CONVERT
 
 if TYPE_CHECKING:
     import torch

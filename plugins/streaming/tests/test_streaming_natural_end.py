@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_transformers import end_naturally
+from kdtool_streaming import end_naturally
 
 LONGEST = 2000
 """Characters of a generated text in these tests."""

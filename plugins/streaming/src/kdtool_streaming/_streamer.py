@@ -1,6 +1,6 @@
 """Answers that are yielded while they are generated: texts that share each forward pass, and join and leave at any token.
 
-`TransformersRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
+`StreamingRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
 thread of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between
 the chunks generates a token for every text that is under way.
 
@@ -13,22 +13,18 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate, islice, takewhile
-from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import kdtool
 import torch
+from kdtool_transformers import CausalModel, causal_of, choose, prompt_ids
 from torch import Tensor
 
-from kdtool_transformers._causal import CausalModel, causal_of
-from kdtool_transformers._generate import end_ids, eval_mode, prompt_ids
-from kdtool_transformers._growing_text import GrowingText
-from kdtool_transformers._row_cache import RowCache, new_cache
-from kdtool_transformers._sampling import Sampler, choose
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_streaming._answer import StreamedAnswer
+from kdtool_streaming._row_cache import RowCache, new_cache
 
-__all__ = ["STREAMS", "StreamedAnswer", "Streamer"]
+__all__ = ["STREAMS", "Streamer"]
 
 STREAMS = 16
 """Texts that are generated together."""
@@ -39,67 +35,6 @@ _TOKENS_KEPT = 8192
 """Of all prompts that are kept together."""
 _LEAST_KEPT = 32
 """Tokens that a prompt must begin with as an earlier one did, so that their keys and values are copied from there."""
-
-
-class StreamedAnswer:
-    """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
-
-    The cache is its own until its prompt is read, then its batch's.
-    """
-
-    def __init__(self, model: CausalModel, request: kdtool.Request, prompt: list[int], limit: int, cache: Any) -> None:
-        tokenizer = model.tokenizer
-        self.prompt, self.limit, self.cache = prompt, limit, cache
-        self.ends = end_ids(tokenizer, request)
-        self.sampler = Sampler.of(request, model.head.weight.device)
-        self.text = GrowingText(tokenizer, request, prompt)
-        self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
-        self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
-        self.read = 0
-        self.done = False
-
-    @property
-    def last(self) -> int:
-        """The newest token."""
-        return self.text.ids[-1]
-
-    def accept(self, token: int, logits: Tensor) -> None:
-        """Put the piece of a new token; `logits` [vocabulary] are those it was chosen by."""
-        found = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
-        ended = token in self.ends
-        text = "" if ended else self.text.add(token)
-        if ended or self.text.has_stopped() or len(self.text.ids) >= self.limit:
-            rest, finish = self.text.finish(ended=ended)
-            self.done = True
-            self.put(text + rest, finish, found)
-        else:
-            self.put(text, None, found)
-
-    def put(
-        self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
-    ) -> None:
-        self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
-
-
-class _Logprobs:
-    """Log-probabilities of tokens, beside those of the `count` likeliest."""
-
-    def __init__(self, tokenizer: TransformersTokenizer, count: int) -> None:
-        self._tokenizer, self._count = tokenizer, count
-        self._name(tokenizer.end_of_text)  # refuses a tokenizer whose tokens cannot be written one by one
-
-    def of(self, token: int, logits: Tensor) -> kdtool.TokenLogprob:
-        """Return a token's, from its logits [vocabulary]."""
-        values = logits.float().log_softmax(-1)
-        best = values.topk(min(max(0, self._count), len(values)))
-        top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return kdtool.TokenLogprob(
-            self._name(token), float(values[token]), tuple((self._name(each), value) for each, value in top)
-        )
-
-    def _name(self, token: int) -> str:
-        # Behind a token: some tokenizers drop the space of the first.
-        return self._tokenizer.pieces([token, token])[1].decode("utf-8", "replace")
 
 
 class _Batch(NamedTuple):
@@ -125,11 +60,11 @@ class _Batch(NamedTuple):
 class Streamer:
     """Generates answers by a model that is not trained meanwhile.
 
-    `context` is the greatest number of tokens that it reads (0: not known); `autocast` returns the context to compute in.
+    `context` is the greatest number of tokens that it reads (0: not known); `passes` returns the block to compute in.
     """
 
-    def __init__(self, model: CausalModel, context: int, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._model, self._context, self._autocast = model, context, autocast
+    def __init__(self, model: CausalModel, context: int, passes: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._model, self._context, self._passes = model, context, passes
         self._causal = causal_of(model.model)
         parameters = inspect.signature(self._causal.forward).parameters
         self._has_positions = "position_ids" in parameters
@@ -198,7 +133,7 @@ class Streamer:
         if before is not None:
             before.join()  # it may still put the model's mode back
         try:
-            with eval_mode(self._model.model), self._autocast():
+            with self._passes():
                 while self._has_work():
                     self._step()
         except BaseException as error:  # a thread's own errors reach nobody: those who wait for it raise them
