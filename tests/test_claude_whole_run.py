@@ -15,8 +15,8 @@ import yaml
 from click.testing import CliRunner
 from kdtool._cli import cli
 from kdtool_ledger import read_summary
+from kdtool_programs import missing
 from kdtool_reporter_html._numbers import money
-from kdtool_sandbox import missing
 from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
 from test_recipes import RECIPES, SHORT, tiny
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
     "kdtool-curves", "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
-    "kdtool-pass-at-k", "kdtool-prompts", "kdtool-rows", "kdtool-sandbox", "kdtool-shards", "kdtool-speculation",
+    "kdtool-programs", "kdtool-prompts", "kdtool-rows", "kdtool-shards", "kdtool-speculation",
     "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_sandbox import missing
+from kdtool_programs import missing
 from kdtool_testing import CorpusConformance, Listener, make_run
 
 PRICE = 1_000_000_000

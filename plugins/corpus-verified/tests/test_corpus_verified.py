@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kdtool_corpus_verified import Verified
 from kdtool_corpus_verified._attempts import Attempt, pairs, passing
 from kdtool_corpus_verified._problems import problem_of
-from kdtool_pass_at_k import Judged
+from kdtool_programs import Judged
 from kdtool_testing import CorpusConformance, make_run
 
 RIGHT, WRONG, SLOW = "def {}(x):\n    return x + 1\n", "def {}(x):\n    return x - 1\n", "def {}(x):\n    while 1: 0\n"

@@ -68,7 +68,7 @@ class AnswersMatch(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the file is in another form, or holds nothing.
         """
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         needed = any(question.metric == "runs-in-sandbox" for question in self._questions().values())
         return missing() if needed and when == "start" else ()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_pass_at_k import code_of, verdicts_of
-from kdtool_sandbox import Module, Task
+from kdtool_programs import Module, Task, code_of, verdicts_of
 
 from kdtool_evaluator_answers_match._questions import Question
 

@@ -155,7 +155,7 @@ class Instruct(kdtool.Corpus):
     def _missing(self) -> Sequence[str]:
         if not self.config.tested:
             return []
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing(self.config.tested)
 

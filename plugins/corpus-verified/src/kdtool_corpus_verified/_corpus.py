@@ -45,7 +45,7 @@ class Verified(kdtool.Corpus):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Return what the sandbox lacks to run programs safely here."""
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing()
 
