@@ -22,8 +22,8 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-curves", "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
-    "kdtool-programs", "kdtool-prompts", "kdtool-rows", "kdtool-shards", "kdtool-speculation",
+    "kdtool-curves", "kdtool-datasets", "kdtool-asking", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
+    "kdtool-programs", "kdtool-rows", "kdtool-shards", "kdtool-speculation",
     "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}

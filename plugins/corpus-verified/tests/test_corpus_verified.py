@@ -257,7 +257,7 @@ _SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import kdtool_measuring
+import kdtool_asking
 from test_corpus_verified import RIGHT, WRONG, Writer, verified
 noted = Path(sys.argv[2]) / "noted"
 def note(name):
@@ -269,12 +269,12 @@ class Slow(Writer):
         for answer in super().kdtool_answer(requests):
             yield answer
             note("asked " + answer.id)
-add = kdtool_measuring.Journal.add
+add = kdtool_asking.Journal.add
 def noting(journal, record):
     add(journal, record)
     if hasattr(record, "status"):
         note("ran " + record.id)
-kdtool_measuring.Journal.add = noting
+kdtool_asking.Journal.add = noting
 verified(Path(sys.argv[2]), Slow([WRONG, RIGHT]), samples=2)
 """
 

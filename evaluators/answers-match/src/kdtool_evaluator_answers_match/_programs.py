@@ -14,7 +14,7 @@ from kdtool_programs import Module, Task, code_of, verdicts_of
 from kdtool_evaluator_answers_match._questions import Question
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Answer
+    from kdtool_asking import Answer
 
 __all__ = ["judge", "names_of"]
 

@@ -9,6 +9,7 @@ __all__ = ["KINDS", "Kind"]
 
 CORE = "kdtool[contract-1]>=0.1"
 LIBRARIES = {
+    "asking": "kdtool-asking>=0.1",
     "logits": "kdtool-logits>=0.1",
     "measuring": "kdtool-measuring>=0.1",
     "models": "kdtool-transformers>=0.1",
@@ -60,7 +61,10 @@ KINDS: Mapping[str, Kind] = {
         ("kdtool-trainer-standard>=0.1",),
     ),
     "evaluator": Kind(
-        "kdtool.evaluators", "evaluators: {NAME: {}}", (LIBRARIES["measuring"],), (LIBRARIES["measuring"],)
+        "kdtool.evaluators",
+        "evaluators: {NAME: {}}",
+        (LIBRARIES["measuring"],),
+        (LIBRARIES["asking"], LIBRARIES["measuring"]),
     ),
     "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS)),
     "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),

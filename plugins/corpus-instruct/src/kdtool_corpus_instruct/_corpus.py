@@ -21,7 +21,7 @@ from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._ideas import REPAIR
 
 if TYPE_CHECKING:
-    from kdtool_prompts import Templates
+    from kdtool_asking import Templates
 
     from kdtool_corpus_instruct._record import Record
 

@@ -90,7 +90,7 @@ class PassAtK(kdtool.Evaluator):
         return missing()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         student = ahead.models.get(ahead.student)
         if student is not None:
@@ -103,7 +103,7 @@ class PassAtK(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: there are no problems.
         """
-        from kdtool_measuring import file_of
+        from kdtool_asking import file_of
 
         parts = self._select_problems(run)
         problems = [problem for part in parts.values() for problem in part]
@@ -138,7 +138,8 @@ class PassAtK(kdtool.Evaluator):
         verdicts: Mapping[str, Judged],
         settings: Mapping[str, str],
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import Item, make_measurement, measure_missing_answers
+        from kdtool_asking import measure_missing_answers
+        from kdtool_measuring import Item, make_measurement
 
         judged: dict[str, list[tuple[Sample, Judged]]] = {problem.id: [] for problem in problems}
         for sample in samples:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Answer, collect_answers, fit_prompt, seed_of
+from kdtool_asking import Answer, collect_answers, fit_prompt, seed_of
 
 if TYPE_CHECKING:
     from kdtool_programs._config import PassAtKConfig

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import kdtool
-from kdtool_measuring import journal
+from kdtool_asking import journal
 
 from kdtool_programs._code import code_of
 from kdtool_programs._language import language

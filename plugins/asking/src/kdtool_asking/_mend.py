@@ -11,12 +11,12 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_ledger._answer import is_answer, is_unchanged
-from kdtool_ledger._errors import storage_errors
-from kdtool_ledger._lock import lock_ledger
-from kdtool_ledger._seal import Seal, Sealed, read_seal
-from kdtool_ledger._tables import ABOUT, NEW_ANSWER, NEW_COUNT, create_tables
-from kdtool_ledger._whole import BAD_ATTEMPT, BAD_BATCH, require_whole, tables_of
+from kdtool_asking._errors import storage_errors
+from kdtool_asking._lock import lock_ledger
+from kdtool_asking._seal import Seal, Sealed, read_seal
+from kdtool_asking._stored_answers import is_answer, is_unchanged
+from kdtool_asking._tables import ABOUT, NEW_ANSWER, NEW_COUNT, create_tables
+from kdtool_asking._whole import BAD_ATTEMPT, BAD_BATCH, require_whole, tables_of
 
 __all__ = ["Mended", "mend_ledger"]
 

@@ -19,8 +19,8 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_ledger import About, Attempt, Ledger, Summary, has_answer, read_summary
-from kdtool_ledger._spare import Spare
+from kdtool_asking import About, Attempt, Ledger, Summary, has_answer, read_summary
+from kdtool_asking._spare import Spare
 
 _MOVES = st.lists(
     st.tuples(
@@ -236,7 +236,7 @@ def test_writes_share_commits(tmp_path: Path) -> None:
 _WORKER = """
 import sys
 from pathlib import Path
-from kdtool_ledger import Ledger
+from kdtool_asking import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for number in range(10**6):
     key = f"{sys.argv[2]}-{number}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import kdtool
 from filelock import FileLock, Timeout
 
-from kdtool_ledger._errors import refuse_directories
+from kdtool_asking._errors import refuse_directories
 
 __all__ = ["lock_ledger"]
 

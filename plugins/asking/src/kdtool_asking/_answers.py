@@ -12,12 +12,11 @@ from typing import Protocol, runtime_checkable
 
 import kdtool
 
-from kdtool_measuring._journal import journal
+from kdtool_asking._journal import journal
 
 __all__ = [
     "Answer",
     "Counting",
-    "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
     "collect_answers",
@@ -234,22 +233,6 @@ def bytes_to_answer(ahead: kdtool.RunForecast, tokens: int) -> int:
     # float16 is widened to float32, since no device measures in it.
     saved = ahead.student_bytes // student.parameters
     return ahead.student_bytes + (saved if student.dtype == "bfloat16" else 4) * values
-
-
-def bytes_of_exact_heads(ahead: kdtool.RunForecast, teachers: Sequence[str] = ()) -> int:
-    """Return the bytes of float32 copies of the student's head and of the largest teacher's head.
-
-    Evaluators project logits in float32. A float32 head is not copied.
-    """
-    student = ahead.models[ahead.student]
-    copied = [student] if ahead.student_bytes < 4 * student.parameters else []
-    described = [ahead.models[name] for name in teachers if name in ahead.models]
-    copied += sorted((one for one in described if one.dtype != "float32"), key=_head_bytes)[-1:]
-    return sum(map(_head_bytes, copied))
-
-
-def _head_bytes(facts: kdtool.ModelFacts) -> int:
-    return 4 * facts.vocabulary * facts.hidden
 
 
 def file_of(run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, what: str) -> Path:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_ledger import Ledger, check_ledger, mend_ledger, read_summary
+from kdtool_asking import Ledger, check_ledger, mend_ledger, read_summary
 
 _WORKER = """
 import json, sys
 from pathlib import Path
 import kdtool
-from kdtool_ledger import Ledger
+from kdtool_asking import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for number in range(10**6):
     attempt = ledger.reserve(f"key {number}", 10, limit=10**12)

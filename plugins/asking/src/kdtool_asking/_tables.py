@@ -9,8 +9,8 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_ledger._seal import Seal, Sealed, read_seal
-from kdtool_ledger._whole import Money, require_whole
+from kdtool_asking._seal import Seal, Sealed, read_seal
+from kdtool_asking._whole import Money, require_whole
 
 __all__ = ["ABOUT", "NEW_ANSWER", "NEW_COUNT", "columns_about", "create_tables", "open_tables"]
 

@@ -13,12 +13,12 @@ from types import TracebackType
 
 import kdtool
 
-from kdtool_ledger._answer import digest, is_answer, is_unchanged
-from kdtool_ledger._errors import damaged_error, storage_errors
-from kdtool_ledger._lock import lock_ledger
-from kdtool_ledger._spare import Spare
-from kdtool_ledger._tables import NEW_ANSWER, open_tables
-from kdtool_ledger._writer import Statement, Writer
+from kdtool_asking._errors import damaged_error, storage_errors
+from kdtool_asking._lock import lock_ledger
+from kdtool_asking._spare import Spare
+from kdtool_asking._stored_answers import digest, is_answer, is_unchanged
+from kdtool_asking._tables import NEW_ANSWER, open_tables
+from kdtool_asking._writer import Statement, Writer
 
 __all__ = ["About", "Attempt", "Batch", "Ledger"]
 

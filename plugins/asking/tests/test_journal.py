@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_measuring import Journal, journal, kept_answers
+from kdtool_asking import Journal, journal, kept_answers
 from kdtool_testing import make_run
 
 
@@ -125,7 +125,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import kdtool
-from kdtool_measuring import kept_answers
+from kdtool_asking import kept_answers
 from kdtool_testing import make_run
 folder = Path(sys.argv[1])
 with kept_answers(make_run(folder), folder / "answers.jsonl", again=True) as kept:

@@ -1,31 +1,24 @@
-"""Answers are asked for once, whoever is killed meanwhile; prompts fit; test sets are read, or refused with a reason."""
+"""Answers are asked for once, whoever is killed meanwhile; prompts fit."""
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import kdtool
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kdtool_measuring import (
+from kdtool_asking import (
     Answer,
-    Kind,
-    bytes_of_exact_heads,
     bytes_to_answer,
-    check_fields,
-    choose,
     collect_answers,
     fit_prompt,
     measure_missing_answers,
     open_for_measuring,
-    read_and_hash,
-    records_of,
 )
 from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
@@ -220,68 +213,3 @@ def test_keys_and_values_are_in_the_dtype_of_the_weights_that_are_measured(
     phase = kdtool.PlannedPhase("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
     ahead = kdtool.RunForecast({"student": facts}, "student", phases=(phase,))
     assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 32 * 100
-
-
-def test_heads_in_half_precision_are_copied() -> None:
-    half, wide = replace(FACTS, dtype="bfloat16"), replace(FACTS, dtype="bfloat16", hidden=64)
-    models = {"student": half, "a": half, "b": wide, "c": replace(wide, dtype="float32", hidden=128)}
-    assert bytes_of_exact_heads(kdtool.RunForecast({"student": FACTS}, "student")) == 0
-    assert bytes_of_exact_heads(kdtool.RunForecast(models, "student")) == 4 * 257 * 32
-    assert bytes_of_exact_heads(kdtool.RunForecast(models, "student"), ("a", "b", "c", "d")) == 4 * 257 * (32 + 64)
-
-
-@given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 40))
-def test_the_choice_of_items_keeps_their_order_and_depends_on_ids_alone(numbers: list[int], most: int) -> None:
-    items = [Answer(str(number), "", "", 0, continues=True) for number in numbers]
-    found = choose(items, most)
-    assert len(found) == min(most, len(items))
-    assert [item for item in items if item in found] == list(found)
-    assert {item.id for item in choose(items[::-1], most)} == {item.id for item in found}
-    assert choose(items, None) == items
-
-
-def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
-    content = '{"a": "x\u2028y"}\r\n\n{"a": 2, "b": 3}\n'.encode()
-    plain, packed = tmp_path / "plain", tmp_path / "packed"
-    plain.write_bytes(content)
-    packed.write_bytes(gzip.compress(content))
-    assert read_and_hash(plain, "key") == read_and_hash(packed, "key")
-    found = list(records_of(packed, "key", {"a": "text or number"}, "a file"))
-    assert found == [
-        (f"key: {packed}, line 1", {"a": "x\u2028y"}),
-        (f"key: {packed}, line 3", {"a": 2, "b": 3}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "key: .* contains no records; expected a file"),
-        (b"{}\n", "line 1: not a record with a; expected a file"),
-        (b'{"a": "1"}\n\n{', "line 3: not JSON"),
-        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected a file"),
-        (b'{"a": null}', "line 1: a is null, not a text"),
-        (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, not a text'),
-        (b"[" * 100_000, "line 1: not JSON"),
-        (b"\x1f\x8b\x08", "key: .* cannot be read"),
-    ],
-)
-def test_files_of_another_form_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(content)
-    with pytest.raises(kdtool.UsageError, match=message):
-        list(records_of(file, "key", {"a": "text"}, "a file"))
-
-
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
-    st.sampled_from(get_args(Kind)),
-)
-def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Kind) -> None:
-    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
-    right = {"text": type(value) is str, "texts": texts, "text or number": type(value) in (str, int)}[kind]
-    if right:
-        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
-        return
-    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, not a .*; expected a file"):
-        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")

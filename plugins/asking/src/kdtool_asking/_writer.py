@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import kdtool
 
-from kdtool_ledger._errors import storage_errors
-from kdtool_ledger._seal import Seal, Sealed
-from kdtool_ledger._spare import Spare
-from kdtool_ledger._tables import NEW_COUNT
+from kdtool_asking._errors import storage_errors
+from kdtool_asking._seal import Seal, Sealed
+from kdtool_asking._spare import Spare
+from kdtool_asking._tables import NEW_COUNT
 
 __all__ = ["Statement", "Writer"]
 

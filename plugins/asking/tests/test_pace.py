@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdtool_measuring import Pace
+from kdtool_asking import Pace
 
 
 class Clock:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_ledger._errors import damaged_error, storage_errors
-from kdtool_ledger._ledger import About
-from kdtool_ledger._seal import read_seal, seal_of
-from kdtool_ledger._tables import columns_about
-from kdtool_ledger._whole import require_whole, tables_of
+from kdtool_asking._errors import damaged_error, storage_errors
+from kdtool_asking._ledger import About
+from kdtool_asking._seal import read_seal, seal_of
+from kdtool_asking._tables import columns_about
+from kdtool_asking._whole import require_whole, tables_of
 
 __all__ = ["Summary", "Unanswered", "check_ledger", "has_answer", "read_summary"]
 

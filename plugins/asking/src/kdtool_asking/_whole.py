@@ -6,8 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdtool_ledger._errors import damaged_error
-from kdtool_ledger._seal import Sealed, read_seal
+from kdtool_asking._errors import damaged_error
+from kdtool_asking._seal import Sealed, read_seal
 
 __all__ = ["BAD_ATTEMPT", "BAD_BATCH", "Money", "require_whole", "tables_of"]
 

@@ -8,7 +8,7 @@ import kdtool
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kdtool_prompts import Templates
+from kdtool_asking import Templates
 
 
 def templates(folder: Path, text: str, **others: str) -> Templates:

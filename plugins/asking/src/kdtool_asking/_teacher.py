@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_measuring._journal import Journal, journal, sort_journal
+from kdtool_asking._journal import Journal, journal, sort_journal
 
 __all__ = ["ask_teacher", "kept_answers", "refusal_remedy"]
 
