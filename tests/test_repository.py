@@ -22,9 +22,8 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-curves", "kdtool-datasets", "kdtool-asking", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
-    "kdtool-programs", "kdtool-rows", "kdtool-shards", "kdtool-speculation",
-    "kdtool-transformers",
+    "kdtool-asking", "kdtool-curves", "kdtool-datasets", "kdtool-measuring", "kdtool-model-card", "kdtool-programs",
+    "kdtool-speculation", "kdtool-torch", "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
 FOR_TESTS = "kdtool-testing"

@@ -184,7 +184,7 @@ def _beginning(document: Document, characters: int) -> str:
 
 def _machine() -> str:
     import torch
-    from kdtool_transformers import pick_device
+    from kdtool_torch import pick_device
 
     return f"{pick_device()}, {torch.get_num_threads()} threads"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
+from kdtool_torch import DtypeName
 from kdtool_transformers import (
     CODE_LLAMA,
-    DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,

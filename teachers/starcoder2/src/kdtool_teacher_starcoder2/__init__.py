@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
+from kdtool_torch import DtypeName
 from kdtool_transformers import (
     STARCODER,
-    DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
