@@ -21,9 +21,9 @@ import kdtool
 import torch
 from kdtool_cache_sampled import Sampled
 from kdtool_corpus_python_source import PythonSource
-from kdtool_rows import NO_LABEL, collate
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
+from kdtool_torch import NO_LABEL, collate
 
 BATCH = 4
 WANT = kdtool.SignalRequest(frozenset({"sampled"}))

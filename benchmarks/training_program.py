@@ -109,7 +109,7 @@ def default_teacher(work: Path) -> Path:
 
 def default_dtype() -> str:
     """Return the precision that kdtool computes in here."""
-    from kdtool_transformers import compute_dtype, pick_device
+    from kdtool_torch import compute_dtype, pick_device
 
     return str(compute_dtype("auto", pick_device())).removeprefix("torch.")
 

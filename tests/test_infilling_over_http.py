@@ -17,7 +17,7 @@ from kdtool_testing import OneRuntime, make_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs.testing import sandbox_is_there
 from running import running
 from scripted import ScriptedModels, StreamingRuntime
 

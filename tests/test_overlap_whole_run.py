@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")]

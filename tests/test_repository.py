@@ -22,9 +22,8 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-curves", "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
-    "kdtool-pass-at-k", "kdtool-prompts", "kdtool-rows", "kdtool-sandbox", "kdtool-shards", "kdtool-streaming",
-    "kdtool-transformers",
+    "kdtool-asking", "kdtool-curves", "kdtool-datasets", "kdtool-measuring", "kdtool-model-card", "kdtool-programs",
+    "kdtool-streaming", "kdtool-torch", "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
 FOR_TESTS = "kdtool-testing"

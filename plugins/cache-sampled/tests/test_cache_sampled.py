@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from kdtool_cache_sampled import Sampled, TopK
-from kdtool_rows import collate
 from kdtool_testing import CacheConformance, ListSource, make_run
+from kdtool_torch import collate
 
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)

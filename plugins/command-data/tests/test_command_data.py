@@ -18,8 +18,8 @@ from kdtool._cli import call
 from kdtool_command_data import data
 from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
-from kdtool_shards._files import save
 from kdtool_testing import ByteTokenizer, CommandConformance
+from kdtool_torch._shard_files import save
 from kdtool_transformers.testing import save_tiny
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,7 +42,7 @@ class Likeliest(kdtool.Cache):
         return kdtool.SignalRequest(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):
-        from kdtool_rows import collate
+        from kdtool_torch import collate
 
         kept = {}
         for number in range(len(rows)):
@@ -334,7 +334,7 @@ def test_a_killed_recording_says_what_is_missing_and_shows_what_is_there(
             raise KeyboardInterrupt
         save(folder, name, *content)
 
-    monkeypatch.setattr("kdtool_shards._record.save", killed)
+    monkeypatch.setattr("kdtool_torch._record.save", killed)
     with pytest.raises(KeyboardInterrupt):
         record(folder, {"signals.samples": 7})
     (partial,) = (folder / "store" / "signals").glob("*.partial")

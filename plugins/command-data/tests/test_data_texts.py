@@ -15,7 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool_ledger import About, Ledger
+from kdtool_asking import About, Ledger
 
 TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
 WRITER = '''

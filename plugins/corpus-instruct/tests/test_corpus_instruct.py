@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_sandbox import missing
+from kdtool_programs import missing
 from kdtool_testing import CorpusConformance, Listener, make_run
 
 PRICE = 1_000_000_000
@@ -433,7 +433,7 @@ def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any]
 def test_lines_count_accepted_rows_and_foresee_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_asking._pace.SECONDS", 0.0)
     instruct(tmp_path, Writer(0.4), rows=60, round=60, languages=("python",))
     lines = [line for line in capsys.readouterr().out.splitlines() if "requests answered" in line]
     assert lines[0].startswith("instruct: 0 of 60 rows accepted, 1 requests answered, ")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_rows import collate
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._module import DistillationModule, Sizes

@@ -89,7 +89,8 @@ class CodeXGlue(kdtool.Evaluator):
         return ()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
+        from kdtool_asking import bytes_to_answer
+        from kdtool_measuring import bytes_of_exact_heads
 
         student = ahead.models.get(ahead.student)
         if student is not None:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
-from kdtool_transformers import compute_dtype, pick_device
+from kdtool_torch import compute_dtype, pick_device
 
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
-from kdtool_pass_at_k import PassAtK
+from kdtool_programs import PassAtK
 from pydantic import model_validator
 
 if TYPE_CHECKING:
-    from kdtool_pass_at_k import Problem
+    from kdtool_programs import Problem
 
 __all__ = ["Infilling"]
 
@@ -55,7 +55,7 @@ class Infilling(PassAtK):
         Raises:
             kdtool.UsageError: the file cannot be read.
         """
-        from kdtool_pass_at_k import read_and_hash
+        from kdtool_measuring import read_and_hash
 
         from kdtool_evaluator_infilling._problems import HUMAN_EVAL, KEY
 

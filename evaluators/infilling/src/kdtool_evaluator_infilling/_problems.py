@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import kdtool
-from kdtool_pass_at_k import Form, Kind, Problem, records_of
-from kdtool_sandbox import Module
+from kdtool_measuring import Kind, records_of
+from kdtool_programs import Form, Module, Problem
 
 __all__ = ["HUMAN_EVAL", "KEY", "examples", "problems_of"]
 

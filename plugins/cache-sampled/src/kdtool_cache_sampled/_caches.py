@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_shards import Recording
+    from kdtool_torch import Recording
 
     from kdtool_cache_sampled._recalled import RecalledTokens
 
@@ -62,7 +62,7 @@ class _Tokens(kdtool.Cache):
             kdtool.StorageError: the disk is full or not writable.
             kdtool.PluginError: the teacher does not provide the requested signal, or is not the one recorded so far.
         """
-        from kdtool_shards import record_rows
+        from kdtool_torch import record_rows
 
         return record_rows(
             run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
@@ -81,7 +81,7 @@ class _Tokens(kdtool.Cache):
         return self._recalled[folder].signal(batch)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_shards import recording_estimates
+        from kdtool_torch import recording_estimates
 
         from kdtool_cache_sampled._targets import CHUNK_BYTES
 

@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 25
 
 
 class TokenTargets(ABC):
-    """Selects a few tokens of each position, with an integer each; see `kdtool_shards.Recording`."""
+    """Selects a few tokens of each position, with an integer each; see `kdtool_torch.Recording`."""
 
     total: int | None = None
     """Sum of a position's numbers; None if it varies."""
@@ -56,7 +56,7 @@ class TokenTargets(ABC):
             kdtool.PluginError: the signal lacks logits of some labelled positions.
         """
         import torch
-        from kdtool_rows import NO_LABEL
+        from kdtool_torch import NO_LABEL
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         given = None if signal.lazy is None else len(signal.lazy.hidden)
@@ -149,7 +149,7 @@ class TeacherTopKTargets:
             kdtool.PluginError: the signal lacks top-k tokens of some labelled positions.
         """
         import torch
-        from kdtool_rows import NO_LABEL
+        from kdtool_torch import NO_LABEL
 
         top, counts = _top_k_tokens(signal), (batch.labels != NO_LABEL).sum(1).tolist()
         if len(top.ids) != sum(counts):

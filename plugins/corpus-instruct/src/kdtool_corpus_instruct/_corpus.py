@@ -21,7 +21,7 @@ from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._ideas import REPAIR
 
 if TYPE_CHECKING:
-    from kdtool_prompts import Templates
+    from kdtool_asking import Templates
 
     from kdtool_corpus_instruct._record import Record
 
@@ -155,7 +155,7 @@ class Instruct(kdtool.Corpus):
     def _missing(self) -> Sequence[str]:
         if not self.config.tested:
             return []
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing(self.config.tested)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Pace, refusal_remedy
-from kdtool_prompts import Templates
+from kdtool_asking import Pace, Templates, refusal_remedy
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot

@@ -16,7 +16,7 @@ from kdtool_filter_judge._requests import NAME, VARIABLES, request_for, template
 from kdtool_filter_judge._verdicts import REFUSED, UNREADABLE, Verdict, read_scores, reason_to_reject, record
 
 if TYPE_CHECKING:
-    from kdtool_prompts import Templates
+    from kdtool_asking import Templates
 
 __all__ = ["JudgeFilter"]
 
@@ -136,7 +136,7 @@ class JudgeFilter(kdtool.Filter):
         """Return the answers by the requests' ids; all are asked at once."""
         if not requests:
             return {}
-        from kdtool_measuring import refusal_remedy
+        from kdtool_asking import refusal_remedy
 
         ask = self.config.ask
         found = {answer.id: answer for answer in run.component(ask, kdtool.Teacher).kdtool_answer(iter(requests))}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import kdtool
-from kdtool_prompts import Templates
+from kdtool_asking import Templates
 
 __all__ = ["NAME", "VARIABLES", "request_for", "templates_of"]
 

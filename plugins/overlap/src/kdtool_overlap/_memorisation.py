@@ -46,7 +46,7 @@ class Memorisation(kdtool.Evaluator):
     measurements = ("memorised", "longest-copy", "memorisation.unanswered")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             tokens = 4 * (self.config.prefix + self.config.continuation)  # few words of code take more than 4
@@ -68,7 +68,7 @@ class Memorisation(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: no document is long enough for a passage.
         """
-        from kdtool_measuring import measure_missing_answers
+        from kdtool_asking import measure_missing_answers
 
         from kdtool_overlap._continuations import continuations_of
 

@@ -11,7 +11,8 @@ from time import monotonic
 
 import kdtool
 import torch
-from kdtool_transformers import OutlineFromFacts, pick_device, product_speed
+from kdtool_torch import pick_device, product_speed
+from kdtool_transformers import OutlineFromFacts
 
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of

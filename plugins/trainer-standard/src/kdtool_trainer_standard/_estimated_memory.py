@@ -12,14 +12,8 @@ from dataclasses import dataclass
 
 import kdtool
 import torch
-from kdtool_transformers import (
-    ActivationMemory,
-    TransformersModel,
-    forward_bytes,
-    itemsize,
-    layers_among,
-    pick_device,
-)
+from kdtool_torch import pick_device
+from kdtool_transformers import ActivationMemory, TransformersModel, forward_bytes, itemsize, layers_among
 
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes

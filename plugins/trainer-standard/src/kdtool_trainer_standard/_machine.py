@@ -14,7 +14,7 @@ import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from kdtool_transformers import DtypeName, compute_dtype, has_bfloat16
+from kdtool_torch import DtypeName, compute_dtype, has_bfloat16
 
 __all__ = [
     "chosen_dtype",

@@ -17,7 +17,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_rows import NO_LABEL
+from kdtool_torch import NO_LABEL
 from kdtool_transformers import self_check
 from torch import Tensor
 

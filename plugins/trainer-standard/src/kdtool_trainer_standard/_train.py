@@ -15,8 +15,7 @@ from pathlib import Path
 import kdtool
 import torch
 import transformers
-from kdtool_rows import NO_LABEL, collate
-from kdtool_transformers import isolated_rng, pick_device
+from kdtool_torch import NO_LABEL, collate, isolated_rng, pick_device
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 

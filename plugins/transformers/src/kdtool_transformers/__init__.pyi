@@ -14,17 +14,9 @@ from kdtool_transformers._check import require_same_logits as require_same_logit
 from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
 from kdtool_transformers._counts import readable_count as readable_count
-from kdtool_transformers._device import DtypeName as DtypeName
-from kdtool_transformers._device import compute_dtype as compute_dtype
-from kdtool_transformers._device import has_bfloat16 as has_bfloat16
-from kdtool_transformers._device import has_flash as has_flash
-from kdtool_transformers._device import pick_device as pick_device
-from kdtool_transformers._device import product_speed as product_speed
-from kdtool_transformers._files import cache_folder as cache_folder
 from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
-from kdtool_transformers._files import write_safetensors as write_safetensors
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
 from kdtool_transformers._generate import eval_mode as eval_mode
@@ -40,7 +32,6 @@ from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
-from kdtool_transformers._isolated_rng import isolated_rng as isolated_rng
 from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE
 from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+from kdtool_torch import cache_folder, give_usual_mode
 
-from kdtool_transformers import _files
-from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
+from kdtool_transformers._files import complete_folder, content_hash
 from kdtool_transformers._gguf_header import read_gguf
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
@@ -35,7 +35,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         StorageError: the cache cannot be written.
     """
     read_gguf(file)
-    target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
+    target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
             if partial is not None:
@@ -53,9 +53,9 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
     Raises:
         UsageError: transformers cannot read the file.
     """
+    from kdtool_torch import isolated_rng
     from transformers import AutoTokenizer
 
-    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
     read_gguf(file)
@@ -71,9 +71,9 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
 def convert_gguf_into(file: Path, folder: Path) -> None:
     """Write a GGUF file's content into a folder as safetensors, configuration and tokenizer. Raises as `convert_gguf`."""
     import torch
+    from kdtool_torch import isolated_rng
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
     try:

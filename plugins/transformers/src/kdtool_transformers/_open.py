@@ -68,8 +68,9 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
+    from kdtool_torch import isolated_rng
+
     from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import TransformersModel, no_progress_bar
     from kdtool_transformers._placed import place, placement
 
@@ -173,9 +174,8 @@ def open_facts(
 def without_weights(config: Any) -> Any:
     """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
     import torch
+    from kdtool_torch import isolated_rng
     from transformers import AutoModelForCausalLM
-
-    from kdtool_transformers._isolated_rng import isolated_rng
 
     with isolated_rng(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits, log_likelihood
+from kdtool_torch import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel

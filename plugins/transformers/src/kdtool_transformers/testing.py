@@ -13,10 +13,10 @@ from typing import Any
 import kdtool
 import torch
 import transformers
+from kdtool_torch import isolated_rng
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdtool_transformers._bytes import byte_tokenizer
-from kdtool_transformers._isolated_rng import isolated_rng
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import kdtool
 from kdtool_model_card import known_terms
+from kdtool_torch import DtypeName
 from kdtool_transformers import (
     STARCODER,
-    DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
