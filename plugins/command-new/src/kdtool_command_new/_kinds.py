@@ -33,7 +33,6 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "corpus: {use: NAME}"),
     "screen": Kind("kdtool.screens", "screens: {NAME: {}}"),
-    "annotator": Kind("kdtool.annotators", "annotators: {NAME: {}}"),
     "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(
         "kdtool.teachers",
