@@ -39,17 +39,13 @@ class Short(kdtool.Filter):
         return ["long" if len(example.body.text) > 20_000 else None for example in examples]
 
 
-class Blank(kdtool.Annotator):
-    """Says nothing of any character."""
+class Even(kdtool.Weighting):
+    """Weighs everything alike."""
 
     columns = frozenset({"nothing"})
 
     def kdtool_annotate(self, example):
         return {"nothing": bytes(len(example.body.text))}
-
-
-class Even(kdtool.Weighting):
-    """Weighs everything alike."""
 
     def kdtool_token_weight(self, chunk):
         return chunk.labels.new_ones(chunk.labels.shape).float()
@@ -152,7 +148,6 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, Any], called: set[str]) -> None:
     Path("own.py").write_text(OWN, encoding="utf-8")
     recipe["filters"] = {"short": {"use": "./own.py:Short"}}
-    recipe["annotators"] = {"nothing": {"use": "./own.py:Blank"}}
     recipe["train"]["weightings"] = {"even": {"use": "./own.py:Even"}}
     recipe["train"]["transforms"] = {"noted": {"use": "./own.py:Noted"}}
     recipe["train"] = {"adapt": {"trains": "teacher", "losses": {"ce": {}}, "steps": 2}, "distil": recipe["train"]}

@@ -199,7 +199,6 @@ def _vary_off(draw: st.DrawFn, data: Any, phase: Any) -> None:
         "trackers",
         "reporter",
         "filters",
-        "annotators",
         "seeds",
     ]
     data[draw(st.sampled_from(optional))] = draw(st.sampled_from([False, False, None, {}]))

@@ -27,7 +27,6 @@ RECIPE = """\
 name: faulty
 corpus: faulty-corpus
 filter: faulty-filter
-annotator: faulty-annotator
 rows: faulty-packer
 teacher: faulty-teacher
 signals: faulty-cache
@@ -36,6 +35,7 @@ trainer: faulty-trainer
 train:
   losses: {faulty-count: {weight: 0.5}, faulty-imitate: {weight: 0.5}}
   transforms: [faulty-transform]
+  weightings: [faulty-weighting]
   steps: 3
 evaluators: [faulty-nats]
 exporters: [faulty-trainer-export]
@@ -47,7 +47,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "start": ("Corpus.kdtool_identity", "corpus 'corpus'"),
     "text": ("Corpus.kdtool_examples", "corpus 'corpus'"),
     "filters": ("Filter.kdtool_filter", "filter 'filter'"),
-    "annotators": ("Annotator.kdtool_annotate", "annotator 'annotator'"),
+    "labels": ("Weighting.kdtool_annotate", "weighting 'train.weightings.faulty-weighting'"),
     "students": ("Student.kdtool_build_student", "student 'student'"),
     "rows": ("Packer.kdtool_rows", "packer 'rows'"),
     "signals": ("Cache.kdtool_record", "cache 'signals'"),
@@ -246,7 +246,7 @@ ANSWERS = {
     "Corpus.kdtool_examples": "None;text;numbers;same id;wrong split;body is text;surrogate;late ValueError",
     "Corpus.kdtool_identity": "text;numbers for text",
     "Filter.kdtool_filter": "None;too few;numbers",
-    "Annotator.kdtool_annotate": "None;text;numbers for text;short values;other names",
+    "Weighting.kdtool_annotate": "None;text;numbers for text;short values;other names",
     "Student.kdtool_tokenizer": "None;text",
     "Student.kdtool_build_student": "None;text",
     "Student.kdtool_open": "None;text",

@@ -21,13 +21,12 @@ A suite's tests cannot be deleted, replaced or skipped in a subclass, except by 
 import pytest
 
 for _module in (
-    "annotator", "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
+    "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
     "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss", "tracker",
     "trainer", "transform", "weighting",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
 
-from kdtool_testing.annotator import AnnotatorConformance
 from kdtool_testing.cache import CacheConformance
 from kdtool_testing.command import CommandConformance
 from kdtool_testing.component import ComponentConformance
@@ -57,7 +56,6 @@ from kdtool_testing.transform import TransformConformance
 from kdtool_testing.weighting import WeightingConformance
 
 __all__ = [
-    "AnnotatorConformance",
     "ByteTokenizer",
     "CacheConformance",
     "CommandConformance",

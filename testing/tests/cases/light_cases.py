@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import kdtool
 from kdtool_testing import (
-    AnnotatorConformance,
     EvaluatorConformance,
     ExporterConformance,
     FilterConformance,
@@ -111,79 +110,6 @@ class TestAsking(Filters):
 class TestAskingSafely(Filters):
     component = AskingSafely
     fails: ClassVar[set[str]] = set()
-
-
-# --- annotators ---
-
-
-class Digits(kdtool.Annotator):
-    """Tells digits from the rest."""
-
-    columns = frozenset({"digit"})
-
-    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
-        return {"digit": [self.number(letter) for part in kdtool.parts_of(example.body) for letter in part]}
-
-    def number(self, letter: str) -> int:
-        return int(letter.isdigit())
-
-
-class BytesOfText(Digits):
-    """Gives a number for each byte."""
-
-    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
-        return {"digit": bytes(len("".join(kdtool.parts_of(example.body)).encode()))}
-
-
-class Below(Digits):
-    """Gives numbers below 0."""
-
-    def number(self, letter: str) -> int:
-        return super().number(letter) - 1
-
-
-class Tired(Digits):
-    """Says nothing any more after some hundred characters."""
-
-    seen = 0
-
-    def number(self, letter: str) -> int:
-        self.seen += 1
-        return super().number(letter) if self.seen < 300 else 0
-
-
-class Unnamed(Digits):
-    """Does not say what it gives."""
-
-    columns = frozenset()
-
-
-class TestDigits(AnnotatorConformance):
-    component = Digits
-    fails: ClassVar[set[str]] = set()
-
-
-class TestBytesOfText(AnnotatorConformance):
-    component = BytesOfText
-    fails: ClassVar = {"test_every_character_has_one_number_in_every_column"}
-
-
-class TestBelow(AnnotatorConformance):
-    component = Below
-    fails: ClassVar = {"test_numbers_are_whole_and_not_negative"}
-
-
-class TestTired(AnnotatorConformance):
-    component = Tired
-    fails: ClassVar = {"test_an_answer_depends_on_its_example_alone"}
-
-
-class TestUnnamed(AnnotatorConformance):
-    component = Unnamed
-    fails: ClassVar = {
-        "test_it_says_which_columns_it_gives",
-        "test_every_character_has_one_number_in_every_column",
-    }
 
 
 # --- trackers ---

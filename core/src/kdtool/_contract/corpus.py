@@ -1,8 +1,8 @@
-"""Corpora, filters, annotators and packers: from text to rows of tokens."""
+"""Corpora, filters and packers: from text to rows of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example, Row
@@ -46,22 +46,6 @@ class Filter(Component):
         raise NotImplementedError
 
 
-class Annotator(Component):
-    """Assigns numbers to every character of a text, which packers transfer to tokens as `Row.columns`."""
-
-    kind = "annotator"
-
-    @hook(needed=True)
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
-        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
-
-        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
-        when rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone.
-        Since 0.1.
-        """
-        raise NotImplementedError
-
-
 class Packer(Component):
     """Turns examples into rows of tokens for one tokenizer."""
 
@@ -69,7 +53,8 @@ class Packer(Component):
     row_length: int = 0
     """Tokens in a row, 0 if unknown beforehand; may depend on the config."""
     carries_annotations: bool = False
-    """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise annotators are refused."""
+    """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise weightings that label text
+    are refused."""
 
     @hook(needed=True)
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row]:
@@ -81,18 +66,3 @@ class Packer(Component):
         alone, to refuse text without one. Since 0.1.
         """
         raise NotImplementedError
-
-
-SYNTAX_CLASSES: tuple[str, ...] = (
-    "other",
-    "whitespace",
-    "comment",
-    "string",
-    "number",
-    "operator",
-    "punctuation",
-    "keyword",
-    "name",
-)
-"""Classes of the column `syntax`, by number. `other` is text that is not code, or in an unknown language; documentation
-strings are `comment`. New classes are appended."""

@@ -39,7 +39,6 @@ class Kind(NamedTuple):
 TABLE: tuple[Kind, ...] = (
     Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",)),
     Kind("filter", "kdtool._contract.corpus:Filter", "filters", "source"),
-    Kind("annotator", "kdtool._contract.corpus:Annotator", "annotators", "source"),
     Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
     Kind(
         "teacher",

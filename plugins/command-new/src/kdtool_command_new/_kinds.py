@@ -33,7 +33,6 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "corpus: {use: NAME}"),
     "filter": Kind("kdtool.filters", "filters: {NAME: {}}"),
-    "annotator": Kind("kdtool.annotators", "annotators: {NAME: {}}"),
     "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(
         "kdtool.teachers",

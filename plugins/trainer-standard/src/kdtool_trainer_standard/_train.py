@@ -30,10 +30,8 @@ from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import (
     chosen_dtype,
     chunk_sizes,
-    other_work_noted,
     preserved_accelerate_state,
     tuned_malloc,
-    warn_of_other_work,
 )
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._on_policy import OnPolicySampler
@@ -65,8 +63,6 @@ def train_phase(
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with isolated_rng(run.seed, run.say), preserved_accelerate_state(), tuned_malloc(), _quiet_transformers():
         args = _arguments(config, run, phase)
-        warn_of_other_work(run, args.device)
-        work = kdtool.OtherWork()
         dtype = chosen_dtype(config.dtype, args.device)
         newest, before = find_resume_point(run, phase, dtype)
         _ready(student, args.device)
@@ -83,7 +79,7 @@ def train_phase(
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
         dtype=loop.progress.dtype,
-        notes=(*_notes(loop), *other_work_noted(work, loop.args.device)),
+        notes=_notes(loop),
     )
 
 

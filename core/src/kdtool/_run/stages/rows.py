@@ -6,15 +6,17 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from kdtool._assembly.built import labelling_weightings
 from kdtool._assembly.checks.dependencies import taken_by
-from kdtool._contract.corpus import Annotator, Packer
+from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Row
+from kdtool._contract.loss import Weighting
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
@@ -150,13 +152,11 @@ def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | No
 
 
 def pack(
-    run: RunInfo, sources: Iterable[ComponentSpec], examples: Iterable[Example], tokenizer: Tokenizer
+    run: RunInfo, phase: PhaseSpec, labelling: Sequence[str], examples: Iterable[Example], tokenizer: Tokenizer
 ) -> Iterator[Row]:
-    """Annotate the examples and pack them into rows, by the annotators and the packer among `sources`."""
-    sources = tuple(sources)
-    (packer,) = of_kind(sources, "packer")
-    annotators = {spec.path: run.component(spec.path, Annotator).columns for spec in of_kind(sources, "annotator")}
-    examples = annotate(run, examples, annotators) if annotators else examples
+    """Pack the examples into rows by the phase's packer, after its weightings `labelling` have annotated them."""
+    (packer,) = of_kind(phase.sources, "packer")
+    examples = annotate(run, examples, labelling) if labelling else examples
     return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
 
 
@@ -213,20 +213,30 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
     shared = {spec.key for spec in context.assembly.recipe.shared}
     own = {spec.kind for spec in phase.sources if spec.key not in shared}
-    special = not alike or own & {"packer", "corpus", "filter", "annotator"}
+    labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
+    special = not alike or labelling or own & {"packer", "corpus", "filter"}
     stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase.sources, run.texts.examples("train"), tokenizer)
+        rows = pack(run, phase, labelling, run.texts.examples("train"), tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
         **tokenizer_part(tokenizer),
-        "annotators": [context.part(spec.path) for spec in of_kind(phase.sources, "annotator")],
+        "annotations": [_annotation_part(context, phase, name) for name in labelling],
     }
-    rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts))
+    own_scope = phase if labelling else None
+    rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, phase=own_scope))
     return Materials(texts, rows, shapes)
+
+
+def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
+    """Return the part of a fingerprint for a weighting that labels text, without settings that only weigh the labels."""
+    component = context.assembly.built_for(phase)[name].component
+    key = component.annotation_key if isinstance(component, Weighting) else None
+    part = context.part(name, phase)
+    return part if key is None else {**part, "config": key}
 
 
 def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:

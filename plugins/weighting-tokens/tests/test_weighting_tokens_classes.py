@@ -13,15 +13,15 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_annotator_syntax import Syntax, syntax_classes
+from kdtool_weighting_tokens import SYNTAX_CLASSES, Syntax, syntax_classes
 
-LETTERS = dict(zip(kdtool.SYNTAX_CLASSES, "_ #'1+(kn", strict=True))
+LETTERS = dict(zip(SYNTAX_CLASSES, "_ #'1+(kn", strict=True))
 CODE = 'def f(x):\n    """What it does."""\n    return f"{x!r}\\n" + 0x1F * x  # a comment\n'
 
 
 def drawn(text: str, language: str = "python") -> str:
     """The class of each character as a letter, so that it can be read."""
-    return "".join(LETTERS[kdtool.SYNTAX_CLASSES[number]] for number in syntax_classes(text, language))
+    return "".join(LETTERS[SYNTAX_CLASSES[number]] for number in syntax_classes(text, language))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_python_is_read_as_python_reads_it() -> None:
 def test_any_text_has_a_class_for_each_character(text: str, language: str) -> None:
     found = syntax_classes(text, language)
     assert len(found) == len(text)
-    assert set(found) <= set(range(len(kdtool.SYNTAX_CLASSES)))
+    assert set(found) <= set(range(len(SYNTAX_CLASSES)))
 
 
 def test_a_lexer_that_reads_more_than_there_is_gives_no_more_classes_than_characters() -> None:
@@ -84,9 +84,9 @@ def test_a_text_that_is_cut_off_is_read_as_far_as_it_goes() -> None:
 
 
 def annotated(body: kdtool.Text | kdtool.Completion | kdtool.Messages, language: str = "", own: str = "") -> str:
-    annotator = Syntax(Syntax.Config(language=own))
-    (found,) = annotator.kdtool_annotate(kdtool.Example("a", body, language=language)).values()
-    return "".join(LETTERS[kdtool.SYNTAX_CLASSES[number]] for number in found)
+    weighting = Syntax(Syntax.Config(language=own))
+    (found,) = weighting.kdtool_annotate(kdtool.Example("a", body, language=language)).values()
+    return "".join(LETTERS[SYNTAX_CLASSES[number]] for number in found)
 
 
 def test_the_example_s_language_comes_before_the_setting() -> None:

@@ -1,16 +1,28 @@
-"""From pygments' token types to the classes of the column `syntax`."""
+"""Classes of code: their names, and the class of each character, from pygments' token types."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from kdtool import SYNTAX_CLASSES
-
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
-__all__ = ["is_known", "syntax_classes"]
+__all__ = ["SYNTAX_CLASSES", "is_known", "syntax_classes"]
+
+SYNTAX_CLASSES: tuple[str, ...] = (
+    "other",
+    "whitespace",
+    "comment",
+    "string",
+    "number",
+    "operator",
+    "punctuation",
+    "keyword",
+    "name",
+)
+"""Classes of the column `syntax`, by number. `other` is text that is not code, or in an unknown language; documentation
+strings are `comment`."""
 
 _OTHER, _SPACE = SYNTAX_CLASSES.index("other"), SYNTAX_CLASSES.index("whitespace")
 _CLASS_OF = {
@@ -30,7 +42,7 @@ _CLASS_OF = {
 
 
 def syntax_classes(text: str, language: str) -> bytes:
-    """Return the class of each character of code, a place in `kdtool.SYNTAX_CLASSES`.
+    """Return the class of each character of code, its index in `SYNTAX_CLASSES`.
 
     Text that begins or ends anywhere is read as it is: what is not understood is `other`, and what is not closed goes on to
     the end. White space is `whitespace` between tokens, within comments and strings what these are.
