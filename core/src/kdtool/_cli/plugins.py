@@ -15,7 +15,7 @@ from kdtool._cli.options import KindOption, ListByDefault, json_option
 from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
-from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
+from kdtool._plugins.distributions import find_misplaced, origin_of, refusal
 from kdtool._plugins.importing import import_point
 from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
@@ -93,7 +93,6 @@ def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
         "name": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
-        "contract": ",".join(map(str, sorted(contracts_of(dist)))) if dist else "",
         "summary": f"offered twice; {summary}" if twice else f"{hidden}{summary}",
     }
 
