@@ -61,6 +61,14 @@ def test_there_are_packages() -> None:
     assert len(PLUGINS) > 15
 
 
+@pytest.mark.parametrize("name", sorted(PLUGINS))
+def test_package_requires_the_versions_of_the_core_up_to_the_next_breaking_one(name: str) -> None:
+    major, minor, _ = map(int, (ROOT / "VERSION").read_text(encoding="utf-8").split("."))
+    breaking = f"{major + 1}.0" if major else f"0.{minor + 1}"
+    core = [text for text in PLUGINS[name][1]["dependencies"] if re.match(r"kdtool\b(?!-)", text)]
+    assert core == [f"kdtool>={major}.{minor},<{breaking}"]
+
+
 def test_everything_is_in_the_package_that_installs_everything() -> None:
     assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS} - {FOR_TESTS}
 

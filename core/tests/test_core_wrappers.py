@@ -51,9 +51,10 @@ def test_a_wrapper_is_around_every_way_of_calling() -> None:
     assert hooks.implementing("kdtool_token_loss") == ("a", "b")
 
 
-def test_without_a_wrapper_a_bound_hook_is_the_plain_method() -> None:
-    loss = Doubles(None)
-    assert ComponentHooks({"a": loss}).bound("kdtool_token_loss") == {"a": loss.kdtool_token_loss}
+def test_without_a_wrapper_a_bound_hook_is_called_without_pluggy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ComponentHooks, "_caller", None)
+    call = ComponentHooks({"a": Doubles(None)}).bound("kdtool_token_loss")["a"]
+    assert call(2) == call(chunk=2) == 4
 
 
 def test_the_first_wrapper_of_the_recipe_is_the_outermost_one_unless_it_asks_for_another_place() -> None:

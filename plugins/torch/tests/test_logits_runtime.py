@@ -131,9 +131,8 @@ def test_a_wrong_signal_names_the_teacher_also_when_it_is_measured(returned: Any
     teacher.returned = returned
     run = make_run(tmp_path, {"evaluator": Scores(Scores.Config()), "teacher": teacher})
     subjects = [kdtool.Subject("teacher", "teacher", None, 0)]
-    with pytest.raises(kdtool.PluginError, match=message) as caught:
+    with pytest.raises(kdtool.PluginError, match=f"Faulty: .*{message}"):
         list(run.component("evaluator", kdtool.Evaluator).kdtool_evaluate(run, subjects))
-    assert caught.value.__notes__[-1].startswith("raised by teacher 'teacher'")
 
 
 def test_a_signal_of_logits_gives_them_back_exactly_and_has_no_gradient() -> None:

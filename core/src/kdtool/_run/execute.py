@@ -25,7 +25,8 @@ from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
-from kdtool._plugins.attribution import culprit, translate_errors
+from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.owner import owner_of
 from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.exported import link_export
 from kdtool._results.files import component_record, environment, read_results, write_results
@@ -130,7 +131,7 @@ def session(
             try:
                 context.hooks.kdtool_run_end(run, outcome, None)
             except Exception as other:  # of a required tracker: shown, and must not hide the first error
-                assembly.complain(f"{culprit(other)} failed in kdtool_run_end: {cause_of(other)}")
+                assembly.complain(f"{owner_of(other)} failed in kdtool_run_end: {cause_of(other)}")
             assembly.events.finish(interrupted=outcome == "interrupted")
             raise
         context.hooks.kdtool_run_end(run, "done", results.report)

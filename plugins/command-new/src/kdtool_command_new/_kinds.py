@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["KINDS", "Kind"]
 
-CORE = "kdtool[contract-1]>=0.1"
+CORE = "kdtool>=0.1,<0.2"
 LIBRARIES = {
     "asking": "kdtool-asking>=0.1",
     "measuring": "kdtool-measuring>=0.1",

@@ -11,7 +11,6 @@ from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
 from kdtool._plugins.owner import blame
-from kdtool._plugins.return_types import require
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import tokenizer_part
 from kdtool._run.graph import Graph, Node, Stage
@@ -54,9 +53,9 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
     def build(run: RunInfo, folder: Path) -> None:
         student = run.component(name, Student).kdtool_build_student(run)
         with blame(run.hook.owner(name), "the student that it built"):
-            require(student.facts, ModelFacts, "facts of the student")
+            facts = _FACTS.validate_python(student.facts)
             student.save(folder / MODEL)
-        (folder / _MODEL_FACTS).write_bytes(_FACTS.dump_json(student.facts, indent=1))
+        (folder / _MODEL_FACTS).write_bytes(_FACTS.dump_json(facts, indent=1))
 
     speaking = context.weights_of(teachers)
     return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))

@@ -1,15 +1,15 @@
-"""Plugins say which contract they were written for; one that this core does not give is refused before it is imported."""
+"""Plugins require a range of versions of kdtool; one that excludes this version is refused before it is imported."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import Distribution
 from pathlib import Path
 
+import kdtool
 import pytest
-from kdtool._plugins.distributions import CONTRACT, CONTRACTS, contracts_of, refusal
+from kdtool._plugins.distributions import refusal
 from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import load
 
@@ -29,38 +29,30 @@ class Stated(Distribution):
 
 
 @pytest.mark.parametrize(
-    ("requirements", "numbers"),
+    ("requirements", "excluding"),
     [
-        ((), set()),
-        (("kdtool>=0.1", "torch"), set()),
-        (("kdtool[contract-1]>=0.1",), {1}),
-        (("KDTool [contract_12, other] ; python_version > '3'",), {12}),
-        (("kdtool[contract-1,contract-2]", "kdtool-rows[contract-9]"), {1, 2}),
-        (("kdtool[contract-x]", "kdtool-contract[contract-3]"), set()),
+        ((), ""),
+        (("kdtool", "torch>=99"), ""),
+        ((f"kdtool=={kdtool.__version__}",), ""),
+        (("kdtool>=99",), "kdtool>=99"),
+        (("torch", "KDTool <0.0.1 ; python_version > '3'"), "KDTool <0.0.1 ; python_version > '3'"),
+        (("kdtool>=99 ; extra == 'other'", "kdtool-rows>=99", "kdtoolkit>=99", "kdtool ~~ 1"), ""),
     ],
 )
-def test_the_number_is_read_from_what_a_distribution_requires(requirements: tuple[str, ...], numbers: set[int]) -> None:
-    assert contracts_of(Stated(*requirements)) == numbers
-
-
-def test_a_refusal_names_distribution_numbers_and_remedy() -> None:
-    assert refusal(Stated(f"kdtool[contract-{CONTRACT}]")) == refusal(Stated("kdtool")) == ""
-    newer = refusal(Stated("kdtool[contract-99]"))
-    assert newer == (
-        f"kdtool-loss-x 1.5 was written for contract 99, but this kdtool gives contract {CONTRACT}; "
-        f"get a newer kdtool: {install_command('kdtool', '--upgrade')}"
+def test_a_version_that_a_requirement_excludes_is_refused(requirements: tuple[str, ...], excluding: str) -> None:
+    assert refusal(Stated(*requirements)) == (
+        f"kdtool-loss-x 1.5 requires {excluding}, but this is kdtool {kdtool.__version__}; "
+        f"install versions that fit each other: {install_command('kdtool-loss-x', '--upgrade')}"
+        if excluding
+        else ""
     )
-    older = refusal(Stated("kdtool[contract-0]"))
-    assert older.endswith(f"get a newer kdtool-loss-x: {install_command('kdtool-loss-x', '--upgrade')}")
 
 
-def test_what_the_core_gives_is_what_its_distribution_offers() -> None:
-    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert {name: needs for name, needs in extras.items() if name.startswith("contract-")} == {
-        f"contract-{number}": [] for number in CONTRACTS
-    }
-    assert max(CONTRACTS) == CONTRACT
+def test_a_later_pre_release_of_the_same_minor_version_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Stated("kdtool>=0.1,<0.2")
+    for running, accepted in (("0.1.1.dev3", True), ("0.1.9", True), ("0.2.0.dev1", False), ("0.2.0", False)):
+        monkeypatch.setattr("kdtool._plugins.distributions.version", lambda _, running=running: running)
+        assert (refusal(plugin) == "") == accepted
 
 
 def _install(folder: Path, requirement: str) -> None:
@@ -75,7 +67,7 @@ def _install(folder: Path, requirement: str) -> None:
 
 @pytest.mark.parametrize("use", ["x-future", "x_future:X"])
 def test_an_unsupported_plugin_is_refused_before_it_is_imported(use: str, tmp_path: Path) -> None:
-    _install(tmp_path, "kdtool[contract-7]")
+    _install(tmp_path, "kdtool>=7")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom pathlib import Path\n"
         "import kdtool; from kdtool._plugins.registry import load\n"
@@ -83,21 +75,19 @@ def test_an_unsupported_plugin_is_refused_before_it_is_imported(use: str, tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert f"loss '{use}' cannot be used: x-future 1.0 was written for contract 7" in done.stdout
+    assert f"loss '{use}' cannot be used: x-future 1.0 requires kdtool>=7, but this is kdtool" in done.stdout
 
 
 def test_the_list_says_what_cannot_be_used(tmp_path: Path) -> None:
-    _install(tmp_path, "kdtool[contract-7]")
+    _install(tmp_path, "kdtool>=7")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from kdtool._cli import main; main()"
     command = [sys.executable, "-c", code, "plugins", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     (line,) = [line for line in listed.stdout.splitlines() if "x-future" in line]
-    assert "was written for contract 7" in line
-    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, encoding="utf-8")
-    assert '"contract": "7"' in as_json.stdout
+    assert "requires kdtool>=7" in line
 
 
-def test_local_code_states_no_number(tmp_path: Path) -> None:
+def test_local_code_requires_no_version(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n",
         encoding="utf-8",
