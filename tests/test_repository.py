@@ -26,7 +26,7 @@ LIBRARIES = {
     "kdtool-pass-at-k", "kdtool-prompts", "kdtool-rows", "kdtool-sandbox", "kdtool-shards", "kdtool-speculation",
     "kdtool-transformers",
 }  # fmt: skip
-BUNDLES = {"kdtool-all", "kdtool-quickstart"}
+BUNDLES = {"kdtool-all"}
 FOR_TESTS = "kdtool-testing"
 
 
@@ -186,12 +186,14 @@ def test_every_public_name_of_the_stub_is_there() -> None:
     assert all(getattr(kdtool, name) is not None for name in kdtool._HOME_OF)
 
 
-def test_bundle_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
+def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
     recipes = [ROOT / "recipes" / f"{name}.yaml" for name in ("quickstart", "quickstart-seeds", "overnight")]
     needed = {component["distribution"] for recipe in recipes for component in kdtool.check(recipe)["components"]}
     entries = {name: project.get("entry-points", {}) for name, (_, project) in PROJECTS.items()}
     commands = {name for name, groups in entries.items() if "command" in groups.get("kdtool.defaults", {})}
-    assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed, *commands}
+    core = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {"dependencies": core["optional-dependencies"]["quickstart"]}
+    assert _requirements(extra) == {*needed, *commands} - {"kdtool"}
 
 
 def test_ci_calls_tox_and_nothing_else() -> None:
