@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> int:
         names = [str(wheel_of(name, options.wheels)) for name in names]
     days = [names[start : start + options.per_day] for start in range(0, len(names), options.per_day)]
     if options.day is not None:
+        if not 1 <= options.day <= len(days):
+            parser.error(f"there is no day {options.day}: expected 1 to {len(days)}")
         print(*days[options.day - 1], sep="\n")
         return 0
     for day, batch in enumerate(days, 1):

@@ -66,3 +66,10 @@ def test_one_day_is_printed_as_names_or_files_for_a_command(tmp_path: Path, caps
 def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has 0 wheels of kdtool-rows, expected 1"):
         wheel_of("kdtool-rows", tmp_path)
+
+
+@pytest.mark.parametrize("day", ["0", "99"])
+def test_a_day_that_does_not_exist_is_refused(day: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        publishing_order.main([day])
+    assert f"there is no day {day}: expected 1 to" in capsys.readouterr().err
