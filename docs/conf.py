@@ -1,7 +1,8 @@
 """Settings of the documentation site: `sphinx-build -W --keep-going docs site`.
 
 Pages are Markdown that also reads well as plain files. The reference is rendered from the code by `rendered.py`. The site
-loads nothing from elsewhere: the theme uses the reader's own fonts, and the search needs no server.
+loads nothing from elsewhere: the theme uses the reader's own fonts, and the search needs no server. Several versions are
+published as folders next to each other and next to `versions.json`, the list of their names, which fills the switch.
 
 Why Sphinx: it is kept by several people, refuses references that lead nowhere, and lets pages be made while it builds.
 MkDocs has had no release since 2024 and its usual theme is in maintenance; their successor, Zensical, is at 0.x, cannot make

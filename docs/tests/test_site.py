@@ -19,6 +19,7 @@ from kdtool._cli import cli
 from kdtool._contract.kinds import KINDS
 from kdtool._plugins.hook_specs import BASES
 from kdtool._plugins.registry import load
+from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).resolve().parent.parent
 ROOT = DOCS.parent
@@ -79,6 +80,19 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for path in site.rglob("*.css"):
         found = re.findall(r"url\(['\"]?([^'\")]+)|@import ['\"]([^'\"]+)", path.read_text(encoding="utf-8"))
         assert [address for pair in found for address in pair if elsewhere.match(address)] == [], path
+
+
+def test_no_page_is_wider_than_a_phone(site: Path) -> None:
+    """Wide tables scroll by themselves."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or pytest.skip("Chromium is not installed: apt-get install chromium")
+        with playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser:
+            tab = browser.new_page(viewport={"width": 400, "height": 800})
+            wide = []
+            for page in sorted(site.rglob("*.html")):
+                tab.goto(page.as_uri())
+                wide += [page] if tab.evaluate("document.documentElement.scrollWidth") > 400 else []
+    assert wide == []
 
 
 def test_every_hook_is_documented(site: Path) -> None:
