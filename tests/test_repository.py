@@ -80,20 +80,6 @@ def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
     }
 
 
-def test_docs_table_says_what_packages_say_of_themselves() -> None:
-    text = (ROOT / "docs" / "packages.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `kdtool-.*", text, re.MULTILINE)) == {
-        f"| `{name}` | `{folder.relative_to(ROOT).as_posix()}` | {_components(project)} | {project['description']} |"
-        for name, (folder, project) in PLUGINS.items()
-    }
-
-
-def _components(project: dict[str, Any]) -> str:
-    groups = project.get("entry-points", {}).items()
-    names = [name for group, points in groups if group not in {"pytest11", "kdtool.defaults"} for name in points]
-    return ", ".join(f"`{name}`" for name in names) or "library"
-
-
 def test_list_of_what_is_not_installed_is_current() -> None:
     spec = importlib.util.spec_from_file_location("first_party", ROOT / "tests" / "first_party.py")
     assert spec is not None

@@ -293,4 +293,4 @@ def test_a_package_without_a_readme_is_told_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("kdtool_testing.offered.distribution", lambda _: bare)
     monkeypatch.setattr("kdtool_testing.offered.inspect.getfile", lambda _: "/nowhere/tests/test_x.py")
     with pytest.raises(AssertionError, match=r"mine has no README: write README\.md"):
-        suite.test_its_readme_names_it_and_its_settings()
+        suite.test_its_readme_names_it()

@@ -211,6 +211,19 @@ def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> 
         assert window.problems == []
 
 
+def test_repeated_runs_show_warm_medians(browser: Browser) -> None:
+    with open_window(browser, models()) as window:
+        window.show("Compare")
+        for repeats in ("", "", "medians of 2 runs", "medians of 3 runs"):
+            window.run(PROMPT)
+            window.wait()
+            assert ("medians" in window.status) == bool(repeats)
+            assert repeats in window.status
+        window.run(PROMPT + " ")
+        window.wait()
+        assert "medians" not in window.status
+
+
 def test_columns_can_be_chosen_and_run_one_by_one(browser: Browser) -> None:
     served = models()
     with open_window(browser, served) as window:

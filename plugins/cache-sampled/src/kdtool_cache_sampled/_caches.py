@@ -131,7 +131,7 @@ class Sampled(_Tokens):
     def bytes_a_token(self) -> float:
         return (
             self.config.alternatives * 1.6 * float(self.config.samples**0.7)
-        )  # measured: 13 at 20 samples, 39 at 100 (docs/benchmarks.md)
+        )  # measured: 13 at 20 samples, 39 at 100 (docs/science/gradient-angle.md)
 
 
 class TopK(_Tokens):

@@ -25,7 +25,7 @@ __all__ = ["Sizes", "memory_of", "sizes_of"]
 _FLOAT = 4
 _SLACK = 0.1
 """Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
-(docs/benchmarks.md), assumed on GPUs."""
+(docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
 _MIXING_TENSORS = 1

@@ -274,7 +274,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     notes = list(_on_policy_notes(progress.on_policy))
     if loop.config.sharding == "full" and loop.sharding is None:
         notes.append(
-            "sharding: full had no effect, because there was only one process (docs/recipe.md explains how to start "
+            "sharding: full had no effect, because there was only one process (docs/several-gpus.md explains how to start "
             "several)"
         )
     if progress.skipped:

@@ -9,7 +9,7 @@ from kdtool._contract.estimates import Estimate, RunForecast, bytes_of_weights
 from kdtool._contract.run_info import Owner
 
 _PROCESS_BYTES = 650_000_000
-"""Memory beside tensors: Python, torch, transformers, text (Linux, CPU). Fitted to measured runs: docs/benchmarks.md."""
+"""Memory beside tensors: Python, torch, transformers, text (Linux, CPU). Fitted to runs: docs/benchmarks/memory.md."""
 
 
 def estimate_process(ahead: RunForecast) -> Estimate:
