@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def short(recipe: dict[str, Any]) -> dict[str, Any]:
     """The small recipe, whose teacher runs beside the student, without what follows the machine's speed."""
     plain = {key: value for key, value in recipe.items() if key not in {"signals", "control"}}
-    weightings = {"position": {}}
+    weightings: dict[str, Any] = {"position": {}}
     return {
         **plain,
         "train": {**recipe["train"], "weightings": weightings},
@@ -51,7 +51,8 @@ def test_a_profile_changes_no_weight_and_no_score(short: dict[str, Any], tracker
 
 def test_a_profile_can_be_switched_on_and_off_without_training_again(short: dict[str, Any]) -> None:
     kdtool.run(short)
-    for trackers in ({"profile": {}}, {}):
+    choices: list[dict[str, Any]] = [{"profile": {}}, {}]
+    for trackers in choices:
         assert {stage.reused for stage in kdtool.run({**short, "trackers": trackers}).stages} == {True}
 
 

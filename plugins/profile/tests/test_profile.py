@@ -152,8 +152,13 @@ def test_memory_counts_for_the_hook_that_raised_the_peak(machine: Machine) -> No
 
 
 def test_a_peak_that_another_part_of_the_process_resets_counts_nothing(machine: Machine) -> None:
-    machine.call("trainer", "kdtool_train", machine.work(1, gpu=-50))()
-    assert machine.rows()["trainer.kdtool_train"].gpu_memory == 0
+    machine.work(0, gpu=80)()
+    reset = machine.call("student", "kdtool_open", machine.work(1, gpu=-50))
+    machine.call("trainer", "kdtool_train", reset)()
+    assert {row.gpu_memory for row in machine.rows().values()} == {
+        0,
+        30,
+    }  # 80 of kdtool itself, 50 of which are unknown
 
 
 def test_time_between_items_counts_for_the_consumer(machine: Machine) -> None:
@@ -186,7 +191,8 @@ def test_an_answer_that_is_left_early_is_closed(machine: Machine) -> None:
         finally:
             closed.append(True)
 
-    items: Any = machine.recorder.pass_on(make(), "corpus", "kdtool_examples")
+    answer = make()
+    items = machine.recorder.pass_on(answer, "corpus", "kdtool_examples")
     assert next(items) == 1
     items.close()
     assert closed == [True]
@@ -309,6 +315,23 @@ def test_losses_stay_plain_methods_unless_they_are_measured() -> None:
     assert all(hasattr(Loss, hook) or hook == "kdtool_token_weight" for hook in COMPILED)
 
 
+class Breaks(kdtool.TokenLoss):
+    """A loss that fails."""
+
+    def kdtool_token_loss(self, chunk: Any) -> Any:
+        raise ValueError("too late")
+
+
+def test_an_error_ends_the_call() -> None:
+    profile = ProfileLosses(ProfileLosses.Config())
+    call = make_run(Path(), {"loss": Breaks(Breaks.Config()), "profile": profile}).bound("kdtool_token_loss")["loss"]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too late"):
+            call(1)
+    (row,) = [row for row in table(profile._recorder) if row.component]
+    assert (row.calls, profile._recorder.home.children["loss", "kdtool_token_loss"].children) == (2, {})
+
+
 def test_a_wrapped_hook_costs_microseconds(tmp_path: Path) -> None:
     seconds = []
     for trackers in ({}, {"profile": ProfileLosses(ProfileLosses.Config())}):
@@ -359,6 +382,10 @@ def test_a_run_is_measured_and_no_result_changes(toy: dict[str, Any], capsys: py
     own = [hook["own_seconds"] for hook in found["hooks"] if not hook["background"]]
     assert sum(own) == pytest.approx(found["seconds"])
     assert profiled.seconds < found["seconds"]
+    graph = json.loads((profiled.folder / "profile" / "speedscope.json").read_text(encoding="utf-8"))
+    names = [frame["name"] for frame in graph["shared"]["frames"]]
+    stacks = {tuple(names[index] for index in sample) for sample in graph["profiles"][0]["samples"]}
+    assert ("kdtool", "training of student, seed 0", "trainer.kdtool_train") in stacks
     hooks = {(hook["component"], hook["hook"]): hook["calls"] for hook in found["hooks"]}
     assert hooks["trainer", "kdtool_train"] == 2
     assert hooks["corpus", "kdtool_examples"] == 1
