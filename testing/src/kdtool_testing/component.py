@@ -25,6 +25,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
 from kdtool._contract.signals import SignalRequest
 
+from kdtool_testing.as_called import as_called
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.toy.run import Listener, make_run
 
@@ -144,10 +145,11 @@ class ComponentConformance(RegistrationConformance):
 
 
 def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
-    identity = component.kdtool_identity(run)
-    facts = component.kdtool_describe(run)
-    missing = component.kdtool_check(run, "start")
-    return identity, facts, component.kdtool_acknowledge(), missing
+    hooks = as_called(component)
+    identity = hooks.kdtool_identity(run)
+    facts = hooks.kdtool_describe(run)
+    missing = hooks.kdtool_check(run, "start")
+    return identity, facts, hooks.kdtool_acknowledge(), missing
 
 
 _STAGES = ("students", "signals", "phases/train", "exports", "scores")
@@ -155,12 +157,13 @@ _STAGES = ("students", "signals", "phases/train", "exports", "scores")
 
 def _estimate(component: Any, run: RunInfo) -> list[Estimate]:
     """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
-    facts = component.kdtool_describe(run) or _SHAPE
+    hooks = as_called(component)
+    facts = hooks.kdtool_describe(run) or _SHAPE
     phase = PlannedPhase("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
     signals = PlannedSignals("signals", "signals", "teacher", SignalRequest(frozenset({"logits"}), (1,)), 64, 6400)
     models = {"student": facts, "teacher": facts}
     ahead = RunForecast(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
-    return list(component.kdtool_estimate(run, ahead) or ())
+    return list(hooks.kdtool_estimate(run, ahead) or ())
 
 
 def _without_seconds(part: Estimate) -> Estimate:
