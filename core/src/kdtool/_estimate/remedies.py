@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._contract.estimates import RunForecast
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
+from kdtool._estimate.run_forecast import AttributedEstimate
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import as_written
-from kdtool._run.preflight.run_forecast import Asked
 
 _TRIES = 48
 """The most recipes that are checked for one answer."""
@@ -60,7 +61,7 @@ Try = Callable[[Mapping[str, Any]], Attempt]
 """Checks the recipe with further settings."""
 
 
-def proposals(assembly: Assembly, asked: Sequence[Asked]) -> list[Remedy]:
+def proposals(assembly: Assembly, ahead: RunForecast, asked: Sequence[AttributedEstimate]) -> list[Remedy]:
     """Return the proposals of components and transforms, cheapest first, untried."""
     (student,) = assembly.of_kind("student")
     found: dict[str, Remedy] = {}
@@ -87,7 +88,7 @@ def proposals(assembly: Assembly, asked: Sequence[Asked]) -> list[Remedy]:
             known = found.setdefault(str(one.settings), one)
             if known.stages and stages:
                 found[str(one.settings)] = replace(known, stages=tuple(dict.fromkeys([*known.stages, *stages])))
-    return sorted([*found.values(), *_transforms(assembly)], key=_rank)
+    return sorted([*found.values(), *_transforms(assembly, ahead)], key=_rank)
 
 
 def fitting(found: Sequence[Remedy], attempt: Try) -> list[Remedy]:
@@ -166,7 +167,7 @@ def _rank(one: Remedy) -> tuple[bool, int]:
     return one.of_student, 2 if one.changes_result else int(one.leaves_out)
 
 
-def _transforms(assembly: Assembly) -> Iterator[Remedy]:
+def _transforms(assembly: Assembly, ahead: RunForecast) -> Iterator[Remedy]:
     (student,) = assembly.of_kind("student")
     component = assembly.shared[student]
     random = isinstance(component, Student) and component.uses_seed
@@ -183,6 +184,5 @@ def _transforms(assembly: Assembly) -> Iterator[Remedy]:
             if frozen or name in {spec.use for spec in phase.transforms}:
                 continue
             settings = {as_written((*phase.key, "transforms", name)): dict(saving.settings)}
-            arms = ("" if arm == "student" else f"{arm}/" for arm in assembly.arms)
-            stages = tuple(f"phases/{arm}{phase.name}" for arm in arms)
+            stages = tuple(planned.stage for planned in ahead.phases if planned.name == phase.name)
             yield Remedy(settings, saving.cost, saving.changes_result, stages=stages)

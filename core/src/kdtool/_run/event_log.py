@@ -111,7 +111,7 @@ def _mend(path: Path) -> None:
             file.write(b"\n")
 
 
-_PLACE: Mapping[str, Any] = {"stage": str, "label": str, "phase": str, "arm": str, "seed": int}
+_PLACE: Mapping[str, Any] = {"stage": str, "label": str, "stage_title": str, "phase": str, "arm": str, "seed": int}
 _WHOLE: Mapping[str, Any] = {
     "name": str,
     "folder": Path,

@@ -46,14 +46,14 @@ def refuse_missing(
         raise RecipeError(list(problems))
 
 
-def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
+def identify(context: Context, run: RunInfo) -> None:
     """Add the identities of all components to `context.identities`, each asked once.
 
-    Unless they are `needed`, those of models and data that are not on this machine are left out.
+    A forecast leaves out those of models and data that are not on this machine.
 
     Raises:
         RecipeError: with all components that refuse, or that lack a file, each at its key.
-        ServiceError: one that is needed is not on this machine and cannot be fetched.
+        ServiceError: one is not on this machine and cannot be fetched.
     """
     problems: dict[Problem, None] = {}
     absent: ServiceError | None = None
@@ -72,7 +72,7 @@ def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
             problems[problem_at(context.assembly.recipe, key, message)] = None
     if problems:
         raise RecipeError(list(problems))
-    if absent and needed:
+    if absent and not context.forecast:
         raise absent
 
 

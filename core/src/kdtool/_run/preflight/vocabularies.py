@@ -22,23 +22,25 @@ from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 _REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
 
-def compare_with_teachers(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str, Vocabularies | None]:
+def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabularies | None]:
     """Compare the student's tokenizer with those of the teachers that losses learn from, by teacher.
 
-    Unless they are `needed`, None stands for tokenizers that are not on this machine.
+    The known ones are added to `context.vocabularies`. In a forecast, None stands for tokenizers that are not on this
+    machine.
 
     Raises:
         RecipeError: a loss compares tokens of different vocabularies.
-        ServiceError: a tokenizer that is needed is not on this machine and cannot be fetched.
+        ServiceError: a tokenizer is not on this machine and cannot be fetched.
     """
     (student,) = context.assembly.of_kind("student")
     found: dict[str, Vocabularies | None] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         found[teacher] = None
-        with nullcontext() if needed else suppress(ServiceError):
+        with suppress(ServiceError) if context.forecast else nullcontext():
             found[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
     if problems := list(dict.fromkeys(_problems(context.assembly, found))):
         raise RecipeError(problems)
+    context.vocabularies.update({name: vocabularies for name, vocabularies in found.items() if vocabularies})
     return found
 
 

@@ -6,7 +6,7 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +23,8 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answer_cache import cache_answers
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint, tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.fingerprint import fingerprint
+from kdtool._run.graph import Graph, Node
 from kdtool._run.stages.annotations import annotate
 from kdtool._run.stages.row_files import StoredRows, write_rows
 from kdtool._run.stages.shapes import Shapes
@@ -134,7 +134,9 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
     components = [context.part(name) for name in (*corpora, *screens, *taken)]
     parts = {"components": components, "shares": list(shares.values())}
-    return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
+    title = f"text, phase {label}" if label else "text"
+    node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
+    return graph.add(node)
 
 
 def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
@@ -200,32 +202,44 @@ def _add_translation(context: Context, graph: Graph, own: Materials, teacher: st
                 f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
             )
 
-    stage = Stage("rows", "-".join(filter(None, [own.rows.stage.label, teacher])), unit="rows")
+    label = "-".join(filter(None, [own.rows.label, teacher]))
     parts = {"tokenizers": [[each.fingerprint, list(each.document_start)] for each in (mine, theirs)]}
-    return graph.add(Node(stage, context.store, parts, {"rows": own.rows}, build, texts=own.texts))
+    return graph.add(_rows_node(context, label, parts, {"rows": own.rows}, build, own.texts))
+
+
+def _rows_node(
+    context: Context,
+    label: str,
+    parts: Mapping[str, Any],
+    inputs: Mapping[str, Node],
+    build: Callable[[RunInfo, Path], None],
+    texts: Node,
+) -> Node:
+    title = f"tokenised rows ({label})" if label else "tokenised rows"
+    return Node("rows", label, title, context.store, parts, inputs, build, texts=texts, unit="rows")
 
 
 def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, shapes: Shapes) -> Materials:
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
-    tokenizer, usual = (context.tokenizer_of(name) for name in (learner, student))
-    alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
+    tokenizers = [context.tokenizer_part(name) for name in (learner, student)]
+    same_tokens = len({(part.get("tokenizer"), str(part.get("start"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
     own = {spec.kind for spec in phase.sources if spec.key not in shared}
-    special = not alike or own & {"packer", "corpus", "screen", "annotator"}
-    stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
+    special = not same_tokens or own & {"packer", "corpus", "screen", "annotator"}
+    label = phase.name if special else texts.label
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase.sources, run.texts.examples("train"), tokenizer)
+        rows = pack(run, phase.sources, run.texts.examples("train"), context.tokenizer_of(learner, run))
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
-        **tokenizer_part(tokenizer),
+        **tokenizers[0],
         "annotators": [context.part(spec.path) for spec in of_kind(phase.sources, "annotator")],
     }
-    rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts))
+    rows = graph.add(_rows_node(context, label, parts, {"texts": texts}, build, texts))
     return Materials(texts, rows, shapes)
 
 
@@ -251,9 +265,11 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         record(run, folder)
         return True
 
-    label = "-".join(filter(None, [rows.stage.label, "" if cache == "signals" else cache, teacher]))
+    origin = [*filter(None, [rows.label, "" if cache == "signals" else cache])]
     return Node(
-        stage=Stage("signals", label, unit="rows"),
+        kind="signals",
+        label="-".join([*origin, teacher]),
+        title=f"signals of {teacher}" + (f" ({', '.join(origin)})" if origin else ""),
         where=context.store,
         parts={
             "teacher": context.part(teacher),
@@ -266,4 +282,5 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         texts=rows.texts,
         total=lambda _: len(rows_of(rows)),
         teachers=context.weights_of([teacher]),
+        unit="rows",
     )

@@ -20,10 +20,10 @@ from kdtool._contract.teacher import Teacher
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import fingerprint
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
-from kdtool._run.stages.phases import Arm
+from kdtool._run.stages.phases import TrainedModel, arm_in_words
 from kdtool._run.stages.rows import asking_once
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
@@ -38,14 +38,15 @@ _SAID = "said.json"
 class Measured:
     """A model to measure, and its arm: the student, a control, a teacher, an exported file.
 
-    `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher` is the component of a teacher,
-    `unadapted` if it is measured before phases of this run trained it. `content` is the hash of a model that no node holds.
-    `lasting` is the name in its artefact, where that is not `name`: the student's name depends on the number of seeds, its
-    measurements do not.
+    `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
+    is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
+    of a model that no node holds. `lasting` is the name in its artefact, where that is not `name`: the student's name
+    depends on the number of seeds, its measurements do not.
     """
 
     name: str
     arm: str
+    title: str
     node: Node | None
     subject: Callable[[], Subject]
     teacher: str = ""
@@ -60,7 +61,7 @@ class Measured:
 
 
 def subjects_of(
-    context: Context, arms: Iterable[Arm], exports: Mapping[str, Node], untrained: Mapping[int, Node]
+    context: Context, arms: Iterable[TrainedModel], exports: Mapping[str, Node], untrained: Mapping[int, Node]
 ) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
@@ -139,7 +140,7 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         for subject in context.names[node.name, found.subject]:
             one = replace(found, subject=subject)
             one = _with_prefix(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measurement(context.info(node.stage), one)
+            context.hooks.kdtool_measurement(context.info(node), one)
             called[evaluator].append(one)
     return called
 
@@ -171,27 +172,30 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
-    return Measured(subject.name, subject.name, None, lambda: subject, teacher=name, unadapted=bool(suffix))
+    title = f"{name} before its training" if suffix else name
+    return Measured(subject.name, subject.name, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
 def _of_base(node: Node) -> Measured:
-    return Measured("base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
+    return Measured("base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
 
 
-def _of_arm(context: Context, arm: Arm) -> Measured:
+def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
-    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
+    title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
+    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
 
 
-def _of_export(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
+def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
     name, kind = f"{trained.name}-{label}", f"{arm.arm}-{label}"
 
     def subject() -> Subject:
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
-    return Measured(name, kind, node, subject, lasting=f"{trained.kept_as}-{label}")
+    title = f"{trained.title} ({label})"
+    return Measured(name, kind, title, node, subject, lasting=f"{trained.kept_as}-{label}")
 
 
 def _add_group(
@@ -231,7 +235,6 @@ def _add_group(
     reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
     declared = evaluator.measurements if isinstance(evaluator, Evaluator) else ()
     asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
-    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in asked},
@@ -249,7 +252,19 @@ def _add_group(
     read = texts if reads else None
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment
-    return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
+    node = Node(
+        kind="scores",
+        label=short if len(group) > 1 else f"{short}-{group[0].kept_as}",
+        title=f"measuring {short}" if len(group) > 1 else f"measuring {short} of {group[0].title}",
+        where=where,
+        parts=parts,
+        inputs=inputs,
+        build=build,
+        texts=read,
+        teachers=teachers,
+        unit="documents",
+    )
+    return graph.add(node)
 
 
 def _problem(

@@ -13,8 +13,7 @@ from kdtool._contract.student import Student
 from kdtool._plugins.owner import blame
 from kdtool._plugins.return_types import require
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
 
@@ -41,14 +40,13 @@ def facts_of(node: Node) -> ModelFacts:
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
     (name,) = context.assembly.of_kind("student")
-    stage = Stage("students", "" if seed is None else f"seed{seed}", seed=seed or 0)
     taken = taken_by([name], context.assembly.shared)
     teachers = [teacher for teacher in context.assembly.of_kind("teacher") if teacher in taken]
     parts = {
         "student": context.part(name),
         "seed": seed,
         "teachers": {teacher: context.part(teacher) for teacher in teachers},
-        **tokenizer_part(context.tokenizer_of(name)),
+        **context.tokenizer_part(name),
     }
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -58,5 +56,16 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
             student.save(folder / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
-    speaking = context.weights_of(teachers)
-    return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))
+    node = Node(
+        kind="students",
+        label="" if seed is None else f"seed{seed}",
+        title="untrained student" if seed is None else f"untrained student, seed {seed}",
+        where=context.store,
+        parts=parts,
+        inputs={"texts": texts},
+        build=build,
+        texts=texts,
+        teachers=context.weights_of(teachers),
+        seed=seed or 0,
+    )
+    return graph.add(node)
