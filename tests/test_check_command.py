@@ -28,11 +28,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, kdtool.RunForecast, list[AttributedEstimate]]:
+def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[AttributedEstimate]]:
     """Return what a check finds of a recipe with the evaluator `efficiency`."""
     evaluators = {**recipe["evaluators"], "efficiency": {}}
     found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, ForecastCache())
-    return found.assembly, found.ahead, found.asked
+    return found.assembly, found.asked
 
 
 @pytest.fixture
@@ -202,12 +202,12 @@ def test_two_passes_of_a_student_without_dropout_are_refused_before_anything_is_
 def test_random_weights_are_not_frozen_and_an_evaluator_can_be_left_out(file: str, recipe: dict[str, Any]) -> None:
     found = kdtool.check(Path(file), memory="64GB")
     assert found["fits"]["memory"]
-    assembly, ahead, asked = looked_at({**recipe, "student": {"use": "gpt", "parameters": "500k"}})
-    settings = [key for one in proposals(assembly, ahead, asked) for key in one.settings]
+    assembly, asked = looked_at({**recipe, "student": {"use": "gpt", "parameters": "500k"}})
+    settings = [key for one in proposals(assembly, asked) for key in one.settings]
     assert not [key for key in settings if "lora" in key]
     assert "evaluators.efficiency" in settings
-    assembly, ahead, asked = looked_at(recipe)
-    assert [key for one in proposals(assembly, ahead, asked) for key in one.settings if "lora" in key]
+    assembly, asked = looked_at(recipe)
+    assert [key for one in proposals(assembly, asked) for key in one.settings if "lora" in key]
 
 
 def test_attempts_ask_for_what_is_missing_only_where_settings_are_new(

@@ -154,7 +154,7 @@ def check(
         return _attempt_of(asked.look_at(further) if further else found, limits)
 
     enough = fits["memory"] and fits["gpu"]
-    proposed = proposals(found.assembly, found.ahead, found.asked) if fit or not enough else []
+    proposed = proposals(found.assembly, found.asked) if fit or not enough else []
     return {
         **_describe(found),
         "limits": vars(limits),

@@ -45,17 +45,8 @@ def _add_export(context: Context, graph: Graph, name: str, trained: TrainedModel
         relative = replace(artifact, path=artifact.path.relative_to(folder))
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
-    file_format = name.rpartition(".")[2]
-    node = Node(
-        kind="exports",
-        label=file_format,
-        title=f"export as {file_format}",
-        where=context.own,
-        parts={"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]},
-        inputs={"model": trained.nodes[-1], "texts": texts},
-        build=build,
-        texts=texts,
-        arm=trained.arm,
-        seed=trained.seed,
-    )
-    return graph.add(node)
+    label = name.rpartition(".")[2]
+    parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
+    inputs = {"model": trained.nodes[-1], "texts": texts}
+    node = Node("exports", label, f"export as {label}", context.own, parts, inputs, build, texts=texts)
+    return graph.add(replace(node, arm=trained.arm, seed=trained.seed))

@@ -249,21 +249,13 @@ def _add_group(
         for one, node in teachers.items()
         if getattr(context.assembly.shared[one], "answer_cache_key", None) and not together
     }
-    read = texts if reads else None
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment
-    node = Node(
-        kind="scores",
-        label=short if len(group) > 1 else f"{short}-{group[0].kept_as}",
-        title=f"measuring {short}" if len(group) > 1 else f"measuring {short} of {group[0].title}",
-        where=where,
-        parts=parts,
-        inputs=inputs,
-        build=build,
-        texts=read,
-        teachers=teachers,
-        unit="documents",
-    )
+    label, title = short, f"measuring {short}"
+    if len(group) == 1:
+        label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
+    read = texts if reads else None
+    node = Node("scores", label, title, where, parts, inputs, build, texts=read, teachers=teachers, unit="documents")
     return graph.add(node)
 
 

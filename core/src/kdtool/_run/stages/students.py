@@ -56,16 +56,9 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
             student.save(folder / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
+    label, title = ("", "untrained student") if seed is None else (f"seed{seed}", f"untrained student, seed {seed}")
+    inputs, weights = {"texts": texts}, context.weights_of(teachers)
     node = Node(
-        kind="students",
-        label="" if seed is None else f"seed{seed}",
-        title="untrained student" if seed is None else f"untrained student, seed {seed}",
-        where=context.store,
-        parts=parts,
-        inputs={"texts": texts},
-        build=build,
-        texts=texts,
-        teachers=context.weights_of(teachers),
-        seed=seed or 0,
+        "students", label, title, context.store, parts, inputs, build, texts=texts, teachers=weights, seed=seed or 0
     )
     return graph.add(node)

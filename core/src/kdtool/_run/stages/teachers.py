@@ -6,6 +6,7 @@ made once for all seeds and arms, with seed 0.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,20 +59,13 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
 def add_fits(context: Context, graph: Graph, texts: Node) -> None:
     """Add what teachers learn from the recipe's text, as the weights that later nodes use."""
     for teacher in context.hooks.implementing("kdtool_fit"):
-        node = Node(
-            kind="teachers",
-            label=teacher,
-            title=f"fit of {teacher} to the text",
-            where=context.store,
-            parts={"teacher": context.part(teacher)},
-            inputs={"texts": texts},
-            build=partial(_fit, teacher),
-            texts=texts,
-            teachers={teacher: None},
-            arm=teacher,
-            seed=_SEED,
+        title, parts, build = (
+            f"fit of {teacher} to the text",
+            {"teacher": context.part(teacher)},
+            partial(_fit, teacher),
         )
-        context.adapted[teacher] = graph.add(node)
+        node = Node("teachers", teacher, title, context.store, parts, {"texts": texts}, build, texts=texts, arm=teacher)
+        context.adapted[teacher] = graph.add(replace(node, teachers={teacher: None}, seed=_SEED))
 
 
 def _fit(teacher: str, run: RunInfo, _: Path) -> None:
