@@ -142,21 +142,21 @@ def check(
     path = Path(recipe) if isinstance(recipe, str) else recipe
     show = progress or (lambda _: None)
     asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
-    found = asked.look()
+    checked = asked.look()
     limits = _limits(limit, assumed, asked.out, asked.store)
     fits = {
-        "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
-        "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
-        "disk": found.forecast.disk_bytes <= limits.disk,
+        "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
+        "gpu": not limits.gpu or checked.forecast.device_memory.peak <= limits.gpu,
+        "disk": checked.forecast.disk_bytes <= limits.disk,
     }
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        return _attempt_of(asked.look_at(further) if further else found, limits)
+        return _attempt_of(asked.look_at(further) if further else checked, limits)
 
     enough = fits["memory"] and fits["gpu"]
-    proposed = proposals(found.assembly, found.asked) if fit or not enough else []
+    proposed = proposals(checked.assembly, checked.asked) if fit or not enough else []
     return {
-        **_describe(found),
+        **_describe(checked),
         "limits": vars(limits),
         "fits": fits,
         "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
@@ -164,20 +164,20 @@ def check(
     }
 
 
-def _describe(found: _Checked) -> dict[str, Any]:
-    facts = {training_title(phase.arm, phase.name): phase.facts for phase in found.ahead.phases}
+def _describe(checked: _Checked) -> dict[str, Any]:
+    facts = {training_title(phase.arm, phase.name): phase.facts for phase in checked.ahead.phases}
     described: dict[str, Any] = _plain(
         {
-            "name": found.assembly.recipe.name,
-            "arms": list(found.assembly.arms),
-            "components": [component_record(built) for built in found.assembly.built.values()],
-            "models": found.ahead.models,
-            "stages": found.titles,
-            "trainable": {name: own.trainable for name, own in facts.items() if own is not None},
-            "licences": found.licences,
-            "vocabularies": found.vocabularies,
-            "mixtures": describe_mixtures(found.assembly),
-            "forecast": found.forecast,
+            "name": checked.assembly.recipe.name,
+            "arms": list(checked.assembly.arms),
+            "components": [component_record(built) for built in checked.assembly.built.values()],
+            "models": checked.ahead.models,
+            "stages": checked.titles,
+            "trainable": {name: each.trainable for name, each in facts.items() if each is not None},
+            "licences": checked.licences,
+            "vocabularies": checked.vocabularies,
+            "mixtures": describe_mixtures(checked.assembly),
+            "forecast": checked.forecast,
         }
     )
     return described

@@ -114,9 +114,9 @@ def _add_arms(
     costs = tuple(dict.fromkeys((*_signals(materials), *trained, *context.adapted.values())))
     by_seed: list[dict[str, TrainedModel]] = []
     for seed in context.assembly.recipe.seeds:
-        found: dict[str, TrainedModel] = {}
+        arms: dict[str, TrainedModel] = {}
         for name in context.assembly.arms:
-            matched = MatchedTime(found["student"], found["control"], costs) if name == _TIME_ARM else None
-            found[name] = add_arm(context, graph, name, seed, students[seed], materials, matched)
-        by_seed.append(found)
-    return [found[name] for name in context.assembly.arms for found in by_seed]
+            matched = MatchedTime(arms["student"], arms["control"], costs) if name == _TIME_ARM else None
+            arms[name] = add_arm(context, graph, name, seed, students[seed], materials, matched)
+        by_seed.append(arms)
+    return [arms[name] for name in context.assembly.arms for arms in by_seed]

@@ -87,8 +87,10 @@ class Context:
         verify: bool = False,
     ) -> Context:
         """Return the context of a run in `folder`, for this process."""
-        stored, own, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
-        return cls(assembly, folder, stored, own, offline, assembly.hooks(), *ranks, licences=licences, verify=verify)
+        stored, run_artefacts, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
+        return cls(
+            assembly, folder, stored, run_artefacts, offline, assembly.hooks(), *ranks, licences=licences, verify=verify
+        )
 
     def info(self, node: Node | None = None, texts: TextSource | None = None) -> RunInfo:
         """Return the view of the run that components have while a node is made, or outside of all nodes."""

@@ -84,7 +84,7 @@ def wait_for(node: Node, join: Callable[[Path], bool], is_led: Callable[[], bool
                 )
         joined = joined or (node.partial.is_dir() and join(node.partial))
         time.sleep(_GLIMPSE)
-    found = node.where.find(*node.key)
-    if found is None:
+    artefact = node.where.find(*node.key)
+    if artefact is None:
         raise UsageError(f"{node.path} was there and is gone: another process deleted it while this run used it")
-    return found
+    return artefact

@@ -209,7 +209,9 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
     """
     context.refuse_moved()
     with storage_errors(context.folder):
-        results = replace(results, measurements=tuple(_copy_items(context, found) for found in results.measurements))
+        results = replace(
+            results, measurements=tuple(_copy_items(context, measurement) for measurement in results.measurements)
+        )
         write_results(results)
     for name in context.assembly.of_kind("reporter"):
         shown = read_results(context.folder)  # as `kdtool report` passes them, without places of this machine
@@ -265,7 +267,7 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
         **described,
         **dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(run_graph.students.values())))),
     }
-    by_short_name = {name.rpartition(".")[2]: found for name, found in by_evaluator.items()}
+    by_short_name = {name.rpartition(".")[2]: values for name, values in by_evaluator.items()}
     students = [name for name, arm in arm_of.items() if arm == "student"]
     return Results(
         name=assembly.recipe.name,
@@ -304,9 +306,9 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
 
 def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
     """Return counts of the recipe's text, rows of all phases, and the time that recorded signals took."""
-    rows = [rows_of(node) for node in {own.rows.name: own.rows for own in run_graph.materials.values()}.values()]
+    rows = [rows_of(node) for node in {data.rows.name: data.rows for data in run_graph.materials.values()}.values()]
     corpora = corpora_of(context, context.assembly.recipe.shared)
-    texts = dict.fromkeys([run_graph.texts.path, *(own.texts.path for own in run_graph.materials.values())])
+    texts = dict.fromkeys([run_graph.texts.path, *(data.texts.path for data in run_graph.materials.values())])
     accounts = {
         name: account
         for folder in texts
@@ -324,18 +326,18 @@ def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
 
 def _phases(context: Context, run_graph: RunGraph) -> dict[str, Any]:
     """Return the model that each phase trained, and its data."""
-    found = {}
+    phases = {}
     for phase in sorted(context.assembly.recipe.phases, key=lambda phase: phase.trains is None):
-        own, corpora = run_graph.materials[phase.name], corpora_of(context, phase.sources)
-        rows = rows_of(own.rows)
-        found[phase.name] = {
+        data, corpora = run_graph.materials[phase.name], corpora_of(context, phase.sources)
+        rows = rows_of(data.rows)
+        phases[phase.name] = {
             "trains": phase.trains or "student",
             "corpora": ", ".join(corpora),
-            **StoredTexts(own.texts.path).counts(corpora)["splits"]["train"],
+            **StoredTexts(data.texts.path).counts(corpora)["splits"]["train"],
             "rows": len(rows),
             "row_length": rows.length,
         }
-    return found
+    return phases
 
 
 def _recipe_notes(context: Context) -> tuple[str, ...]:

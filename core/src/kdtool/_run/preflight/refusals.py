@@ -89,12 +89,12 @@ def refusals_with_places(assembly: Assembly) -> Iterator[None]:
         raise
     except UsageError as error:
         owner = owner_of(error)
-        found = [built for built in assembly.built.values() if built.owner == owner]
-        if not found:
+        blamed = [built for built in assembly.built.values() if built.owner == owner]
+        if not blamed:
             raise
-        key, message = found[0].spec.key, describe(error)
+        key, message = blamed[0].spec.key, describe(error)
         setting, _, rest = message.partition(": ")
-        if setting in found[0].spec.options:
+        if setting in blamed[0].spec.options:
             key, message = (*key, setting), rest
         raise RecipeError([problem_at(assembly.recipe, key, message)]) from error
 

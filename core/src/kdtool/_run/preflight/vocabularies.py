@@ -33,15 +33,15 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
         ServiceError: a tokenizer is not on this machine and cannot be fetched.
     """
     (student,) = context.assembly.of_kind("student")
-    found: dict[str, Vocabularies | None] = {}
+    compared: dict[str, Vocabularies | None] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
-        found[teacher] = None
+        compared[teacher] = None
         with suppress(ServiceError) if context.forecast else nullcontext():
-            found[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
-    if problems := list(dict.fromkeys(_problems(context.assembly, found))):
+            compared[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
+    if problems := list(dict.fromkeys(_problems(context.assembly, compared))):
         raise RecipeError(problems)
-    context.vocabularies.update({name: vocabularies for name, vocabularies in found.items() if vocabularies})
-    return found
+    context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})
+    return compared
 
 
 def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str, ...]:
@@ -55,10 +55,10 @@ def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str
     return tuple(f"vocabularies: {sentence}" for sentence in sentences if sentence)
 
 
-def _problems(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
+def _problems(assembly: Assembly, compared: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
     for phase, spec, loss, teachers in _learning(assembly):
         on_policy = on_policy_key(phase, assembly.built)
-        known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
+        known = {name: vocabularies for name in teachers if (vocabularies := compared[name]) is not None}
         across = isinstance(loss, SequenceLoss) and not loss.same_vocabulary
         for name, vocabularies in known.items():
             sentence = vocabularies.sentence("the student", name)

@@ -165,46 +165,48 @@ def pack(
 def add_data(context: Context, graph: Graph, shapes: Shapes) -> dict[str, Materials]:
     """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them."""
     phases = context.assembly.arms["student"]
-    found = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
+    materials = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
     for phase in phases:
-        found[phase.name] = _add_teacher_rows(context, graph, phase, found[phase.name])
+        materials[phase.name] = _add_teacher_rows(context, graph, phase, materials[phase.name])
     learning: dict[tuple[Node, str, str], list[PhaseSpec]] = defaultdict(list)
     for phase in phases:
-        own = found[phase.name]
+        data = materials[phase.name]
         for cache in of_kind(phase.sources, "cache"):
             for teacher in teachers_of_terms(plain_terms(context.assembly, phase)):
-                learning[own.teacher_rows.get(teacher, own.rows), cache.path, teacher].append(phase)
+                learning[data.teacher_rows.get(teacher, data.rows), cache.path, teacher].append(phase)
     for (rows, cache_name, teacher), together in learning.items():
         wanted = Wanted(context, tuple(together), teacher, shapes)
         recording = Recording(graph.add(_recording(wanted, cache_name, rows)), rows, cache_name, wanted)
         for phase in together:
-            recordings = {**found[phase.name].recordings, teacher: recording}
-            found[phase.name] = replace(found[phase.name], recordings=recordings)
-    return found
+            recordings = {**materials[phase.name].recordings, teacher: recording}
+            materials[phase.name] = replace(materials[phase.name], recordings=recordings)
+    return materials
 
 
-def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, own: Materials) -> Materials:
+def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, data: Materials) -> Materials:
     """Add the phase's rows in the tokenizers of teachers that do not read the student's tokens."""
     asked = teachers_of_terms(plain_terms(context.assembly, phase))
     foreign = [name for name, found in context.vocabularies.items() if name in asked and not found.comparable]
-    return replace(own, teacher_rows={name: _add_translation(context, graph, own, name) for name in foreign})
+    return replace(data, teacher_rows={name: _add_translation(context, graph, data, name) for name in foreign})
 
 
-def _add_translation(context: Context, graph: Graph, own: Materials, teacher: str) -> Node:
+def _add_translation(context: Context, graph: Graph, data: Materials, teacher: str) -> Node:
     (student,) = context.assembly.of_kind("student")
-    mine, theirs = (context.tokenizer_of(name) for name in (student, teacher))
+    student_tokenizer, teacher_tokenizer = (context.tokenizer_of(name) for name in (student, teacher))
 
     def build(run: RunInfo, folder: Path) -> None:
-        translation = Translation(rows_of(own.rows), mine, theirs)
+        translation = Translation(rows_of(data.rows), student_tokenizer, teacher_tokenizer)
         write_rows(translation.rows(), folder, run.hook.owner(teacher))
         if translation.left_out:
             run.say(
                 f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
             )
 
-    label = "-".join(filter(None, [own.rows.label, teacher]))
-    parts = {"tokenizers": [[each.fingerprint, list(each.document_start)] for each in (mine, theirs)]}
-    return graph.add(_rows_node(context, label, parts, {"rows": own.rows}, build, own.texts))
+    label = "-".join(filter(None, [data.rows.label, teacher]))
+    parts = {
+        "tokenizers": [[each.fingerprint, list(each.document_start)] for each in (student_tokenizer, teacher_tokenizer)]
+    }
+    return graph.add(_rows_node(context, label, parts, {"rows": data.rows}, build, data.texts))
 
 
 def _rows_node(
@@ -226,8 +228,8 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     tokenizers = [context.tokenizer_part(name) for name in (learner, student)]
     same_tokens = len({(part.get("tokenizer"), str(part.get("start"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
-    own = {spec.kind for spec in phase.sources if spec.key not in shared}
-    special = not same_tokens or own & {"packer", "corpus", "screen", "annotator"}
+    replaced = {spec.kind for spec in phase.sources if spec.key not in shared}
+    special = not same_tokens or replaced & {"packer", "corpus", "screen", "annotator"}
     label = phase.name if special else texts.label
 
     def build(run: RunInfo, folder: Path) -> None:

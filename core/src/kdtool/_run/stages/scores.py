@@ -69,19 +69,19 @@ def subjects_of(
     before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the first arm, the student
     with the first seed.
     """
-    found = []
+    subjects = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
-    for name, one in context.assembly.of_kind("teacher").items():
-        if isinstance(one, Teacher) and one.student_before is None and {"text", "logits"} & one.offers:
-            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
+    for name, teacher in context.assembly.of_kind("teacher").items():
+        if isinstance(teacher, Teacher) and teacher.student_before is None and {"text", "logits"} & teacher.offers:
+            subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
-        found.append(_of_base(next(iter(untrained.values()))))
+        subjects.append(_of_base(next(iter(untrained.values()))))
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()
-        found += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
-    return found
+        subjects += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
+    return subjects
 
 
 def add_scores(
@@ -98,16 +98,16 @@ def add_scores(
         if name in but:
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
-        now = [one for one in measured if not one.unadapted]
-        alike = [[one] for one in now] if together else _alike(context, measured)
+        now = [subject for subject in measured if not subject.unadapted]
+        alike = [[subject] for subject in now] if together else _alike(context, measured)
         firsts = [same[0] for same in alike]
-        groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
-        names = {same[0].kept_as: tuple(one.name for one in same) for same in alike}
+        groups: list[Sequence[Measured]] = [firsts] if together else [(subject,) for subject in firsts]
+        names = {same[0].kept_as: tuple(subject.name for subject in same) for same in alike}
         nodes[name] = []
         for group in filter(None, groups):
             node = _add_group(context, graph, name, group, texts, together=together)
             nodes[name].append(node)
-            context.names.update({(node.name, one.kept_as): names[one.kept_as] for one in group})
+            context.names.update({(node.name, subject.kept_as): names[subject.kept_as] for subject in group})
     return nodes
 
 
@@ -130,18 +130,23 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
     as in `require`; so are those that two evaluators have under one name.
     """
     built = context.assembly.built_for()
-    renamed = {one for one in scores if not built[one].loaded.source and built[one].spec.use != one.rpartition(".")[2]}
-    read = [(evaluator, node, found) for evaluator, nodes in scores.items() for node in nodes for found in _read(node)]
+    renamed = {
+        name for name in scores if not built[name].loaded.source and built[name].spec.use != name.rpartition(".")[2]
+    }
+    read = [
+        (evaluator, node, stored) for evaluator, nodes in scores.items() for node in nodes for stored in _read(node)
+    ]
     evaluators: dict[str, set[str]] = defaultdict(set)
-    for evaluator, _, found in read:
-        evaluators[found.name].add(evaluator)
+    for evaluator, _, stored in read:
+        evaluators[stored.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
-    for evaluator, node, found in read:
-        for subject in context.names[node.name, found.subject]:
-            one = replace(found, subject=subject)
-            one = _with_prefix(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measurement(context.info(node), one)
-            called[evaluator].append(one)
+    for evaluator, node, stored in read:
+        for subject in context.names[node.name, stored.subject]:
+            measurement = replace(stored, subject=subject)
+            if evaluator in renamed or len(evaluators[stored.name]) > 1:
+                measurement = _with_prefix(evaluator, measurement)
+            context.hooks.kdtool_measurement(context.info(node), measurement)
+            called[evaluator].append(measurement)
     return called
 
 
@@ -232,9 +237,9 @@ def _add_group(
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
     evaluator = context.assembly.shared[name]
-    reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
+    reads, others = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
     declared = evaluator.measurements if isinstance(evaluator, Evaluator) else ()
-    asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
+    asked = sorted({*others, *(measured.teacher for measured in group if measured.teacher)})
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in asked},
@@ -243,11 +248,11 @@ def _add_group(
     }
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
-    teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
+    teachers = {**context.weights_of(asked), **{measured.teacher: None for measured in group if measured.unadapted}}
     services = {  # joint measurements are of speed, so they ask again
-        one: node
-        for one, node in teachers.items()
-        if getattr(context.assembly.shared[one], "answer_cache_key", None) and not together
+        teacher: node
+        for teacher, node in teachers.items()
+        if getattr(context.assembly.shared[teacher], "answer_cache_key", None) and not together
     }
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment
