@@ -26,7 +26,7 @@ def test_a_student_is_measured_in_the_dtype_that_the_device_computes_in(
 ) -> None:
     monkeypatch.setattr("kdtool_torch.compute_dtype", lambda *_: computed)
     facts = replace(tiny_model().facts, dtype=dtype)
-    ahead = kdtool.RunForecast({"student": facts}, "student", stages=("students", "scores"))
+    ahead = kdtool.RunForecast({"student": facts}, "student")
     found = [one for one in student_parts(ahead) if one.part == "measured student in float32"]
     assert sum(one.compute_bytes for one in found) == wider * facts.parameters
     assert all(one.stages == ("scores",) for one in found)

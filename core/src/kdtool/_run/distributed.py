@@ -80,11 +80,11 @@ def wait_for(node: Node, join: Callable[[Path], bool], is_led: Callable[[], bool
             looked = time.monotonic()
             if not is_led() and not node.exists:
                 raise UsageError(
-                    f"process 0 of this run ended before the stage {node.stage.title!r}; its own message has the reason"
+                    f"process 0 of this run ended before the stage {node.title!r}; its own message has the reason"
                 )
         joined = joined or (node.partial.is_dir() and join(node.partial))
         time.sleep(_GLIMPSE)
-    found = node.where.find(*node.key)
-    if found is None:
+    artefact = node.where.find(*node.key)
+    if artefact is None:
         raise UsageError(f"{node.path} was there and is gone: another process deleted it while this run used it")
-    return found
+    return artefact

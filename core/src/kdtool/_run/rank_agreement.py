@@ -41,10 +41,10 @@ def agree(folder: Path, graph: Graph, rank: int, world: int) -> dict[str, Any] |
     while time.monotonic() < end:
         now = holder_of(folder)
         if answered and now in (answered, None):
-            found = {other: _read(path) for other, path in answers.items()}
-            missing = [other for other, answer in found.items() if not answer or answer["to"] != answered]
+            received = {other: _read(path) for other, path in answers.items()}
+            missing = [other for other, answer in received.items() if not answer or answer["to"] != answered]
             if not missing:
-                for answer in filter(None, found.values()):
+                for answer in filter(None, received.values()):
                     if answer["differs"]:
                         raise UsageError(answer["differs"])
                 return answered

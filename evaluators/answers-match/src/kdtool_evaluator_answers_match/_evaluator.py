@@ -86,7 +86,7 @@ class AnswersMatch(kdtool.Evaluator):
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", ("scores: answers-match",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `answers-match.<metric>` of each subject for each metric of the file; items are questions.

@@ -56,7 +56,7 @@ class Efficiency(kdtool.Evaluator):
             host, device = max(sizes, default=0), sum(sizes) + _CONTEXT_BYTES * len(sizes)
         yield kdtool.Estimate(
             "processes that measure",
-            ("scores: efficiency",),
+            ("scores",),
             host + _PROCESS_BYTES * len(sizes),
             device,
             unloads=ahead.teachers,

@@ -48,7 +48,7 @@ class LineCompletion(kdtool.Evaluator):
         if student is not None:
             tokens = self.config.context // 2 + self.config.maximum_tokens
             size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
-            yield kdtool.Estimate("measured student", ("scores: line-completion",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without lines.

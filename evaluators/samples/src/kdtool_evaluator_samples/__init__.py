@@ -40,7 +40,7 @@ class Samples(kdtool.Evaluator):
         if ahead.student in ahead.models:
             longest = max(map(len, self.config.prompts)) // 2 + self.config.tokens
             size = bytes_to_answer(ahead, longest)
-            yield kdtool.Estimate("measured student", ("scores: samples",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `samples.distinct-words` of each subject, with its completions by prompt; there are no items to compare."""

@@ -44,7 +44,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, self.config.characters // 2 + self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", ("scores: speculation",), compute_bytes=size, uses=ahead.teachers)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.

@@ -51,7 +51,7 @@ class Memorisation(kdtool.Evaluator):
         if ahead.student in ahead.models:
             tokens = 4 * (self.config.prefix + self.config.continuation)  # few words of code take more than 4
             size = bytes_to_answer(ahead, tokens)
-            yield kdtool.Estimate("measured student", ("scores: memorisation",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse text without a passage.

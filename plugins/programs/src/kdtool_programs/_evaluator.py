@@ -95,7 +95,7 @@ class PassAtK(kdtool.Evaluator):
         student = ahead.models.get(ahead.student)
         if student is not None:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.

@@ -47,5 +47,5 @@ def recording_estimates(
         note = (
             "" if signals.tokens else f"{size:.0f} bytes a token; the number of tokens is known when the text is read"
         )
-        yield kdtool.Estimate("teacher signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
+        yield kdtool.Estimate("teacher signals", (signals.stage,), host, held + in_use - host)
         yield kdtool.Estimate("teacher signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

@@ -154,8 +154,6 @@ def memory_of(
         own = {part: size for part, size in parts.items() if size}
         for part, size in own.items():
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
-    for teacher in phase.beside:
-        yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
 
 
 def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:

@@ -79,7 +79,7 @@ def _widened_bytes(ahead: kdtool.RunForecast, parameters: int) -> int:
     """
     from kdtool_torch import compute_dtype, pick_device
 
-    if "scores" not in ahead.stages or ahead.student_bytes >= 4 * parameters:
+    if ahead.student_bytes >= 4 * parameters:
         return 0
     computed = str(compute_dtype("auto", pick_device())).removeprefix("torch.")
     same = computed == ahead.models[ahead.student].dtype

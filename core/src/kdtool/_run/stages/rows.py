@@ -6,7 +6,7 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +25,8 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answer_cache import cache_answers
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint, tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.fingerprint import fingerprint
+from kdtool._run.graph import Graph, Node
 from kdtool._run.stages.annotations import annotate
 from kdtool._run.stages.row_files import StoredRows, write_rows
 from kdtool._run.stages.shapes import Shapes
@@ -136,7 +136,9 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
     components = [context.part(name) for name in (*corpora, *filters, *taken)]
     parts = {"components": components, "shares": list(shares.values())}
-    return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
+    title = f"text, phase {label}" if label else "text"
+    node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
+    return graph.add(node)
 
 
 def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
@@ -163,71 +165,85 @@ def pack(
 def add_data(context: Context, graph: Graph, shapes: Shapes) -> dict[str, Materials]:
     """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them."""
     phases = context.assembly.arms["student"]
-    found = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
+    materials = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
     for phase in phases:
-        found[phase.name] = _add_teacher_rows(context, graph, phase, found[phase.name])
+        materials[phase.name] = _add_teacher_rows(context, graph, phase, materials[phase.name])
     learning: dict[tuple[Node, str, str], list[PhaseSpec]] = defaultdict(list)
     for phase in phases:
-        own = found[phase.name]
+        data = materials[phase.name]
         for cache in of_kind(phase.sources, "cache"):
             for teacher in teachers_of_terms(plain_terms(context.assembly, phase)):
-                learning[own.teacher_rows.get(teacher, own.rows), cache.path, teacher].append(phase)
+                learning[data.teacher_rows.get(teacher, data.rows), cache.path, teacher].append(phase)
     for (rows, cache_name, teacher), together in learning.items():
         wanted = Wanted(context, tuple(together), teacher, shapes)
         recording = Recording(graph.add(_recording(wanted, cache_name, rows)), rows, cache_name, wanted)
         for phase in together:
-            recordings = {**found[phase.name].recordings, teacher: recording}
-            found[phase.name] = replace(found[phase.name], recordings=recordings)
-    return found
+            recordings = {**materials[phase.name].recordings, teacher: recording}
+            materials[phase.name] = replace(materials[phase.name], recordings=recordings)
+    return materials
 
 
-def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, own: Materials) -> Materials:
+def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, data: Materials) -> Materials:
     """Add the phase's rows in the tokenizers of teachers that do not read the student's tokens."""
     asked = teachers_of_terms(plain_terms(context.assembly, phase))
     foreign = [name for name, found in context.vocabularies.items() if name in asked and not found.comparable]
-    return replace(own, teacher_rows={name: _add_translation(context, graph, own, name) for name in foreign})
+    return replace(data, teacher_rows={name: _add_translation(context, graph, data, name) for name in foreign})
 
 
-def _add_translation(context: Context, graph: Graph, own: Materials, teacher: str) -> Node:
+def _add_translation(context: Context, graph: Graph, data: Materials, teacher: str) -> Node:
     (student,) = context.assembly.of_kind("student")
-    mine, theirs = (context.tokenizer_of(name) for name in (student, teacher))
+    student_tokenizer, teacher_tokenizer = (context.tokenizer_of(name) for name in (student, teacher))
 
     def build(run: RunInfo, folder: Path) -> None:
-        translation = Translation(rows_of(own.rows), mine, theirs)
+        translation = Translation(rows_of(data.rows), student_tokenizer, teacher_tokenizer)
         write_rows(translation.rows(), folder, run.hook.owner(teacher))
         if translation.left_out:
             run.say(
                 f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
             )
 
-    stage = Stage("rows", "-".join(filter(None, [own.rows.stage.label, teacher])), unit="rows")
-    parts = {"tokenizers": [[each.fingerprint, list(each.document_start)] for each in (mine, theirs)]}
-    return graph.add(Node(stage, context.store, parts, {"rows": own.rows}, build, texts=own.texts))
+    label = "-".join(filter(None, [data.rows.label, teacher]))
+    parts = {
+        "tokenizers": [[each.fingerprint, list(each.document_start)] for each in (student_tokenizer, teacher_tokenizer)]
+    }
+    return graph.add(_rows_node(context, label, parts, {"rows": data.rows}, build, data.texts))
+
+
+def _rows_node(
+    context: Context,
+    label: str,
+    parts: Mapping[str, Any],
+    inputs: Mapping[str, Node],
+    build: Callable[[RunInfo, Path], None],
+    texts: Node,
+) -> Node:
+    title = f"tokenised rows ({label})" if label else "tokenised rows"
+    return Node("rows", label, title, context.store, parts, inputs, build, texts=texts, unit="rows")
 
 
 def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, shapes: Shapes) -> Materials:
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
-    tokenizer, usual = (context.tokenizer_of(name) for name in (learner, student))
-    alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
+    tokenizers = [context.tokenizer_part(name) for name in (learner, student)]
+    same_tokens = len({(part.get("tokenizer"), str(part.get("start"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
-    own = {spec.kind for spec in phase.sources if spec.key not in shared}
+    replaced = {spec.kind for spec in phase.sources if spec.key not in shared}
     labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
-    special = not alike or labelling or own & {"packer", "corpus", "filter"}
-    stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
+    special = not same_tokens or labelling or replaced & {"packer", "corpus", "filter"}
+    label = phase.name if special else texts.label
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase, labelling, run.texts.examples("train"), tokenizer)
+        rows = pack(run, phase, labelling, run.texts.examples("train"), context.tokenizer_of(learner, run))
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
-        **tokenizer_part(tokenizer),
+        **tokenizers[0],
         "annotations": [_annotation_part(context, phase, name) for name in labelling],
     }
-    own_scope = phase if labelling else None
-    rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, phase=own_scope))
+    node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
+    rows = graph.add(replace(node, phase=phase) if labelling else node)
     return Materials(texts, rows, shapes)
 
 
@@ -261,9 +277,11 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         record(run, folder)
         return True
 
-    label = "-".join(filter(None, [rows.stage.label, "" if cache == "signals" else cache, teacher]))
+    origin = [*filter(None, [rows.label, "" if cache == "signals" else cache])]
     return Node(
-        stage=Stage("signals", label, unit="rows"),
+        kind="signals",
+        label="-".join([*origin, teacher]),
+        title=f"signals of {teacher}" + (f" ({', '.join(origin)})" if origin else ""),
         where=context.store,
         parts={
             "teacher": context.part(teacher),
@@ -276,4 +294,5 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         texts=rows.texts,
         total=lambda _: len(rows_of(rows)),
         teachers=context.weights_of([teacher]),
+        unit="rows",
     )

@@ -12,8 +12,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
 from kdtool._plugins.owner import blame
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
 
@@ -40,14 +39,13 @@ def facts_of(node: Node) -> ModelFacts:
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
     (name,) = context.assembly.of_kind("student")
-    stage = Stage("students", "" if seed is None else f"seed{seed}", seed=seed or 0)
     taken = taken_by([name], context.assembly.shared)
     teachers = [teacher for teacher in context.assembly.of_kind("teacher") if teacher in taken]
     parts = {
         "student": context.part(name),
         "seed": seed,
         "teachers": {teacher: context.part(teacher) for teacher in teachers},
-        **tokenizer_part(context.tokenizer_of(name)),
+        **context.tokenizer_part(name),
     }
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -57,5 +55,9 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
             student.save(folder / MODEL)
         (folder / _MODEL_FACTS).write_bytes(_FACTS.dump_json(facts, indent=1))
 
-    speaking = context.weights_of(teachers)
-    return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))
+    label, title = ("", "untrained student") if seed is None else (f"seed{seed}", f"untrained student, seed {seed}")
+    inputs, weights = {"texts": texts}, context.weights_of(teachers)
+    node = Node(
+        "students", label, title, context.store, parts, inputs, build, texts=texts, teachers=weights, seed=seed or 0
+    )
+    return graph.add(node)

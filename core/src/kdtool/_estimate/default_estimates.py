@@ -26,7 +26,7 @@ def estimate_without_hook(owner: Owner, component: Any, ahead: RunForecast) -> I
     if owner.kind == "trainer":
         yield Estimate("memory and time of training", note=_missing("kdtool_estimate"))
     elif owner.kind == "evaluator":
-        yield Estimate("measured student", (f"scores: {owner.name.rpartition('.')[2]}",), compute_bytes=held)
+        yield Estimate("measured student", ("scores",), compute_bytes=held)
     elif owner.kind == "exporter":
         yield Estimate("exported student", disk_bytes=held)
     elif owner.kind == "student" and facts is not None:
