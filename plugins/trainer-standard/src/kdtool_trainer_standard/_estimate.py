@@ -11,8 +11,9 @@ from time import monotonic
 
 import kdtool
 import torch
-from kdtool_transformers import OutlineFromFacts, pick_device, product_speed
+from kdtool_transformers import pick_device, product_speed
 
+from kdtool_trainer_standard._activation_memory import OutlineFromFacts
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of
 from kdtool_trainer_standard._machine import chosen_dtype

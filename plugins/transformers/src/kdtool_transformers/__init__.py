@@ -3,7 +3,7 @@
 - `open_model`, `open_tokenizer` and `open_runtime` open a folder or a hub name, and return `TransformersModel`,
   `TransformersTokenizer` and `TransformersRuntime`
 - `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
-- `estimate_activation_memory` counts the activations that training an outline keeps
+- `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
 - `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
   plugins that build it differently

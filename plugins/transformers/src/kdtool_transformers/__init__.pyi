@@ -1,12 +1,9 @@
 """The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
 
-from kdtool_transformers._activation_memory import AbsentTokenizer as AbsentTokenizer
-from kdtool_transformers._activation_memory import ActivationMemory as ActivationMemory
-from kdtool_transformers._activation_memory import OutlineFromFacts as OutlineFromFacts
-from kdtool_transformers._activation_memory import estimate_activation_memory as estimate_activation_memory
-from kdtool_transformers._activation_memory import outline_of as outline_of
-from kdtool_transformers._activation_memory import store_as as store_as
-from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
+from kdtool_transformers._attention import attend_in_blocks as attend_in_blocks
+from kdtool_transformers._attention import attention_replaced as attention_replaced
+from kdtool_transformers._attention import choose_kernel as choose_kernel
+from kdtool_transformers._attention import document_masks_skipped as document_masks_skipped
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
@@ -20,6 +17,7 @@ from kdtool_transformers._device import has_bfloat16 as has_bfloat16
 from kdtool_transformers._device import has_flash as has_flash
 from kdtool_transformers._device import pick_device as pick_device
 from kdtool_transformers._device import product_speed as product_speed
+from kdtool_transformers._documents import Documents as Documents
 from kdtool_transformers._files import cache_folder as cache_folder
 from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
@@ -53,6 +51,7 @@ from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers
 from kdtool_transformers._model import facts_of as facts_of
+from kdtool_transformers._model import has_document_attention as has_document_attention
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
 from kdtool_transformers._open import open_config as open_config
@@ -61,6 +60,10 @@ from kdtool_transformers._open import open_model as open_model
 from kdtool_transformers._open import open_runtime as open_runtime
 from kdtool_transformers._open import open_tokenizer as open_tokenizer
 from kdtool_transformers._open import without_weights as without_weights
+from kdtool_transformers._outline import AbsentTokenizer as AbsentTokenizer
+from kdtool_transformers._outline import outline_of as outline_of
+from kdtool_transformers._outline import store_as as store_as
+from kdtool_transformers._outline import stored_bytes as stored_bytes
 from kdtool_transformers._parts import download_parts as download_parts
 from kdtool_transformers._parts import forward_bytes as forward_bytes
 from kdtool_transformers._parts import itemsize as itemsize

@@ -140,7 +140,7 @@ class LlamaStudent(CausalStudent):
         return super().kdtool_describe(run) if vocabulary is None else self._facts(run, vocabulary)
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transformers._activation_memory import outline_of
+        from kdtool_transformers._outline import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
