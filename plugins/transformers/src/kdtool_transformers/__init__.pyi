@@ -57,7 +57,6 @@ from kdtool_transformers._model import no_progress_bar as no_progress_bar
 from kdtool_transformers._open import open_config as open_config
 from kdtool_transformers._open import open_facts as open_facts
 from kdtool_transformers._open import open_model as open_model
-from kdtool_transformers._open import open_runtime as open_runtime
 from kdtool_transformers._open import open_tokenizer as open_tokenizer
 from kdtool_transformers._open import without_weights as without_weights
 from kdtool_transformers._outline import AbsentTokenizer as AbsentTokenizer
@@ -74,7 +73,6 @@ from kdtool_transformers._published import absent_facts as absent_facts
 from kdtool_transformers._published import published_model as published_model
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
-from kdtool_transformers._quantised import Quantisation as Quantisation
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._sampling import choose as choose

@@ -18,15 +18,12 @@ _STORED = "kdtool_stored_bytes"
 
 
 class AbsentTokenizer:
-    """Placeholder for a tokenizer that is not on this machine, with the vocabulary size of the configuration.
-
-    `published` is the part of its tokenizer.json that `published.json` holds; None if it is unknown.
-    """
+    """Placeholder for a tokenizer that is not on this machine, with the vocabulary size of the configuration."""
 
     fingerprint = ""
 
-    def __init__(self, vocabulary: int, published: Mapping[str, Any] | None) -> None:
-        self.vocabulary, self.published = vocabulary, published
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
 
 
 def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
@@ -36,7 +33,7 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
     """
     if isinstance(config, Mapping):
         config = AutoConfig.for_model(**config)
-    stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size, getattr(config, "published_tokenizer", None))
+    stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 
 
