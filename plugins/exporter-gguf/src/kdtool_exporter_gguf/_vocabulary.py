@@ -12,7 +12,7 @@ from kdtool_transformers import TransformersTokenizer
 
 from kdtool_exporter_gguf._sentencepiece import has_space_before, is_sentencepiece, kind_of_token, scores_of_tokens
 
-__all__ = ["CONVERT", "GGUFVocabulary", "composes", "require_bpe"]
+__all__ = ["CONVERT", "GGUFVocabulary", "composes"]
 
 CONVERT = "export safetensors, and convert those by llama.cpp's convert_hf_to_gguf.py"
 """Remedy for models that this module cannot write."""
@@ -49,7 +49,6 @@ class GGUFVocabulary(NamedTuple):
         """
         definition = json.loads(tokenizer.inner.backend_tokenizer.to_str())
         model = definition["model"]
-        require_bpe(definition)
         _require_plain(definition)
         tokens, kinds = tokenizer.tokens(), _kinds_of_added_tokens(tokenizer)
         pieces = is_sentencepiece(model)
@@ -125,18 +124,6 @@ class GGUFVocabulary(NamedTuple):
                 writer.add_eot_token_id(ids[-1])
 
 
-def require_bpe(definition: Mapping[str, Any]) -> None:
-    """Refuse other tokenizers than BPE, given the content of tokenizer.json or what is known of it.
-
-    Raises:
-        UsageError: it is another kind.
-    """
-    if definition["model"]["type"] != "BPE":
-        raise kdtool.UsageError(
-            f"only BPE tokenizers, byte-level or like sentencepiece's, can be written as GGUF here: {CONVERT}"
-        )
-
-
 def composes(definition: Mapping[str, Any]) -> bool:
     """Return whether a byte-level tokenizer composes characters (NFC) before it splits text, which llama.cpp does not."""
     normalizer = definition["normalizer"] or {}
@@ -144,12 +131,16 @@ def composes(definition: Mapping[str, Any]) -> bool:
 
 
 def _require_plain(definition: Mapping[str, Any]) -> None:
-    """Refuse settings that llama.cpp ignores.
+    """Refuse other tokenizers than BPE, and settings that llama.cpp ignores.
 
     Raises:
-        UsageError: there is one.
+        UsageError: it is another kind, or has such a setting.
     """
     model, normalizer = definition["model"], definition["normalizer"]
+    if model["type"] != "BPE":
+        raise kdtool.UsageError(
+            f"only BPE tokenizers, byte-level or like sentencepiece's, can be written as GGUF here: {CONVERT}"
+        )
     odd = [name for name in _NOT_APPLIED if model.get(name)]
     wide = [token for token in definition["added_tokens"] if token["lstrip"] or token["rstrip"] or token["single_word"]]
     odd += [f"the added token {token['content']!r} that takes white space or whole words" for token in wide[:1]]

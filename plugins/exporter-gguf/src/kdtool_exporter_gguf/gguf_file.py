@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kdtool_exporter_gguf._architectures import add_architecture, gguf_tensors, require_architecture, writer_of
 from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
-from kdtool_exporter_gguf._vocabulary import GGUFVocabulary, require_bpe
+from kdtool_exporter_gguf._vocabulary import GGUFVocabulary
 
-__all__ = ["require_gguf", "require_gguf_ahead", "write_gguf"]
+__all__ = ["require_gguf", "write_gguf"]
 
 
 def write_gguf(
@@ -85,18 +85,3 @@ def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
     """
     require_architecture(config)
     GGUFVocabulary.of(tokenizer, config.vocab_size)
-
-
-def require_gguf_ahead(config: Any, published_tokenizer: Mapping[str, Any] | None) -> None:
-    """Refuse as `require_gguf` what is known to be refused before a tokenizer is downloaded.
-
-    Args:
-        config: the model's configuration.
-        published_tokenizer: what is known of tokenizer.json; None where nothing is.
-
-    Raises:
-        UsageError: see `require_gguf`.
-    """
-    require_architecture(config)
-    if published_tokenizer is not None:
-        require_bpe(published_tokenizer)

@@ -33,8 +33,7 @@ def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
         name: as model cards write it after `license:`, or licences joined by AND, as exported students name theirs.
         url: where to read an unknown one.
     """
-    by_hub_name = _terms()
-    known = by_hub_name | {terms.licence: terms for terms in by_hub_name.values()}
+    known = {**_terms(), **{terms.licence: terms for terms in _terms().values()}}
     parts = [known.get(part, known.get(part.lower())) for part in name.split(_AND)]
     found = [terms for terms in parts if terms is not None]
     if not found:
@@ -133,11 +132,17 @@ def _match(table: str, text: str) -> str | None:
 @cache
 def _terms() -> Mapping[str, kdtool.LicenceTerms]:
     """Return the terms of licences by their names on the hub."""
+    known: Mapping[str, Mapping[str, Any]] = _data()["terms"]
     return {
         name: kdtool.LicenceTerms(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+            terms["licence"],
+            terms["url"],
+            restrictions=tuple(terms["restrictions"]),
+            forbids=tuple(terms.get("forbids", ())),
+            notices=tuple(terms.get("notices", ())),
+            name_prefix=terms.get("name_prefix", ""),
         )
-        for name, own in _data()["terms"].items()
+        for name, terms in known.items()
     }
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import kdtool
 import torch
 from kdtool_torch import pick_device, product_speed
-from kdtool_transformers import OutlineFromFacts
 
+from kdtool_trainer_standard._activation_memory import OutlineFromFacts
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of
 from kdtool_trainer_standard._machine import chosen_dtype

@@ -1,7 +1,7 @@
 """Memory of a phase: bytes by what they are for, and the moments of a step at which they are alive.
 
 The tensors alive follow `_module`, `_head` and the optimiser. Sizes are arithmetic, except for activations, which
-`kdtool_transformers.estimate_activation_memory` counts on the student's outline. Memory peaks after the head, with all
+`_activation_memory` counts on the student's outline. Memory peaks after the head, with all
 activations alive, or at the end of backward, with all gradients.
 """
 
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import kdtool
 import torch
 from kdtool_torch import pick_device
-from kdtool_transformers import ActivationMemory, TransformersModel, forward_bytes, itemsize, layers_among
+from kdtool_transformers import TransformersModel, forward_bytes, itemsize, layers_among
 
+from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._outlines import activation_memory, measure_outline

@@ -1,12 +1,9 @@
 """The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
 
-from kdtool_transformers._activation_memory import AbsentTokenizer as AbsentTokenizer
-from kdtool_transformers._activation_memory import ActivationMemory as ActivationMemory
-from kdtool_transformers._activation_memory import OutlineFromFacts as OutlineFromFacts
-from kdtool_transformers._activation_memory import estimate_activation_memory as estimate_activation_memory
-from kdtool_transformers._activation_memory import outline_of as outline_of
-from kdtool_transformers._activation_memory import store_as as store_as
-from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
+from kdtool_transformers._attention import attend_in_blocks as attend_in_blocks
+from kdtool_transformers._attention import attention_replaced as attention_replaced
+from kdtool_transformers._attention import choose_kernel as choose_kernel
+from kdtool_transformers._attention import document_masks_skipped as document_masks_skipped
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
@@ -14,6 +11,7 @@ from kdtool_transformers._check import require_same_logits as require_same_logit
 from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
 from kdtool_transformers._counts import readable_count as readable_count
+from kdtool_transformers._documents import Documents as Documents
 from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
@@ -44,14 +42,18 @@ from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers
 from kdtool_transformers._model import facts_of as facts_of
+from kdtool_transformers._model import has_document_attention as has_document_attention
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
 from kdtool_transformers._open import open_config as open_config
 from kdtool_transformers._open import open_facts as open_facts
 from kdtool_transformers._open import open_model as open_model
-from kdtool_transformers._open import open_runtime as open_runtime
 from kdtool_transformers._open import open_tokenizer as open_tokenizer
 from kdtool_transformers._open import without_weights as without_weights
+from kdtool_transformers._outline import AbsentTokenizer as AbsentTokenizer
+from kdtool_transformers._outline import outline_of as outline_of
+from kdtool_transformers._outline import store_as as store_as
+from kdtool_transformers._outline import stored_bytes as stored_bytes
 from kdtool_transformers._parts import download_parts as download_parts
 from kdtool_transformers._parts import forward_bytes as forward_bytes
 from kdtool_transformers._parts import itemsize as itemsize
@@ -62,7 +64,6 @@ from kdtool_transformers._published import absent_facts as absent_facts
 from kdtool_transformers._published import published_model as published_model
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
-from kdtool_transformers._quantised import Quantisation as Quantisation
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._sampling import choose as choose

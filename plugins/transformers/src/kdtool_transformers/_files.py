@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from shutil import rmtree
@@ -97,10 +97,10 @@ def is_complete(target: Path) -> bool:
     """
     if not target.is_dir():
         return False
-    if not (target / _SUMS).is_file():  # made before there were sums
-        with suppress(OSError):  # a cache that may only be read
-            _write_sums(target)
-        return True
+    if not (target / _SUMS).is_file():
+        raise kdtool.StorageError(
+            f"the stored folder {target} has no {_SUMS} and may be incomplete. Delete it and run again to make it anew"
+        )
     for line in (target / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         if not _is_as_written(target / name, expected):

@@ -20,9 +20,8 @@ from kdtool_transformers._explain import NO_TOKENIZER, explain
 if TYPE_CHECKING:
     import torch
 
+    from kdtool_transformers._loading import Quantisation
     from kdtool_transformers._model import TransformersModel
-    from kdtool_transformers._quantised import Quantisation
-    from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "open_config",
     "open_facts",
     "open_model",
-    "open_runtime",
     "open_tokenizer",
     "resolve",
     "without_weights",
@@ -71,8 +69,8 @@ def open_model(
     from kdtool_torch import isolated_rng
 
     from kdtool_transformers._adapter import add_adapter, require_adapter
+    from kdtool_transformers._loading import loading_settings, place
     from kdtool_transformers._model import TransformersModel, no_progress_bar
-    from kdtool_transformers._placed import place, placement
 
     if adapter is not None:
         require_adapter(adapter)
@@ -82,7 +80,7 @@ def open_model(
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
-        settings = placement(config, dtype, device, quantise, device_map)
+        settings = loading_settings(config, dtype, device, quantise, device_map)
         model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
@@ -187,22 +185,6 @@ def hub_commit(source: str, *, revision: str | None = None, offline: bool = Fals
     if not commit:
         raise kdtool.ServiceError(f"the hub named no commit for {source}; give a revision or a local folder")
     return str(commit)
-
-
-def open_runtime(
-    source: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    compute: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    revision: str | None = None,
-    offline: bool = False,
-) -> TransformersRuntime:
-    """Open a model for measurement; `compute` is the autocast dtype, None for the weights' own. Raises as `open_model`."""
-    from kdtool_transformers._runtime import TransformersRuntime
-
-    model = open_model(source, dtype=dtype, device=device, revision=revision, offline=offline)
-    return TransformersRuntime(model, compute)
 
 
 def resolve(source: str | Path) -> Path | str:

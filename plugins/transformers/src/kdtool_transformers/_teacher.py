@@ -23,7 +23,7 @@ from kdtool_torch import (
     pick_device,
 )
 
-from kdtool_transformers._quantised import Quantisation
+from kdtool_transformers._loading import Quantisation
 from kdtool_transformers._sources import Source, source_identity
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import gpu_bytes
 
+        from kdtool_transformers._loading import held_bytes
         from kdtool_transformers._parts import download_parts
-        from kdtool_transformers._quantised import held_bytes
 
         device, dtype = self._place(), self._dtype()
         held = held_bytes(self._shapes(run), dtype, self.config.quantise)

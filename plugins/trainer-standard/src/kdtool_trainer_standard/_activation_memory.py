@@ -1,6 +1,6 @@
-"""Estimates saved-activation memory with FakeTensors.
+"""Estimates the memory of activations that a student keeps for backward, with FakeTensors.
 
-Trainers call `estimate_activation_memory` with a student's outline when a recipe is checked. The model's own code runs,
+`_outlines` calls `estimate_activation_memory` with a student's outline when a recipe is checked. The model's own code runs,
 under PyTorch's `FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of autocast is
 as it will be, and no formula has to follow the code. Of layers that are alike two are run; the second stands for the others.
 """
@@ -9,38 +9,36 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import kdtool
 import torch
+from kdtool_transformers import (
+    Documents,
+    TransformersFacts,
+    TransformersModel,
+    attention_replaced,
+    causal_of,
+    decoder_layers,
+    document_masks_skipped,
+    has_document_attention,
+    outline_of,
+    store_as,
+    stored_bytes,
+)
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from transformers import AutoConfig, LlamaConfig
+from transformers import LlamaConfig
 
-from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
-from kdtool_transformers._causal import causal_of
-from kdtool_transformers._documents import Documents
-from kdtool_transformers._meta_attention import few_blocks, gpu_kernels
-from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers
-from kdtool_transformers._open import without_weights
-from kdtool_transformers._tokenizer import TransformersTokenizer
+from kdtool_trainer_standard._rehearsed_attention import MetaGPU, RehearsedAttention
 
-__all__ = [
-    "AbsentTokenizer",
-    "ActivationMemory",
-    "OutlineFromFacts",
-    "estimate_activation_memory",
-    "outline_of",
-    "store_as",
-    "stored_bytes",
-]
-
-_STORED = "kdtool_stored_bytes"
+__all__ = ["ActivationMemory", "OutlineFromFacts", "estimate_activation_memory"]
 
 
 class ActivationMemory(NamedTuple):
@@ -53,29 +51,6 @@ class ActivationMemory(NamedTuple):
     kept: int
     recompute_bytes: int
     draws: bool = False
-
-
-class AbsentTokenizer:
-    """Placeholder for a tokenizer that is not on this machine, with the vocabulary size of the configuration.
-
-    `published` is the part of its tokenizer.json that `published.json` holds; None if it is unknown.
-    """
-
-    fingerprint = ""
-
-    def __init__(self, vocabulary: int, published: Mapping[str, Any] | None) -> None:
-        self.vocabulary, self.published = vocabulary, published
-
-
-def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
-    """Return a model in float32 without memory for its weights; without a tokenizer it is only good for estimates.
-
-    `config` is a configuration, or the content of a published config.json.
-    """
-    if isinstance(config, Mapping):
-        config = AutoConfig.for_model(**config)
-    stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size, getattr(config, "published_tokenizer", None))
-    return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 
 
 class OutlineFromFacts(TransformersModel):
@@ -97,7 +72,8 @@ class OutlineFromFacts(TransformersModel):
             head_dim=size + size % 2,  # rotary embeddings turn pairs
             tie_word_embeddings=facts.tied,
         )
-        super().__init__(outline_of(config).model, AbsentTokenizer(facts.vocabulary, None))  # type: ignore[arg-type]
+        outline = outline_of(config)
+        super().__init__(outline.model, outline.tokenizer)
         self._facts = TransformersFacts(**asdict(facts), config=config)
 
     @property
@@ -131,53 +107,43 @@ def estimate_activation_memory(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _without_memory(student.model, mode)
     student.model.train()
-    kernels = gpu_kernels(dtype, flash=flash) if gpu else nullcontext()
-    with kernels:
-        saved, recomputed, draws = _bytes(causal, rows, length, dtype, passes)
-    return ActivationMemory(max(0, saved - passes * _uncounted_copies(student.model, dtype)), recomputed, draws)
-
-
-def _bytes(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int) -> tuple[int, int, bool]:
-    layers = decoder_layers(causal)
-    checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
-    saved, _, draws = _forward(causal, layers, rows, length, dtype, passes)
+    forward = partial(
+        _forward, causal, decoder_layers(causal), rows, length, dtype, MetaGPU(dtype, flash) if gpu else None
+    )
+    saved, _, draws = forward(passes)
     recomputed = 0
-    if checkpointed:
+    if any(getattr(layer, "gradient_checkpointing", False) for layer in decoder_layers(causal)):
         causal.activation_checkpointing_disable()
-        _, recomputed, _ = _forward(causal, layers, rows, length, dtype, 1)
+        _, recomputed, _ = forward(1)
         causal.activation_checkpointing_enable({"use_reentrant": False})
-    return saved, recomputed, draws
+    return ActivationMemory(max(0, saved - passes * _uncounted_copies(student.model, dtype)), recomputed, draws)
 
 
 def _uncounted_copies(model: nn.Module, dtype: torch.dtype) -> int:
     """Return the copies that autocast made here of weights which are stored in few bits and dequantised for each use."""
-    few = [p for p in model.parameters() if hasattr(p, _STORED)]
+    few = filter(_is_packed, model.parameters())
     return 0 if dtype == torch.float32 else sum(p.numel() * dtype.itemsize for p in few)
 
 
-def store_as(parameter: nn.Parameter, size: int) -> None:
-    """Say of an outline's parameter that it will be stored in so many bytes, as quantised weights are."""
-    setattr(parameter, _STORED, size)
-
-
-def stored_bytes(parameter: Tensor) -> int:
-    """Return the bytes that a parameter of an outline will be stored in."""
-    return int(getattr(parameter, _STORED, parameter.numel() * parameter.dtype.itemsize))
+def _is_packed(parameter: Tensor) -> bool:
+    """Return whether a weight will be stored in other bytes than those of its dtype."""
+    return stored_bytes(parameter) != parameter.numel() * parameter.dtype.itemsize
 
 
 def _forward(
-    causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, passes: int
+    causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, gpu: MetaGPU | None, passes: int
 ) -> tuple[int, int, bool]:
     """Return what is kept of whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
     documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
-    ours = causal.config._attn_implementation == IMPLEMENTATION
+    ours = has_document_attention(causal)
     inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
     inputs |= {"documents": documents} if ours else {}
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
     with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
         masks = document_masks_skipped() if ours else nullcontext()
-        with masks, few_blocks(lambda: alive.bytes), _record_layers(layers, alive) as grown:
+        rehearsed = RehearsedAttention(lambda: alive.bytes, gpu)
+        with masks, attention_replaced(rehearsed.attend_within), _record_layers(layers, alive) as grown:
             last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last
@@ -273,7 +239,7 @@ def _without_memory(model: nn.Module, mode: FakeTensorMode) -> None:
             if id(parameter) not in made:
                 fake = FakeTensor(mode, parameter.detach().to("meta"), torch.device("cpu"))
                 made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-                if hasattr(parameter, _STORED):
+                if _is_packed(parameter):
                     store_as(made[id(parameter)], stored_bytes(parameter))
             module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
