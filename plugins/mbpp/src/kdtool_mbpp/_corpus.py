@@ -1,25 +1,20 @@
-"""MBPP, Mostly Basic Python Problems (Austin et al. 2021, arXiv 2108.07732): problems with a solution and tests.
-
-`Mbpp` is the corpus that recipes call `mbpp`. A problem's number decides its split, as published; the library
-kdtool-datasets reads the two forms in which the problems were published.
-"""
+"""The corpus `mbpp`: problems with a solution. A problem's number decides its split, as published."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import kdtool
 
-if TYPE_CHECKING:
-    from kdtool_datasets.mbpp import MbppProblems, Problem
+from kdtool_mbpp._published import LICENCE, MbppProblems, Problem, prompt_of, split_of
 
-__all__ = ["Mbpp"]
+__all__ = ["MbppCorpus"]
 
 
-class Mbpp(kdtool.Corpus):
+class MbppCorpus(kdtool.Corpus):
     """One example for each problem: its text with its first test as a prompt, its solution as the completion.
 
     374 problems (601 to 974) are for training, 90 for validation, 500 (11 to 510) for the test; ten are meant as examples in
@@ -49,7 +44,7 @@ class Mbpp(kdtool.Corpus):
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""
-        return kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+        return LICENCE
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say that the file is not there, if so."""
@@ -63,8 +58,6 @@ class Mbpp(kdtool.Corpus):
             kdtool.UsageError: the file cannot be read, or is in neither form.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        from kdtool_datasets.mbpp import split_of
-
         for problem in self._problems.read(offline=run.offline):
             split = split_of(problem.number)
             if split is not None:
@@ -72,20 +65,16 @@ class Mbpp(kdtool.Corpus):
 
     @cached_property
     def _problems(self) -> MbppProblems:
-        from kdtool_datasets.mbpp import MbppProblems
-
         return MbppProblems(self.config.file, self.config.variant, self.config.revision)
 
 
 def _example(problem: Problem, split: kdtool.Split) -> kdtool.Example:
-    from kdtool_datasets.mbpp import prompt_of
-
     return kdtool.Example(
         id=f"mbpp/{problem.number}",
         body=kdtool.Completion(prompt_of(problem), f"{problem.code}\n"),
         split=split,
         language="python",
-        licence="CC-BY-4.0",
+        licence=LICENCE.licence,
         source="MBPP",
         meta={"tests": json.dumps(problem.tests), "setup": problem.setup},
     )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool_corpus_mbpp import Mbpp
+from kdtool_mbpp import MbppCorpus
 from kdtool_testing import CorpusConformance, make_run
 
 NUMBERS = [974, 601, 600, 511, 510, 11, 10, 1]
@@ -48,7 +48,7 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 class TestFull(CorpusConformance):
-    component = Mbpp
+    component = MbppCorpus
     entry_point = "mbpp"
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
@@ -56,7 +56,7 @@ class TestFull(CorpusConformance):
 
 
 class TestSanitized(CorpusConformance):
-    component = Mbpp
+    component = MbppCorpus
     entry_point = "mbpp"
     settings: ClassVar = {"variant": "sanitized"}
 
@@ -65,7 +65,7 @@ class TestSanitized(CorpusConformance):
 
 
 def examples(file: Path) -> list[kdtool.Example]:
-    return list(Mbpp(Mbpp.Config(file=file)).kdtool_examples(make_run(file.parent)))
+    return list(MbppCorpus(MbppCorpus.Config(file=file)).kdtool_examples(make_run(file.parent)))
 
 
 def test_a_problem_s_number_decides_its_split(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, content: str,
 
 def test_a_missing_file_and_a_hub_that_must_not_be_asked_are_answered_with_the_other_way(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"none\.jsonl cannot be read: .*; without `file` .* from the hub"):
-        Mbpp(Mbpp.Config(file=tmp_path / "none.jsonl")).kdtool_identity(make_run(tmp_path))
+        MbppCorpus(MbppCorpus.Config(file=tmp_path / "none.jsonl")).kdtool_identity(make_run(tmp_path))
     with pytest.raises(kdtool.ServiceError, match=r"google-research-datasets/mbpp: .*offline"):
-        Mbpp(Mbpp.Config()).kdtool_identity(make_run(tmp_path, offline=True))
+        MbppCorpus(MbppCorpus.Config()).kdtool_identity(make_run(tmp_path, offline=True))
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # some solutions have them

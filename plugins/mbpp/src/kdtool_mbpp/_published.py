@@ -1,6 +1,6 @@
-"""MBPP's problems (Austin et al. 2021, arXiv 2108.07732), for the corpus and the evaluator of that name.
+"""MBPP's problems, from the hub or from the two published files.
 
-From the hub, or from the two published files: mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`.
+The files are mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import kdtool
+from kdtool_datasets import HubDataset
 
-from kdtool_datasets._hub import HubDataset
+__all__ = ["LICENCE", "MbppProblems", "Problem", "prompt_of", "split_of"]
 
-__all__ = ["MbppProblems", "Problem", "prompt_of", "split_of"]
-
+LICENCE = kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 _NAME = "google-research-datasets/mbpp"
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool_evaluator_mbpp import Mbpp
+from kdtool_mbpp import MbppEvaluator
 from kdtool_programs import Problem, Sandbox, Task
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
@@ -45,7 +45,7 @@ def own(tmp_path: Path) -> Path:
 
 @needs_sandbox
 class TestMbpp(EvaluatorConformance):
-    component = Mbpp
+    component = MbppEvaluator
     entry_point = "mbpp"
     settings: ClassVar[dict[str, Any]] = {"maximum_tokens": 32}
 
@@ -62,7 +62,7 @@ class TestMbpp(EvaluatorConformance):
 
 
 def problems(folder: Path, **settings: Any) -> list[Problem]:
-    return list(Mbpp(Mbpp.Config(**settings)).problems(make_run(folder)))
+    return list(MbppEvaluator(MbppEvaluator.Config(**settings)).problems(make_run(folder)))
 
 
 def failed(tasks: list[Task]) -> set[str]:

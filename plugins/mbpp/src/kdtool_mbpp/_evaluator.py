@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import kdtool
 from kdtool_measuring import read_and_hash
-from kdtool_programs import EVALPLUS, PassAtK
+from kdtool_programs import EVALPLUS, PassAtK, Problem
 
-if TYPE_CHECKING:
-    from kdtool_datasets.mbpp import MbppProblems
-    from kdtool_programs import Problem
+from kdtool_mbpp._problems import plus_problems, problem_of
+from kdtool_mbpp._published import LICENCE, MbppProblems, split_of
 
-__all__ = ["Mbpp"]
+__all__ = ["MbppEvaluator"]
 
 
-class Mbpp(PassAtK):
+class MbppEvaluator(PassAtK):
     """Python functions to be written from a sentence and a test; scored by three tests each."""
 
     benchmark: ClassVar[str] = "mbpp"
@@ -64,7 +63,7 @@ class Mbpp(PassAtK):
         """Give the licence of the problems."""
         if self.config.plus is not None:
             return kdtool.LicenceTerms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
-        return kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+        return LICENCE
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the split's problems by their numbers.
@@ -73,10 +72,6 @@ class Mbpp(PassAtK):
             kdtool.UsageError: a file cannot be read, or is in another form.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        from kdtool_datasets.mbpp import split_of
-
-        from kdtool_evaluator_mbpp._problems import plus_problems, problem_of
-
         if self.config.plus is not None:
             return plus_problems(self.config.plus)
         published = self._problem_file.read(offline=run.offline)
@@ -89,6 +84,4 @@ class Mbpp(PassAtK):
 
     @cached_property
     def _problem_file(self) -> MbppProblems:
-        from kdtool_datasets.mbpp import MbppProblems
-
         return MbppProblems(self.config.file, self.config.variant, self.config.revision)

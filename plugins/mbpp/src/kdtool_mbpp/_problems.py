@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdtool_datasets.mbpp import prompt_of
 from kdtool_measuring import Kind, records_of
 from kdtool_programs import EVALPLUS_NUMPY, Form, Problem, module_like
 
-if TYPE_CHECKING:
-    from kdtool_datasets.mbpp import Problem as Published
+from kdtool_mbpp._published import Problem as Published
+from kdtool_mbpp._published import prompt_of
 
 __all__ = ["plus_problems", "problem_of"]
 
