@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_cache_sampled._sampling import count_samples, independent_points, sample_tokens, systematic_points
+from kdtool_caches._sampling import count_samples, independent_points, sample_tokens, systematic_points
 
 DISTRIBUTIONS = st.lists(st.just(0.0) | st.floats(1e-6, 1.0), min_size=1, max_size=12).filter(any)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_cache_states._targets import RecalledStates
+    from kdtool_caches._state_targets import RecalledStates
 
 __all__ = ["States"]
 
@@ -55,7 +55,7 @@ class States(kdtool.Cache):
         """
         from kdtool_torch import record_rows
 
-        from kdtool_cache_states._targets import StateTargets
+        from kdtool_caches._state_targets import StateTargets
 
         kept = StateTargets(source.want)
         return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
@@ -69,7 +69,7 @@ class States(kdtool.Cache):
             kdtool.StorageError: a row is not there, or a file is damaged.
         """
         if folder not in self._recorded:
-            from kdtool_cache_states._targets import RecalledStates
+            from kdtool_caches._state_targets import RecalledStates
 
             self._recorded[folder] = RecalledStates(folder)
         return self._recorded[folder].signal(batch, want)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool_cache_states import States
+from kdtool_caches import States
 from kdtool_testing import CacheConformance, ListSource, make_run
 from kdtool_torch import collate
 

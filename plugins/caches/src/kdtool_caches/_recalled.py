@@ -10,8 +10,8 @@ import kdtool
 import torch
 from kdtool_torch import NO_LABEL, RecordedRows
 
-from kdtool_cache_sampled._codec import decode
-from kdtool_cache_sampled._targets import STEP, TOKENS
+from kdtool_caches._codec import decode
+from kdtool_caches._token_targets import STEP, TOKENS
 
 __all__ = ["RecalledTokens"]
 

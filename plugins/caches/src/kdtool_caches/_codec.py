@@ -15,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from kdtool_cache_sampled._ranks import Ranks
+from kdtool_caches._ranks import Ranks
 
 __all__ = ["decode", "encode"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_cache_sampled._codec import decode, encode
-from kdtool_cache_sampled._ranks import Ranks
+from kdtool_caches._codec import decode, encode
+from kdtool_caches._ranks import Ranks
 
 Position = tuple[dict[int, int], int]
 VOCABULARIES = (3, 300, 70_000, 2_000_000)

@@ -12,7 +12,7 @@ import kdtool
 if TYPE_CHECKING:
     from kdtool_torch import Recording
 
-    from kdtool_cache_sampled._recalled import RecalledTokens
+    from kdtool_caches._recalled import RecalledTokens
 
 __all__ = ["Sampled", "TopK"]
 
@@ -75,7 +75,7 @@ class _Tokens(kdtool.Cache):
             kdtool.StorageError: a row is missing, or a file is damaged.
         """
         if folder not in self._recalled:
-            from kdtool_cache_sampled._recalled import RecalledTokens
+            from kdtool_caches._recalled import RecalledTokens
 
             self._recalled[folder] = RecalledTokens(folder, self.form)
         return self._recalled[folder].signal(batch)
@@ -83,7 +83,7 @@ class _Tokens(kdtool.Cache):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import recording_estimates
 
-        from kdtool_cache_sampled._targets import CHUNK_BYTES
+        from kdtool_caches._token_targets import CHUNK_BYTES
 
         rows = self.config.rows_per_shard, self.config.batch
         yield from recording_estimates(
@@ -122,7 +122,7 @@ class Sampled(_Tokens):
         with a different one for each seed of the run. With 1, all epochs and seeds use the same samples."""
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
-        from kdtool_cache_sampled._targets import SampledTargets
+        from kdtool_caches._token_targets import SampledTargets
 
         config, systematic = self.config, self.config.design == "systematic"
         noise = {"seed": config.seed, "alternatives": config.alternatives}
@@ -159,7 +159,7 @@ class TopK(_Tokens):
         return replace(want, kinds=frozenset({"top-k" if only_top_k else "logits"}), layers=())
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
-        from kdtool_cache_sampled._targets import TeacherTopKTargets, TopKTargets
+        from kdtool_caches._token_targets import TeacherTopKTargets, TopKTargets
 
         return (
             TeacherTopKTargets(self.config.k) if "top-k" in want.kinds else TopKTargets(want.temperature, self.config.k)

@@ -10,7 +10,7 @@ import kdtool
 import numpy as np
 import pytest
 import torch
-from kdtool_cache_sampled import Sampled, TopK
+from kdtool_caches import Sampled, TopK
 from kdtool_testing import CacheConformance, ListSource, make_run
 from kdtool_torch import collate
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_cache_sampled._codec import encode
-from kdtool_cache_sampled._sampling import count_samples, independent_points, sample_tokens, systematic_points
+from kdtool_caches._codec import encode
+from kdtool_caches._sampling import count_samples, independent_points, sample_tokens, systematic_points
 
 if TYPE_CHECKING:
     from torch import Tensor
