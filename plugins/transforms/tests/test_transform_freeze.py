@@ -9,7 +9,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
-from kdtool_transform_freeze import Freeze
+from kdtool_transforms import Freeze
 
 
 class TestFreezeConforms(TransformConformance):
