@@ -27,7 +27,8 @@ from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._writing import write_quantised
 from kdtool_student_pruned import Pruned
 from kdtool_student_smallcoder import SmallCoder
-from kdtool_teacher_causal_lm import CausalLM, CodeLlama
+from kdtool_teacher_causal_lm import CausalLM
+from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer

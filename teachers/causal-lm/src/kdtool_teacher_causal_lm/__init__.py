@@ -1,7 +1,6 @@
-"""The teacher `causal-lm`, any causal language model that transformers opens, and published families by size.
+"""Teacher plugin `causal-lm`: any causal language model that transformers opens.
 
-`CausalLM` names the weights; all else is `kdtool_transformers.CausalTeacher`. The families are the teachers `codellama` and
-`starcoder2` (`_codellama`, `_starcoder2`).
+`CausalLM` names the weights; all else is `kdtool_transformers.CausalTeacher`.
 """
 
 from __future__ import annotations
@@ -13,10 +12,7 @@ import kdtool
 from kdtool_model_card import terms_of
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, absent_config, find_source
 
-from kdtool_teacher_causal_lm._codellama import CodeLlama
-from kdtool_teacher_causal_lm._starcoder2 import StarCoder2
-
-__all__ = ["CausalLM", "CodeLlama", "StarCoder2"]
+__all__ = ["CausalLM"]
 
 
 class CausalLM(CausalTeacher):

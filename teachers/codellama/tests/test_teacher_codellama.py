@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 import huggingface_hub
 import kdtool
 import pytest
-from kdtool_teacher_causal_lm import CodeLlama
+from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
 from kdtool_transformers import FILL_ME, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced

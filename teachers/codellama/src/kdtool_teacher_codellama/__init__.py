@@ -1,4 +1,4 @@
-"""The teacher `codellama`: Code Llama of 7, 13 and 34 billion parameters, as base, Python and Instruct model.
+"""Teacher plugin `codellama`: Code Llama of 7, 13 and 34 billion parameters, as base, Python and Instruct model.
 
 `CodeLlama` defines the model, its prompts and its licence; all else is `kdtool_transformers.PublishedTeacher`.
 """

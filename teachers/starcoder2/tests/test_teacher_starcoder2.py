@@ -15,7 +15,7 @@ import huggingface_hub
 import kdtool
 import pytest
 import torch
-from kdtool_teacher_causal_lm import StarCoder2
+from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
 from kdtool_transformers import FILL_ME, TransformersModel, open_tokenizer
 from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny

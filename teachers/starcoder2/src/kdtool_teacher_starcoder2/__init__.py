@@ -1,4 +1,4 @@
-"""The teacher `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
+"""Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
 
 `StarCoder2` defines the model, its infilling prompts, and its licence; all else is
 `kdtool_transformers.PublishedTeacher`.
