@@ -201,7 +201,9 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     for job in workflow["jobs"].values():
         install, run = [step["run"] for step in job["steps"] if "run" in step]
         assert install == "python -m pip install --require-hashes --requirement locks/tox.txt"
-        assert re.fullmatch(r"tox run (-m matrix|-e wheels,nightly|-e compatibility|\$\{\{ matrix.environments \}\})", run)
+        assert re.fullmatch(
+            r"tox run (-m matrix|-e wheels,nightly|-e compatibility|\$\{\{ matrix.environments \}\})", run
+        )
     named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
     assert "-m ci" in named
     listed = {name for names in named - {"-m ci"} for name in names.removeprefix("-e ").split(",")}
@@ -250,6 +252,16 @@ def test_actions_of_ci_are_named_by_commit(workflow: str) -> None:
     uses = re.findall(r"uses: (.*)", text)
     assert uses
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+){2}", action) for action in uses)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASING.md"])
+def test_scripts_and_environments_that_pages_for_maintainers_name_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    scripts = set(re.findall(r"\b(?:tests|core|docs)/[\w/]+\.py\b", text))
+    assert scripts
+    assert all((ROOT / script).is_file() for script in scripts)
+    called = {name for names in re.findall(r"tox run -e ([\w,-]+)", text) for name in names.split(",")}
+    assert called <= ENVIRONMENTS
 
 
 def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:
