@@ -22,7 +22,7 @@ from kdtool._contract.run_info import Named, Owner
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.attribution import using
 from kdtool._plugins.events import Events
-from kdtool._plugins.guards import GuardedHooks, skip_checks
+from kdtool._plugins.guards import GuardedHooks, blame_errors
 from kdtool._plugins.hook_specs import SPECS, Spec, implements
 from kdtool._plugins.owner import owner_of
 from kdtool._text.did_you_mean import did_you_mean
@@ -102,7 +102,7 @@ class ComponentHooks:
         return {
             name: getattr(self._of(name), hook)
             if through_pluggy or (name, hook) in self._replaced
-            else skip_checks(getattr(self._components[name], hook), self._owners[name], spec)
+            else blame_errors(getattr(self._components[name], hook), self._owners[name], spec)
             for name in self.implementing(hook)
         }
 
