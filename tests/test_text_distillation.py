@@ -18,8 +18,8 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_teacher_openai.testing import llama_cpp_server
-from kdtool_transformers import write_gguf
 
 pytestmark = pytest.mark.slow
 

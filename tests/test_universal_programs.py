@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_evaluator_mbpp import Mbpp
-from kdtool_pass_at_k import PassAtK
+from kdtool_programs import PassAtK
 from kdtool_testing import make_run
 from universal_programs import collect_passed, need_sandbox
 
@@ -115,7 +115,7 @@ def test_such_programs_pass_no_test_of_evalplus_kind(
 
 def judge(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
     """Return whether the problems' own solutions pass."""
-    from kdtool_sandbox import Sandbox, Task
+    from kdtool_programs import Sandbox, Task
 
     tasks = [
         Task(f"{one.id} solved", one.continued(one.solution), 60.0) for one in evaluator.problems(make_run(folder))

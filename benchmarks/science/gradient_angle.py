@@ -31,8 +31,8 @@ import torch
 from kdtool_cache_sampled._codec import encode
 from kdtool_cache_sampled._targets import STEP, SampledTargets, TokenTargets, TopKTargets
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
-from kdtool_rows import NO_LABEL, collate
 from kdtool_student_pruned import Pruned
+from kdtool_torch import NO_LABEL, collate
 from kdtool_transformers import TransformersModel, open_model
 from setting import logits, recipe, run_with_teacher, teacher_of
 from study import JsonLines, command_line, written

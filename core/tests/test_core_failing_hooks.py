@@ -110,20 +110,20 @@ class File(kdtool.Tracker):
         write(f"file: {{text}}")
 
 
-class Screen(File):
+class Filter(File):
     'Shows messages.'
 
     shows_messages = True
 
     def kdtool_message(self, run, text):
-        print(f"screen: {{text}}")
+        print(f"filter: {{text}}")
 
 
-class Breaking(Screen):
+class Breaking(Filter):
     'Would show messages.'
 
     def kdtool_message(self, run, text):
-        raise ValueError("no screen")
+        raise ValueError("no filter")
 
 
 class Licensed(toy.Teacher):
@@ -163,8 +163,8 @@ TERMS = "https://example.org/terms"
     [
         ((), True, False, False),
         (("File",), True, True, False),
-        (("Screen",), False, False, True),
-        (("File", "Screen"), False, True, True),
+        (("Filter",), False, False, True),
+        (("File", "Filter"), False, True, True),
         (("File", "Breaking"), True, True, False),
     ],
 )
@@ -179,7 +179,7 @@ def test_terms_reach_the_terminal_whatever_the_trackers(
     kdtool.run({**beside, "trackers": {name.lower(): {"use": f"beside.py:{name}"} for name in trackers}})
     heard = Path("heard").read_text(encoding="utf-8") if Path("heard").exists() else ""
     out, err = capsys.readouterr()
-    assert (TERMS in err, TERMS in heard, "screen: " in out and TERMS in out) == (printed, written, shown)
+    assert (TERMS in err, TERMS in heard, "filter: " in out and TERMS in out) == (printed, written, shown)
 
 
 def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_failed(

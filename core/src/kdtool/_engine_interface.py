@@ -9,9 +9,6 @@ from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
 from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
 from kdtool._estimate.gpus import find_gpu as find_gpu
-from kdtool._estimate.other_work import OtherWork as OtherWork
-from kdtool._estimate.other_work import busy_cores as busy_cores
-from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._evaluate.open_models import Models as Models
 from kdtool._evaluate.open_models import open_models as open_models

@@ -9,11 +9,9 @@ from kdtool._contract.comparison import Comparison as Comparison
 from kdtool._contract.component import Component as Component
 from kdtool._contract.component import Config as Config
 from kdtool._contract.component import does_not_affect_results as does_not_affect_results
-from kdtool._contract.corpus import SYNTAX_CLASSES as SYNTAX_CLASSES
-from kdtool._contract.corpus import Annotator as Annotator
 from kdtool._contract.corpus import Corpus as Corpus
+from kdtool._contract.corpus import Filter as Filter
 from kdtool._contract.corpus import Packer as Packer
-from kdtool._contract.corpus import Screen as Screen
 from kdtool._contract.data import Batch as Batch
 from kdtool._contract.data import Completion as Completion
 from kdtool._contract.data import Example as Example

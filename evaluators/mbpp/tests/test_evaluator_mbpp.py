@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_mbpp import Mbpp
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Sandbox, Task
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs import Problem, Sandbox, Task
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"

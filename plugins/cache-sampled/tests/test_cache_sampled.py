@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from kdtool_cache_sampled import Sampled, TopK
-from kdtool_rows import collate
 from kdtool_testing import CacheConformance, ListSource, make_run
+from kdtool_torch import collate
 
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
@@ -23,21 +23,21 @@ LOGITS: frozenset[kdtool.SignalKind] = frozenset({"logits"})
 class TestSystematic(CacheConformance):
     component = Sampled
     entry_point = "sampled"
-    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "draws": 8}
+    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "samples": 8}
     wants = SPARSE
 
 
 class TestIndependent(CacheConformance):
     component = Sampled
     entry_point = "sampled"
-    settings: ClassVar = {"rows_per_shard": 3, "batch": 8, "draws": 300, "design": "independent"}
+    settings: ClassVar = {"rows_per_shard": 3, "batch": 8, "samples": 300, "design": "independent"}
     wants = kdtool.SignalRequest(frozenset({"sampled"}), temperature=2.0)
 
 
 class TestAlternatives(CacheConformance):
     component = Sampled
     entry_point = "sampled"
-    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "draws": 8, "alternatives": 3, "seed": 5}
+    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "samples": 8, "alternatives": 3, "seed": 5}
     wants = SPARSE
 
 
@@ -94,7 +94,7 @@ def spread(tokens: kdtool.SparseTokens) -> torch.Tensor:
 
 def test_draws_are_the_teacher_s_probabilities_rounded_up_or_down(tmp_path: Path) -> None:
     want = kdtool.SignalRequest(frozenset({"sampled"}), temperature=2.0)
-    tokens, probabilities = recalled(Sampled(Sampled.Config(draws=16)), tmp_path / "s", want)
+    tokens, probabilities = recalled(Sampled(Sampled.Config(samples=16)), tmp_path / "s", want)
     assert (tokens.form, tokens.temperature, tokens.ids.dtype) == ("sampled", 2.0, torch.int32)
     assert ((tokens.ids >= 0) == (tokens.weights > 0)).all()
     torch.testing.assert_close(tokens.weights.sum(1), torch.ones(len(tokens.ids)))
@@ -102,7 +102,9 @@ def test_draws_are_the_teacher_s_probabilities_rounded_up_or_down(tmp_path: Path
 
 
 def test_independent_draws_are_right_on_average(tmp_path: Path) -> None:
-    tokens, probabilities = recalled(Sampled(Sampled.Config(draws=1000, design="independent")), tmp_path / "s", SPARSE)
+    tokens, probabilities = recalled(
+        Sampled(Sampled.Config(samples=1000, design="independent")), tmp_path / "s", SPARSE
+    )
     deviation = (spread(tokens) - probabilities) / (probabilities * (1 - probabilities) / 1000).sqrt()
     assert deviation.abs().max() < 5
     assert float(deviation.square().mean()) == pytest.approx(1, abs=0.2)
@@ -175,8 +177,8 @@ def drawn_at(cache: Sampled, folder: Path, turns: tuple[int, ...]) -> torch.Tens
 
 
 def test_each_turn_takes_the_next_of_the_independent_draws(tmp_path: Path) -> None:
-    """Their mean comes to the teacher's probabilities as that of so many draws; with one set all turns are alike."""
-    cache = Sampled(Sampled.Config(draws=4, alternatives=48))
+    """Their mean comes to the teacher's probabilities as that of so many samples; with one set all turns are alike."""
+    cache = Sampled(Sampled.Config(samples=4, alternatives=48))
     first, probabilities = recalled(cache, tmp_path / "many", SPARSE)
     each = torch.stack([drawn_at(cache, tmp_path / "many", (turn,) * 6) for turn in range(48)])
     assert each[0].equal(spread(first)), "without turns it is the first"
@@ -187,7 +189,7 @@ def test_each_turn_takes_the_next_of_the_independent_draws(tmp_path: Path) -> No
     mixed, counts = drawn_at(cache, tmp_path / "many", (0, 1, 2, 3, 4, 5)), (collate(rows()).labels != -100).sum(1)
     row = torch.arange(6).repeat_interleave(counts)
     assert mixed.equal(each[row, torch.arange(len(row))]), "each row has a turn of its own"
-    alone = Sampled(Sampled.Config(draws=4))
+    alone = Sampled(Sampled.Config(samples=4))
     recalled(alone, tmp_path / "one", SPARSE)
     assert drawn_at(alone, tmp_path / "one", (5,) * 6).equal(each[0]), (
         "the first set is the same however many there are"
@@ -197,7 +199,7 @@ def test_each_turn_takes_the_next_of_the_independent_draws(tmp_path: Path) -> No
 def test_another_seed_draws_anew(tmp_path: Path) -> None:
     found = {}
     for seed, name in ((0, "a"), (1, "b"), (0, "again")):
-        found[name] = spread(recalled(Sampled(Sampled.Config(draws=4, seed=seed)), tmp_path / name, SPARSE)[0])
+        found[name] = spread(recalled(Sampled(Sampled.Config(samples=4, seed=seed)), tmp_path / name, SPARSE)[0])
     assert found["a"].equal(found["again"])
     assert not found["a"].equal(found["b"])
 

@@ -10,8 +10,8 @@ import kdtool
 import pytest
 import torch
 from kdtool_cache_states import States
-from kdtool_rows import collate
 from kdtool_testing import CacheConformance, ListSource, make_run
+from kdtool_torch import collate
 
 BOTH = kdtool.SignalRequest(frozenset({"logits", "hidden"}), layers=(1, 3))
 WEIGHT = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()

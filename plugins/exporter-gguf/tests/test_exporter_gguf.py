@@ -15,16 +15,10 @@ from gguf_students import TEMPLATE, TEXTS, save_student
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import RefusedError
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import ExporterConformance, make_run
-from kdtool_transformers import (
-    TransformersModel,
-    TransformersRuntime,
-    open_model,
-    outline_of,
-    published_model,
-    write_gguf,
-)
-from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_config, tiny_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, outline_of, published_model
+from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -296,12 +290,6 @@ def test_check_accepts_published_models_of_every_system(model: str, tmp_path: Pa
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     ahead = ahead_of(outline_of({**known.config, "num_hidden_layers": 2, "hidden_size": 64, **heads}))
     assert any(part.disk_bytes for part in GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead))
-
-
-def test_check_refuses_a_published_tokenizer_of_another_kind(tmp_path: Path) -> None:
-    content = {**tiny_config().to_dict(), "published_tokenizer": {"model": {"type": "Unigram"}, "normalizer": None}}
-    with pytest.raises(kdtool.UsageError, match="only BPE tokenizers"):
-        list(GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead_of(outline_of(content))))
 
 
 def test_check_says_what_it_cannot_know_of_a_tokenizer_that_is_not_here(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from kdtool_exporter_gguf._mixes import QUANTISED, Mix
 from kdtool_exporter_gguf._parity import _compare_rows, _margin_of_mean
 from kdtool_exporter_gguf._prepared import prepare
 from kdtool_exporter_gguf._runtime import GGUFRuntime
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime, write_gguf
+from kdtool_transformers import TransformersModel, TransformersRuntime
 
 TRAINED = [f"def f{n}(x):\n    return x + {n}\n" for n in range(40)]
 HELD_OUT = [f"class C{n}:\n    value = {n}\n" for n in range(20)]

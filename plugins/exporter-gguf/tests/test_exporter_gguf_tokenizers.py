@@ -13,17 +13,11 @@ import kdtool
 import pytest
 from gguf import GGUFReader, TokenType
 from kdtool_exporter_gguf import GGUF
+from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
 from kdtool_exporter_gguf._runtime import GGUFRuntime
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import make_run
-from kdtool_transformers import (
-    TransformersRuntime,
-    TransformersTokenizer,
-    name_of_splitting,
-    open_model,
-    open_tokenizer,
-    published_model,
-    write_gguf,
-)
+from kdtool_transformers import TransformersRuntime, TransformersTokenizer, open_model, open_tokenizer, published_model
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer, tiny_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast

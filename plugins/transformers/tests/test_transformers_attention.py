@@ -27,9 +27,9 @@ def test_a_float32_student_under_autocast_reaches_flash_attention_on_cuda(
         reached.append((query.dtype, key.dtype, value.dtype))
         return blocks(query, key, value, *rest)
 
-    blocks = _attention._attend_in_blocks
+    blocks = _attention.attend_in_blocks
     monkeypatch.setattr(_attention, "choose_kernel", choose)
-    monkeypatch.setattr(_attention, "_attend_in_blocks", attend)
+    monkeypatch.setattr(_attention, "attend_in_blocks", attend)
     student = tiny_model(family)
     student.model.train()
     with torch.autocast("cpu", dtype):

@@ -15,6 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_transformers import (
     TransformersTokenizer,
     find_source,
@@ -22,10 +23,7 @@ from kdtool_transformers import (
     open_model,
     open_tokenizer,
     source_identity,
-    terms_of,
-    write_gguf,
 )
-from kdtool_transformers import _files as files
 from kdtool_transformers._headers import require_fit
 from kdtool_transformers.testing import save_tiny
 from safetensors.torch import load_file, save_file
@@ -379,12 +377,12 @@ GGUF: dict[str, bytes] = {
 def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
     sound_files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     whole = (sound_files / "model.gguf").read_bytes()
     cut = {"cut to 10 %": len(whole) // 10, "cut to 75 %": len(whole) * 3 // 4, "cut by a byte": len(whole) - 1}
     file = tmp_path / "hostile.gguf"
     file.write_bytes(GGUF[name] if name in GGUF else whole[: cut[name]])
-    for opener in (find_source, open_tokenizer, terms_of):
+    for opener in (find_source, open_tokenizer):
         with pytest.raises(
             kdtool.UsageError, match=r"hostile\.gguf is cut short or damaged \(.*\); .*: download it again"
         ):
@@ -394,7 +392,7 @@ def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
 def test_a_gguf_file_whose_weights_do_not_fit_is_refused(
     sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     file = tmp_path / "hostile.gguf"
     key = _text("llama.attention.head_count_kv") + struct.pack("<I", 4)
     whole = (sound_files / "model.gguf").read_bytes()

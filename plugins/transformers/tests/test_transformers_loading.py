@@ -19,16 +19,14 @@ import transformers
 from kdtool_transformers import (
     TransformersRuntime,
     _adapter,
-    _files,
-    _quantised,
+    _loading,
     open_model,
     open_tokenizer,
     self_check,
 )
 from kdtool_transformers._documents import Documents
+from kdtool_transformers._loading import Quantisation, held_bytes, place
 from kdtool_transformers._open import without_weights
-from kdtool_transformers._placed import bring_head
-from kdtool_transformers._quantised import Quantisation, held_bytes
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -41,7 +39,7 @@ IDS = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 def _logits(model: Any) -> torch.Tensor:
@@ -100,7 +98,7 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
     (tmp_path / "adapter").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).touch()
-    monkeypatch.setattr(_quantised, "find_spec", lambda _: None)
+    monkeypatch.setattr(_loading, "find_spec", lambda _: None)
     monkeypatch.setattr(_adapter, "find_spec", lambda _: None)
     with pytest.raises(kdtool.UsageError, match=r"pip install bitsandbytes"):
         open_model(tmp_path / "model", quantise="nf4")
@@ -181,7 +179,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     plain, model = tiny_model(tie_word_embeddings=False), tiny_model(tie_word_embeddings=False)
     accelerate.cpu_offload(model.model, execution_device=torch.device("cpu"))
     assert model.head.weight.device.type == "meta"
-    bring_head(model.model, "cpu")
+    place(model.model, "cpu", None, "auto")
     torch.testing.assert_close(model.head.weight, plain.head.weight)
     batch = kdtool.Batch(
         IDS, torch.arange(40).expand(2, -1), IDS.clone(), torch.zeros(2, 40, dtype=torch.int32), ("a", "b")

@@ -12,11 +12,12 @@ import kdtool
 import pydantic
 import pytest
 import torch
+from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._address import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_testing import ListSource, TeacherConformance, make_run
-from kdtool_transformers import TransformersModel, open_model, write_gguf
+from kdtool_transformers import TransformersModel, open_model
 from kdtool_transformers.testing import save_tiny
 from openai_servers import Call, Reply, chat, serving
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -318,7 +319,7 @@ class Asking(NamedTuple):
 
 def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(tmp_path: Path) -> None:
     caches = pytest.importorskip("kdtool_cache_sampled")
-    rows_of = pytest.importorskip("kdtool_rows")
+    rows_of = pytest.importorskip("kdtool_torch")
     save_tiny(tmp_path / "model", vocabulary=320, hidden_size=64, head_dim=16)
     save_tokenizer(tmp_path / "model", 320)
     ids = torch.randint(320, (3, 12), generator=torch.Generator().manual_seed(1)).tolist()

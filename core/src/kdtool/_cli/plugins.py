@@ -80,7 +80,7 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
     if not rows:
         which = f" of the kind {kind}" * bool(kind) + f" with {word!r} in name or description" * bool(word)
         nothing = f"No plugins{which} are installed."
-        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool-quickstart")))
+        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool[quickstart]")))
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:

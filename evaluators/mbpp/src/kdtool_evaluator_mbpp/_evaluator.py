@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
-from kdtool_pass_at_k import EVALPLUS, PassAtK, read_and_hash
+from kdtool_measuring import read_and_hash
+from kdtool_programs import EVALPLUS, PassAtK
 
 if TYPE_CHECKING:
     from kdtool_datasets.mbpp import MbppProblems
-    from kdtool_pass_at_k import Problem
+    from kdtool_programs import Problem
 
 __all__ = ["Mbpp"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool_datasets.mbpp import prompt_of
-from kdtool_pass_at_k import Form, Kind, Problem, records_of
-from kdtool_sandbox import EVALPLUS_NUMPY, module_like
+from kdtool_measuring import Kind, records_of
+from kdtool_programs import EVALPLUS_NUMPY, Form, Problem, module_like
 
 if TYPE_CHECKING:
     from kdtool_datasets.mbpp import Problem as Published

@@ -1,6 +1,6 @@
 """The evaluator `speculation`: how much a model helps its teacher as the draft of speculative decoding.
 
-The engine calls it once with all subjects; `kdtool_speculation` generates.
+The engine calls it once with all subjects; `kdtool_streaming` generates.
 """
 
 from __future__ import annotations

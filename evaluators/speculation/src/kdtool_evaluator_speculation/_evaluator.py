@@ -10,7 +10,7 @@ import kdtool
 
 if TYPE_CHECKING:
     from kdtool_measuring import Document
-    from kdtool_speculation import Speculation
+    from kdtool_streaming import Speculation
 
 __all__ = ["SpeculationEvaluator"]
 
@@ -40,11 +40,11 @@ class SpeculationEvaluator(kdtool.Evaluator):
     measures_jointly = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, self.config.characters // 2 + self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", ("scores: speculation",), compute_bytes=size, uses=ahead.teachers)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
@@ -61,7 +61,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: there is no document to begin a prompt with.
         """
-        from kdtool_measuring import fit_prompt, open_for_measuring
+        from kdtool_asking import fit_prompt, open_for_measuring
 
         documents = self._documents(run)
         teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
@@ -96,7 +96,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a subject; `alone` are the answers of the teacher by itself."""
         from kdtool_measuring import Item, make_measurement
-        from kdtool_speculation import SpeculativeRuntime
+        from kdtool_streaming import SpeculativeRuntime
 
         try:
             runtime = SpeculativeRuntime(*models, self.config.drafted)
@@ -135,7 +135,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
         self, run: kdtool.RunInfo, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], done: int
     ) -> Iterator[_Answered]:
         """Answer one request after the other; verification steps are counted where there are any."""
-        from kdtool_speculation import SpeculativeRuntime
+        from kdtool_streaming import SpeculativeRuntime
 
         list(runtime.answer([kdtool.Request("warm-up", requests[0].prompt, _WARM_UP)]))
         for number, request in enumerate(requests, 1):
@@ -184,7 +184,7 @@ def _beginning(document: Document, characters: int) -> str:
 
 def _machine() -> str:
     import torch
-    from kdtool_transformers import pick_device
+    from kdtool_torch import pick_device
 
     return f"{pick_device()}, {torch.get_num_threads()} threads"
 

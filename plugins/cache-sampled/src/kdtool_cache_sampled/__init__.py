@@ -1,7 +1,7 @@
 """Signals of a few bytes a token: tokens sampled from the teacher's distribution, or its likeliest ones.
 
-Recipes call the caches `sampled` and `top-k`. `_draws` has the sampling as plain functions for any training loop, `_targets`
-what is recorded, `_recalled` the way back, `_codec` the bytes in between; the files are `kdtool_shards`'.
+Recipes call the caches `sampled` and `top-k`. `_sampling` has plain functions for any training loop, `_targets`
+what is recorded, `_recalled` the way back, `_codec` the bytes in between; the files are `kdtool_torch`'.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_shards import Recording
+    from kdtool_torch import Recording
 
     from kdtool_cache_sampled._recalled import RecalledTokens
 
@@ -62,7 +62,7 @@ class _Tokens(kdtool.Cache):
             kdtool.StorageError: the disk is full or not writable.
             kdtool.PluginError: the teacher does not provide the requested signal, or is not the one recorded so far.
         """
-        from kdtool_shards import record_rows
+        from kdtool_torch import record_rows
 
         return record_rows(
             run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
@@ -81,7 +81,7 @@ class _Tokens(kdtool.Cache):
         return self._recalled[folder].signal(batch)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_shards import recording_estimates
+        from kdtool_torch import recording_estimates
 
         from kdtool_cache_sampled._targets import CHUNK_BYTES
 
@@ -109,29 +109,29 @@ class Sampled(_Tokens):
     class Config(_Tokens.Config):
         """Settings of `sampled`."""
 
-        draws: int = kdtool.Field(default=20, ge=1, le=1024)
-        """Draws per position. More draws cost more bytes and reduce the variance of the gradient."""
+        samples: int = kdtool.Field(default=20, ge=1, le=1024)
+        """Samples per position. More samples cost more bytes and reduce the variance of the gradient."""
         design: Literal["systematic", "independent"] = "systematic"
         """`systematic`: one random number per position, and counts that are probabilities rounded up or down. `independent`:
-        independent draws, as RS-KD was published; needs about twice the draws for the same accuracy."""
+        independent samples, as RS-KD was published; needs about twice the samples for the same accuracy."""
 
         seed: int = kdtool.Field(default=0, ge=0, lt=2**63)
-        """Seed of the draws. Changing it records new draws."""
+        """Seed of the samples. Changing it records new samples."""
         alternatives: int = kdtool.Field(default=1, ge=1, le=64)
-        """Independent sets of draws per row; bytes grow in proportion. A phase uses the next set in each epoch, and starts
-        with a different one for each seed of the run. With 1, all epochs and seeds use the same draws."""
+        """Independent sets of samples per row; bytes grow in proportion. A phase uses the next set in each epoch, and starts
+        with a different one for each seed of the run. With 1, all epochs and seeds use the same samples."""
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
         from kdtool_cache_sampled._targets import SampledTargets
 
         config, systematic = self.config, self.config.design == "systematic"
         noise = {"seed": config.seed, "alternatives": config.alternatives}
-        return SampledTargets(want.temperature, config.draws, systematic=systematic, **noise)
+        return SampledTargets(want.temperature, config.samples, systematic=systematic, **noise)
 
     def bytes_a_token(self) -> float:
         return (
-            self.config.alternatives * 1.6 * float(self.config.draws**0.7)
-        )  # measured: 13 at 20 draws, 39 at 100 (docs/benchmarks.md)
+            self.config.alternatives * 1.6 * float(self.config.samples**0.7)
+        )  # measured: 13 at 20 samples, 39 at 100 (docs/science/gradient-angle.md)
 
 
 class TopK(_Tokens):

@@ -3,7 +3,7 @@
 A position's tokens are written as ascending ranks, each as its distance to the one before. The position's own label has rank
 0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are laid apart,
 byte by byte, and each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum
-(counts of draws), the first one follows from the others and is left out. Independent of signals and files.
+(counts of samples), the first one follows from the others and is left out. Independent of signals and files.
 """
 
 from __future__ import annotations

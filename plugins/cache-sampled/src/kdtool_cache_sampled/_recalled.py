@@ -8,8 +8,7 @@ from typing import Literal
 
 import kdtool
 import torch
-from kdtool_rows import NO_LABEL
-from kdtool_shards import RecordedRows
+from kdtool_torch import NO_LABEL, RecordedRows
 
 from kdtool_cache_sampled._codec import decode
 from kdtool_cache_sampled._targets import STEP, TOKENS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_cache_sampled._codec import encode
-from kdtool_cache_sampled._draws import count_draws, draw_tokens, independent_points, systematic_points
+from kdtool_cache_sampled._sampling import count_samples, independent_points, sample_tokens, systematic_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 25
 
 
 class TokenTargets(ABC):
-    """Selects a few tokens of each position, with an integer each; see `kdtool_shards.Recording`."""
+    """Selects a few tokens of each position, with an integer each; see `kdtool_torch.Recording`."""
 
     total: int | None = None
     """Sum of a position's numbers; None if it varies."""
@@ -56,7 +56,7 @@ class TokenTargets(ABC):
             kdtool.PluginError: the signal lacks logits of some labelled positions.
         """
         import torch
-        from kdtool_rows import NO_LABEL
+        from kdtool_torch import NO_LABEL
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         given = None if signal.lazy is None else len(signal.lazy.hidden)
@@ -86,16 +86,16 @@ class TokenTargets(ABC):
 
 
 class SampledTargets(TokenTargets):
-    """Samples tokens, with their counts; a row's draws depend only on its key, the seed and the alternative."""
+    """Samples tokens, with their counts; a row's samples depend only on its key, the seed and the alternative."""
 
     def __init__(
-        self, temperature: float, draws: int, *, systematic: bool, seed: int = 0, alternatives: int = 1
+        self, temperature: float, samples: int, *, systematic: bool, seed: int = 0, alternatives: int = 1
     ) -> None:
         super().__init__(temperature)
-        self.total = draws
+        self.total = samples
         self.alternatives = alternatives
         self._seed = seed
-        self._draws = draws
+        self._samples = samples
         self._systematic = systematic
 
     def select(
@@ -104,7 +104,7 @@ class SampledTargets(TokenTargets):
         """Sample tokens and count them."""
         points = [self._points(f"{self._seed} {number} {key}", positions) for number in range(self.alternatives)]
         for rows, probabilities in chunks:
-            yield [count_draws(draw_tokens(probabilities, own[rows].to(probabilities.device))) for own in points]
+            yield [count_samples(sample_tokens(probabilities, own[rows].to(probabilities.device))) for own in points]
 
     def _points(self, source: str, positions: int) -> Tensor:
         import torch
@@ -112,8 +112,8 @@ class SampledTargets(TokenTargets):
         seed = int.from_bytes(sha256(source.encode()).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(seed)
         if self._systematic:
-            return systematic_points(torch.rand(positions, generator=generator, dtype=torch.float64), self._draws)
-        return independent_points(torch.rand(positions, self._draws, generator=generator, dtype=torch.float64))
+            return systematic_points(torch.rand(positions, generator=generator, dtype=torch.float64), self._samples)
+        return independent_points(torch.rand(positions, self._samples, generator=generator, dtype=torch.float64))
 
 
 class TopKTargets(TokenTargets):
@@ -149,7 +149,7 @@ class TeacherTopKTargets:
             kdtool.PluginError: the signal lacks top-k tokens of some labelled positions.
         """
         import torch
-        from kdtool_rows import NO_LABEL
+        from kdtool_torch import NO_LABEL
 
         top, counts = _top_k_tokens(signal), (batch.labels != NO_LABEL).sum(1).tolist()
         if len(top.ids) != sum(counts):

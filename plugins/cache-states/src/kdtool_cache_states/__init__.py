@@ -1,6 +1,6 @@
 """Exact signals from stored states of the teacher.
 
-`States` is the cache that recipes call `states`; what it keeps is in `_targets`, the files are `kdtool_shards`'. The trainer
+`States` is the cache that recipes call `states`; what it keeps is in `_targets`, the files are `kdtool_torch`'. The trainer
 multiplies the teacher's logits out of the recalled states, chunk by chunk: nothing is rounded and nothing is sampled.
 """
 

@@ -53,7 +53,7 @@ class States(kdtool.Cache):
             kdtool.StorageError: the disk is full or cannot be written.
             kdtool.PluginError: the teacher's signals are not what was wanted, or come from another teacher than before.
         """
-        from kdtool_shards import record_rows
+        from kdtool_torch import record_rows
 
         from kdtool_cache_states._targets import StateTargets
 
@@ -76,7 +76,7 @@ class States(kdtool.Cache):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         import torch
-        from kdtool_shards import recording_estimates
+        from kdtool_torch import recording_estimates
 
         def state(facts: kdtool.ModelFacts) -> int:
             return facts.hidden * int(getattr(torch, facts.dtype).itemsize)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_shards import RecordedRows
+from kdtool_torch import RecordedRows
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -18,7 +18,7 @@ _LAST = "last"
 
 
 class StateTargets:
-    """Keeps states at labelled positions; see `kdtool_shards.Recording`."""
+    """Keeps states at labelled positions; see `kdtool_torch.Recording`."""
 
     def __init__(self, want: kdtool.SignalRequest) -> None:
         self._want = want
@@ -39,7 +39,7 @@ class StateTargets:
             kdtool.PluginError: the signal is not what was wanted, or not of all labelled positions.
         """
         import torch
-        from kdtool_rows import NO_LABEL
+        from kdtool_torch import NO_LABEL
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         pieces = {}

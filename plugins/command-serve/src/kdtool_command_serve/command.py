@@ -70,6 +70,8 @@ def serve(
     \b
     Example:  kdtool serve quickstart
     """  # noqa: D301 - click reads backspaces
+    from kdtool_streaming import StreamedModels
+
     from kdtool_command_serve.app import Limits
     from kdtool_command_serve.server import listen
 
@@ -80,7 +82,9 @@ def serve(
         browser = sys.stdout.isatty() and not no_browser
         with kdtool.open_models(model, out=out, offline=offline) as found:
             offered = _choose(found, names, paid=paid)
-            models = found if draft is None else _draft(found, draft, offered)
+            models = StreamedModels(
+                found, draft, _find_teachers(found, draft, offered), lambda note: click.echo(note, err=True)
+            )
             _serve(models, offered, listener, host, key, origins, limits, browser=browser)
 
 
@@ -130,14 +134,12 @@ def _key(host: str, variable: str | None) -> str:
     return key
 
 
-def _draft(models: kdtool.Models, draft: str, offered: list[str]) -> kdtool.Models:
-    """Return the models, of which each teacher on offer is opened with a draft."""
+def _find_teachers(models: kdtool.Models, draft: str | None, offered: list[str]) -> list[str]:
+    """Return the teachers on offer, for which a draft proposes tokens."""
     teachers = [name for name in offered if models.subjects[name].role == "teacher"]
-    if not teachers:
+    if draft is not None and not teachers:
         raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")
-    from kdtool_speculation import DraftedModels
-
-    return DraftedModels(models, draft, teachers, lambda note: click.echo(note, err=True))
+    return teachers
 
 
 def _choose(models: kdtool.Models, names: tuple[str, ...], *, paid: bool) -> list[str]:

@@ -67,7 +67,8 @@ class CompressedTensors(kdtool.Exporter):
             PluginError: the folder holds another model, or rounding moves the logits beyond the scheme's limit.
         """
         import torch
-        from kdtool_transformers import model_card, open_model, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model
 
         from kdtool_exporter_compressed_tensors._quantising import quantise, split_layers, write
 
@@ -104,7 +105,8 @@ class CompressedTensors(kdtool.Exporter):
         if subject.role != "artifact" or subject.path is None or not is_compressed(subject.path):
             return None
         import torch
-        from kdtool_transformers import TransformersRuntime, compute_dtype, pick_device
+        from kdtool_torch import compute_dtype, pick_device
+        from kdtool_transformers import TransformersRuntime
 
         device = pick_device()
         widened = device.type == "cpu" and compute_dtype("auto", device) == torch.float32

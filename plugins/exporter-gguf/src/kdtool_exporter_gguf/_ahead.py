@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import kdtool
-from kdtool_transformers import AbsentTokenizer, TransformersModel, require_gguf, require_gguf_ahead
+from kdtool_transformers import AbsentTokenizer, TransformersModel
 
-from kdtool_exporter_gguf._checking import name_of_splitting
+from kdtool_exporter_gguf._architectures import require_architecture
 from kdtool_exporter_gguf._names import names_in_file
+from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
 from kdtool_exporter_gguf._tensor_types import ModelShape, stored_bytes, tensor_type
+from kdtool_exporter_gguf.gguf_file import require_gguf
 
 __all__ = ["estimated_bytes", "open_questions"]
 
@@ -18,7 +20,7 @@ def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
     """Yield the questions that only the downloaded tokenizer can answer.
 
     Raises:
-        UsageError: the student is not a plain Llama, or llama.cpp is known not to support its tokenizer.
+        UsageError: llama.cpp does not support the student, or its tokenizer if that is on this machine.
     """
     outlines = [phase.outline for phase in ahead.phases if phase.arm == "student"]
     outline = outlines[-1] if outlines else None
@@ -30,7 +32,7 @@ def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
         require_gguf(outline.model.config, tokenizer)
         name_of_splitting(tokenizer)
         return
-    require_gguf_ahead(outline.model.config, tokenizer.published)
+    require_architecture(outline.model.config)
     yield "whether llama.cpp follows its tokenizer in everything cannot be known before that is downloaded"
 
 

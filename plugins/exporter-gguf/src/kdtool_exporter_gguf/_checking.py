@@ -8,24 +8,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_transformers import (
-    TransformersModel,
-    TransformersTokenizer,
-    name_of_splitting,
-    without_weights,
-    write_gguf,
-)
+from kdtool_transformers import TransformersModel, TransformersTokenizer, without_weights
 
 from kdtool_exporter_gguf._decoder import Decoder
 from kdtool_exporter_gguf._held_text import WINDOW
 from kdtool_exporter_gguf._parity import Parity, compare, require_parity
 from kdtool_exporter_gguf._splitting import find_split_difference
+from kdtool_exporter_gguf.gguf_file import write_gguf
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFConfig
     from kdtool_exporter_gguf._prepared import Prepared
 
-__all__ = ["name_of_splitting", "require_readable", "require_same"]
+__all__ = ["require_readable", "require_same"]
 
 
 def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
@@ -38,8 +33,7 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
     for weight in model.parameters():
         weight.data.zero_()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        pre = name_of_splitting(tokenizer)
-        file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16", pre=pre)
+        file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16")
         with Decoder(file, context=256, threads=1) as decoder:
             text = find_split_difference(tokenizer, decoder.tokenize)
     if text is not None:

@@ -54,10 +54,11 @@ class GGUF(kdtool.Exporter):
         Raises:
             UsageError: the student cannot be exported, or the importance matrix is of another model.
         """
-        from kdtool_transformers import open_config, open_tokenizer, require_gguf
+        from kdtool_transformers import open_config, open_tokenizer
 
         from kdtool_exporter_gguf._checking import require_readable
         from kdtool_exporter_gguf._importance import read_importance, require_fitting
+        from kdtool_exporter_gguf.gguf_file import require_gguf
 
         given = None if self.config.imatrix in {"text", "none"} else read_importance(self._imatrix())
         if run.untrained is None:
@@ -77,7 +78,8 @@ class GGUF(kdtool.Exporter):
             PluginError: llama.cpp splits text differently from the student's tokenizer, or computes other probabilities.
             StorageError: the file cannot be written, such as on a full disk.
         """
-        from kdtool_transformers import model_card, open_model, widen, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model, widen
 
         from kdtool_exporter_gguf._checking import require_same
         from kdtool_exporter_gguf._prepared import prepare

@@ -14,7 +14,7 @@ import kdtool
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType
-from kdtool_transformers import TransformersModel, require_gguf, require_same_logits
+from kdtool_transformers import TransformersModel, require_same_logits
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from kdtool_exporter_gguf._mixes import WEIGHTED
 from kdtool_exporter_gguf._names import names_in_file
 from kdtool_exporter_gguf._quantise import round_values
 from kdtool_exporter_gguf._tensor_types import ModelShape, tensor_type
+from kdtool_exporter_gguf.gguf_file import require_gguf
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFGridConfig

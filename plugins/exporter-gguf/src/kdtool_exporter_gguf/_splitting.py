@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from kdtool_transformers import TransformersTokenizer, composes
+from kdtool_transformers import TransformersTokenizer
+
+from kdtool_exporter_gguf._vocabulary import composes
 
 __all__ = ["find_split_difference"]
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 from gguf import GGMLQuantizationType
-from kdtool_transformers import TransformersModel, write_gguf
+from kdtool_transformers import TransformersModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdtool_exporter_gguf._checking import name_of_splitting
 from kdtool_exporter_gguf._importance import write_importance
 from kdtool_exporter_gguf._quantise import encode
 from kdtool_exporter_gguf._tensor_types import FILE_TYPES, ModelShape, tensor_type
+from kdtool_exporter_gguf.gguf_file import write_gguf
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFConfig
@@ -44,7 +44,6 @@ def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: P
         write_gguf(
             student,
             file,
-            pre=name_of_splitting(student.tokenizer),
             licence=" AND ".join(binding),
             name=name,
             file_type=FILE_TYPES[config.type],

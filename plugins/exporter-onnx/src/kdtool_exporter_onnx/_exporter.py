@@ -44,7 +44,8 @@ class ONNX(kdtool.Exporter):
         Raises:
             PluginError: transformers cannot write the student as a graph, or the graph computes something else.
         """
-        from kdtool_transformers import model_card, open_model, widen, write_notices
+        from kdtool_model_card import model_card, write_notices
+        from kdtool_transformers import open_model, widen
 
         folder = run.folder / "onnx"
         student = open_model(trained, offline=True)

@@ -1,7 +1,7 @@
 """Memory of a phase: bytes by what they are for, and the moments of a step at which they are alive.
 
 The tensors alive follow `_module`, `_head` and the optimiser. Sizes are arithmetic, except for activations, which
-`kdtool_transformers.estimate_activation_memory` counts on the student's outline. Memory peaks after the head, with all
+`_activation_memory` counts on the student's outline. Memory peaks after the head, with all
 activations alive, or at the end of backward, with all gradients.
 """
 
@@ -12,15 +12,10 @@ from dataclasses import dataclass
 
 import kdtool
 import torch
-from kdtool_transformers import (
-    ActivationMemory,
-    TransformersModel,
-    forward_bytes,
-    itemsize,
-    layers_among,
-    pick_device,
-)
+from kdtool_torch import pick_device
+from kdtool_transformers import TransformersModel, forward_bytes, itemsize, layers_among
 
+from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._outlines import activation_memory, measure_outline
@@ -31,7 +26,7 @@ __all__ = ["Sizes", "memory_of", "sizes_of"]
 _FLOAT = 4
 _SLACK = 0.1
 """Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
-(docs/benchmarks.md), assumed on GPUs."""
+(docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
 _MIXING_TENSORS = 1
@@ -160,8 +155,6 @@ def memory_of(
         own = {part: size for part, size in parts.items() if size}
         for part, size in own.items():
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
-    for teacher in phase.beside:
-        yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
 
 
 def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import kdtool
 import peft
-from kdtool_transformers import model_card
+from kdtool_model_card import model_card
 
 __all__ = ["adapter_card"]
 

@@ -1,9 +1,9 @@
 """Language models of transformers as kdtool sees them: a library that teacher, student and exporter plugins share.
 
-- `open_model`, `open_tokenizer` and `open_runtime` open a folder or a hub name, and return `TransformersModel`,
-  `TransformersTokenizer` and `TransformersRuntime`
+- `open_model` and `open_tokenizer` open a folder or a hub name, and return `TransformersModel` and `TransformersTokenizer`;
+  `TransformersRuntime` scores and answers
 - `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
-- `estimate_activation_memory` counts the activations that training an outline keeps
+- `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
 - `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
   plugins that build it differently

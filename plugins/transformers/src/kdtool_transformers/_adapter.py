@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_transformers._quantised import Quantisation
+    from kdtool_transformers._loading import Quantisation
 
 __all__ = ["adapter_identity", "add_adapter", "require_adapter"]
 

@@ -11,7 +11,7 @@ It does not choose which models use it: `_open.use_document_attention` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
@@ -27,15 +27,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kdtool_transformers._documents import Block, Documents
-from kdtool_transformers._meta_attention import attended_in_few_blocks, meta_gpu
 
-__all__ = ["IMPLEMENTATION", "attend", "choose_kernel", "document_masks_skipped"]
+__all__ = [
+    "IMPLEMENTATION", "attend", "attend_in_blocks", "attention_replaced", "choose_kernel", "document_masks_skipped",
+]  # fmt: skip
 
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
 
 _HALF = (torch.bfloat16, torch.float16)
 _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=False)
+_replacement: ContextVar[Callable[..., Tensor] | None] = ContextVar("kdtool_attention", default=None)
 
 
 # It follows each batch's documents: compiled, it would be compiled anew for every batch.
@@ -75,7 +77,18 @@ def attend(
         mixed = F.dropout(weights, dropout) @ _repeat(value, query.shape[1])
         return mixed.transpose(1, 2), None
     query, key, value = (_in_autocast_dtype(states) for states in (query, key, value))
-    return _attend_within(documents, query, key, value, window, dropout, scale, soft_cap), None
+    attend_within = _replacement.get() or _attend_within
+    return attend_within(documents, query, key, value, window, dropout, scale, soft_cap), None
+
+
+@contextmanager
+def attention_replaced(attend_within: Callable[..., Tensor]) -> Iterator[None]:
+    """Within the block, compute attention by another function, with the arguments and result of `_attend_within`."""
+    token = _replacement.set(attend_within)
+    try:
+        yield
+    finally:
+        _replacement.reset(token)
 
 
 def _attend_within(
@@ -89,19 +102,16 @@ def _attend_within(
     soft_cap: float | None,
 ) -> Tensor:
     """Return [B, L, heads, D] by the kernel that is fastest on this device."""
-    gpu = meta_gpu()
     kernel = choose_kernel(
-        "cuda" if gpu else query.device.type,
-        gpu.dtype if gpu else query.dtype,
+        query.device.type,
+        query.dtype,
         (query.shape[-1], value.shape[-1]),
         dropout=dropout,
         soft_cap=soft_cap,
-        flash=gpu.flash if gpu else _has_flash(query.device),
+        flash=_has_flash(query.device),
     )
-    if gpu and kernel != "blocks":
-        return gpu.attend(query, key, value, dropout, flash=kernel == "flash")
     if kernel == "blocks":
-        return _attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap)
+        return attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap)
     if kernel == "flash":
         return _attend_with_flash(query, key, value, documents, scale, window)
     keys, values = (_repeat(states, query.shape[1]) for states in (key, value))
@@ -171,14 +181,20 @@ def _attend_plainly(
     return (F.dropout(weights, dropout) @ _repeat(value, query.shape[1])).transpose(1, 2)
 
 
-def _attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], dropout: float, scale: float, soft_cap: float | None
+def attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: list[Block],
+    dropout: float,
+    scale: float,
+    soft_cap: float | None,
+    run: Callable[[Callable[[list[Block]], Tensor], list[Block]], Tensor] = lambda attended, blocks: attended(blocks),
 ) -> Tensor:
+    """Return [B, L, heads, D]; `run` is called with a function from blocks to [B, queries, heads, D], and all blocks."""
     batch, heads, _, width = query.shape
     query = (query * scale).view(batch, key.shape[1], heads // key.shape[1], -1, width)
-    attended = partial(_attend_blocks, query, key, value, dropout, soft_cap)
-    few = attended_in_few_blocks(attended, blocks)
-    return attended(blocks) if few is None else few
+    return run(partial(_attend_blocks, query, key, value, dropout, soft_cap), blocks)
 
 
 def _attend_blocks(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kdtool
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from kdtool_transformers._generate import eval_mode
 
 __all__ = ["require_same_logits", "self_check"]
 
@@ -50,22 +51,15 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
 
 def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
     """Return the deviation of each of two packed documents from the document alone, in standard deviations of logits."""
-    import torch
-
     model, vocabulary = language_model.model, language_model.head.vocabulary
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (1, 24), generator=generator).to(model.get_input_embeddings().weight.device)
     lengths = [9, 15]
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = language_model.backbone(_pack(ids, lengths), kdtool.SignalRequest())
-            packed = language_model.head.logits(outputs.last).float()
-            parts = torch.split(ids, lengths, dim=1)
-            alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
-    finally:
-        model.train(training)
+    with eval_mode(model):
+        outputs = language_model.backbone(_pack(ids, lengths), kdtool.SignalRequest())
+        packed = language_model.head.logits(outputs.last).float()
+        parts = torch.split(ids, lengths, dim=1)
+        alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
     alone = alone[:, :vocabulary].float()
     pairs = zip(torch.split(packed, lengths), torch.split(alone, lengths), strict=True)
     return [float((a - b).square().mean().sqrt() / alone.std()) for a, b in pairs]
@@ -74,8 +68,6 @@ def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
     """Compute in float32 in the block, on copies of weights that have fewer bits."""
-    import torch
-
     narrow = [each for each in model.parameters() if each.dtype in (torch.bfloat16, torch.float16)]
     kept = [each.data for each in narrow]
     try:
@@ -90,8 +82,6 @@ def _in_float32(model: Any) -> Iterator[None]:
 
 def _tolerance(weight: Tensor) -> float:
     """Return what the coarsest dtype of a product with `weight` may change of logits."""
-    import torch
-
     device = weight.device.type
     products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return max(_TOLERANCE[str(dtype).removeprefix("torch.")] for dtype in (weight.dtype, products))
@@ -123,23 +113,13 @@ def require_same_logits(language_model: kdtool.LanguageModel, what: str) -> Iter
 
 def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
     """Return logits of one short document, as trainers compute them."""
-    import torch
-
     head = language_model.head
     ids = torch.randint(head.vocabulary, (1, 32), generator=torch.Generator().manual_seed(0)).to(head.weight.device)
-    training = language_model.model.training
-    language_model.model.eval()
-    try:
-        with torch.no_grad():
-            last = language_model.backbone(_pack(ids, [ids.shape[1]]), kdtool.SignalRequest()).last
-            return head.logits(last).float()
-    finally:
-        language_model.model.train(training)
+    with eval_mode(language_model.model):
+        return head.logits(language_model.backbone(_pack(ids, [ids.shape[1]]), kdtool.SignalRequest()).last).float()
 
 
 def _pack(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
-    import torch
-
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(ids.device)
     document = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])[None]
     return kdtool.Batch(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import kdtool
+from kdtool_torch import cache_folder, give_usual_mode, isolated_rng
 
-from kdtool_transformers import _files
-from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
+from kdtool_transformers._files import complete_folder, content_hash
 from kdtool_transformers._gguf_header import read_gguf
+from kdtool_transformers._model import no_progress_bar
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
@@ -35,7 +35,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         StorageError: the cache cannot be written.
     """
     read_gguf(file)
-    target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
+    target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
             if partial is not None:
@@ -53,32 +53,32 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
     Raises:
         UsageError: transformers cannot read the file.
     """
+    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    from kdtool_transformers._isolated_rng import isolated_rng
-    from kdtool_transformers._model import no_progress_bar
-
-    read_gguf(file)
+    field = read_gguf(file).get_field("tokenizer.ggml.pre")
     try:
         with isolated_rng(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
         raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {_reason(error)}") from error
-    _split_digits(tokenizer, file)
+    if field is not None and field.contents() in _DIGITS_ALONE:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
     tokenizer.save_pretrained(folder)
 
 
 def convert_gguf_into(file: Path, folder: Path) -> None:
     """Write a GGUF file's content into a folder as safetensors, configuration and tokenizer. Raises as `convert_gguf`."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from kdtool_transformers._isolated_rng import isolated_rng
-    from kdtool_transformers._model import no_progress_bar
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
         with isolated_rng(), no_progress_bar():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
@@ -96,25 +96,11 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
             model.save_pretrained(folder)
             for written in folder.glob("*.safetensors"):
                 give_usual_mode(written)
-    except Exception as error:  # the tokenizers library raises Exception itself
+    except Exception as error:  # transformers raises any kind
         if isinstance(error, OSError) and shutil.disk_usage(folder).free < 2 * file.stat().st_size:
             raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error
         raise kdtool.UsageError(f"{file} cannot be converted: {_reason(error)}") from error
-    _split_digits(tokenizer, file)
-    tokenizer.save_pretrained(folder)
-
-
-def _split_digits(tokenizer: Any, file: Path) -> None:
-    from tokenizers import pre_tokenizers
-
-    field = read_gguf(file).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() in _DIGITS_ALONE:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+    save_gguf_tokenizer(file, folder)
 
 
 def _reason(error: Exception) -> str:

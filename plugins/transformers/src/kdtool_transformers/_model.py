@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+from kdtool_torch import give_usual_mode
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -22,7 +23,6 @@ from transformers.utils import logging
 from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._documents import Documents
-from kdtool_transformers._files import give_usual_mode
 from kdtool_transformers._memory import widen
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -32,6 +32,7 @@ __all__ = [
     "TransformersModel",
     "decoder_layers",
     "facts_of",
+    "has_document_attention",
     "layers_among",
     "no_progress_bar",
     "use_document_attention",
@@ -217,6 +218,11 @@ def use_document_attention(model: Any) -> None:
         causal.set_attn_implementation(IMPLEMENTATION)
 
 
+def has_document_attention(causal: Any) -> bool:
+    """Return whether `use_document_attention` switched a model."""
+    return bool(causal.config._attn_implementation == IMPLEMENTATION)
+
+
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
     """Keep transformers' bars for loading and saving off the terminal while the block runs."""
@@ -260,7 +266,7 @@ def _feed_forward(config: Any) -> int:
 
 
 def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
-    ours = causal.config._attn_implementation == IMPLEMENTATION
+    ours = has_document_attention(causal)
     if (documents.wanted or documents.projecting) and not ours:
         raise kdtool.PluginError(
             f"attention maps and projections of {type(causal).__name__} cannot be had: its attention is fixed"

@@ -20,9 +20,8 @@ from kdtool_transformers._explain import NO_TOKENIZER, explain
 if TYPE_CHECKING:
     import torch
 
+    from kdtool_transformers._loading import Quantisation
     from kdtool_transformers._model import TransformersModel
-    from kdtool_transformers._quantised import Quantisation
-    from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "open_config",
     "open_facts",
     "open_model",
-    "open_runtime",
     "open_tokenizer",
     "resolve",
     "without_weights",
@@ -68,10 +66,11 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
+    from kdtool_torch import isolated_rng
+
     from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._isolated_rng import isolated_rng
+    from kdtool_transformers._loading import loading_settings, place
     from kdtool_transformers._model import TransformersModel, no_progress_bar
-    from kdtool_transformers._placed import place, placement
 
     if adapter is not None:
         require_adapter(adapter)
@@ -81,7 +80,7 @@ def open_model(
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
-        settings = placement(config, dtype, device, quantise, device_map)
+        settings = loading_settings(config, dtype, device, quantise, device_map)
         model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
@@ -130,7 +129,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
         _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
-            # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
+            # It adds <FILL_ME> to the vocabulary, behind the last token that the model knows.
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)
@@ -173,9 +172,8 @@ def open_facts(
 def without_weights(config: Any) -> Any:
     """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
     import torch
+    from kdtool_torch import isolated_rng
     from transformers import AutoModelForCausalLM
-
-    from kdtool_transformers._isolated_rng import isolated_rng
 
     with isolated_rng(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -187,22 +185,6 @@ def hub_commit(source: str, *, revision: str | None = None, offline: bool = Fals
     if not commit:
         raise kdtool.ServiceError(f"the hub named no commit for {source}; give a revision or a local folder")
     return str(commit)
-
-
-def open_runtime(
-    source: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    compute: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    revision: str | None = None,
-    offline: bool = False,
-) -> TransformersRuntime:
-    """Open a model for measurement; `compute` is the autocast dtype, None for the weights' own. Raises as `open_model`."""
-    from kdtool_transformers._runtime import TransformersRuntime
-
-    model = open_model(source, dtype=dtype, device=device, revision=revision, offline=offline)
-    return TransformersRuntime(model, compute)
 
 
 def resolve(source: str | Path) -> Path | str:

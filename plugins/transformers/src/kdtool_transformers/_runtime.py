@@ -10,18 +10,16 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
-from threading import Lock
 from typing import Any, TypeVar
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits, log_likelihood
+from kdtool_torch import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
 from kdtool_transformers._generate import answer_requests, eval_mode, generate
 from kdtool_transformers._memory import widen
-from kdtool_transformers._streaming import STREAMS, Streamer
 from kdtool_transformers._windows import Window, windows
 
 __all__ = ["TransformersRuntime"]
@@ -40,11 +38,10 @@ class TransformersRuntime(kdtool.Runtime):
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
     first window that holds it, with at least half a window of context before it. `unload` frees what the model's owner
-    holds of it. It fills gaps if the tokenizer has marks for that. Answers that are streamed share each forward pass.
+    holds of it. It infills if the tokenizer has FIM tokens.
     """
 
     model: CausalModel | None
-    streams = STREAMS
 
     def __init__(
         self,
@@ -60,8 +57,6 @@ class TransformersRuntime(kdtool.Runtime):
         self.window = min(window, self.context or window)
         if model.tokenizer.infilling is not None:
             self.abilities = self.abilities | {"infill"}
-        self._streamer: Streamer | None = None
-        self._lock = Lock()
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""
@@ -87,15 +82,6 @@ class TransformersRuntime(kdtool.Runtime):
         tokenizer = self._require_open().tokenizer
         yield from answer_requests(requests, tokenizer, self.context, self._generate)
 
-    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        """Yield an answer while it is generated, beside those of other threads."""
-        with self._lock:
-            model = self._require_open()
-            if self._streamer is None:
-                self._streamer = Streamer(model, self.context, self._autocast)
-            streamer = self._streamer
-        yield from streamer.stream(request)
-
     @contextmanager
     def passes(self) -> Iterator[CausalModel]:
         """Give the model for forward passes as this computes its answers: without dropout and gradients."""
@@ -104,21 +90,17 @@ class TransformersRuntime(kdtool.Runtime):
             yield model
 
     def memory(self) -> int:
-        """Return the bytes of weights and buffers, and of keys and values of texts that are streamed."""
+        """Return the bytes of weights and buffers."""
         model = self._require_open().model
-        held: int = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))
-        return held + (self._streamer.memory() if self._streamer else 0)
+        return sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))
 
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""
         return len(self._require_open().tokenizer.encode(text))
 
     def close(self) -> None:
-        """End what is streamed, and let go of the model."""
-        with self._lock:
-            streamer, self._streamer, self.model = self._streamer, None, None
-        if streamer is not None:
-            streamer.close()
+        """Release the model."""
+        self.model = None
 
     def unload(self) -> None:
         """Let go of the model, here and where it was opened."""

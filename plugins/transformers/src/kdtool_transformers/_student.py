@@ -81,14 +81,16 @@ class CausalStudent(kdtool.Student):
         return ()
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        from kdtool_transformers._device import compute_dtype, pick_device
-        from kdtool_transformers._open import open_runtime
+        from kdtool_torch import compute_dtype, pick_device
+
+        from kdtool_transformers._open import open_model
+        from kdtool_transformers._runtime import TransformersRuntime
 
         if subject.role not in ("student", "control", "base") or subject.path is None:
             return None
         device = pick_device()
-        compute = compute_dtype("auto", device)
-        return open_runtime(subject.path, compute=compute, device=device, offline=True)
+        model = open_model(subject.path, device=device, offline=True)
+        return TransformersRuntime(model, compute_dtype("auto", device))
 
 
 class LlamaStudentConfig(kdtool.Config):
@@ -136,23 +138,22 @@ class LlamaStudent(CausalStudent):
         return self._tokenizer(run)
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        vocabulary = self._absent_vocabulary(run)
-        return super().kdtool_describe(run) if vocabulary is None else self._facts(run, vocabulary)
+        return self.kdtool_outline(run).facts
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transformers._activation_memory import outline_of
+        from kdtool_transformers._outline import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
             return self._build_without_values(run)
-        config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.is_tied)
-        config.published_tokenizer = self._published_tokenizer(run)
-        return outline_of(config)
+        shape = self.shape(vocabulary)
+        self._say(run, shape, vocabulary)
+        return outline_of(llama_config(shape, vocabulary, context=self.context, tied=self.is_tied))
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_torch import isolated_rng
         from transformers import LlamaForCausalLM
 
-        from kdtool_transformers._isolated_rng import isolated_rng
         from kdtool_transformers._model import TransformersModel
 
         tokenizer = self._tokenizer(run)
@@ -162,15 +163,6 @@ class LlamaStudent(CausalStudent):
         with isolated_rng(run.seed):
             model = LlamaForCausalLM(config)
         return TransformersModel(model.eval(), tokenizer)
-
-    def _facts(self, run: kdtool.RunInfo, vocabulary: int) -> kdtool.ModelFacts:
-        """Tell its shapes before its tokenizer is here."""
-        from kdtool_transformers._model import facts_of
-        from kdtool_transformers._open import without_weights
-
-        shape = self.shape(vocabulary)
-        self._say(run, shape, vocabulary)
-        return facts_of(without_weights(llama_config(shape, vocabulary, context=self.context, tied=self.is_tied)), None)
 
     def _absent_vocabulary(self, run: kdtool.RunInfo) -> int | None:
         """Return how many tokens a published tokenizer has that is not on this machine, None where it is here."""
@@ -183,15 +175,6 @@ class LlamaStudent(CausalStudent):
             return None
         facts = run.component(self.config.source, kdtool.Teacher).kdtool_describe(run)
         return facts.vocabulary if facts is not None and not facts.tokenizer_fingerprint else None
-
-    def _published_tokenizer(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return the entry of `published.json` for a tokenizer that is not on this machine; None if there is none."""
-        from kdtool_transformers._published import absent_config
-
-        if self.config.tokenizer is not None:
-            return (absent_config(self.config.tokenizer) or {}).get("published_tokenizer")
-        facts = run.component(self.config.source, kdtool.Teacher).kdtool_describe(run)
-        return getattr(getattr(facts, "configuration", None), "published_tokenizer", None)
 
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
         if not self._said:  # once, not for each seed

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 import pydantic
-
-from kdtool_transformers._device import (
+from kdtool_torch import (
     DeviceName,
     DtypeName,
     compute_dtype,
@@ -23,7 +22,8 @@ from kdtool_transformers._device import (
     named_device,
     pick_device,
 )
-from kdtool_transformers._quantised import Quantisation
+
+from kdtool_transformers._loading import Quantisation
 from kdtool_transformers._sources import Source, source_identity
 
 if TYPE_CHECKING:
@@ -128,9 +128,10 @@ class CausalTeacher(kdtool.Teacher):
         return replace(facts, dtype=str(self._dtype()).removeprefix("torch."))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers._device import gpu_bytes
+        from kdtool_torch import gpu_bytes
+
+        from kdtool_transformers._loading import held_bytes
         from kdtool_transformers._parts import download_parts
-        from kdtool_transformers._quantised import held_bytes
 
         device, dtype = self._place(), self._dtype()
         held = held_bytes(self._shapes(run), dtype, self.config.quantise)

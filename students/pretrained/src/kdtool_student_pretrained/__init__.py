@@ -99,7 +99,7 @@ class Pretrained(CausalStudent):
         return student
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
-        from kdtool_transformers import terms_of
+        from kdtool_model_card import terms_of
 
         return terms_of(self.config.model)
 

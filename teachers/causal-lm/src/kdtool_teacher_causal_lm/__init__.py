@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import kdtool
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, absent_config, find_source, terms_of
+from kdtool_model_card import terms_of
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, absent_config, find_source
 
 __all__ = ["CausalLM"]
 

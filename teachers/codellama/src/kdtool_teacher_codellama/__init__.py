@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Literal
 
 import kdtool
+from kdtool_model_card import known_terms
+from kdtool_torch import DtypeName
 from kdtool_transformers import (
     CODE_LLAMA,
-    DtypeName,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
-    known_terms,
     published_model,
 )
 
@@ -22,7 +22,7 @@ __all__ = ["CodeLlama"]
 
 
 class CodeLlama(PublishedTeacher):
-    """A Code Llama (context 16,384; 32,016 tokens where it can fill gaps, else 32,000)."""
+    """A Code Llama (context 16,384; 32,016 tokens where it was trained for infilling, else 32,000)."""
 
     class Config(PublishedTeacherConfig):
         """Settings of the teacher `codellama`."""

@@ -42,7 +42,7 @@ class OpenAI(kdtool.Teacher):
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Return the terms of the model behind the server; an unknown licence does not count as a free one."""
-        from kdtool_transformers import known_terms, licence_of
+        from kdtool_model_card import known_terms, licence_of
 
         licence = self.config.licence or licence_of(self.config.model)
         if licence is not None:

@@ -1,0 +1,256 @@
+"""Answers that are yielded while they are generated: texts that share each forward pass, and join and leave at any token.
+
+`StreamingRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
+thread of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between
+the chunks generates a token for every text that is under way.
+
+The batching of transformers itself draws all tokens from one seed, and changes the model's attention meanwhile.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import accumulate, islice, takewhile
+from threading import Lock, Thread, current_thread
+from typing import Any, NamedTuple
+
+import kdtool
+import torch
+from kdtool_transformers import CausalModel, causal_of, choose, prompt_ids
+from torch import Tensor
+
+from kdtool_streaming._answer import StreamedAnswer
+from kdtool_streaming._row_cache import RowCache, new_cache
+
+__all__ = ["STREAMS", "Streamer"]
+
+STREAMS = 16
+"""Texts that are generated together."""
+_CHUNK = 256
+"""Tokens of prompts that are read between two tokens of the texts under way."""
+_PROMPTS_KEPT = 4
+_TOKENS_KEPT = 8192
+"""Of all prompts that are kept together."""
+_LEAST_KEPT = 32
+"""Tokens that a prompt must begin with as an earlier one did, so that their keys and values are copied from there."""
+
+
+class _Batch(NamedTuple):
+    """Texts that share a cache, and each forward pass."""
+
+    rows: list[StreamedAnswer]
+    cache: Any
+
+    def compact(self) -> None:
+        """Take out the rows that are done: rows from the end move into their places."""
+        alive = [number for number, row in enumerate(self.rows) if not row.done]
+        if len(alive) == len(self.rows):
+            return
+        order = list(range(len(alive)))
+        moving = [number for number in alive if number >= len(alive)]
+        for hole, number in zip(sorted({*order} - {*alive}), moving, strict=True):
+            order[hole] = number
+        self.rows[:] = [self.rows[number] for number in order]
+        if self.rows and isinstance(self.cache, RowCache):
+            self.cache.keep(order, max(row.read for row in self.rows))
+
+
+class Streamer:
+    """Generates answers by a model that is not trained meanwhile.
+
+    `context` is the greatest number of tokens that it reads (0: not known); `passes` returns the block to compute in.
+    """
+
+    def __init__(self, model: CausalModel, context: int, passes: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._model, self._context, self._passes = model, context, passes
+        self._causal = causal_of(model.model)
+        parameters = inspect.signature(self._causal.forward).parameters
+        self._has_positions = "position_ids" in parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._lock = Lock()
+        self._waiting: list[StreamedAnswer] = []
+        self._batches: list[_Batch] = []
+        self._kept: list[tuple[list[int], RowCache]] = []
+        self._thread: Thread | None = None
+        self._running = self._closed = False
+
+    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        """Yield an answer while it is generated; see `kdtool.Runtime.stream`."""
+        prompt = prompt_ids(self._model.tokenizer, request)
+        room = self._context - len(prompt) if self._context else request.max_tokens
+        if room <= 0:
+            yield kdtool.TextPiece("", len(prompt), 0, "refused")
+            return
+        row = StreamedAnswer(
+            self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config)
+        )
+        self._start(row)
+        try:
+            finish = None
+            while finish is None:
+                piece = row.pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                finish = piece.finish
+                yield piece
+        finally:
+            row.done = True
+
+    def memory(self) -> int:
+        """Return the bytes of keys and values that are held now, where they are counted."""
+        caches = [
+            *(cache for _, cache in self._kept),
+            *(batch.cache for batch in self._batches),
+            *(row.cache for row in self._waiting),
+        ]
+        return sum({id(cache): cache.bytes for cache in caches if isinstance(cache, RowCache)}.values())
+
+    def close(self) -> None:
+        """End all answers with an error, and the thread."""
+        with self._lock:
+            self._closed, thread = True, self._thread
+        if thread is not None and thread is not current_thread():
+            thread.join()
+        self._kept.clear()
+
+    def _start(self, row: StreamedAnswer) -> None:
+        with self._lock:
+            self._require_open()
+            self._waiting.append(row)
+            if not self._running:
+                self._running = True
+                self._thread = Thread(target=self._run, args=(self._thread,), name="kdtool-stream", daemon=True)
+                self._thread.start()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise kdtool.UsageError("this runtime is closed")
+
+    def _run(self, before: Thread | None) -> None:
+        """Generate until nothing is left to do, once the thread `before` has ended. An error ends every answer with it."""
+        if before is not None:
+            before.join()  # it may still put the model's mode back
+        try:
+            with self._passes():
+                while self._has_work():
+                    self._step()
+        except BaseException as error:  # a thread's own errors reach nobody: those who wait for it raise them
+            with self._lock:
+                self._running = False
+                rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
+                self._waiting, self._batches = [], []
+            for row in rows:
+                row.pieces.put(error)
+
+    def _has_work(self) -> bool:
+        """Forget finished rows, and return whether others are left; if not, the thread ends."""
+        with self._lock:
+            self._require_open()
+            self._waiting = [row for row in self._waiting if not row.done]
+            for batch in self._batches:
+                batch.compact()
+            self._batches = [batch for batch in self._batches if batch.rows]
+            if self._waiting or self._batches:
+                return True
+            self._running = False
+            return False
+
+    def _step(self) -> None:
+        """Read a chunk of the prompts that wait, and generate a token of every other text."""
+        batches = list(self._batches)
+        self._read_prompts(STREAMS - sum(len(batch.rows) for batch in batches))
+        for batch in batches:
+            logits = self._forward([[row.last] for row in batch.rows], [row.read for row in batch.rows], batch.cache)
+            for row in batch.rows:
+                row.read += 1
+            self._advance(batch.rows, logits)
+
+    def _read_prompts(self, room: int) -> None:
+        left = _CHUNK
+        for row in self._waiting[:room]:
+            try:
+                if not row.read and isinstance(row.cache, RowCache):
+                    row.read = self._reuse(row.prompt, row.cache)
+                chunk = row.prompt[row.read : row.read + left]
+                logits = self._forward([chunk], [row.read], row.cache)
+            except Exception as error:  # such as too little memory: its cache is its own, so that the others go on
+                row.done = True
+                row.pieces.put(error)
+                continue
+            row.read += len(chunk)
+            left -= len(chunk)
+            if row.read == len(row.prompt):
+                self._admit(row, logits)
+            else:
+                row.put("")
+            if not left:
+                break
+        with self._lock:
+            self._waiting = [row for row in self._waiting if not row.text.ids and not row.done]
+
+    def _admit(self, row: StreamedAnswer, logits: Tensor) -> None:
+        """Generate the first token of a row whose prompt is read, and let it join the others."""
+        self._advance([row], logits)
+        cache, row.cache = row.cache, None
+        if isinstance(cache, RowCache):
+            self._keep(row.prompt, cache)
+        if row.done:
+            return
+        if not isinstance(cache, RowCache):
+            self._batches.append(_Batch([row], cache))
+            return
+        if not self._batches:
+            self._batches.append(_Batch([], RowCache()))
+        self._batches[0].cache.add(cache, row.read)
+        self._batches[0].rows.append(row)
+
+    def _keep(self, prompt: list[int], cache: RowCache) -> None:
+        """Keep the cache of a prompt, for later ones that begin alike."""
+        sizes = accumulate(len(ids) for ids, _ in [(prompt, cache), *self._kept])
+        kept = sum(size <= _TOKENS_KEPT for size in islice(sizes, _PROMPTS_KEPT))
+        self._kept = [(prompt, cache), *self._kept][:kept]
+
+    def _reuse(self, prompt: list[int], cache: RowCache) -> int:
+        """Copy the beginning of a prompt, of all but its last token at most, from a kept one; return its length."""
+        begun, kept = max(
+            ((_common(prompt[:-1], ids), kept) for ids, kept in self._kept), key=lambda each: each[0], default=(0, None)
+        )
+        if kept is None or begun < _LEAST_KEPT:
+            return 0
+        cache.add(kept, begun)
+        return begun
+
+    def _forward(self, new: Sequence[Sequence[int]], read: Sequence[int], cache: Any) -> Tensor:
+        """Return the logits [B, V] behind as many new tokens of each row, of which so many are in the cache."""
+        device = self._model.head.weight.device
+        ids = torch.tensor(new, device=device)
+        lengths = torch.tensor(read, device=device)[:, None] + ids.shape[1]
+        columns = max(read) + ids.shape[1]
+        mask = torch.arange(columns, device=device) >= columns - lengths
+        positions = lengths - torch.arange(ids.shape[1], 0, -1, device=device)
+        output = self._causal(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            past_key_values=cache,
+            use_cache=True,
+            **({"position_ids": positions} if self._has_positions else {}),
+            **self._options,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _advance(self, rows: Sequence[StreamedAnswer], logits: Tensor) -> None:
+        """Give each row its next token."""
+        vocabulary = self._model.tokenizer.vocabulary
+        plain = logits[:, :vocabulary].clone() if any(row.logprobs for row in rows) else logits
+        tokens = choose(logits, [row.sampler for row in rows], vocabulary).argmax(-1).tolist()
+        for row, token, own in zip(rows, tokens, plain, strict=True):
+            if not row.done:
+                row.accept(token, own)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,0 +1,93 @@
+"""How weights are loaded: quantised to 4 or 8 bits by bitsandbytes, and on one device or spread by accelerate.
+
+`_open.open_model` loads by `loading_settings` and `place`; `held_bytes` counts the bytes of weights, from a model on the
+meta device. Embeddings, norms and the head stay in the dtype of the computation. Light: no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Quantisation", "held_bytes", "loading_settings", "place"]
+
+Quantisation = Literal["nf4", "int8"]
+
+_BITS_A_WEIGHT = {"nf4": 4 + (8 + 32 / 256) / 64, "int8": 8}
+"""With their scales: nf4 has one of 8 bits for 64 weights, and one of 32 bits for 256 of those. int8 has one a row."""
+
+
+def loading_settings(
+    config: Any,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    quantise: Quantisation | None,
+    device_map: str | None,
+) -> dict[str, Any]:
+    """Return what `from_pretrained` needs to load weights in this form and place.
+
+    Raises:
+        UsageError: bitsandbytes is needed and not installed.
+    """
+    if quantise is None:
+        return {} if device_map is None else {"device_map": device_map}
+    import torch
+
+    # Quantised weights are made where they will lie: they cannot be moved in every form.
+    where = {"": torch.device(device)} if device_map is None else device_map
+    return {"device_map": where, "quantization_config": _quantisation(quantise, dtype or config.dtype or torch.float32)}
+
+
+def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise kdtool.UsageError(
+            f"quantise: {quantise} needs bitsandbytes, which is not installed: "
+            "pip install bitsandbytes; or leave quantise out"
+        )
+    # It tells every layer of every step that it casts, and what would be faster, on the user's terminal.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if quantise == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def place(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
+    """Move a loaded model to `device`; quantised weights are there already.
+
+    Of a model that accelerate spread only the head is moved, for good: kdtool computes with its weight itself.
+    """
+    if device_map is None:
+        return model if quantise is not None else model.to(device)
+    from accelerate.hooks import remove_hook_from_module
+
+    head = model.get_output_embeddings()
+    remove_hook_from_module(head)
+    head.to(device)
+    return model
+
+
+def held_bytes(model: Any, dtype: torch.dtype, quantisation: Quantisation | None) -> int:
+    """Return the bytes that the weights of a causal LM take when loaded so; the model may lie on the meta device."""
+    from torch import nn
+
+    total: int = sum(parameter.numel() for parameter in model.parameters())
+    if quantisation is None:
+        return total * dtype.itemsize
+    head = model.get_output_embeddings()
+    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    quantised: int = sum(weight.numel() for weight in linear)
+    scales: int = sum(4 * weight.shape[0] for weight in linear) if quantisation == "int8" else 0
+    return (total - quantised) * dtype.itemsize + int(quantised * _BITS_A_WEIGHT[quantisation] / 8) + scales

@@ -1,0 +1,47 @@
+"""Outlines: models without memory for their weights, by which recipes are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._open import without_weights
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["AbsentTokenizer", "outline_of", "store_as", "stored_bytes"]
+
+_STORED = "kdtool_stored_bytes"
+
+
+class AbsentTokenizer:
+    """Placeholder for a tokenizer that is not on this machine, with the vocabulary size of the configuration."""
+
+    fingerprint = ""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+
+def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
+    """Return a model in float32 without memory for its weights; without a tokenizer it is only good for estimates.
+
+    `config` is a configuration, or the content of a published config.json.
+    """
+    if isinstance(config, Mapping):
+        config = AutoConfig.for_model(**config)
+    stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
+    return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
+
+
+def store_as(parameter: nn.Parameter, size: int) -> None:
+    """Record that an outline's parameter will be stored in `size` bytes, as quantised weights are."""
+    setattr(parameter, _STORED, size)
+
+
+def stored_bytes(parameter: Tensor) -> int:
+    """Return the bytes that a parameter of an outline will be stored in."""
+    return int(getattr(parameter, _STORED, parameter.numel() * parameter.dtype.itemsize))
