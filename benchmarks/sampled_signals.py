@@ -19,7 +19,7 @@ from time import process_time
 
 import kdtool
 import torch
-from kdtool_cache_sampled import Sampled
+from kdtool_caches import Sampled
 from kdtool_corpus_python_source import PythonSource
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run

@@ -121,7 +121,7 @@ def _teacher(settings: dict[str, Any]) -> Any:
 
 
 def _record(work: Path, settings: dict[str, Any]) -> None:
-    from kdtool_cache_sampled import Sampled
+    from kdtool_caches import Sampled
 
     teacher, cache = _teacher(settings), Sampled(Sampled.Config(samples=settings["samples"], batch=settings["batch"]))
     run = make_run(work / "recording", {"teacher": teacher})
@@ -167,7 +167,7 @@ def main(name: str, work: Path) -> None:
 
 
 def _loss_and_source(name: str, work: Path, settings: dict[str, Any]) -> tuple[kdtool.Loss, Source | None]:
-    from kdtool_cache_sampled import Sampled
+    from kdtool_caches import Sampled
     from kdtool_loss_ce import CrossEntropy
     from kdtool_loss_divergences import ForwardKL, JensenShannon
 

@@ -44,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
         "kdtool.caches",
         "signals: {use: NAME}",
         (LIBRARIES["torch"], "safetensors[torch]>=0.8", TORCH),
-        ("kdtool-cache-states>=0.1",),
+        ("kdtool-caches>=0.1",),
     ),
     "student": Kind(
         "kdtool.students",

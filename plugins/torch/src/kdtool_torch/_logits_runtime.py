@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._likelihood import log_likelihood
 
@@ -94,7 +95,7 @@ class LogitsRuntime(kdtool.Runtime):
 
         tokens = torch.tensor([[*before, *ids]])
         inputs, labels = tokens[:, :-1], tokens[:, 1:].clone()
-        labels[:, : len(before) - 1] = -100
+        labels[:, : len(before) - 1] = NO_LABEL
         positions, document = torch.arange(inputs.shape[1])[None], torch.zeros_like(inputs, dtype=torch.int32)
         batch = kdtool.Batch(inputs, positions, labels, document, ("",))
         signal = self._teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"logits"})))

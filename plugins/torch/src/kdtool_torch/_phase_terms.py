@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_torch._batches import collate
+from kdtool_torch._batches import NO_LABEL, collate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,7 +69,8 @@ class PhaseTerms:
         outputs = self._student.backbone(batch, phase.student_request)
         logits = head.logits(outputs.last)
         progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
-        kept = slice(None) if rejected is None else rejected[batch.labels != -100] == 0  # no rejected text is imitated
+        # Rejected text is not imitated.
+        kept = slice(None) if rejected is None else rejected[batch.labels != NO_LABEL] == 0
         factors = self._run.hook.kdtool_balance(self.reports, step).values() if self.reports else ()
         total, self.reports = outputs.last.float().sum() * 0, {}
         for term in phase.terms:
@@ -126,7 +127,7 @@ def _chunk(term: kdtool.LossTerm, view: kdtool.StepView, logits: Tensor) -> kdto
     teacher: kdtool.DenseTokens | kdtool.SparseTokens | None = signal.sparse if signal else None
     if signal and signal.lazy:
         teacher = kdtool.DenseTokens(signal.lazy.head.logits(signal.lazy.hidden).detach())
-    labelled = batch.labels != -100
+    labelled = batch.labels != NO_LABEL
     return kdtool.TokenChunk(
         student_logits=logits[:, : term.shared],
         labels=batch.labels[labelled],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._likelihood import log_likelihood
 
@@ -53,9 +54,9 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
         raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and the signal it was given holds none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
     bias = None if lazy.head.bias is None else lazy.head.bias.detach()
-    mine = Side(view.student.last, view.batch.labels[view.batch.labels != -100], view.head)
+    mine = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
     frozen = replace(lazy.head, weight=lazy.head.weight.detach(), bias=bias)
-    theirs = Side(lazy.hidden.detach(), other.labels[other.labels != -100], frozen)
+    theirs = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], frozen)
     for who, side in (("student's", mine), ("teacher's", theirs)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(
