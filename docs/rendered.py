@@ -7,23 +7,33 @@ line `<!-- not on the site -->` is for readers of the repository, and is left ou
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
 from kdtool._assembly.settings import settings_in
 from kdtool._plugins.registry import GROUPS, find, load
-from kdtool._plugins.sentences import sentence_of
 from package_pages import FOLDER, components_by_package, first_party, link_to_page, link_to_settings, packages
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
+HOME_OF = {
+    name.asname: str(line.module)
+    for interface in ("_plugin_interface", "_engine_interface")
+    for line in ast.parse((files("kdtool") / f"{interface}.py").read_text(encoding="utf-8")).body
+    if isinstance(line, ast.ImportFrom)
+    for name in line.names
+    if name.asname and not name.asname.startswith("_")
+}
+"""The module of each public name."""
 NEEDED = "Every component of this kind needs it."
 FIRST = "A call of all components returns the first answer, in the recipe's order."
 TOLERANT = "A component that raises is disabled for the rest of the run."
@@ -69,7 +79,7 @@ def records() -> str:
     for module, heading in headings.items():
         home = f"kdtool._contract.{module}"
         blocks += [f"## {heading}", _text(import_module(home).__doc__)]
-        for name in [name for name, found in kdtool._HOME_OF.items() if found == home]:
+        for name in [name for name, found in HOME_OF.items() if found == home]:
             blocks += [] if getattr(kdtool, name) in BASES else _named(name)
     return "\n\n".join(blocks)
 
@@ -79,10 +89,10 @@ def interface() -> str:
     shown = {
         name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data|function)\} (\w+)", page)
     }
-    rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
+    rest = [name for name in HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
     homes = ("kdtool._api", "kdtool._estimate.check", "kdtool._results", "kdtool._evaluate", "kdtool._run")
-    running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
+    running = [name for name in rest if HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
     for name in rest:
@@ -115,7 +125,7 @@ def plugins() -> str:
     for kind in GROUPS:
         rows = [
             f"| {link_to_settings(package, kind, name, '.') if kind != 'command' else f'`{name}`'} "
-            f"| {link_to_page(package, '.')} | {sentence_of(find(kind, name).value)} |"
+            f"| {link_to_page(package, '.')} | {_sentence(kind, name)} |"
             for name, package in project.get(kind, {}).items()
         ]
         head = [f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|"]
@@ -129,6 +139,13 @@ def plugins() -> str:
     head = ["## Libraries and bundles\n", "| package | |", "|---|---|"]
     pages = f":::{{toctree}}\n:hidden:\n:glob:\n\n{FOLDER}/*\n:::"
     return "\n\n".join([*blocks, "\n".join([*head, *rest]), pages] if rest else blocks)
+
+
+def _sentence(kind: str, name: str) -> str:
+    """Return the first line of a plugin's documentation, without its full stop."""
+    plugin = find(kind, name).point.load()
+    text = plugin.help if kind == "command" else inspect.getdoc(plugin)
+    return str(text).partition("\n")[0].removesuffix(".")
 
 
 def commands() -> str:
@@ -192,7 +209,7 @@ def _named(name: str) -> list[str]:
         return _class(value)
     if inspect.isroutine(value):
         return [_directive("function", f"{name}{_signature(value)}", _text(value.__doc__))]
-    body = _attribute_docs(kdtool._HOME_OF[name]).get(("", name), "")
+    body = _attribute_docs(HOME_OF[name]).get(("", name), "")
     if " at 0x" not in str(value):
         body += f"\n\n`{value}`"
     return [_directive("data", name, _text(body.replace("typing.", "")))]
@@ -221,7 +238,7 @@ def _without_aliases(annotation: str, module: str) -> str:
 
     def behind(found: re.Match[str]) -> str:
         value = names.get(found[0])
-        if found[0] in kdtool._HOME_OF or get_origin(value) not in {Annotated, Literal}:
+        if found[0] in HOME_OF or get_origin(value) not in {Annotated, Literal}:
             return found[0]
         return str(get_args(value)[0].__name__ if get_origin(value) is Annotated else value).replace("typing.", "")
 
@@ -320,4 +337,4 @@ def _link(found: re.Match[str]) -> str:
 
         owners = [cls for cls in BASES if name in vars(cls)]
         return f"{{py:meth}}`~kdtool.{owners[0].__name__}.{name}`" if owners else found[0]
-    return f"{{py:obj}}`~kdtool.{name}`" if name in kdtool._HOME_OF and name != "Field" else found[0]
+    return f"{{py:obj}}`~kdtool.{name}`" if name in HOME_OF and name != "Field" else found[0]

@@ -8,6 +8,7 @@ A code line is a line of a statement that is neither an import nor a docstring; 
 from __future__ import annotations
 
 import ast
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,11 +54,20 @@ def sizes() -> dict[str, int]:
         "code lines of _contract": parts["_contract"],
         "code lines of _plugins": parts["_plugins"],
         "code lines of the rest of the core": sum(by_file.values()) - sum(parts.values()),
-        "public names": (CORE / "__init__.pyi").read_text(encoding="utf-8").count(" as "),
+        "code lines that plugins see (_contract and _errors)": parts["_contract"] + by_file[Path("_errors.py")],
+        "public names": len(_names("_plugin_interface")) + len(_names("_engine_interface")),
+        "public names that plugins build on": len(_names("_plugin_interface")),
         "hooks": len(_hooks()),
         "raw lines of plugins/transformers": raw_lines(ROOT / "plugins" / "transformers" / "src"),
         "packages": len(folders()),
     }
+
+
+def _names(interface: str) -> list[str]:
+    """Return the public names that a module of the core re-exports."""
+    return re.findall(
+        r"^from .* as ([A-Za-z]\w*)$", (CORE / f"{interface}.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
 
 
 def _hooks() -> set[str]:

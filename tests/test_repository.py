@@ -174,9 +174,9 @@ def test_core_names_torch_only_for_type_checkers() -> None:
                 assert line.startswith("    "), path
 
 
-def test_every_public_name_of_the_stub_is_there() -> None:
-    assert kdtool._HOME_OF
-    assert all(getattr(kdtool, name) is not None for name in kdtool._HOME_OF)
+def test_every_public_name_is_there() -> None:
+    assert {"Field", "Loss", "run"} <= {*dir(kdtool)}
+    assert all(getattr(kdtool, name) is not None for name in dir(kdtool))
 
 
 def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:

@@ -33,7 +33,7 @@ _OF_LIBRARIES = {"Field": "pydantic's", "hookimpl": "pluggy's"}
 def current() -> dict[str, str]:
     """Return the contract as it is: a line of text for every thing that a plugin can name."""
     found: dict[str, str] = {}
-    for name in sorted(kdtool._HOME_OF):
+    for name in dir(kdtool):
         found.update(_described(name, getattr(kdtool, name)))
     for name in kdtool_testing.__all__:
         found.update(_described(f"testing.{name}", getattr(kdtool_testing, name)))

@@ -150,7 +150,7 @@ def test_a_file_that_is_still_imported_is_named_and_one_that_ends_the_process_fa
         (tmp_path / "recipe.yaml").write_text(json.dumps({**recipe, "trackers": {"a": {"use": "./slow.py:A"}}}))
         assert call(["check", "recipe.yaml"]) == 1
         assert str(sys.modules["kdtool.late"]) == "still importing './slow.py:A' …"
-    (tmp_path / "leaves.py").write_text("import os\nos._exit(0)\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "recipe.yaml").write_text(json.dumps({**recipe, "trackers": {"a": {"use": "./leaves.py:A"}}}))
     assert call(["check", "recipe.yaml"]) == 1
     assert "leaves.py:2: it calls sys.exit(0)" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """kdtool: distil large code models into small ones, with plugins for every part.
 
-Plugin authors import from here and from `kdtool_testing`; nothing else is promised. Names are loaded when they are first
-used, so that `import kdtool` and the command line stay light.
+Plugin authors import from here and from `kdtool_testing`; nothing else is promised. Names are imported when
+one of them is first used, so that `import kdtool` and the command line stay light.
 
 Example, a loss in a file beside the recipe:
 
@@ -17,33 +17,21 @@ Example, a loss in a file beside the recipe:
 
 from __future__ import annotations
 
-import ast
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from kdtool._engine_interface import *
+    from kdtool._plugin_interface import *
+    from kdtool._plugin_interface import __version__ as __version__
+else:
+    _INTERFACES = ("kdtool._plugin_interface", "kdtool._engine_interface")
 
-def _homes() -> dict[str, str]:
-    """Return the module of each public name, as the stub beside this file lists them."""
-    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-    imports = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
-    return {alias.name: str(line.module) for line in imports for alias in line.names}
-
-
-_HOME_OF = _homes()
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("kdtool")
-    if name not in _HOME_OF:
+    def __getattr__(name: str) -> Any:
+        for interface in _INTERFACES if name == "__version__" or not name.startswith("_") else ():
+            if hasattr(import_module(interface), name):
+                return getattr(import_module(interface), name)
         raise AttributeError(f"module 'kdtool' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF, "__version__"})
+    def __dir__() -> list[str]:
+        return sorted(name for interface in _INTERFACES for name in vars(import_module(interface)) if name[0] != "_")

@@ -24,12 +24,13 @@ _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def place_of(error: BaseException) -> str:
-    """Return "folder/file:line" of the plugin's code that raised, a local file's or an installed one's; "" if none did."""
+    """Return "file:line" of a local file that raised, "folder/file:line" of an installed plugin; "" if neither did."""
     plugins = {point.value.partition(":")[0].partition(".")[0] for point in points()} - {"kdtool"}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if module.startswith("_kdtool_local_") or module in plugins:
-            file = Path(frame.f_code.co_filename)
+        package, file = str(frame.f_globals.get("__name__", "")).partition(".")[0], Path(frame.f_code.co_filename)
+        if package.startswith("_kdtool_local_"):
+            return f"{file.name}:{line}"
+        if package in plugins:
             return f"{file.parent.name}/{file.name}:{line}"
     return ""
 

@@ -59,7 +59,7 @@ def points() -> tuple[EntryPoint, ...]:
     try:
         return _ours(entry_points())
     except Exception:  # one broken distribution breaks that call
-        return tuple(point for found in distributions() for point in _readable(found))
+        return tuple(point for dist in distributions() for point in _read_entry_points(dist))
 
 
 def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
@@ -74,12 +74,12 @@ def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
 
 
 @cache
-def origin_of(found: Distribution | None) -> Origin:
+def origin_of(dist: Distribution | None) -> Origin:
     """Return a distribution's name, version and so on."""
     try:
-        about: Any = found and found.metadata
-        name, version, summary = (escape(str(about.get(key) or "")) for key in ("Name", "Version", "Summary"))
-        return Origin(name, version, summary, tuple((found and found.requires) or ()))
+        metadata: Any = dist and dist.metadata
+        name, release, summary = (escape(str(metadata.get(key) or "")) for key in ("Name", "Version", "Summary"))
+        return Origin(name, release, summary, tuple((dist and dist.requires) or ()))
     except Exception:  # no distribution, or metadata that cannot be read
         return Origin()
 
@@ -121,19 +121,22 @@ def _excludes(text: str, running: str) -> bool:
     return requirement.name.lower() == "kdtool" and applies and not included
 
 
-def _readable(found: Distribution) -> tuple[EntryPoint, ...]:
+def _read_entry_points(dist: Distribution) -> tuple[EntryPoint, ...]:
     try:
-        return _ours(found.entry_points)
+        return _ours(dist.entry_points)
     except Exception as error:
-        place = Path(str(getattr(found, "_path", ""))).name
-        remedy = f"try: {install_command(place.partition('-')[0], '--no-deps', '--force-reinstall')}"
+        folder = Path(str(getattr(dist, "_path", ""))).name
+        remedy = f"try: {install_command(folder.partition('-')[0], '--no-deps', '--force-reinstall')}"
         print_line(
-            f"note: skipped {place}, its entry points cannot be read ({type(error).__name__}: {error}); {remedy}"
+            f"note: skipped {folder}, its entry points cannot be read ({type(error).__name__}: {error}); {remedy}"
         )
         return ()
 
 
-def _ours(found: Any) -> tuple[EntryPoint, ...]:
+def _ours(registered: Any) -> tuple[EntryPoint, ...]:
     return tuple(
-        point for group in sorted(found.groups) if group.startswith(_PREFIX) for point in found.select(group=group)
+        point
+        for group in sorted(registered.groups)
+        if group.startswith(_PREFIX)
+        for point in registered.select(group=group)
     )

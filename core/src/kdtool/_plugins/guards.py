@@ -17,7 +17,7 @@ from kdtool._contract.run_info import Owner
 from kdtool._plugins.hook_specs import SPECS, Spec, implements, is_wrapper
 from kdtool._plugins.owner import blame
 
-__all__ = ["GuardedHooks", "skip_checks"]
+__all__ = ["GuardedHooks", "blame_errors"]
 
 
 class GuardedHooks:
@@ -38,7 +38,7 @@ class GuardedHooks:
                 vars(self)[name] = MethodType(_guard(function, owner, spec), component)
 
 
-def skip_checks(method: Callable[..., Any], owner: Owner, spec: Spec) -> Callable[..., Any]:
+def blame_errors(method: Callable[..., Any], owner: Owner, spec: Spec) -> Callable[..., Any]:
     """Return a component's hook for hot loops: errors name the component, returned values are not checked."""
     accepted = tuple(inspect.signature(method).parameters)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from kdtool._contract.component import Component
@@ -22,34 +21,14 @@ BASES: tuple[type[Component], ...] = (Component, *KINDS.values(), *(form for for
 
 @dataclass(frozen=True)
 class Spec:
-    """A hook's declaration."""
+    """A hook's declaration: its name, the class that declares it, the way of calling it, argument names and return type."""
 
+    name: str
+    owner: str
     declared: Callable[..., Any]
-
-    @cached_property
-    def name(self) -> str:
-        """The hook's name."""
-        return self.declared.__name__
-
-    @cached_property
-    def owner(self) -> str:
-        """The name of the class that declares it."""
-        return self.declared.__qualname__.partition(".")[0]
-
-    @cached_property
-    def calling(self) -> Calling:
-        """The way of calling it."""
-        return calling_of(self.declared)
-
-    @cached_property
-    def arguments(self) -> tuple[str, ...]:
-        """The names of its arguments."""
-        return tuple(inspect.signature(self.declared).parameters)[1:]
-
-    @cached_property
-    def answers(self) -> ReturnType:
-        """Its declared return type."""
-        return ReturnType(self.declared)
+    calling: Calling
+    arguments: tuple[str, ...]
+    answers: ReturnType
 
     def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name.
@@ -64,12 +43,14 @@ class Spec:
 
 
 def _read_declarations() -> dict[str, Spec]:
-    found: dict[str, Spec] = {}
+    specs: dict[str, Spec] = {}
     for base in BASES:
         for name, declared in vars(base).items():
-            if name.startswith(PREFIX):
-                found.setdefault(name, Spec(declared))
-    return found
+            if name.startswith(PREFIX) and name not in specs:
+                _, *arguments = inspect.signature(declared).parameters
+                calling, answers = calling_of(declared), ReturnType(declared)
+                specs[name] = Spec(name, base.__name__, declared, calling, tuple(arguments), answers)
+    return specs
 
 
 SPECS: Mapping[str, Spec] = _read_declarations()
@@ -78,8 +59,8 @@ SPECS: Mapping[str, Spec] = _read_declarations()
 
 def implements(cls: type, name: str) -> bool:
     """Return whether the class has its own version of a hook: no inherited default, and no wrapper."""
-    found = inspect.getattr_static(cls, name, None)
-    return not is_wrapper(found) and not any(found is vars(base).get(name) for base in BASES)
+    method = inspect.getattr_static(cls, name, None)
+    return not is_wrapper(method) and not any(method is vars(base).get(name) for base in BASES)
 
 
 def is_wrapper(function: object) -> bool:

@@ -8,10 +8,10 @@ Components are registered last to first: pluggy calls what registered last first
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -22,7 +22,7 @@ from kdtool._contract.run_info import Named, Owner
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.attribution import using
 from kdtool._plugins.events import Events
-from kdtool._plugins.guards import GuardedHooks, skip_checks
+from kdtool._plugins.guards import GuardedHooks, blame_errors
 from kdtool._plugins.hook_specs import SPECS, Spec, implements
 from kdtool._plugins.owner import owner_of
 from kdtool._text.did_you_mean import did_you_mean
@@ -32,48 +32,35 @@ __all__ = ["ComponentHooks"]
 K = TypeVar("K")
 
 
+@dataclass(eq=False, repr=False)
 class ComponentHooks:
     """The hooks of the components of one scope; what components see of it is `kdtool.Hooks`.
 
-    Args:
-        components: by name, in the order of the recipe.
-        owners: the plugin behind each component.
-        required: components whose failure in a tolerant hook stops the run.
-        trace: called with a line for each call of a hook.
-        complain: called with a line for each failure that does not stop the run.
-        muted: components that failed in a tolerant hook; shared by all scopes of a run.
-        events: the way of calls of tolerant hooks, which are events; without it, components are called at once.
-        whole: the hooks of the whole run, if these are of a phase: trackers in threads of their own are called by them.
+    `components` are in the order of the recipe. A component that fails in a tolerant hook is muted, with a line by
+    `complain`, unless it is `required`; `muted` is shared by all scopes of a run. Calls of tolerant hooks are `events`;
+    without these, components are called at once. Hooks of a phase call trackers in threads by those of the `whole` run.
+    `trace` is called with a line for each call.
     """
 
-    def __init__(
-        self,
-        components: Mapping[str, Component],
-        owners: Mapping[str, Owner] | None = None,
-        *,
-        required: frozenset[str] = frozenset(),
-        trace: Callable[[str], None] | None = None,
-        complain: Callable[[str], None] = print,
-        muted: set[str] | None = None,
-        events: Events | None = None,
-        whole: ComponentHooks | None = None,
-    ) -> None:
-        self._components = dict(components)
-        unnamed = {name: Owner(name, component.kind, name, "", "") for name, component in components.items()}
-        self._owners = {**unnamed, **(owners or {})}
-        self._required = required
-        self._trace = trace
-        self._depth = _Depth()
-        self._complain = complain
-        self._muted = set() if muted is None else muted
-        self._events = events
-        self._whole = whole
+    components: Mapping[str, Component]
+    owners: Mapping[str, Owner] = field(default_factory=dict)
+    _: KW_ONLY
+    required: frozenset[str] = frozenset()
+    trace: Callable[[str], None] | None = None
+    complain: Callable[[str], None] = print
+    muted: set[str] = field(default_factory=set)
+    events: Events | None = None
+    whole: ComponentHooks | None = None
+
+    def __post_init__(self) -> None:
+        unnamed = {name: Owner(name, component.kind, name, "", "") for name, component in self.components.items()}
+        self.owners = {**unnamed, **self.owners}
         self._addressed: dict[str, _Addressed] = {}
         self._replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self._manager = _make_manager()
-        for name, component in reversed(self._components.items()):
-            with using(self._owners[name], "its registration"):
-                self._manager.register(GuardedHooks(component, self._owners[name], self._muted), name)
+        for name, component in reversed([*self.components.items()]):
+            with using(self.owners[name], "its registration"):
+                self._manager.register(GuardedHooks(component, self.owners[name], self.muted), name)
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:
         """Return the call of a hook of all components: see `kdtool.Hooks`."""
@@ -83,32 +70,32 @@ class ComponentHooks:
 
     def component(self, name: str, kind: type[K]) -> K:
         """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
-        if isinstance(self._components.get(name), kind):
+        if isinstance(self.components.get(name), kind):
             return cast("K", self._of(name))
-        names = [other for other, component in self._components.items() if isinstance(component, kind)]
+        names = [other for other, component in self.components.items() if isinstance(component, kind)]
         wanted = getattr(kind, "kind", "") or "component"
-        found = f"{owner} is not a {wanted}" if (owner := self.owner(name)) else f"no {wanted} is called {name!r}"
-        raise UsageError(f"{found}; {did_you_mean(name, names, what='there are') or f'this recipe has no {wanted}'}")
+        problem = f"{owner} is not a {wanted}" if (owner := self.owner(name)) else f"no {wanted} is called {name!r}"
+        raise UsageError(f"{problem}; {did_you_mean(name, names, what='there are') or f'this recipe has no {wanted}'}")
 
     def implementing(self, hook: str) -> tuple[str, ...]:
         """Return the names of the components that implement a hook, in the order in which they are called."""
         registered = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return tuple(implementation.plugin_name for implementation in registered if not implementation.wrapper)
+        return tuple(each.plugin_name for each in registered if not each.wrapper)
 
     def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
         """Return each component's hook for hot loops: without pluggy, if no component wraps the hook."""
         spec, registered = SPECS[hook], getattr(self._manager.hook, hook).get_hookimpls()
-        through_pluggy = spec.calling.tolerant or any(implementation.wrapper for implementation in registered)
+        through_pluggy = spec.calling.tolerant or any(each.wrapper for each in registered)
         return {
             name: getattr(self._of(name), hook)
             if through_pluggy or (name, hook) in self._replaced
-            else skip_checks(getattr(self._components[name], hook), self._owners[name], spec)
+            else blame_errors(getattr(self.components[name], hook), self.owners[name], spec)
             for name in self.implementing(hook)
         }
 
     def owner(self, name: str) -> Owner | None:
         """Return the plugin behind the component of that name."""
-        return self._owners.get(name)
+        return self.owners.get(name)
 
     def replacing(self, hook: str, by: Mapping[str, Callable[..., Any]]) -> ComponentHooks:
         """Return the same hooks, except that `by[name](call, …)` stands for `call(…)`, the hook of that component."""
@@ -118,16 +105,14 @@ class ComponentHooks:
         return hooks
 
     def _of(self, name: str) -> Any:
-        if name not in self._addressed:
-            self._addressed[name] = _Addressed(self._components[name], partial(self._caller, name))
-        return self._addressed[name]
+        return self._addressed.setdefault(name, _Addressed(self.components[name], partial(self._caller, name)))
 
     def _caller(self, name: str, hook: str) -> Callable[..., Any]:
         """Return the call of one component's hook."""
-        spec, component = SPECS[hook], self._components[name]
-        thread = self._events.threads.get(name) if self._events and spec.calling.tolerant else None
-        if thread and self._whole:
-            return cast("Callable[..., Any]", getattr(self._whole._of(name), hook))
+        spec, component = SPECS[hook], self.components[name]
+        thread = self.events.threads.get(name) if self.events and spec.calling.tolerant else None
+        if thread and self.whole:
+            return cast("Callable[..., Any]", getattr(self.whole._of(name), hook))
         if not implements(type(component), hook):
             if spec.answers.must_answer:
                 raise PluginError(f"{self.owner(name)} must implement {hook} for this recipe")
@@ -137,10 +122,13 @@ class ComponentHooks:
         caller = self._manager.subset_hook_caller(hook, others)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if spec.calling.tolerant and name in self._muted:
+            if spec.calling.tolerant and name in self.muted:
                 return None
-            with self._trace_call(f"{hook} -> {name}"), self._tolerate_failure(name, spec):
-                return caller(component=name, **spec.values(args, kwargs))
+            values = spec.values(args, kwargs)
+            if self.trace:
+                self.trace(f"{hook} -> {name}")
+            with self._tolerate_failure(name, spec):
+                return caller(component=name, **values)
 
         if thread:
             return partial(thread.put, hook, call)
@@ -152,28 +140,16 @@ class ComponentHooks:
         try:
             yield
         except Exception as error:
-            owner = owner_of(error) or self._owners[name]
-            if owner.name in self._required or not spec.calling.tolerant:
+            owner = owner_of(error) or self.owners[name]
+            if owner.name in self.required or not spec.calling.tolerant:
                 raise
-            self._muted.add(owner.name)
-            self._complain(f"{owner} failed in {spec.name}: {cause_of(error)}; disabled for the rest of this run")
-
-    @contextmanager
-    def _trace_call(self, line: str) -> Iterator[None]:
-        if self._trace is None:
-            yield
-            return
-        self._trace(f"{'  ' * self._depth.calls}{line}")
-        self._depth.calls += 1
-        try:
-            yield
-        finally:
-            self._depth.calls -= 1
+            self.muted.add(owner.name)
+            self.complain(f"{owner} failed in {spec.name}: {cause_of(error)}; disabled for the rest of this run")
 
     def _call_all(self, spec: Spec, /, *args: Any, **kwargs: Any) -> Any:
         answers: dict[str, Any] = {}
-        if self._events and spec.calling.tolerant:
-            args, kwargs = (), self._events.record(spec.name, spec.values(args, kwargs))
+        if self.events and spec.calling.tolerant:
+            args, kwargs = (), self.events.record(spec.name, spec.values(args, kwargs))
         for name in self.implementing(spec.name):
             answer = getattr(self._of(name), spec.name)(*args, **kwargs)
             if answer is not None:
@@ -181,12 +157,6 @@ class ComponentHooks:
                     return Named(name, answer)
                 answers[name] = answer
         return None if spec.calling.first or spec.answers.is_none else answers
-
-
-class _Depth(threading.local):
-    """The number of traced calls that this thread is in."""
-
-    calls = 0
 
 
 class _Addressed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import linecache
-import os
 import re
 import sys
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import Origin, module_origin, origin_of, refusal
@@ -29,7 +28,7 @@ from kdtool._text.terminal import print_line
 
 __all__ = ["import_file", "import_point"]
 
-_TURN = threading.RLock()
+_IMPORT_LOCK = threading.RLock()
 """Held while foreign code is imported: standard output, which is redirected meanwhile, belongs to the whole process."""
 _PATIENCE = 10.0
 """Seconds of an import after which a line names it."""
@@ -42,9 +41,9 @@ def import_point(kind: str, use: str, point: EntryPoint) -> tuple[Any, Origin]:
     Raises:
         PluginError: it cannot be imported, or requires another version of kdtool.
     """
-    found = point.dist or module_origin(point.value.partition(":")[0])
-    origin = origin_of(found)
-    if found and (reason := refusal(found)):
+    dist = point.dist or module_origin(point.value.partition(":")[0])
+    origin = origin_of(dist)
+    if dist and (reason := refusal(dist)):
         raise PluginError(f"{kind} {use!r} cannot be used: {reason}")
     what = f"{kind} {use!r} (entry point {point.value!r}" + (
         f" of {origin.name} {origin.version})" if origin.name else ")"
@@ -87,7 +86,7 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
 def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[None]:
     late = threading.Timer(_PATIENCE, print_line, [f"still importing {what} …"])
     late.daemon = True
-    with _TURN, redirect_stdout(sys.stderr), _exit_as_exception():
+    with _IMPORT_LOCK, redirect_stdout(sys.stderr):
         late.start()
         try:
             yield
@@ -97,23 +96,6 @@ def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[N
             raise PluginError(f"{what} cannot be imported: {explain(error)}") from error
         finally:
             late.cancel()
-
-
-@contextmanager
-def _exit_as_exception() -> Iterator[None]:
-    """Turn `os._exit`, which would end this process as if all were well, into SystemExit; forked children keep it."""
-    real, process = os._exit, os.getpid()
-
-    def exit_or_raise(status: int) -> NoReturn:
-        if os.getpid() != process:
-            real(status)
-        raise SystemExit(status)
-
-    os._exit = exit_or_raise
-    try:
-        yield
-    finally:
-        os._exit = real
 
 
 def _execute(module_name: str, path: Path, source: bytes) -> None:

@@ -45,12 +45,12 @@ def install_command(requirement: str, *options: str) -> str:
     """
     name = _canonical(re.split(r"[^\w.-]", requirement)[0])
     if "[" not in requirement and (folder := _installed_from(name)):
-        what = [_path_for_pip(folder)]
+        packages = [_path_for_pip(folder)]
     elif PUBLISHED or not _is_of_project(name):
-        what = [requirement]
-    elif not (what := [_path_for_pip(folder) for folder in _missing_folders(name)]):
+        packages = [requirement]
+    elif not (packages := [_path_for_pip(folder) for folder in _missing_folders(name)]):
         return _WITHOUT_CLONE
-    return shlex.join(("pip", "install", *options, *what))
+    return shlex.join(("pip", "install", *options, *packages))
 
 
 def _is_of_project(name: str) -> bool:

@@ -42,11 +42,9 @@ class Entry:
 @cache
 def _all_entries() -> tuple[Entry, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
-    found = [(kinds[point.group], point) for point in points() if point.group in kinds]
-    origins = [origin_of(point.dist) for _, point in found]
+    known = [(kinds[point.group], point, origin_of(point.dist)) for point in points() if point.group in kinds]
     return tuple(
-        Entry(kind, point.name, point.value, origin.name, origin.version, point)
-        for (kind, point), origin in zip(found, origins, strict=True)
+        Entry(kind, point.name, point.value, origin.name, origin.version, point) for kind, point, origin in known
     )
 
 
@@ -87,11 +85,11 @@ def find(kind: str, name: str) -> Entry:
         raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
     if package := package_of(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(package)}")
-    known = did_you_mean(
+    suggestion = did_you_mean(
         name, {*entries_by_name(kind), *known_components().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
     )
     hints = [
-        known or f"no {kind} is installed",
+        suggestion or f"no {kind} is installed",
         *(text for text in find_misplaced(GROUPS.values()) if repr(name) in text),
     ]
     raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")

@@ -36,14 +36,14 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
         yield "overrides equality, which identifies components; remove __eq__ and __hash__"
     yield from _config_mistakes(getattr(cls, "Config", None))
-    own = [name for name in SPECS if hasattr(base, name) and not hasattr(Component, name)]
-    needed = sorted(name for name in own if calling_of(getattr(base, name)).needed)
+    offered = [name for name in SPECS if hasattr(base, name) and not hasattr(Component, name)]
+    needed = sorted(name for name in offered if calling_of(getattr(base, name)).needed)
     for name in needed:
         if not implements(cls, name):
             yield f"has no {name}, which every {kind} needs{_name_hint(cls, [name])}"
     hooks = [name for name in dir(cls) if name.startswith(PREFIX)]
     if not needed and all(inspect.getattr_static(cls, name) is getattr(base, name, None) for name in hooks):
-        yield f"has none of the hooks of a {kind}: {', '.join(own)}{_name_hint(cls, own)}"
+        yield f"has none of the hooks of a {kind}: {', '.join(offered)}{_name_hint(cls, offered)}"
     for name in hooks:
         yield from _hook_mistakes(cls, base, name)
 
@@ -76,8 +76,8 @@ def _config_mistakes(config: object) -> Iterator[str]:
 
 
 def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]:
-    found = inspect.getattr_static(cls, name)
-    wraps = is_wrapper(found)
+    method = inspect.getattr_static(cls, name)
+    wraps = is_wrapper(method)
     if not (hasattr(base, name) or (wraps and name in SPECS)):
         if name in SPECS:
             wrap = "to wrap it, mark it with @kdtool.hookimpl(wrapper=True)"
@@ -87,23 +87,21 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
             hint = did_you_mean(name, hooks, what=f"hooks of kdtool.{base.__name__}")
             yield f"has {name}, which is not a hook; {hint}"
     elif wraps or implements(cls, name):
-        yield from _method_mistakes(
-            name, found, (*SPECS[name].arguments, "component") if wraps else SPECS[name].arguments
-        )
-        if wraps and not inspect.isgeneratorfunction(found):
+        yield from _method_mistakes(name, method, (*SPECS[name].arguments, *["component"] * wraps))
+        if wraps and not inspect.isgeneratorfunction(method):
             yield f"has {name} as a wrapper that does not yield; write `answer = yield` at the place of the call"
         if wraps and name == "kdtool_close":
             yield "wraps kdtool_close, which is called on each component alone"
 
 
-def _method_mistakes(name: str, found: object, declared: tuple[str, ...]) -> Iterator[str]:
-    if not inspect.isfunction(found):
-        yield f"has {name} as {type(found).__name__}; a hook is a plain method"
+def _method_mistakes(name: str, method: object, declared: tuple[str, ...]) -> Iterator[str]:
+    if not inspect.isfunction(method):
+        yield f"has {name} as {type(method).__name__}; a hook is a plain method"
         return
-    if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
         yield f"has {name} as async def; a hook is a plain method (run your event loop inside it)"
         return
-    parameters = [*inspect.signature(found).parameters.values()]
+    parameters = [*inspect.signature(method).parameters.values()]
     if not parameters or parameters[0].name in declared:
         yield f"has {name} without self, the first argument of a method"
     for parameter in parameters[1:]:

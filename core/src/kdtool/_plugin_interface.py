@@ -1,12 +1,9 @@
-"""The public names of kdtool, for type checkers and for `__init__.py`, which loads each name when it is first used."""
+"""The public names that plugins build on: base classes, hooks, records and errors."""
+
+from importlib.metadata import version as _version
 
 from pydantic import Field as Field
 
-from kdtool._api import load as load
-from kdtool._api import plan as plan
-from kdtool._api import report as report
-from kdtool._api import run as run
-from kdtool._api import runs as runs
 from kdtool._contract.comparison import ArmValue as ArmValue
 from kdtool._contract.comparison import Comparison as Comparison
 from kdtool._contract.component import Component as Component
@@ -108,27 +105,5 @@ from kdtool._errors import ServiceError as ServiceError
 from kdtool._errors import StorageError as StorageError
 from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
-from kdtool._estimate.check import check as check
-from kdtool._estimate.gpus import Gpu as Gpu
-from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
-from kdtool._estimate.gpus import find_gpu as find_gpu
-from kdtool._evaluate.evaluate import evaluate as evaluate
-from kdtool._evaluate.open_models import Models as Models
-from kdtool._evaluate.open_models import open_models as open_models
-from kdtool._results.compare_runs import Compared as Compared
-from kdtool._results.compare_runs import compare as compare
-from kdtool._results.known_runs import KnownRun as KnownRun
-from kdtool._run.answer_cache import open_answers as open_answers
-from kdtool._run.open_subject import open_subject as open_subject
-from kdtool._run.plan import PlannedStage as PlannedStage
-from kdtool._run.plan import RecordedSignals as RecordedSignals
-from kdtool._statistics.arm_interval import interval_of as interval_of
-from kdtool._store.committed import commit as commit
-from kdtool._store.committed import seal_line as seal_line
-from kdtool._store.committed import uncommit as uncommit
-from kdtool._store.committed import unseal_line as unseal_line
-from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
-from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies
 
-__version__: str
-_HOME_OF: dict[str, str]
+__version__ = _version("kdtool")
