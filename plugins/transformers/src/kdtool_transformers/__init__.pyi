@@ -67,10 +67,9 @@ from kdtool_transformers._parts import download_parts as download_parts
 from kdtool_transformers._parts import forward_bytes as forward_bytes
 from kdtool_transformers._parts import itemsize as itemsize
 from kdtool_transformers._parts import student_parts as student_parts
-from kdtool_transformers._published import Published as Published
 from kdtool_transformers._published import absent_config as absent_config
 from kdtool_transformers._published import absent_facts as absent_facts
-from kdtool_transformers._published import published_model as published_model
+from kdtool_transformers._published import published_config as published_config
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
@@ -87,5 +86,4 @@ from kdtool_transformers._student import LlamaStudentConfig as LlamaStudentConfi
 from kdtool_transformers._teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers._teacher import CausalTeacherConfig as CausalTeacherConfig
 from kdtool_transformers._tokenizer import TransformersTokenizer as TransformersTokenizer
-from kdtool_transformers._windows import Window as Window
 from kdtool_transformers._windows import windows as windows

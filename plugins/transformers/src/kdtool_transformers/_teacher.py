@@ -91,11 +91,14 @@ class CausalTeacher(kdtool.Teacher):
         return None
 
     def absent(self) -> Mapping[str, Any] | None:
-        """Return the content of the published config.json of weights that are not on this machine yet, None if they are.
+        """Return the published configuration of weights that are not on this machine; None if they are, or it is unknown.
 
         `kdtool check` describes the model by it, so that nothing is fetched.
         """
-        return None
+        from kdtool_transformers._published import absent_config
+
+        source = self.hub_source()
+        return None if source is None else absent_config(*source)
 
     def render_prompt(self, prompt: str) -> str:
         """Render a prompt in the model's format."""
