@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 def quickstart(arguments: list[str]) -> int:
     """Install what the quickstart needs and run it; further arguments go to `kdtool run`."""
     arguments, locked = _without_flag(arguments)
-    _install_packages(ENVIRONMENT, needed_by("kdtool-quickstart"), "quickstart", locked=locked)
+    _install_packages(ENVIRONMENT, needed_by("kdtool[quickstart]"), "quickstart", locked=locked)
     settings = [word for setting in _settings_for_time(arguments) for word in ("--set", setting)]
     return subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", RECIPE, *settings, *arguments])
 
@@ -158,19 +158,19 @@ def packages() -> list[Path]:
     ]
 
 
-def needed_by(name: str) -> list[Path]:
-    """Return the folders of the package `name` and of all that it needs of this repository, the core first."""
-    projects = {}
-    for folder in packages():
-        project = _declared(folder)["project"]
-        projects[project["name"]] = folder, project.get("dependencies", [])
-    needed, waiting = set(), [name]
+def needed_by(requirement: str) -> list[Path]:
+    """Return the folders of a package, such as `kdtool[quickstart]`, and of all that it needs here, the core first."""
+    declared = {folder: _declared(folder)["project"] for folder in packages()}
+    projects = {project["name"]: project for project in declared.values()}
+    needed, waiting = set(), [requirement]
     while waiting:
-        name = waiting.pop()
-        if name in projects and name not in needed:
-            needed.add(name)
-            waiting += [re.split(r"[^\w.-]", requirement)[0] for requirement in projects[name][1]]
-    return [folder for name, (folder, _) in projects.items() if name in needed]
+        name, *extras = re.findall(r"[\w.-]+", re.split(r"[\]<>=!~; ]", waiting.pop())[0])
+        for extra in {"", *extras} if name in projects else ():
+            if (name, extra) not in needed:
+                needed.add((name, extra))
+                project = projects[name]
+                waiting += project["optional-dependencies"][extra] if extra else project.get("dependencies", [])
+    return [folder for folder, project in declared.items() if (project["name"], "") in needed]
 
 
 def third_party(folders: Sequence[Path]) -> list[str]:

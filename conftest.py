@@ -27,7 +27,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_starts() -> Iterator[None]:
-    """Have `kdtool` find in its environment what it would start a second time for, or look at the machine's load for."""
+    """Have `kdtool` find in its environment what it would start a second time for, and no load to react to."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
         monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,10 +39,3 @@ def _no_looking_for_garbage_among_modules() -> None:
     """Leave out of garbage collection what is alive between files: each phase of training collects, a third of a second."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def _other_work_unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the machine not say how busy it is, but to the tests of that."""
-    if find_spec("kdtool") and request.module.__name__.rpartition(".")[2] != "test_core_other_work":
-        monkeypatch.setattr("kdtool._estimate.other_work._busy_seconds", lambda: None)

@@ -7,7 +7,7 @@
 All train the same student (a third of the teacher's layers) on the same rows: mixed precision in the same dtype, AdamW,
 gradients clipped at 1. The peer, kdtool's `jsd` and `plain` run the teacher online and minimise the generalised
 Jensen-Shannon divergence (beta 0.5). `plain` does so in a loop of plain PyTorch with transformers' attention and all
-logits: a baseline without any trainer. kdtool's `cached` is forward KL on 20 systematic draws a token, read from disk and
+logits: a baseline without any trainer. kdtool's `cached` is forward KL on 20 systematic samples a token, read from disk and
 decoded: other work for the same purpose. `products` are the matrix products of such steps alone: the lower bound for every
 program that computes the same.
 
@@ -79,7 +79,7 @@ def _measured(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     teacher = arguments.teacher or default_teacher(work)
     settings = {"teacher": str(teacher), "batch": arguments.batch, "length": arguments.length}
-    settings |= {"dtype": default_dtype(), "draws": DRAWS}
+    settings |= {"dtype": default_dtype(), "samples": DRAWS}
     prepare(work, settings)
     trl, before = _trl_python(arguments.environment), machine()
     if arguments.threads:

@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import kdtool
-from kdtool_ledger import read_summary
+from kdtool_asking import read_summary
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing import KEY, MODEL, Faults, ServerProcess, serve_process
 

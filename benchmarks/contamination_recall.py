@@ -1,4 +1,4 @@
-"""Recall of the screen `decontamination` on copies of benchmarks, and its false rejections, with 95 % intervals.
+"""Recall of the filter `decontamination` on copies of benchmarks, and its false rejections, with 95 % intervals.
 
     python benchmarks/contamination_recall.py --data ../shared/data --code /usr/include/c++ src.zip
 

@@ -29,13 +29,13 @@ import kdtool
 import torch
 from kdtool_loss_ce import CrossEntropy, cross_entropy
 from kdtool_loss_divergences import ForwardKL, forward_kl
-from kdtool_rows import collate
 from kdtool_testing import ByteTokenizer, ListSource, make_run
+from kdtool_torch import collate, pick_device
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, tuned_malloc
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._terms import bind_terms
-from kdtool_transformers import TransformersModel, pick_device
+from kdtool_transformers import TransformersModel
 from torch import Tensor
 
 ALLOWED = 0.01

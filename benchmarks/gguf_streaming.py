@@ -103,13 +103,13 @@ def fill_gaps(runtime: GGUFRuntime, code: str, number: int) -> None:
     seconds: list[float] = []
     for typed in range(number + 1):
         before, after = code[3000 : 4000 + 4 * typed], code[4200:4260] if infills else None
-        request = kdtool.Request("gap", before, 16, suffix=after)
+        request = kdtool.Request("infill", before, 16, suffix=after)
         began = time.perf_counter()
         pieces = list(runtime.stream(request))
         if typed and pieces[-1].tokens_out == 16:
             seconds.append(time.perf_counter() - began)
     low, middle, high = (1000 * part for part in quantiles(seconds, n=4))
-    what = "a gap" if infills else "more code (the file has no marks for gaps)"
+    what = "infilling" if infills else "more code (the file has no FIM tokens)"
     print(f"16 tokens of {what}, prefix cached: p50 {middle:.0f} ms ({low:.0f} to {high:.0f}), target <= 200 ms")
 
 

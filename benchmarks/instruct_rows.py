@@ -1,4 +1,4 @@
-"""Time and peak memory of a generation: rows from a teacher, through the screens, to Parquet.
+"""Time and peak memory of a generation: rows from a teacher, through the filters, to Parquet.
 
     python benchmarks/instruct_rows.py --rows 50000 --claude    # the teacher `claude`, from a server on this machine
     python benchmarks/instruct_rows.py --rows 50000             # a teacher in this process, which answers at once
@@ -29,10 +29,10 @@ from kdtool_command_data._export import export
 from kdtool_command_data._status import status_lines
 from kdtool_command_data._texts import FoundText
 from kdtool_corpus_instruct import Instruct
-from kdtool_screen_duplicates import DuplicatesScreen
-from kdtool_screen_length import LengthScreen
-from kdtool_screen_secrets import SecretsScreen
-from kdtool_screen_syntax import SyntaxScreen
+from kdtool_filter_duplicates import DuplicatesFilter
+from kdtool_filter_length import LengthFilter
+from kdtool_filter_secrets import SecretsFilter
+from kdtool_filter_syntax import SyntaxFilter
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing import KEY, MODEL, Faults, serve
 from kdtool_testing import make_run
@@ -110,22 +110,22 @@ def main() -> None:
     if options.serve:
         serve_here()
         return
-    screens: dict[str, kdtool.Screen] = {
-        "screens.length": LengthScreen(LengthScreen.Config()),
-        "screens.syntax": SyntaxScreen(SyntaxScreen.Config()),
-        "screens.secrets": SecretsScreen(SecretsScreen.Config()),
-        "screens.duplicates": DuplicatesScreen(DuplicatesScreen.Config()),
+    filters: dict[str, kdtool.Filter] = {
+        "filters.length": LengthFilter(LengthFilter.Config()),
+        "filters.syntax": SyntaxFilter(SyntaxFilter.Config()),
+        "filters.secrets": SecretsFilter(SecretsFilter.Config()),
+        "filters.duplicates": DuplicatesFilter(DuplicatesFilter.Config()),
     }
     corpus = Instruct(Instruct.Config(rows=options.rows))
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder = Path(place) / "text"
         folder.mkdir()
         teacher = stack.enter_context(open_claude(Path(place))) if options.claude else Writer(Writer.Config())
-        run = make_run(folder, {"teacher": teacher, "corpora.instruct": corpus, **screens})
+        run = make_run(folder, {"teacher": teacher, "corpora.instruct": corpus, **filters})
         began = time.perf_counter()
         cached = {} if options.claude else {"teacher": "key"}
         with cache_answers(run, Path(place) / "answers.sqlite", cached) as asking:
-            write_texts(asking, folder, ["corpora.instruct"], list(screens), {})
+            write_texts(asking, folder, ["corpora.instruct"], list(filters), {})
         generated = time.perf_counter() - began
         text = FoundText("text", folder, is_complete=True)
         count = export(text, Path(place) / "rows.parquet", "parquet", force=False)
@@ -136,8 +136,8 @@ def main() -> None:
         print(
             f"{count:,} rows in {generated:.1f} s and {exported:.1f} s to Parquet ({size:.1f} MB); peak {peak:,.0f} MB"
         )
-    for screen in screens.values():
-        screen.kdtool_close()
+    for filter_ in filters.values():
+        filter_.kdtool_close()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool_loss_divergences import JensenShannon, jensen_shannon
+from kdtool_torch import pick_device
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._terms import BoundTerm
-from kdtool_transformers import pick_device
 from torch import Tensor
 
 

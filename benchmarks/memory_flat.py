@@ -36,7 +36,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kdtool-memory-") as folder:
         work = Path(folder)
         teacher = options.teacher or default_teacher(work)
-        settings = {"teacher": str(teacher), "length": options.length, "dtype": default_dtype(), "draws": 20}
+        settings = {"teacher": str(teacher), "length": options.length, "dtype": default_dtype(), "samples": 20}
         prepare(work, {**settings, "batch": sizes[0]})
         vocabulary = json.loads((work / "student" / "config.json").read_text(encoding="utf-8"))["vocab_size"]
         peaks: dict[int, dict[str, float]] = {}

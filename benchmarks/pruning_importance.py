@@ -32,7 +32,8 @@ from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import Importance, measure
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime, compute_dtype, pick_device
+from kdtool_torch import compute_dtype, pick_device
+from kdtool_transformers import TransformersModel, TransformersRuntime
 
 HEAL_ROWS, HEAL_LENGTH, HEAL_RATE = 2, 128, 1e-3
 

@@ -75,7 +75,7 @@ def _phase(arm: str, mix: str) -> dict[str, Any]:
         "finetuned": {**CE, "transforms": {"freeze": {}}},
         "qat": {**CE, "transforms": {"freeze": {}, "qat": {}}},
         "grid": {**CE, **grid},
-        "qad": {"losses": {"forward-kl": {}}, "teacher": {"use": "student-before"}, **grid},
+        "qad": {"losses": {"forward-kl": {}}, "teacher": {"use": "initial-student"}, **grid},
     }
     return arms[arm]
 

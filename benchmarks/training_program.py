@@ -89,7 +89,7 @@ def prepare(work: Path, settings: dict[str, Any]) -> None:
             rows.append(ids[: settings["length"]])
     (work / "rows.json").write_text(json.dumps(rows[:ROWS]), encoding="utf-8")
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    if settings.get("draws"):
+    if settings.get("samples"):
         _record(work, settings)
 
 
@@ -109,7 +109,7 @@ def default_teacher(work: Path) -> Path:
 
 def default_dtype() -> str:
     """Return the precision that kdtool computes in here."""
-    from kdtool_transformers import compute_dtype, pick_device
+    from kdtool_torch import compute_dtype, pick_device
 
     return str(compute_dtype("auto", pick_device())).removeprefix("torch.")
 
@@ -121,9 +121,9 @@ def _teacher(settings: dict[str, Any]) -> Any:
 
 
 def _record(work: Path, settings: dict[str, Any]) -> None:
-    from kdtool_cache_sampled import Sampled
+    from kdtool_caches import Sampled
 
-    teacher, cache = _teacher(settings), Sampled(Sampled.Config(draws=settings["draws"], batch=settings["batch"]))
+    teacher, cache = _teacher(settings), Sampled(Sampled.Config(samples=settings["samples"], batch=settings["batch"]))
     run = make_run(work / "recording", {"teacher": teacher})
     want = cache.kdtool_choose_signals(kdtool.SignalRequest(frozenset({"sampled"})), frozenset({"logits"}))
     shutil.rmtree(work / "signals", ignore_errors=True)
@@ -167,14 +167,17 @@ def main(name: str, work: Path) -> None:
 
 
 def _loss_and_source(name: str, work: Path, settings: dict[str, Any]) -> tuple[kdtool.Loss, Source | None]:
-    from kdtool_cache_sampled import Sampled
+    from kdtool_caches import Sampled
     from kdtool_loss_ce import CrossEntropy
     from kdtool_loss_divergences import ForwardKL, JensenShannon
 
     if name in ("ce", "states"):
         return CrossEntropy(CrossEntropy.Config()) if name == "ce" else States(States.Config()), None
     if name == "cached":
-        cache, wanted = Sampled(Sampled.Config(draws=settings["draws"])), kdtool.SignalRequest(frozenset({"sampled"}))
+        cache, wanted = (
+            Sampled(Sampled.Config(samples=settings["samples"])),
+            kdtool.SignalRequest(frozenset({"sampled"})),
+        )
         return ForwardKL(ForwardKL.Config()), Source(
             wanted, lambda batch: cache.kdtool_recall(batch, wanted, work / "signals")
         )

@@ -38,7 +38,7 @@ def main() -> int:
         work, tokens = Path(folder), options.batch * options.length
         teacher = options.teacher or default_teacher(work)
         sizes = {"teacher": str(teacher), "batch": options.batch, "length": options.length}
-        prepare(work, {**sizes, "dtype": default_dtype(), "draws": 20})
+        prepare(work, {**sizes, "dtype": default_dtype(), "samples": 20})
         program = [sys.executable, str(HERE / "training_program.py")]
         before = machine()
         commands = {name: [*program, name, str(work)] for name in PROGRAMS}

@@ -1,4 +1,4 @@
-"""Reference pages rendered from the code: hooks, records, the Python interface, components' settings, commands, plugins.
+"""Reference pages rendered from the code: hooks, records, the Python interface, indexes of settings and plugins, commands.
 
 A Sphinx extension: the line `<!-- rendered: NAME -->` of a page is replaced by what `PARTS[NAME]` returns, which is MyST
 Markdown. Docstrings are Markdown and are shown as they are; names of kdtool in them become links. A paragraph after the
@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
-from kdtool._assembly.settings import Setting, settings_in
+from kdtool._assembly.settings import settings_in
+from kdtool._plugins.registry import GROUPS, find, load
+from kdtool._plugins.sentences import sentence_of
+from package_pages import FOLDER, components_by_package, first_party, link_to_page, link_to_settings, packages
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
@@ -36,7 +38,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def hooks() -> str:
     """Render every hook by kind, and the attributes that a kind's components may set."""
     from kdtool._contract.kinds import FORMS, KINDS
-    from kdtool._plugins.registry import GROUPS
 
     blocks = [_module(), "## Every component", *_class(kdtool.Component)]
     for kind, cls in KINDS.items():
@@ -93,24 +94,19 @@ def interface() -> str:
 
 
 def settings() -> str:
-    """Render every component of the project with its settings, as `kdtool plugins show` prints them."""
-    listed = json.loads((files("kdtool") / "first_party.json").read_text(encoding="utf-8"))
-    blocks = []
-    for kind, components in listed.items():
-        if kind == "command":
-            continue
-        blocks.append(f"## {kind.capitalize()}")
-        for name in components:
-            blocks += _component(kind, name)
-    return "\n\n".join(blocks)
+    """Render an index of all settings of the project's components, each with the components that have it."""
+    owners: dict[str, list[str]] = {}
+    for package, components in sorted(components_by_package().items()):
+        for kind, name in components:
+            for setting in settings_in(load(kind, name, Path.cwd(), print).cls.Config.model_json_schema()):
+                owners.setdefault(setting.key, []).append(link_to_settings(package, name, ".."))
+    rows = [f"| `{key}` | {', '.join(links)} |" for key, links in sorted(owners.items())]
+    return "\n".join(["| setting | of |", "|---|---|", *rows])
 
 
 def plugins() -> str:
-    """Render a table of plugins for each kind: those of the project, and those that others added to `plugins.json`."""
-    from kdtool._plugins.registry import GROUPS, find
-    from kdtool._plugins.sentences import sentence_of
-
-    project = json.loads((files("kdtool") / "first_party.json").read_text(encoding="utf-8"))
+    """Render a table of plugins for each kind, those of `plugins.json` included, and one of libraries and bundles."""
+    project = first_party()
     others: dict[str, list[str]] = {kind: [] for kind in GROUPS}
     for plugin in json.loads((Path(__file__).parent / "plugins.json").read_text(encoding="utf-8")):
         row = f"| `{plugin['name']}` | [`{plugin['package']}`]({plugin['url']}) | {plugin['sentence']} |"
@@ -118,12 +114,21 @@ def plugins() -> str:
     blocks = []
     for kind in GROUPS:
         rows = [
-            f"| `{name}` | `{package}` | {sentence_of(find(kind, name).value)} |"
+            f"| {link_to_settings(package, name, '.') if kind != 'command' else f'`{name}`'} "
+            f"| {link_to_page(package, '.')} | {sentence_of(find(kind, name).value)} |"
             for name, package in project.get(kind, {}).items()
         ]
         head = [f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|"]
         blocks.append("\n".join([*head, *rows, *others[kind]]))
-    return "\n\n".join(blocks)
+    with_components = {package for names in project.values() for package in names.values()}
+    rest = [
+        f"| {link_to_page(name, '.')} | {package.description} |"
+        for name, package in packages().items()
+        if name not in with_components
+    ]
+    head = ["## Libraries and bundles\n", "| package | |", "|---|---|"]
+    pages = f":::{{toctree}}\n:hidden:\n:glob:\n\n{FOLDER}/*\n:::"
+    return "\n\n".join([*blocks, "\n".join([*head, *rest]), pages] if rest else blocks)
 
 
 def commands() -> str:
@@ -316,22 +321,3 @@ def _link(found: re.Match[str]) -> str:
         owners = [cls for cls in BASES if name in vars(cls)]
         return f"{{py:meth}}`~kdtool.{owners[0].__name__}.{name}`" if owners else found[0]
     return f"{{py:obj}}`~kdtool.{name}`" if name in kdtool._HOME_OF and name != "Field" else found[0]
-
-
-def _component(kind: str, name: str) -> list[str]:
-    from kdtool._plugins.registry import find, load
-
-    entry, cls = find(kind, name), load(kind, name, Path.cwd(), print).cls
-    blocks = [f"### `{name}`", f"{inspect.getdoc(cls)}\n\nFrom `{entry.distribution}`."]
-    rows = [_setting(found) for found in settings_in(cls.Config.model_json_schema())]
-    if rows:
-        blocks.append("\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows]))
-    else:
-        blocks.append("No settings.")
-    return blocks
-
-
-def _setting(found: Setting) -> str:
-    default = f"`{found.default}`" if found.default else "required"
-    cells = [f"`{found.key}`", found.type, default, " ".join(found.about.split())]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for modules beside the tests, also in the processes that they start
 
 
+@pytest.fixture(autouse=True)
+def _other_work_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's load out of measurements of speed."""
+    monkeypatch.setattr("kdtool_evaluator_efficiency._other_work._busy_seconds", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 6 layers with random weights and a byte-level BPE tokenizer trained on a text that never changes."""
@@ -30,7 +36,7 @@ def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def marked_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A third one, whose tokenizer has marks for gaps and the chat template that is called ChatML."""
+    """A third one, whose tokenizer has FIM tokens and the chat template that is called ChatML."""
     marks = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|im_start|>", "<|im_end|>")
     template = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

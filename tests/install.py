@@ -28,7 +28,9 @@ def install(python: str | Path, wheels: Sequence[str | Path], *arguments: str | 
     known = [f"--constraint={ROOT / 'constraints.txt'}"]
     if not os.environ.get("KDTOOL_TEST_UNLOCKED"):
         known.append(f"--constraint={ROOT / 'locks' / 'test.txt'}")
-    command = ["uv", "pip", "install", "--quiet", "--python", python, *known, *found, *ours, *arguments]
+    # Without `--no-sources`, uv would take our packages from the workspace instead of the wheels.
+    command = ["uv", "pip", "install", "--quiet", "--no-sources", "--python", python]
+    command += [*known, *found, *ours, *arguments]
     process = subprocess.run(command, check=False)
     if process.returncode:
         sys.exit(process.returncode)

@@ -33,7 +33,7 @@ def requirements(name: str) -> list[str]:
     tools = declared(ROOT)["dependency-groups"]
     if name == "tox":
         return sorted(tools["tox"])
-    chosen = needed_by("kdtool-quickstart") if name == "quickstart" else folders()
+    chosen = needed_by("kdtool[quickstart]") if name == "quickstart" else folders()
     found = third_party(chosen)
     if name == "test":
         found += [r for group in tools.values() for r in group]

@@ -49,7 +49,7 @@ def test_quickstart_installs_no_package_that_it_does_not_need(
 ) -> None:
     assert bootstrap.main(["quickstart"]) == 0
     folders = _folders(installed[-1])
-    needed = {"core", "plugins/quickstart", "plugins/command-generate", "plugins/command-serve", "plugins/transformers"}
+    needed = {"core", "plugins/command-generate", "plugins/command-serve", "plugins/transformers"}
     assert needed <= folders
     assert not folders & {"testing", "plugins/all", "plugins/tracker-wandb", "plugins/tracker-trackio"}
 
@@ -58,7 +58,7 @@ def test_everything_is_installed_on_demand_beside_it(bootstrap: ModuleType, inst
     assert bootstrap.main(["quickstart"]) == 0
     assert bootstrap.main(["everything"]) == 0
     added = _folders(installed[-1])
-    needed = {path.relative_to(ROOT).as_posix() for path in bootstrap.needed_by("kdtool-quickstart")}
+    needed = {path.relative_to(ROOT).as_posix() for path in bootstrap.needed_by("kdtool[quickstart]")}
     assert added == {path.relative_to(ROOT).as_posix() for path in bootstrap.packages()} - needed
     installed.clear()
     assert bootstrap.main(["quickstart"]) == 0

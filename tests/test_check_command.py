@@ -16,8 +16,8 @@ from kdtool._cli import call
 from kdtool._cli.check import _moment, _proposal
 from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
+from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache
 from kdtool._recipe.read import load_recipe
-from kdtool._run.preflight.run_forecast import Asked, Known
 from kdtool_transformers import CausalTeacher
 
 
@@ -28,10 +28,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[Asked]]:
+def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[AttributedEstimate]]:
     """Return what a check finds of a recipe with the evaluator `efficiency`."""
     evaluators = {**recipe["evaluators"], "efficiency": {}}
-    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, Known())
+    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, ForecastCache())
     return found.assembly, found.asked
 
 
@@ -153,15 +153,13 @@ def test_a_terminal_shows_each_step_in_one_line(
 @pytest.mark.parametrize(
     ("moment", "words"),
     [
-        ("scores: efficiency", 'in stage "measuring efficiency"'),
-        ("phases/control/train: head", 'in stage "training of control" (head)'),
-        ("phases/train", 'in stage "training of student"'),
-        ("signals/teacher", 'in stage "signals of teacher"'),
-        ("students", 'in stage "untrained student"'),
+        ("phases/student-seed0-train: head", 'in stage "training of student, seed 0" (head)'),
+        ("scores/efficiency", 'in stage "measuring efficiency"'),
     ],
 )
 def test_a_moment_is_named_in_words(moment: str, words: str) -> None:
-    assert _moment(moment) == words
+    titles = {"phases/student-seed0-train": "training of student, seed 0", "scores/efficiency": "measuring efficiency"}
+    assert _moment({"stages": titles}, moment) == words
 
 
 def test_nothing_is_proposed_where_a_process_alone_is_larger(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +180,7 @@ def test_a_control_that_would_see_other_tokens_is_refused_before_anything_is_mad
     Path(file).write_text(json.dumps(recipe), encoding="utf-8")
     for command in ("check", "run"):
         assert call([command, file]) == 2
-        assert "control: it would train on 1,536 tokens in phase 'train', the student on 768" in capsys.readouterr().err
+        assert "control: it would train on 4 rows a step in phase 'train', the student on 2" in capsys.readouterr().err
     assert not list(Path("runs").glob("*/phases")) + list(Path("store").glob("text"))
     recipe["control"]["trainer"] = {"learning_rate": 1e-3}
     Path(file).write_text(json.dumps(recipe), encoding="utf-8")
@@ -234,14 +232,15 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
 
 
 def test_arms_and_attempts_share_models_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
-    known = Known()
+    cache = ForecastCache()
     alone, first, second = (
-        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared) for shared in (Known(), known, known)
+        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared)
+        for shared in (ForecastCache(), cache, cache)
     )
-    assert len(known.outlines) == 1 < len(first.assembly.arms)
+    assert len(cache.outlines) == 1 < len(first.assembly.arms)
     assert alone.forecast.memory == first.forecast.memory == second.forecast.memory
     changed = load_recipe(recipe, {"train.transforms": {"freeze": {}}})
-    frozen = _look(changed, Path("runs"), lambda _: None, known)
-    assert (len(known.models), len(known.outlines)) == (1, 2)
-    backward = "phases/train: backward"
+    frozen = _look(changed, Path("runs"), lambda _: None, cache)
+    assert (len(cache.models), len(cache.outlines)) == (1, 2)
+    backward = "phases/student-seed0-train: backward"
     assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from kdtool._cli import cli
-from kdtool_ledger import read_summary
+from kdtool_asking import read_summary
+from kdtool_programs import missing
 from kdtool_reporter_html._numbers import money
-from kdtool_sandbox import missing
 from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
 from test_recipes import RECIPES, SHORT, tiny
 
@@ -157,7 +157,7 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
 ) -> None:
     if missing():
         pytest.skip("tests cannot be run safely here")
-    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_asking._pace.SECONDS", 0.0)
     model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
     recipe = RECIPES / "small" / "claude-instruct.yaml"
     settings: dict[str, Any] = {
@@ -194,7 +194,7 @@ def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: Messag
         **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
         "corpora.instruct.rows": 24, "corpora.instruct.tested": [], "rows.length": 64, "train.steps": 2,
         "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
-        "screens.judge": {"ask": "teachers.claude"},
+        "filters.judge": {"ask": "teachers.claude"},
     }  # fmt: skip
     results = kdtool.run(RECIPES / "small" / "claude-instruct.yaml", settings)
     (text,) = (stage.path for stage in results.stages if stage.name == "text")

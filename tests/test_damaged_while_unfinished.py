@@ -90,7 +90,7 @@ def final(root: Path) -> dict[str, Any]:
 def _content(path: Path) -> Any:
     """Return a file's bytes; of a journal its lines in any order, of what evaluators said all but the damage they mended."""
     content = path.read_bytes()
-    if path.name == "said.json":
+    if path.name == "messages.json":
         return [line for line in json.loads(content) if "damaged and was removed" not in line]
     return sorted(content.splitlines()) if path.suffix == ".jsonl" else content
 

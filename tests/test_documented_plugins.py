@@ -56,7 +56,7 @@ def recipe() -> dict[str, Any]:
     return {
         "name": "files",
         "corpus": {"use": used["corpus"], "characters": 500},
-        "screens": {"repeated": {"use": used["screen"]}},
+        "filters": {"repeated": {"use": used["filter"]}},
         "rows": {"use": used["packer"], "length": 48},
         "teacher": {"use": used["teacher"], "files": 5},
         "student": {"use": used["student"], "layers": 2, "heads": 2},
@@ -162,8 +162,7 @@ def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureF
         {
             "name": "first",
             "corpus": used["corpus"],
-            "screens": {"mine": {"use": used["screen"]}},
-            "annotators": {"mine": {"use": used["annotator"]}},
+            "filters": {"mine": {"use": used["filter"]}},
             "rows": {"use": "packed", "length": 64, "maximum_tokens": 2560},
             "teacher": used["teacher"],
             "signals": used["cache"],
@@ -228,86 +227,16 @@ def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:
     assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
 
 
-def test_what_an_annotator_from_a_file_says_weighs_tokens() -> None:
-    found = EXAMPLES["annotator"]
-    annotators = {"depth": {"use": f"./{found.file}:{found.class_name}"}}
+def test_a_weighting_from_a_file_labels_text_and_weighs_tokens() -> None:
+    page = (_documented.DOCS / "write-a-weighting.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# file: nested.py\n(.*?)```", page, re.DOTALL)
+    Path("nested.py").write_text(code, encoding="utf-8")
     plain = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
-    code = {"use": "python-source", "train_files": 2, "validation_files": 1, "test_files": 1}
-    packed = {**plain, "corpus": code, "rows": {"use": "packed", "length": 48, "maximum_tokens": 960}}
-    Path("flat.py").write_text(FLAT, encoding="utf-8")
-    train = {"weightings": {"flat": {"use": "./flat.py:Flat"}}, "losses": {"ce": {}}, "steps": 12}
-    results = kdtool.run({**packed, "annotators": annotators, "train": train})
-    rows = StoredRows(next(stage.path for stage in results.stages if stage.name == "rows"), "")
-    assert {depth for index in range(len(rows)) for depth in rows[index].columns["indentation"]} >= {0, 1}
-    with pytest.raises(kdtool.RecipeError, match="does not carry that to tokens"):
-        kdtool.check({**plain, "annotators": annotators})
-    with pytest.raises(kdtool.RecipeError, match="requires column 'indentation'"):
+    train = {"weightings": {"nested": {"use": "./nested.py:Nested"}}, "losses": {"ce": {}}, "steps": 12}
+    corpus = {"use": "python-source", "train_files": 2, "validation_files": 1, "test_files": 1}
+    packed = {**plain, "corpus": corpus, "rows": {"use": "packed", "length": 48, "maximum_tokens": 960}}
+    results = kdtool.run({**packed, "train": train})
+    rows = StoredRows(next(stage.path for stage in results.stages if stage.name == "rows/train"), "")
+    assert {depth for index in range(len(rows)) for depth in rows[index].columns["depth"]} >= {0, 1}
+    with pytest.raises(kdtool.RecipeError, match="does not carry labels to tokens"):
         kdtool.check({**plain, "train": train})
-
-
-FLAT = '''
-import kdtool
-
-
-class Flat(kdtool.Weighting):
-    """Only what is not indented counts."""
-
-    columns = frozenset({"indentation"})
-
-    def kdtool_token_weight(self, chunk):
-        return 1.0 * (chunk.columns["indentation"] == 0)
-'''
-
-
-def test_neither_teacher_nor_student_need_be_of_transformers() -> None:
-    own = Path(__file__).parent / "plain_torch.py"
-    results = kdtool.run(
-        {
-            "name": "plain",
-            "corpus": {"use": "python-source", "train_files": 6, "validation_files": 2, "test_files": 3},
-            "rows": {"use": "packed", "length": 64, "maximum_tokens": 4096},
-            "teacher": {"use": f"{own}:Letters"},
-            "signals": {"use": "states"},
-            "student": {"use": f"{own}:Window"},
-            "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2, "compile": "off"},
-            "train": {"losses": {"forward-kl": {"weight": 0.2}, "ce": {}}, "steps": 16},
-            "control": {"match": "tokens", "losses": {"ce": {}}},
-            "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
-            "reporter": "html",
-        }
-    )
-    measured = {(found.name, found.subject): found.value for found in results.measurements}
-    assert measured["perplexity", "student"] < 257 / 2
-    assert ("file-size", "student") in measured
-    assert results.comparisons
-    assert results.report is not None
-
-
-def test_the_teacher_of_the_page_that_learns_from_the_text_teaches_what_it_counted() -> None:
-    page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n# file: letters.py\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    Path("letters.py").write_text(block[1], encoding="utf-8")
-    given = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
-    teacher = {"use": "./letters.py:LetterTeacher"}
-    results = kdtool.run({**given, "teacher": teacher, "train": {"losses": {"forward-kl": {}}, "steps": 12}})
-    history = results.arms[0].histories["train"]
-    assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
-
-
-def test_the_teacher_without_tokenizer_of_the_page_writes_a_corpus() -> None:
-    page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n# file: helpdesk.py\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    Path("helpdesk.py").write_text(block[1], encoding="utf-8")
-    prompts = "".join(f'{{"prompt": "Does number {number} work?"}}\n' for number in range(40))
-    Path("prompts.jsonl").write_text(prompts, encoding="utf-8")
-    given = {
-        key: value for key, value in recipe().items() if key not in {"screens", "evaluators", "exporters", "reporter"}
-    }
-    own = {
-        "corpus": {"use": "answers", "ask": "teachers.desk", "prompts": ["prompts.jsonl"]},
-        "teachers": {"teacher": given.pop("teacher"), "desk": {"use": "./helpdesk.py:HelpDesk"}},
-    }
-    results = kdtool.run({**given, **own, "train": {"losses": {"ce": {}}, "steps": 2}})
-    assert results.data["splits"]["train"]["documents"] == 40

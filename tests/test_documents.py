@@ -40,7 +40,8 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parent.parent
 READMES = sorted(path for path in ROOT.glob("*/*/README.md") if (path.parent / "pyproject.toml").exists())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *READMES]
+DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "packages"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, *READMES]
 LEFT_OUT = 5
 """Limit on the blocks of all pages that are left out."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kdtool import SandboxError
 from kdtool._cli import call
-from kdtool_sandbox import Sandbox
+from kdtool_programs import Sandbox
 
 pytestmark = pytest.mark.slow
 

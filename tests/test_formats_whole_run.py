@@ -1,4 +1,4 @@
-"""Every form of data in one run: source, pairs, conversations and gaps, mixed by shares, to a trained student."""
+"""Every form of data in one run: source, pairs, conversations and infilling, mixed by shares, to a trained student."""
 
 from __future__ import annotations
 

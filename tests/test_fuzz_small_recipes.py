@@ -61,9 +61,9 @@ def prepared_only(monkeypatch: pytest.MonkeyPatch) -> None:
     make = Context.make
 
     def make_until_training(context: Context, node: Node) -> Any:
-        if node.stage.kind == "phases":
+        if node.kind == "phases":
             raise Prepared
-        return None if node.stage.kind == "scores" else make(context, node)
+        return None if node.kind == "scores" else make(context, node)
 
     monkeypatch.setattr(Context, "make", make_until_training)
 

@@ -28,28 +28,24 @@ class Looked(Safetensors):
         assert when == "start" or (run.untrained / "config.json").is_file()
 
 
-class Short(kdtool.Screen):
+class Short(kdtool.Filter):
     """Keeps what is short."""
 
     def kdtool_account(self, run):
         assert (run.folder / "train.jsonl").is_file()
         return {"rejected": {"long": 1}}
 
-    def kdtool_screen(self, run, examples):
+    def kdtool_filter(self, run, examples):
         return ["long" if len(example.body.text) > 20_000 else None for example in examples]
 
 
-class Blank(kdtool.Annotator):
-    """Says nothing of any character."""
+class Even(kdtool.Weighting):
+    """Weighs everything alike."""
 
     columns = frozenset({"nothing"})
 
     def kdtool_annotate(self, example):
         return {"nothing": bytes(len(example.body.text))}
-
-
-class Even(kdtool.Weighting):
-    """Weighs everything alike."""
 
     def kdtool_token_weight(self, chunk):
         return chunk.labels.new_ones(chunk.labels.shape).float()
@@ -151,8 +147,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, Any], called: set[str]) -> None:
     Path("own.py").write_text(OWN, encoding="utf-8")
-    recipe["screens"] = {"short": {"use": "./own.py:Short"}}
-    recipe["annotators"] = {"nothing": {"use": "./own.py:Blank"}}
+    recipe["filters"] = {"short": {"use": "./own.py:Short"}}
     recipe["train"]["weightings"] = {"even": {"use": "./own.py:Even"}}
     recipe["train"]["transforms"] = {"noted": {"use": "./own.py:Noted"}}
     recipe["train"] = {"adapt": {"trains": "teacher", "losses": {"ce": {}}, "steps": 2}, "distil": recipe["train"]}
@@ -165,7 +160,7 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     with pytest.raises(KeyboardInterrupt):
         kdtool.run(recipe)
     results = kdtool.run(recipe)
-    assert results.data["accounts"] == {"screens.short": {"rejected": {"long": 1}}}
+    assert results.data["accounts"] == {"filters.short": {"rejected": {"long": 1}}}
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
     recipe |= {"name": "counted", "train": {"losses": {"ce": {}}, "steps": 2}, "trackers": ["console"]}
     recipe["teacher"]["use"] = "./own.py:Counted"  # a teacher that is trained by a phase learns from no text itself

@@ -17,7 +17,7 @@ from kdtool_testing import OneRuntime, make_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs.testing import sandbox_is_there
 from running import running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -31,7 +31,7 @@ def _without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(folder: Path, component: Any, problems: int | None) -> tuple[float, int, dict[str, str]]:
-    """Return score, number of gaps and answers of the model that a component opens."""
+    """Return score, number of tasks and answers of the model that a component opens."""
     folder.mkdir()
     name = "teacher" if isinstance(component, kdtool.Teacher) else "opener"
     run = make_run(folder, {name: component})
@@ -73,9 +73,9 @@ def test_a_real_model_gives_the_same_answers(marked_teacher_folder: Path, tmp_pa
 
 @pytest.fixture
 def solving() -> StreamingRuntime:
-    """A model that fills two gaps of three as the reference does."""
+    """A model that fills in two of three as the reference does."""
     evaluator = Infilling(Infilling.Config())
-    forms = {problem.forms["base"]: problem.solution for problem in evaluator._by_gap["single-line"]}
+    forms = {problem.forms["base"]: problem.solution for problem in evaluator._by_span["single-line"]}
     known = {(form.prompt, form.suffix): solution.rstrip("\n") for form, solution in forms.items()}
 
     def fill(request: kdtool.Request) -> str:

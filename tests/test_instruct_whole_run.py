@@ -1,4 +1,4 @@
-"""Whole runs on instruction data: quotas behind real screens, a judge, pairs to prefer by, and kills."""
+"""Whole runs on instruction data: quotas behind real filters, a judge, pairs to prefer by, and kills."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class Critic(kdtool.Teacher):
 
 @pytest.fixture
 def instructing(recipe: dict[str, Any], tmp_path: Path, other_teacher_folder: Path) -> dict[str, Any]:
-    """A recipe whose student learns what a stand-in writes, in twelve cells behind four screens."""
+    """A recipe whose student learns what a stand-in writes, in twelve cells behind four filters."""
     (tmp_path / "writer.py").write_text(WRITER, encoding="utf-8")
     own = {"use": "instruct", "ask": "teachers.writer", "rows": 60, "languages": ["python", "go"], "form": "completion"}
     recipe["corpora"] = {
         "instruct": {**own, "tasks": ["generate", "refactor"], "round": 16},
         "library": {"use": "python-source", "train_files": 1, "validation_files": 1, "test_files": 2},
     }
-    recipe["screens"] = {"length": {}, "syntax": {}, "secrets": {}, "duplicates": {}}
+    recipe["filters"] = {"length": {}, "syntax": {}, "secrets": {}, "duplicates": {}}
     recipe["teachers"] = {"writer": {"use": f"{tmp_path / 'writer.py'}:Writer"}}
     recipe["rows"] = {"use": "packed", "length": 64, "maximum_tokens": 4096}
     recipe["student"] = {"use": "pretrained", "model": str(other_teacher_folder)}
@@ -91,7 +91,7 @@ def rows_of(store: Path) -> list[Any]:
     return [line for line in lines if "difficulty" in line.get("meta", {})]
 
 
-def test_every_cell_is_full_behind_the_screens(instructing: dict[str, Any], tmp_path: Path) -> None:
+def test_every_cell_is_full_behind_the_filters(instructing: dict[str, Any], tmp_path: Path) -> None:
     kdtool.run(instructing, store=tmp_path / "store")
     rows = rows_of(tmp_path / "store")
     cells = Counter(row["id"].rpartition("/")[0] for row in rows)
@@ -114,9 +114,9 @@ from pathlib import Path
 
 from kdtool._run.answer_cache import cache_answers
 from kdtool_corpus_instruct import Instruct
-from kdtool_screen_duplicates import DuplicatesScreen
-from kdtool_screen_judge import JudgeScreen
-from kdtool_screen_syntax import SyntaxScreen
+from kdtool_filter_duplicates import DuplicatesFilter
+from kdtool_filter_judge import JudgeFilter
+from kdtool_filter_syntax import SyntaxFilter
 from kdtool_testing import make_run
 
 spec = importlib.util.spec_from_file_location("writer", "writer.py")
@@ -125,8 +125,8 @@ spec.loader.exec_module(writer)
 folder = Path(sys.argv[1]) / "text"
 folder.mkdir(parents=True, exist_ok=True)
 parts = {"teacher": writer.Writer, "critic": writer.Critic}
-parts |= {"screens.syntax": SyntaxScreen, "screens.duplicates": DuplicatesScreen, "screens.judge": JudgeScreen}
-given = {"screens.judge": {"ask": "critic"}}
+parts |= {"filters.syntax": SyntaxFilter, "filters.duplicates": DuplicatesFilter, "filters.judge": JudgeFilter}
+given = {"filters.judge": {"ask": "critic"}}
 run = make_run(folder, {name: one(one.Config(**given.get(name, {}))) for name, one in parts.items()})
 settings = {"rows": 60, "languages": ("python", "go"), "tasks": ("generate", "refactor"), "round": 16}
 settings |= json.loads(sys.argv[2])
@@ -176,7 +176,7 @@ def preferring(instructing: dict[str, Any], tmp_path: Path, other_teacher_folder
         "critic": critic,
         "reference": {"use": "causal-lm", "model": str(other_teacher_folder), "dtype": "float32"},
     }
-    instructing["screens"]["judge"] = {"ask": "teachers.critic"}
+    instructing["filters"]["judge"] = {"ask": "teachers.critic"}
     learn = {"corpora": {"rows": own}, "losses": {"ce": {}}, "steps": 2}
     prefer = {
         "corpora": {"pairs": {**own, "give": "pairs"}},
@@ -216,14 +216,14 @@ def test_a_student_learns_rows_that_a_judge_kept_and_prefers_repaired_answers(
     assert {verdict["rejected"] for verdict in verdicts} == {"", "correctness below 4"}
 
 
-def test_a_judge_in_front_of_other_screens_is_refused(preferring: dict[str, Any]) -> None:
-    preferring["screens"] = {"judge": preferring["screens"].pop("judge"), **preferring["screens"]}
-    with pytest.raises(kdtool.RecipeError, match=r"screens\.judge: judge would be paid for rows that screens\.length"):
+def test_a_judge_in_front_of_other_filters_is_refused(preferring: dict[str, Any]) -> None:
+    preferring["filters"] = {"judge": preferring["filters"].pop("judge"), **preferring["filters"]}
+    with pytest.raises(kdtool.RecipeError, match=r"filters\.judge: judge would be paid for rows that filters\.length"):
         kdtool.check(preferring)
 
 
-def test_a_phase_s_own_screens_are_the_only_ones_of_its_rows(preferring: dict[str, Any]) -> None:
-    preferring["train"]["prefer"] |= {"screens": {"syntax": {}}, "steps": 1}
+def test_a_phase_s_own_filters_are_the_only_ones_of_its_rows(preferring: dict[str, Any]) -> None:
+    preferring["train"]["prefer"] |= {"filters": {"syntax": {}}, "steps": 1}
     del preferring["train"]["learn"]
     results = kdtool.run(preferring)
     (text,) = (stage.path for stage in results.stages if stage.name == "text/prefer")

@@ -126,7 +126,7 @@ def _of_process() -> dict[str, Any]:
 
 
 def test_turn_is_taken_by_one_thread_at_a_time_and_nests() -> None:
-    from kdtool_transformers import isolated_rng as turn
+    from kdtool_torch import isolated_rng as turn
 
     said: list[str] = []
     held, leave, entered = threading.Event(), threading.Event(), threading.Event()
@@ -152,7 +152,7 @@ def test_turn_is_taken_by_one_thread_at_a_time_and_nests() -> None:
 
 def test_turn_seeds_and_gives_generators_back_after_an_error() -> None:
     import torch
-    from kdtool_transformers import isolated_rng as turn
+    from kdtool_torch import isolated_rng as turn
 
     torch.manual_seed(5)
     before = _of_process()

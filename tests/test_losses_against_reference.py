@@ -19,7 +19,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_rows import collate
+from kdtool_torch import collate
 from reference_losses import ELSEWHERE, FORMULAS, SHRINKS, Compared
 from reference_model import Attentive, make_model, make_rows, told_tokens
 from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at

@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")]
@@ -98,13 +98,13 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert not values(foreign, "contamination.humaneval"), "nobody looked into its text"
     assert any("contamination: foreign" in note for note in foreign.notes)
 
-    cleaned = kdtool.run({**leaking, "screens": {"decontamination": {}}, "name": "cleaned"})
+    cleaned = kdtool.run({**leaking, "filters": {"decontamination": {}}, "name": "cleaned"})
     assert set(values(cleaned, "contamination.humaneval").values()) == {0.0}
     text = trained_text(cleaned, teacher_folder)
     assert "make_palindrome" not in text
     assert "area_7" in text
     reason = {"10 words of humaneval": 1}
-    assert cleaned.data["rejected"] == {"screens.decontamination": reason}
+    assert cleaned.data["rejected"] == {"filters.decontamination": reason}
     assert {name: own.get("rejected") for name, own in cleaned.data["corpora"].items()} == {
         "corpora.leaking": reason,
         "corpora.library": None,
@@ -113,8 +113,8 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert "10 words of humaneval" in cleaned.report.read_text(encoding="utf-8")
 
 
-def test_other_problems_screen_anew_and_other_settings_of_their_evaluator_do_not(leaking: dict[str, Any]) -> None:
-    recipe = {**leaking, "screens": {"decontamination": {}}}
+def test_other_problems_filter_anew_and_other_settings_of_their_evaluator_do_not(leaking: dict[str, Any]) -> None:
+    recipe = {**leaking, "filters": {"decontamination": {}}}
     del recipe["control"], recipe["exporters"], recipe["evaluators"]["memorisation"]
     kdtool.run(recipe)
     fewer = kdtool.plan(recipe, {"evaluators.humaneval.maximum_tokens": 5})

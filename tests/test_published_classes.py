@@ -21,7 +21,7 @@ from kdtool_teacher_causal_lm import CausalLM
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import make_run
-from kdtool_transformers import GAP, CausalTeacher, open_tokenizer, published_config
+from kdtool_transformers import FILL_ME, CausalTeacher, open_tokenizer, published_config
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -234,7 +234,7 @@ def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole,
         config: Any = family.kind.Config.model_validate({family.setting: str(folder), "dtype": "float32"})
         teacher = family.kind(config)
         teacher.kdtool_tokenizer(make_run(tmp_path))
-        gap = f"{GAP}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
+        gap = f"{FILL_ME}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
         request = kdtool.Request("1", CODE + gap, 3)
         (answer,) = teacher.kdtool_answer([request])
         answers.append((teacher.render(request), answer.tokens_in))

@@ -37,7 +37,7 @@ def trained(recipe: dict[str, Any], teacher_folder: Path) -> dict[str, Any]:
 def with_qad(recipe: dict[str, Any], learning_rate: float) -> dict[str, Any]:
     """Return the recipe with a phase of distillation behind the first."""
     phase = {
-        "teacher": {"use": "student-before"},
+        "teacher": {"use": "initial-student"},
         "transforms": {"gguf-grid": GRID},
         "losses": {"forward-kl": {}},
         "trainer": {"learning_rate": learning_rate},

@@ -22,11 +22,10 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-curves", "kdtool-datasets", "kdtool-ledger", "kdtool-logits", "kdtool-measuring", "kdtool-model-card",
-    "kdtool-pass-at-k", "kdtool-prompts", "kdtool-rows", "kdtool-sandbox", "kdtool-shards", "kdtool-streaming",
-    "kdtool-transformers",
+    "kdtool-asking", "kdtool-curves", "kdtool-datasets", "kdtool-measuring", "kdtool-model-card", "kdtool-programs",
+    "kdtool-streaming", "kdtool-torch", "kdtool-transformers",
 }  # fmt: skip
-BUNDLES = {"kdtool-all", "kdtool-quickstart"}
+BUNDLES = {"kdtool-all"}
 FOR_TESTS = "kdtool-testing"
 
 
@@ -62,6 +61,14 @@ def test_there_are_packages() -> None:
     assert len(PLUGINS) > 15
 
 
+@pytest.mark.parametrize("name", sorted(PLUGINS))
+def test_package_requires_the_versions_of_the_core_up_to_the_next_breaking_one(name: str) -> None:
+    major, minor, _ = map(int, (ROOT / "VERSION").read_text(encoding="utf-8").split("."))
+    breaking = f"{major + 1}.0" if major else f"0.{minor + 1}"
+    core = [text for text in PLUGINS[name][1]["dependencies"] if re.match(r"kdtool\b(?!-)", text)]
+    assert core == [f"kdtool>={major}.{minor},<{breaking}"]
+
+
 def test_everything_is_in_the_package_that_installs_everything() -> None:
     assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS} - {FOR_TESTS}
 
@@ -71,20 +78,6 @@ def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
         "lowest-core",
         *(f"{kind}-{name.removeprefix('kdtool-')}" for kind in ("pkg", "lowest") for name in PLUGINS),
     }
-
-
-def test_docs_table_says_what_packages_say_of_themselves() -> None:
-    text = (ROOT / "docs" / "packages.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `kdtool-.*", text, re.MULTILINE)) == {
-        f"| `{name}` | `{folder.relative_to(ROOT).as_posix()}` | {_components(project)} | {project['description']} |"
-        for name, (folder, project) in PLUGINS.items()
-    }
-
-
-def _components(project: dict[str, Any]) -> str:
-    groups = project.get("entry-points", {}).items()
-    names = [name for group, points in groups if group not in {"pytest11", "kdtool.defaults"} for name in points]
-    return ", ".join(f"`{name}`" for name in names) or "library"
 
 
 def test_list_of_what_is_not_installed_is_current() -> None:
@@ -186,12 +179,14 @@ def test_every_public_name_of_the_stub_is_there() -> None:
     assert all(getattr(kdtool, name) is not None for name in kdtool._HOME_OF)
 
 
-def test_bundle_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
+def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
     recipes = [ROOT / "recipes" / f"{name}.yaml" for name in ("quickstart", "quickstart-seeds", "overnight")]
     needed = {component["distribution"] for recipe in recipes for component in kdtool.check(recipe)["components"]}
     entries = {name: project.get("entry-points", {}) for name, (_, project) in PROJECTS.items()}
     commands = {name for name, groups in entries.items() if "command" in groups.get("kdtool.defaults", {})}
-    assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed, *commands}
+    core = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {"dependencies": core["optional-dependencies"]["quickstart"]}
+    assert _requirements(extra) == {*needed, *commands} - {"kdtool"}
 
 
 def test_ci_calls_tox_and_nothing_else() -> None:
@@ -199,13 +194,34 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     for job in workflow["jobs"].values():
         install, run = [step["run"] for step in job["steps"] if "run" in step]
         assert install == "python -m pip install --require-hashes --requirement locks/tox.txt"
-        assert re.fullmatch(r"tox run (-m matrix|-e wheels,nightly|\$\{\{ matrix.environments \}\})", run)
+        assert re.fullmatch(
+            r"tox run (-m matrix|-e wheels,nightly|-e compatibility|\$\{\{ matrix.environments \}\})", run
+        )
     named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
     assert "-m ci" in named
     listed = {name for names in named - {"-m ci"} for name in names.removeprefix("-e ").split(",")}
     assert listed <= ENVIRONMENTS | {"core"}
     assert "tox run -m matrix" in str(workflow["jobs"]["weekly"])
     assert "tox run -e wheels,nightly" in str(workflow["jobs"]["nightly"])
+    assert "tox run -e compatibility" in str(workflow["jobs"]["compatibility"])
+    assert "compatibility" in ENVIRONMENTS
+
+
+def test_a_release_is_built_by_tox_without_rights_and_published_without_a_password() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    build, draft, publish = (workflow["jobs"][name] for name in ("build", "draft", "publish"))
+    assert "permissions" not in build
+    assert workflow["permissions"] == {"contents": "read"}
+    (called,) = re.findall(r"tox run -e ([\w,]+)", text)
+    assert set(called.split(",")) <= ENVIRONMENTS
+    assert [step["uses"].partition("@")[0] for step in draft["steps"] if "uses" in step] == [
+        "actions/download-artifact",
+        "actions/attest-build-provenance",
+    ]
+    assert publish["environment"] == "pypi"
+    assert "secrets." not in text
+    assert not [step["run"] for job in (build, draft, publish) for step in job["steps"] if "${{" in step.get("run", "")]
 
 
 def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> None:
@@ -223,8 +239,9 @@ def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> N
     assert not found
 
 
-def test_actions_of_ci_are_named_by_commit() -> None:
-    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+@pytest.mark.parametrize("workflow", ["tests", "release"])
+def test_actions_of_ci_are_named_by_commit(workflow: str) -> None:
+    text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8")
     uses = re.findall(r"uses: (.*)", text)
     assert uses
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+){2}", action) for action in uses)

@@ -14,9 +14,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_packer_packed import Packed, Pairs
-from kdtool_rows import collate
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer, tiny_config
 from transformers import LlamaForCausalLM

@@ -31,12 +31,12 @@ def test_students_learn_from_draws_as_from_all_logits(sampled: dict[str, Any], k
     sampled["train"] |= {"steps": 12, "transforms": changes.pop("transforms", {})}
     sampled |= changes
     found = {}
-    for name, signals in {"draws": {**sampled["signals"], "draws": 400}, "exact": False}.items():
+    for name, signals in {"samples": {**sampled["signals"], "samples": 400}, "exact": False}.items():
         results = kdtool.run({**sampled, "name": name, "signals": signals})
         (perplexity,) = (m.value for m in results.measurements if (m.name, m.subject) == ("perplexity", "student"))
         found[name] = perplexity
         assert results.arms[0].histories["train"][0].terms["forward-kl"].gradient_norm
-    assert found["draws"] == pytest.approx(found["exact"], rel=0.05)
+    assert found["samples"] == pytest.approx(found["exact"], rel=0.05)
 
 
 def test_losses_that_draws_would_mislead_are_refused(sampled: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ PROMPT = "def add(first, second):\n"
 
 @pytest.fixture
 def models(marked_teacher_folder: Path) -> Iterator[kdtool.Models]:
-    """The models in a folder: one, with a chat template and marks for gaps."""
+    """The models in a folder: one, with a chat template and FIM tokens."""
     with kdtool.open_models(marked_teacher_folder) as opened:
         yield StreamedModels(opened)
 

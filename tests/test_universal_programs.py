@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_evaluator_mbpp import Mbpp
-from kdtool_pass_at_k import PassAtK
+from kdtool_mbpp import MbppEvaluator
+from kdtool_programs import PassAtK
 from kdtool_testing import make_run
 from universal_programs import collect_passed, need_sandbox
 
@@ -19,13 +19,17 @@ DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().par
 SUITES: Mapping[str, tuple[type[PassAtK], dict[str, Any], int]] = {
     "HumanEval": (HumanEval, {}, 164),
     "HumanEval+": (HumanEval, {"plus": DATA / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"}, 164),
-    "MBPP, test": (Mbpp, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "test"}, 500),
-    "MBPP, train": (Mbpp, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "train"}, 374),
-    "MBPP, validation": (Mbpp, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "validation"}, 90),
-    "sanitized MBPP, test": (Mbpp, {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "test"}, 257),
-    "sanitized MBPP, train": (Mbpp, {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "train"}, 120),
-    "sanitized MBPP, validation": (Mbpp, {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "validation"}, 43),
-    "MBPP+": (Mbpp, {"plus": DATA / "evalplus" / "MbppPlus-OriginFmt.jsonl.gz"}, 378),
+    "MBPP, test": (MbppEvaluator, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "test"}, 500),
+    "MBPP, train": (MbppEvaluator, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "train"}, 374),
+    "MBPP, validation": (MbppEvaluator, {"file": DATA / "mbpp" / "mbpp.jsonl", "split": "validation"}, 90),
+    "sanitized MBPP, test": (MbppEvaluator, {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "test"}, 257),
+    "sanitized MBPP, train": (MbppEvaluator, {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "train"}, 120),
+    "sanitized MBPP, validation": (
+        MbppEvaluator,
+        {"file": DATA / "mbpp" / "sanitized-mbpp.json", "split": "validation"},
+        43,
+    ),
+    "MBPP+": (MbppEvaluator, {"plus": DATA / "evalplus" / "MbppPlus-OriginFmt.jsonl.gz"}, 378),
 }
 KNOWN = {
     "mbpp/404": "the minimum of two numbers: in all tests it is the first",
@@ -101,7 +105,7 @@ def passing(folder: Path, evaluator: PassAtK, count: int) -> dict[str, set[str]]
     return collect_passed(problems, evaluator.seconds, evaluator.limits.memory)
 
 
-@pytest.mark.parametrize(("evaluator", "records"), [(HumanEval, humaneval_plus()), (Mbpp, mbpp_plus())])
+@pytest.mark.parametrize(("evaluator", "records"), [(HumanEval, humaneval_plus()), (MbppEvaluator, mbpp_plus())])
 def test_such_programs_pass_no_test_of_evalplus_kind(
     evaluator: type[PassAtK], records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -115,7 +119,7 @@ def test_such_programs_pass_no_test_of_evalplus_kind(
 
 def judge(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
     """Return whether the problems' own solutions pass."""
-    from kdtool_sandbox import Sandbox, Task
+    from kdtool_programs import Sandbox, Task
 
     tasks = [
         Task(f"{one.id} solved", one.continued(one.solution), 60.0) for one in evaluator.problems(make_run(folder))

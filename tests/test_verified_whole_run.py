@@ -12,8 +12,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_corpus_mbpp import Mbpp
 from kdtool_corpus_verified import Verified
+from kdtool_mbpp import MbppCorpus
 from kdtool_testing import make_run
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -152,7 +152,7 @@ def test_each_published_problem_for_training_is_passed_by_its_own_solution(tmp_p
                 name, _, number = request.id.partition("#")
                 yield kdtool.TextAnswer(request.id, "pass" if int(number) else solutions[name], "stop", 1, 1)
 
-    problems = Mbpp(Mbpp.Config(file=file))
+    problems = MbppCorpus(MbppCorpus.Config(file=file))
     run = make_run(tmp_path, {"teacher": Knowing(Knowing.Config()), "corpora.problems": problems}, say=print)
     corpus = Verified(Verified.Config(corpus="corpora.problems", samples=2, give="pairs", seconds=20.0))
     given_ones = [example for example in corpus.kdtool_examples(run) if example.split == "train"]

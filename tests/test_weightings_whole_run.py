@@ -47,7 +47,6 @@ def learned(comment: float, **more: Any) -> bytes:
         {
             "name": f"run-{comment > 0}-{len(more)}",
             "corpus": {"use": "jsonl", "files": ["code.jsonl"]},
-            "annotators": {"syntax": {}},
             "rows": {"use": "packed", "length": 64},
             "student": {"use": "pretrained", "model": "toy"},
             "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2, "compile": "off"},
@@ -67,14 +66,14 @@ def test_targets_in_comments_of_weight_0_teach_nothing() -> None:
 
 
 def test_classes_follow_text_that_is_cut_by_a_real_tokenizer(marked_teacher_folder: Path) -> None:
-    from kdtool_annotator_syntax import Syntax
     from kdtool_packer_packed import Packed
     from kdtool_transformers import open_tokenizer
+    from kdtool_weighting_tokens import SYNTAX_CLASSES, Syntax
 
     tokenizer = open_tokenizer(marked_teacher_folder)
     code = CODE.replace("{n}", "é漢")
     talk = kdtool.Messages((("user", "code!"), ("assistant", f"Here:\n```python\n{code}```\n")))
-    names = dict(enumerate(kdtool.SYNTAX_CLASSES))
+    names = dict(enumerate(SYNTAX_CLASSES))
     for body, fim in ((kdtool.Text(code), None), (kdtool.Text(code), {"rate": 1.0}), (talk, None)):
         for number in range(20):
             example = kdtool.Example(f"e{number}", body, language="python")
@@ -113,7 +112,6 @@ def test_weights_follow_a_value_and_several_schedules_are_multiplied(recipe: dic
         ({"teacher-entropy": {}}, {"use": "sampled"}, r"teacher-entropy: needs logits of the teacher, .* sampled"),
         ({"teacher-entropy": {}}, {"use": "top-k"}, r"teacher-entropy: needs logits of the teacher, .* top-k"),
         ({"confidence": {}}, {"use": "sampled"}, r"confidence: needs logits or top-k of the teacher, .* sampled"),
-        ({"syntax": {}}, {"use": "states"}, r"syntax: requires column 'syntax', .*\n.*annotators: \{syntax: \{\}\}"),
         (
             {"later": {"use": "on-metric", "watch": "forward-k", "below": 1.0, "change": "ce"}},
             {"use": "states"},

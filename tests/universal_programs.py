@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_programs import Module, Problem, Sandbox, Task
 
 _EQUAL = """
 class Equal:

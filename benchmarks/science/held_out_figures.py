@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import kdtool
 from kdtool_measuring import Item, held_out, make_measurement
-from kdtool_rows import NO_LABEL, collate
+from kdtool_torch import NO_LABEL, collate
 from kdtool_transformers import TransformersModel
 from setting import logits, run_with_teacher, teacher_of
 from torch import Tensor

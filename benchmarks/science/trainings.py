@@ -17,7 +17,8 @@ from typing import Any
 import kdtool
 from held_out_figures import MEASURES, HeldOut
 from kdtool._results.compare_arms import compare, read_items
-from kdtool_transformers import compute_dtype, open_model, pick_device
+from kdtool_torch import compute_dtype, pick_device
+from kdtool_transformers import open_model
 from study import JsonLines
 
 

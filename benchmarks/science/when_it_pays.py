@@ -68,7 +68,7 @@ class Way(NamedTuple):
 
 WAYS = {
     "control": Way({"ce": {}}),
-    "draws": Way(FULL, SAMPLED),
+    "samples": Way(FULL, SAMPLED),
     "logits": Way(FULL, STATES),
     "logits + hidden": Way(HIDDEN, STATES),
     "draws, adapted": Way(FULL, SAMPLED, adapted=True),
@@ -77,7 +77,7 @@ WAYS = {
 }
 ONLINE = {"logits": Way(FULL), "logits + hidden": Way(HIDDEN)}
 """The same with the teacher beside the student: only their time is measured."""
-HOURLY = ("control", "draws", "logits + hidden", "logits + hidden, adapted")
+HOURLY = ("control", "samples", "logits + hidden", "logits + hidden, adapted")
 
 
 class Cell(NamedTuple):

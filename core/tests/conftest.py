@@ -33,7 +33,7 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def faulty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for `sys.path` with the distribution faulty-plugins 1.0: see `faulty.py`."""
     site = tmp_path_factory.mktemp("site")
-    kinds = set(GROUPS) - {"command", "loss", "evaluator", "weighting"}
+    kinds = set(GROUPS) - {"command", "loss", "evaluator"}
     classes = {"exporter": "Export", "tracker": "Events", "reporter": "Report"}
     named = [(kind, kind, classes.get(kind, kind.capitalize())) for kind in sorted(kinds)]
     named += [("loss", "count", "Count"), ("loss", "imitate", "Imitate"), ("evaluator", "nats", "Nats")]

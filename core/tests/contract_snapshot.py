@@ -1,11 +1,11 @@
 """The contract as plain text: every public name of kdtool with its hooks, fields, arguments and defaults.
 
-`contract-N.json` beside the core's pyproject.toml holds it for contract N as it was last released; a test compares.
+`contract.json` next to the core's pyproject.toml holds it as last recorded; a test compares.
 
     python core/tests/contract_snapshot.py
 
-writes the file anew after additions. What would break plugins is refused: raise `CONTRACT` for that, and the next number
-gets a file of its own. Only a number that was never released may be begun anew: delete its file first.
+records additions. It refuses changes that break plugins: these need the next minor version (from 1.0 on, the next major
+one). Raise it as CONTRIBUTING.md says, delete the file and run this again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import Annotated, Any, get_args, get_origin
 import kdtool
 import kdtool_testing
 from kdtool._contract.hooks import calling_of
-from kdtool._plugins.distributions import CONTRACT
 
-FILE = Path(__file__).resolve().parents[1] / f"contract-{CONTRACT}.json"
+FILE = Path(__file__).resolve().parents[1] / "contract.json"
 REQUIRED = "required "
 """Begins the text of what users of the contract must give: fields and arguments without default, abstract methods."""
 
@@ -56,7 +55,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
 
 
 def released() -> dict[str, str]:
-    """Return the contract of that number as it was last written down."""
+    """Return the contract as last recorded."""
     found: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
@@ -150,12 +149,13 @@ def _default(value: Any) -> str:
 
 
 def main() -> int:
-    """Write the file; return 1 where that would hide a break."""
+    """Write the file; return 1 if that would hide a breaking change."""
     new = current()
     if FILE.is_file():
         breaking, additions = differences(released(), new)
         if breaking:
-            print(f"contract {CONTRACT} would break; raise CONTRACT instead:", *breaking, sep="\n  ", file=sys.stderr)
+            remedy = f"undo them, or raise the version (CONTRIBUTING.md), delete {FILE.name} and run this again"
+            print(f"these changes break plugins; {remedy}:", *breaking, sep="\n  ", file=sys.stderr)
             return 1
         print(*(additions or ["nothing is new"]), sep="\n")
     FILE.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")

@@ -148,20 +148,23 @@ def _built(cls: Any) -> Callable[..., None]:
     return __init__
 
 
-class Screen(kdtool.Screen):
+class Filter(kdtool.Filter):
     """Keeps everything."""
 
-    def kdtool_screen(self, run: Any, examples: Any) -> Any:
+    def kdtool_filter(self, run: Any, examples: Any) -> Any:
         return [None] * len(examples)
 
 
-class Annotator(kdtool.Annotator):
-    """Says nothing of any character."""
+class Weighting(kdtool.Weighting):
+    """Labels every character alike, and weighs all tokens alike."""
 
     columns = frozenset({"nothing"})
 
     def kdtool_annotate(self, example: Any) -> Any:
         return {"nothing": bytes(len(example.body.text))}
+
+    def kdtool_token_weight(self, chunk: Any) -> Any:
+        return None
 
 
 class Transform(kdtool.Transform):
@@ -174,7 +177,7 @@ class Transform(kdtool.Transform):
         return student
 
 
-for _cls in (Screen, Annotator, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
+for _cls in (Filter, Weighting, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
     if issubclass(_cls, kdtool.Component):
         globals()[_cls.__name__] = _tripping(_cls)
 for _place in ("Unigram.save", "Unigram.facts", "Bytes.encode", "Runtime.score"):

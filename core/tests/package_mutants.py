@@ -176,7 +176,7 @@ METADATA = (
     "", "Name: {name}\n", "Version: 1.0\n", "Name: {name}\nVersion: \n", "Name: \nVersion: 1\n", "\0\1\2",
     "Name: {name}\nName: b\nVersion: 1\n", "Name: {name}\nVersion: 1.0\nRequires-Dist: ~~\n",
     "Name: {name}\nVersion: one\n", "no colon at all", "Name: \u00e9\nVersion: 1\n",
-    "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool[contract-7]\n",
+    "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool>=7\n",
     "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool-nothing\n", "Name: {name}\nVersion: 1.0\nSummary: a\n b\n",
     "Name: kdtool\nVersion: 1.0\n", "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool-rows; extra == 'x'\n",
 )  # fmt: skip

@@ -22,7 +22,7 @@ WORDS = (
 )  # fmt: skip
 USES = (
     "Corpus", "Packer", "Teacher", "Cache", "Student", "Trainer", "Count", "Imitate", "Nats", "Export", "Events",
-    "Report", "Lines", "Screen", "Transform", "Nothing", "Bytes", "Unigram", "json", "__name__", "",
+    "Report", "Lines", "Filter", "Transform", "Nothing", "Bytes", "Unigram", "json", "__name__", "",
 )  # fmt: skip
 SCALARS: tuple[Any, ...] = (
     None, True, False, 0, 1, 2, 3, -1, 2**31, 2**31 - 1, 2**63, 10**19, 10**400, -(10**30), 0.5, 1.0, 1e308, 1e-320,
@@ -198,8 +198,7 @@ def _vary_off(draw: st.DrawFn, data: Any, phase: Any) -> None:
         "exporters",
         "trackers",
         "reporter",
-        "screens",
-        "annotators",
+        "filters",
         "seeds",
     ]
     data[draw(st.sampled_from(optional))] = draw(st.sampled_from([False, False, None, {}]))

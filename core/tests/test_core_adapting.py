@@ -149,7 +149,7 @@ def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dic
     after = kdtool.run(recipe, {"train.adapt.steps": 5})
     assert nats(before)["student"] != nats(after)["student"]
     why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"train.adapt.steps": 6})}
-    assert "input changed: training of a teacher (teacher-adapt)" in why["phases/student-seed0-distil"]
+    assert "input changed: training of teacher, phase adapt" in why["phases/student-seed0-distil"]
 
 
 def test_control_for_equal_time_is_charged_for_it(adapting: dict[str, Any]) -> None:

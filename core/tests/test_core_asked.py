@@ -111,10 +111,10 @@ class Timing(Measuring):
     measures_jointly = True
 
 
-class Keeping(kdtool.Screen):
+class Keeping(kdtool.Filter):
     """Rejects nothing."""
 
-    def kdtool_screen(self, run, examples):
+    def kdtool_filter(self, run, examples):
         return [None] * len(examples)
 '''
 
@@ -135,7 +135,7 @@ def asked() -> list[str]:
 
 def changes(recipe: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     """Recipes whose text is another one, though the teacher is asked the same."""
-    yield {**recipe, "screens": {"keeping": {"use": f"{folder}/counting.py:Keeping"}}}
+    yield {**recipe, "filters": {"keeping": {"use": f"{folder}/counting.py:Keeping"}}}
     other = {"use": f"{Path(__file__).with_name('toy.py')}:Corpus"}
     corpora = {"corpus": recipe["corpus"], "other": other}
     plain = {key: value for key, value in recipe.items() if key != "corpus"}
@@ -310,8 +310,8 @@ def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted:
     (file,) = Path("store").glob("answers*")
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE answer SET answer = replace(answer, 'yes', 'yea')")
-    screened = {**counted, "screens": {"keeping": {"use": "counting.py:Keeping"}}}
-    kdtool.run({**screened, "name": "again"})
+    filtered = {**counted, "filters": {"keeping": {"use": "counting.py:Keeping"}}}
+    kdtool.run({**filtered, "name": "again"})
     assert asked() == ["one", "two"]
     file.write_bytes(b"no database" * 100)
     with pytest.raises(kdtool.StorageError, match=r"answers of teachers cannot be kept in .*answers"):
@@ -335,7 +335,7 @@ def test_kept_answers_serve_every_way_of_calling_the_hook(
     file.write_text(source.replace(ONE, calling), encoding="utf-8")
     kdtool.run(counted)
     assert asked() == ["one", "two"]
-    kdtool.run({**counted, "name": "again", "screens": {"keeping": {"use": "counting.py:Keeping"}}})
+    kdtool.run({**counted, "name": "again", "filters": {"keeping": {"use": "counting.py:Keeping"}}})
     assert asked() == []
 
 

@@ -10,7 +10,6 @@ import sys
 import kdtool._cli
 import pytest
 from kdtool import __main__
-from kdtool._estimate import other_work
 from kdtool._text.terminal import print_first_line
 
 
@@ -18,7 +17,7 @@ from kdtool._text.terminal import print_first_line
 def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[bool] = []
     monkeypatch.setattr(__main__, "begin_again_with_joined_blocks", lambda: None)
-    monkeypatch.setattr(other_work, "prepare_threads", lambda _: None)
+    monkeypatch.setattr(__main__, "wait_passively_if_busy", lambda _: None)
     monkeypatch.setattr(kdtool._cli, "main", lambda: found.append(gc.isenabled()))
     monkeypatch.setattr(sys, "argv", ["kdtool", command, "recipe.yaml"])
     try:
@@ -62,6 +61,27 @@ def test_a_process_that_begins_again_has_not_imported_the_command_line() -> None
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     done = subprocess.run([sys.executable, "-c", code, "run", "--help"], check=False, env=environment)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "busy"), [(0.2, "", False), (1.0, "", True), (1.0, "2", False), (7.0, "2", True)]
+)
+def test_threads_sleep_while_they_wait_on_a_busy_machine(
+    load: float, threads: str, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    environment = {"OMP_NUM_THREADS": threads}
+    __main__.wait_passively_if_busy(environment)
+    assert (environment.get("OMP_WAIT_POLICY") == "PASSIVE") == busy
+
+
+@pytest.mark.parametrize("own", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_a_user_s_setting_of_waiting_threads_stays(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 99.0, 99.0))
+    environment = {own: "mine"}
+    __main__.wait_passively_if_busy(environment)
+    assert environment == {own: "mine"}
 
 
 def test_in_a_terminal_the_first_of_several_processes_says_it(

@@ -1,4 +1,4 @@
-"""Columns of tokens: what annotators say comes into rows and fingerprints; what does not fit is refused early."""
+"""Columns of tokens: labels of weightings enter rows and fingerprints; what does not fit is refused early."""
 
 from __future__ import annotations
 
@@ -18,17 +18,36 @@ sys.path.insert(0, {str(TOY.parent)!r})
 import kdtool, toy
 
 
-class Vowels(kdtool.Annotator):
-    """Tells vowels from the rest."""
+class Vowels(kdtool.Weighting):
+    """Weighs vowels, which it labels."""
 
     columns = frozenset({{"vowel"}})
 
     class Config(kdtool.Config):
         letters: str = "aeiou"
         """The letters to mark."""
+        power: int = 1
+        """An exponent of the weights."""
+
+    def kdtool_token_weight(self, chunk): ...
 
     def kdtool_annotate(self, example):
         return {{"vowel": [int(letter in self.config.letters) for letter in example.body.text]}}
+
+
+class Keyed(Vowels):
+    """Says which settings its labels depend on."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.annotation_key = config.letters
+
+
+class Twice(kdtool.Weighting):
+    """Weighs tokens by the packer's column."""
+
+    columns = frozenset({{"twice"}})
+    def kdtool_token_weight(self, chunk): ...
 
 
 class Bytewise(Vowels):
@@ -45,7 +64,7 @@ class Wrong(Vowels):
 
 
 class Deaf(toy.Packer):
-    """Does not carry what annotators say."""
+    """Does not carry labels."""
 
     carries_annotations = False
 
@@ -69,8 +88,8 @@ def _own() -> None:
     Path("own.py").write_text(OWN, encoding="utf-8")
 
 
-def annotated(recipe: dict[str, Any], name: str = "Vowels", **settings: Any) -> dict[str, Any]:
-    return {**recipe, "annotators": {"vowels": {"use": f"./own.py:{name}", **settings}}}
+def labelled(recipe: dict[str, Any], name: str = "Vowels", **settings: Any) -> dict[str, Any]:
+    return {**recipe, "train": {**recipe["train"], "weightings": {"vowels": {"use": f"./own.py:{name}", **settings}}}}
 
 
 def problems(recipe: dict[str, Any]) -> list[str]:
@@ -79,52 +98,66 @@ def problems(recipe: dict[str, Any]) -> list[str]:
     return [f"{problem.key}: {problem.message}; {problem.remedy}" for problem in caught.value.problems]
 
 
-def rows(results: kdtool.Results, name: str = "rows") -> StoredRows:
+def rows(results: kdtool.Results, name: str = "rows/train") -> StoredRows:
     return StoredRows(next(stage.path for stage in results.stages if stage.name == name), "")
 
 
-def test_what_annotators_say_comes_to_the_tokens_of_all_rows(recipe: dict[str, Any]) -> None:
-    found = rows(kdtool.run(annotated(recipe)))
+def test_labels_of_characters_reach_the_tokens_of_all_rows(recipe: dict[str, Any]) -> None:
+    found = rows(kdtool.run(labelled(recipe)))
     assert len(found) > 1
     for row in (found[index] for index in range(len(found))):
         assert row.columns.keys() == {"vowel", "twice"}
         assert row.columns["vowel"] == [int(chr(token) in "aeiou") for token in row.input_ids]
 
 
-def test_only_where_there_are_annotators_rows_depend_on_them(recipe: dict[str, Any]) -> None:
-    def fingerprints(given: dict[str, Any]) -> dict[str, str]:
+def test_rows_depend_on_weightings_that_label_text_and_on_no_others(recipe: dict[str, Any]) -> None:
+    def paths(given: dict[str, Any]) -> dict[str, str]:
         return {stage.name: str(stage.path) for stage in kdtool.plan(given)}
 
-    plain, none = fingerprints(recipe), fingerprints({**recipe, "annotators": False})
-    first, second = fingerprints(annotated(recipe)), fingerprints(annotated(recipe, letters="aeiouy"))
-    assert plain == none
+    plain, other = paths(recipe), paths(labelled(recipe, "Twice"))
+    first, second = paths(labelled(recipe)), paths(labelled(recipe, letters="aeiouy"))
+    assert plain["rows"] == other["rows"]
     assert first["text"] == second["text"] == plain["text"]
-    assert len({plain["rows"], first["rows"], second["rows"]}) == 3
-    assert first["signals/teacher"] != second["signals/teacher"]
-    nodes = json.loads((kdtool.run(annotated(recipe)).folder / "graph.json").read_text(encoding="utf-8"))["nodes"]
-    (part,) = nodes["rows"]["parts"]["annotators"]
-    assert part["config"] == {"letters": "aeiou"}
+    assert len({plain["rows"], first["rows/train"], second["rows/train"]}) == 3
+    assert first["signals/train-teacher"] != second["signals/train-teacher"]
+    nodes = json.loads((kdtool.run(labelled(recipe)).folder / "graph.json").read_text(encoding="utf-8"))["nodes"]
+    (part,) = nodes["rows/train"]["parts"]["annotations"]
+    assert part["config"] == {"letters": "aeiou", "power": 1}
     assert part["source"], "the code of a local file"
 
 
-def test_a_phase_may_have_annotators_of_its_own(recipe: dict[str, Any]) -> None:
+def test_settings_without_effect_on_labels_keep_rows_and_signals(recipe: dict[str, Any]) -> None:
+    runs = [kdtool.plan(labelled(recipe, "Keyed", power=power)) for power in (1, 2)]
+    first, second = ({stage.name: stage.path for stage in run} for run in runs)
+    changed = {name for name, path in first.items() if second[name] != path}
+    assert not {name for name in changed if name.startswith(("text", "rows", "signals"))}
+    assert any(name.startswith("phases") for name in changed)
+    letters = {stage.name: stage.path for stage in kdtool.plan(labelled(recipe, "Keyed", letters="y"))}
+    assert letters["rows/train"] != first["rows/train"]
+
+
+def test_each_phase_labels_its_own_rows(recipe: dict[str, Any]) -> None:
     losses = {"count": recipe["train"]["losses"]["count"]}
-    first = {"losses": losses, "steps": 2}
-    second = {**first, "annotators": {"y": {"use": "./own.py:Vowels", "letters": "y"}}}
-    results = kdtool.run({**annotated(recipe), "control": False, "train": {"first": first, "second": second}})
-    seen = [set(rows(results, name)[0].columns["vowel"]) for name in ("rows", "rows/second")]
+    first, second = (
+        {"losses": losses, "steps": 2, "weightings": {"vowels": {"use": "./own.py:Vowels", "letters": letters}}}
+        for letters in ("aeiou", "y")
+    )
+    results = kdtool.run({**recipe, "control": False, "train": {"first": first, "second": second}})
+    seen = [set(rows(results, name)[0].columns["vowel"]) for name in ("rows/first", "rows/second")]
     assert seen == [{0, 1}, {0}], "there is no y in these rows"
 
 
 @pytest.mark.parametrize("where", ["losses", "weightings"])
-def test_a_column_that_nobody_gives_is_refused_with_the_key_to_add(where: str, recipe: dict[str, Any]) -> None:
+def test_a_column_that_nobody_gives_is_refused(where: str, recipe: dict[str, Any]) -> None:
     recipe["control"] = False
     recipe["train"].setdefault(where, {})["sung"] = {"use": f"./own.py:{'Sung' if where == 'losses' else 'Heard'}"}
     (problem,) = problems(recipe)
-    assert problem.startswith(f"train.{where}.sung: requires column 'vowel', but no packer or annotator provides it")
+    assert problem.startswith(
+        f"train.{where}.sung: requires column 'vowel', which neither packer nor weighting provides"
+    )
     assert "(there are: twice)" in problem
-    assert "annotators: {vowel: {}}" in problem
-    kdtool.check(annotated(recipe))
+    recipe["train"].setdefault("weightings", {})["vowels"] = {"use": "./own.py:Vowels"}
+    kdtool.check(recipe)
 
 
 def test_the_control_s_own_losses_need_columns_too(recipe: dict[str, Any]) -> None:
@@ -133,19 +166,19 @@ def test_the_control_s_own_losses_need_columns_too(recipe: dict[str, Any]) -> No
     assert problem.startswith("control.losses.sung: requires column 'vowel'")
 
 
-def test_annotations_that_would_not_come_to_the_tokens_are_refused(recipe: dict[str, Any]) -> None:
-    deaf = {**annotated(recipe), "rows": {"use": "./own.py:Deaf"}}
-    assert "annotators.vowels: describes text, but the packer './own.py:Deaf' does not carry" in problems(deaf)[0]
-    twice = {**recipe, "annotators": {name: {"use": "./own.py:Vowels"} for name in ("a", "b")}}
-    assert "annotators.b: provides the column 'vowel', which annotators.a provides too" in problems(twice)[0]
-    assert (
-        "provides the column 'byte_end', which kdtool itself provides too" in problems(annotated(recipe, "Bytewise"))[0]
-    )
+def test_labels_that_would_not_reach_the_tokens_are_refused(recipe: dict[str, Any]) -> None:
+    deaf = {**labelled(recipe), "rows": {"use": "./own.py:Deaf"}}
+    assert "train.weightings.vowels: labels text, but the packer './own.py:Deaf' does not" in problems(deaf)[0]
+    twice = labelled(recipe)
+    twice["train"]["weightings"]["b"] = {"use": "./own.py:Vowels"}
+    assert "train.weightings.b: provides the column 'vowel', which train.weightings.vowels" in problems(twice)[0]
+    message = "provides the column 'byte_end', which kdtool itself provides too"
+    assert message in problems(labelled(recipe, "Bytewise"))[0]
 
 
-def test_an_annotator_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:
+def test_a_weighting_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:
     with pytest.raises(
         kdtool.PluginError, match=r"returned vowel \[\d+\] for example 'd\d+'; expected one number"
     ) as caught:
-        kdtool.run(annotated(recipe, "Wrong"))
-    assert "annotator 'annotators.vowels' (./own.py:Wrong)" in str(caught.value.__notes__)
+        kdtool.run(labelled(recipe, "Wrong"))
+    assert "weighting 'train.weightings.vowels' (./own.py:Wrong)" in str(caught.value.__notes__)

@@ -1,7 +1,7 @@
 """Simulated items whose truth is known: how often intervals hold it, and how often arms that are alike are called different.
 
 Each case is one line of CASES. Where no method can reach 93 %, because the items that matter are rare and often not among
-those that were measured, the line says what is reached; docs/how-it-works.md says it, too.
+those that were measured, the line says what is reached; docs/intervals.md says it, too.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ CLASSES: dict[str, type[KdtoolError]] = {
 RECIPE = """\
 name: faulty
 corpus: faulty-corpus
-screen: faulty-screen
-annotator: faulty-annotator
+filter: faulty-filter
 rows: faulty-packer
 teacher: faulty-teacher
 signals: faulty-cache
@@ -36,6 +35,7 @@ trainer: faulty-trainer
 train:
   losses: {faulty-count: {weight: 0.5}, faulty-imitate: {weight: 0.5}}
   transforms: [faulty-transform]
+  weightings: [faulty-weighting]
   steps: 3
 evaluators: [faulty-nats]
 exporters: [faulty-trainer-export]
@@ -46,8 +46,8 @@ STAGES: dict[str, tuple[str, str]] = {
     "assembly": ("Corpus.__init__", "corpus 'corpus'"),
     "start": ("Corpus.kdtool_identity", "corpus 'corpus'"),
     "text": ("Corpus.kdtool_examples", "corpus 'corpus'"),
-    "screens": ("Screen.kdtool_screen", "screen 'screen'"),
-    "annotators": ("Annotator.kdtool_annotate", "annotator 'annotator'"),
+    "filters": ("Filter.kdtool_filter", "filter 'filter'"),
+    "labels": ("Weighting.kdtool_annotate", "weighting 'train.weightings.faulty-weighting'"),
     "students": ("Student.kdtool_build_student", "student 'student'"),
     "rows": ("Packer.kdtool_rows", "packer 'rows'"),
     "signals": ("Cache.kdtool_record", "cache 'signals'"),
@@ -245,8 +245,8 @@ def test_what_a_hook_gave_and_fails_later_names_the_plugin(
 ANSWERS = {
     "Corpus.kdtool_examples": "None;text;numbers;same id;wrong split;body is text;surrogate;late ValueError",
     "Corpus.kdtool_identity": "text;numbers for text",
-    "Screen.kdtool_screen": "None;too few;numbers",
-    "Annotator.kdtool_annotate": "None;text;numbers for text;short values;other names",
+    "Filter.kdtool_filter": "None;too few;numbers",
+    "Weighting.kdtool_annotate": "None;text;numbers for text;short values;other names",
     "Student.kdtool_tokenizer": "None;text",
     "Student.kdtool_build_student": "None;text",
     "Student.kdtool_open": "None;text",

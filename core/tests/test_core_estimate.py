@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -12,36 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._contract.run_info import Owner
+from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
 from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
+from kdtool._estimate.run_forecast import AttributedEstimate
 from kdtool._estimate.totals import add_up, cache_bytes
-from kdtool._run.preflight.default_estimates import estimate_process, estimate_without_hook
-from kdtool._run.preflight.run_forecast import Asked
 
-STAGES = ("students", "signals", "phases/train", "scores")
+TRAINING, SCORES = "phases/student-seed0-train", "scores/efficiency"
+STAGES = ("students", "signals/teacher", TRAINING, SCORES)
 SMALLCODER = kdtool.ModelFacts(
     303_654_528, 303_654_528, 18, 1152, 16, 4, 3328, 32_000, 4096, "float32", tied=True, tokenizer_fingerprint=""
 )
-TOY = Path(__file__).with_name("toy.py")
-RECORDER = """
-import kdtool
-import toy
-
-
-class Cache(toy.Cache):
-    def kdtool_estimate(self, run, ahead):
-        yield kdtool.Estimate("recording", ("signals",), disk_bytes=100 * len(ahead.signals))
-"""
 AHEAD = kdtool.RunForecast({"student": SMALLCODER}, "student", STAGES, teachers=("teacher",))
 
 
-def forecast(*parts: Asked) -> Any:
-    return add_up(AHEAD, parts, ())
+def forecast(*parts: AttributedEstimate) -> Any:
+    return add_up(AHEAD, parts, (), {SCORES: ["teacher"]})
 
 
-def part(count: int, *stages: str, component: str = "student", **fields: Any) -> Asked:
-    return Asked(component, kdtool.Estimate("part", stages, host_bytes=count, **fields))
+def part(count: int, *stages: str, component: str = "student", **fields: Any) -> AttributedEstimate:
+    return AttributedEstimate(component, kdtool.Estimate("part", stages, host_bytes=count, **fields))
 
 
 @given(
@@ -57,28 +47,28 @@ def test_parts_of_a_stage_add_up_and_stages_do_not(found: list[tuple[int, list[s
 
 
 def test_moments_of_a_stage_do_not_add_up_but_share_what_is_held_in_all_of_it() -> None:
-    weights, head, backward = part(10, "phases/train"), part(5, "phases/train: head"), part(7, "phases/train: backward")
+    weights, head, backward = part(10, TRAINING), part(5, f"{TRAINING}: head"), part(7, f"{TRAINING}: backward")
     memory = forecast(weights, head, backward).memory
-    assert (memory.peak, memory.at) == (17, "phases/train: backward")
+    assert (memory.peak, memory.at) == (17, f"{TRAINING}: backward")
 
 
 def test_a_teacher_is_held_from_its_first_use_on() -> None:
     teacher = part(100, component="teacher")
-    assert forecast(replace(teacher)).memory.moments["phases/train"] == {}
-    assert forecast(teacher).memory.moments["scores"] == {"part": 100}, "evaluators open every teacher"
-    moments = forecast(teacher, part(1, "signals", component="signals", uses=("teacher",))).memory.moments
-    assert [sum(moments[stage].values()) for stage in STAGES] == [0, 101, 100, 100]
+    moments = add_up(AHEAD, [teacher], (), {"signals/teacher": ["teacher"]}).memory.moments
+    assert [sum(moments[stage].values()) for stage in STAGES] == [0, 100, 100, 100]
 
 
 def test_what_is_spent_is_spent_for_each_seed() -> None:
-    training = Asked("trainer", kdtool.Estimate("training", seconds=5.0, tokens=7, disk_bytes=3), "student", "train", 3)
+    training = AttributedEstimate(
+        "trainer", kdtool.Estimate("training", seconds=5.0, tokens=7, disk_bytes=3), "student", "train", 3
+    )
     found = forecast(training)
     assert (found.seconds, found.tokens, [spent.bytes for spent in found.disk]) == (15.0, 21, [9])
 
 
 def test_a_control_of_equal_time_takes_the_time_of_the_student() -> None:
-    student = Asked("trainer", kdtool.Estimate("training", seconds=5.0), "student", "train")
-    control = Asked("trainer", kdtool.Estimate("training", seconds=1.0), "control-time", "train")
+    student = AttributedEstimate("trainer", kdtool.Estimate("training", seconds=5.0), "student", "train")
+    control = AttributedEstimate("trainer", kdtool.Estimate("training", seconds=1.0), "control-time", "train")
     assert forecast(student, control).seconds == 10.0
 
 
@@ -114,7 +104,7 @@ def machine(prices: Mapping[str, int], limit: int, peak: int = 100) -> Any:
         if "broken" in settings:
             raise kdtool.UsageError("two adapters in one phase")
         left = peak - sum(prices[key] for key in settings)
-        return Attempt(left, 1000 - peak + left, {"phases/train: head": left - limit} if left > limit else {})
+        return Attempt(left, 1000 - peak + left, {f"{TRAINING}: head": left - limit} if left > limit else {})
 
     return attempt
 
@@ -156,10 +146,10 @@ def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
 
     def attempt(settings: Mapping[str, Any]) -> Attempt:
         tried.append(settings)
-        return Attempt(9, 1, {} if "here" in settings else {"scores: efficiency": 5})
+        return Attempt(9, 1, {} if "here" in settings else {SCORES: 5})
 
-    elsewhere = replace(remedy("elsewhere"), stages=("phases/train",))
-    here = replace(remedy("here"), stages=("scores: efficiency",), leaves_out=True)
+    elsewhere = replace(remedy("elsewhere"), stages=(TRAINING,))
+    here = replace(remedy("here"), stages=(SCORES,), leaves_out=True)
     assert [dict(one.settings) for one in fitting([elsewhere, here], attempt)] == [{"here": 1}]
     assert tried == [{}, {"here": 1}]
 
@@ -169,7 +159,7 @@ def test_two_settings_that_exclude_each_other_do_not_keep_the_others_from_being_
         if {"lora", "qlora"} <= set(settings):
             raise kdtool.UsageError("two adapters in one phase")
         left = 100 - sum({"lora": 20, "qlora": 30, "batch": 20}[key] for key in settings)
-        return Attempt(left, 1, {"phases/train": left - 65} if left > 65 else {})
+        return Attempt(left, 1, {TRAINING: left - 65} if left > 65 else {})
 
     (found,) = fitting([remedy("lora", changes=True), remedy("qlora", changes=True), remedy("batch")], attempt)
     assert (set(found.settings), found.peak) == ({"batch", "lora"}, 60)
@@ -177,22 +167,23 @@ def test_two_settings_that_exclude_each_other_do_not_keep_the_others_from_being_
 
 def test_a_model_that_is_unloaded_for_a_stage_is_not_counted_in_it() -> None:
     teacher = part(100, component="teacher")
-    measured = part(30, "scores: efficiency", component="evaluators.efficiency", unloads=("teacher",))
-    other = part(10, "scores: perplexity", component="evaluators.perplexity")
-    moments = forecast(teacher, measured, other).memory.moments
-    assert sum(moments["scores: efficiency"].values()) == 30
-    assert sum(moments["scores: perplexity"].values()) == 110
+    measured = part(30, SCORES, component="evaluators.efficiency", unloads=("teacher",))
+    other = part(10, TRAINING, component="trainer")
+    moments = add_up(AHEAD, [teacher, measured, other], (), {"students": ["teacher"]}).memory.moments
+    assert (sum(moments[TRAINING].values()), sum(moments[SCORES].values())) == (110, 30)
 
 
 def test_what_computes_is_counted_where_the_run_computes() -> None:
-    measured = Asked("perplexity", kdtool.Estimate("measured", ("scores",), compute_bytes=7))
-    training = Asked("trainer", kdtool.Estimate("weights", ("phases/train",), device_bytes=5))
+    measured = AttributedEstimate("perplexity", kdtool.Estimate("measured", (SCORES,), compute_bytes=7))
+    training = AttributedEstimate("trainer", kdtool.Estimate("weights", (TRAINING,), device_bytes=5))
     assert forecast(measured).memory.peak == 7
-    assert forecast(measured, training).device_memory.moments["scores"] == {"measured": 7}
+    assert forecast(measured, training).device_memory.moments[SCORES] == {"measured": 7}
 
 
 def test_a_model_that_two_components_take_is_downloaded_once() -> None:
-    both = [Asked(name, kdtool.Estimate("weights of m", disk_bytes=5, download_bytes=5)) for name in ("a", "b")]
+    both = [
+        AttributedEstimate(name, kdtool.Estimate("weights of m", disk_bytes=5, download_bytes=5)) for name in ("a", "b")
+    ]
     assert ([spent.bytes for spent in forecast(*both).downloads], forecast(*both).disk_bytes) == ([5], 5)
 
 
@@ -215,21 +206,24 @@ def test_a_component_without_an_estimate_is_estimated_by_shape_or_named_as_unkno
     models = {"student": SMALLCODER, "teacher": SMALLCODER} if described else {}
     ahead = kdtool.RunForecast(models, "student", STAGES, teachers=("teacher",))
     component = kdtool.Teacher(None)
-    found = [Asked(name, one) for one in estimate_without_hook(Owner(name, kind, "own", "", ""), component, ahead)]
-    unknown = add_up(ahead, found, ()).unknown
+    found = [
+        AttributedEstimate(name, one)
+        for one in estimate_without_hook(Owner(name, kind, "own", "", ""), component, ahead)
+    ]
+    unknown = add_up(ahead, found, (), {}).unknown
     assert len(unknown or found) == len(expected)
     for line, start in zip(unknown or [one.estimate.part for one in found], expected, strict=True):
         assert line.startswith(start)
-    moments = add_up(ahead, found, ()).memory.moments
     if expected == ["measured student"]:
-        assert sum(moments["scores: parses"].values()) == 4 * SMALLCODER.parameters
+        assert found[0].estimate.stages == ("scores",)
+        assert found[0].estimate.compute_bytes == 4 * SMALLCODER.parameters
     component.answer_cache_key = {"model": "remote"}
     if kind == "teacher" and not described:
         assert not [*estimate_without_hook(Owner(name, kind, "own", "", ""), component, ahead)], "a service"
 
 
 def test_a_process_is_part_of_every_stage() -> None:
-    moments = forecast(Asked("process", estimate_process(AHEAD))).memory.moments
+    moments = forecast(AttributedEstimate("process", estimate_process(AHEAD))).memory.moments
     assert {stage: sum(parts.values()) for stage, parts in moments.items()} == dict.fromkeys(STAGES, 650_000_000)
 
 
@@ -241,17 +235,3 @@ def test_a_gpu_is_known_by_its_name() -> None:
     assert find_gpu("A100-80GB").half == 312e12
     with pytest.raises(kdtool.UsageError, match="'a1000' is unknown; give one of t4, "):
         find_gpu("a1000")
-
-
-def test_phases_with_text_of_their_own_have_recordings_of_their_own(recipe: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(f"import sys\nsys.path.append({str(TOY.parent)!r})\n{RECORDER}", encoding="utf-8")
-    train = recipe["train"]
-    recipe |= {"signals": {"use": "./own.py:Cache"}, "train": {"first": train, "second": train}}
-    assert _recorded(recipe) == [100]
-    recipe["train"]["second"] = {**train, "corpus": {"use": f"{TOY}:Corpus", "documents": 9}}
-    assert _recorded(recipe) == [200]
-
-
-def _recorded(recipe: dict[str, Any]) -> list[int]:
-    disk = kdtool.check(recipe)["forecast"]["disk"]
-    return [spent["bytes"] for spent in disk if spent["what"] == "recording"]

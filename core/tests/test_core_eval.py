@@ -103,7 +103,7 @@ def test_a_run_alone_is_measured_with_its_own_text_teacher_and_evaluators(measur
         assert found["toy-seed0"] == before["student-seed0"]
 
 
-SCREEN = """
+FILTER = """
 import kdtool
 from toy import Nats
 
@@ -111,23 +111,23 @@ class Benchmark(Nats):
     def kdtool_problems(self, run):
         return (kdtool.Example("1", kdtool.Text("a leaked problem"), "test"),)
 
-class Apart(kdtool.Screen):
+class Apart(kdtool.Filter):
     def kdtool_identity(self, run):
         self.problems = [problem.body.text for found in run.hook.kdtool_problems(run).values() for problem in found]
         return {"problems": " ".join(self.problems)}
 
-    def kdtool_screen(self, run, examples):
+    def kdtool_filter(self, run, examples):
         return ["leaked" if e.body.text in self.problems else None for e in examples]
 """
 
 
-def test_the_text_is_screened_by_all_evaluators_of_the_recipe_and_made_once(
+def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
-    (tmp_path / "screen.py").write_text(SCREEN, encoding="utf-8")
-    recipe |= {"control": False, "screens": {"apart": {"use": "./screen.py:Apart"}}}
-    recipe["evaluators"]["leaked"] = {"use": "./screen.py:Benchmark"}
+    (tmp_path / "filter.py").write_text(FILTER, encoding="utf-8")
+    recipe |= {"control": False, "filters": {"apart": {"use": "./filter.py:Apart"}}}
+    recipe["evaluators"]["leaked"] = {"use": "./filter.py:Benchmark"}
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     kdtool.run(recipe)
     opener = {"exporters.json.use": "./opener.py:Opener"}

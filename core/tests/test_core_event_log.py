@@ -79,7 +79,7 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     measurement = kdtool.Measurement(
         "perplexity", "student", "", 12.0, 64, False, settings=MappingProxyType({"a": "b"})
     )
-    planned = (kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path / "text" / "f"),)
+    planned = (kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path / "text" / "f", title="text"),)
     write(
         tmp_path,
         ("kdtool_run_start", {"run": run}),
@@ -99,7 +99,7 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     assert all(line["time"] == "2001-09-09T01:46:40.000+00:00" for line in found)
     assert found[0]["recipe"] == {"name": "x"}
     assert found[1]["stages"] == [
-        {"name": "text", "fingerprint": "f", "seconds": 1.5, "reused": True, "path": "text/f"}
+        {"name": "text", "fingerprint": "f", "seconds": 1.5, "reused": True, "path": "text/f", "title": "text"}
     ]
     step = found[4]["report"]
     assert step["loss"] == "NaN"

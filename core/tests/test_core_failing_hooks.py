@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import kdtool
 import pytest
@@ -108,20 +110,20 @@ class File(kdtool.Tracker):
         write(f"file: {{text}}")
 
 
-class Screen(File):
+class Filter(File):
     'Shows messages.'
 
     shows_messages = True
 
     def kdtool_message(self, run, text):
-        print(f"screen: {{text}}")
+        print(f"filter: {{text}}")
 
 
-class Breaking(Screen):
+class Breaking(Filter):
     'Would show messages.'
 
     def kdtool_message(self, run, text):
-        raise ValueError("no screen")
+        raise ValueError("no filter")
 
 
 class Licensed(toy.Teacher):
@@ -161,8 +163,8 @@ TERMS = "https://example.org/terms"
     [
         ((), True, False, False),
         (("File",), True, True, False),
-        (("Screen",), False, False, True),
-        (("File", "Screen"), False, True, True),
+        (("Filter",), False, False, True),
+        (("File", "Filter"), False, True, True),
         (("File", "Breaking"), True, True, False),
     ],
 )
@@ -177,7 +179,7 @@ def test_terms_reach_the_terminal_whatever_the_trackers(
     kdtool.run({**beside, "trackers": {name.lower(): {"use": f"beside.py:{name}"} for name in trackers}})
     heard = Path("heard").read_text(encoding="utf-8") if Path("heard").exists() else ""
     out, err = capsys.readouterr()
-    assert (TERMS in err, TERMS in heard, "screen: " in out and TERMS in out) == (printed, written, shown)
+    assert (TERMS in err, TERMS in heard, "filter: " in out and TERMS in out) == (printed, written, shown)
 
 
 def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_failed(
@@ -206,28 +208,24 @@ class _Calls(kdtool.Trainer):
         phase()
 
 
-def _named_after(call: Any, loss: kdtool.Component) -> str:
-    """Return the name of the component that is blamed where a trainer makes a call that fails."""
+def _name_of_the_blamed(loss: kdtool.Component, call: Callable[[ComponentHooks], Any]) -> str:
+    """Return the name of the component that is blamed if a trainer makes a call that fails."""
     hooks = ComponentHooks({"trainer": _Calls(None), "loss": loss})
+    run, student, phase = cast("Any", (None, None, partial(call, hooks)))
     with pytest.raises(ValueError, match="in-place") as caught:
-        hooks.component("trainer", kdtool.Trainer).kdtool_train(None, call, None)  # type: ignore[arg-type]
+        hooks.component("trainer", kdtool.Trainer).kdtool_train(run, phase, student)
     owner = owner_of(caught.value)
     assert owner is not None
-    assert caught.value.__notes__[-1].startswith(f"raised by {owner} in ")
+    assert caught.value.__notes__ == [f"raised by {owner} in {HOOKS[owner.name]}"]
     return owner.name
 
 
-def test_an_error_of_a_component_that_another_one_calls_plainly_names_the_former() -> None:
-    loss = _Loss(None)
-    assert _named_after(lambda: loss.kdtool_token_loss(None), loss) == "loss"
-    assert _named_after(_fail, loss) == "trainer"
+HOOKS = {"loss": "kdtool_token_loss", "trainer": "kdtool_train"}
 
 
-def test_an_error_in_a_function_of_the_package_of_a_single_component_names_it() -> None:
-    backward = FunctionType(_fail.__code__, {"__name__": "alone.kernels"})
-    loss = type("Loss", (_Loss,), {"__module__": "alone.losses"})(None)
-    assert _named_after(backward, loss) == "loss"
-    assert _named_after(backward, _Loss(None)) == "trainer"
+def test_an_error_of_a_loss_in_a_hot_loop_names_it() -> None:
+    assert _name_of_the_blamed(_Loss(None), lambda hooks: hooks.bound("kdtool_token_loss")["loss"](None)) == "loss"
+    assert _name_of_the_blamed(_Loss(None), lambda _: _fail()) == "trainer"
 
 
 def test_a_signal_of_too_many_positions_names_the_teacher() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import exp, lgamma, log, pi, sqrt
+from math import acos, cos, exp, lgamma, log, pi, sqrt, tan
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._results.compare_arms import _difference
-from kdtool._statistics.arm_interval import interval_of, level_of
+from kdtool._statistics.arm_interval import interval_of, level_of, widen_fraction
 from kdtool._statistics.jackknife import Statistic, Table, _reaches, _skewness, estimate, margins, student_t
 
 DRAWS = 2000
@@ -23,6 +23,20 @@ DRAWS = 2000
 )
 def test_points_of_students_distribution_are_those_of_tables(degrees: float, point: float) -> None:
     assert student_t(degrees) == pytest.approx(point, rel=1e-5)
+
+
+def test_quantiles_agree_with_closed_forms() -> None:
+    """Student's distribution has closed forms for 1, 2 and 4 degrees; beta(1, n) gives the bound for n equal items."""
+    from scipy.stats import beta
+
+    assert student_t(1) == pytest.approx(tan(0.475 * pi), rel=1e-9)
+    assert student_t(2) == pytest.approx(0.95 * sqrt(2 / (1 - 0.95**2)), rel=1e-9)
+    root = sqrt(1 - 0.95**2)
+    assert student_t(4) == pytest.approx(2 * sqrt(cos(acos(root) / 3) / root - 1), rel=1e-9)
+    for items in (1, 12, 300):
+        assert widen_fraction((0.0, 0.0), [[[(1.0, 1.0)] * items]], 1.0)[0] == pytest.approx(
+            float(beta.ppf(0.975, 1, items)), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("degrees", [1.5, 7.3])

@@ -54,7 +54,7 @@ def test_all_refusals_come_at_once_before_training(picky: dict[str, Any]) -> Non
         "evaluators.many": "4 documents are less than 100",
     }
     assert not list(Path("runs").glob("*/phases/*"))
-    assert not list(Path("store").glob("students/*/facts.json"))
+    assert not list(Path("store").glob("students/*/model_facts.json"))
     Path("there").touch()
     assert kdtool.run(picky).measurements
 

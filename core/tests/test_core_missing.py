@@ -24,13 +24,13 @@ class Heavy(kdtool.Transform):
         Path("closed").touch()
 
 
-class Deep(kdtool.Screen):
+class Deep(kdtool.Filter):
     """Needs another one."""
 
     def kdtool_check(self, run, when):
         return None if Path("there").exists() else ["no library: pip install deep"]
 
-    def kdtool_screen(self, run, examples):
+    def kdtool_filter(self, run, examples):
         return [None for _ in examples]
 
 
@@ -47,7 +47,7 @@ def lacking(recipe: dict[str, Any]) -> dict[str, Any]:
     """The toy's recipe with components that lack something until a file `there` is there."""
     Path("lacking.py").write_text(LACKING, encoding="utf-8")
     recipe["train"]["transforms"] = {"heavy": {"use": "./lacking.py:Heavy"}}
-    return {**recipe, "screens": {"deep": {"use": "./lacking.py:Deep"}}}
+    return {**recipe, "filters": {"deep": {"use": "./lacking.py:Deep"}}}
 
 
 def test_all_that_is_missing_is_said_before_anything_is_made(lacking: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def test_all_that_is_missing_is_said_before_anything_is_made(lacking: dict[str, 
         with pytest.raises(kdtool.RecipeError) as caught:
             ask(lacking)
         assert [(problem.key, problem.message) for problem in caught.value.problems] == [
-            ("screens.deep", "no library: pip install deep"),
+            ("filters.deep", "no library: pip install deep"),
             ("train.transforms.heavy", "no GPU: leave it out"),
             ("train.transforms.heavy", "no compiler: get one"),
         ]

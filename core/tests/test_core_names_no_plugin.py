@@ -21,11 +21,8 @@ WORDS = {
     *["answers", "data", "html", "jsonl", "length", "new", "pairs", "safetensors", "standard"],
 }
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
-ALLOWED = {
-    ("_cli/plugins.py", "kdtool-quickstart"),
-    *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
-}
-"""The set of plugins that `kdtool plugins` suggests if nothing is installed, and the commands that `--help` sorts."""
+ALLOWED = {("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")}
+"""The commands that `--help` sorts."""
 
 
 def plugins() -> set[str]:

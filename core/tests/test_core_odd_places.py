@@ -119,12 +119,12 @@ def test_a_measurement_that_is_not_declared_is_refused(run_with: Callable[..., s
     assert "returned a measurement 'count', but its attribute `measurements` declares only number, of-*" in said
 
 
-def test_a_misspelt_signal_is_suggested_in_words(run_with: Callable[..., str]) -> None:
+def test_a_misspelt_signal_is_refused_in_words(run_with: Callable[..., str]) -> None:
     said = run_with(1, "train.losses.imitate", "Misspelt")
-    assert "its attribute needs is 'logit', not one of 'logits'," in said
-    assert "did you mean 'logits'?" in said
+    assert "its attribute needs must be one of 'logits', 'sampled'," in said
+    assert " or tuple, but is 'logit'" in said
     assert "Literal" not in said
-    assert "its attribute offers is 'logits', not a frozenset of these: 'logits'" in run_with(1, "teacher", "Plain")
+    assert "its attribute offers must be frozenset, but is 'logits'" in run_with(1, "teacher", "Plain")
 
 
 def test_syncing_to_an_unknown_tracker_blames_no_recipe(

@@ -12,7 +12,7 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._run.changes import changes
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._store.artefacts import Artefacts
 from toy_recipe import TOY
 
@@ -166,7 +166,7 @@ def _part(use: str, **changes: Any) -> dict[str, Any]:
 )
 def test_each_change_of_a_component_has_words(components: list[Any], expected: str, tmp_path: Path) -> None:
     def node(parts: Any) -> Node:
-        return Node(Stage("text"), Artefacts(tmp_path), {"components": parts}, {}, lambda run, folder: None)
+        return Node("text", "", "text", Artefacts(tmp_path), {"components": parts}, {}, lambda run, folder: None)
 
     graph = Graph()
     graph.add(node([_part("a"), _part("b")]))

@@ -83,3 +83,12 @@ def test_package_of_others_comes_from_where_it_was_installed_from(
     assert install_command("kdtool-mine-x") == "pip install ./mine"
     assert install_command("kdtool-from-index-x") == "pip install kdtool-from-index-x"
     assert install_command("tree-nope>=0.2") == "pip install 'tree-nope>=0.2'"
+
+
+def test_extras_of_the_core_come_from_the_index_or_from_all_of_the_clone(
+    packages: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(packages, "kdtool", clone / "core")
+    assert install_command("kdtool[quickstart]") == "python bootstrap.py everything (in a clone of kdtool)"
+    monkeypatch.setattr(project_packages, "PUBLISHED", True)
+    assert install_command("kdtool[quickstart]") == "pip install 'kdtool[quickstart]'"

@@ -14,8 +14,8 @@ import kdtool
 import pytest
 from filelock import FileLock
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
-from kdtool._run.graph import Graph, Node, Stage
-from kdtool._run.roll_call import agree
+from kdtool._run.graph import Graph, Node
+from kdtool._run.rank_agreement import agree
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
@@ -53,7 +53,7 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
         joined.set()
         return True
 
-    node = Node(Stage("phases", "x"), Artefacts(tmp_path), {}, {}, lambda run, folder: None)
+    node = Node("phases", "x", "training of x", Artefacts(tmp_path), {}, {}, lambda run, folder: None)
     first = threading.Thread(target=lambda: node.where.make(*node.key, build=build, waiting=print))
     first.start()
     found = wait_for(node, join, lambda: True)
@@ -64,19 +64,17 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
 
 
 def test_a_rank_that_waits_ends_when_rank_0_is_gone(tmp_path: Path) -> None:
-    node = Node(Stage("phases", "x"), Artefacts(tmp_path), {}, {}, lambda run, folder: None)
-    with pytest.raises(
-        kdtool.UsageError, match="process 0 of this run ended before the stage 'training of student, phase x'"
-    ):
+    node = Node("phases", "x", "training of x", Artefacts(tmp_path), {}, {}, lambda run, folder: None)
+    with pytest.raises(kdtool.UsageError, match="process 0 of this run ended before the stage 'training of x'"):
         wait_for(node, lambda _: False, lambda: False)
 
 
 def graph_of(root: Path, factor: int, name: str = "x") -> Graph:
     graph = Graph()
-    text = Node(Stage("text"), Artefacts(root), {}, {}, lambda run, folder: None)
+    text = Node("text", "", "text", Artefacts(root), {}, {}, lambda run, folder: None)
     graph.add(text)
     parts = {"factor": factor}
-    graph.add(Node(Stage("phases", name), Artefacts(root), parts, {"text": text}, lambda run, folder: None))
+    graph.add(Node("phases", name, "training", Artefacts(root), parts, {"text": text}, lambda run, folder: None))
     return graph
 
 
@@ -128,7 +126,7 @@ def test_a_look_at_the_lock_is_not_taken_for_a_process_that_works(tmp_path: Path
 def test_a_rank_follows_a_new_rank_0_that_still_shows_the_name_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool._run.roll_call._PATIENCE", 5.0)
+    monkeypatch.setattr("kdtool._run.rank_agreement._PATIENCE", 5.0)
     graph, new, found = graph_of(tmp_path, 1), {**KILLED, "id": "new"}, list[object]()
     (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
     write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED["id"]})

@@ -30,10 +30,10 @@ class Given(kdtool.Corpus):
             yield kdtool.Example(f"e{number}", kdtool.Text("x" * size), split, language="python" if size % 2 else "go")
 
 
-class Short(kdtool.Screen):
+class Short(kdtool.Filter):
     """Rejects texts of more than 30 bytes."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
         return ["long" if isinstance(e.body, kdtool.Text) and len(e.body.text) > 30 else None for e in examples]
 
 
@@ -43,12 +43,12 @@ def size(example: kdtool.Example) -> int:
 
 
 def gathered(
-    corpora: dict[str, Given], shares: dict[str, float], screen: bool = False
+    corpora: dict[str, Given], shares: dict[str, float], filter_: bool = False
 ) -> tuple[list[tuple[str, kdtool.Example]], dict[str, Any]]:
     counts = Counts(corpora, shares)
-    parts: dict[str, kdtool.Component] = {**corpora, **({"short": Short(Short.Config())} if screen else {})}
+    parts: dict[str, kdtool.Component] = {**corpora, **({"short": Short(Short.Config())} if filter_ else {})}
     found = []
-    for name, example in gather(make_run(Path(), parts), list(corpora), ["short"] if screen else [], shares, counts):
+    for name, example in gather(make_run(Path(), parts), list(corpora), ["short"] if filter_ else [], shares, counts):
         counts.add(name, example)
         found.append((name, example))
     return found, counts.summary()
@@ -61,17 +61,17 @@ sizes = st.lists(
 
 @given(st.lists(sizes, min_size=2, max_size=3), st.lists(st.integers(1, 9), min_size=3, max_size=3), st.booleans())
 def test_every_beginning_has_the_shares_to_within_a_document(
-    documents: list[list[tuple[kdtool.Split, int]]], weights: list[int], screen: bool
+    documents: list[list[tuple[kdtool.Split, int]]], weights: list[int], filter_: bool
 ) -> None:
     shares = {f"c{i}": weights[i] / sum(weights[: len(documents)]) for i in range(len(documents))}
     corpora = {name: Given(own) for name, own in zip(shares, documents, strict=True)}
-    kept = {name: [pair for pair in corpus.sizes if not screen or pair[1] <= 30] for name, corpus in corpora.items()}
+    kept = {name: [pair for pair in corpus.sizes if not filter_ or pair[1] <= 30] for name, corpus in corpora.items()}
     if not all(any(split == "train" for split, _ in own) for own in kept.values()):
         with pytest.raises(kdtool.UsageError, match=r"has the share .* and yields no text"):
-            gathered(corpora, shares, screen)
+            gathered(corpora, shares, filter_)
         return
-    found, summary = gathered(corpora, shares, screen)
-    assert found == gathered(corpora, shares, screen)[0]
+    found, summary = gathered(corpora, shares, filter_)
+    assert found == gathered(corpora, shares, filter_)[0]
     used = dict.fromkeys(shares, 0)
     for name, example in found:
         if example.split == "train":
@@ -87,7 +87,7 @@ def test_every_beginning_has_the_shares_to_within_a_document(
     for (name, share), described in zip(shares.items(), summary["corpora"], strict=True):
         assert described["share_wanted"] == share
         assert described["share_of_training"] == pytest.approx(used[name] / sum(used.values()))
-        if not screen:
+        if not filter_:
             assert described["left_out_bytes"] == whole[name] - used[name]
 
 
@@ -111,7 +111,7 @@ def test_nothing_is_read_ahead_but_a_batch() -> None:
 
 def test_without_shares_corpora_follow_each_other_whole() -> None:
     corpora = {"a": Given([("train", 11)] * 3), "b": Given([("train", 10), ("test", 40)])}
-    found, summary = gathered(corpora, {}, screen=True)
+    found, summary = gathered(corpora, {}, filter_=True)
     assert [name for name, _ in found] == ["a", "a", "a", "b"]
     assert summary["corpora"] == [
         {"documents": 3, "bytes": 33, "licences": {"unknown": 3}, "languages": {"python": 3}},

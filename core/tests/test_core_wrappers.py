@@ -51,9 +51,10 @@ def test_a_wrapper_is_around_every_way_of_calling() -> None:
     assert hooks.implementing("kdtool_token_loss") == ("a", "b")
 
 
-def test_without_a_wrapper_a_bound_hook_is_the_plain_method() -> None:
-    loss = Doubles(None)
-    assert ComponentHooks({"a": loss}).bound("kdtool_token_loss") == {"a": loss.kdtool_token_loss}
+def test_without_a_wrapper_a_bound_hook_is_called_without_pluggy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ComponentHooks, "_caller", None)
+    call = ComponentHooks({"a": Doubles(None)}).bound("kdtool_token_loss")["a"]
+    assert call(2) == call(chunk=2) == 4
 
 
 def test_the_first_wrapper_of_the_recipe_is_the_outermost_one_unless_it_asks_for_another_place() -> None:
@@ -93,7 +94,7 @@ def test_a_wrapped_iterator_still_names_who_fails_in_it() -> None:
     assert str(owner_of(raised.value)) == "corpus 'c' (c)"
 
 
-class Breaks(kdtool.Screen):
+class Breaks(kdtool.Filter):
     """Fails beside others."""
 
     @kdtool.hookimpl(wrapper=True)
@@ -120,7 +121,7 @@ def test_an_error_in_a_wrapper_names_the_component_that_wraps() -> None:
     hooks = ComponentHooks({"a": Doubles(None), "breaks": Breaks(None)})
     with pytest.raises(ValueError, match="no profile") as raised:
         hooks.kdtool_token_loss(1)
-    assert raised.value.__notes__ == ["raised by screen 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
+    assert raised.value.__notes__ == ["raised by filter 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
 
 
 def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_hears() -> None:
@@ -131,7 +132,7 @@ def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_h
         hooks.kdtool_progress(None, done)
     assert hears.heard == 3
     (line,) = said
-    assert line.startswith("screen 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
+    assert line.startswith("filter 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
 
 
 class Asks(kdtool.Evaluator):
@@ -141,7 +142,7 @@ class Asks(kdtool.Evaluator):
         return run.component("a", kdtool.Component).kdtool_check(run, "start")
 
 
-class Lacks(kdtool.Screen):
+class Lacks(kdtool.Filter):
     """Lacks nothing."""
 
     def kdtool_check(self, run: Any, when: str) -> list[str]:

@@ -258,7 +258,7 @@ class Former(Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.student_before = config.before
+        self.initial_student = config.before
         self._folder: Path | None = None
 
     def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +19,10 @@ from kdtool._cli import cli
 from kdtool._contract.kinds import KINDS
 from kdtool._plugins.hook_specs import BASES
 from kdtool._plugins.registry import load
+from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).resolve().parent.parent
+ROOT = DOCS.parent
 
 
 def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -79,6 +82,19 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert [address for pair in found for address in pair if elsewhere.match(address)] == [], path
 
 
+def test_no_page_is_wider_than_a_phone(site: Path) -> None:
+    """Wide tables scroll by themselves."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or pytest.skip("Chromium is not installed: apt-get install chromium")
+        with playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser:
+            tab = browser.new_page(viewport={"width": 400, "height": 800})
+            wide = []
+            for page in sorted(site.rglob("*.html")):
+                tab.goto(page.as_uri())
+                wide += [page] if tab.evaluate("document.documentElement.scrollWidth") > 400 else []
+    assert wide == []
+
+
 def test_every_hook_is_documented(site: Path) -> None:
     ids = read(site / "reference" / "hooks.html").ids
     classes: list[type[kdtool.Component]] = list(BASES)
@@ -96,15 +112,86 @@ def words(text: str) -> str:
     return " ".join(re.sub("[`*]", "", text).split())
 
 
-def test_every_setting_of_every_component_is_documented(site: Path) -> None:
-    page = (site / "reference" / "settings.html").read_text(encoding="utf-8")
-    shown = words(unescape(re.sub(r"<[^>]+>", "", page)))
+def shown(page: Path) -> str:
+    """Return the text of a built page."""
+    return words(unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))))
+
+
+def test_every_setting_of_every_component_is_documented_once(site: Path) -> None:
     listed = json.loads((Path(kdtool.__file__).parent / "first_party.json").read_text(encoding="utf-8"))
+    index = shown(site / "reference" / "settings.html")
     for kind, names in listed.items():
-        for name in names if kind != "command" else ():
+        for name, package in names.items() if kind != "command" else ():
+            page = shown(site / "packages" / f"{package}.html")
             for setting, field in load(kind, name, Path.cwd(), print).cls.Config.model_fields.items():
-                assert f"{setting} " in shown, (name, setting)
-                assert words(field.description or "no description") in shown, (name, setting)
+                assert f"{setting} " in index, (name, setting)
+                assert f"{setting} " in page, (name, setting)
+                assert words(field.description or "no description") in page, (name, setting)
+
+
+@pytest.mark.parametrize("readme", sorted(ROOT.glob("*/*/README.md")), ids=lambda path: path.parent.name)
+def test_readmes_leave_settings_to_their_page(readme: Path) -> None:
+    assert not re.search(
+        r"^\| setting( of `\w+`)? \|( of \|)? default \|", readme.read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+
+def test_every_package_has_a_page_that_the_search_finds(site: Path) -> None:
+    names = [
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in ROOT.glob("*/*/pyproject.toml")
+    ]
+    assert len(names) > 60
+    found = re.search(r'docnames":(\[.*?\])', (site / "searchindex.js").read_text(encoding="utf-8"))
+    assert found
+    assert {f"packages/{name}" for name in names} <= {*json.loads(found[1])}
+
+
+TASKS = {
+    "use own data": (["From your repository to your editor"], "folder"),
+    "mix own files": (["Choose and mix text"], "jsonl"),
+    "change the loss": (["Combine losses and teachers"], "weight"),
+    "find a setting": (["index of settings", "standard"], "learning_rate"),
+    "add a plugin": (["Write a plugin", "Write a loss"], "kdtool new loss"),
+    "find what a run cost": (["Costs of a run"], "Costs"),
+}
+"""What a stranger wants: the links to click, from the landing page, and a word of the answer."""
+
+
+class Links(HTMLParser):
+    """Gathers the links of a page's article by their text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self.inside = False
+        self.address = self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = self.inside or tag == "article"
+        if tag == "a":
+            self.address, self.text = dict(attrs).get("href") or "", ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "a" and self.inside:
+            self.found.setdefault(self.text, self.address)
+        self.inside = self.inside and tag != "article"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_stranger_finds_it_within_two_clicks(task: str, site: Path) -> None:
+    texts, word = TASKS[task]
+    assert len(texts) <= 2
+    page = site / "index.html"
+    for text in texts:
+        links = Links()
+        links.feed(page.read_text(encoding="utf-8"))
+        address, _, place = links.found[text].partition("#")
+        page = (page.parent / address).resolve()
+        assert not place or place in read(page).ids
+    assert word in shown(page)
 
 
 def test_the_picture_of_a_run_names_every_kind_of_plugin() -> None:
@@ -120,13 +207,13 @@ def test_every_command_is_documented(site: Path) -> None:
 
 def test_every_plugin_is_in_the_directory(site: Path) -> None:
     page = (site / "plugin-directory.html").read_text(encoding="utf-8")
-    rows = re.findall(r"<tr.+?<span.*?>(.+?)</span>.+?<span.*?>(.+?)</span>.+?</td>\n<td><p>[^<]", page, re.DOTALL)
+    rows = re.findall(r'<tr.+?class="pre">(.+?)<.+?class="pre">(.+?)<.+?</td>\n<td><p>[^<]', page, re.DOTALL)
     listed = json.loads((Path(kdtool.__file__).parent / "first_party.json").read_text(encoding="utf-8"))
-    assert {name for names in listed.values() for name in names.items()} == set(rows)
+    assert {name for names in listed.values() for name in names.items()} <= set(rows)
 
 
 def test_plugins_of_others_are_in_the_directory(tmp_path: Path) -> None:
-    for name in ("conf.py", "rendered.py", "plugin-directory.md", "_static"):
+    for name in ("conf.py", "rendered.py", "package_pages.py", "plugin-directory.md", "_static"):
         copy = shutil.copytree if (DOCS / name).is_dir() else shutil.copy
         copy(DOCS / name, tmp_path / name)
     text = (tmp_path / "plugin-directory.md").read_text(encoding="utf-8")
@@ -146,6 +233,7 @@ def test_paragraphs_for_readers_of_the_repository_are_left_out(site: Path) -> No
     for path in marked:
         page = (site / path.relative_to(DOCS)).with_suffix(".html").read_text(encoding="utf-8")
         assert "The site of this documentation" not in page
+        assert "of kdtool's documentation, and" not in shown(site / path.relative_to(DOCS).with_suffix(".html"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +241,9 @@ def test_paragraphs_for_readers_of_the_repository_are_left_out(site: Path) -> No
 )
 def test_what_leads_nowhere_fails_the_build(text: str, tmp_path: Path) -> None:
     shutil.copytree(
-        DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("tests", "reference", "science", "__pycache__")
+        DOCS,
+        tmp_path / "docs",
+        ignore=shutil.ignore_patterns("tests", "reference", "science", "benchmarks", "packages", "__pycache__"),
     )
     (tmp_path / "docs" / "index.md").write_text(f"# Start\n\n{text}\n\n```{{toctree}}\nrecipe\n```\n", encoding="utf-8")
     for path in (tmp_path / "docs").glob("*.md"):

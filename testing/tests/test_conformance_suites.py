@@ -252,18 +252,18 @@ def test_packers_that_collect_all_examples_first_are_seen(tmp_path: Path) -> Non
 
 def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_path: Path) -> None:
     own = f"use: {json.dumps(f'{tmp_path.as_posix()}/own.py:Own')}"
-    source = 'import kdtool\n\nclass Own(kdtool.Screen):\n    "Keeps all."\n    def kdtool_screen(self): ...\n'
+    source = 'import kdtool\n\nclass Own(kdtool.Filter):\n    "Keeps all."\n    def kdtool_filter(self): ...\n'
     (tmp_path / "own.py").write_text(source, encoding="utf-8")
-    whole = f"teacher: {{use: not-installed, size: 3}}\nscreens:\n  own: {{{own}}}\n"
+    whole = f"teacher: {{use: not-installed, size: 3}}\nfilters:\n  own: {{{own}}}\n"
     kinds = {kind for kind, _ in uses(whole, tmp_path / "whole")}
-    assert {"teacher", "screen", "loss", "trainer"} <= kinds
-    assert ("screen", f"{tmp_path.as_posix()}/own.py:Own") in uses(whole, tmp_path / "again")
+    assert {"teacher", "filter", "loss", "trainer"} <= kinds
+    assert ("filter", f"{tmp_path.as_posix()}/own.py:Own") in uses(whole, tmp_path / "again")
     phases = "extends: mine.yaml\ntrain:\n  first: {losses: {not-installed: {weight: 0.5}}, steps: 3}\n"
     assert {kind for kind, _ in uses(phases, tmp_path / "phases")} >= {"loss", "corpus"}
     for number, (block, message) in enumerate(
         {
             "teachher: {use: x}\n": "did you mean",
-            f"screens:\n  own: {{{own}, size: 3}}\n": "unknown setting of screen",
+            f"filters:\n  own: {{{own}, size: 3}}\n": "unknown setting of filter",
             "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "weight",
         }.items()
     ):
@@ -293,4 +293,4 @@ def test_a_package_without_a_readme_is_told_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("kdtool_testing.offered.distribution", lambda _: bare)
     monkeypatch.setattr("kdtool_testing.offered.inspect.getfile", lambda _: "/nowhere/tests/test_x.py")
     with pytest.raises(AssertionError, match=r"mine has no README: write README\.md"):
-        suite.test_its_readme_names_it_and_its_settings()
+        suite.test_its_readme_names_it()

@@ -17,7 +17,6 @@ _LOSSES = "losses: {absent: {}}"
         ("evaluators: {absent: {most: 3}}", "evaluator"),
         (f"train: {{{_LOSSES}, transforms: {{absent: {{}}}}}}", "transform"),
         (f"train: {{first: {{steps: 1, {_LOSSES}, weightings: {{absent: {{}}}}}}}}", "weighting"),
-        (f"train: {{first: {{steps: 1, {_LOSSES}, annotators: {{absent: {{language: python}}}}}}}}", "annotator"),
         (f"train: {{first: {{steps: 1, {_LOSSES}, signals: {{use: absent}}}}}}", "cache"),
     ],
 )

@@ -12,11 +12,9 @@ from kdtool._contract.comparison import Comparison as Comparison
 from kdtool._contract.component import Component as Component
 from kdtool._contract.component import Config as Config
 from kdtool._contract.component import does_not_affect_results as does_not_affect_results
-from kdtool._contract.corpus import SYNTAX_CLASSES as SYNTAX_CLASSES
-from kdtool._contract.corpus import Annotator as Annotator
 from kdtool._contract.corpus import Corpus as Corpus
+from kdtool._contract.corpus import Filter as Filter
 from kdtool._contract.corpus import Packer as Packer
-from kdtool._contract.corpus import Screen as Screen
 from kdtool._contract.data import Batch as Batch
 from kdtool._contract.data import Completion as Completion
 from kdtool._contract.data import Example as Example
@@ -114,9 +112,6 @@ from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
 from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
 from kdtool._estimate.gpus import find_gpu as find_gpu
-from kdtool._estimate.other_work import OtherWork as OtherWork
-from kdtool._estimate.other_work import busy_cores as busy_cores
-from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._evaluate.open_models import Models as Models
 from kdtool._evaluate.open_models import open_models as open_models

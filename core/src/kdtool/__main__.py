@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import MutableMapping
 
 from kdtool._allocator import begin_again_with_joined_blocks
 
@@ -12,6 +13,8 @@ __all__ = ["begin"]
 
 COMPUTING = {"run", "eval"}
 """Commands that compute for longer than a moment."""
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "100", "KMP_BLOCKTIME": "0"}
+"""Settings of GNU's, LLVM's and Intel's OpenMP. A spin count of 100 is microseconds: the pause between two short loops."""
 
 
 def begin() -> None:
@@ -20,13 +23,25 @@ def begin() -> None:
     if command in COMPUTING:
         begin_again_with_joined_blocks()
     from kdtool._cli import main  # only now: a process that begins again would import it twice
-    from kdtool._estimate.other_work import prepare_threads
 
-    if command in COMPUTING:
-        prepare_threads(os.environ)
+    wait_passively_if_busy(os.environ)
     if command == "check":  # it ends soon; looking for garbage among torch's modules would take a sixth of its time
         gc.disable()
     main()
+
+
+def wait_passively_if_busy(environment: MutableMapping[str, str]) -> None:
+    """Have OpenMP's threads sleep while they wait if the machine's load leaves too few cores; a user's setting stays.
+
+    Spinning threads are fastest on an idle machine. Beside other processes they spin whole time slices away, and decoding
+    takes ten times as long. OpenMP reads its settings once, when torch is imported.
+    """
+    if _PASSIVE.keys() & environment.keys() or not hasattr(os, "getloadavg"):
+        return
+    cores, limit = os.cpu_count() or 1, environment.get("OMP_NUM_THREADS", "")
+    threads = int(limit) if limit.isdecimal() else cores
+    if os.getloadavg()[0] + threads > cores + 0.5:
+        environment.update(_PASSIVE)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def begin_again_with_joined_blocks() -> None:
 
     Aligning a tensor leaves small blocks, which the cache never joins with free memory beside them, so that the room of a
     freed tensor does not hold the next one of its size. Without the cache a training run takes up to a fifth less memory
-    (docs/benchmarks.md). glibc reads the variable only at the start. Call it only in a process that is the command line.
+    (docs/benchmarks/memory.md). glibc reads the variable only at the start. Call it only in the command line's process.
     """
     if os.environ.get(_VARIABLE) == _SETTING:
         del os.environ[_VARIABLE]

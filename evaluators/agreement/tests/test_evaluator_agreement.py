@@ -14,8 +14,8 @@ import transformers
 from kdtool_evaluator_agreement import Agreement
 from kdtool_evaluator_agreement._divergence import agreement, heads_of
 from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states
-from kdtool_logits import exact_logits
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_torch import exact_logits
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from kdtool_transformers.testing import begin_texts_with
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

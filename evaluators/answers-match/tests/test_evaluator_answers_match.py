@@ -13,7 +13,7 @@ from kdtool_evaluator_answers_match import AnswersMatch
 from kdtool_evaluator_answers_match._programs import names_of
 from kdtool_evaluator_answers_match._questions import Question, read_questions
 from kdtool_evaluator_answers_match._scores import score
-from kdtool_sandbox import Sandbox
+from kdtool_programs import Sandbox
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -140,7 +140,7 @@ def test_names_of_a_program_are_those_that_its_tests_lack() -> None:
 def test_the_sandbox_is_asked_about_only_where_a_question_needs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_sandbox.missing", lambda: ["no bubblewrap"])
+    monkeypatch.setattr("kdtool_programs.missing", lambda: ["no bubblewrap"])
     for records, expected in ((QUESTIONS, ()), (PROGRAMS, ["no bubblewrap"])):
         evaluator = AnswersMatch(AnswersMatch.Config(file=write(tmp_path, records)))
         assert evaluator.kdtool_check(make_run(tmp_path), "start") == expected

@@ -249,7 +249,7 @@ def test_token_accuracy_is_that_of_codexglues_own_count(tmp_path: Path) -> None:
 def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
-    from kdtool_logits import exact_head
+    from kdtool_torch import exact_head
     from kdtool_transformers import open_model
 
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
@@ -270,7 +270,7 @@ def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
 def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
-    from kdtool_logits import exact_head
+    from kdtool_torch import exact_head
     from kdtool_transformers import open_model
     from kdtool_transformers.testing import begin_texts_with
 
@@ -289,7 +289,7 @@ def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> Non
 def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounded_logits(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
-    from kdtool_logits import exact_head
+    from kdtool_torch import exact_head
     from kdtool_transformers import open_model
 
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
@@ -313,7 +313,7 @@ def test_a_head_in_half_precision_is_copied_once_for_all_programs(
 ) -> None:
     import torch
     from kdtool_evaluator_codexglue import _predictions
-    from kdtool_logits import exact_logits
+    from kdtool_torch import exact_logits
     from kdtool_transformers import TransformersRuntime, open_model
 
     used: list[torch.Tensor] = []

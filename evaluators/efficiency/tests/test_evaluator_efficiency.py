@@ -19,7 +19,8 @@ from kdtool_evaluator_efficiency import Efficiency, _energy
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._evaluator import _representatives
 from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work, file_size
-from kdtool_evaluator_efficiency._workers import Worker, own_seconds
+from kdtool_evaluator_efficiency._other_work import OtherWork
+from kdtool_evaluator_efficiency._workers import own_seconds
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -204,28 +205,37 @@ def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path
 def test_what_was_measured_beside_other_work_says_so(
     others: float | None, marked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: others)
+    monkeypatch.setattr(OtherWork, "cores", lambda _: others)
     said: list[str] = []
     run = replace(make_run(tmp_path), say=said.append)
     subject = kdtool.Subject("student", "student")
-    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "", "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
+    timed: Any = None
+    prepared = {subject: Ready(timed, {"machine": "cpu"}, "", "")}
+    (ready,) = beside_other_work(run, prepared, OtherWork(own_seconds)).values()
     assert ("busy" in ready.settings) == marked
     assert [line.rpartition(": ")[2] for line in said] == [f"kdtool eval {run.name} --with efficiency"] * marked
     assert ready.settings["machine"] == "cpu"
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows a process's environment")
-@pytest.mark.parametrize("passive", [False, True])
-def test_threads_of_a_process_sleep_while_they_wait_on_a_busy_machine(
-    passive: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
-        monkeypatch.delenv(name, raising=False)
-    with Worker("student", None, passive=passive) as worker:
-        environment = Path(f"/proc/{worker._process.pid}/environ")
-        while not (content := environment.read_bytes()):  # until the program has begun
-            time.sleep(0.01)
-    assert (b"OMP_WAIT_POLICY=PASSIVE" in content) == passive
+def test_work_of_others_is_seen_and_that_of_measured_processes_is_not_counted() -> None:
+    if not Path("/proc/stat").exists():
+        pytest.skip("only Linux counts it")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        work, mine, begun = OtherWork(lambda: 0.0), OtherWork(lambda: 100 * time.perf_counter()), time.perf_counter()
+        while time.perf_counter() < begun + 1:
+            pass
+        others = work.cores()
+        process.kill()
+    assert others is not None
+    assert others > 0.1
+    assert mine.cores() == 0
+
+
+def test_a_machine_is_busy_if_others_leave_too_few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for others, threads, disturbing in ((None, 8, 0), (0.1, 8, 0), (1.0, 8, 1.0), (3.0, 4, 0), (5.0, 4, 5.0)):
+        monkeypatch.setattr(OtherWork, "cores", lambda _, others=others: others)
+        assert OtherWork(own_seconds).disturbance(threads) == disturbing
 
 
 def test_processor_time_of_processes_that_were_started_is_ones_own() -> None:

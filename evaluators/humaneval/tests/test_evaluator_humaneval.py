@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Module, Sandbox, Task
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs import Module, Problem, Sandbox, Task
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"

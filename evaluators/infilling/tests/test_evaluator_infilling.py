@@ -1,4 +1,4 @@
-"""The gaps are the published ones, their solutions pass, and models are asked by their infilling marks."""
+"""The spans are the published ones, their solutions pass, and models are asked by their FIM tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_infilling import Infilling
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Module, Sandbox, Task
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs import Module, Problem, Sandbox, Task
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval-infilling"
@@ -33,25 +32,25 @@ class TestInfilling(EvaluatorConformance):
 
     def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "spans.jsonl").touch()
-        yield {"gaps": ["random-span"], "random_span": str(folder / "spans.jsonl")}
+        yield {"spans": ["random-span"], "random_span": str(folder / "spans.jsonl")}
 
 
-def published(gap: str) -> Path:
-    return DATA / f"HumanEval-{FILES[gap]}Infilling.jsonl.gz"
+def published(span: str) -> Path:
+    return DATA / f"HumanEval-{FILES[span]}Infilling.jsonl.gz"
 
 
-def problems(gap: str, folder: Path) -> list[Problem]:
-    file = {"random_span": published(gap)} if gap == "random-span" else {}
-    return list(Infilling(Infilling.Config(gaps=(gap,), **file)).problems(make_run(folder)))  # type: ignore[arg-type]
+def problems(span: str, folder: Path) -> list[Problem]:
+    file = {"random_span": published(span)} if span == "random-span" else {}
+    return list(Infilling(Infilling.Config(spans=(span,), **file)).problems(make_run(folder)))  # type: ignore[arg-type]
 
 
 @needs_data
-@pytest.mark.parametrize("gap", COUNTS)
-def test_the_gaps_are_those_of_the_published_file(gap: str, tmp_path: Path) -> None:
-    found = problems(gap, tmp_path)
-    with gzip.open(published(gap), "rt", encoding="utf-8") as lines:
+@pytest.mark.parametrize("span", COUNTS)
+def test_the_spans_are_those_of_the_published_file(span: str, tmp_path: Path) -> None:
+    found = problems(span, tmp_path)
+    with gzip.open(published(span), "rt", encoding="utf-8") as lines:
         expected = [json.loads(line) for line in lines]
-    assert len(found) == len(expected) == COUNTS[gap]
+    assert len(found) == len(expected) == COUNTS[span]
     for one, record in zip(found, expected, strict=True):
         form, work = one.forms["base"], one.continued(one.solution)
         assert (one.id, form.prompt, form.suffix) == (record["task_id"], record["prompt"], record["suffix"])
@@ -70,7 +69,7 @@ def failed(found: list[Problem], answer: Any) -> set[str]:
 
 @needs_sandbox
 def test_solutions_of_a_few_gaps_pass_and_wrong_code_fails(tmp_path: Path) -> None:
-    found = [one for gap in ("single-line", "multi-line") for one in problems(gap, tmp_path)[::97]]
+    found = [one for span in ("single-line", "multi-line") for one in problems(span, tmp_path)[::97]]
     assert failed(found, lambda one: one.solution) == set()
     assert failed(found, lambda _: "    raise ValueError\n") == {one.id for one in found}
 
@@ -78,9 +77,9 @@ def test_solutions_of_a_few_gaps_pass_and_wrong_code_fails(tmp_path: Path) -> No
 @needs_sandbox
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize("gap", COUNTS)
-def test_all_solutions_pass(gap: str, tmp_path: Path) -> None:
-    assert failed(problems(gap, tmp_path), lambda one: one.solution) == set()
+@pytest.mark.parametrize("span", COUNTS)
+def test_all_solutions_pass(span: str, tmp_path: Path) -> None:
+    assert failed(problems(span, tmp_path), lambda one: one.solution) == set()
 
 
 @needs_sandbox
@@ -103,7 +102,7 @@ def test_an_answer_to_a_gap_of_a_line_ends_with_the_line(tmp_path: Path) -> None
 
 @needs_sandbox
 def test_a_model_that_fills_every_gap_passes_all(tmp_path: Path) -> None:
-    evaluator = Infilling(Infilling.Config(gaps=("single-line", "multi-line"), problems=5))
+    evaluator = Infilling(Infilling.Config(spans=("single-line", "multi-line"), problems=5))
     known = {
         (one.forms["base"].prompt, one.forms["base"].suffix): one.solution
         for one in evaluator.problems(make_run(tmp_path))
@@ -132,19 +131,19 @@ def test_a_model_without_marks_is_left_out(tmp_path: Path, capsys: pytest.Captur
         abilities = frozenset[kdtool.Ability]({"continue"})
 
         def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            raise AssertionError("it cannot fill a gap")
+            raise AssertionError("it cannot fill a span")
 
     evaluator = Infilling(Infilling.Config(problems=2))
     run = make_run(tmp_path, {"opener": OneRuntime(Continuing())})
     assert not list(evaluator.kdtool_evaluate(run, [kdtool.Subject("student", "student", tmp_path)]))
-    assert "student is left out, it cannot fill a gap, because its tokenizer has no marks" in capsys.readouterr().out
+    assert "student is left out, it cannot infill, because its tokenizer has no FIM tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gaps": []}, "gaps is empty"),
-        ({"gaps": ["random-span"]}, "belong together"),
+        ({"spans": []}, "spans is empty"),
+        ({"spans": ["random-span"]}, "belong together"),
         ({"random_span": "file.jsonl"}, "belong together"),
     ],
 )
@@ -157,7 +156,7 @@ def test_a_gap_of_another_problem_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
     record = {"task_id": "RandomSpanInfilling/HumanEval/999/1", "prompt": "", "suffix": "", "canonical_solution": ""}
     file.write_text(json.dumps(record), encoding="utf-8")
-    evaluator = Infilling(Infilling.Config(gaps=("random-span",), random_span=file))
+    evaluator = Infilling(Infilling.Config(spans=("random-span",), random_span=file))
     with pytest.raises(kdtool.UsageError, match=r"line 1 of .*HumanEval/999.*which HumanEval does not have"):
         evaluator.problems(make_run(tmp_path))
 

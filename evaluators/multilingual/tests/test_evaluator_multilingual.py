@@ -20,9 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._sources import close_function, go_program
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
-from kdtool_sandbox.testing import sandbox_is_there
+from kdtool_programs import Language, Problem, Sandbox, Task, Verdict, language
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 _spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))

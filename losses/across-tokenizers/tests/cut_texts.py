@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_rows import collate
+from kdtool_torch import collate
 
 WIDTHS, TOKENS = (5, 7), (11, 17)
 

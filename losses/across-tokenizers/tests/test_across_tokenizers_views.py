@@ -22,8 +22,8 @@ from cut_texts import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_logits import _chunks
 from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
+from kdtool_torch import _chunks
 from torch import Tensor
 
 OWN = [

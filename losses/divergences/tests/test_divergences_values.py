@@ -265,7 +265,7 @@ def test_top_k_puts_the_rest_into_one_bucket() -> None:
 def test_sampled_tokens_give_forward_kl_and_its_gradient_on_average(
     student: list[float], teacher: list[float], t: float
 ) -> None:
-    """The estimate is linear in the draws, so its mean over one draw, weighed by p, is its expectation for any number."""
+    """The estimate is linear in the samples, so its mean over one draw, weighed by p, is its expectation for any number."""
     p = probabilities(teacher, t)
     z = row(student).requires_grad_()
     estimates = [sampled_forward_kl(z, torch.tensor([[v]]), torch.ones(1, 1), t) for v in range(len(p))]

@@ -12,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_logits import _chunks
 from kdtool_loss_preference import DirectPreference
-from kdtool_rows import collate
 from kdtool_testing import SequenceLossConformance
+from kdtool_torch import _chunks, collate
 from torch import Tensor
 
 VOCABULARY, WIDTH = 11, 5

@@ -18,8 +18,8 @@ from kdtool._cli import call
 from kdtool_command_data import data
 from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
-from kdtool_shards._files import save
 from kdtool_testing import ByteTokenizer, CommandConformance
+from kdtool_torch._shard_files import save
 from kdtool_transformers.testing import save_tiny
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,7 +42,7 @@ class Likeliest(kdtool.Cache):
         return kdtool.SignalRequest(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):
-        from kdtool_rows import collate
+        from kdtool_torch import collate
 
         kept = {}
         for number in range(len(rows)):
@@ -255,7 +255,7 @@ def test_draws_are_shown_as_the_teacher_s_probabilities_rounded(inspect: Inspect
     assert (found["signals"], found["whole"], found["damaged"]) == ("signals/teacher", True, [])
     assert (found["rows"], found["recorded"], found["row_length"]) == (ROWS, ROWS, LENGTH)
     assert (found["kinds"], found["temperature"], found["checked"]) == (["sampled"], 2.0, "sizes")
-    assert (found["cache"]["use"], found["cache"]["config"]["draws"]) == ("sampled", 20)
+    assert (found["cache"]["use"], found["cache"]["config"]["samples"]) == ("sampled", 20)
     assert found["teacher"]["config"]["model"] == str(folder / "teacher")
     sample, row = found["sample"], stored_rows(folder)[3]
     assert (sample["form"], sample["temperature"], sample["row"]) == ("sampled", 2.0, 3)
@@ -334,11 +334,11 @@ def test_a_killed_recording_says_what_is_missing_and_shows_what_is_there(
             raise KeyboardInterrupt
         save(folder, name, *content)
 
-    monkeypatch.setattr("kdtool_shards._record.save", killed)
+    monkeypatch.setattr("kdtool_torch._record.save", killed)
     with pytest.raises(KeyboardInterrupt):
-        record(folder, {"signals.draws": 7})
+        record(folder, {"signals.samples": 7})
     (partial,) = (folder / "store" / "signals").glob("*.partial")
-    words = ["--set", "signals.draws=7"]
+    words = ["--set", "signals.samples=7"]
     found = plain(inspect("recipe.yaml", *words, "--row", "3", "--verify", "--json"))
     assert (found["whole"], found["recorded"], found["rows"]) == (False, A_SHARD, ROWS)
     assert (found["tokens"], found["damaged"]) == (labels(stored_rows(folder)[:A_SHARD]), [])
@@ -431,12 +431,12 @@ def test_rows_that_are_gone_are_said(inspect: Inspect, damaged: Any) -> None:
     ("words", "told"),
     [
         (("--set", "signals=false"), "the teacher runs beside the student"),
-        (("--set", "signals.draws=3"), "record them with: kdtool run recipe.yaml --set signals.draws=3"),
+        (("--set", "signals.samples=3"), "record them with: kdtool run recipe.yaml --set signals.samples=3"),
         (("--store", "other place"), "kdtool run recipe.yaml --store 'other place'"),
         (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),
         (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose with --signals: signals/teacher"),
-        (("--set", "signals.draws"), "is not of the form KEY=VALUE"),
-        (("--set", "signals.drawss=3"), "unknown setting of"),
+        (("--set", "signals.samples"), "is not of the form KEY=VALUE"),
+        (("--set", "signals.sampless=3"), "unknown setting of"),
         (("--positions", "0"), "--positions"),
         (("no.yaml",), "unexpected extra argument"),
     ],

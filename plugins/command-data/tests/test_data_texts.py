@@ -15,7 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool_ledger import About, Ledger
+from kdtool_asking import About, Ledger
 
 TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
 WRITER = '''
@@ -89,7 +89,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     toy["corpora"] = {"held": toy.pop("corpus"), "instruct": own}
     toy["teachers"] = {"toy": toy.pop("teacher"), "writer": {"use": "./writer.py:Writer"}}
     toy["rows"] = {"use": "./writer.py:Rows"}
-    toy["screens"] = {"syntax": {}}
+    toy["filters"] = {"syntax": {}}
     for unused in ("control", "signals", "evaluators", "exporters", "trackers"):
         toy.pop(unused)
     toy["seeds"] = [0]
@@ -217,7 +217,7 @@ def test_another_process_looks_while_one_writes(recipe: Path, say: Callable[...,
                 assert writer.poll() is None
                 time.sleep(0.05)
             before = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
-            assert said.startswith(("asking, 0 seconds ago", "asking, 1 seconds ago"))
+            assert re.match(r"asking, \d+ seconds ago", said)  # how many depends on the machine's load
             assert "generate" in said
             assert json.loads(say("status", "recipe.json", "--json"))["state"] == "asking"
             assert "syntax: python does not parse" in say("quarantine", "recipe.json")

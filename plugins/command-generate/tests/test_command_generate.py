@@ -220,7 +220,7 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
     [
         (["small", "a", "--file", "x.txt"], "given twice"),
         (["small", ""], "the prompt is empty; give some text to continue"),
-        (["small", "no gap", "--fim"], "holds <FILL_ME> once, this one has it 0 times"),
+        (["small", "nothing missing", "--fim"], "holds <FILL_ME> once, this one has it 0 times"),
         (["small", "x" * 1001], "refuses the request: its prompt of 1,001 tokens leaves no room"),
         (["small", "a", "--model", "studnet"], "there is no model 'studnet' here; did you mean 'student'"),
         (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
@@ -242,7 +242,7 @@ def test_a_wrong_call_is_one_sentence(
 def test_a_model_that_cannot_infill_says_so(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "opener.py").write_text(OPENER.replace('"infill", "converse"', ""), encoding="utf-8")
     assert _run(run, "a <FILL_ME>", "--fim") == 2
-    assert "no marks for infilling" in capsys.readouterr().err
+    assert "no FIM tokens" in capsys.readouterr().err
     assert _run(run, "a", "--chat") == 2
     assert "no chat template" in capsys.readouterr().err
 

@@ -54,7 +54,7 @@ def test_a_package_of_each_kind_is_whole(kind: str) -> None:
     }  # fmt: skip
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == folder.name
-    assert "kdtool[contract-1]>=0.1" in project["dependencies"]
+    assert "kdtool>=0.1,<0.2" in project["dependencies"]
     value = project["entry-points"][GROUPS[kind]]["my-own2"]
     module, _, name = value.partition(":")
     source = (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_the_licence_is_chosen() -> None:
     [
         (("los", "mine"), "did you mean 'loss'"),
         (("Teacher", "mine"), "did you mean 'teacher'"),
-        (("zebra", "mine"), "there are corpus, screen"),
+        (("zebra", "mine"), "there are corpus, filter"),
         (("loss", "My_Loss"), "cannot be a plugin's name"),
         (("loss", "../escape"), "cannot be a plugin's name"),
         (("loss", "a" * 41), "cannot be a plugin's name"),
@@ -201,8 +201,8 @@ def test_nothing_around_it_is_asked_or_run(monkeypatch: pytest.MonkeyPatch) -> N
     Path("settings.yml").write_text("defaults: {name: stolen}\n", encoding="utf-8")
     monkeypatch.setenv("COPIER_SETTINGS_PATH", str(Path("settings.yml").resolve()))
     monkeypatch.setenv("PATH", "")
-    create("screen", "quiet")
-    assert "quiet" in Path("kdtool-screen-quiet/README.md").read_text(encoding="utf-8")
+    create("filter", "quiet")
+    assert "quiet" in Path("kdtool-filter-quiet/README.md").read_text(encoding="utf-8")
     settings = (TEMPLATE / "copier.yml").read_text(encoding="utf-8")
     assert not re.search(r"^_(tasks|migrations|jinja_extensions)", settings, re.MULTILINE)
 

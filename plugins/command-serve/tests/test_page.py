@@ -122,11 +122,13 @@ def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
 def test_an_example_fills_the_prompt(browser: Browser) -> None:
     with open_window(browser, served := models()) as window:
         window.page.get_by_role("button", name="Write a class").click()
-        expect(window.page.get_by_role("button", name="Fill a gap")).to_have_count(0)  # not known before it is loaded
+        expect(window.page.get_by_role("button", name="Fill in the middle")).to_have_count(
+            0
+        )  # not known before it is loaded
         window.page.keyboard.press("Control+Enter")
         window.wait()
         window.open()
-        window.page.get_by_role("button", name="Fill a gap").click()
+        window.page.get_by_role("button", name="Fill in the middle").click()
         assert "return <FILL_ME>\n" in window.page.input_value("#prompt")
         window.page.keyboard.press("Control+Enter")
         window.wait()
@@ -157,14 +159,14 @@ def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Brows
         for cursor, prompt in [(0, "<FILL_ME>ab"), (7, "a<FILL_ME>b"), (11, "ab<FILL_ME>")]:
             window.type("a<FILL_ME>b")
             window.page.evaluate(f"document.getElementById('prompt').setSelectionRange({cursor}, {cursor})")
-            window.page.locator("#gap").click()
+            window.page.locator("#infill").click()
             assert window.page.input_value("#prompt") == prompt
         window.page.keyboard.press("Control+Enter")
         window.wait()
-        assert window.page.inner_text(".error").startswith("Suffix: student cannot fill gaps, ")
+        assert window.page.inner_text(".error").startswith("Suffix: student cannot infill, ")
         window.run("a")
         window.wait()
-        expect(window.page.locator("#gap")).to_be_hidden()
+        expect(window.page.locator("#infill")).to_be_hidden()
 
 
 def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:
@@ -207,6 +209,19 @@ def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> 
         assert max(shares) == 1
         assert 0 < shares[2] < 0.5
         assert window.problems == []
+
+
+def test_repeated_runs_show_warm_medians(browser: Browser) -> None:
+    with open_window(browser, models()) as window:
+        window.show("Compare")
+        for repeats in ("", "", "medians of 2 runs", "medians of 3 runs"):
+            window.run(PROMPT)
+            window.wait()
+            assert ("medians" in window.status) == bool(repeats)
+            assert repeats in window.status
+        window.run(PROMPT + " ")
+        window.wait()
+        assert "medians" not in window.status
 
 
 def test_columns_can_be_chosen_and_run_one_by_one(browser: Browser) -> None:

@@ -131,4 +131,4 @@ def test_a_gap_that_the_model_cannot_fill_is_refused_by_the_field_that_was_sent(
     assert refused.status_code == 400
     error = refused.json()["error"]
     assert (error["param"], error["code"]) == ("input_suffix", "unsupported")
-    assert error["message"].startswith("input_suffix: control cannot fill gaps")
+    assert error["message"].startswith("input_suffix: control cannot infill")

@@ -133,7 +133,7 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path: Path) -> 
 def test_the_account_holds_all_answers_and_lines_show_the_time_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_asking._pace.SECONDS", 0.0)
     said: list[str] = []
     corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), max_tokens=4))
     run = make_run(tmp_path, {"teacher": Echo({"1": "length", "3": "refused"}, price=7)}, say=said.append)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
-from kdtool_sandbox import missing
+from kdtool_programs import missing
 from kdtool_testing import CorpusConformance, Listener, make_run
 
 PRICE = 1_000_000_000
@@ -68,14 +68,14 @@ class Writer(kdtool.Teacher):
         )
 
 
-class NoTwos(kdtool.Screen):
+class NoTwos(kdtool.Filter):
     """Rejects rows with a 2 in their subject's draw, and remembers how often it judged each."""
 
     def __init__(self) -> None:
         super().__init__(self.Config())
         self.judged: Counter[str] = Counter()
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
         self.judged.update(example.id for example in examples)
         return ["a two" if "0.2" in kdtool.parts_of(example.body)[0] else None for example in examples]
 
@@ -103,13 +103,13 @@ class TestInstruct(CorpusConformance):
     settings: ClassVar = {"rows": 12, "tasks": ["generate", "debug"]}
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
-        return {"teacher": Writer(0.3), "screens.twos": NoTwos()}
+        return {"teacher": Writer(0.3), "filters.twos": NoTwos()}
 
 
 def test_each_cell_has_exactly_its_rows_with_a_teacher_that_fails(tmp_path: Path) -> None:
-    teacher, screen = Writer(0.2), NoTwos()
+    teacher, filter_ = Writer(0.2), NoTwos()
     tasks = TASKS[:4]
-    rows = instruct(tmp_path, teacher, ("screens.twos", screen), rows=6 * 3 * 4 * 5, tasks=tasks, round=64)
+    rows = instruct(tmp_path, teacher, ("filters.twos", filter_), rows=6 * 3 * 4 * 5, tasks=tasks, round=64)
     cells = Counter((row.language, row.meta["difficulty"], row.meta["task"]) for row in rows)
     assert len(cells) == 6 * 3 * 4
     assert set(cells.values()) == {5}
@@ -119,7 +119,7 @@ def test_each_cell_has_exactly_its_rows_with_a_teacher_that_fails(tmp_path: Path
     assert sum(cell["asked"] for cell in judged["cells"]) == len(teacher.asked), "no row was one too many"
     assert sum(cell["asked"] - cell["accepted"] - sum(cell["rejected"].values()) for cell in judged["cells"]) == 0
     assert 1.2 < len(teacher.asked) / 360 < 2
-    assert set(screen.judged.values()) <= set(range(1, 20))
+    assert set(filter_.judged.values()) <= set(range(1, 20))
     assert len({request.turns for request in teacher.asked}) == len(teacher.asked), "no request twice"
 
 
@@ -150,16 +150,16 @@ def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     assert isinstance(completion.body, kdtool.Completion)
 
 
-def test_a_cell_that_cannot_be_filled_says_which_screen_rejected_what(tmp_path: Path) -> None:
-    class Nothing(kdtool.Screen):
-        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+def test_a_cell_that_cannot_be_filled_says_which_filter_rejected_what(tmp_path: Path) -> None:
+    class Nothing(kdtool.Filter):
+        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
             return ["too dull" if example.language == "go" else None for example in examples]
 
     expected = (
         r"instruct\.candidates: 3 of 18 cells cannot be filled: go/easy/generate has 0 of 2 rows after 6 requests, its "
         r"limit of candidates \(6 dull: too dull\).*raise candidates or dollars"
     )
-    others = [("screens.dull", Nothing(Nothing.Config()))]
+    others = [("filters.dull", Nothing(Nothing.Config()))]
     with pytest.raises(kdtool.UsageError, match=expected):
         instruct(tmp_path, Writer(), *others, rows=36, candidates=3)
     assert status(tmp_path)["state"] == "interrupted"
@@ -234,12 +234,12 @@ def test_what_fails_its_tests_is_repaired_with_the_error(tmp_path: Path) -> None
         instruct(tmp_path / "unrepaired", Learning(), **common)
 
 
-def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Path) -> None:
-    class Fussy(kdtool.Screen):
-        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+def test_a_filter_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Path) -> None:
+    class Fussy(kdtool.Filter):
+        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
             return [None if example.meta.get("repairs") else "unkempt" for example in examples]
 
-    others = [("screens.fussy", Fussy(Fussy.Config()))]
+    others = [("filters.fussy", Fussy(Fussy.Config()))]
     rows = instruct(tmp_path, Writer(), *others, rows=6, repairs=1, repaired=("fussy",))
     assert {row.meta["repairs"] for row in rows} == {"1"}
     with pytest.raises(kdtool.UsageError, match="fussy: unkempt"):
@@ -247,15 +247,15 @@ def test_a_screen_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Pat
 
 
 def test_a_row_without_a_verdict_is_replaced_and_not_repaired(tmp_path: Path) -> None:
-    class Silent(kdtool.Screen):
+    class Silent(kdtool.Filter):
         undecided = frozenset({"no verdict"})
         verdicts: ClassVar = iter(["no verdict", "unkempt"])
 
-        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
             return [next(self.verdicts, None) for _ in examples]
 
     teacher = Writer()
-    others = [("screens.silent", Silent(Silent.Config()))]
+    others = [("filters.silent", Silent(Silent.Config()))]
     rows = instruct(tmp_path, teacher, *others, **ONE_CELL, rows=2, repairs=1, repaired=("silent",))
     assert len(rows) == 2
     assert sorted(len(request.turns) for request in teacher.asked) == [2, 2, 2, 4], "one repair, of what was judged"
@@ -433,7 +433,7 @@ def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any]
 def test_lines_count_accepted_rows_and_foresee_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtool_measuring._pace.SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_asking._pace.SECONDS", 0.0)
     instruct(tmp_path, Writer(0.4), rows=60, round=60, languages=("python",))
     lines = [line for line in capsys.readouterr().out.splitlines() if "requests answered" in line]
     assert lines[0].startswith("instruct: 0 of 60 rows accepted, 1 requests answered, ")
@@ -492,14 +492,14 @@ def parses(example: kdtool.Example) -> bool:
     return True
 
 
-class Parsing(kdtool.Screen):
+class Parsing(kdtool.Filter):
     """Rejects Python that does not parse."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
         return [None if parses(example) else "broken" for example in examples]
 
 
-PARSING = ("screens.syntax", Parsing(Parsing.Config()))
+PARSING = ("filters.syntax", Parsing(Parsing.Config()))
 EASY: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",), "repairs": 2}
 
 
@@ -606,13 +606,13 @@ def test_explanations_need_no_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "expected"), [("", {"screens.twos"}), ("prefer", {"train.prefer.screens.twos"}), ("x", {"screens.twos"})]
+    ("label", "expected"), [("", {"filters.twos"}), ("prefer", {"train.prefer.filters.twos"}), ("x", {"filters.twos"})]
 )
-def test_a_phase_s_own_screens_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
-    screens = {name: NoTwos() for name in ("screens.twos", "train.prefer.screens.twos", "train.other.screens.twos")}
-    run = make_run(tmp_path, {"teacher": Writer(), **screens}, label=label)
+def test_a_phase_s_own_filters_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
+    filters = {name: NoTwos() for name in ("filters.twos", "train.prefer.filters.twos", "train.other.filters.twos")}
+    run = make_run(tmp_path, {"teacher": Writer(), **filters}, label=label)
     list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
-    assert {name for name, screen in screens.items() if screen.judged} == expected
+    assert {name for name, filter_ in filters.items() if filter_.judged} == expected
 
 
 ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
@@ -801,15 +801,15 @@ def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_not_preferred_to_itself(tmp_path: Path) -> None:
-    class Fickle(kdtool.Screen):
-        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+    class Fickle(kdtool.Filter):
+        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
             return [None if example.meta.get("repairs") else "unkempt" for example in examples]
 
     class Stubborn(Writer):
         def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
             return replace(super().answer(replace(request, turns=request.turns[:2])), id=request.id)
 
-    others = [("screens.syntax", Fickle(Fickle.Config()))]
+    others = [("filters.syntax", Fickle(Fickle.Config()))]
     with pytest.raises(kdtool.UsageError, match="so there are no pairs"):
         instruct(tmp_path, Stubborn(), *others, **EASY, rows=1, give="pairs")
 
@@ -820,11 +820,11 @@ def test_a_part_of_a_request_counts_as_one() -> None:
 
 
 def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
-    class Dull(kdtool.Screen):
-        def kdtool_screen(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
+    class Dull(kdtool.Filter):
+        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
             return ["dull" if example.id.endswith("/0") else None for example in examples]
 
-    others, settings = [("screens.dull", Dull(Dull.Config()))], {**ONE_CELL, "rows": 6}
+    others, settings = [("filters.dull", Dull(Dull.Config()))], {**ONE_CELL, "rows": 6}
     with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
         instruct(tmp_path, Writer(), *others, **settings)
     (rejected,), (rows,) = (tmp_path.glob(f"instruct/*/{name}.jsonl") for name in ("rejected", "rows"))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kdtool_corpus_verified import Verified
 from kdtool_corpus_verified._attempts import Attempt, pairs, passing
 from kdtool_corpus_verified._problems import problem_of
-from kdtool_pass_at_k import Judged
+from kdtool_programs import Judged
 from kdtool_testing import CorpusConformance, make_run
 
 RIGHT, WRONG, SLOW = "def {}(x):\n    return x + 1\n", "def {}(x):\n    return x - 1\n", "def {}(x):\n    while 1: 0\n"
@@ -257,7 +257,7 @@ _SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import kdtool_measuring
+import kdtool_asking
 from test_corpus_verified import RIGHT, WRONG, Writer, verified
 noted = Path(sys.argv[2]) / "noted"
 def note(name):
@@ -269,12 +269,12 @@ class Slow(Writer):
         for answer in super().kdtool_answer(requests):
             yield answer
             note("asked " + answer.id)
-add = kdtool_measuring.Journal.add
+add = kdtool_asking.Journal.add
 def noting(journal, record):
     add(journal, record)
     if hasattr(record, "status"):
         note("ran " + record.id)
-kdtool_measuring.Journal.add = noting
+kdtool_asking.Journal.add = noting
 verified(Path(sys.argv[2]), Slow([WRONG, RIGHT]), samples=2)
 """
 

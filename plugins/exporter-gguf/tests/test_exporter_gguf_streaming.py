@@ -1,4 +1,4 @@
-"""Answers of GGUF files while they are generated: the same text, which ends with its listener; and gaps that are filled."""
+"""Answers of GGUF files while they are generated: the same text, which ends with its listener; and infilling."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_prompts_for_gaps_are_those_of_the_model_in_pytorch(
             assert expected is not None
             start = student.tokenizer.document_start
             assert opened.decoder.tokenize_infilling(before, after) == [*start, *expected[:-1]], (before, after)
-        request = kdtool.Request("gap", "def f(x):\n", 12, suffix="\n    return y\n")
+        request = kdtool.Request("infill", "def f(x):\n", 12, suffix="\n    return y\n")
         (answer,) = opened.answer([request])
         text, last = read(opened.stream(request))
         assert (text, last.tokens_in) == (whole(answer.text), answer.tokens_in)
@@ -299,7 +299,7 @@ def test_a_mark_ends_what_fills_a_gap(tmp_path: Path, monkeypatch: pytest.Monkey
     student.tokenizer = starcoder2(tmp_path / "tokenizer")
     mark = student.tokenizer.encode("<fim_prefix>")[0]
     monkeypatch.setattr(_runtime, "completion", lambda *given: {**completion(*given), "logit_bias": [[mark, 1000.0]]})
-    request = kdtool.Request("gap", "x", 12, suffix="y")
+    request = kdtool.Request("infill", "x", 12, suffix="y")
     with GGUFRuntime(write_gguf(student, tmp_path / "a.gguf"), context=256, threads=1) as opened:
         (answer,) = opened.answer([request])
         assert (answer.text, answer.finish) == ("", "stop")
@@ -312,9 +312,9 @@ def test_a_mark_ends_what_fills_a_gap(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("way", ["answer", "stream"])
 def test_a_file_without_marks_fills_no_gap(way: str, runtime: GGUFRuntime) -> None:
     assert "infill" not in runtime.abilities
-    request = kdtool.Request("gap", "x", 12, suffix="y")
+    request = kdtool.Request("infill", "x", 12, suffix="y")
     with pytest.raises(
-        kdtool.UsageError, match=r"request gap has a suffix, .*student\.gguf names no tokens .*expected"
+        kdtool.UsageError, match=r"request infill has a suffix, .*student\.gguf names no tokens .*expected"
     ):
         list(runtime.answer([request]) if way == "answer" else runtime.stream(request))
 
@@ -326,7 +326,7 @@ _CODE = st.lists(st.sampled_from(["x = 1", "\n", "    return x", ")", "if y:", "
 def test_streams_trim_a_repeated_suffix_as_answers_do_however_they_are_cut(
     answer: str, suffix: str, sizes: list[int], ended: str
 ) -> None:
-    request = kdtool.Request("gap", "def f():\n", 12, suffix=suffix)
+    request = kdtool.Request("infill", "def f():\n", 12, suffix=suffix)
     cuts = sorted({min(sum(sizes[: number + 1]), len(answer)) for number in range(len(sizes))} | {0, len(answer)})
     parts = [answer[start:end] for start, end in pairwise(cuts)] or [""]
     events = [
@@ -345,7 +345,7 @@ def test_streams_trim_a_repeated_suffix_as_answers_do_however_they_are_cut(
 
 
 def test_a_whole_line_of_the_suffix_is_not_repeated() -> None:
-    request = kdtool.Request("gap", "def f():\n", 12, suffix="    return x\n\n\ndef g():\n")
+    request = kdtool.Request("infill", "def f():\n", 12, suffix="    return x\n\n\ndef g():\n")
     events = [
         {"content": part, "tokens_evaluated": 3, "tokens_predicted": 1, "stop": False} for part in ("    x = 1\n", "  ")
     ]

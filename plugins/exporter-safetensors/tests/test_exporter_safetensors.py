@@ -37,7 +37,7 @@ _APACHE = kdtool.Licensed(
 def test_the_export_opens_again_in_its_dtype_where_that_is_fast(
     dtype: Any, stored: torch.dtype, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_transformers._device._bfloat16_is_faster", lambda device: fast)
+    monkeypatch.setattr("kdtool_torch._device._bfloat16_is_faster", lambda device: fast)
     trained = save_tiny(tmp_path / "trained")
     trained.copied_layers = (0, 1, 2, 3)
     trained.save(tmp_path / "trained")

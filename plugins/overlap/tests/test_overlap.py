@@ -18,7 +18,7 @@ from kdtool_overlap._copies import longest_copies
 from kdtool_overlap._ngrams import NGramIndex, Occurrence
 from kdtool_overlap._passages import beginning, passages_of
 from kdtool_overlap._words import is_name, spans_of, words_of
-from kdtool_testing import EvaluatorConformance, OneRuntime, ScreenConformance, ScriptedRuntime, make_run
+from kdtool_testing import EvaluatorConformance, FilterConformance, OneRuntime, ScriptedRuntime, make_run
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=4)
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -154,7 +154,7 @@ def asking() -> Mapping[str, kdtool.Component]:
     return {"evaluators.bill": Asking(Asking.Config())}
 
 
-class TestDecontamination(ScreenConformance):
+class TestDecontamination(FilterConformance):
     component = Decontamination
     entry_point = "decontamination"
 
@@ -162,9 +162,9 @@ class TestDecontamination(ScreenConformance):
         return asking()
 
     def ready(self, run: kdtool.RunInfo) -> Any:
-        screen = super().ready(run)
-        screen.kdtool_identity(run)
-        return screen
+        filter_ = super().ready(run)
+        filter_.kdtool_identity(run)
+        return filter_
 
     def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
         text = COPY.body
@@ -259,18 +259,18 @@ def test_without_a_benchmark_there_is_nothing_to_compare_with(component: type[An
         component(component.Config()).kdtool_identity(make_run(tmp_path))
 
 
-def test_a_screen_judges_without_its_identity_too(tmp_path: Path) -> None:
+def test_a_filter_judges_without_its_identity_too(tmp_path: Path) -> None:
     run = make_run(tmp_path, asking())
-    assert Decontamination(Decontamination.Config()).kdtool_screen(run, [CLEAN]) == [None]
+    assert Decontamination(Decontamination.Config()).kdtool_filter(run, [CLEAN]) == [None]
 
 
 def test_other_problems_are_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, asking())
-    screen, evaluator = Decontamination(Decontamination.Config()), Contamination(Contamination.Config())
-    before = screen.kdtool_identity(run)
+    filter_, evaluator = Decontamination(Decontamination.Config()), Contamination(Contamination.Config())
+    before = filter_.kdtool_identity(run)
     assert evaluator.kdtool_identity(run) == before
     monkeypatch.setitem(globals(), "PROBLEMS", [*PROBLEMS[:2], replace(PROBLEMS[2], body=kdtool.Text("other"))])
-    assert screen.kdtool_identity(run) != before
+    assert filter_.kdtool_identity(run) != before
     assert evaluator.kdtool_identity(run) != before
 
 

@@ -18,7 +18,7 @@ END, START = ByteTokenizer.end_of_text, 257
 
 
 class Begun(ByteTokenizer):
-    """Bytes behind a start; marks for gaps, and a template that writes the start itself."""
+    """Bytes behind a start; FIM tokens, and a template that writes the start itself."""
 
     vocabulary = 260
     document_start: tuple[int, ...] = (START,)
@@ -102,7 +102,7 @@ def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
     found = documents(pack(bodies, Begun(), length=64, fim={"rate": 1.0}))
     assert found[0] == [(START, False), (97, False), (98, True), (END, True)]
     assert found[1] == [(START, False), (97, False), (END, False), (98, True), (END, True)], "the template's own start"
-    assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's gaps are written"
+    assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's infilling is written"
     assert [learned for _, learned in found[2]] == [False, *[True] * 6]
 
 

@@ -38,7 +38,7 @@ def rows(
 
 
 class Marked(ByteTokenizer):
-    """Bytes, with marks for gaps and a template that writes [role]content| and refuses the role "tool"."""
+    """Bytes, with FIM tokens and a template that writes [role]content| and refuses the role "tool"."""
 
     vocabulary = 261
     PREFIX, SUFFIX, MIDDLE, MARK = 257, 258, 259, 260

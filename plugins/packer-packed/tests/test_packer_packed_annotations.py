@@ -1,4 +1,4 @@
-"""Annotations come to the right tokens: against a plain reference, in gaps, conversations and cut characters."""
+"""Annotations come to the right tokens: against a plain reference, in infilling, conversations and cut characters."""
 
 from __future__ import annotations
 

@@ -173,13 +173,17 @@ def _facts(layers: int, parameters: int, copied: tuple[int, ...]) -> kdtool.Mode
 
 
 STAGES = [
-    ("text", 14.2, True),
-    ("rows", 9.1, True),
-    ("signals/teacher", 188.0, True),
-    *((f"phase/distil/{arm}/{seed}", 141.0, False) for arm in ("student", "control") for seed in (0, 1, 2)),
-    ("exports/safetensors", 1.8, False),
-    ("scores/perplexity", 61.0, False),
-    ("scores/efficiency", 44.3, False),
+    ("text", "text", 14.2, True),
+    ("rows", "tokenised rows", 9.1, True),
+    ("signals/teacher", "signals of teacher", 188.0, True),
+    *(
+        (f"phase/distil/{arm}/{seed}", f"training of {arm}, seed {seed}", 141.0, False)
+        for arm in ("student", "control")
+        for seed in (0, 1, 2)
+    ),
+    ("exports/safetensors", "export as safetensors", 1.8, False),
+    ("scores/perplexity", "measuring perplexity", 61.0, False),
+    ("scores/efficiency", "measuring efficiency", 44.3, False),
 ]
 RECIPE_TEXT = """\
 name: quickstart
@@ -229,8 +233,8 @@ def make_sample(**changes: Any) -> kdtool.Results:
         "comparisons": tuple(_comparisons()),
         "arms": tuple(_arms()),
         "stages": tuple(
-            kdtool.StageRecord(name, "ab12cd34", seconds, reused, Path("runs/store") / name)
-            for name, seconds, reused in STAGES
+            kdtool.StageRecord(name, "ab12cd34", seconds, reused, Path("runs/store") / name, title)
+            for name, title, seconds, reused in STAGES
         ),
         "components": tuple(
             kdtool.ComponentRecord(name, kind, use, distribution, "0.1.0" if distribution else "", config)

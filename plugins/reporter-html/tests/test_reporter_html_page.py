@@ -410,11 +410,14 @@ def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample
 
 def test_costs_are_grouped_by_kind_and_each_stage_is_below(sample: kdtool.Results) -> None:
     names = {
-        "phases/student-seed0-train": (10.0, False),
-        "phases/control-seed0-train": (20.0, True),
-        "rows": (1.0, True),
+        "phases/student-seed0-train": ("training of student, seed 0", 10.0, False),
+        "phases/control-seed0-train": ("training of control, seed 0", 20.0, True),
+        "rows": ("tokenised rows", 1.0, True),
     }
-    stages = tuple(kdtool.StageRecord(name, "ab", *each, Path("x")) for name, each in names.items())
+    stages = tuple(
+        kdtool.StageRecord(name, "ab", seconds, reused, Path("x"), title)
+        for name, (title, seconds, reused) in names.items()
+    )
     text = text_of(page(dataclasses.replace(sample, stages=stages))).replace("\u00a0", " ")
     assert "training (2) 30.0 s made, 1 reused tokenised rows 1.00 s reused Every stage" in text
     assert "training of control, seed 0 20.0 s reused" in text

@@ -34,7 +34,9 @@ def report(step: int) -> kdtool.StepReport:
 
 
 def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
-    text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", label="control-seed1-train")
+    text = make_run(folder, stage="text", stage_title="text")
+    title = "training of control, seed 1"
+    training = make_run(folder, stage="phases", label="control-seed1-train", stage_title=title)
     told.kdtool_run_start(make_run(folder, name="my-coder"))
     told.kdtool_plan(text, PLANNED)
     told.kdtool_stage_start(text, None, "documents")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
-from kdtool_trainer_standard import _estimate, _machine
-from kdtool_trainer_standard._estimate import _speed_note
 from kdtool_trainer_standard._estimated_memory import _gathered_bytes, _inside
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
@@ -95,52 +92,6 @@ def test_a_student_without_an_outline_has_as_many_weights_as_it_says(tmp_path: P
     }
     assert parts["weights"].host_bytes == 4 * 10_000_000
     assert parts["optimiser"].host_bytes == 8 * 1_000_000
-
-
-@pytest.mark.parametrize("others", [0.0, 1.5])
-def test_other_work_is_said_as_each_phase_begins(
-    others: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kdtool, "busy_cores", lambda _: others)
-    said: list[str] = []
-    run = replace(make_run(tmp_path), say=said.append)
-    for _ in range(2):
-        _machine.warn_of_other_work(run, torch.device("cpu"))
-    _machine.warn_of_other_work(run, torch.device("cuda"))
-    assert [line.partition(":")[0] for line in said] == (["training"] * 2 if others else [])
-
-
-@pytest.mark.parametrize(("threads", "advice"), [(1, ""), (2, "; set OMP_NUM_THREADS=1 so that")])
-def test_more_cores_than_there_are_are_not_said_and_what_is_set_is_not_advised(
-    threads: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kdtool, "busy_cores", lambda _: 2.1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    said: list[str] = []
-    _machine.warn_of_other_work(replace(make_run(tmp_path), say=said.append), torch.device("cpu"))
-    assert said[0].startswith(f"training: other processes use 2.0 of 2 cores, so steps take longer{advice}")
-    assert ("OMP" in said[0]) == bool(advice)
-
-
-def test_the_phases_of_a_check_share_a_look_at_other_work_and_a_later_check_looks_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    notes = []
-    for minute, others in ((1e6, 0.0), (1e6, 1.5), (1e6 + 1, 1.5)):
-        monkeypatch.setattr(_estimate, "monotonic", lambda minute=minute: 60 * minute)
-        monkeypatch.setattr(kdtool, "busy_cores", lambda _, others=others: others)
-        notes.append(_speed_note(1e9, torch.float32, torch.device("cpu")))
-    assert ["longer while other processes use 1.5 cores" in note for note in notes] == [False, False, True]
-
-
-def test_a_phase_that_trained_beside_other_work_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 1000.0)
-    (note,) = _machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu"))
-    assert note.startswith(f"other processes used {os.cpu_count():.1f} of")
-    assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cuda")))
-    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 0.0)
-    assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu")))
 
 
 def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) -> None:

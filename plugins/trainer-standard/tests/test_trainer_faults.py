@@ -354,7 +354,7 @@ def test_gradient_norms_are_measured_at_every_step_only_where_a_weighting_uses_t
 
 
 def _mean_at_even_positions(student: Any, rows: ListSource) -> float:
-    from kdtool_rows import collate
+    from kdtool_torch import collate
 
     batch = collate([rows[0]])
     z = student.model.states(batch)[-1][0, :-1] @ student.head.weight[:61].T

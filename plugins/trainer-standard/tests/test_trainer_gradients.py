@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_rows import collate
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
 from kdtool_trainer_standard._module import DistillationModule, Sizes

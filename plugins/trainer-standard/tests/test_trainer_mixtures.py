@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_rows import collate
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._module import DistillationModule, Sizes
@@ -189,7 +189,7 @@ def test_half_precision_is_mixed_in_float32_and_what_all_exclude_stays_finite_or
 
 
 class Drawing(TinyTeacher):
-    """Tells of every token what share of endlessly many draws it would be: what sampled tokens estimate."""
+    """Tells of every token what share of endlessly many samples it would be: what sampled tokens estimate."""
 
     form = "sampled"
     at = 1.0

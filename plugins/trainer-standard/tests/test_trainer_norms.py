@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_rows import collate
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard._order import RowsInOrder
 from torch import Tensor
 from trainer_models import (

@@ -11,8 +11,8 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_rows import collate
 from kdtool_testing import make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard import _compiling
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_transformers import outline_of

@@ -15,8 +15,8 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_rows import collate
 from kdtool_testing import ListSource, make_run
+from kdtool_torch import collate
 from kdtool_trainer_standard._order import RowsInOrder
 from torch import Tensor
 from trainer_models import (

@@ -111,7 +111,7 @@ def test_other_families_are_explained(tmp_path: Path) -> None:
 
 def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said(device: str, *installed: str) -> list[str]:
-        monkeypatch.setattr("kdtool_transformers.pick_device", lambda: torch.device(device))
+        monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device(device))
         monkeypatch.setattr(
             "kdtool_transform_liger._transform.find_spec", lambda name: name if name in installed else None
         )

@@ -1,4 +1,4 @@
-"""Conversations and gaps as tokens: what is learned, against the template written whole and the text itself."""
+"""Conversations and infilling as tokens: what is learned, against the template written whole and the text itself."""
 
 from __future__ import annotations
 
@@ -224,13 +224,13 @@ def test_the_document_is_recovered_from_its_parts(
     family: str, before: str, middle: str, after: str, suffix_first: bool
 ) -> None:
     tokenizer = infilling_tokenizer(family)
-    marks = tokenizer.infilling
-    assert marks is not None
+    fim = tokenizer.infilling
+    assert fim is not None
     ids = tokenizer.encode_infilling(before, middle, after, suffix_first)
     assert ids is not None
     end = tokenizer.end_of_text if family == "starcoder2" else tokenizer.encode("▁<EOT>")[-1]
     assert ids[-1] == end
-    prefix, suffix, gap = (ids.index(tokenizer.encode(mark)[-1]) for mark in (marks.prefix, marks.suffix, marks.middle))
+    prefix, suffix, gap = (ids.index(tokenizer.encode(mark)[-1]) for mark in (fim.prefix, fim.suffix, fim.middle))
     assert prefix == 0
 
     def text(part: list[int]) -> str:
@@ -245,8 +245,9 @@ def test_the_document_is_recovered_from_its_parts(
         assert text(ids[1:suffix]) == space + before
         assert text(ids[suffix + 1 : gap]) == after
         assert text(ids[gap + 1 : -1]) == middle
-        asked = f"{marks.prefix}{marks.behind_prefix}{before}{marks.suffix}{after}{marks.middle}"
-        assert ids[: gap + 1] == tokenizer.encode_gap(before, after) == tokenizer.encode(asked), "as the model is asked"
+        asked = f"{fim.prefix}{fim.behind_prefix}{before}{fim.suffix}{after}{fim.middle}"
+        prompt = tokenizer.encode_infilling_prompt(before, after)
+        assert ids[: gap + 1] == prompt == tokenizer.encode(asked), "as the model is asked"
 
 
 def test_a_text_with_a_mark_in_it_has_no_gap() -> None:

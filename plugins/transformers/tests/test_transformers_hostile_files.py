@@ -24,7 +24,6 @@ from kdtool_transformers import (
     open_tokenizer,
     source_identity,
 )
-from kdtool_transformers import _files as files
 from kdtool_transformers._headers import require_fit
 from kdtool_transformers.testing import save_tiny
 from safetensors.torch import load_file, save_file
@@ -378,7 +377,7 @@ GGUF: dict[str, bytes] = {
 def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
     sound_files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     whole = (sound_files / "model.gguf").read_bytes()
     cut = {"cut to 10 %": len(whole) // 10, "cut to 75 %": len(whole) * 3 // 4, "cut by a byte": len(whole) - 1}
     file = tmp_path / "hostile.gguf"
@@ -393,7 +392,7 @@ def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
 def test_a_gguf_file_whose_weights_do_not_fit_is_refused(
     sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     file = tmp_path / "hostile.gguf"
     key = _text("llama.attention.head_count_kv") + struct.pack("<I", 4)
     whole = (sound_files / "model.gguf").read_bytes()

@@ -1,4 +1,4 @@
-"""Prompts with a gap in every family's marks, and answers that repeat what stands behind the gap."""
+"""Infilling prompts with every family's FIM tokens, and answers that repeat what stands behind the middle."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ CODE = st.text("ab1 ()\n", max_size=12)
 
 
 def _marked(family: Infilling) -> TransformersTokenizer:
-    """Return a tokenizer of bytes with the marks of a family."""
+    """Return a tokenizer of bytes with the FIM tokens of a family."""
     tokenizer = byte_tokenizer()
     inner = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
-    inner.add_special_tokens([AddedToken(mark, special=True) for mark in family.marks])
+    inner.add_special_tokens([AddedToken(mark, special=True) for mark in family.tokens])
     return TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=tokenizer.inner.eos_token))
 
 
@@ -43,7 +43,7 @@ def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None
     ids = prompt_ids(tokenizer, kdtool.Request("1", BEFORE, 4, suffix=AFTER))
     assert ids == tokenizer.encode(f"{family.prefix}{BEFORE}{family.suffix}{AFTER}{family.middle}")
     assert tokenizer.decode(ids) == BEFORE + AFTER
-    marks = {tokenizer.encode(mark)[0] for mark in family.marks}
+    marks = {tokenizer.encode(mark)[0] for mark in family.tokens}
     assert marks < set(tokenizer.infilling_ends) == {*tokenizer.end_ids, *marks}
 
 
@@ -62,7 +62,7 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
     assert "infill" not in runtime.abilities
     request = kdtool.Request("1", BEFORE, 4, suffix=AFTER)
     for attempt in (runtime.stream(request), runtime.answer([request])):
-        with pytest.raises(kdtool.UsageError, match=r"no marks for infilling that kdtool knows.*leave the suffix out"):
+        with pytest.raises(kdtool.UsageError, match=r"none of the FIM tokens that kdtool knows.*leave the suffix out"):
             list(attempt)
     with pytest.raises(kdtool.UsageError, match="both turns and a suffix"):
         prompt_ids(byte_tokenizer(), kdtool.Request("1", "", 4, turns=(("user", "a"),), suffix=""))
@@ -70,7 +70,7 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
 
 def test_a_mark_ends_what_fills_a_gap() -> None:
     family = FAMILIES[0]
-    model = tiny_model(vocabulary=257 + len(family.marks), tie_word_embeddings=False)
+    model = tiny_model(vocabulary=257 + len(family.tokens), tie_word_embeddings=False)
     tokenizer = _marked(family)
     runtime = TransformersRuntime(TransformersModel(model.model, tokenizer))
     assert "infill" in runtime.abilities

@@ -19,7 +19,6 @@ import transformers
 from kdtool_transformers import (
     TransformersRuntime,
     _adapter,
-    _files,
     _loading,
     open_model,
     open_tokenizer,
@@ -40,7 +39,7 @@ IDS = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 def _logits(model: Any) -> torch.Tensor:

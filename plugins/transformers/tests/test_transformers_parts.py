@@ -7,7 +7,7 @@ from dataclasses import replace
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import _device, student_parts
+from kdtool_transformers import student_parts
 from kdtool_transformers.testing import tiny_model
 
 
@@ -24,9 +24,9 @@ from kdtool_transformers.testing import tiny_model
 def test_a_student_is_measured_in_the_dtype_that_the_device_computes_in(
     dtype: str, computed: torch.dtype, wider: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_device, "compute_dtype", lambda *_: computed)
+    monkeypatch.setattr("kdtool_torch.compute_dtype", lambda *_: computed)
     facts = replace(tiny_model().facts, dtype=dtype)
-    ahead = kdtool.RunForecast({"student": facts}, "student", stages=("students", "scores"))
+    ahead = kdtool.RunForecast({"student": facts}, "student")
     found = [one for one in student_parts(ahead) if one.part == "measured student in float32"]
     assert sum(one.compute_bytes for one in found) == wider * facts.parameters
     assert all(one.stages == ("scores",) for one in found)

@@ -12,13 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_logits import exact_logits
+from kdtool_torch import compute_dtype, exact_logits
 from kdtool_transformers import (
     TransformersRuntime,
     _check,
     _files,
     _runtime,
-    compute_dtype,
     open_model,
     open_tokenizer,
     self_check,
@@ -217,7 +216,7 @@ def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
 
 
 def test_weights_are_identified_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     save_tiny(tmp_path / "a")
     save_tiny(tmp_path / "b")
     save_tiny(tmp_path / "c", seed=1)

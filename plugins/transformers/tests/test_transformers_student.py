@@ -14,16 +14,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
-from kdtool_transformers import (
-    LlamaShape,
-    LlamaStudent,
-    LlamaStudentConfig,
-    ParameterCount,
-    _device,
-    isolated_rng,
-    readable_count,
-    uses_of,
-)
+from kdtool_torch import isolated_rng
+from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount, readable_count, uses_of
 from kdtool_transformers._llama import llama_config
 from kdtool_transformers.testing import byte_tokenizer
 
@@ -85,12 +77,12 @@ class GGUF(kdtool.Exporter):
 def test_only_a_run_with_a_gguf_exporter_or_a_gpu_has_notes_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_device, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device("cpu"))
     run = make_run(tmp_path, {"exporters.q4": GGUF(GGUF.Config())})
     assert uses_of(run) == {"gpu": False, "gguf": False}
     monkeypatch.setattr(type(run.hook), "owner", lambda *_: SimpleNamespace(use="gguf"))
     assert uses_of(run) == {"gpu": False, "gguf": True}
-    monkeypatch.setattr(_device, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device("cuda"))
     assert uses_of(make_run(tmp_path)) == {"gpu": True, "gguf": False}
 
 

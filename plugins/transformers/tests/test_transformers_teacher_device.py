@@ -11,8 +11,8 @@ import pydantic
 import pytest
 import torch
 from kdtool_testing import make_run
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _device, _teacher, pick_device
-from kdtool_transformers._device import named_device
+from kdtool_torch import _device, named_device, pick_device
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _teacher
 from kdtool_transformers._moved import move
 from kdtool_transformers.testing import packed_batch, save_tiny
 

@@ -16,7 +16,6 @@ from kdtool_transformers import (
     Source,
     TransformersModel,
     TransformersRuntime,
-    _files,
     open_model,
 )
 from kdtool_transformers.testing import save_tiny
@@ -38,7 +37,7 @@ class Local(CausalTeacher):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 def logits(runtime: kdtool.Runtime | None) -> torch.Tensor:

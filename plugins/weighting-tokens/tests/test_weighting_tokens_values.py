@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._contract.signals import alternatives
 from kdtool_weighting_tokens import (
+    SYNTAX_CLASSES,
     Confidence,
     StudentEntropy,
     Syntax,
@@ -192,16 +193,16 @@ def test_a_class_weighs_what_a_plain_look_says(classes: list[int], weights: list
 
 
 def test_syntax_weighs_by_names_in_the_order_of_the_column() -> None:
-    names = list(kdtool.SYNTAX_CLASSES)
+    names = list(SYNTAX_CLASSES)
     set_to = {name: float(number) for number, name in enumerate(names)}
-    weighting = Syntax(Syntax.Config(**set_to))
+    weighting = Syntax(Syntax.Config.model_validate(set_to))
     seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(len(names))})
     assert weighting.kdtool_token_weight(seen).tolist() == list(range(len(names)))
 
 
 def test_weights_of_nothing_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="all classes have the weight 0"):
-        Syntax.Config(**dict.fromkeys(kdtool.SYNTAX_CLASSES, 0.0))
+        Syntax.Config.model_validate(dict.fromkeys(SYNTAX_CLASSES, 0.0))
 
 
 @pytest.mark.parametrize(("weighting", "forms"), [(TeacherEntropy, {"logits"}), (Confidence, {"logits", "top-k"})])

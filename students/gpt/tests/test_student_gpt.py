@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kdtool_student_gpt import Gpt
 from kdtool_student_gpt._solve import _shapes, solve
 from kdtool_testing import StudentConformance, make_run
-from kdtool_transformers import TOLERANCE, LlamaShape, byte_tokenizer, isolated_rng
+from kdtool_torch import isolated_rng
+from kdtool_transformers import TOLERANCE, LlamaShape, byte_tokenizer
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones
 VOCABULARIES = st.integers(1000, 152_064)

@@ -15,7 +15,7 @@ import transformers
 from kdtool_model_card import known_terms
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
-from kdtool_transformers import _files, _gguf, open_model, self_check
+from kdtool_transformers import _gguf, open_model, self_check
 from kdtool_transformers.testing import save_tiny
 
 
@@ -30,7 +30,7 @@ class TestPretrained(StudentConformance):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 def _student(model: Path | str, **settings: Any) -> Pretrained:
@@ -89,7 +89,7 @@ def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) 
 def test_a_student_of_bfloat16_is_measured_in_it_where_that_is_fast(
     fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_transformers._device._bfloat16_is_faster", lambda device: fast)
+    monkeypatch.setattr("kdtool_torch._device._bfloat16_is_faster", lambda device: fast)
     source = save_tiny(tmp_path / "model")
     source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     subject = kdtool.Subject("student", "student", tmp_path / "model")

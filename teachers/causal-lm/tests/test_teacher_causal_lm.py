@@ -13,7 +13,7 @@ from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.model_checks import no_model_is_built
-from kdtool_transformers import _files, open_model
+from kdtool_transformers import open_model
 from kdtool_transformers.testing import save_tiny
 
 
@@ -28,7 +28,7 @@ class TestCausalLM(TeacherConformance):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 def _batch() -> kdtool.Batch:

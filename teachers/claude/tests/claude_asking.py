@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_ledger import Summary, read_summary
+from kdtool_asking import Summary, read_summary
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing import MODEL
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import kdtool
 import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
-from kdtool_ledger import mend_ledger
+from kdtool_asking import mend_ledger
 from kdtool_teacher_claude.testing import Faults, serve_process
 from kdtool_testing import make_run
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
-from kdtool_ledger import Ledger
+from kdtool_asking import Ledger
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude._prices import dollars
 from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, count_text, count_tokens

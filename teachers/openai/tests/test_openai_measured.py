@@ -65,7 +65,7 @@ def test_programs_are_asked_for_in_the_server_s_own_form_alone(api: str, form: s
 
 @pytest.mark.parametrize(("api", "form"), [("chat", "chat"), ("completions", "base")])
 def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> None:
-    sandbox = pytest.importorskip("kdtool_sandbox")
+    sandbox = pytest.importorskip("kdtool_programs")
     try:
         with sandbox.Sandbox(workers=1):
             pass

@@ -318,8 +318,8 @@ class Asking(NamedTuple):
 
 
 def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(tmp_path: Path) -> None:
-    caches = pytest.importorskip("kdtool_cache_sampled")
-    rows_of = pytest.importorskip("kdtool_rows")
+    caches = pytest.importorskip("kdtool_caches")
+    rows_of = pytest.importorskip("kdtool_torch")
     save_tiny(tmp_path / "model", vocabulary=320, hidden_size=64, head_dim=16)
     save_tokenizer(tmp_path / "model", 320)
     ids = torch.randint(320, (3, 12), generator=torch.Generator().manual_seed(1)).tolist()

@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
-from kdtool_transformers import _files, open_facts, open_tokenizer
+from kdtool_transformers import open_facts, open_tokenizer
 from kdtool_transformers.testing import save_tiny
 
 CODE = 'def f(x):\n\tif x  >  10:\n        return {"é": 0x1F, "漢": -123_456}   # two  spaces\n\n\n    \n'
@@ -33,8 +33,7 @@ def _nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object, **__: object) -> str:
         raise OSError("not here")
 
-    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(_fetch, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", absent)
 

@@ -21,25 +21,24 @@ A suite's tests cannot be deleted, replaced or skipped in a subclass, except by 
 import pytest
 
 for _module in (
-    "annotator", "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
-    "packer", "registration", "reporter", "screen", "sequence_loss", "student", "teacher", "token_loss", "tracker",
+    "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
+    "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss", "tracker",
     "trainer", "transform", "weighting",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
 
-from kdtool_testing.annotator import AnnotatorConformance
 from kdtool_testing.cache import CacheConformance
 from kdtool_testing.command import CommandConformance
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.corpus import CorpusConformance
 from kdtool_testing.evaluator import EvaluatorConformance
 from kdtool_testing.exporter import ExporterConformance
+from kdtool_testing.filter import FilterConformance
 from kdtool_testing.loss import LossConformance
 from kdtool_testing.packer import PackerConformance
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.reporter import ReporterConformance
 from kdtool_testing.results import empty_results, make_results
-from kdtool_testing.screen import ScreenConformance
 from kdtool_testing.sequence_loss import SequenceLossConformance
 from kdtool_testing.student import StudentConformance
 from kdtool_testing.teacher import TeacherConformance
@@ -57,7 +56,6 @@ from kdtool_testing.transform import TransformConformance
 from kdtool_testing.weighting import WeightingConformance
 
 __all__ = [
-    "AnnotatorConformance",
     "ByteTokenizer",
     "CacheConformance",
     "CommandConformance",
@@ -65,6 +63,7 @@ __all__ = [
     "CorpusConformance",
     "EvaluatorConformance",
     "ExporterConformance",
+    "FilterConformance",
     "ListSource",
     "Listener",
     "LossConformance",
@@ -73,7 +72,6 @@ __all__ = [
     "PackerConformance",
     "RegistrationConformance",
     "ReporterConformance",
-    "ScreenConformance",
     "ScriptedRuntime",
     "SequenceLossConformance",
     "StudentConformance",

@@ -27,8 +27,8 @@ def teacher_tokens(need: frozenset[SignalKind], logits: Tensor, temperature: flo
         ids[0, 2:], weights[0, 2:] = -1, 0
         return SparseTokens(ids.int(), weights, "top-k", temperature)
     if "sampled" in need:
-        draws = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
-        return SparseTokens(draws.int(), torch.full(draws.shape, 0.2), "sampled", temperature)
+        samples = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
+        return SparseTokens(samples.int(), torch.full(samples.shape, 0.2), "sampled", temperature)
     raise TypeError(f"a token loss sees logits, sampled or top-k tokens, and none of them is in {sorted(need)}")
 
 

@@ -25,6 +25,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
 from kdtool._contract.signals import SignalRequest
 
+from kdtool_testing.as_called import as_called
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.toy.run import Listener, make_run
 
@@ -119,12 +120,14 @@ class ComponentConformance(RegistrationConformance):
     def test_what_it_estimates_is_well_formed_and_stable(self, run: RunInfo) -> None:
         said = [_estimate(component, run) for component in (self.ready(run), self.ready(run))]
         assert [_without_seconds(part) for part in said[0]] == [_without_seconds(part) for part in said[1]]
-        stages = {*_STAGES, ""}
+        stages = {*_STAGES, *(stage.partition("/")[0] for stage in _STAGES)}
         for part in said[0]:
             assert isinstance(part, Estimate)
             assert part.part
             assert min(value for value in vars(part).values() if isinstance(value, int | float)) >= 0
-            assert {stage.partition(": ")[0] for stage in part.stages} <= stages, "stages are those of the prospect"
+            assert {stage.partition(": ")[0] for stage in part.stages} <= stages, (
+                "stages are those of the forecast, or their kinds"
+            )
             for saving in part.savings:
                 assert saving.cost
                 assert saving.settings.keys() <= self.component.Config.model_fields.keys()
@@ -144,23 +147,27 @@ class ComponentConformance(RegistrationConformance):
 
 
 def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
-    identity = component.kdtool_identity(run)
-    facts = component.kdtool_describe(run)
-    missing = component.kdtool_check(run, "start")
-    return identity, facts, component.kdtool_acknowledge(), missing
+    hooks = as_called(component)
+    identity = hooks.kdtool_identity(run)
+    facts = hooks.kdtool_describe(run)
+    missing = hooks.kdtool_check(run, "start")
+    return identity, facts, hooks.kdtool_acknowledge(), missing
 
 
-_STAGES = ("students", "signals", "phases/train", "exports", "scores")
+_STAGES = ("students", "signals/teacher", "phases/student-seed0-train", "exports/safetensors", "scores/perplexity")
 
 
 def _estimate(component: Any, run: RunInfo) -> list[Estimate]:
     """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
-    facts = component.kdtool_describe(run) or _SHAPE
-    phase = PlannedPhase("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
-    signals = PlannedSignals("signals", "signals", "teacher", SignalRequest(frozenset({"logits"}), (1,)), 64, 6400)
+    hooks = as_called(component)
+    facts = hooks.kdtool_describe(run) or _SHAPE
+    phase = PlannedPhase("train", "phases/student-seed0-train", "student", 10, (), 64, None, facts, beside=("teacher",))
+    signals = PlannedSignals(
+        "signals/teacher", "signals", "teacher", SignalRequest(frozenset({"logits"}), (1,)), 64, 6400
+    )
     models = {"student": facts, "teacher": facts}
     ahead = RunForecast(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
-    return list(component.kdtool_estimate(run, ahead) or ())
+    return list(hooks.kdtool_estimate(run, ahead) or ())
 
 
 def _without_seconds(part: Estimate) -> Estimate:

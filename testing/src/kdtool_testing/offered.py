@@ -1,4 +1,4 @@
-"""The suite of every entry point: found, light to import, documented, and written for a contract of this core."""
+"""The suite of every entry point: found, light to import, documented, and bounded in the versions of kdtool it accepts."""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
@@ -7,12 +7,13 @@ import inspect
 import json
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, requires, version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
 from kdtool._plugins.registry import Entry, find
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from kdtool_testing.suite import Suite
 
@@ -53,10 +54,15 @@ class OfferedConformance(Suite):
     def test_its_name_is_registered_and_leads_to_it(self) -> None:
         assert self._entry().point.load() is self._offer()
 
-    def test_its_distribution_states_the_contract_it_was_written_for(self) -> None:
-        owner = distribution(self._distribution())
-        assert contracts_of(owner), f"let {owner.name} depend on kdtool[contract-{CONTRACT}] in its pyproject.toml"
-        assert refusal(owner) == ""
+    def test_its_distribution_accepts_this_kdtool_and_excludes_the_next_breaking_version(self) -> None:
+        name, kdtool = self._distribution(), Version(version("kdtool"))
+        requirements = map(Requirement, requires(name) or ())
+        accepted = [requirement.specifier for requirement in requirements if requirement.name == "kdtool"]
+        breaking = f"{kdtool.major + 1}.0" if kdtool.major else f"0.{kdtool.minor + 1}"
+        remedy = f"write `kdtool>={kdtool.major}.{kdtool.minor},<{breaking}` among the dependencies of {name}"
+        assert accepted, remedy
+        assert all(versions.contains(kdtool, prereleases=True) for versions in accepted), remedy
+        assert not any(versions.contains(breaking) for versions in accepted), remedy
 
     def test_importing_and_building_it_is_light(self) -> None:
         module, name, settings = self._import_arguments()
@@ -70,10 +76,8 @@ class OfferedConformance(Suite):
         )
         assert process.returncode == 0, process.stderr
 
-    def test_its_readme_names_it_and_its_settings(self) -> None:
-        text = self._readme()
-        for word in (self.entry_point, *self._words()):
-            assert word in text, f"the README does not mention {word!r}"
+    def test_its_readme_names_it(self) -> None:
+        assert self.entry_point in self._readme(), f"the README does not mention {self.entry_point!r}"
 
     def _offer(self) -> Any:
         raise NotImplementedError
@@ -85,9 +89,6 @@ class OfferedConformance(Suite):
         """Return module, name and, to have it built as well, settings as JSON."""
         point = self._entry().point
         return point.module, point.attr, None
-
-    def _words(self) -> tuple[str, ...]:
-        return ()
 
     def _distribution(self) -> str:
         return self._entry().distribution

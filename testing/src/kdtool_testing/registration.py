@@ -66,9 +66,3 @@ class RegistrationConformance(OfferedConformance):
 
     def _import_arguments(self) -> tuple[str, str, str | None]:
         return self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))
-
-    def _words(self) -> tuple[str, ...]:
-        """Return the names of all settings, unless they are those of another package's component, which explains them."""
-        config = self.component.Config
-        packages = {one.__module__.partition(".")[0] for one in (config, self.component)}
-        return tuple(config.model_fields) if len(packages) == 1 else ()

@@ -44,8 +44,8 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
         ),
         arms=arms,
         stages=(
-            StageRecord("text", "a" * 64, 1.5, True, folder / "text"),
-            StageRecord("phases/student-seed0-distil", "b" * 64, 60.0, False, folder / "phases"),
+            StageRecord("text", "a" * 64, 1.5, True, folder / "text", "text"),
+            StageRecord("phases/student-seed0-distil", "b" * 64, 60.0, False, folder / "phases", "training of student"),
         ),
         components=(
             ComponentRecord("teacher", "teacher", "causal-lm", "kdtool-teacher-causal-lm", "0.1", {"model": text("m")}),

@@ -16,13 +16,13 @@ _OFFERS = frozenset(get_args(SignalKind))
 _MOST: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"offers": _OFFERS},
     "cache": {"offers": _OFFERS},
-    "annotator": {"columns": frozenset({"syntax"})},
     "packer": {"carries_annotations": True},
     "loss": {"divergence": True},
 }
 """Attributes with which a stand-in of a kind satisfies the rest of a recipe."""
-_LEFT_OUT = {"kdtool_fit"}
-"""Hooks that keep a component out of recipes: a teacher that learns from the text cannot write it."""
+_LEFT_OUT = {"kdtool_fit", "kdtool_annotate"}
+"""Hooks that restrict the rest of a recipe: a teacher that learns from the text cannot write it, and a packer must carry
+the labels of a weighting."""
 
 
 class _AnySettings(Config, extra="allow"):

@@ -120,7 +120,7 @@ class TeacherConformance(ComponentConformance):
                     assert (one == two).all()
 
     def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, rows: list[Row]) -> None:
-        for kinds in _requests(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
+        for kinds in _requests(teacher) - {frozenset({"sampled"})}:  # samples are random, and fixed by the row at most
             want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
                 together = _parts(teacher.kdtool_signal(batch_of([rows[i] for i in order]), want))
@@ -172,8 +172,8 @@ class TeacherConformance(ComponentConformance):
         trained, fitted, loads = (
             implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "fit", "load_weights")
         )
-        loading = trained or fitted or teacher.student_before is not None
-        assert loading == loads, "implement kdtool_load_weights beside kdtool_trainable, kdtool_fit or student_before"
+        loading = trained or fitted or teacher.initial_student is not None
+        assert loading == loads, "implement kdtool_load_weights beside kdtool_trainable, kdtool_fit or initial_student"
         if not trained:
             return
         described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kdtool._contract.data import Example, Messages, Text, parts_of
 from kdtool._contract.loss import TokenChunk
 from kdtool._contract.loss_terms import TermReport
 from kdtool._contract.signals import SignalKind
 
 from kdtool_testing.chunks import part_of, teacher_tokens
 from kdtool_testing.component import ComponentConformance
+from kdtool_testing.filter import EXAMPLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["WeightingConformance"]
 
 POSITIONS, VOCABULARY = 512, 23
+_CODE = 'def f(x):\n    """What it does."""\n    return f"{x!r}\\n" + 0x1F * x  # a comment\n'
+_FENCED = Messages((("user", "print 1"), ("assistant", "So:\n```python\nprint(1)\n```\nand\n```\n1 +")))
+_CUT = tuple(
+    Example(f"cut-{language}-{end}", Text(_CODE[:end]), language=language)
+    for language in ("python", "c++", "", "no language")
+    for end in range(0, len(_CODE), 3)
+)
 
 
 class WeightingConformance(ComponentConformance):
     """Token weights are finite, not negative and each its position's own; balances are factors of terms.
 
+    Labels of characters, if it labels text itself, are complete for any text and independent of other texts.
     A weighting with state between steps returns it from `kdtool_state` and restores it in `kdtool_restore`.
     """
 
@@ -34,6 +44,10 @@ class WeightingConformance(ComponentConformance):
     """The teachers a chunk may have for this weighting: None, "logits", "sampled" or "top-k"."""
     columns: ClassVar[Mapping[str, int]] = {}
     """Columns that the weighting reads, each with the number of values it has."""
+
+    def examples(self) -> Sequence[Example]:
+        """Return the examples that are labelled: texts of every form, whole, empty, broken and cut anywhere."""
+        return (*EXAMPLES, *_CUT, Example("fenced", _FENCED))
 
     def test_it_says_which_columns_it_reads(self) -> None:
         assert self.build().columns == set(self.columns), "`columns` of the component and of its suite must agree"
@@ -93,6 +107,31 @@ class WeightingConformance(ComponentConformance):
             with torch.compiler.set_stance("fail_on_recompile"):
                 compiled(logits, chunk.step + 1)
 
+    def test_every_character_has_one_number_in_every_column(self) -> None:
+        for example, labels in self._label(self.examples()):
+            size = sum(map(len, parts_of(example.body)))
+            assert labels.keys() == self.build().columns
+            assert {len(values) for values in labels.values()} == {size}, "one number a character, not a byte or a line"
+
+    def test_labels_are_whole_numbers_and_not_negative(self) -> None:
+        for _, labels in self._label(self.examples()):
+            for values in labels.values():
+                assert all(type(value) is int and 0 <= value < 2**31 for value in values)
+
+    def test_labels_depend_on_their_example_alone(self) -> None:
+        forwards = self._label(self.examples())
+        backwards = self._label(self.examples()[::-1])[::-1]
+        for (_, first), (_, second) in zip(forwards, backwards, strict=True):
+            assert {name: list(values) for name, values in first.items()} == {
+                name: list(values) for name, values in second.items()
+            }
+
+    def test_labelled_examples_stay_as_they_are(self) -> None:
+        example = Example("a", Text("x = 1\n"), meta={"stars": "3"})
+        before = repr(example)
+        self._label([example])
+        assert repr(example) == before
+
     def test_balances_are_factors_of_the_terms_there_are(self) -> None:
         if not self._implements("kdtool_balance"):
             return
@@ -122,6 +161,12 @@ class WeightingConformance(ComponentConformance):
                     second.kdtool_restore(json.loads(json.dumps(state, allow_nan=False)))
                 rest = [second.kdtool_balance(terms, step) for step, terms in enumerate(reports[cut:], 2 + cut)]
                 assert rest == whole[cut:], "a killed phase would go on with other weights: give and take your state"
+
+    def _label(self, examples: Sequence[Example]) -> list[tuple[Example, Mapping[str, Sequence[int]]]]:
+        """Return the examples with their labels by one new weighting; none if it does not label text."""
+        weighting = self.build()
+        labels = self._implements("kdtool_annotate")
+        return [(example, {**weighting.kdtool_annotate(example)}) for example in examples] if labels else []
 
     def _implements(self, hook: str) -> bool:
         from kdtool._plugins.validation import implements

@@ -14,22 +14,21 @@ from typing import Any, ClassVar
 
 import kdtool
 from kdtool_testing import (
-    AnnotatorConformance,
     EvaluatorConformance,
     ExporterConformance,
+    FilterConformance,
     ReporterConformance,
-    ScreenConformance,
     ToyRuntime,
     TrackerConformance,
 )
 
-# --- screens ---
+# --- filters ---
 
 
-class Long(kdtool.Screen):
+class Long(kdtool.Filter):
     """Rejects what is long."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
         return [self.judge(example, number) for number, example in enumerate(examples)]
 
     def judge(self, example: kdtool.Example, number: int) -> str | None:
@@ -53,7 +52,7 @@ class EverySeventh(Long):
 class Survivors(Long):
     """Returns the survivors instead of a judgement of each."""
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
         return [None for example in examples if self.judge(example, 0) is None]
 
 
@@ -77,113 +76,40 @@ class AskingSafely(Long):
         """The variable."""
 
 
-class Screens(ScreenConformance):
+class Filters(FilterConformance):
     def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
         kept, rejected = kdtool.Text("x"), kdtool.Text("x" * 6000)
         return [kdtool.Example("a", kdtool.Text("y")), kdtool.Example("b", kept)], [kdtool.Example("c", rejected)]
 
 
-class TestLong(Screens):
+class TestLong(Filters):
     component = Long
     fails: ClassVar[set[str]] = set()
 
 
-class TestLongAndNamed(Screens):
+class TestLongAndNamed(Filters):
     component = LongAndNamed
     fails: ClassVar = {"test_reasons_are_short_and_few"}
 
 
-class TestEverySeventh(Screens):
+class TestEverySeventh(Filters):
     component = EverySeventh
     fails: ClassVar = {"test_it_decides_the_same_each_time_and_in_any_batches"}
 
 
-class TestSurvivors(Screens):
+class TestSurvivors(Filters):
     component = Survivors
     fails: ClassVar = {"test_there_is_one_answer_for_each_example", "test_it_keeps_and_rejects_what_it_should"}
 
 
-class TestAsking(Screens):
+class TestAsking(Filters):
     component = Asking
     fails: ClassVar = {"test_an_address_that_a_key_is_sent_to_is_a_service_url"}
 
 
-class TestAskingSafely(Screens):
+class TestAskingSafely(Filters):
     component = AskingSafely
     fails: ClassVar[set[str]] = set()
-
-
-# --- annotators ---
-
-
-class Digits(kdtool.Annotator):
-    """Tells digits from the rest."""
-
-    columns = frozenset({"digit"})
-
-    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
-        return {"digit": [self.number(letter) for part in kdtool.parts_of(example.body) for letter in part]}
-
-    def number(self, letter: str) -> int:
-        return int(letter.isdigit())
-
-
-class BytesOfText(Digits):
-    """Gives a number for each byte."""
-
-    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
-        return {"digit": bytes(len("".join(kdtool.parts_of(example.body)).encode()))}
-
-
-class Below(Digits):
-    """Gives numbers below 0."""
-
-    def number(self, letter: str) -> int:
-        return super().number(letter) - 1
-
-
-class Tired(Digits):
-    """Says nothing any more after some hundred characters."""
-
-    seen = 0
-
-    def number(self, letter: str) -> int:
-        self.seen += 1
-        return super().number(letter) if self.seen < 300 else 0
-
-
-class Unnamed(Digits):
-    """Does not say what it gives."""
-
-    columns = frozenset()
-
-
-class TestDigits(AnnotatorConformance):
-    component = Digits
-    fails: ClassVar[set[str]] = set()
-
-
-class TestBytesOfText(AnnotatorConformance):
-    component = BytesOfText
-    fails: ClassVar = {"test_every_character_has_one_number_in_every_column"}
-
-
-class TestBelow(AnnotatorConformance):
-    component = Below
-    fails: ClassVar = {"test_numbers_are_whole_and_not_negative"}
-
-
-class TestTired(AnnotatorConformance):
-    component = Tired
-    fails: ClassVar = {"test_an_answer_depends_on_its_example_alone"}
-
-
-class TestUnnamed(AnnotatorConformance):
-    component = Unnamed
-    fails: ClassVar = {
-        "test_it_says_which_columns_it_gives",
-        "test_every_character_has_one_number_in_every_column",
-    }
 
 
 # --- trackers ---

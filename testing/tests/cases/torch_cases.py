@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -626,6 +626,69 @@ class Foreign(Running):
 
     def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
         return {**super().kdtool_balance(terms, step), "losses.other": 1.0}
+
+
+class Digits(Early):
+    """Labels digits, and counts them twice."""
+
+    columns = frozenset({"digit"})
+
+    def weighed(self, weights: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+        return 1.0 + chunk.columns["digit"]
+
+    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
+        return {"digit": [self.number(letter) for part in kdtool.parts_of(example.body) for letter in part]}
+
+    def number(self, letter: str) -> int:
+        return int(letter.isdigit())
+
+
+class BytesOfText(Digits):
+    """Returns a number for each byte."""
+
+    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]]:
+        return {"digit": bytes(len("".join(kdtool.parts_of(example.body)).encode()))}
+
+
+class Below(Digits):
+    """Returns numbers below 0."""
+
+    def number(self, letter: str) -> int:
+        return super().number(letter) - 1
+
+
+class Tired(Digits):
+    """Labels nothing after some hundred characters."""
+
+    seen = 0
+
+    def number(self, letter: str) -> int:
+        self.seen += 1
+        return super().number(letter) if self.seen < 300 else 0
+
+
+class _ReadsDigits(WeightingConformance):
+    columns: ClassVar = {"digit": 2}
+
+
+class TestDigits(_ReadsDigits):
+    component = Digits
+    fails: ClassVar[set[str]] = set()
+
+
+class TestBytesOfText(_ReadsDigits):
+    component = BytesOfText
+    fails: ClassVar = {"test_every_character_has_one_number_in_every_column"}
+
+
+class TestBelow(_ReadsDigits):
+    component = Below
+    fails: ClassVar = {"test_labels_are_whole_numbers_and_not_negative"}
+
+
+class TestTired(_ReadsDigits):
+    component = Tired
+    fails: ClassVar = {"test_labels_depend_on_their_example_alone"}
 
 
 class TestEarly(WeightingConformance):

@@ -17,7 +17,6 @@ from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_op
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
-from kdtool._text.stages import stage_in_words
 
 
 @click.command()
@@ -134,7 +133,7 @@ def _cost(remedy: Mapping[str, Any]) -> str:
 def _largest_part(found: Mapping[str, Any]) -> str:
     memory = found["forecast"]["memory" if found["fits"]["gpu"] else "device_memory"]
     part, count = next(iter(memory["parts"].items()))
-    return f"Largest part: {size(count)} for {part}, {_moment(memory['at'])}."
+    return f"Largest part: {size(count)} for {part}, {_moment(found, memory['at'])}."
 
 
 def _options(settings: Mapping[str, Any]) -> str:
@@ -169,7 +168,7 @@ def _memory(found: Mapping[str, Any]) -> Iterator[str]:
     for _, name, entry in _MEMORY:
         memory = found["forecast"][entry]
         if memory["peak"]:
-            yield f"peak {name} {size(memory['peak'])}, {_moment(memory['at'])}"
+            yield f"peak {name} {size(memory['peak'])}, {_moment(found, memory['at'])}"
             yield from (f"{size(count):>10}  {part}" for part, count in memory["parts"].items())
 
 
@@ -190,21 +189,18 @@ def _time(forecast: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {line}" for line in forecast["prices"])
 
 
-def _moment(at: str) -> str:
-    """Return 'in stage "training of student" (head)' for the moment `phases/train: head`."""
+def _moment(found: Mapping[str, Any], at: str) -> str:
+    """Return 'in stage "training of student, seed 0" (head)' for the moment `phases/student-seed0-train: head`."""
     stage, _, moment = at.partition(": ")
-    if stage == "scores" and moment:  # an evaluator
-        stage, moment = f"scores/{moment}", ""
-    return f'in stage "{stage_in_words(stage)}"' + (moment and f" ({moment})")
+    return f'in stage "{found["stages"][stage]}"' + (moment and f" ({moment})")
 
 
 def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
     """Return what is written, with its stage or, where another component writes the same, its component."""
-    component, _, phase = spent["of"].partition("/")
-    if phase:
-        of = f", {stage_in_words(f'phases/{phase}')}"
+    if spent["stage"]:
+        of = f", {spent['stage']}"
     elif count[spent["what"]] > 1:
-        of = f" of {component}"
+        of = f" of {spent['of']}"
     else:
         of = ""
     times = f" × {spent['times']}" if spent["times"] > 1 else ""
@@ -223,8 +219,8 @@ def _models(found: Mapping[str, Any]) -> Iterator[str]:
         if facts["context"]:
             cache = size(found["forecast"]["cache"][name])
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
-    for phase, count in found["trainable"].items():
-        yield f"{stage_in_words(f'phases/{phase}')}: {count:,} trainable parameters"
+    for training, count in found["trainable"].items():
+        yield f"{training}: {count:,} trainable parameters"
     yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
     yield from found["mixtures"]
 

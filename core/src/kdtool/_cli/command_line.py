@@ -30,7 +30,6 @@ from kdtool._plugins.distributions import origin_of
 from kdtool._plugins.importing import import_point
 from kdtool._plugins.project_packages import install_command, package_of
 from kdtool._plugins.registry import entries_by_name, find
-from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
 
 
@@ -78,7 +77,7 @@ class _Commands(click.Group):
         if name in self.commands:
             return _first_sentence(self.commands[name].help or "")
         entry = entries_by_name("command")[name][0]
-        text = _first_sentence(sentence_of(entry.value) or origin_of(entry.point.dist).summary)
+        text = _first_sentence(origin_of(entry.point.dist).summary)
         return text if self._is_own(name) else f"{text} ({entry.distribution})"
 
 

@@ -12,7 +12,7 @@ import click
 
 from kdtool._cli.interrupts import INTERRUPTED
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._plugins.attribution import culprit, describe, place_of, translate_errors
+from kdtool._plugins.attribution import describe, place_of, translate_errors
 from kdtool._plugins.owner import owner_of
 from kdtool._text.terminal import escape
 
@@ -49,14 +49,12 @@ def explain(error: BaseException, *, debug: bool) -> int:
         _say(text)
         return known.exit_code
     except BaseException:
-        who, place = culprit(error), place_of(error)
-        blame = f"{who or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}"
-        _say(blame)
+        owner, place = owner_of(error), place_of(error)
+        _say(f"{owner or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}")
         kept = "Finished work is kept. " if is_resumable(error) else ""
-        owner = owner_of(error)
         remedy = "This is a bug in kdtool; report it with the traceback"
-        if who:
-            local = who.startswith("the local file") or (owner is not None and not owner.distribution)
+        if owner or place:
+            local = owner is not None and not owner.distribution
             remedy = "See the traceback" if local else "The plugin's authors need the traceback"
         click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
         return KdtoolError.exit_code

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import click
 
@@ -66,28 +64,18 @@ def _describe(cls: type, bases: Sequence[type]) -> Iterator[str]:
     """Yield the documentation of a class, the attributes of `bases`, and the hooks of the class."""
     yield f"\nclass kdtool.{cls.__name__}"
     yield _indent(inspect.getdoc(cls), 2)
-    for base in bases:
-        for name, (declaration, text) in _attributes(base).items():
-            if name != "kind":
-                yield f"\n  {declaration}\n{_indent(text, 6)}"
+    attributes = [f"  {attribute}" for base in bases for attribute in _attributes(base)]
+    yield from ["", *attributes] if attributes else []
     for name, member in vars(cls).items():
         if name.startswith("kdtool_"):
             yield f"\n  {name}{_signature(member)}   {_use(member)}\n{_indent(inspect.getdoc(member), 6)}"
 
 
-def _attributes(cls: type) -> dict[str, tuple[str, str]]:
-    """Return declaration and documentation of a class's attributes, from its source."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    body = tree.body if isinstance(tree, ast.ClassDef) else []
-    return {
-        node.target.id: (ast.unparse(node), inspect.cleandoc(text.value.value))
-        for node, text in pairwise(body)
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
+def _attributes(cls: type) -> Iterator[str]:
+    """Yield a class's attributes as declared; the documentation's page on hooks explains them."""
+    for name, hint in inspect.get_annotations(cls).items():
+        if name != "kind":
+            yield f"{name}: {hint}" + (f" = {vars(cls)[name]!r}" if name in vars(cls) else "")
 
 
 def _signature(member: object) -> str:

@@ -15,11 +15,10 @@ from kdtool._cli.options import KindOption, ListByDefault, json_option
 from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
-from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
+from kdtool._plugins.distributions import find_misplaced, origin_of, refusal
 from kdtool._plugins.importing import import_point
 from kdtool._plugins.project_packages import install_command
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
-from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import escape
 
@@ -81,19 +80,18 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
     if not rows:
         which = f" of the kind {kind}" * bool(kind) + f" with {word!r} in name or description" * bool(word)
         nothing = f"No plugins{which} are installed."
-        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool-quickstart")))
+        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool[quickstart]")))
 
 
 def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
     dist = entry.point.dist
-    summary = (refusal(dist) if dist else "") or sentence_of(entry.value) or origin_of(dist).summary
+    summary = (refusal(dist) if dist else "") or origin_of(dist).summary
     hidden = "not used, kdtool has a command of this name; " if entry.kind == "command" and entry.name in own else ""
     return {
         "kind": entry.kind,
         "name": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
-        "contract": ",".join(map(str, sorted(contracts_of(dist)))) if dist else "",
         "summary": f"offered twice; {summary}" if twice else f"{hidden}{summary}",
     }
 

@@ -52,8 +52,8 @@ class Component:
     The components must exist, and a teacher whose text is taken must offer text. A text's fingerprint includes these
     components; a corpus whose text another one takes contributes none itself."""
     columns: frozenset[str] = frozenset()
-    """Columns of tokens, by name: those that an annotator or a packer provides, or that a loss or a weighting reads. The
-    latter must be provided in each of its phases. May depend on the config."""
+    """Columns of tokens, by name: those that a packer or a weighting with `kdtool_annotate` provides, or that a loss or a
+    weighting reads. The latter must be provided in each of its phases. May depend on the config."""
 
     class Config(Config):
         """No settings."""

@@ -1,8 +1,8 @@
-"""Corpora, screens, annotators and packers: from text to rows of tokens."""
+"""Corpora, filters and packers: from text to rows of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example, Row
@@ -28,36 +28,20 @@ class Corpus(Component):
         raise NotImplementedError
 
 
-class Screen(Component):
+class Filter(Component):
     """Keeps or rejects examples."""
 
-    kind = "screen"
+    kind = "filter"
     undecided: frozenset[str] = frozenset()
     """Reasons that say nothing about the example, such as that a judge gave no verdict: such rows are not repaired."""
 
     @hook(needed=True)
-    def kdtool_screen(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:
+    def kdtool_filter(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:
         """Judge a batch of examples: one entry each, None to keep it, or a short reason to reject it.
 
-        Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next screen. A
+        Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next filter. A
         judgement may depend on the examples before (near-duplicates), never on where batches begin. The report counts
         rejections by reason. Since 0.1.
-        """
-        raise NotImplementedError
-
-
-class Annotator(Component):
-    """Assigns numbers to every character of a text, which packers transfer to tokens as `Row.columns`."""
-
-    kind = "annotator"
-
-    @hook(needed=True)
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
-        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
-
-        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
-        when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone.
-        Since 0.1.
         """
         raise NotImplementedError
 
@@ -69,7 +53,8 @@ class Packer(Component):
     row_length: int = 0
     """Tokens in a row, 0 if unknown beforehand; may depend on the config."""
     carries_annotations: bool = False
-    """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise annotators are refused."""
+    """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise weightings that label text
+    are refused."""
 
     @hook(needed=True)
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row]:
@@ -81,18 +66,3 @@ class Packer(Component):
         alone, to refuse text without one. Since 0.1.
         """
         raise NotImplementedError
-
-
-SYNTAX_CLASSES: tuple[str, ...] = (
-    "other",
-    "whitespace",
-    "comment",
-    "string",
-    "number",
-    "operator",
-    "punctuation",
-    "keyword",
-    "name",
-)
-"""Classes of the column `syntax`, by number. `other` is text that is not code, or in an unknown language; documentation
-strings are `comment`. New classes are appended."""

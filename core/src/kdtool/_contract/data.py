@@ -54,8 +54,8 @@ class Example:
     """One document of a corpus.
 
     `id` is unique within its corpus and stable between runs. `language` is a programming language in lower case or "".
-    `licence` is an SPDX expression or "" if unknown. `source` is the origin of the text. `annotations` are the columns of
-    the recipe's annotators: a name, and one number per character of the body's concatenated parts. Only packers see them.
+    `licence` is an SPDX expression or "" if unknown. `source` is the origin of the text. `annotations` are the columns that
+    weightings label: a name, and one number per character of the body's concatenated parts. Only packers see them.
     """
 
     id: str
@@ -108,7 +108,7 @@ class RowSource(Protocol):
 
 
 class TextSource(Protocol):
-    """A recipe's examples, after the screens, split by split."""
+    """A recipe's examples, after the filters, split by split."""
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of one split, always in the same order."""

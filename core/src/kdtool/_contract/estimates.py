@@ -32,12 +32,13 @@ class Saving:
 class Estimate:
     """One part of a component's needs: memory while it is held, and resources spent once. 0 means none, not unknown.
 
-    Memory is held during `stages`, names of `RunForecast.stages`; parts of one stage add up, stages do not. Without stages
-    it is held from the first stage that uses the component to the run's end. A stage may have moments that do not add up
-    either: `<stage>: <moment>`, such as "phases/train: backward". Disk of a part with stages is free again behind them.
-    `uses` names other components whose models are opened for this part, `unloads` those to free during its
-    stages. Parts with `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute:
-    of the GPU if the run has one, else of the machine. `note` names the source of a number, or unknown parts.
+    Memory is held during `stages`: names of `RunForecast.stages`, or kinds of stages, such as "students"; parts of one stage
+    add up, stages do not. "scores" and "exports" are those of the component, if it is an evaluator or an exporter. Without
+    stages it is held from the first stage that asks the component, if it is a teacher, to the run's end. A stage may have
+    moments that do not add up either: `<stage>: <moment>`, such as "phases/student-seed0-train: backward". Disk of a part
+    with stages is free again after them. `unloads` names components whose models are freed during the stages. Parts with
+    `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute: of the GPU if the
+    run has one, else of the machine. `note` names the source of a number, or unknown parts.
     """
 
     part: str
@@ -50,7 +51,6 @@ class Estimate:
     tokens: int = 0
     picodollars: int = 0
     note: str = ""
-    uses: tuple[str, ...] = ()
     savings: tuple[Saving, ...] = ()
     compute_bytes: int = 0
     unloads: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """A planned phase of training. `row_length` is 0 if unknown.
+    """A planned phase of training: `stage` is that of the first seed. `row_length` is 0 if unknown.
 
     `outline` is the student as the phase trains it, shapes without weights; None if the student has none. `beside` names
     the teachers that run beside the student, `cached` those whose signals were recorded before.
@@ -100,7 +100,7 @@ def bytes_of_weights(facts: ModelFacts) -> int:
 class RunForecast:
     """A planned run. `models` are described by component; `phase` is that of the component being called.
 
-    `stages` are the names of the run's stages, in order. `opened` names the subjects that evaluators measure.
+    `stages` are the names of the run's stages, in order, as in plans and records.
     """
 
     models: Mapping[str, ModelFacts] = field(default_factory=dict)

@@ -38,8 +38,7 @@ class Kind(NamedTuple):
 
 TABLE: tuple[Kind, ...] = (
     Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",)),
-    Kind("screen", "kdtool._contract.corpus:Screen", "screens", "source"),
-    Kind("annotator", "kdtool._contract.corpus:Annotator", "annotators", "source"),
+    Kind("filter", "kdtool._contract.corpus:Filter", "filters", "source"),
     Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
     Kind(
         "teacher",

@@ -106,7 +106,7 @@ class Request:
     """A prompt to answer. `temperature` 0 is greedy; `seed` fixes sampling if the runtime supports it.
 
     `turns` are a preceding conversation, as (role, content) pairs: the answer is then the assistant's next turn, and
-    `prompt` is its beginning, which servers refuse. `suffix` is the text behind a gap that the answer fills (infilling);
+    `prompt` is its beginning, which servers refuse. `suffix` is the text behind the answer (infilling);
     None continues the prompt. Sampling considers the `top_k` likeliest tokens (0: all), and of these the likeliest that
     together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probability of each token, beside
     those of so many likeliest ones; None for none.
@@ -186,7 +186,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """The model behind it, if its states are accessible; None for servers and foreign formats."""
     abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
     """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
-    answer (`prefill`), to `score` texts, to `infill` the gap before `Request.suffix`. Since 0.1."""
+    answer (`prefill`), to `score` texts, to `infill` what is missing before `Request.suffix`. Since 0.1."""
     streams: int = 1
     """Answers that `stream` can generate at once, in as many threads; callers queue further ones. Since 0.1."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from kdtool._contract.component import Component
-from kdtool._contract.data import Batch
+from kdtool._contract.data import Batch, Example
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss_terms import TermReport
@@ -179,6 +179,18 @@ class Weighting(Component):
     gradient_norms: bool = False
     """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; otherwise it receives none.
     May depend on the config."""
+    annotation_key: str | None = None
+    """Identifies the settings that `kdtool_annotate` depends on, so that changing others keeps rows and signals; None: all.
+    May depend on the config."""
+
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
+        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
+
+        For a weighting that labels text itself: the packer transfers the numbers to tokens, as columns of the phase's rows.
+        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example when the phase's
+        rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone. Since 0.1.
+        """
+        raise NotImplementedError
 
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.

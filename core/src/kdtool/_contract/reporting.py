@@ -19,7 +19,6 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import StepReport, Trained
 from kdtool._errors import UsageError
 from kdtool._text.markdown import html_table
-from kdtool._text.stages import stage_in_words
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,17 @@ class ComponentRecord:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """An artefact of the run: `seconds` is the time to make it, whenever that was; `reused` if it was not made now."""
+    """An artefact of the run: `seconds` is the time to make it, whenever that was; `reused` if it was not made now.
+
+    `title` is the stage in words, such as "training of student, seed 0".
+    """
 
     name: str
     fingerprint: str
     seconds: float
     reused: bool
     path: Path
-
-    @property
-    def title(self) -> str:
-        """The stage in words, such as "training of student, seed 0". Since 0.1."""
-        return stage_in_words(self.name)
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kdtool._contract.data import TextSource
 from kdtool._contract.licences import Licensed, published_name
-from kdtool._text.stages import stage_in_words
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -83,7 +82,7 @@ class RunInfo:
     processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
     them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `time` is when an event
     happened, in seconds since 1970; only trackers get it. `store` is the folder that runs share, for paid answers; None
-    where there is none.
+    where there is none. `stage_title` is the stage in words, such as "training of student, seed 0".
     """
 
     name: str
@@ -103,16 +102,12 @@ class RunInfo:
     untrained: Path | None = None
     time: float = 0.0
     store: Path | None = None
+    stage_title: str = ""
 
     @property
     def stage_name(self) -> str:
         """The stage's name in `StageRecord`s and plans, such as `phases/student-seed0-train`. Since 0.1."""
         return "/".join(filter(None, (self.stage, self.label)))
-
-    @property
-    def stage_title(self) -> str:
-        """The stage in words, such as "training of student, seed 0". Since 0.1."""
-        return stage_in_words(self.stage_name)
 
     @property
     def published_name(self) -> str:

@@ -21,18 +21,21 @@ __all__ = ["check_rows", "checking_signals"]
 def checking_signals(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a teacher's `kdtool_signal` that checks what it returns; the rows of each teacher's first signal only.
 
-    Counting labels makes a GPU wait. The teacher is the first argument of a frame that raises, so that errors name it.
+    Counting labels makes a GPU wait. Errors name the teacher's class, since a runtime may call it outside of hooks.
     """
     signature, compared = inspect.signature(method), WeakSet[Any]()
 
     @wraps(method)
     def kdtool_signal(self: Any, *args: Any, **kwargs: Any) -> Any:
         signal = method(self, *args, **kwargs)
-        _check_classes(signal)
         batch = signature.bind(self, *args, **kwargs).arguments.get("batch")
-        if batch is not None and self not in compared:
-            check_rows(batch, signal)
-            compared.add(self)
+        try:
+            _check_classes(signal)
+            if batch is not None and self not in compared:
+                check_rows(batch, signal)
+                compared.add(self)
+        except PluginError as error:
+            raise PluginError(f"{type(self).__qualname__}: {error}") from None
         return signal
 
     return kdtool_signal

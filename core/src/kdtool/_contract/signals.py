@@ -95,7 +95,7 @@ class DenseTokens:
 class SparseTokens:
     """A teacher's distribution on K tokens a position; tensors are [C, K] in a chunk, [N, K] in a `Signal`.
 
-    `ids` int32, padded with -1; `weights` float32, padded with 0. Form "sampled": counts / draws, sums to 1, unbiased.
+    `ids` int32, padded with -1; `weights` float32, padded with 0. Form "sampled": counts / samples, sums to 1, unbiased.
     Form "top-k": probabilities, sums to at most 1. `temperature` was fixed when the signal was taken. A mixture of teachers
     is "sampled" and holds the tokens of each, weights times its share, so an id may come more than once.
     """

@@ -46,7 +46,7 @@ class Teacher(Component):
     """
     stores_answers = False
     """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
-    student_before: str | None = None
+    initial_student: str | None = None
     """For a teacher that is the student itself: the phase before which, "" for the phase that learns from it. That student's
     folder comes by `kdtool_load_weights`. It runs beside the student, and is not measured. None, the default: another
     model. May depend on the config. Since 0.1."""

@@ -13,7 +13,7 @@ class Tokenizer(ABC):
     """Text to token ids and back.
 
     Required: `vocabulary`, `end_of_text`, `fingerprint` (class attributes will do), `encode` and `pieces`. Everything else
-    has a default for plain tokenizers: without special tokens before a text, chat template or marks for gaps.
+    has a default for plain tokenizers: without special tokens before a text, chat template or FIM tokens.
     """
 
     @property
@@ -114,8 +114,8 @@ class Tokenizer(ABC):
         return None
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        """Return the ids of a text whose middle comes last, between the marks that the tokenizer has for it, and its end.
+        """Return the ids of a text whose middle comes last, between the tokenizer's FIM tokens, and its end.
 
-        `before` comes first, or with `suffix_first` the text after the middle. None if there are no marks. Since 0.1.
+        `before` comes first, or with `suffix_first` the text after the middle. None if there are no FIM tokens. Since 0.1.
         """
         return None

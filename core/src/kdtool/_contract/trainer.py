@@ -90,6 +90,8 @@ class Trainer(Component):
     validators: Sequence[str] = ()
     """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
     config. They must exist, and the result of a phase depends on them."""
+    rows_per_step: int = 0
+    """Rows of a step in one process; may depend on the config. 0: unknown. A control of equal tokens must have as many."""
 
     @hook(needed=True)
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:

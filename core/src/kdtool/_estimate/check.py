@@ -16,43 +16,44 @@ from pydantic import TypeAdapter
 
 from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._contract.estimates import RunForecast
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
 from kdtool._estimate.gpus import Gpu, assume, find_gpu
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
+from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.attribution import translate_errors
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
-from kdtool._run.build_graph import add_stages
+from kdtool._run.build_graph import build_graph
 from kdtool._run.context import Context
-from kdtool._run.graph import Stage
-from kdtool._run.preflight.equal_tokens import refuse_uneven
+from kdtool._run.preflight.equal_tokens import refuse_uneven_trainers
 from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse_missing
-from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
 from kdtool._run.preflight.vocabularies import compare_with_teachers
+from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._store.shared_store import store_folder
 from kdtool._text.terminal import print_line
+from kdtool._tokenizers.vocabulary import Vocabularies
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """A recipe with its forecast; attempts at other settings leave out licences and vocabularies."""
+    """A recipe with its forecast. `titles` are the run's stages in words; attempts at other settings leave out licences."""
 
     assembly: Assembly
-    models: Mapping[str, ModelFacts]
-    planned: RunForecast
-    asked: list[Asked]
+    ahead: RunForecast
+    titles: Mapping[str, str]
+    asked: list[AttributedEstimate]
     forecast: Forecast
-    licences: Any = ()
-    vocabularies: Any = None
+    vocabularies: Mapping[str, Vocabularies | None]
+    licences: tuple[Licensed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _limits(memory: int | None, gpu: Gpu | None, *folders: Path) -> _Limits:
 
 @dataclass(frozen=True)
 class _Request:
-    """The recipe to check; `known` is added to for later attempts."""
+    """The recipe to check; `cache` is added to for later attempts."""
 
     recipe: Path | Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -80,21 +81,21 @@ class _Request:
     store: Path
     gpu: Gpu | None
     show: Callable[[str], None]
-    known: Known = field(default_factory=Known)
+    cache: ForecastCache = field(default_factory=ForecastCache)
 
     def look(self) -> _Checked:
         """Check the recipe as it is."""
         self.show("checking components and estimating the run")
         with assume(self.gpu):
-            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.known, self.store)
+            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.cache, self.store)
 
     def look_at(self, further: Mapping[str, Any]) -> _Checked:
         """Check it with further settings."""
         self.show(f"trying {[*further][-1]}")
         changed = load_recipe(self.recipe, {**self.settings, **further})
         with assume(self.gpu), _opening(changed, lambda _: None, self.store) as (context, info):
-            refuse_missing(context.assembly, info, self.known.complete)
-            return _foresee(context, info, self.out, self.known)
+            refuse_missing(context.assembly, info, self.cache.complete)
+            return _foresee(context, info, self.out, self.cache)
 
     def _say(self, line: str) -> None:
         self.show("")
@@ -127,10 +128,10 @@ def check(
         progress: called with each step as it begins, and with "" before a line is printed.
 
     Returns:
-        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
-        student takes under them), `mixtures` (a line on each loss with several teachers at once), `vocabularies` (the
-        student's beside each teacher's; null where a tokenizer is not on this machine), `forecast` (memory, disk, tokens,
-        time, …), `fits`, `limits`, `remedies` and `proposal`.
+        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
+        `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
+        once), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on this machine),
+        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
 
     Raises:
         RecipeError: with all mistakes, or all that this machine lacks.
@@ -141,21 +142,21 @@ def check(
     path = Path(recipe) if isinstance(recipe, str) else recipe
     show = progress or (lambda _: None)
     asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
-    found = asked.look()
+    checked = asked.look()
     limits = _limits(limit, assumed, asked.out, asked.store)
     fits = {
-        "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
-        "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
-        "disk": found.forecast.disk_bytes <= limits.disk,
+        "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
+        "gpu": not limits.gpu or checked.forecast.device_memory.peak <= limits.gpu,
+        "disk": checked.forecast.disk_bytes <= limits.disk,
     }
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        return _attempt_of(asked.look_at(further) if further else found, limits)
+        return _attempt_of(asked.look_at(further) if further else checked, limits)
 
     enough = fits["memory"] and fits["gpu"]
-    proposed = proposals(found.assembly, found.asked) if fit or not enough else []
+    proposed = proposals(checked.assembly, checked.asked) if fit or not enough else []
     return {
-        **_describe(found),
+        **_describe(checked),
         "limits": vars(limits),
         "fits": fits,
         "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
@@ -163,19 +164,20 @@ def check(
     }
 
 
-def _describe(found: _Checked) -> dict[str, Any]:
-    facts = {phase.stage.removeprefix("phases/"): phase.facts for phase in found.planned.phases}
+def _describe(checked: _Checked) -> dict[str, Any]:
+    facts = {training_title(phase.arm, phase.name): phase.facts for phase in checked.ahead.phases}
     described: dict[str, Any] = _plain(
         {
-            "name": found.assembly.recipe.name,
-            "arms": list(found.assembly.arms),
-            "components": [component_record(built) for built in found.assembly.built.values()],
-            "models": found.models,
-            "trainable": {name: own.trainable for name, own in facts.items() if own is not None},
-            "licences": found.licences,
-            "vocabularies": found.vocabularies,
-            "mixtures": describe_mixtures(found.assembly),
-            "forecast": found.forecast,
+            "name": checked.assembly.recipe.name,
+            "arms": list(checked.assembly.arms),
+            "components": [component_record(built) for built in checked.assembly.built.values()],
+            "models": checked.ahead.models,
+            "stages": checked.titles,
+            "trainable": {name: each.trainable for name, each in facts.items() if each is not None},
+            "licences": checked.licences,
+            "vocabularies": checked.vocabularies,
+            "mixtures": describe_mixtures(checked.assembly),
+            "forecast": checked.forecast,
         }
     )
     return described
@@ -192,39 +194,42 @@ def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
         above = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
         over |= {moment: max(count, over.get(moment, 0)) for moment, count in above.items() if count > 0}
     peak = (found.forecast.device_memory if limits.gpu else found.forecast.memory).peak
-    return Attempt(peak, found.models[student].parameters if student in found.models else 0, over)
+    return Attempt(peak, found.ahead.models[student].parameters if student in found.ahead.models else 0, over)
 
 
-def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known, store: Path | None = None) -> _Checked:
-    """Check a recipe; `known` is added to for later attempts."""
+def _look(
+    recipe: Recipe, out: Path, say: Callable[[str], None], cache: ForecastCache, store: Path | None = None
+) -> _Checked:
+    """Check a recipe; `cache` is added to for later attempts."""
     with _opening(recipe, say, store) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
-        refuse_missing(context.assembly, info, known.complete)
-        identify(context, info, needed=False)
+        refuse_missing(context.assembly, info, cache.complete)
+        identify(context, info)
         with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
             try_packers(context, info)
             try_corpora(context, replace(info, say=lambda _: None))
-        found = _foresee(context, info, out, known)
-        vocabularies = compare_with_teachers(context, info, needed=False)
-        with suppress(ServiceError):  # so a plan would need to fetch something
-            add_stages(context)
-        return replace(found, licences=licences, vocabularies=vocabularies)
+        return replace(_foresee(context, info, out, cache), licences=licences)
 
 
 @contextmanager
 def _opening(recipe: Recipe, say: Callable[[str], None], store: Path | None) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        context = Context.of(assembly, folder, folder)
-        info = replace(context.info(Stage("check")), say=say, store=store)  # nothing runs that trackers could show
+        context = replace(Context.of(assembly, folder, folder), forecast=True)
+        info = replace(context.info(), stage="check", say=say, store=store)  # nothing runs that trackers could show
         with refusals_with_places(assembly):
             yield context, info
 
 
-def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:
-    models = describe(context, info, known)
-    planned, unknown = run_forecast_of(context, info, models, known)
-    answers = ask(context, info, planned, unknown)
+def _foresee(context: Context, info: RunInfo, out: Path, cache: ForecastCache) -> _Checked:
+    refuse_uneven_trainers(context.assembly)
+    models = describe(context, info, cache)
+    vocabularies = compare_with_teachers(context, info)
+    run_graph = build_graph(context, models)
+    ahead, unknown = forecast_of(context, info, models, run_graph, cache)
+    answers = ask(context, info, ahead, run_graph, unknown)
     asked = apply_earlier_speed(answers, context.assembly, models, out / context.assembly.recipe.name)
-    refuse_uneven(context.assembly, asked)
-    return _Checked(context.assembly, models, planned, asked, add_up(planned, asked, unknown))
+    nodes = run_graph.graph.nodes
+    forecast = add_up(ahead, asked, unknown, {name: tuple(node.teachers) for name, node in nodes.items()})
+    titles = {name: node.title for name, node in nodes.items()}
+    return _Checked(context.assembly, ahead, titles, asked, forecast, vocabularies)

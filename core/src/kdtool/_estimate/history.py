@@ -9,13 +9,13 @@ from pathlib import Path
 from kdtool._assembly.assemble import Assembly
 from kdtool._contract.language_model import ModelFacts
 from kdtool._errors import KdtoolError
+from kdtool._estimate.run_forecast import AttributedEstimate
 from kdtool._results.files import component_record, read_results
-from kdtool._run.preflight.run_forecast import Asked
 
 
 def apply_earlier_speed(
-    asked: list[Asked], assembly: Assembly, models: Mapping[str, ModelFacts], folder: Path
-) -> list[Asked]:
+    asked: list[AttributedEstimate], assembly: Assembly, models: Mapping[str, ModelFacts], folder: Path
+) -> list[AttributedEstimate]:
     """Return the parts with the speed of the finished run in `folder`, in phases with unchanged settings."""
     try:
         before = read_results(folder)
@@ -36,7 +36,7 @@ def apply_earlier_speed(
     return [_with_speed(part, speeds.get((part.arm, part.phase, part.component)), folder) for part in asked]
 
 
-def _with_speed(part: Asked, speed: float | None, folder: Path) -> Asked:
+def _with_speed(part: AttributedEstimate, speed: float | None, folder: Path) -> AttributedEstimate:
     if speed is None or not part.estimate.seconds:
         return part
     note = f"from the run in {folder}: {1 / max(speed, 1e-12):,.0f} tokens/s"

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._contract.estimates import Estimate
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
+from kdtool._estimate.run_forecast import AttributedEstimate
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import as_written
-from kdtool._run.preflight.run_forecast import Asked
+from kdtool._recipe.model import ComponentSpec
 
 _TRIES = 48
 """The most recipes that are checked for one answer."""
@@ -42,7 +44,7 @@ class Remedy:
 
     def touches(self, moment: str) -> bool:
         """Return whether it may save memory at this moment of the run."""
-        return not self.stages or any(moment == stage or moment.startswith(f"{stage}:") for stage in self.stages)
+        return not self.stages or moment in self.stages or moment.partition(": ")[0] in self.stages
 
 
 @dataclass(frozen=True)
@@ -60,64 +62,43 @@ Try = Callable[[Mapping[str, Any]], Attempt]
 """Checks the recipe with further settings."""
 
 
-def proposals(assembly: Assembly, asked: Sequence[Asked]) -> list[Remedy]:
+def proposals(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> list[Remedy]:
     """Return the proposals of components and transforms, cheapest first, untried."""
-    (student,) = assembly.of_kind("student")
-    found: dict[str, Remedy] = {}
-    paths = {built.spec.path: built.spec for built in assembly.built.values()}
+    specs = {built.spec.path: built.spec for built in assembly.built.values()}
+    proposed: dict[str, Remedy] = {}
     for part in asked:
-        spec, stages = paths.get(part.component), part.estimate.stages
-        if spec is None:
-            continue
-        prefix = as_written(spec.key)
-        own = [
-            Remedy(
-                {f"{prefix}.{key}": value for key, value in saving.settings.items()},
-                saving.cost,
-                saving.changes_result,
-                of_student=part.component == student,
-                stages=stages,
-            )
-            for saving in part.estimate.savings
-        ]
-        if spec.kind == "evaluator" and stages:
-            cost = f"without the evaluator {spec.path.rpartition('.')[2]}"
-            own.append(Remedy({prefix: False}, cost, False, leaves_out=True, stages=stages))
-        for one in own:
-            known = found.setdefault(str(one.settings), one)
-            if known.stages and stages:
-                found[str(one.settings)] = replace(known, stages=tuple(dict.fromkeys([*known.stages, *stages])))
-    return sorted([*found.values(), *_transforms(assembly)], key=_rank)
+        for remedy in _proposed_by(part.estimate, specs[part.component]) if part.component in specs else ():
+            earlier = proposed.setdefault(str(remedy.settings), remedy)
+            if earlier.stages and remedy.stages:
+                stages = tuple(dict.fromkeys([*earlier.stages, *remedy.stages]))
+                proposed[str(remedy.settings)] = replace(earlier, stages=stages)
+    return sorted([*proposed.values(), *_transforms(assembly, asked)], key=_rank)
 
 
-def fitting(found: Sequence[Remedy], attempt: Try) -> list[Remedy]:
+def fitting(remedies: Sequence[Remedy], attempt: Try) -> list[Remedy]:
     """Return the remedies that fit by themselves; where none does, the first sum of several that fits, if any."""
     tries = _Tries(attempt)
     base = tries({})
     if base is None:
         return []
-    alone = []
-    for one in found:
-        if one.of_student or all(map(one.touches, base.over)):
-            tried = tries(one.settings)
-            if tried is not None and not tried.over:
-                alone.append(replace(one, peak=tried.peak, parameters=tried.parameters))
-    if alone:
-        return alone
-    together = _combine(_AS_IT_IS, base, [one for one in found if not one.of_student], tries)
-    return [] if together is None else [together]
+    helpful = [remedy for remedy in remedies if remedy.of_student or all(map(remedy.touches, base.over))]
+    tried = [(remedy, tries(remedy.settings)) for remedy in helpful]
+    alone = [_measured(remedy, state) for remedy, state in tried if state is not None and not state.over]
+    together = (
+        _combine(_AS_IT_IS, base, [each for each in remedies if not each.of_student], tries) if not alone else None
+    )
+    return [together] if together else alone
 
 
-def largest(found: Sequence[Remedy], attempt: Try) -> Remedy | None:
+def largest(remedies: Sequence[Remedy], attempt: Try) -> Remedy | None:
     """Return the proposal with the largest student that fits, with the fewest other changes; None where none does."""
     tries = _Tries(attempt)
-    students = [replace(_AS_IT_IS, of_student=True), *(one for one in found if one.of_student)]
-    others = [one for one in found if not one.of_student]
-    known = [(one, tried) for one in students if (tried := tries(one.settings)) is not None]
-    for student, tried in sorted(known, key=lambda entry: -entry[1].parameters):
-        if fitted := _combine(student, tried, others, tries):
-            return fitted
-    return None
+    students = [replace(_AS_IT_IS, of_student=True), *(remedy for remedy in remedies if remedy.of_student)]
+    others = [remedy for remedy in remedies if not remedy.of_student]
+    known = [(student, state) for student in students if (state := tries(student.settings)) is not None]
+    largest_first = sorted(known, key=lambda entry: -entry[1].parameters)
+    combined = (_combine(student, state, others, tries) for student, state in largest_first)
+    return next(filter(None, combined), None)
 
 
 class _Tries:
@@ -139,16 +120,20 @@ def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: _T
     current, left = start, sorted(options, key=_rank)
     while state.over:
         worst = max(state.over, key=state.over.__getitem__)
-        for one in [one for one in left if one.touches(worst)]:
-            left.remove(one)
-            joined = _join(current, one)
+        for option in [option for option in left if option.touches(worst)]:
+            left.remove(option)
+            joined = _join(current, option)
             tried = tries(joined.settings)
             if tried is not None and tried.over.get(worst, 0) < state.over[worst]:
                 current, state = joined, tried
                 break
         else:
             return None
-    return replace(current, peak=state.peak, parameters=state.parameters)
+    return _measured(current, state)
+
+
+def _measured(remedy: Remedy, state: Attempt) -> Remedy:
+    return replace(remedy, peak=state.peak, parameters=state.parameters)
 
 
 def _join(first: Remedy, second: Remedy) -> Remedy:
@@ -162,14 +147,24 @@ def _join(first: Remedy, second: Remedy) -> Remedy:
     )
 
 
-def _rank(one: Remedy) -> tuple[bool, int]:
-    return one.of_student, 2 if one.changes_result else int(one.leaves_out)
+def _rank(remedy: Remedy) -> tuple[bool, int]:
+    return remedy.of_student, 2 if remedy.changes_result else int(remedy.leaves_out)
 
 
-def _transforms(assembly: Assembly) -> Iterator[Remedy]:
-    (student,) = assembly.of_kind("student")
-    component = assembly.shared[student]
-    random = isinstance(component, Student) and component.uses_seed
+def _proposed_by(estimate: Estimate, spec: ComponentSpec) -> Iterator[Remedy]:
+    """Yield the savings of one estimate, and leaving out an evaluator that holds memory."""
+    prefix, stages = as_written(spec.key), estimate.stages
+    for saving in estimate.savings:
+        settings = {f"{prefix}.{key}": value for key, value in saving.settings.items()}
+        yield Remedy(settings, saving.cost, saving.changes_result, of_student=spec.kind == "student", stages=stages)
+    if spec.kind == "evaluator" and stages:
+        cost = f"without the evaluator {spec.path.rpartition('.')[2]}"
+        yield Remedy({prefix: False}, cost, changes_result=False, leaves_out=True, stages=stages)
+
+
+def _transforms(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> Iterator[Remedy]:
+    (student,) = assembly.of_kind("student").values()
+    random = isinstance(student, Student) and student.uses_seed
     for name in entries_by_name("transform"):
         try:
             cls = load("transform", name, Path.cwd(), assembly.complain).cls
@@ -180,9 +175,8 @@ def _transforms(assembly: Assembly) -> Iterator[Remedy]:
             continue
         for number, phase in enumerate(assembly.arms["student"]):
             frozen = saving.freezes and random and number == 0  # weights that were never trained
-            if frozen or name in {spec.use for spec in phase.transforms}:
-                continue
-            settings = {as_written((*phase.key, "transforms", name)): dict(saving.settings)}
-            arms = ("" if arm == "student" else f"{arm}/" for arm in assembly.arms)
-            stages = tuple(f"phases/{arm}{phase.name}" for arm in arms)
-            yield Remedy(settings, saving.cost, saving.changes_result, stages=stages)
+            if not frozen and name not in {spec.use for spec in phase.transforms}:
+                settings = {as_written((*phase.key, "transforms", name)): dict(saving.settings)}
+                moments = (moment for part in asked if part.phase == phase.name for moment in part.estimate.stages)
+                stages = tuple(dict.fromkeys(moment.partition(": ")[0] for moment in moments))
+                yield Remedy(settings, saving.cost, saving.changes_result, stages=stages)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
-from kdtool._run.preflight.run_forecast import Asked
+from kdtool._estimate.run_forecast import AttributedEstimate
+from kdtool._run.stages.phases import training_title
 
 _CONTROL_OF_TIME = "control-time"
 
@@ -26,7 +27,8 @@ class Memory:
 class Spent:
     """Something that is written or fetched: `bytes` all together, `times` how often, `of` which component.
 
-    With `passing` it is gone when its stage is done: of those the greatest counts, not the sum.
+    `stage` is the training that writes it in words, or "". With `passing` it is gone when its stage is done: of those the
+    greatest counts, not the sum.
     """
 
     what: str
@@ -35,6 +37,7 @@ class Spent:
     times: int = 1
     note: str = ""
     passing: bool = False
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,13 @@ class Forecast:
     unknown: tuple[str, ...]
 
 
-def add_up(ahead: RunForecast, asked: Sequence[Asked], unknown: Iterable[str]) -> Forecast:
-    """Return the sums of components' estimates."""
+def add_up(
+    ahead: RunForecast,
+    asked: Sequence[AttributedEstimate],
+    unknown: Iterable[str],
+    teachers: Mapping[str, Sequence[str]],
+) -> Forecast:
+    """Return the sums of components' estimates; `teachers` are those that each stage asks."""
     device = any(part.estimate.device_bytes for part in asked)
     asked = [_place(part, "device_bytes" if device else "host_bytes") for part in asked]
     seconds = {arm: sum(p.estimate.seconds * p.runs for p in asked if p.arm == arm) for arm in {p.arm for p in asked}}
@@ -68,8 +76,8 @@ def add_up(ahead: RunForecast, asked: Sequence[Asked], unknown: Iterable[str]) -
     disk = tuple(_spent(asked, "disk_bytes"))
     passing = max((spent.bytes for spent in disk if spent.passing), default=0)
     return Forecast(
-        memory=_memory(ahead, asked, "host_bytes"),
-        device_memory=_memory(ahead, asked, "device_bytes"),
+        memory=_memory(ahead, asked, "host_bytes", teachers),
+        device_memory=_memory(ahead, asked, "device_bytes", teachers),
         disk=disk,
         disk_bytes=passing + sum(spent.bytes for spent in disk if not spent.passing),
         downloads=tuple(_spent(asked, "download_bytes")),
@@ -84,7 +92,7 @@ def add_up(ahead: RunForecast, asked: Sequence[Asked], unknown: Iterable[str]) -
     )
 
 
-def _place(part: Asked, where: str) -> Asked:
+def _place(part: AttributedEstimate, where: str) -> AttributedEstimate:
     """Return the part with the memory of its models counted where they compute."""
     held = getattr(part.estimate, where) + part.estimate.compute_bytes
     return replace(part, estimate=replace(part.estimate, **{where: held}, compute_bytes=0))
@@ -96,20 +104,21 @@ def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
     return 2 * facts.layers * facts.kv_heads * width * (tokens or facts.context) * itemsize
 
 
-def _memory(ahead: RunForecast, asked: Sequence[Asked], what: str) -> Memory:
+def _memory(
+    ahead: RunForecast, asked: Sequence[AttributedEstimate], what: str, teachers: Mapping[str, Sequence[str]]
+) -> Memory:
     named = {stage for part in asked for stage in part.estimate.stages}
-    first = _first_uses(ahead, asked)
+    unopened = {*ahead.teachers}
     moments: dict[str, dict[str, int]] = {}
-    for position, stage in enumerate(ahead.stages):
-        for moment in sorted(one for one in named if one.startswith(f"{stage}: ")) or [stage]:
+    for stage in ahead.stages:
+        unopened -= {*teachers.get(stage, ())}
+        for moment in sorted(name for name in named if name.startswith(f"{stage}: ")) or [stage]:
             parts = moments.setdefault(moment, {})
-            unloaded = {name for part in asked if moment in part.estimate.stages for name in part.estimate.unloads}
+            absent = {name for part in asked if moment in part.estimate.stages for name in part.estimate.unloads}
+            absent |= unopened
             for part in asked:
-                if part.estimate.stages:
-                    held = moment in part.estimate.stages or stage in part.estimate.stages
-                else:
-                    used = part.component not in ahead.teachers or first.get(part.component, position + 1) <= position
-                    held = used and part.component not in unloaded
+                stages = part.estimate.stages
+                held = bool({moment, stage} & {*stages}) if stages else part.component not in absent
                 if held and (count := int(getattr(part.estimate, what))):
                     parts[part.estimate.part] = parts.get(part.estimate.part, 0) + count
     if not any(moments.values()):
@@ -119,18 +128,7 @@ def _memory(ahead: RunForecast, asked: Sequence[Asked], what: str) -> Memory:
     return Memory(sum(ordered.values()), at, ordered, moments)
 
 
-def _first_uses(ahead: RunForecast, asked: Sequence[Asked]) -> dict[str, int]:
-    """Return the position of the first stage that opens each model; scores open all teachers."""
-    places = {stage: position for position, stage in enumerate(ahead.stages)}
-    found = dict.fromkeys(ahead.teachers, places["scores"]) if "scores" in places else {}
-    for part in asked:
-        own = [places[stage] for stage in (s.partition(": ")[0] for s in part.estimate.stages) if stage in places]
-        for name in part.estimate.uses if own else ():
-            found[name] = min(found.get(name, len(places)), *own)
-    return found
-
-
-def _spent(asked: Sequence[Asked], what: str) -> Iterable[Spent]:
+def _spent(asked: Sequence[AttributedEstimate], what: str) -> Iterable[Spent]:
     fetched: set[str] = set()
     for part in asked:
         count = int(getattr(part.estimate, what))
@@ -138,13 +136,13 @@ def _spent(asked: Sequence[Asked], what: str) -> Iterable[Spent]:
             count = 0 if part.estimate.part in fetched else count
             fetched.add(part.estimate.part)
         if count:
-            of = "/".join(filter(None, (part.component, part.arm, part.phase)))
             passing = bool(part.estimate.stages)
             runs = 1 if passing else part.runs
-            yield Spent(part.estimate.part, of, count * runs, runs, part.estimate.note, passing)
+            stage = training_title(part.arm, part.phase) if part.phase else ""
+            yield Spent(part.estimate.part, part.component, count * runs, runs, part.estimate.note, passing, stage)
 
 
-def _unknown(asked: Sequence[Asked]) -> Iterable[str]:
+def _unknown(asked: Sequence[AttributedEstimate]) -> Iterable[str]:
     """Yield parts without any figure, each with its note."""
     for part in asked:
         known = ("host_bytes", "device_bytes", "disk_bytes", "download_bytes", "seconds", "tokens", "picodollars")

@@ -21,7 +21,7 @@ from kdtool._recipe.yaml import Node, Place, as_node
 from kdtool._store.layout import RESULTS
 from kdtool._text.terminal import print_line
 
-_KEYS = ("corpora", "screens", "teachers", "evaluators", "exporters", "trackers", "reporter")
+_KEYS = ("corpora", "filters", "teachers", "evaluators", "exporters", "trackers", "reporter")
 
 
 def measuring_recipe(
@@ -36,9 +36,9 @@ def measuring_recipe(
 
     Args:
         name: the run's name, a valid one.
-        evaluators: names; others of the recipe are left out, unless it has screens, which may ask them.
+        evaluators: names; others of the recipe are left out, unless it has filters, which may ask them.
         settings: key paths to values, laid over all else.
-        corpus: the corpus, in place of the recipe's corpora and screens.
+        corpus: the corpus, in place of the recipe's corpora and filters.
         recipe: a whole recipe, or a run with its recipe, of which the keys for measuring are used.
 
     Raises:
@@ -84,14 +84,14 @@ def _with_openers(name: str, composed: Node) -> Recipe:
 def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
     """Return the parts of a recipe for measuring.
 
-    All evaluators stay beside screens, which may ask them for their problems: without some the text would change.
+    All evaluators stay beside filters, which may ask them for their problems: without some the text would change.
     """
     kept = {key: node for key, node in whole.value.items() if key in _KEYS}
     if corpus:
         kept.pop("corpora", None)
-        kept.pop("screens", None)
+        kept.pop("filters", None)
     named = kept.get("evaluators")
-    if named is not None and evaluators and isinstance(named.value, dict) and "screens" not in kept:
+    if named is not None and evaluators and isinstance(named.value, dict) and "filters" not in kept:
         own = {name: node for name, node in named.value.items() if name in evaluators}
         kept["evaluators"] = Node(own, named.place)
     return Node(kept, whole.place)

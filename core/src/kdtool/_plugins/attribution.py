@@ -1,8 +1,7 @@
-"""Find the plugin whose code failed, and turn errors of the system and of libraries into errors for the user.
+"""Turn errors of plugins, of the system and of libraries into errors for the user.
 
-The component is known from the hook that raised. A hook's result (a model, a tokenizer) may fail later, outside of any
-hook: the plugin is then found by the code that the exception passed through. The Python API and the command line both use
-`translate_errors`, so that a lack of memory or disk is the same error wherever it happens.
+The Python API and the command line both use `translate_errors`, so that a lack of memory or disk is the same error
+wherever it happens.
 """
 
 from __future__ import annotations
@@ -15,40 +14,23 @@ from pathlib import Path
 
 from kdtool._contract.run_info import Owner
 from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError, cause_of
-from kdtool._plugins.distributions import origin_of, points
+from kdtool._plugins.distributions import points
 from kdtool._plugins.owner import blame, owner_of
 
-__all__ = ["culprit", "describe", "out_of_memory", "place_of", "translate_errors", "using"]
+__all__ = ["describe", "out_of_memory", "place_of", "translate_errors", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def culprit(error: BaseException) -> str:
-    """Return the component, or else the plugin, whose code raised; "" if it was kdtool's own or is unknown."""
-    owner = owner_of(error)
-    if owner is not None:
-        return str(owner)
-    offered = {point.value.partition(":")[0].partition(".")[0]: point for point in points()}
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if module.startswith("_kdtool_local_"):
-            return f"the local file {Path(frame.f_code.co_filename).name}"
-        if module in offered and offered[module].dist:
-            origin = origin_of(offered[module].dist)
-            return f"{origin.name} {origin.version}".rstrip()
-    return ""
-
-
 def place_of(error: BaseException) -> str:
-    """Return "file:line" of the plugin's code that raised, a local file's or an installed one's; "" if none did."""
-    offered = {point.value.partition(":")[0].partition(".")[0] for point in points()} - {"kdtool"}
+    """Return "folder/file:line" of the plugin's code that raised, a local file's or an installed one's; "" if none did."""
+    plugins = {point.value.partition(":")[0].partition(".")[0] for point in points()} - {"kdtool"}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if module.startswith("_kdtool_local_") or module in offered:
+        if module.startswith("_kdtool_local_") or module in plugins:
             file = Path(frame.f_code.co_filename)
-            in_package = file.stem == "__init__" or "." in str(frame.f_globals.get("__name__", ""))
-            return f"{f'{file.parent.name}/' if in_package else ''}{file.name}:{line}"
+            return f"{file.parent.name}/{file.name}:{line}"
     return ""
 
 
@@ -100,7 +82,7 @@ def translate_errors() -> Iterator[None]:
         raise
     except Exception as error:
         if out_of_memory(error):
-            who = culprit(error) or "kdtool itself"
+            who = owner_of(error) or "kdtool itself"
             first = (str(error).strip().splitlines() or ["MemoryError"])[0]
             remedy = "A smaller batch, shorter rows or a smaller model need less. Finished work is kept."
             raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy}") from error
@@ -110,8 +92,7 @@ def translate_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f" {error.filename}" if error.filename else ""
             remedy = "make room or choose another folder, then run the same command again; finished work is kept"
-            who = culprit(error)
-            raise StorageError(
-                f"cannot write{where}: {error.strerror}{f' (in {who})' if who else ''}; {remedy}"
-            ) from error
+            owner = owner_of(error)
+            who = f" (in {owner})" if owner else ""
+            raise StorageError(f"cannot write{where}: {error.strerror}{who}; {remedy}") from error
         raise

@@ -1,13 +1,10 @@
-"""Installed distributions: the entry points and metadata of plugins, and the contract for which they were written.
+"""Installed distributions: the entry points and metadata of plugins, and the versions of kdtool that they require.
 
-A distribution whose entry points cannot be read is skipped with a note. A plugin's distribution depends on
-`kdtool[contract-1]`, an extra without packages, and not on a release of the core. Nothing is imported but
-`importlib.metadata`.
+A distribution whose entry points cannot be read is skipped with a note. Nothing is imported but `importlib.metadata`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +15,7 @@ from importlib.metadata import (
     distributions,
     entry_points,
     packages_distributions,
+    version,
 )
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,8 @@ from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import escape, print_line
 
 __all__ = [
-    "CONTRACT",
-    "CONTRACTS",
     "DEFAULTS",
     "Origin",
-    "contracts_of",
     "find_misplaced",
     "module_origin",
     "origin_of",
@@ -39,14 +34,6 @@ __all__ = [
     "refusal",
 ]
 
-CONTRACT = 1
-"""The contract's number. It grows when plugins written for an older one would no longer work.
-
-`core/contract-N.json` holds what plugins may rely on under each number; a test compares.
-"""
-
-CONTRACTS = frozenset({CONTRACT})
-"""The numbers whose plugins this core still works with. Its distribution offers an extra `contract-N` for each."""
 DEFAULTS = "kdtool.defaults"
 """Entry points that name the default plugin of a kind: the kind, and the class as in the group of the kind.
 
@@ -107,28 +94,31 @@ def module_origin(module: str) -> Distribution | None:
         return None
 
 
-def contracts_of(found: Distribution) -> frozenset[int]:
-    """Return the numbers that a distribution requires of kdtool; an empty set if it states none."""
-    numbers: set[int] = set()
-    for requirement in origin_of(found).requires:
-        match = re.match(r"kdtool\s*\[([^\]]*)\]", requirement, re.IGNORECASE)
-        extras = match[1].split(",") if match else ()
-        matches = (re.fullmatch(r"contract[-_.]+(\d+)", extra.strip(), re.IGNORECASE) for extra in extras)
-        numbers.update(int(number[1]) for number in matches if number)
-    return frozenset(numbers)
+def refusal(dist: Distribution) -> str:
+    """Return why a distribution's plugins cannot be used with this version of kdtool, and what to do; "" if they can.
 
-
-def refusal(found: Distribution) -> str:
-    """Say why a distribution's plugins cannot be used with this core, and what to do; "" if they can."""
-    missing = sorted(contracts_of(found) - CONTRACTS)
-    if not missing:
+    pip resolves versions when it installs; only an upgrade of kdtool without its plugins gets here.
+    """
+    running, origin = version("kdtool"), origin_of(dist)
+    of_kdtool = [text for text in origin.requires if text.lower().startswith("kdtool")]
+    excluding = next((text for text in of_kdtool if _excludes(text, running)), "")
+    if not excluding:
         return ""
-    name, newer = origin_of(found).name, missing[-1] > CONTRACT
-    outdated = "kdtool" if newer else name
-    remedy = f"get a newer {outdated}: {install_command(outdated, '--upgrade')}"
-    wanted, given = (" and ".join(map(str, numbers)) for numbers in (missing, sorted(CONTRACTS)))
-    version = origin_of(found).version
-    return f"{name} {version} was written for contract {wanted}, but this kdtool gives contract {given}; {remedy}"
+    remedy = f"install versions that fit each other: {install_command(origin.name, '--upgrade')}"
+    return f"{origin.name} {origin.version} requires {excluding}, but this is kdtool {running}; {remedy}"
+
+
+def _excludes(text: str, running: str) -> bool:
+    """Return whether a requirement is of kdtool and excludes its version."""
+    from packaging.requirements import InvalidRequirement, Requirement  # slow to import
+
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        return False
+    applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    included = requirement.specifier.contains(running, prereleases=True)
+    return requirement.name.lower() == "kdtool" and applies and not included
 
 
 def _readable(found: Distribution) -> tuple[EntryPoint, ...]:

@@ -8,20 +8,23 @@ Components are registered last to first: pluggy calls what registered last first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
-from functools import partial, wraps
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import pluggy
 
 from kdtool._contract.component import Component
 from kdtool._contract.run_info import Named, Owner
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.attribution import using
-from kdtool._plugins.engine_wrappers import engine_wrappers, guarded_wrapper
 from kdtool._plugins.events import Events
-from kdtool._plugins.hook_specs import PREFIX, SPECS, Spec, implements, is_wrapper
+from kdtool._plugins.guards import GuardedHooks, skip_checks
+from kdtool._plugins.hook_specs import SPECS, Spec, implements
+from kdtool._plugins.owner import owner_of
 from kdtool._text.did_you_mean import did_you_mean
 
 __all__ = ["ComponentHooks"]
@@ -56,22 +59,21 @@ class ComponentHooks:
         whole: ComponentHooks | None = None,
     ) -> None:
         self._components = dict(components)
-        unnamed = {name: Owner(name, one.kind, name, "", "") for name, one in components.items()}
+        unnamed = {name: Owner(name, component.kind, name, "", "") for name, component in components.items()}
         self._owners = {**unnamed, **(owners or {})}
+        self._required = required
+        self._trace = trace
+        self._depth = _Depth()
+        self._complain = complain
         self._muted = set() if muted is None else muted
         self._events = events
         self._whole = whole
         self._addressed: dict[str, _Addressed] = {}
         self._replaced: dict[tuple[str, str], Callable[..., Any]] = {}
-        self._manager = _Manager()
+        self._manager = _make_manager()
         for name, component in reversed(self._components.items()):
             with using(self._owners[name], "its registration"):
-                self._manager.register(component, name)
-                self._guard_wrappers(component, self._owners[name])
-        specs = [spec for name, spec in SPECS.items() if self.implementing(name)]
-        owned = {name: (component, self._owners[name]) for name, component in components.items()}
-        for plugin in engine_wrappers(specs, owned, required, trace, complain, self._muted):
-            self._manager.register(plugin)
+                self._manager.register(GuardedHooks(component, self._owners[name], self._muted), name)
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:
         """Return the call of a hook of all components: see `kdtool.Hooks`."""
@@ -90,17 +92,17 @@ class ComponentHooks:
 
     def implementing(self, hook: str) -> tuple[str, ...]:
         """Return the names of the components that implement a hook, in the order in which they are called."""
-        found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return tuple(one.plugin_name for one in found if not one.wrapper)
+        registered = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        return tuple(implementation.plugin_name for implementation in registered if not implementation.wrapper)
 
     def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
-        """Return each component's hook for hot loops: its plain method, where no component wraps the hook."""
-        spec, found = SPECS[hook], getattr(self._manager.hook, hook).get_hookimpls()
-        wrapped = any(one.wrapper and one.plugin_name in self._components for one in found)
-        own = {one.plugin_name: one for one in found if not one.wrapper}
-        through_pluggy = own if wrapped or spec.calling.tolerant else {name for name, _ in self._replaced}
+        """Return each component's hook for hot loops: without pluggy, if no component wraps the hook."""
+        spec, registered = SPECS[hook], getattr(self._manager.hook, hook).get_hookimpls()
+        through_pluggy = spec.calling.tolerant or any(implementation.wrapper for implementation in registered)
         return {
-            name: getattr(self._of(name), hook) if name in through_pluggy else _plain(spec, own[name])
+            name: getattr(self._of(name), hook)
+            if through_pluggy or (name, hook) in self._replaced
+            else skip_checks(getattr(self._components[name], hook), self._owners[name], spec)
             for name in self.implementing(hook)
         }
 
@@ -110,10 +112,10 @@ class ComponentHooks:
 
     def replacing(self, hook: str, by: Mapping[str, Callable[..., Any]]) -> ComponentHooks:
         """Return the same hooks, except that `by[name](call, …)` stands for `call(…)`, the hook of that component."""
-        found = copy(self)
-        found._addressed = {}
-        found._replaced = self._replaced | {(name, hook): other for name, other in by.items()}
-        return found
+        hooks = copy(self)
+        hooks._addressed = {}
+        hooks._replaced = self._replaced | {(name, hook): other for name, other in by.items()}
+        return hooks
 
     def _of(self, name: str) -> Any:
         if name not in self._addressed:
@@ -130,18 +132,43 @@ class ComponentHooks:
             if spec.answers.must_answer:
                 raise PluginError(f"{self.owner(name)} must implement {hook} for this recipe")
             return lambda *_, **__: None
-        found = getattr(self._manager.hook, hook).get_hookimpls()
-        others = [one.plugin for one in found if not one.wrapper and one.plugin is not component]
-        caller, values = self._manager.subset_hook_caller(hook, others), spec.values
+        registered = getattr(self._manager.hook, hook).get_hookimpls()
+        others = [each.plugin for each in registered if not each.wrapper and each.plugin_name != name]
+        caller = self._manager.subset_hook_caller(hook, others)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if spec.calling.tolerant and name in self._muted:
                 return None
-            return caller(component=name, **values(args, kwargs))
+            with self._trace_call(f"{hook} -> {name}"), self._tolerate_failure(name, spec):
+                return caller(component=name, **spec.values(args, kwargs))
 
         if thread:
             return partial(thread.put, hook, call)
         return partial(self._replaced[name, hook], call) if (name, hook) in self._replaced else call
+
+    @contextmanager
+    def _tolerate_failure(self, name: str, spec: Spec) -> Iterator[None]:
+        """Disable a component that fails in a tolerant hook, unless it is required, with a line for the user."""
+        try:
+            yield
+        except Exception as error:
+            owner = owner_of(error) or self._owners[name]
+            if owner.name in self._required or not spec.calling.tolerant:
+                raise
+            self._muted.add(owner.name)
+            self._complain(f"{owner} failed in {spec.name}: {cause_of(error)}; disabled for the rest of this run")
+
+    @contextmanager
+    def _trace_call(self, line: str) -> Iterator[None]:
+        if self._trace is None:
+            yield
+            return
+        self._trace(f"{'  ' * self._depth.calls}{line}")
+        self._depth.calls += 1
+        try:
+            yield
+        finally:
+            self._depth.calls -= 1
 
     def _call_all(self, spec: Spec, /, *args: Any, **kwargs: Any) -> Any:
         answers: dict[str, Any] = {}
@@ -155,12 +182,11 @@ class ComponentHooks:
                 answers[name] = answer
         return None if spec.calling.first or spec.answers.is_none else answers
 
-    def _guard_wrappers(self, component: Component, owner: Owner) -> None:
-        """Have errors of the component's own wrappers name it."""
-        for caller in self._manager.get_hookcallers(component) or ():
-            for one in caller.get_hookimpls():
-                if one.plugin is component and one.wrapper:
-                    one.function = guarded_wrapper(one.function, owner, caller.name, self._muted)  # type: ignore[misc]
+
+class _Depth(threading.local):
+    """The number of traced calls that this thread is in."""
+
+    calls = 0
 
 
 class _Addressed:
@@ -177,44 +203,19 @@ class _Addressed:
         return vars(self)[name]
 
 
-class _Manager(pluggy.PluginManager):
-    """A pluggy manager that takes `kdtool_…` methods of components as hooks without any mark.
+def _make_manager() -> pluggy.PluginManager:
+    """Return a pluggy manager of all hooks.
 
     Every call is of one component, so that a wrapper gets its one answer (`firstresult`). Wrappers may also take the
     argument `component`, its name.
     """
-
-    def __init__(self) -> None:
-        super().__init__("kdtool")
-        self.add_hookspecs(_DECLARATIONS)
-        for name in SPECS:
-            spec = getattr(self.hook, name).spec
-            spec.argnames = (*spec.argnames, "component")
-
-    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
-        """Take every declared hook."""
-        return {"firstresult": True} if name in SPECS else None
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        """Take a component's own hooks, which no inherited default is, and wrappers."""
-        if not name.startswith(PREFIX):
-            return None
-        function = getattr(plugin if isinstance(plugin, type) else type(plugin), name)
-        own = is_wrapper(function) or implements(type(plugin), name)
-        return dict(getattr(function, "kdtool_impl", {})) if own else None
+    manager = pluggy.PluginManager("kdtool")
+    manager.add_hookspecs(_DECLARATIONS)
+    for name in SPECS:
+        spec = getattr(manager.hook, name).spec
+        spec.argnames = (*spec.argnames, "component")
+    return manager
 
 
-_DECLARATIONS = type("Declarations", (), {name: spec.declared for name, spec in SPECS.items()})
-
-
-def _plain(spec: Spec, implementation: pluggy.HookImpl) -> Callable[..., Any]:
-    function, wanted = implementation.function, implementation.argnames
-    if tuple(wanted) == spec.arguments:
-        return function
-
-    @wraps(function)
-    def fewer(*args: Any, **kwargs: Any) -> Any:
-        values = spec.values(args, kwargs)
-        return function(*(values[argument] for argument in wanted))
-
-    return fewer
+_MARK = pluggy.HookspecMarker("kdtool")(firstresult=True)
+_DECLARATIONS = type("Declarations", (), {name: _MARK(spec.declared) for name, spec in SPECS.items()})

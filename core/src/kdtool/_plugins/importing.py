@@ -40,7 +40,7 @@ def import_point(kind: str, use: str, point: EntryPoint) -> tuple[Any, Origin]:
     """Return what an entry point names, and its distribution.
 
     Raises:
-        PluginError: it cannot be imported, or was written for another contract.
+        PluginError: it cannot be imported, or requires another version of kdtool.
     """
     found = point.dist or module_origin(point.value.partition(":")[0])
     origin = origin_of(found)

@@ -37,14 +37,14 @@ def package_of(kind: str, name: str) -> str | None:
 def install_command(requirement: str, *options: str) -> str:
     """Return the command that installs a package, for messages.
 
-    A package that was installed from a folder comes from there again.
+    A package that was installed from a folder comes from there again, unless extras are asked for: these are other packages.
 
     Args:
-        requirement: a name, with or without versions.
+        requirement: a name, with or without extras and versions.
         options: options for pip, such as `--upgrade`.
     """
     name = _canonical(re.split(r"[^\w.-]", requirement)[0])
-    if folder := _installed_from(name):
+    if "[" not in requirement and (folder := _installed_from(name)):
         what = [_path_for_pip(folder)]
     elif PUBLISHED or not _is_of_project(name):
         what = [requirement]

@@ -86,21 +86,24 @@ def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iter
     all of them are on the disk. Raises as `open_answers`.
     """
     with closing(open_answers(file)) as database:
-        keys = {name: partial(run.component(name, Teacher).answer_key, weights=one) for name, one in teachers.items()}
+        keys = {
+            name: partial(run.component(name, Teacher).answer_key, weights=weights)
+            for name, weights in teachers.items()
+        }
         cached = {name: _Answers(database, file, key) for name, key in keys.items()}
         hooks = cast("ComponentHooks", run.hook)
-        hooks = hooks.replacing("kdtool_answer", {name: one.ask for name, one in cached.items()})
-        hooks = hooks.replacing("kdtool_open", {name: one.open for name, one in cached.items()})
+        hooks = hooks.replacing("kdtool_answer", {name: cache.ask for name, cache in cached.items()})
+        hooks = hooks.replacing("kdtool_open", {name: cache.open for name, cache in cached.items()})
         yield replace(run, hook=hooks)
         with _storage_errors(file):
             database.execute("PRAGMA wal_checkpoint")  # synced, before files that depend on answers are
-        for name, one in cached.items():
-            if one.changed:
+        for name, cache in cached.items():
+            if cache.changed:
                 run.say(
-                    f"{len(one.changed):,} answers of {name} in {file.name} were changed on disk and are asked for again"
+                    f"{len(cache.changed):,} answers of {name} in {file.name} were changed on disk and are asked for again"
                 )
-            if one.found:
-                run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
+            if cache.found:
+                run.say(f"{cache.found:,} answers of {name} are there already and are not asked for again")
 
 
 class _Answers:
@@ -141,12 +144,12 @@ class _Answers:
         def missing() -> Iterator[Request]:
             for request in requests:
                 key = self._key(request)
-                found = self._find(request, key)
-                if found is None:
+                stored = self._find(request, key)
+                if stored is None:
                     asked[request.id] = key
                     yield request
                 else:
-                    cached.append(found)
+                    cached.append(stored)
 
         for answer in ask(missing()):
             if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later

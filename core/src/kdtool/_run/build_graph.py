@@ -1,4 +1,4 @@
-"""The stages of a run, as a graph of nodes with their dependencies.
+"""The graph of a run: nodes with their dependencies.
 
 text → teachers that are trained or fitted to it → untrained students → scores of teachers → rows → signals → phases of every
 seed and arm → exports → scores of all others.
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kdtool._contract.language_model import ModelFacts
 from kdtool._run.context import Context
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._run.preflight.first_rows import try_packers
 from kdtool._run.preflight.refusals import identify
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.exports import add_exports
-from kdtool._run.stages.phases import Arm, MatchedTime, add_arm
+from kdtool._run.stages.phases import MatchedTime, TrainedModel, add_arm
 from kdtool._run.stages.rows import Materials, add_data, add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.shapes import Shapes
@@ -27,7 +28,7 @@ _TIME_ARM = "control-time"
 
 
 @dataclass(frozen=True)
-class Stages:
+class RunGraph:
     """A run's graph, with its nodes by their role.
 
     `materials` are by phase, `exports` by exporter, `scores` by evaluator; `teachers` are those trained.
@@ -37,8 +38,8 @@ class Stages:
     texts: Node
     students: Mapping[int, Node]
     materials: Mapping[str, Materials]
-    arms: tuple[Arm, ...]
-    teachers: tuple[Arm, ...]
+    arms: tuple[TrainedModel, ...]
+    teachers: tuple[TrainedModel, ...]
     exports: Mapping[str, Node]
     measured: tuple[Measured, ...]
     scores: Mapping[str, Sequence[Node]]
@@ -49,28 +50,34 @@ class Stages:
         return _signals(self.materials)
 
 
-def add_stages(context: Context) -> Stages:
-    """Build the graph of a run; nothing is made.
+def check_and_build_graph(context: Context) -> RunGraph:
+    """Identify the components, compare vocabularies, try packers and build the graph of a run; nothing is made.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
     """
     run = context.info()
-    graph = Graph()
     identify(context, run)
-    context.vocabularies.update({name: found for name, found in compare_with_teachers(context, run).items() if found})
+    compare_with_teachers(context, run)
     try_packers(context, run)
+    return build_graph(context, context.hooks.kdtool_describe(run))
+
+
+def build_graph(context: Context, described: Mapping[str, ModelFacts]) -> RunGraph:
+    """Build the graph of a run of components that are identified, and of models that are `described`; nothing is made."""
+    graph = Graph()
     materials, trained = add_teachers(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
     ahead = len(graph.nodes)
-    own = add_data(context, graph, Shapes.of(context, context.hooks.kdtool_describe(run), students))
-    arms = _add_arms(context, graph, students, own, trained)
+    materials_of_student = add_data(context, graph, Shapes.of(context, described, students))
+    arms = _add_arms(context, graph, students, materials_of_student, trained)
     exports = add_exports(context, graph, arms[0], texts)
     measured = subjects_of(context, arms, exports, students)
     scores = add_scores(context, graph, measured, texts)
     graph = _teachers_first(graph, ahead)
-    return Stages(graph, texts, students, own | materials, tuple(arms), trained, exports, tuple(measured), scores)
+    materials = materials_of_student | materials
+    return RunGraph(graph, texts, students, materials, tuple(arms), trained, exports, tuple(measured), scores)
 
 
 def _teachers_first(graph: Graph, ahead: int) -> Graph:
@@ -79,7 +86,7 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
     So a missing key, a server that does not answer or a model that does not fit is known before hours are spent.
     """
     nodes = list(graph.nodes.values())
-    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts", "base"}]
+    early = [node for node in nodes if node.kind == "scores" and set(node.sources) <= {"texts", "base"}]
     rest = [node for node in nodes[ahead:] if node not in early]
     ordered = Graph()
     for node in (*nodes[:ahead], *early, *rest):
@@ -100,17 +107,16 @@ def _add_arms(
     graph: Graph,
     students: Mapping[int, Node],
     materials: Mapping[str, Materials],
-    teachers: Sequence[Arm],
-) -> list[Arm]:
+    teachers: Sequence[TrainedModel],
+) -> list[TrainedModel]:
     """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
     trained = (node for arm in teachers for node in arm.nodes)
     costs = tuple(dict.fromkeys((*_signals(materials), *trained, *context.adapted.values())))
-    by_seed: list[dict[str, Arm]] = []
+    by_seed: list[dict[str, TrainedModel]] = []
     for seed in context.assembly.recipe.seeds:
-        found: dict[str, Arm] = {}
+        arms: dict[str, TrainedModel] = {}
         for name in context.assembly.arms:
-            matched = MatchedTime(found["student"], found["control"], costs) if name == _TIME_ARM else None
-            stage = Stage("phases", arm=name, seed=seed)
-            found[name] = add_arm(context, graph, stage, students[seed], materials, matched)
-        by_seed.append(found)
-    return [found[name] for name in context.assembly.arms for found in by_seed]
+            matched = MatchedTime(arms["student"], arms["control"], costs) if name == _TIME_ARM else None
+            arms[name] = add_arm(context, graph, name, seed, students[seed], materials, matched)
+        by_seed.append(arms)
+    return [arms[name] for name in context.assembly.arms for arms in by_seed]

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from kdtool._run.graph import Node
-from kdtool._text.stages import stage_in_words
 
 _LONGEST = 60
 """Characters of a value that are shown."""
@@ -34,11 +33,11 @@ def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
     roles = last["inputs"]
     kept = [(before[roles[role]]["fingerprint"], source) for role, source in node.sources.items() if role in roles]
     inputs = {
-        "changed": [source.stage.title for fingerprint, source in kept if source.fingerprint != fingerprint],
-        "added": [source.stage.title for role, source in node.sources.items() if role not in roles],
-        "removed": [stage_in_words(name) for role, name in roles.items() if role not in node.sources],
+        "changed": [source.title for fingerprint, source in kept if source.fingerprint != fingerprint],
+        "added": [source.title for role, source in node.sources.items() if role not in roles],
+        "removed": [before[name]["title"] for role, name in roles.items() if role not in node.sources],
     }
-    lines += [f"input {what}: {' and '.join(dict.fromkeys(found))}" for what, found in inputs.items() if found]
+    lines += [f"input {what}: {' and '.join(dict.fromkeys(titles))}" for what, titles in inputs.items() if titles]
     return tuple(dict.fromkeys(lines))
 
 
@@ -87,7 +86,7 @@ def _compare_component(name: str, old: Mapping[str, Any] | None, new: Mapping[st
     short = name.partition(" ")[2] or name
     settings = dict(_flat(old["config"], short)), dict(_flat(new["config"], short))
     for key in {**settings[0], **settings[1]}:
-        before, after = (found.get(key) for found in settings)
+        before, after = (values.get(key) for values in settings)
         if before != after:
             yield f"{key} {_show(before)} → {_show(after)}"
     if old["version"] != new["version"]:

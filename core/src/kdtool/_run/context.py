@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,16 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError, PluginError, UsageError
+from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.fingerprint import component_part, tokenizer_part
-from kdtool._run.graph import Node, Stage
+from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.locks import is_led, refuse_moved
 from kdtool._tokenizers.vocabulary import Vocabularies
-
-_RUN = Stage("run")
 
 
 class NoTexts:
@@ -49,6 +47,7 @@ class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
+    `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `identity` is that of `folder` since its lock is held.
     `adapted` holds the last node that trained or fitted a teacher, by teacher. `names` are the names of measured subjects in
     this run, by the name of the node that measures them and their name in its artefact.
@@ -66,6 +65,7 @@ class Context:
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
     verify: bool = False
+    forecast: bool = False
     leader: dict[str, Any] | None = None
     identity: tuple[int, int] | None = None
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
@@ -87,28 +87,32 @@ class Context:
         verify: bool = False,
     ) -> Context:
         """Return the context of a run in `folder`, for this process."""
-        stored, own, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
-        return cls(assembly, folder, stored, own, offline, assembly.hooks(), *ranks, licences=licences, verify=verify)
+        stored, run_artefacts, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
+        return cls(
+            assembly, folder, stored, run_artefacts, offline, assembly.hooks(), *ranks, licences=licences, verify=verify
+        )
 
-    def info(self, stage: Stage = _RUN, texts: TextSource | None = None) -> RunInfo:
-        """Return the view that components of a stage have of the run."""
-        return RunInfo(
+    def info(self, node: Node | None = None, texts: TextSource | None = None) -> RunInfo:
+        """Return the view of the run that components have while a node is made, or outside of all nodes."""
+        run = RunInfo(
             name=self.assembly.recipe.name,
-            stage=stage.kind,
+            stage="run",
             folder=self.folder,
             hook=self.hooks,
             texts=texts or NoTexts(),
-            arm=stage.arm,
-            seed=stage.seed,
             rank=self.rank,
             world=self.world,
             offline=self.offline,
             say=self.say,
-            phase=stage.phase,
             licences=self.licences,
-            label=stage.label,
             store=self.store.root,
+            stage_title="run",
         )
+        if node is None:
+            return run
+        phase = node.phase.name if node.phase else ""
+        run = replace(run, stage=node.kind, label=node.label, stage_title=node.title, phase=phase)
+        return replace(run, arm=node.arm, seed=node.seed)
 
     def say(self, text: str) -> None:
         """Show the user a line, on rank 0. All trackers get it; if none of them shows it, it goes to the terminal."""
@@ -131,12 +135,23 @@ class Context:
             raise wrong(f"{self.hooks.owner(name)} has no tokenizer: return one from kdtool_tokenizer")
         return found
 
-    def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Return parts of fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
-        for name in {*teachers} & {*self.hooks.implementing("kdtool_tokenizer")} - self._tokenizers.keys():
-            self._tokenizers[name] = {}
-            with suppress(KdtoolError):  # then no other component can get its tokenizer either
+    def tokenizer_part(self, name: str) -> dict[str, Any]:
+        """Return the parts of fingerprints for the tokenizer of the student or a teacher; opened once in a run.
+
+        Raises:
+            ServiceError: it is not on this machine, and the graph is not for a forecast, which then has no parts for it.
+        """
+        if name not in self._tokenizers:
+            with suppress(ServiceError) if self.forecast else nullcontext():
                 self._tokenizers[name] = tokenizer_part(self.tokenizer_of(name))
+        return self._tokenizers.setdefault(name, {})
+
+    def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return parts of fingerprints for the tokenizers of those teachers that have one."""
+        for name in {*teachers} & {*self.hooks.implementing("kdtool_tokenizer")}:
+            with suppress(KdtoolError):  # then no other component can get its tokenizer either
+                self.tokenizer_part(name)
+            self._tokenizers.setdefault(name, {})
         return {name: self._tokenizers[name] for name in teachers if self._tokenizers.get(name)}
 
     def weights_of(self, teachers: Iterable[str]) -> dict[str, Node | None]:
@@ -149,7 +164,7 @@ class Context:
         Ranks other than 0 wait for it, and take part where they are needed.
         """
         if node.name not in self.made:
-            shown = self.info(node.stage, StoredTexts(node.texts.path) if node.texts else None)
+            shown = self.info(node, StoredTexts(node.texts.path) if node.texts else None)
             self.refuse_moved()
             self.made[node.name] = self._wait_for(node, shown) if self.rank else self._make(node, shown)
             self.refuse_moved()
@@ -165,22 +180,22 @@ class Context:
             refuse_moved(self.folder, self.identity)
 
     def _make(self, node: Node, shown: RunInfo) -> Artefact:
-        stage, start = node.stage, time.monotonic()
+        start = time.monotonic()
 
         def begin(folder: Path) -> None:
             for source in node.sources.values():
                 verify(source.path)
-            self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, stage.unit)
+            self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, node.unit)
             self._load_weights(node, shown)
             with hooks_of(self.assembly, self.hooks, node) as hooks, invite_ranks(folder, self.leader):
                 node.build(replace(shown, folder=folder, hook=hooks), folder)
 
-        about = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
+        about = {"stage": node.kind, "arm": node.arm, "seed": node.seed}
         artefact = node.where.make(*node.key, build=begin, waiting=self.say, about=about)
         if self.verify and artefact.reused:
             verify(artefact.path)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
-        self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
+        self.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         return artefact
 
     def _wait_for(self, node: Node, shown: RunInfo) -> Artefact:

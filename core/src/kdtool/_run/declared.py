@@ -25,7 +25,7 @@ from kdtool._run.graph import Node
 def hooks_of(assembly: Assembly, shared: Hooks, node: Node) -> Iterator[Hooks]:
     """Yield the hooks with which a node is made; `shared` are those of the run. Components of a phase close at the end."""
     hidden = {
-        name: _Undeclared(name, teacher, node.stage.title, inherited=name in node.known_teachers)
+        name: _Undeclared(name, teacher, node.title, inherited=name in node.known_teachers)
         for name, teacher in assembly.of_kind("teacher").items()
         if name not in node.teachers
     }

@@ -1,8 +1,8 @@
 """Several processes of one run, as torchrun starts them: rank 0 does the run, the others take part where they are needed.
 
-All of them build the same graph (`roll_call` compares them) and go through its nodes in the same order. Rank 0 makes each;
-the others wait for it, and join in the training of a phase. They share the run's folder and the store, and show no messages.
-Where one of them fails, torchrun ends all; where rank 0 is gone, the others end by themselves.
+All of them build the same graph (`rank_agreement` compares them) and go through its nodes in the same order. Rank 0 makes
+each; the others wait for it, and join in the training of a phase. They share the run's folder and the store, and show no
+messages. Where one of them fails, torchrun ends all; where rank 0 is gone, the others end by themselves.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def wait_for(node: Node, join: Callable[[Path], bool], is_led: Callable[[], bool
             looked = time.monotonic()
             if not is_led() and not node.exists:
                 raise UsageError(
-                    f"process 0 of this run ended before the stage {node.stage.title!r}; its own message has the reason"
+                    f"process 0 of this run ended before the stage {node.title!r}; its own message has the reason"
                 )
         joined = joined or (node.partial.is_dir() and join(node.partial))
         time.sleep(_GLIMPSE)
-    found = node.where.find(*node.key)
-    if found is None:
+    artefact = node.where.find(*node.key)
+    if artefact is None:
         raise UsageError(f"{node.path} was there and is gone: another process deleted it while this run used it")
-    return found
+    return artefact

@@ -111,7 +111,7 @@ def _mend(path: Path) -> None:
             file.write(b"\n")
 
 
-_PLACE: Mapping[str, Any] = {"stage": str, "label": str, "phase": str, "arm": str, "seed": int}
+_PLACE: Mapping[str, Any] = {"stage": str, "label": str, "stage_title": str, "phase": str, "arm": str, "seed": int}
 _WHOLE: Mapping[str, Any] = {
     "name": str,
     "folder": Path,
@@ -145,12 +145,12 @@ def read_events(run: RunInfo) -> Iterator[Event]:
         try:
             line = json.loads(text)
             hook = PREFIX + line["event"]
-            values, place = _read(line, _arguments(hook)), _read(line, _PLACE)
+            values, fields = _read(line, _arguments(hook)), _read(line, _PLACE)
             if hook == "kdtool_run_start":
                 whole = _read(line, _WHOLE)
                 recorded = whole.pop("folder")
                 run = replace(run, **whole)
-            run = replace(run, **place, time=datetime.fromisoformat(line["time"]).timestamp())
+            run = replace(run, **fields, time=datetime.fromisoformat(line["time"]).timestamp())
         except (LookupError, TypeError, ValueError):
             yield Event(len(text))
             continue
@@ -163,16 +163,16 @@ def superseded_steps(events: Iterable[Event]) -> set[int]:
 
     A step supersedes those of the same number and above that its phase has logged before it.
     """
-    found: set[int] = set()
+    superseded: set[int] = set()
     steps: defaultdict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
     for number, event in enumerate(events):
         if event.hook == "kdtool_step_end":
             before = steps[tuple(event.line[key] for key in _PLACE)]
             step = event.values["report"].step
             while before and before[-1][0] >= step:
-                found.add(before.pop()[1])
+                superseded.add(before.pop()[1])
             before.append((step, number))
-    return found
+    return superseded
 
 
 @cache
@@ -191,9 +191,9 @@ def _move_paths(values: Mapping[str, Any], types: Mapping[str, Any], before: Pat
     """Return the arguments with absolute paths; those below the folder `before` are put below the run's."""
 
     def move(path: Path) -> Path:
-        found = now.folder / now.find(path)  # absolute in logs of earlier versions
+        moved = now.folder / now.find(path)  # absolute in logs of earlier versions
         return (
-            now.folder / found.relative_to(before) if before.is_absolute() and found.is_relative_to(before) else found
+            now.folder / moved.relative_to(before) if before.is_absolute() and moved.is_relative_to(before) else moved
         )
 
     return _read(

@@ -25,21 +25,22 @@ from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
-from kdtool._plugins.attribution import culprit, translate_errors
+from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.owner import owner_of
 from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.exported import link_export
 from kdtool._results.files import component_record, environment, read_results, write_results
 from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
-from kdtool._run.build_graph import Stages, add_stages
+from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.context import Context
 from kdtool._run.event_log import EventLog
 from kdtool._run.graph import Graph, Node
 from kdtool._run.preflight.equal_tokens import (
     describe_on_policy,
     on_policy_keys,
-    refuse_uneven_ahead,
     refuse_uneven_arms,
+    refuse_uneven_trainers,
 )
 from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
@@ -51,7 +52,7 @@ from kdtool._run.preflight.refusals import (
     refuse_unmeasurable,
 )
 from kdtool._run.preflight.vocabularies import describe_vocabularies
-from kdtool._run.roll_call import agree
+from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.rows import corpora_of, rows_of
 from kdtool._run.stages.scores import read_scores, said_of
@@ -130,7 +131,7 @@ def session(
             try:
                 context.hooks.kdtool_run_end(run, outcome, None)
             except Exception as other:  # of a required tracker: shown, and must not hide the first error
-                assembly.complain(f"{culprit(other)} failed in kdtool_run_end: {cause_of(other)}")
+                assembly.complain(f"{owner_of(other)} failed in kdtool_run_end: {cause_of(other)}")
             assembly.events.finish(interrupted=outcome == "interrupted")
             raise
         context.hooks.kdtool_run_end(run, "done", results.report)
@@ -150,19 +151,19 @@ def _about(assembly: Assembly) -> dict[str, Any]:
 def _check(context: Context, run: RunInfo) -> None:
     refuse_missing(context.assembly, run)
     identify(context, run)
-    refuse_uneven_ahead(context, run)
+    refuse_uneven_trainers(context.assembly)
 
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
-    stages = add_stages(context)
+    run_graph = check_and_build_graph(context)
     for line in _recipe_notes(context):
         context.say(line)
-    publish_graph(context, stages.graph)
-    for node in stages.graph.nodes.values():
+    publish_graph(context, run_graph.graph)
+    for node in run_graph.graph.nodes.values():
         context.make(node)
-        _check_node(context, stages, node)
-    results = replace(_results(context, stages), recipe_text=recipe_text, seconds=time.monotonic() - start)
+        _check_node(context, run_graph, node)
+    results = replace(_results(context, run_graph), recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
         return results
     results = write_report(context, run, results)
@@ -172,19 +173,19 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     return results
 
 
-def _check_node(context: Context, stages: Stages, node: Node) -> None:
+def _check_node(context: Context, run_graph: RunGraph, node: Node) -> None:
     """Have components check what a made node holds, before more is made from it; show exports at once."""
-    untrained = next(iter(stages.students.values()))
-    if node is stages.texts:
-        if not all(student.exists for student in stages.students.values()):
+    untrained = next(iter(run_graph.students.values()))
+    if node is run_graph.texts:
+        if not all(student.exists for student in run_graph.students.values()):
             refuse_empty_text(context, node)
         refuse_unmeasurable(context, context.info(texts=StoredTexts(node.path)))
     if node is untrained:
-        refuse_unexportable(context, node, stages.exports)
-    if node in stages.exports.values() and not context.rank:
+        refuse_unexportable(context, node, run_graph.exports)
+    if node in run_graph.exports.values() and not context.rank:
         _write_first_card(context, artifact := read_artifact(node))
         link_export(artifact, context.folder)
-    refuse_uneven_arms(context.assembly, stages.arms, node.stage)
+    refuse_uneven_arms(context.assembly, run_graph.arms, node)
 
 
 def _write_first_card(context: Context, artifact: Artifact) -> None:
@@ -209,7 +210,9 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
     """
     context.refuse_moved()
     with storage_errors(context.folder):
-        results = replace(results, measurements=tuple(_copy_items(context, found) for found in results.measurements))
+        results = replace(
+            results, measurements=tuple(_copy_items(context, measurement) for measurement in results.measurements)
+        )
         write_results(results)
     for name in context.assembly.of_kind("reporter"):
         shown = read_results(context.folder)  # as `kdtool report` passes them, without places of this machine
@@ -245,24 +248,27 @@ def publish_graph(context: Context, graph: Graph) -> None:
 def _stage_record(node: Node) -> StageRecord:
     with suppress(StorageError):  # of a damaged artefact: raised when the stage is made
         if found := node.where.find(*node.key):
-            return StageRecord(node.name, node.fingerprint, found.seconds, found.reused, found.path)
-    return StageRecord(node.name, node.fingerprint, 0.0, reused=False, path=node.path)
+            return node.record(found.seconds, found.path, reused=found.reused)
+    return node.record(0.0, node.path, reused=False)
 
 
-def _results(context: Context, stages: Stages) -> Results:
+def _results(context: Context, run_graph: RunGraph) -> Results:
     assembly = context.assembly
-    by_evaluator = read_scores(context, stages.scores)
+    by_evaluator = read_scores(context, run_graph.scores)
     measurements = list(chain.from_iterable(by_evaluator.values()))
-    subjects = [measured.subject() for measured in stages.measured]
-    arm_of = {measured.name: measured.arm for measured in stages.measured}
+    subjects = [measured.subject() for measured in run_graph.measured]
+    arm_of = {measured.name: measured.arm for measured in run_graph.measured}
     comparisons, apart = compare_all(measurements, subjects, arm_of)
-    arms = [arm.result() for arm in (*stages.arms, *stages.teachers)]
-    arms[0] = replace(arms[0], artifacts=tuple(read_artifact(node) for node in stages.exports.values()))
+    arms = [arm.result() for arm in (*run_graph.arms, *run_graph.teachers)]
+    arms[0] = replace(arms[0], artifacts=tuple(read_artifact(node) for node in run_graph.exports.values()))
     trained_notes = sorted({note for arm in arms for trained in arm.phases.values() for note in trained.notes})
-    ended_early = any(arm.share_of_steps() < 1 for arm in stages.arms if arm.arm in ("student", "control"))
-    described = next(iter(stages.materials.values())).shapes.described
-    facts = {**described, **dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(stages.students.values()))))}
-    by_short_name = {name.rpartition(".")[2]: found for name, found in by_evaluator.items()}
+    ended_early = any(arm.share_of_steps() < 1 for arm in run_graph.arms if arm.arm in ("student", "control"))
+    described = next(iter(run_graph.materials.values())).shapes.described
+    facts = {
+        **described,
+        **dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(run_graph.students.values())))),
+    }
+    by_short_name = {name.rpartition(".")[2]: values for name, values in by_evaluator.items()}
     students = [name for name, arm in arm_of.items() if arm == "student"]
     return Results(
         name=assembly.recipe.name,
@@ -281,7 +287,7 @@ def _results(context: Context, stages: Stages) -> Results:
         models={
             name: facts[name] for kind in ("student", "teacher") for name in assembly.of_kind(kind) if name in facts
         },
-        data=_data(context, stages),
+        data=_data(context, run_graph),
         recipe=assembly.recipe.data,
         recipe_text="",
         environment=environment(),
@@ -289,7 +295,7 @@ def _results(context: Context, stages: Stages) -> Results:
         notes=(
             *_recipe_notes(context),
             *trained_notes,
-            *said_of(context, chain.from_iterable(stages.scores.values())),
+            *said_of(context, chain.from_iterable(run_graph.scores.values())),
             *apart,
         ),
         subjects=tuple(subjects),
@@ -299,40 +305,40 @@ def _results(context: Context, stages: Stages) -> Results:
     )
 
 
-def _data(context: Context, stages: Stages) -> dict[str, Any]:
+def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
     """Return counts of the recipe's text, rows of all phases, and the time that recorded signals took."""
-    rows = [rows_of(node) for node in {own.rows.name: own.rows for own in stages.materials.values()}.values()]
+    rows = [rows_of(node) for node in {data.rows.name: data.rows for data in run_graph.materials.values()}.values()]
     corpora = corpora_of(context, context.assembly.recipe.shared)
-    texts = dict.fromkeys([stages.texts.path, *(own.texts.path for own in stages.materials.values())])
+    texts = dict.fromkeys([run_graph.texts.path, *(data.texts.path for data in run_graph.materials.values())])
     accounts = {
         name: account
         for folder in texts
         for name, account in context.hooks.kdtool_account(replace(context.info(), folder=folder)).items()
     }
     return {
-        **StoredTexts(stages.texts.path).counts(corpora),
+        **StoredTexts(run_graph.texts.path).counts(corpora),
         **({"accounts": accounts} if accounts else {}),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
-        "signal_seconds": sum(context.made[node.name].seconds for node in stages.signals),
-        **({"phases": _phases(context, stages)} if len(stages.materials) > 1 else {}),
+        "signal_seconds": sum(context.made[node.name].seconds for node in run_graph.signals),
+        **({"phases": _phases(context, run_graph)} if len(run_graph.materials) > 1 else {}),
     }
 
 
-def _phases(context: Context, stages: Stages) -> dict[str, Any]:
+def _phases(context: Context, run_graph: RunGraph) -> dict[str, Any]:
     """Return the model that each phase trained, and its data."""
-    found = {}
+    phases = {}
     for phase in sorted(context.assembly.recipe.phases, key=lambda phase: phase.trains is None):
-        own, corpora = stages.materials[phase.name], corpora_of(context, phase.sources)
-        rows = rows_of(own.rows)
-        found[phase.name] = {
+        data, corpora = run_graph.materials[phase.name], corpora_of(context, phase.sources)
+        rows = rows_of(data.rows)
+        phases[phase.name] = {
             "trains": phase.trains or "student",
             "corpora": ", ".join(corpora),
-            **StoredTexts(own.texts.path).counts(corpora)["splits"]["train"],
+            **StoredTexts(data.texts.path).counts(corpora)["splits"]["train"],
             "rows": len(rows),
             "row_length": rows.length,
         }
-    return found
+    return phases
 
 
 def _recipe_notes(context: Context) -> tuple[str, ...]:

@@ -76,12 +76,12 @@ def _deciding(value: Any, plain: Any) -> Any:
     if isinstance(value, pydantic.BaseModel) and isinstance(plain, Mapping):
         fields = {name: field for name, field in type(value).model_fields.items() if name in plain}
         silent = {name for name, field in fields.items() if not _affects(field)}
-        own = {name: _deciding(getattr(value, name), plain[name]) for name in fields}
-        return {name: found for name, found in {**plain, **own}.items() if name not in silent}
+        deciding = {name: _deciding(getattr(value, name), plain[name]) for name in fields}
+        return {name: part for name, part in {**plain, **deciding}.items() if name not in silent}
     if isinstance(value, Mapping) and isinstance(plain, Mapping) and len(value) == len(plain):
-        return {key: _deciding(own, other) for own, (key, other) in zip(value.values(), plain.items(), strict=True)}
+        return {key: _deciding(entry, other) for entry, (key, other) in zip(value.values(), plain.items(), strict=True)}
     if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):
-        return [_deciding(own, other) for own, other in zip(value, plain, strict=True)]
+        return [_deciding(entry, other) for entry, other in zip(value, plain, strict=True)]
     return plain
 
 
@@ -117,7 +117,7 @@ def _libraries(name: str) -> dict[str, str]:
 
     A library is for kdtool if it is named so or requires kdtool.
     """
-    found: dict[str, str] = {}
+    libraries: dict[str, str] = {}
     waiting, seen = [name], {str(canonicalize_name(name))}
     while waiting:
         other = waiting.pop()
@@ -128,8 +128,8 @@ def _libraries(name: str) -> dict[str, str]:
                 if library.startswith(_OURS) or _CORE in _requirements_of(library, extras=False):
                     spec = find_spec(library.replace("-", "_"))
                     code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
-                    found[library] = f"{distribution(library).version} {code}"
-    return found
+                    libraries[library] = f"{distribution(library).version} {code}"
+    return libraries
 
 
 @cache
@@ -139,7 +139,7 @@ def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
     if required_by is None:
         return ()
     asked = ["", *(required_by.metadata.get_all("Provides-Extra", ()) if extras else ())]
-    found = []
+    required = []
     for text in required_by.requires or ():
         if not extras and "extra" in text.partition(";")[2]:
             continue  # parsing hundreds of these would take seconds
@@ -149,8 +149,8 @@ def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
             continue
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in asked):
-            found += [canonicalize_name(requirement.name)] * (_find_distribution(requirement.name) is not None)
-    return tuple(found)
+            required += [canonicalize_name(requirement.name)] * (_find_distribution(requirement.name) is not None)
+    return tuple(required)
 
 
 def _find_distribution(name: str) -> Distribution | None:

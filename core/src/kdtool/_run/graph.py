@@ -12,45 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.layout import MODEL, SHARED_KINDS
-from kdtool._text.stages import stage_in_words
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Name of a node, and the arm and seed that it serves.
-
-    `label` distinguishes nodes of one kind, `unit` is what progress counts, `phase` is the phase that is trained or "".
-    """
-
-    kind: str
-    label: str = ""
-    arm: str = "student"
-    seed: int = 0
-    unit: str = ""
-    phase: str = ""
-
-    @property
-    def name(self) -> str:
-        """The stage's name in plans and records, such as `phases/student-seed0-train`."""
-        return "/".join(part for part in (self.kind, self.label) if part)
-
-    @property
-    def title(self) -> str:
-        """The stage in words, such as "training of student, seed 0"."""
-        return stage_in_words(self.name)
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One artefact of a run.
+    """One artefact of a run, and the stage of the run that makes it.
 
     Attributes:
-        stage: its name.
+        kind: the kind of artefact, such as "phases".
+        label: distinguishes nodes of one kind.
+        title: the stage in words, such as "training of student, seed 0".
         where: the store that runs share, or the run's own folder.
         parts: settings and code that its content depends on besides its inputs, as plain data by readable names.
         inputs: the nodes that it is made from, by their role.
@@ -60,9 +37,14 @@ class Node:
         phase: the phase with components of its own that take part, or None.
         join: fills the folder together with rank 0, on other ranks, and returns whether it could; None for rank 0 alone.
         teachers: the teachers that it asks, each with the node that made its weights, or None.
+        arm: the arm that it serves, or the teacher that it trains.
+        seed: the seed that it serves.
+        unit: the unit of progress.
     """
 
-    stage: Stage
+    kind: str
+    label: str
+    title: str
     where: Artefacts
     parts: Mapping[str, Any]
     inputs: Mapping[str, Node]
@@ -72,16 +54,19 @@ class Node:
     phase: PhaseSpec | None = None
     join: Callable[[RunInfo, Path], bool] | None = None
     teachers: Mapping[str, Node | None] = field(default_factory=dict)
+    arm: str = "student"
+    seed: int = 0
+    unit: str = ""
 
     @property
     def name(self) -> str:
-        """The stage's name."""
-        return self.stage.name
+        """The stage's name in plans and records, such as `phases/student-seed0-train`."""
+        return "/".join(filter(None, (self.kind, self.label)))
 
     @property
     def key(self) -> tuple[str, str, str]:
         """Kind, label and fingerprint, by which `where` finds the artefact; kinds that are always shared carry no label."""
-        return self.stage.kind, "" if self.stage.kind in SHARED_KINDS else self.stage.label, self.fingerprint
+        return self.kind, "" if self.kind in SHARED_KINDS else self.label, self.fingerprint
 
     @cached_property
     def sources(self) -> Mapping[str, Node]:
@@ -97,7 +82,7 @@ class Node:
     def fingerprint(self) -> str:
         """The fingerprint of the parts and all inputs."""
         inputs = {role: node.fingerprint for role, node in self.sources.items()}
-        return fingerprint(self.stage.kind, {**self.parts, **inputs})
+        return fingerprint(self.kind, {**self.parts, **inputs})
 
     @cached_property
     def path(self) -> Path:
@@ -107,7 +92,7 @@ class Node:
     @property
     def weights(self) -> Path:
         """The folder of the model that it trained or built, or of what a teacher learned from text."""
-        return self.path if self.stage.kind == "teachers" and not self.stage.phase else self.path / MODEL
+        return self.path if self.kind == "teachers" and self.phase is None else self.path / MODEL
 
     @property
     def partial(self) -> Path:
@@ -118,6 +103,10 @@ class Node:
     def exists(self) -> bool:
         """Return whether the artefact is there."""
         return self.where.exists(*self.key)
+
+    def record(self, seconds: float, path: Path, *, reused: bool) -> StageRecord:
+        """Return the record of its artefact, which took `seconds` to make."""
+        return StageRecord(self.name, self.fingerprint, seconds, reused, path, self.title)
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,7 @@ class Graph:
         """Return plain data for `graph.json`: `clean` reads folders that the run needs, `plan` explains changes by it."""
         nodes = {
             node.name: {
+                "title": node.title,
                 "in": "store" if node.where.root == store else "run",
                 "path": node.path.relative_to(node.where.root).as_posix(),
                 "fingerprint": node.fingerprint,

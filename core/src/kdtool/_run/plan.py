@@ -20,16 +20,15 @@ from kdtool._contract.teacher import SignalSource
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
 from kdtool._results.files import component_record
-from kdtool._run.build_graph import Stages, add_stages
+from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.changes import changes
 from kdtool._run.context import Context
-from kdtool._run.graph import Node, Stage
+from kdtool._run.graph import Node
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
-from kdtool._text.stages import stage_in_words
 
 _Action = Literal["reuse", "continue", "run"]
 
@@ -66,7 +65,7 @@ class RecordedSignals:
                 raise StorageError(f"the {what} of {self.teacher.name} are not there; run the recipe to make them")
         with self._context.assembly.reopen() as assembly:
             context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
-            tokenizer = context.tokenizer_of(self.teacher.name, context.info(Stage("signals")))
+            tokenizer = context.tokenizer_of(self.teacher.name, replace(context.info(), stage="signals"))
             source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
             yield rows_of(self._rows), tokenizer, source
 
@@ -77,6 +76,7 @@ class PlannedStage:
 
     Attributes:
         name: such as `rows` or `phases/student-seed0-train`.
+        title: the stage in words, such as "training of student, seed 0".
         action: "reuse" a complete artefact, "continue" an interrupted one, or "run".
         why: the changes since the last run, a line each, such as `ce.weight 1.0 → 0.2`; empty where it is reused.
         path: the folder in which its artefact is, or will be.
@@ -84,15 +84,11 @@ class PlannedStage:
     """
 
     name: str
-    action: Literal["reuse", "continue", "run"]
+    title: str
+    action: _Action
     why: tuple[str, ...] = ()
     path: Path = Path()
     signals: RecordedSignals | None = field(default=None, compare=False)
-
-    @property
-    def title(self) -> str:
-        """The stage in words, such as "training of student, seed 0"."""
-        return stage_in_words(self.name)
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
@@ -102,11 +98,11 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
     context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
-    stages = add_stages(context)
-    before, signals = _last_nodes(folder), dict(_signals(context, stages))
+    run_graph = check_and_build_graph(context)
+    before, signals = _last_nodes(folder), dict(_signals(context, run_graph))
     return tuple(
-        PlannedStage(name, *_action(node, before), node.path, signals.get(name))
-        for name, node in stages.graph.nodes.items()
+        PlannedStage(name, node.title, *_action(node, before), node.path, signals.get(name))
+        for name, node in run_graph.graph.nodes.items()
     )
 
 
@@ -119,11 +115,11 @@ def _last_nodes(folder: Path) -> Mapping[str, Any]:
     return nodes
 
 
-def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSignals]]:
+def _signals(context: Context, run_graph: RunGraph) -> Iterator[tuple[str, RecordedSignals]]:
     """Yield the recorded signals by the names of their stages."""
     built = context.assembly.built_for()
     for phase in context.assembly.arms["student"]:
-        for teacher, recording in stages.materials[phase.name].recordings.items():
+        for teacher, recording in run_graph.materials[phase.name].recordings.items():
             node = recording.node
             folder = node.partial if node.partial.is_dir() and not node.exists else node.path
             who = component_record(built[teacher]), component_record(built[recording.cache])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits
+from kdtool_torch import exact_head, exact_logits
 from torch import Tensor
 
 from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states

@@ -46,7 +46,7 @@ class Agreement(kdtool.Evaluator):
             layer = 4 * self.config.tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 5 * 4 * min(self.config.tokens, 256) * student.vocabulary
             size = ahead.student_bytes + bytes_of_exact_heads(ahead, ahead.teachers) + layer + logits
-            yield kdtool.Estimate("measured student", ("scores: agreement",), compute_bytes=size, uses=ahead.teachers)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.

@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import torch
 from kdtool_measuring import Document
-from kdtool_transformers import compute_dtype, write_safetensors
+from kdtool_torch import compute_dtype, write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 

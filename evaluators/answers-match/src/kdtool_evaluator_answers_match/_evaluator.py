@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Answer, Item
+    from kdtool_asking import Answer
+    from kdtool_measuring import Item
 
     from kdtool_evaluator_answers_match._questions import Question
 
@@ -68,7 +69,7 @@ class AnswersMatch(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the file is in another form, or holds nothing.
         """
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         needed = any(question.metric == "runs-in-sandbox" for question in self._questions().values())
         return missing() if needed and when == "start" else ()
@@ -81,11 +82,11 @@ class AnswersMatch(kdtool.Evaluator):
         ]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", ("scores: answers-match",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `answers-match.<metric>` of each subject for each metric of the file; items are questions.
@@ -93,7 +94,8 @@ class AnswersMatch(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the file is in another form, or holds nothing.
         """
-        from kdtool_measuring import collect_answers, make_measurement, measure_missing_answers
+        from kdtool_asking import collect_answers, measure_missing_answers
+        from kdtool_measuring import make_measurement
 
         questions = self._questions()
         for subject in subjects:
@@ -112,7 +114,7 @@ class AnswersMatch(kdtool.Evaluator):
             yield from measure_missing_answers("answers-match", subject, answers)
 
     def _request(self, question: Question, runtime: kdtool.Runtime) -> kdtool.Request:
-        from kdtool_measuring import fit_prompt
+        from kdtool_asking import fit_prompt
 
         most, stop = self.config.maximum_tokens, self.config.stop
         if self.config.form == "chat":
@@ -126,7 +128,8 @@ class AnswersMatch(kdtool.Evaluator):
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[tuple[Question, Answer]]
     ) -> Mapping[str, list[Item]]:
         """Return the scored questions of each metric, with what the report shows of them."""
-        from kdtool_measuring import Item, file_of
+        from kdtool_asking import file_of
+        from kdtool_measuring import Item
 
         from kdtool_evaluator_answers_match._programs import judge
         from kdtool_evaluator_answers_match._scores import score

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_pass_at_k import code_of, verdicts_of
-from kdtool_sandbox import Module, Task
+from kdtool_programs import Module, Task, code_of, verdicts_of
 
 from kdtool_evaluator_answers_match._questions import Question
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Answer
+    from kdtool_asking import Answer
 
 __all__ = ["judge", "names_of"]
 

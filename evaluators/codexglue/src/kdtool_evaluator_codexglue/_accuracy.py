@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
-from kdtool_logits import exact_head
-from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_and_hash
+from kdtool_asking import file_of, journal, open_for_measuring
+from kdtool_measuring import Item, choose, make_measurement, read_and_hash
+from kdtool_torch import exact_head
 
 from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens, language_of
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import kdtool
-from kdtool_measuring import Answer, Item, collect_answers, fit_prompt, make_measurement, measure_missing_answers
+from kdtool_asking import Answer, collect_answers, fit_prompt, measure_missing_answers
+from kdtool_measuring import Item, make_measurement
 
 __all__ = ["Metric", "Question", "Task", "measurements"]
 

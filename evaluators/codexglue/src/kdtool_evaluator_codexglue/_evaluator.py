@@ -89,12 +89,13 @@ class CodeXGlue(kdtool.Evaluator):
         return ()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
+        from kdtool_asking import bytes_to_answer
+        from kdtool_measuring import bytes_of_exact_heads
 
         student = ahead.models.get(ahead.student)
         if student is not None:
             size = bytes_to_answer(ahead, min(_LONGEST, student.context or _LONGEST)) + bytes_of_exact_heads(ahead)
-            yield kdtool.Estimate("measured student", ("scores: codexglue",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the measures of each file's task; items are its examples, for token accuracy its programs.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import kdtool
 import torch
-from kdtool_logits import exact_logits
+from kdtool_torch import exact_logits
 from kdtool_transformers import eval_mode, windows
 
 __all__ = ["WINDOW", "likeliest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -55,7 +56,7 @@ class Efficiency(kdtool.Evaluator):
             host, device = max(sizes, default=0), sum(sizes) + _CONTEXT_BYTES * len(sizes)
         yield kdtool.Estimate(
             "processes that measure",
-            ("scores: efficiency",),
+            ("scores",),
             host + _PROCESS_BYTES * len(sizes),
             device,
             unloads=ahead.teachers,
@@ -68,6 +69,7 @@ class Efficiency(kdtool.Evaluator):
         Controls are left out: they have the student's shape.
         """
         from kdtool_evaluator_efficiency._measurements import beside_other_work, file_size, measurements
+        from kdtool_evaluator_efficiency._other_work import OtherWork
         from kdtool_evaluator_efficiency._turns import in_turns
         from kdtool_evaluator_efficiency._workers import own_seconds
 
@@ -87,7 +89,7 @@ class Efficiency(kdtool.Evaluator):
             if not folders and not answering:
                 return
             ready = self._ready(run, stack, folders, answering)
-            work = kdtool.OtherWork(own_seconds)
+            work = OtherWork(own_seconds)
             turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
             ready = beside_other_work(run, ready, work)
             for subject, each in ready.items():
@@ -114,14 +116,11 @@ class Efficiency(kdtool.Evaluator):
             run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
         parts = f"{' and '.join(counted.parts)}, with all that ran there meanwhile and what they draw idle"
         own = "GPU" if here.device.type == "cuda" else "processors"
-        passive = kdtool.busy_cores(here.threads) > 0
-        waiting = {"threads wait": "asleep, since the machine was busy"} if passive else {}
+        waiting = {"threads wait": "asleep"} if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else {}
         much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
         ready: dict[kdtool.Subject, Ready] = {}
         # All processes start together, but load one after the other: the disk and the memory bus are shared.
-        workers = [
-            stack.enter_context(Worker(subject.name, counted.counting(own), passive=passive)) for subject in folders
-        ]
+        workers = [stack.enter_context(Worker(subject.name, counted.counting(own))) for subject in folders]
         for (subject, folder), worker in zip(folders.items(), workers, strict=True):
             worker.load(folder, here, much)
             if worker.generated < much.generated:

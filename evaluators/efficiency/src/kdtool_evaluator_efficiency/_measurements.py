@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 from kdtool_evaluator_efficiency._alone import read_alone
+from kdtool_evaluator_efficiency._other_work import OtherWork
 from kdtool_evaluator_efficiency._turns import NoProcessError, Resident, Timed, Turn, UnmeasurableError
 from kdtool_evaluator_efficiency._workers import Worker
 
@@ -39,7 +40,7 @@ class Ready:
 
 
 def beside_other_work(
-    run: kdtool.RunInfo, ready: Mapping[kdtool.Subject, Ready], work: kdtool.OtherWork
+    run: kdtool.RunInfo, ready: Mapping[kdtool.Subject, Ready], work: OtherWork
 ) -> dict[kdtool.Subject, Ready]:
     """Mark what was measured while other processes took the processors, and say so."""
     import torch

@@ -16,7 +16,7 @@ from typing import IO, Any
 import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
-from kdtool_transformers import compute_dtype, pick_device
+from kdtool_torch import compute_dtype, pick_device
 
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn
@@ -59,7 +59,7 @@ class Worker:
     """A process of `_worker` with one model, once that is loaded; a context that ends it.
 
     `generated` are the tokens of a turn, as many as the model's context holds. `peak_bytes` and `device_bytes` are the most
-    memory that it had after its last turn. `passive`: its threads sleep while they wait, as suits a busy machine.
+    memory that it had after its last turn.
     """
 
     generated: int
@@ -68,19 +68,16 @@ class Worker:
     peak_bytes = 0
     device_bytes = 0
 
-    def __init__(self, name: str, meter: Meter | None, *, passive: bool = False) -> None:
+    def __init__(self, name: str, meter: Meter | None) -> None:
         self._name = name
         self._meter = meter
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        if passive:
-            kdtool.wait_passively(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdtool_evaluator_efficiency._worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environment,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )
 
     def __enter__(self) -> Worker:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
-from kdtool_pass_at_k import EVALPLUS, PassAtK
+from kdtool_programs import EVALPLUS, PassAtK
 
 if TYPE_CHECKING:
-    from kdtool_pass_at_k import Problem
+    from kdtool_programs import Problem
 
 __all__ = ["HumanEval"]
 
@@ -46,7 +46,7 @@ class HumanEval(PassAtK):
         Raises:
             kdtool.UsageError: the file cannot be read.
         """
-        from kdtool_pass_at_k import read_and_hash
+        from kdtool_measuring import read_and_hash
 
         from kdtool_evaluator_humaneval._problems import file_of
 

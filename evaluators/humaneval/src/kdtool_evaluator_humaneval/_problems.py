@@ -9,8 +9,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kdtool_pass_at_k import Form, Kind, Problem, records_of
-from kdtool_sandbox import EVALPLUS_NUMPY, Module
+from kdtool_measuring import Kind, records_of
+from kdtool_programs import EVALPLUS_NUMPY, Form, Module, Problem
 
 __all__ = ["file_of", "problems_of"]
 

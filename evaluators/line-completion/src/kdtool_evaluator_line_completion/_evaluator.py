@@ -10,7 +10,8 @@ import kdtool
 from kdtool_evaluator_line_completion._scores import edit_similarity, exact_match
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Answer, Document
+    from kdtool_asking import Answer
+    from kdtool_measuring import Document
 
     from kdtool_evaluator_line_completion._places import Place
 
@@ -41,13 +42,13 @@ class LineCompletion(kdtool.Evaluator):
     measurements = ("line-completion.exact-match", "line-completion.edit-similarity", "line-completion.unanswered")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         student = ahead.models.get(ahead.student)
         if student is not None:
             tokens = self.config.context // 2 + self.config.maximum_tokens
             size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
-            yield kdtool.Estimate("measured student", ("scores: line-completion",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without lines.
@@ -64,7 +65,8 @@ class LineCompletion(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: no document has a line to complete.
         """
-        from kdtool_measuring import collect_answers, digest, fit_prompt
+        from kdtool_asking import collect_answers, fit_prompt
+        from kdtool_measuring import digest
 
         config = self.config
         documents, places = self._places(run)
@@ -112,7 +114,8 @@ def _measurements(
     settings: Mapping[str, str],
 ) -> Iterator[kdtool.Measurement]:
     """Yield both measures. Lines of one document are alike, so the items compared are whole documents."""
-    from kdtool_measuring import Item, make_measurement, measure_missing_answers
+    from kdtool_asking import measure_missing_answers
+    from kdtool_measuring import Item, make_measurement
 
     for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):
         of_documents: dict[str, list[float]] = {}

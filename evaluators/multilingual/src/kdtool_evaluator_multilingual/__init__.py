@@ -1,7 +1,7 @@
 """HumanEval-X (Zheng et al. 2023, arXiv 2303.17568) and MultiPL-E (Cassano et al. 2022, arXiv 2208.08227).
 
 `Multilingual` is the evaluator that recipes call `multilingual`. The problems are files of their authors: no data come with
-this package. `kdtool_pass_at_k` asks for programs, runs and scores them.
+this package. `kdtool_programs` asks for programs, runs and scores them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import kdtool
-from kdtool_pass_at_k import Form, Kind, Problem
+from kdtool_measuring import Kind
+from kdtool_programs import Form, Problem
 
 __all__ = ["DataSet", "Record", "forms"]
 

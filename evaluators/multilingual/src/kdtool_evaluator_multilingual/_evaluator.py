@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
-from kdtool_pass_at_k import Limits, PassAtK, read_and_hash
+from kdtool_measuring import read_and_hash
+from kdtool_programs import Limits, PassAtK
 
 if TYPE_CHECKING:
-    from kdtool_pass_at_k import Problem
+    from kdtool_programs import Problem
 
     from kdtool_evaluator_multilingual._published import Published
 
@@ -65,7 +66,7 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing(list(dict.fromkeys(problem.language for problem in self._problem_set.problems)))
 

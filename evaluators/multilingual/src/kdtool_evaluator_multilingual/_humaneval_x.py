@@ -11,8 +11,7 @@ import re
 from functools import partial
 
 import kdtool
-from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Module, Program, language
+from kdtool_programs import Module, Problem, Program, language
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
 from kdtool_evaluator_multilingual._sources import close_function, end_macros, go_program, imports_of, without_main

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
-from kdtool_pass_at_k import Problem, check_fields, records_of
-from kdtool_sandbox import installed_languages
+from kdtool_measuring import check_fields, records_of
+from kdtool_programs import Problem, installed_languages
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
 from kdtool_evaluator_multilingual._humaneval_x import HUMANEVAL_X

@@ -30,7 +30,7 @@ class Perplexity(DocumentEvaluator):
             layer = 4 * tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 3 * 4 * min(tokens, 512) * student.vocabulary
             size = ahead.student_bytes + bytes_of_exact_heads(ahead) + layer + logits
-            yield kdtool.Estimate("measured student", ("scores: perplexity",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas.
@@ -38,7 +38,8 @@ class Perplexity(DocumentEvaluator):
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        from kdtool_measuring import digest, open_for_measuring, unfit_to_score
+        from kdtool_asking import open_for_measuring
+        from kdtool_measuring import digest, unfit_to_score
 
         documents = self.documents(run)
         chosen = digest(documents)

@@ -35,16 +35,16 @@ class Samples(kdtool.Evaluator):
     reads_text = False
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             longest = max(map(len, self.config.prompts)) // 2 + self.config.tokens
             size = bytes_to_answer(ahead, longest)
-            yield kdtool.Estimate("measured student", ("scores: samples",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `samples.distinct-words` of each subject, with its completions by prompt; there are no items to compare."""
-        from kdtool_measuring import collect_answers, fit_prompt
+        from kdtool_asking import collect_answers, fit_prompt
 
         prompts = list(dict.fromkeys(self.config.prompts))
 

@@ -40,11 +40,11 @@ class SpeculationEvaluator(kdtool.Evaluator):
     measures_jointly = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, self.config.characters // 2 + self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", ("scores: speculation",), compute_bytes=size, uses=ahead.teachers)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
@@ -61,7 +61,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: there is no document to begin a prompt with.
         """
-        from kdtool_measuring import fit_prompt, open_for_measuring
+        from kdtool_asking import fit_prompt, open_for_measuring
 
         documents = self._documents(run)
         teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
@@ -184,7 +184,7 @@ def _beginning(document: Document, characters: int) -> str:
 
 def _machine() -> str:
     import torch
-    from kdtool_transformers import pick_device
+    from kdtool_torch import pick_device
 
     return f"{pick_device()}, {torch.get_num_threads()} threads"
 

@@ -3,7 +3,7 @@
 Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `span-likelihood`
 how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`,
 `span_divergence`) serve any training loop. Only methods of tensors are used here, so importing this costs nothing; which
-positions belong together is in a private module, chunks of logits are `kdtool_logits`'s. Means, weights and the factor T are
+positions belong together is in a private module, chunks of logits are `kdtool_torch`'s. Means, weights and the factor T are
 the trainer's.
 """
 

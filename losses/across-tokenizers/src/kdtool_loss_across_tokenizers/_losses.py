@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_logits import both_sides, in_chunks
+from kdtool_torch import both_sides, in_chunks
 
 from kdtool_loss_across_tokenizers._divergence import span_divergence
 from kdtool_loss_across_tokenizers._sorted import sorted_distance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_logits import LOWEST, log_probabilities
+from kdtool_torch import LOWEST, log_probabilities
 
 from kdtool_loss_divergences._softened import distribution, soften
 
@@ -41,17 +41,17 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 def sampled_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return −Σ_i w_i·log q(id_i), where w are shares of draws from the teacher at temperature T.
+    """Return −Σ_i w_i·log q(id_i), where w are shares of samples from the teacher at temperature T.
 
-    Its expectation over the draws is KL(p ‖ q) plus the teacher's entropy, which no gradient sees: so its gradient is an
+    Its expectation over the samples is KL(p ‖ q) plus the teacher's entropy, which no gradient sees: so its gradient is an
     unbiased estimate of forward KL's. It is therefore not 0 at equality. Random sampling knowledge distillation, Anshumann
     et al., arXiv 2503.16870, section 4.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
         ids: [C, K] integers, −1 where there is none.
-        weights: [C, K] counts / draws, 0 where there is none.
-        temperature: T > 0, the one that the draws were made at.
+        weights: [C, K] counts / samples, 0 where there is none.
+        temperature: T > 0, the one that the samples were made at.
 
     Returns:
         [C], in nats.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log, log1p
 from typing import TYPE_CHECKING
 
-from kdtool_logits import log_probabilities
+from kdtool_torch import log_probabilities
 
 from kdtool_loss_divergences._softened import SMALLEST, by_logits, distribution
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_logits import LOWEST
+from kdtool_torch import LOWEST
 
 if TYPE_CHECKING:
     from torch import Tensor

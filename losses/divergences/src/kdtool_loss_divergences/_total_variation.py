@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_logits import log_probabilities
+from kdtool_torch import log_probabilities
 
 from kdtool_loss_divergences._softened import by_logits, distribution
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_logits import at_least_float32, both_sides
+from kdtool_torch import at_least_float32, both_sides
 
 if TYPE_CHECKING:
     from torch import Tensor

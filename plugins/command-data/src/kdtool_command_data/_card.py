@@ -68,8 +68,8 @@ def _table(title: str, counts: Mapping[str, int]) -> Iterator[str]:
 
 def _count_rejections(text: FoundText, counts: Mapping[str, Any]) -> dict[str, int]:
     found = Counter[str]()
-    for screen, reasons in counts["rejected"].items():
-        found.update({f"{screen.rpartition('.')[2]}: {why}": count for why, count in reasons.items()})
+    for filter_, reasons in counts["rejected"].items():
+        found.update({f"{filter_.rpartition('.')[2]}: {why}": count for why, count in reasons.items()})
     for one in text.generations():
         for cell in one.status["cells"]:
             found.update(cell["rejected"])

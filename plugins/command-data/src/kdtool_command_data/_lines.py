@@ -18,7 +18,7 @@ _TEXT, _LABEL, _TOKEN = 24, 12, 14
 _LEFT = 8 + 2 + _TEXT + 2 + _LABEL + 1 + 5 + 2
 _FORMS = {
     "logits": "probabilities, from logits",
-    "sampled": "probabilities as shares of draws",
+    "sampled": "probabilities as shares of samples",
     "top-k": "probabilities of the kept tokens",
 }
 

@@ -44,7 +44,7 @@ def mend(ledger: Path, missing: Decimal | None) -> None:
     \b
     Example:  kdtool data mend store/answers.sqlite
     """  # noqa: D301 - click reads backspaces
-    from kdtool_ledger import mend_ledger
+    from kdtool_asking import mend_ledger
 
     found = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
     if found is None:

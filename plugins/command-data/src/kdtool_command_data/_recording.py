@@ -1,7 +1,7 @@
 """Read the files of a recording: rows, tokens, sizes, and whether they are undamaged.
 
 A complete artefact has a `manifest.json` with size and SHA-256 of every file, whichever cache wrote it. The numbers of rows
-and tokens, and the complete parts of an interrupted recording, come from the manifests of `kdtool_shards`. They are unknown
+and tokens, and the complete parts of an interrupted recording, come from the manifests of `kdtool_torch`. They are unknown
 for caches that do not use it.
 """
 
@@ -102,8 +102,8 @@ def read_recording(name: str, signals: kdtool.RecordedSignals, rows: kdtool.RowS
 
 
 def _shards(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the manifests of `kdtool_shards` by file: of the whole recording, and of the shards; empty for other caches."""
-    from kdtool_shards import load_manifests
+    """Return the manifests of `kdtool_torch` by file: of the whole recording, and of the shards; empty for other caches."""
+    from kdtool_torch import load_manifests
 
     once, shards = load_manifests(folder)
     return {"teacher.safetensors": once} if once else {}, {f"{name}.safetensors": each for name, each in shards.items()}

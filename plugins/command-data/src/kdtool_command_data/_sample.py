@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
-from kdtool_logits import exact_logits
+from kdtool_torch import exact_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ def take_sample(
     Raises:
         StorageError: the row's file is damaged.
     """
-    from kdtool_rows import NO_LABEL, collate
+    from kdtool_torch import NO_LABEL, collate
 
     batch = collate([row])
     labelled = (batch.labels[0] != NO_LABEL).nonzero()[:, 0]

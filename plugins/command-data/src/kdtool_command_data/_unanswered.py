@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdtool_ledger import Unanswered, read_summary
+from kdtool_asking import Unanswered, read_summary
 
 __all__ = ["count_lines", "records_of", "unanswered_in", "unanswered_lines"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import kdtool
 from kdtool_streaming import end_naturally
-from kdtool_transformers import GAP
+from kdtool_transformers import FILL_ME
 
 __all__ = ["STOPPED", "Answer", "Drafted", "Settings", "answer"]
 
@@ -20,7 +20,7 @@ STOPPED = "stopped"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for the code at `GAP`.
+    """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for code at `FILL_ME`.
 
     `raw` answers go on past their natural end (`end_naturally`).
     """
@@ -39,7 +39,7 @@ class Settings:
         """Return the request for a prompt behind earlier turns, which count in a chat only.
 
         Raises:
-            UsageError: a prompt to fill does not hold one gap.
+            UsageError: a prompt to fill does not hold <FILL_ME> once.
         """
         made = kdtool.Request(
             "1", prompt, self.max_tokens, self.stop, self.temperature, self.seed, top_p=self.top_p, top_k=self.top_k
@@ -48,10 +48,10 @@ class Settings:
             return replace(made, prompt="", turns=(*turns, ("user", prompt)))
         if not self.fill:
             return made
-        before, mark, behind = prompt.partition(GAP)
-        if not mark or GAP in behind:
+        before, mark, behind = prompt.partition(FILL_ME)
+        if not mark or FILL_ME in behind:
             raise kdtool.UsageError(
-                f"a prompt with a gap to fill holds {GAP} once, this one has it {prompt.count(GAP)} times"
+                f"a prompt to fill holds {FILL_ME} once, this one has it {prompt.count(FILL_ME)} times"
             )
         return replace(made, prompt=before, suffix=behind)
 
@@ -171,6 +171,6 @@ class Drafted(Protocol):
 
 _UNABLE: dict[str, str] = {
     "converse": "the model has no chat template, so it continues text but answers no questions; leave out --chat",
-    "infill": "the model's tokenizer has no marks for infilling, so it continues text only; leave out --fim",
+    "infill": "the model's tokenizer has no FIM tokens, so it continues text only; leave out --fim",
     "continue": "the model does not continue text; ask it in a chat: --chat",
 }

@@ -29,7 +29,7 @@ __all__ = ["generate"]
     "--draft", metavar="NAME", help="Model of the run that drafts tokens, which the one that answers verifies."
 )
 @click.option("-i", "--interactive", is_flag=True, help="Ask for prompts until Ctrl-D; without a prompt, the default.")
-@click.option("--fim", "fill", is_flag=True, help="Fill the gap in the prompt, which <FILL_ME> marks.")
+@click.option("--fim", "fill", is_flag=True, help="Fill in the code that is missing at <FILL_ME> in the prompt.")
 @click.option("--chat", is_flag=True, help="Answer as an assistant, by the model's chat template.")
 @click.option(
     "--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Tokens to generate at most."
@@ -89,7 +89,7 @@ def generate(
     if as_json and text is None:
         raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
     if text is not None:
-        settings.request(text)  # refuses a wrong gap before anything is loaded
+        settings.request(text)  # refuses a wrong prompt before anything is loaded
     from kdtool_streaming import StreamedModels
 
     with kdtool.open_models(model, out=out, offline=offline) as found:

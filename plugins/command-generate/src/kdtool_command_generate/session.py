@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_transformers import GAP
+from kdtool_transformers import FILL_ME
 
 from kdtool_command_generate.answers import STOPPED, Answer, Settings, answer
 from kdtool_command_generate.columns import answer_side_by_side
@@ -80,7 +80,7 @@ class Session(ExitStack):
     def ask(self, prompt: str) -> dict[str, Answer]:
         """Answer a prompt by the chosen models; Ctrl-C keeps what there is of the answer."""
         self._last, self._before = prompt, self._turns
-        fill = not self.settings.chat and GAP in prompt
+        fill = not self.settings.chat and FILL_ME in prompt
         request = replace(self.settings, fill=fill).request(prompt, self._turns)
         runtimes = {name: self.open(name) for name in self.chosen}
         if len(runtimes) > 1:
@@ -154,7 +154,8 @@ class Session(ExitStack):
         for name, meaning in COMMANDS.items():
             self._console.print(f"{name:8}{meaning}", markup=False, highlight=False)
         self._say(
-            f"Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops an answer; {GAP} marks a gap to fill"
+            f"Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops an answer; {FILL_ME} stands for"
+            " code to fill in"
         )
 
     def _say(self, text: str) -> None:

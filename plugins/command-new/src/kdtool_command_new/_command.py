@@ -41,9 +41,9 @@ def new(kind: str, name: str, licence: str, description: str, bare: bool) -> Non
 
     \b
     Its folder is kdtool-KIND-NAME.
-    KIND is corpus, screen, annotator, packer, teacher, cache, student,
-    transform, loss, weighting, trainer, evaluator, exporter, tracker,
-    reporter or command.
+    KIND is corpus, filter, packer, teacher, cache, student, transform,
+    loss, weighting, trainer, evaluator, exporter, tracker, reporter or
+    command.
     NAME is what recipes will call the plugin.
 
     \b

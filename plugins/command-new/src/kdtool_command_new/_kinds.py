@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 __all__ = ["KINDS", "Kind"]
 
-CORE = "kdtool[contract-1]>=0.1"
+CORE = "kdtool>=0.1,<0.2"
 LIBRARIES = {
-    "logits": "kdtool-logits>=0.1",
+    "asking": "kdtool-asking>=0.1",
     "measuring": "kdtool-measuring>=0.1",
     "models": "kdtool-transformers>=0.1",
-    "rows": "kdtool-rows>=0.1",
+    "torch": "kdtool-torch>=0.1",
 }
 SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transformers>=5.23"
 
@@ -32,23 +32,25 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "corpus: {use: NAME}"),
-    "screen": Kind("kdtool.screens", "screens: {NAME: {}}"),
-    "annotator": Kind("kdtool.annotators", "annotators: {NAME: {}}"),
+    "filter": Kind("kdtool.filters", "filters: {NAME: {}}"),
     "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(
         "kdtool.teachers",
         "teacher: {use: NAME}",
-        (LIBRARIES["logits"], LIBRARIES["models"], TORCH),
+        (LIBRARIES["torch"], LIBRARIES["models"], TORCH),
         (LIBRARIES["models"],),
     ),
     "cache": Kind(
         "kdtool.caches",
         "signals: {use: NAME}",
-        (LIBRARIES["rows"], LIBRARIES["models"], "safetensors[torch]>=0.8", TORCH),
-        ("kdtool-cache-states>=0.1",),
+        (LIBRARIES["torch"], "safetensors[torch]>=0.8", TORCH),
+        ("kdtool-caches>=0.1",),
     ),
     "student": Kind(
-        "kdtool.students", "student: {use: NAME}", (LIBRARIES["models"], TRANSFORMERS), (LIBRARIES["models"],)
+        "kdtool.students",
+        "student: {use: NAME}",
+        (LIBRARIES["torch"], LIBRARIES["models"], TRANSFORMERS),
+        (LIBRARIES["models"],),
     ),
     "transform": Kind("kdtool.transforms", "train: {transforms: {NAME: {}}, losses: {ce: {}}, steps: 8}", (TORCH,)),
     "loss": Kind("kdtool.losses", "train: {losses: {NAME: {}}, steps: 8}", (TORCH,)),
@@ -56,11 +58,14 @@ KINDS: Mapping[str, Kind] = {
     "trainer": Kind(
         "kdtool.trainers",
         "trainer: {use: NAME, learning_rate: 1e-3}",
-        (LIBRARIES["rows"], LIBRARIES["models"], SAFETENSORS, TORCH),
+        (LIBRARIES["torch"], SAFETENSORS, TORCH),
         ("kdtool-trainer-standard>=0.1",),
     ),
     "evaluator": Kind(
-        "kdtool.evaluators", "evaluators: {NAME: {}}", (LIBRARIES["measuring"],), (LIBRARIES["measuring"],)
+        "kdtool.evaluators",
+        "evaluators: {NAME: {}}",
+        (LIBRARIES["measuring"],),
+        (LIBRARIES["asking"], LIBRARIES["measuring"]),
     ),
     "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS)),
     "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),

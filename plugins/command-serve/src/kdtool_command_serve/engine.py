@@ -329,5 +329,5 @@ _CANNOT = {
     "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
     "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
     "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
-    "infill": ("suffix", "cannot fill gaps, because its tokenizer has no marks for them; send a prompt alone"),
+    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send a prompt alone"),
 }

@@ -1,4 +1,4 @@
-"""Text around a gap that is ever shorter, and the end of what fills it: `/infill` as llama.cpp defines it."""
+"""Text around the cursor that is ever shorter, and the end of an infilled answer: `/infill` as llama.cpp defines it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kdtool_command_serve.parameters import Infill
 __all__ = ["End", "shorten"]
 
 _LEAST = 64
-"""Characters around a gap that are not shortened further."""
+"""Characters around the cursor that are not shortened further."""
 
 
 def shorten(given: Infill) -> Iterator[tuple[str, str]]:
-    """Yield the text before and after the gap: whole, without other files, then ever nearer to the gap."""
+    """Yield the text before and after the cursor: whole, without other files, then ever nearer to it."""
     before, after = given.input_prefix + given.prompt, given.input_suffix
     if given.input_extra:
         yield "".join(f"{extra.text}\n\n" for extra in given.input_extra) + before, after

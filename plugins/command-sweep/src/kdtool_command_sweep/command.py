@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import kdtool
 
 if TYPE_CHECKING:
     from kdtool_command_sweep.results import SweepResults
@@ -73,9 +71,6 @@ def sweep(
             for stage in stages:
                 click.echo(f"  {stage.action:<8} {stage.title}")
         return
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if kdtool.busy_cores(int(threads) if threads.isdecimal() else os.cpu_count() or 1):
-        kdtool.wait_passively(os.environ)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         found = sweep(Path(recipe), grid, settings, out=out, store=store, offline=offline)
     _show(found, as_json=as_json)

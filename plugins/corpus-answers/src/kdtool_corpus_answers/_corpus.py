@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import kdtool
 import pydantic
-from kdtool_measuring import Account, Journal, Pace, ask_teacher, kept_answers, refusal_remedy, seed_of
+from kdtool_asking import Account, Journal, Pace, ask_teacher, kept_answers, refusal_remedy, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import route

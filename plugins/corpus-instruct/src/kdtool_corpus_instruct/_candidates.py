@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import kdtool
-    from kdtool_prompts import Turns
+    from kdtool_asking import Turns
 
     from kdtool_corpus_instruct._answers import Parts
     from kdtool_corpus_instruct._cells import Cell

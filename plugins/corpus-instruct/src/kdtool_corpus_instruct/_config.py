@@ -63,9 +63,9 @@ class InstructConfig(kdtool.Config):
     `explain`, whose answers need no code."""
     repairs: int = kdtool.Field(default=0, ge=0, le=10)
     """Times that a candidate goes back to the teacher with the error before a new one is asked for, if it has the wrong
-    form, fails its tests, or is rejected by a screen in `repaired`."""
+    form, fails its tests, or is rejected by a filter in `repaired`."""
     repaired: tuple[str, ...] = ("syntax",)
-    """Screens, by their names in the recipe, whose rejections are repaired."""
+    """Filters, by their names in the recipe, whose rejections are repaired."""
     give: Literal["rows", "pairs"] = "rows"
     """`rows`: every accepted row. `pairs`: preferences of an accepted answer over the one that it repairs, for `preference`;
     of the accepted rows only those with such an answer to the same task. Both ask for the same, so that the second one of a

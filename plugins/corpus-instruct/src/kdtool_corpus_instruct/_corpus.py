@@ -1,4 +1,4 @@
-"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's screens accept."""
+"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's filters accept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdtool_corpus_instruct._config import InstructConfig
 from kdtool_corpus_instruct._ideas import REPAIR
 
 if TYPE_CHECKING:
-    from kdtool_prompts import Templates
+    from kdtool_asking import Templates
 
     from kdtool_corpus_instruct._record import Record
 
@@ -155,7 +155,7 @@ class Instruct(kdtool.Corpus):
     def _missing(self) -> Sequence[str]:
         if not self.config.tested:
             return []
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing(self.config.tested)
 
@@ -186,7 +186,7 @@ class Instruct(kdtool.Corpus):
         message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{more}"
         if not self.config.fewer:
             remedy = (
-                "raise candidates or dollars, ease the screens, or set fewer: true; stored answers are not asked again"
+                "raise candidates or dollars, ease the filters, or set fewer: true; stored answers are not asked again"
             )
             raise kdtool.UsageError(f"instruct.candidates: {message}; {remedy}")
         run.say(f"instruct: {message}")
@@ -196,7 +196,7 @@ class Instruct(kdtool.Corpus):
         if self.config.give == "pairs" and not record.given:
             raise kdtool.UsageError(
                 "instruct.give: no accepted row repairs a failed answer to the same task by the same tests, so there are no "
-                "pairs; raise repairs, name languages in tested or screens in repaired, or set give: rows"
+                "pairs; raise repairs, name languages in tested or filters in repaired, or set give: rows"
             )
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Pace, refusal_remedy
-from kdtool_prompts import Templates
+from kdtool_asking import Pace, Templates, refusal_remedy
 
 from kdtool_corpus_instruct._answers import code_of, read_parts
 from kdtool_corpus_instruct._candidates import Candidate, Slot
@@ -38,7 +37,7 @@ class Generation:
     """One generation of all rows.
 
     Args:
-        run: the run, with the teacher and the screens.
+        run: the run, with the teacher and the filters.
         config: settings of the corpus.
         templates: of all tasks.
         record: counts and files.
@@ -70,7 +69,7 @@ class Generation:
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         licences = [each.terms.licence for each in run.licences if each.component == config.ask]
         self._rows = Rows(config, teacher.answer_key, model, licences[0] if licences else "", versions)
-        self._screens = screens_of(run)
+        self._filters = filters_of(run)
 
     def rows(self) -> Iterator[kdtool.Example]:
         """Yield accepted rows until every cell is full or closed.
@@ -164,7 +163,7 @@ class Generation:
             if answer.finish != "refused":  # which may be free where others are not
                 self._dearest = max(self._dearest or 0, answer.picodollars)
         read = [self._read(candidate) for candidate in batch]
-        judged = self._screen(run_tests(self._run, self._config, self._folder / f"verdicts-{self._round}.jsonl", read))
+        judged = self._filter(run_tests(self._run, self._config, self._folder / f"verdicts-{self._round}.jsonl", read))
         for candidate, row in judged:
             slot = candidate.slot
             if row is not None:
@@ -196,25 +195,25 @@ class Generation:
             return candidate.reject(f"no code in {cell.language}", error)
         return replace(candidate, parts=parts)
 
-    def _screen(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, kdtool.Example | None]]:
-        """Return the candidates in order, each with its row, or rejected by one of the recipe's screens."""
+    def _filter(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, kdtool.Example | None]]:
+        """Return the candidates in order, each with its row, or rejected by one of the recipe's filters."""
         found: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
         rows = {one.request.id: self._rows.make(one) for one in candidates if not one.reason}
-        for name in self._screens:
-            screen = self._run.component(name, kdtool.Screen)
-            verdicts = screen.kdtool_screen(self._run, list(rows.values()))
+        for name in self._filters:
+            filter_ = self._run.component(name, kdtool.Filter)
+            verdicts = filter_.kdtool_filter(self._run, list(rows.values()))
             short = name.rpartition(".")[2]
             for key, verdict in zip(list(rows), verdicts, strict=True):
                 if verdict is not None:
-                    is_repaired = short in self._config.repaired and verdict not in screen.undecided
+                    is_repaired = short in self._config.repaired and verdict not in filter_.undecided
                     error = f"it was rejected: {verdict}" if is_repaired else ""
                     found[key] = found[key].reject(f"{short}: {verdict}", error)
                     del rows[key]
         return [(candidate, rows.get(key)) for key, candidate in found.items()]
 
 
-def screens_of(run: kdtool.RunInfo) -> list[str]:
-    """Return the screens of the text that is made, in order: those of its phase if it has its own, else the recipe's."""
-    names = run.implementing("kdtool_screen")
+def filters_of(run: kdtool.RunInfo) -> list[str]:
+    """Return the filters of the text that is made, in order: those of its phase if it has its own, else the recipe's."""
+    names = run.implementing("kdtool_filter")
     own = [name for name in names if name.startswith(f"train.{run.label}.")]
     return own or [name for name in names if not name.startswith("train.")]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_measuring import seed_of
-from kdtool_prompts import Templates
+from kdtool_asking import Templates, seed_of
 
 from kdtool_corpus_instruct._candidates import Candidate, Failure, Slot
 from kdtool_corpus_instruct._config import InstructConfig

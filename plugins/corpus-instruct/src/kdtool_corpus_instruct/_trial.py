@@ -11,7 +11,7 @@ import kdtool
 from kdtool_corpus_instruct._answers import code_of
 
 if TYPE_CHECKING:
-    from kdtool_sandbox import Module, Program, Task
+    from kdtool_programs import Module, Program, Task
 
     from kdtool_corpus_instruct._candidates import Candidate
     from kdtool_corpus_instruct._config import InstructConfig
@@ -36,8 +36,7 @@ def run_tests(
     Raises:
         SandboxError: programs cannot be run safely here.
     """
-    from kdtool_pass_at_k import verdicts_of
-    from kdtool_sandbox import Task
+    from kdtool_programs import Task, verdicts_of
 
     found = {one.request.id: one for one in candidates}
     tasks: dict[str, list[Task]] = {}
@@ -61,8 +60,8 @@ def run_tests(
 
 def _work(code: str, tests: str, language: str) -> Module | Program | str:
     """Return what is run, or the error of Python that does not parse."""
-    from kdtool_sandbox import language as language_called
-    from kdtool_sandbox import module_like
+    from kdtool_programs import language as language_called
+    from kdtool_programs import module_like
 
     if language != "python":
         return language_called(language).run(code, tests)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import ask_teacher, kept_answers, seed_of
+from kdtool_asking import ask_teacher, kept_answers, seed_of
 
 if TYPE_CHECKING:
     from kdtool_corpus_verified._config import VerifiedConfig

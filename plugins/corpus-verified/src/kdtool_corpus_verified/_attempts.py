@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_pass_at_k import Judged, code_of, verdicts_of
+from kdtool_programs import Judged, code_of, verdicts_of
 
 if TYPE_CHECKING:
     from kdtool_corpus_verified._config import VerifiedConfig
@@ -66,7 +66,7 @@ def own_solutions(
     Raises:
         SandboxError: programs cannot be run safely here.
     """
-    from kdtool_sandbox import Task
+    from kdtool_programs import Task
 
     codes = {key: problem.solution for key, problem in problems.items()}
     tasks = {key: Task(f"{key}#solution", problems[key].module(code), config.seconds) for key, code in codes.items()}
@@ -96,7 +96,7 @@ def run_attempts(
     Raises:
         SandboxError: programs cannot be run safely here.
     """
-    from kdtool_sandbox import Task
+    from kdtool_programs import Task
 
     names = {
         name_of(key, number): one.module("").names for key, one in problems.items() for number in range(config.samples)

@@ -15,7 +15,7 @@ import kdtool
 from kdtool_corpus_verified._config import VerifiedConfig
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Account
+    from kdtool_asking import Account
 
     from kdtool_corpus_verified._attempts import Attempt
     from kdtool_corpus_verified._problems import Problem
@@ -45,7 +45,7 @@ class Verified(kdtool.Corpus):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Return what the sandbox lacks to run programs safely here."""
-        from kdtool_sandbox import missing
+        from kdtool_programs import missing
 
         return missing()
 
@@ -58,7 +58,7 @@ class Verified(kdtool.Corpus):
             kdtool.PluginError: the teacher skips a request.
             kdtool.SandboxError: programs cannot be run safely here.
         """
-        from kdtool_measuring import Account
+        from kdtool_asking import Account
 
         from kdtool_corpus_verified._summary import summarise_attempts
 
@@ -76,7 +76,7 @@ class Verified(kdtool.Corpus):
                 yield example
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        from kdtool_measuring import Account
+        from kdtool_asking import Account
 
         return Account.read(self._base(run).with_suffix(".json"))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_sandbox import Module
+    from kdtool_programs import Module
 
 __all__ = ["Problem", "problem_of"]
 
@@ -39,7 +39,7 @@ def problem_of(example: kdtool.Example) -> Problem:
     Raises:
         UsageError: the example lacks tests or a solution, is in another language, or its tests do not use its solution.
     """
-    from kdtool_sandbox import module_like
+    from kdtool_programs import module_like
 
     body = example.body
     if not isinstance(body, kdtool.Completion):

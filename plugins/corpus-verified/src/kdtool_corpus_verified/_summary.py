@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import refusal_remedy
+from kdtool_asking import refusal_remedy
 
 from kdtool_corpus_verified._attempts import REFUSED, Attempt
 

@@ -105,7 +105,8 @@ class CompressedTensors(kdtool.Exporter):
         if subject.role != "artifact" or subject.path is None or not is_compressed(subject.path):
             return None
         import torch
-        from kdtool_transformers import TransformersRuntime, compute_dtype, pick_device
+        from kdtool_torch import compute_dtype, pick_device
+        from kdtool_transformers import TransformersRuntime
 
         device = pick_device()
         widened = device.type == "cpu" and compute_dtype("auto", device) == torch.float32

@@ -59,7 +59,7 @@ class Decoder(Child):
         return found
 
     def tokenize_infilling(self, before: str, after: str) -> list[int]:
-        """Return the prompt for the gap between two texts, as `kdtool_transformers` writes it; `infilling` is not empty.
+        """Return the infilling prompt for two texts, as `kdtool_transformers` writes it; `infilling` is not empty.
 
         Raises:
             PluginError: llama.cpp has ended.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits
+from kdtool_torch import exact_head, exact_logits
 from torch import Tensor
 
 from kdtool_exporter_gguf._decoder import Decoder

@@ -180,7 +180,7 @@ class GGUFRuntime(kdtool.Runtime):
         return (found if found[:1] == start else [*start, *found]) or [self._end_of_text]
 
     def _marks(self, request: kdtool.Request) -> list[str]:
-        """Return the marks that end what fills a gap."""
+        """Return the tokens that end an infilled answer."""
         return [] if request.suffix is None else [*self.decoder.infilling.values()]
 
     def _infilling(self, request: kdtool.Request, suffix: str) -> list[int]:

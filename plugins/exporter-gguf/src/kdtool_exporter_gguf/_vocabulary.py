@@ -117,7 +117,7 @@ class GGUFVocabulary(NamedTuple):
             writer.add_pad_token_id(inner.pad_token_id)
         marks = self.tokenizer.infilling
         if marks is not None:
-            ids = [inner.convert_tokens_to_ids(mark) for mark in marks.marks]
+            ids = [inner.convert_tokens_to_ids(mark) for mark in marks.tokens]
             for key, mark in zip(_FIM, ids, strict=False):
                 writer.add_uint32(key, mark)
             if marks.end:

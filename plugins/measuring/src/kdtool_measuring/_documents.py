@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import kdtool
+from kdtool_asking import cannot, open_for_measuring
 
-from kdtool_measuring._answers import cannot, open_for_measuring
 from kdtool_measuring._items import Document, held_out, without_text
 
 __all__ = ["DocumentEvaluator", "score_texts", "unfit_to_score"]

@@ -83,7 +83,7 @@ def _plain(value: Any) -> str:
 
 
 def data(results: kdtool.Results) -> Iterator[str]:
-    """Yield the corpora with licences and languages, the splits, and what screens rejected."""
+    """Yield the corpora with licences and languages, the splits, and what filters rejected."""
     found = results.data
     rows = [
         [f"`{name}`", f"{own['documents']:,}", size(own["bytes"]), _counts(own["licences"]), _counts(own["languages"])]
@@ -93,8 +93,8 @@ def data(results: kdtool.Results) -> Iterator[str]:
     splits = ", ".join(f"{name} {own['documents']:,}" for name, own in found.get("splits", {}).items())
     if splits:
         yield f"\nDocuments by split: {splits}. A document is in one split only."
-    for screen, reasons in found.get("rejected", {}).items():
-        yield f"\nRejected by `{screen}`: {_counts(reasons)}."
+    for filter_, reasons in found.get("rejected", {}).items():
+        yield f"\nRejected by `{filter_}`: {_counts(reasons)}."
     unknown = {name: count for name, count in found.get("licences", {}).items() if name in ("", "unknown")}
     if unknown:
         yield f"\nThe licence of {sum(unknown.values()):,} documents is not known."

@@ -1,6 +1,6 @@
 """Overlap of texts: benchmarks in the training text, and training text in what models write.
 
-- `Decontamination`, the screen `decontamination` of recipes: rejects examples that contain a benchmark's problem
+- `Decontamination`, the filter `decontamination` of recipes: rejects examples that contain a benchmark's problem
 - `Contamination`, the evaluator `contamination`: the share of problems that the training text contains
 - `Memorisation`, the evaluator `memorisation`: how much of its training text a model repeats
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Answer, collect_answers, fit_prompt
+from kdtool_asking import Answer, collect_answers, fit_prompt
 
 if TYPE_CHECKING:
     from kdtool_overlap._passages import Passage

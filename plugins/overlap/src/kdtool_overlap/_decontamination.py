@@ -1,4 +1,4 @@
-"""The screen `decontamination`: removes training text that contains a problem of the recipe's benchmarks."""
+"""The filter `decontamination`: removes training text that contains a problem of the recipe's benchmarks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["Decontamination"]
 
 
-class Decontamination(kdtool.Screen):
+class Decontamination(kdtool.Filter):
     """Rejects examples that share an n-gram of words, or renamed code, with a problem of one of the recipe's evaluators.
 
     N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Code is found under other
-    names, in another format and without its comments. Held-out examples are screened like those of the split "train".
+    names, in another format and without its comments. Held-out examples are filtered like those of the split "train".
     """
 
     class Config(kdtool.Config):
@@ -43,7 +43,7 @@ class Decontamination(kdtool.Screen):
 
         return {"problems": digest_of(problems_of(run, "decontamination"))}
 
-    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
         """Return the benchmark of the problem that an example contains, or None.
 
         Raises:

@@ -46,12 +46,12 @@ class Memorisation(kdtool.Evaluator):
     measurements = ("memorised", "longest-copy", "memorisation.unanswered")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_asking import bytes_to_answer
 
         if ahead.student in ahead.models:
             tokens = 4 * (self.config.prefix + self.config.continuation)  # few words of code take more than 4
             size = bytes_to_answer(ahead, tokens)
-            yield kdtool.Estimate("measured student", ("scores: memorisation",), compute_bytes=size)
+            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse text without a passage.
@@ -68,7 +68,7 @@ class Memorisation(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: no document is long enough for a passage.
         """
-        from kdtool_measuring import measure_missing_answers
+        from kdtool_asking import measure_missing_answers
 
         from kdtool_overlap._continuations import continuations_of
 

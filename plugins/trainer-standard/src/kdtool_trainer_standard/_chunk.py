@@ -1,6 +1,6 @@
 """The function called on each chunk of logits: every loss of the phase, weighed, and the gradients by the logits.
 
-Called by the chunked head some thirty times a step; built once a phase. Eager, each loss gives its gradient by hand, or
+Called by the chunked head some thirty times a step; built once a phase. Eager, each loss gives its analytic gradient, or
 PyTorch finds it for whatever the loss does. Compiled, losses and gradient become one kernel; results agree up to rounding.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from kdtool_rows import NO_LABEL
+from kdtool_torch import NO_LABEL
 from torch import Tensor
 
 from kdtool_trainer_standard._loss_mask import loss_labels

@@ -6,12 +6,10 @@ Called by `StandardTrainer.kdtool_estimate`. `_estimated_memory` adds up the mem
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from time import monotonic
 
 import kdtool
 import torch
-from kdtool_transformers import pick_device, product_speed
+from kdtool_torch import pick_device, product_speed
 
 from kdtool_trainer_standard._activation_memory import OutlineFromFacts
 from kdtool_trainer_standard._config import StandardTrainerConfig
@@ -35,8 +33,6 @@ gradients, weights and two moments read, weights and moments written."""
 _BANDWIDTH = {"cpu": 7.7e9, "cuda": 1e12}
 """Bytes a second of an update: measured with two threads (71 million numbers in 0.37 s); of GPUs those of an A10 to an A100
 are published as 0.6e12 to 2e12. 1e11 on others."""
-_LOOK_SECONDS = 60
-"""Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
 
 
@@ -78,26 +74,15 @@ def estimate_phase(
         "training",
         tokens=tokens,
         seconds=_seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device),
-        note=_speed_note(speed, dtype, device)
-        + ("; without the time to generate on-policy text" if sizes.written else ""),
+        note=_speed_note(speed, dtype) + ("; without the time to generate on-policy text" if sizes.written else ""),
     )
 
 
-def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
+def _speed_note(speed: float, dtype: torch.dtype) -> str:
     assumed, name = kdtool.assumed_gpu(), str(dtype).removeprefix("torch.")
     if assumed is not None:
         return f"from {BUSY['cuda']:.0%} of the published speed of {assumed.name}: {speed / 1e12:,.0f} TFLOP/s, {name}"
-    note = f"from this machine's speed: {speed / 1e9:,.0f} GFLOP/s, {name}"
-    if device.type != "cpu":
-        return note
-    others = _others(torch.get_num_threads(), int(monotonic() // _LOOK_SECONDS))
-    return f"{note}; longer while other processes use {others:.1f} cores, as now" if others else note
-
-
-@lru_cache(maxsize=1)
-def _others(threads: int, _now: int) -> float:
-    """Return the number of cores used by other work; a new value of `_now` measures again."""
-    return kdtool.busy_cores(threads)
+    return f"from this machine's speed: {speed / 1e9:,.0f} GFLOP/s, {name}"
 
 
 def _operations(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, forward_bytes, itemsize, layers_among, pick_device
+from kdtool_torch import pick_device
+from kdtool_transformers import TransformersModel, forward_bytes, itemsize, layers_among
 
 from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig
@@ -25,7 +26,7 @@ __all__ = ["Sizes", "memory_of", "sizes_of"]
 _FLOAT = 4
 _SLACK = 0.1
 """Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
-(docs/benchmarks.md), assumed on GPUs."""
+(docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
 _MIXING_TENSORS = 1
@@ -154,8 +155,6 @@ def memory_of(
         own = {part: size for part, size in parts.items() if size}
         for part, size in own.items():
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
-    for teacher in phase.beside:
-        yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
 
 
 def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
-from kdtool_trainer_standard._mixture import joined_draws
+from kdtool_trainer_standard._mixture import joined_samples
 from kdtool_trainer_standard._projection import Projection, product
 
 __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
@@ -70,7 +70,7 @@ class Teachers:
             else:
                 per_token = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
                 ids, weights = [own.ids[rows] for own in per_token], [own.weights[rows] for own in per_token]
-                entries.append(joined_draws(ids, weights, bound.shares))
+                entries.append(joined_samples(ids, weights, bound.shares))
         return tuple(entries)
 
 

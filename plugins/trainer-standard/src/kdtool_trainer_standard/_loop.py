@@ -19,7 +19,7 @@ import kdtool
 import torch
 import torch.distributed as dist
 import transformers
-from kdtool_rows import collate
+from kdtool_torch import collate
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback

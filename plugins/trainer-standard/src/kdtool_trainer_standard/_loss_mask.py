@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import kdtool
-from kdtool_rows import NO_LABEL
+from kdtool_torch import NO_LABEL
 from torch import Tensor
 
 __all__ = ["loss_labels", "loss_mask", "select", "select_signal"]

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from kdtool_transformers import DtypeName, compute_dtype, has_bfloat16
+from kdtool_torch import DtypeName, compute_dtype, has_bfloat16
 
 __all__ = [
     "chosen_dtype",
     "chunk_sizes",
     "dtype_name",
     "memory_of_process",
-    "other_work_noted",
     "preserved_accelerate_state",
     "tuned_malloc",
-    "warn_of_other_work",
 ]
 
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4  # from malloc.h
@@ -60,26 +56,6 @@ def memory_of_process(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
-
-
-def warn_of_other_work(run: kdtool.RunInfo, device: torch.device) -> None:
-    """Say as a phase begins that other processes take the processors, which slows training down."""
-    if device.type != "cpu":
-        return
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    others = min(kdtool.busy_cores(threads), cores)
-    if others:
-        left = max(1, int(cores - others))
-        advice = f"; set OMP_NUM_THREADS={left} so that threads do not wait for each other" if left < threads else ""
-        run.say(f"training: other processes use {others:.1f} of {cores} cores, so steps take longer{advice}")
-
-
-def other_work_noted(work: kdtool.OtherWork, device: torch.device) -> Iterator[str]:
-    """Yield a note where other processes took the processors while a phase trained: its speed is not the machine's."""
-    cores = os.cpu_count() or 1
-    others = min(work.disturbance(torch.get_num_threads()), cores) if device.type == "cpu" else 0.0
-    if others:
-        yield f"other processes used {others:.1f} of {cores} cores during training, which slowed it down"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from math import log
 import torch
 from torch import Tensor
 
-__all__ = ["joined_draws", "mixed_logits"]
+__all__ = ["joined_samples", "mixed_logits"]
 
 
 def mixed_logits(logits: Sequence[Tensor], shares: Sequence[float], temperature: float) -> Tensor:
@@ -39,7 +39,7 @@ def mixed_logits(logits: Sequence[Tensor], shares: Sequence[float], temperature:
     return mixture * temperature
 
 
-def joined_draws(ids: Sequence[Tensor], weights: Sequence[Tensor], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+def joined_samples(ids: Sequence[Tensor], weights: Sequence[Tensor], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return all teachers' tokens [C, ΣK], weights times the teacher's share.
 
     Σ_i share_i · (an unbiased estimate of p_i) is an unbiased estimate of the mixture. An id that several teachers drew

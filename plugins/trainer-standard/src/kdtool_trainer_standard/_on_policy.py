@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import kdtool
 import torch
-from kdtool_rows import NO_LABEL, collate
+from kdtool_torch import NO_LABEL, collate
 
 from kdtool_trainer_standard._config import OnPolicy
 

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, has_flash, pick_device
+from kdtool_torch import has_flash, pick_device
+from kdtool_transformers import TransformersModel
 
 from kdtool_trainer_standard._activation_memory import ActivationMemory, OutlineFromFacts, estimate_activation_memory
 from kdtool_trainer_standard._frozen import frozen_bytes, hold_outline

@@ -20,7 +20,7 @@ import kdtool
 import torch
 import torch.distributed as dist
 import transformers
-from kdtool_transformers import write_safetensors
+from kdtool_torch import write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_rows import NO_LABEL
+from kdtool_torch import NO_LABEL
 from kdtool_transformers import self_check
 from torch import Tensor
 
@@ -36,7 +36,7 @@ _ZERO = 1e-3
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
 _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-"""Relative difference that a gradient by hand may make: autograd's is rounded to the logits' precision."""
+"""Relative difference that a analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
 def self_test(

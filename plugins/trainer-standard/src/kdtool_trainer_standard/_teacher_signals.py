@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import kdtool
-from kdtool_rows import collate
+from kdtool_torch import collate
 
 __all__ = ["TeacherSignals"]
 

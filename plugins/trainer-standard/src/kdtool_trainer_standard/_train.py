@@ -15,8 +15,7 @@ from pathlib import Path
 import kdtool
 import torch
 import transformers
-from kdtool_rows import NO_LABEL, collate
-from kdtool_transformers import isolated_rng, pick_device
+from kdtool_torch import NO_LABEL, collate, isolated_rng, pick_device
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
@@ -31,10 +30,8 @@ from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import (
     chosen_dtype,
     chunk_sizes,
-    other_work_noted,
     preserved_accelerate_state,
     tuned_malloc,
-    warn_of_other_work,
 )
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._on_policy import OnPolicySampler
@@ -62,12 +59,10 @@ def train_phase(
 ) -> kdtool.Trained:
     """Train `student` in place and return what was done; see `kdtool.Trainer.kdtool_train`."""
     if not len(phase.rows):
-        raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
+        raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, filters and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with isolated_rng(run.seed, run.say), preserved_accelerate_state(), tuned_malloc(), _quiet_transformers():
         args = _arguments(config, run, phase)
-        warn_of_other_work(run, args.device)
-        work = kdtool.OtherWork()
         dtype = chosen_dtype(config.dtype, args.device)
         newest, before = find_resume_point(run, phase, dtype)
         _ready(student, args.device)
@@ -84,7 +79,7 @@ def train_phase(
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
         dtype=loop.progress.dtype,
-        notes=(*_notes(loop), *other_work_noted(work, loop.args.device)),
+        notes=_notes(loop),
     )
 
 
@@ -279,7 +274,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     notes = list(_on_policy_notes(progress.on_policy))
     if loop.config.sharding == "full" and loop.sharding is None:
         notes.append(
-            "sharding: full had no effect, because there was only one process (docs/recipe.md explains how to start "
+            "sharding: full had no effect, because there was only one process (docs/several-gpus.md explains how to start "
             "several)"
         )
     if progress.skipped:

@@ -15,7 +15,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import isolated_rng, write_safetensors
+from kdtool_torch import isolated_rng, write_safetensors
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor

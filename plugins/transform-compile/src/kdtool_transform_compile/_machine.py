@@ -12,7 +12,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdtool_transformers import pick_device
+from kdtool_torch import pick_device
 
 __all__ = ["missing"]
 

@@ -21,7 +21,7 @@ class Liger(kdtool.Transform):
         self._modules: FusedModules | None = None
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
-        from kdtool_transformers import pick_device
+        from kdtool_torch import pick_device
 
         found = []
         if find_spec("liger_kernel") is None:

@@ -7,7 +7,6 @@
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
 - `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
   plugins that build it differently
-- `isolated_rng` isolates runs in one process
 
 Names load when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
 """

@@ -1,4 +1,4 @@
-"""Model files on disk: the user's cache and content hashes.
+"""Model files on disk: complete folders and content hashes.
 
 Light: no torch. Used by `_teacher`, `_gguf` and teacher plugins.
 """
@@ -6,36 +6,22 @@ Light: no torch. Used by `_teacher`, `_gguf` and teacher plugins.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kdtool
+from kdtool_torch import cache_folder, write_cached
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = [
-    "cache_folder", "complete_folder", "content_hash", "give_usual_mode", "is_complete",
-    "weights_identity", "write_cached", "write_safetensors",
-]  # fmt: skip
+__all__ = ["complete_folder", "content_hash", "is_complete", "weights_identity"]
 
 _HASHES = "hashes.json"
 _SUMS = "SHA256SUMS"
 _compared: set[tuple[str, int, int]] = set()
 """Path, size and time of change of the files of complete folders that this process has compared with their sums."""
-
-
-def cache_folder() -> Path:
-    """Return kdtool's folder for models in the user's cache; made when first written to."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("kdtool", appauthor=False) / "models"
 
 
 def weights_identity(folder: Path) -> str:
@@ -72,41 +58,6 @@ def content_hash(file: Path) -> str:
     found = _hash(file)
     write_cached(store, json.dumps({**_read_hashes(store), key: found}))
     return found
-
-
-def write_cached(file: Path, text: str) -> None:
-    """Write a file of the cache, completely or not at all. Failures are ignored: the content is computed again later."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".writing")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as opened:
-                opened.write(text)
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink()
-            raise
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors as safetensors, for the readers that the umask allows."""
-    from safetensors.torch import save_file
-
-    save_file(dict(tensors), file)
-    give_usual_mode(file)
-
-
-def give_usual_mode(file: Path) -> None:
-    """Give a file the mode of any new file: safetensors makes its own readable by their owner alone."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
-    os.close(handle)
-    probe = Path(name)
-    probe.unlink()
-    probe.touch()
-    try:
-        file.chmod(probe.stat().st_mode & 0o777)
-    finally:
-        probe.unlink()
 
 
 @contextmanager

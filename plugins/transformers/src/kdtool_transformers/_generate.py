@@ -198,11 +198,11 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
 
     Raises:
         UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them; or there is a
-            suffix, and the tokenizer has no marks for infilling.
+            suffix, and the tokenizer has no FIM tokens.
     """
     if request.turns and request.suffix is not None:
         raise kdtool.UsageError(
-            f"request {request.id} has both turns and a suffix, but a gap is filled in code, not in a conversation: leave "
+            f"request {request.id} has both turns and a suffix, but infilling works in code, not in a conversation: leave "
             "one of them out"
         )
     if request.turns:
@@ -210,7 +210,7 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
     if request.suffix is None:
         ids = tokenizer.encode(request.prompt)
     else:
-        ids = tokenizer.encode_gap(request.prompt, request.suffix)
+        ids = tokenizer.encode_infilling_prompt(request.prompt, request.suffix)
     return [*tokenizer.missing_start(ids), *ids] or [tokenizer.end_of_text]
 
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kdtool
+from kdtool_torch import cache_folder, give_usual_mode, isolated_rng
 
-from kdtool_transformers import _files
-from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
+from kdtool_transformers._files import complete_folder, content_hash
 from kdtool_transformers._gguf_header import read_gguf
-from kdtool_transformers._isolated_rng import isolated_rng
 from kdtool_transformers._model import no_progress_bar
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
@@ -36,7 +35,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         StorageError: the cache cannot be written.
     """
     read_gguf(file)
-    target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
+    target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
             if partial is not None:

@@ -141,9 +141,9 @@ def read_shapes(*files: Path) -> dict[str, Any]:
 
 def _without_values(kind: Any, config: Any, shapes: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """Return the model on the meta device, and the information about loading weights of these shapes into it."""
+    from kdtool_torch import isolated_rng
     from transformers.utils import logging
 
-    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
     verbosity = logging.get_verbosity()

@@ -1,6 +1,6 @@
 """Infilling: prompts for the code missing between two pieces, training on it, and answers that repeat what follows. Light.
 
-Knows the marks of every family and their positions; teachers name theirs, tokenizers find theirs by its tokens.
+Knows the FIM tokens of every family and their positions; teachers name theirs, tokenizers find theirs by its tokens.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling", "held_back", "overlap", "trim_suffix"]
+__all__ = ["CODE_LLAMA", "FAMILIES", "FILL_ME", "STARCODER", "Infilling", "held_back", "overlap", "trim_suffix"]
 
-GAP = "<FILL_ME>"
-"""Mark of missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
+FILL_ME = "<FILL_ME>"
+"""Stands for missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
 
 
 @dataclass(frozen=True)
 class Infilling:
-    """A family's marks before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
+    """A family's FIM tokens before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
 
-    `behind_prefix` stands between the mark and the code before the gap. `end` is the token that ends what was missing; ""
-    is the end of the text.
+    `behind_prefix` stands between the token and the code before the middle. `end` is the token that ends what was missing;
+    "" is the end of the text.
     """
 
     prefix: str
@@ -29,15 +29,15 @@ class Infilling:
     end: str = ""
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def tokens(self) -> tuple[str, ...]:
         """The tokens that must be in the vocabulary."""
-        return tuple(mark for mark in (self.prefix, self.suffix, self.middle, self.end) if mark)
+        return tuple(token for token in (self.prefix, self.suffix, self.middle, self.end) if token)
 
     def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
-        """Return a whole text with its middle last, as (mark or "", text behind it): each is encoded on its own.
+        """Return a whole text with its middle last, as (token or "", text behind it): each is encoded on its own.
 
-        With `suffix_first` in the order that the paper calls SPM, variant 2: the code before the gap and the middle are not
-        parted by a mark.
+        With `suffix_first` in the order that the paper calls SPM, variant 2: no token parts
+        the code before the middle from the middle.
         """
         code = f"{self.behind_prefix}{before}"
         if suffix_first:
@@ -48,7 +48,7 @@ class Infilling:
 STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 """Also of SantaCoder, StableCode and Granite Code."""
 CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
-"""sentencepiece writes the first word of a text with a space before it, also behind the mark."""
+"""sentencepiece writes the first word of a text with a space before it, also behind a FIM token."""
 FAMILIES = (
     STARCODER,
     CODE_LLAMA,
@@ -58,7 +58,7 @@ FAMILIES = (
 
 
 def trim_suffix(answer: str, suffix: str, *, cut: bool = False) -> str:
-    """Return an answer that fills the gap before `suffix` without the suffix's beginning, where it ends by repeating that.
+    """Return an infilled answer without the suffix's beginning, where it ends by repeating that.
 
     The longest end of the answer that is a beginning of the suffix is a repetition if it holds a whole line of the suffix
     with a letter or a digit, as a line of its own in the answer too. Shorter ones are often the code itself: in

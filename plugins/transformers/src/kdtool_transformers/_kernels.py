@@ -19,7 +19,7 @@ QUANT_MULTIPLE = 256
 
 def uses_of(run: kdtool.RunInfo) -> dict[str, bool]:
     """Return the uses of a run that `kernel_notes` asks for: a GPU, also one that a check assumes, and GGUF files."""
-    from kdtool_transformers._device import pick_device
+    from kdtool_torch import pick_device
 
     owners = [run.hook.owner(name) for name in run.implementing("kdtool_export")]
     gguf = any(owner is not None and owner.use == "gguf" for owner in owners)

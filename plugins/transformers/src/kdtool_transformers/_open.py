@@ -66,8 +66,9 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
+    from kdtool_torch import isolated_rng
+
     from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._loading import loading_settings, place
     from kdtool_transformers._model import TransformersModel, no_progress_bar
 
@@ -128,7 +129,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
         _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
-            # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
+            # It adds <FILL_ME> to the vocabulary, behind the last token that the model knows.
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)
@@ -171,9 +172,8 @@ def open_facts(
 def without_weights(config: Any) -> Any:
     """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
     import torch
+    from kdtool_torch import isolated_rng
     from transformers import AutoModelForCausalLM
-
-    from kdtool_transformers._isolated_rng import isolated_rng
 
     with isolated_rng(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -55,7 +55,7 @@ def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]]
         ahead: the planned run.
         others: settings that give the student another size, to propose.
     """
-    from kdtool_transformers._device import pick_device
+    from kdtool_torch import pick_device
 
     facts = ahead.models.get(ahead.student)
     if facts is None:
@@ -77,9 +77,9 @@ def _widened_bytes(ahead: kdtool.RunForecast, parameters: int) -> int:
 
     `TransformersRuntime` holds those of 16 bits in float32 where the device computes in another dtype than theirs.
     """
-    from kdtool_transformers._device import compute_dtype, pick_device
+    from kdtool_torch import compute_dtype, pick_device
 
-    if "scores" not in ahead.stages or ahead.student_bytes >= 4 * parameters:
+    if ahead.student_bytes >= 4 * parameters:
         return 0
     computed = str(compute_dtype("auto", pick_device())).removeprefix("torch.")
     same = computed == ahead.models[ahead.student].dtype

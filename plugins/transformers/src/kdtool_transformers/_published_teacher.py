@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import kdtool
 
-from kdtool_transformers._infilling import GAP, Infilling
+from kdtool_transformers._infilling import FILL_ME, Infilling
 from kdtool_transformers._sources import Source, find_source
 from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
 
@@ -28,7 +28,7 @@ class PublishedTeacher(CausalTeacher):
 
     config: PublishedTeacherConfig
     infilling: Infilling
-    """Format of infilling prompts, for prompts that contain `GAP`."""
+    """Format of infilling prompts, for prompts that contain `FILL_ME`."""
 
     def hub_name(self) -> str:
         """Return the hub name of the published model that the settings select."""
@@ -40,25 +40,25 @@ class PublishedTeacher(CausalTeacher):
         return find_source(self.config.weights, say=print if run is None else run.say)
 
     def render(self, request: kdtool.Request) -> kdtool.Request:
-        """Render a request in this family's format: code with a gap at `GAP` becomes a prompt and its suffix.
+        """Render a request in this family's format: code with `FILL_ME` in it becomes a prompt and its suffix.
 
         Raises:
-            UsageError: there are several gaps, or this model was not trained to fill any.
+            UsageError: there are several, or this model was not trained for infilling.
         """
-        if GAP not in request.prompt:
+        if FILL_ME not in request.prompt:
             return super().render(request)
-        if request.prompt.count(GAP) > 1:
+        if request.prompt.count(FILL_ME) > 1:
             raise kdtool.UsageError(
-                f"a prompt may hold one {GAP}, this one has {request.prompt.count(GAP)}: {request.prompt[:60]!r}"
+                f"a prompt may hold one {FILL_ME}, this one has {request.prompt.count(FILL_ME)}: {request.prompt[:60]!r}"
             )
         tokenizer = self._opened_tokenizer(None)
-        missing = [mark for mark in self.infilling.marks if not tokenizer.has_token(mark)]
+        missing = [mark for mark in self.infilling.tokens if not tokenizer.has_token(mark)]
         if missing:
             raise kdtool.UsageError(
-                f"{self._locate(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
-                f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without a gap"
+                f"{self._locate(None).place} cannot infill at {FILL_ME}: its {tokenizer.vocabulary:,} tokens have no "
+                f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without it"
             )
-        before, after = request.prompt.split(GAP)
+        before, after = request.prompt.split(FILL_ME)
         return replace(request, prompt=before, suffix=after)
 
     def hub_source(self) -> tuple[str, str | None]:

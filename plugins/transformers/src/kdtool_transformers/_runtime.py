@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits, log_likelihood
+from kdtool_torch import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
@@ -38,7 +38,7 @@ class TransformersRuntime(kdtool.Runtime):
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
     first window that holds it, with at least half a window of context before it. `unload` frees what the model's owner
-    holds of it. It fills gaps if the tokenizer has marks for that.
+    holds of it. It infills if the tokenizer has FIM tokens.
     """
 
     model: CausalModel | None

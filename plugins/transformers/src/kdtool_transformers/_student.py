@@ -81,7 +81,8 @@ class CausalStudent(kdtool.Student):
         return ()
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        from kdtool_transformers._device import compute_dtype, pick_device
+        from kdtool_torch import compute_dtype, pick_device
+
         from kdtool_transformers._open import open_model
         from kdtool_transformers._runtime import TransformersRuntime
 
@@ -150,9 +151,9 @@ class LlamaStudent(CausalStudent):
         return outline_of(llama_config(shape, vocabulary, context=self.context, tied=self.is_tied))
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_torch import isolated_rng
         from transformers import LlamaForCausalLM
 
-        from kdtool_transformers._isolated_rng import isolated_rng
         from kdtool_transformers._model import TransformersModel
 
         tokenizer = self._tokenizer(run)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 import pydantic
-
-from kdtool_transformers._device import (
+from kdtool_torch import (
     DeviceName,
     DtypeName,
     compute_dtype,
@@ -23,6 +22,7 @@ from kdtool_transformers._device import (
     named_device,
     pick_device,
 )
+
 from kdtool_transformers._loading import Quantisation
 from kdtool_transformers._sources import Source, source_identity
 
@@ -131,7 +131,8 @@ class CausalTeacher(kdtool.Teacher):
         return replace(facts, dtype=str(self._dtype()).removeprefix("torch."))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers._device import gpu_bytes
+        from kdtool_torch import gpu_bytes
+
         from kdtool_transformers._loading import held_bytes
         from kdtool_transformers._parts import download_parts
 

@@ -112,14 +112,14 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @cached_property
     def infilling(self) -> Infilling | None:
-        """The marks that the vocabulary holds for filling gaps; None where it holds none that are known."""
-        return next((family for family in FAMILIES if all(map(self.has_token, family.marks))), None)
+        """The vocabulary's FIM tokens; None where it has none that are known."""
+        return next((family for family in FAMILIES if all(map(self.has_token, family.tokens))), None)
 
     @cached_property
     def infilling_ends(self) -> tuple[int, ...]:
-        """The ids at which an answer that fills a gap ends: those of any answer, and the marks."""
-        marks = self.infilling.marks if self.infilling else ()
-        return tuple(sorted({*self.end_ids, *(self._backend.token_to_id(mark) for mark in marks)}))
+        """The ids at which an infilled answer ends: those of any answer, and the FIM tokens."""
+        fim = self.infilling.tokens if self.infilling else ()
+        return tuple(sorted({*self.end_ids, *(self._backend.token_to_id(mark) for mark in fim)}))
 
     def has_token(self, token: str) -> bool:
         """Say whether `token` is one of the vocabulary as a whole."""
@@ -175,28 +175,28 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        """Return a text's ids with its middle last, between the model's marks; None too where the text holds one itself."""
-        marks = self.infilling
-        if marks is None or any(mark in text for mark in marks.marks for text in (before, middle, after)):
+        """Return a text's ids with its middle last, between FIM tokens; None too where the text holds one itself."""
+        fim = self.infilling
+        if fim is None or any(mark in text for mark in fim.tokens for text in (before, middle, after)):
             return None
-        ids = self._encode_pieces(marks.pieces(before, middle, after, suffix_first))
-        return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
+        ids = self._encode_pieces(fim.pieces(before, middle, after, suffix_first))
+        return [*ids, self._backend.token_to_id(fim.end) if fim.end else self.end_of_text]
 
-    def encode_gap(self, before: str, after: str) -> list[int]:
+    def encode_infilling_prompt(self, before: str, after: str) -> list[int]:
         """Return the ids of the prompt whose answer is the text between `before` and `after`.
 
         Raises:
-            UsageError: the tokenizer has no marks for infilling.
+            UsageError: the tokenizer has no FIM tokens.
         """
         if self.infilling is None:
             raise kdtool.UsageError(
-                f"the tokenizer of {self.inner.name_or_path} has no marks for infilling that kdtool knows, so this model "
-                "cannot answer a prompt with a suffix: leave the suffix out, or choose a model that was trained to fill gaps"
+                f"the tokenizer of {self.inner.name_or_path} has none of the FIM tokens that kdtool knows, so "
+                "it cannot answer a prompt with a suffix: leave the suffix out, or choose a model trained for infilling"
             )
         return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
 
     def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the ids of texts behind marks."""
+        """Return the ids of texts behind FIM tokens."""
         ids: list[int] = []
         written = ""
         for mark, text in pieces:

@@ -13,10 +13,10 @@ from typing import Any
 import kdtool
 import torch
 import transformers
+from kdtool_torch import isolated_rng
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdtool_transformers._bytes import byte_tokenizer
-from kdtool_transformers._isolated_rng import isolated_rng
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -34,7 +34,7 @@ __all__ = [
     "tiny_model",
 ]
 
-_CODE_LLAMA_MARKS = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
+_CODE_LLAMA_FIM_TOKENS = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
 
 
 def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, **settings: Any) -> Any:
@@ -133,7 +133,7 @@ def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0, **se
 def save_starcoder2_tokenizer(folder: Path, vocabulary: int, text_bytes: int) -> None:
     """Write a tokenizer with the parts of StarCoder2's, trained on the standard library, into a folder.
 
-    Bytes, digits one by one, fill-in-the-middle marks; the class that its publisher names.
+    Bytes, digits one by one, FIM tokens; the class that its publisher names.
     """
     (folder / "tokenizer.json").write_text(_starcoder2_tokenizer(vocabulary, text_bytes), encoding="utf-8")
     end = "<|endoftext|>"
@@ -178,7 +178,7 @@ def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *,
     Pieces with a mark for spaces and bytes for what has no piece, as sentencepiece makes them; with `infilling` the last 16
     are its marks.
     """
-    marks = _CODE_LLAMA_MARKS if infilling else []
+    marks = _CODE_LLAMA_FIM_TOKENS if infilling else []
     (folder / "tokenizer.json").write_text(_code_llama_tokenizer(vocabulary, text_bytes, infilling), encoding="utf-8")
     names = ("prefix_token", "suffix_token", "middle_token", "eot_token", "fill_token")
     settings = dict(zip(names, [*marks, "<FILL_ME>"] if infilling else [None] * 5, strict=True))
@@ -198,7 +198,7 @@ def _code_llama_tokenizer(vocabulary: int, text_bytes: int, infilling: bool) -> 
     trained.train_from_iterator(_standard_library(text_bytes), trainer)
     _require_size(trained, pieces)
     model = json.loads(trained.to_str())["model"]
-    marks = _CODE_LLAMA_MARKS if infilling else []
+    marks = _CODE_LLAMA_FIM_TOKENS if infilling else []
     parts = [f"▁<PART_{number:02}" for number in range(12)] if infilling else []
     known = {**model["vocab"], **{piece: pieces + number for number, piece in enumerate([*parts, *marks])}}
     tokenizer = Tokenizer(

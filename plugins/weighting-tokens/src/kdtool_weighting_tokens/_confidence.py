@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kdtool_logits import at_least_float32
+from kdtool_torch import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor

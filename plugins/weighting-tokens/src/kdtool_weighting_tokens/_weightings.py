@@ -1,21 +1,19 @@
-"""The weightings of tokens as classes that recipes name."""
+"""The weightings by entropy, confidence and position, as classes that recipes name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
-import pydantic
 
 from kdtool_weighting_tokens._confidence import Of, confidence_weight, probability, top_k_probability
 from kdtool_weighting_tokens._entropy import entropy, entropy_weight
 from kdtool_weighting_tokens._position import position_weight
-from kdtool_weighting_tokens._syntax import class_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Confidence", "Position", "StudentEntropy", "Syntax", "TeacherEntropy"]
+__all__ = ["Confidence", "Position", "StudentEntropy", "TeacherEntropy"]
 
 
 class _Entropy(kdtool.Weighting):
@@ -111,9 +109,9 @@ class Confidence(kdtool.Weighting):
         return confidence_weight(found, config.prefer, config.power)
 
     def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
-        if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
+        if teacher.form == "sampled":  # weights of the same samples as the loss would make its mean another one
             raise kdtool.UsageError(
-                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own draws would bias "
+                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own samples would bias "
                 "it. Use another signal cache, or the weighting `student-entropy`"
             )
         if teacher.temperature != self.config.temperature:
@@ -141,58 +139,6 @@ class Position(kdtool.Weighting):
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `position_weight` of the chunk, [C]."""
         return position_weight(chunk.positions, self.config.first, self.config.tokens, self.config.shape)
-
-
-class Syntax(kdtool.Weighting):
-    """Weighs tokens by what they are in their language: keywords more, say, and comments less.
-
-    Classes are those of the column `syntax`, which the annotator of that name gives. A token in which one class begins where
-    another ends has the class of its first character that is not white space.
-    """
-
-    columns = frozenset({"syntax"})
-    config: Config
-
-    class Config(kdtool.Config):
-        """The weight of each class, relative to the others."""
-
-        other: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Text that is not code, or of an unknown language, and the end of a text."""
-        whitespace: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """White space between tokens of the language."""
-        comment: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Comments and documentation strings."""
-        string: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Text in quotes."""
-        number: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Numbers."""
-        operator: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Operators that are signs, the dot included."""
-        punctuation: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Brackets, commas, colons."""
-        keyword: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Keywords, `and`, `in` and `not` included."""
-        name: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Names of whatever kind."""
-
-        @pydantic.model_validator(mode="after")
-        def _something_weighs(self) -> Syntax.Config:
-            if not any(self.of_classes):
-                raise ValueError("all classes have the weight 0: nothing would be learned")
-            return self
-
-        @property
-        def of_classes(self) -> list[float]:
-            """The weights as they are set, in the order of `kdtool.SYNTAX_CLASSES`."""
-            return [getattr(self, name) for name in kdtool.SYNTAX_CLASSES]
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._weights = config.of_classes
-
-    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
-        """Return the weight of each position's class, [C]."""
-        return class_weight(chunk.columns["syntax"], self._weights)
 
 
 def _ones(chunk: kdtool.TokenChunk) -> Tensor:

@@ -13,7 +13,8 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, decoder_layers, isolated_rng, no_progress_bar
+from kdtool_torch import isolated_rng
+from kdtool_transformers import TransformersModel, decoder_layers, no_progress_bar
 from torch import Tensor
 
 from kdtool_student_pruned._anatomy import axes_of

@@ -77,7 +77,7 @@ class Pruned(CausalStudent):
         if source is not None:
             tokens = self.config.calibration_length * 4
             size = forward_bytes(source, tokens, source.dtype)
-            yield kdtool.Estimate("calibration", ("students",), compute_bytes=size, uses=(self.config.source,))
+            yield kdtool.Estimate("calibration", ("students",), compute_bytes=size)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_student_pruned._cut import cut

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import kdtool
-from kdtool_ledger import Attempt, Batch, Ledger
+from kdtool_asking import Attempt, Batch, Ledger
 
 from kdtool_teacher_claude._client import (
     Client,

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 
 import kdtool
-from kdtool_ledger import has_answer, read_summary
+from kdtool_asking import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of

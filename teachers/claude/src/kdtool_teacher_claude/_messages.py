@@ -7,7 +7,7 @@ from collections import Counter
 from random import Random
 
 import kdtool
-from kdtool_ledger import Attempt, Ledger
+from kdtool_asking import Attempt, Ledger
 
 from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
 from kdtool_teacher_claude._config import ClaudeConfig

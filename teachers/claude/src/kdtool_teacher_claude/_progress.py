@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from kdtool_ledger import Ledger
+from kdtool_asking import Ledger
 
 from kdtool_teacher_claude._prices import Usage, dollars
 

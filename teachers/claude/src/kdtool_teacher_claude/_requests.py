@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import kdtool
-from kdtool_ledger import About
+from kdtool_asking import About
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Prices, Usage, usage_of

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 import kdtool
 from anyio.from_thread import start_blocking_portal
-from kdtool_ledger import Ledger
+from kdtool_asking import Ledger
 
 from kdtool_teacher_claude._batches import Batches
 from kdtool_teacher_claude._client import Client

@@ -69,7 +69,7 @@ class Claude(kdtool.Teacher):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Refuse a model whose price is unknown, and a ledger that lost money."""
-        from kdtool_ledger import check_ledger
+        from kdtool_asking import check_ledger
 
         from kdtool_teacher_claude._prices import prices_of
 
@@ -140,7 +140,7 @@ class Claude(kdtool.Teacher):
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, by use, and what may have been charged besides."""
-        from kdtool_ledger import read_summary
+        from kdtool_asking import read_summary
 
         self._remember(run)
         if not self._file().exists():

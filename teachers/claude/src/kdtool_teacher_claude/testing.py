@@ -5,7 +5,7 @@
     python -m kdtool_teacher_claude.testing '{}' 8765
 
 It answers with a line about the request, with a task, a program and tests where the system text asks for that form (corpus
-`instruct`; a quarter of first programs is wrong), or with a verdict (screen `judge`; a tenth of its scores is low).
+`instruct`; a quarter of first programs is wrong), or with a verdict (filter `judge`; a tenth of its scores is low).
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from typing import Literal
 
 import kdtool
 from kdtool_model_card import known_terms
-from kdtool_transformers import CODE_LLAMA, DtypeName, PublishedTeacher, PublishedTeacherConfig
+from kdtool_torch import DtypeName
+from kdtool_transformers import CODE_LLAMA, PublishedTeacher, PublishedTeacherConfig
 
 __all__ = ["CodeLlama"]
 
 
 class CodeLlama(PublishedTeacher):
-    """A Code Llama (context 16,384; 32,016 tokens where it can fill gaps, else 32,000)."""
+    """A Code Llama (context 16,384; 32,016 tokens where it was trained for infilling, else 32,000)."""
 
     class Config(PublishedTeacherConfig):
         """Settings of the teacher `codellama`."""

@@ -94,7 +94,7 @@ def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
             "a conversation can be answered through `api: chat` alone, and how the answer begins is the server's to choose"
         )
     if request.suffix is not None and config.api == "chat":
-        raise kdtool.UsageError("a gap is filled through `api: completions` alone: set it")
+        raise kdtool.UsageError("infilling works through `api: completions` alone: set it")
     turns = request.turns or (("user", request.prompt),)
     messages = [{"role": role, "content": content} for role, content in turns]
     return {

@@ -1,6 +1,6 @@
 """Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
 
-`StarCoder2` defines the model, its prompts to fill a gap, and its licence; all else is
+`StarCoder2` defines the model, its infilling prompts, and its licence; all else is
 `kdtool_transformers.PublishedTeacher`.
 """
 
@@ -10,13 +10,14 @@ from typing import Literal
 
 import kdtool
 from kdtool_model_card import known_terms
-from kdtool_transformers import STARCODER, DtypeName, PublishedTeacher, PublishedTeacherConfig
+from kdtool_torch import DtypeName
+from kdtool_transformers import STARCODER, PublishedTeacher, PublishedTeacherConfig
 
 __all__ = ["StarCoder2"]
 
 
 class StarCoder2(PublishedTeacher):
-    """A StarCoder2 (sliding-window attention, 49,152 tokens, context 16,384): completes code and fills gaps in it."""
+    """A StarCoder2 (sliding-window attention, 49,152 tokens, context 16,384): completes code and infills."""
 
     class Config(PublishedTeacherConfig):
         """Settings of the teacher `starcoder2`."""

@@ -1,4 +1,4 @@
-"""Requirements of the student, such as `require: {humaneval.pass@1: ">= 0.70"}`: checked, and held against results.
+"""Requirements of the student, such as `require: {humaneval.pass@1: ">= 0.70"}`: checked, and checked against results.
 
 A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a
 number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`, which holds if the

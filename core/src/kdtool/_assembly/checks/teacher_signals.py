@@ -73,7 +73,7 @@ def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
                 yield _refuse_teacher(parts, phase, spec)
             for teacher in teachers:
                 source, signals = _source_of(phase, teacher), signals_for(parts, phase, loss, teacher)
-                yield from _check_student_before(parts, phase, teacher, source)
+                yield from _check_initial_student(parts, phase, teacher, source)
                 if signals is None:
                     yield _refuse_source(parts, spec, source)
                     continue
@@ -107,11 +107,11 @@ def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpe
     return parts.problem(spec.key, message, remedy)
 
 
-def _check_student_before(
+def _check_initial_student(
     parts: BuiltRecipe, phase: PhaseSpec, teacher: ComponentSpec, source: ComponentSpec
 ) -> Iterator[Problem]:
     """Yield what is wrong with a teacher that is the student before a phase."""
-    before = parts.component(teacher).student_before
+    before = parts.component(teacher).initial_student
     if before is not None and source is not teacher:
         message = f"is recorded before training, but the teacher {teacher.name!r} is the student of each seed"
         yield parts.problem(source.key, message, f"write `signals: false` in the phase {phase.name!r}")

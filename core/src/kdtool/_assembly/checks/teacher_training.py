@@ -57,7 +57,7 @@ def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
 
 def _check_fits(parts: BuiltRecipe) -> Iterator[Problem]:
     components = {spec.path: parts.component(spec) for spec in parts.recipe.lasting}
-    authors = taken_by([spec.path for spec in parts.recipe.shared if spec.kind in ("corpus", "screen")], components)
+    authors = taken_by([spec.path for spec in parts.recipe.shared if spec.kind in ("corpus", "filter")], components)
     for teacher in of_kind(parts.recipe.lasting, "teacher"):
         built = parts.built[teacher.key]
         if not implements(built.loaded.cls, "kdtool_fit"):

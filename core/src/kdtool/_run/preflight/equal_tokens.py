@@ -5,18 +5,16 @@ On-policy text is shorter than the rows that it replaces, so that the control ma
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.on_policy import on_policy_key
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.trainer import Trainer
 from kdtool._errors import UsageError
 from kdtool._recipe.layers import as_written
-from kdtool._run.context import Context
-from kdtool._run.graph import Stage
-from kdtool._run.preflight.run_forecast import Asked, Known, ask, run_forecast_of
-from kdtool._run.stages.phases import Arm
+from kdtool._recipe.model import PhaseSpec
+from kdtool._run.graph import Node
+from kdtool._run.stages.phases import TrainedModel
 
 
 def on_policy_keys(assembly: Assembly) -> tuple[str, ...]:
@@ -34,41 +32,33 @@ def describe_on_policy(assembly: Assembly) -> tuple[str, ...]:
     )
 
 
-def refuse_uneven(assembly: Assembly, asked: Iterable[Asked]) -> None:
-    """Refuse a control that would train on more or fewer tokens than the student in a phase, as far as estimates exist.
+def refuse_uneven_trainers(assembly: Assembly) -> None:
+    """Refuse a control whose trainer takes steps of another size than the student's, where both trainers declare it.
 
     Raises:
         UsageError: they differ, in a recipe without on-policy text.
     """
-    found = {arm: Counter[str]() for arm in ("student", "control")}
-    for part in asked:
-        if part.arm in found:
-            found[part.arm][part.phase] += part.estimate.tokens
-    for phase, student in found["student"].items():
-        control = found["control"][phase]
+    controls = {phase.name: _rows_per_step(assembly, phase) for phase in assembly.arms.get("control", ())}
+    for phase in assembly.arms["student"]:
+        student, control = _rows_per_step(assembly, phase), controls.get(phase.name)
         if student and control and student != control and not on_policy_keys(assembly):
-            raise _uneven(f"it would train on {control:,} tokens in phase {phase!r}, the student on {student:,}")
+            raise _uneven(
+                f"it would train on {control:,} rows a step in phase {phase.name!r}, the student on {student:,}"
+            )
 
 
-def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:
-    """Ask for estimates and refuse as `refuse_uneven`, where the control has a trainer of its own; before a run begins."""
-    assembly = context.assembly
-    trainers = [
-        [assembly.built[phase.trainer.key].config for phase in assembly.arms.get(arm, ()) if phase.trainer]
-        for arm in ("student", "control")
-    ]
-    if trainers[1] and trainers[0] != trainers[1]:
-        ahead, unknown = run_forecast_of(context, run, context.hooks.kdtool_describe(run), Known())
-        refuse_uneven(assembly, ask(context, run, ahead, unknown))
+def _rows_per_step(assembly: Assembly, phase: PhaseSpec) -> int:
+    trainer = assembly.built[phase.trainer.key].component if phase.trainer else None
+    return trainer.rows_per_step if isinstance(trainer, Trainer) else 0
 
 
-def refuse_uneven_arms(assembly: Assembly, arms: Sequence[Arm], made: Stage) -> None:
+def refuse_uneven_arms(assembly: Assembly, arms: Sequence[TrainedModel], made: Node) -> None:
     """Refuse a control that trained on more or fewer tokens than the student, as soon as its last phase is `made`.
 
     Raises:
         UsageError: they differ, and neither on-policy text nor early stopping explains it.
     """
-    control = next((arm for arm in arms if arm.arm == "control" and arm.nodes[-1].stage == made), None)
+    control = next((arm for arm in arms if arm.arm == "control" and arm.nodes[-1] is made), None)
     if control is None:
         return
     student = next(arm for arm in arms if (arm.arm, arm.seed) == ("student", made.seed))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from kdtool._assembly.built import labelling_weightings
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Split
@@ -35,7 +36,7 @@ def try_packers(context: Context, run: RunInfo) -> None:
 
 
 def try_corpora(context: Context, run: RunInfo) -> None:
-    """Make the first row of every phase, except from text that is derived from other components, without screens.
+    """Make the first row of every phase, except from text that is derived from other components, without filters.
 
     Evaluators check the recipe's text where it is short enough to be read whole.
 
@@ -80,7 +81,7 @@ def refuse_empty_text(context: Context, texts: Node) -> None:
         RecipeError: there is no text to train on, or not enough of it for a row.
     """
     run = context.info(texts=StoredTexts(texts.path))
-    kinds = ("corpus", "screen")
+    kinds = ("corpus", "filter")
     shared = [of_kind(context.assembly.recipe.shared, kind) for kind in kinds]
     for phase in () if context.rank else context.assembly.arms["student"]:
         if [of_kind(phase.sources, kind) for kind in kinds] == shared:
@@ -102,10 +103,12 @@ def _require_row(
                 train += 1
                 yield example
 
-    if any(True for _ in pack(run, phase.sources, count(), context.tokenizer_of(student, run))) or seen == most:
+    labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
+    run = replace(run, hook=context.assembly.hooks(phase))
+    if any(True for _ in pack(run, phase, labelling, count(), context.tokenizer_of(student, run))) or seen == most:
         return
     kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
     if not train:
         kind, message = "corpus", "gives no text of the split 'train'"
     key = of_kind(phase.sources, kind)[0].key
-    raise RecipeError([problem_at(context.assembly.recipe, key, message, "check its settings, and the screens")])
+    raise RecipeError([problem_at(context.assembly.recipe, key, message, "check its settings, and the filters")])

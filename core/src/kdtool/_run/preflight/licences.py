@@ -34,10 +34,10 @@ def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
     taken: dict[str, set[Transfer]] = {}
     for name, transfer in _transfers(assembly):
         taken.setdefault(names.get(name, name), set()).add(transfer)
-    found, objections = judge_terms(hooks.kdtool_acknowledge(), taken, acknowledged)
+    licences, objections = judge_terms(hooks.kdtool_acknowledge(), taken, acknowledged)
     if problems or objections:
         raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
-    return found
+    return licences
 
 
 def _names(assembly: Assembly) -> dict[str, str]:

@@ -46,14 +46,14 @@ def refuse_missing(
         raise RecipeError(list(problems))
 
 
-def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
+def identify(context: Context, run: RunInfo) -> None:
     """Add the identities of all components to `context.identities`, each asked once.
 
-    Unless they are `needed`, those of models and data that are not on this machine are left out.
+    A forecast leaves out those of models and data that are not on this machine.
 
     Raises:
         RecipeError: with all components that refuse, or that lack a file, each at its key.
-        ServiceError: one that is needed is not on this machine and cannot be fetched.
+        ServiceError: one is not on this machine and cannot be fetched.
     """
     problems: dict[Problem, None] = {}
     absent: ServiceError | None = None
@@ -72,7 +72,7 @@ def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
             problems[problem_at(context.assembly.recipe, key, message)] = None
     if problems:
         raise RecipeError(list(problems))
-    if absent and needed:
+    if absent and not context.forecast:
         raise absent
 
 
@@ -89,12 +89,12 @@ def refusals_with_places(assembly: Assembly) -> Iterator[None]:
         raise
     except UsageError as error:
         owner = owner_of(error)
-        found = [built for built in assembly.built.values() if built.owner == owner]
-        if not found:
+        blamed = [built for built in assembly.built.values() if built.owner == owner]
+        if not blamed:
             raise
-        key, message = found[0].spec.key, describe(error)
+        key, message = blamed[0].spec.key, describe(error)
         setting, _, rest = message.partition(": ")
-        if setting in found[0].spec.options:
+        if setting in blamed[0].spec.options:
             key, message = (*key, setting), rest
         raise RecipeError([problem_at(assembly.recipe, key, message)]) from error
 

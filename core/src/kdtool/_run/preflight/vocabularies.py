@@ -22,24 +22,26 @@ from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 _REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
 
-def compare_with_teachers(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str, Vocabularies | None]:
+def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabularies | None]:
     """Compare the student's tokenizer with those of the teachers that losses learn from, by teacher.
 
-    Unless they are `needed`, None stands for tokenizers that are not on this machine.
+    The known ones are added to `context.vocabularies`. In a forecast, None stands for tokenizers that are not on this
+    machine.
 
     Raises:
         RecipeError: a loss compares tokens of different vocabularies.
-        ServiceError: a tokenizer that is needed is not on this machine and cannot be fetched.
+        ServiceError: a tokenizer is not on this machine and cannot be fetched.
     """
     (student,) = context.assembly.of_kind("student")
-    found: dict[str, Vocabularies | None] = {}
+    compared: dict[str, Vocabularies | None] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
-        found[teacher] = None
-        with nullcontext() if needed else suppress(ServiceError):
-            found[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
-    if problems := list(dict.fromkeys(_problems(context.assembly, found))):
+        compared[teacher] = None
+        with suppress(ServiceError) if context.forecast else nullcontext():
+            compared[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
+    if problems := list(dict.fromkeys(_problems(context.assembly, compared))):
         raise RecipeError(problems)
-    return found
+    context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})
+    return compared
 
 
 def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str, ...]:
@@ -53,10 +55,10 @@ def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str
     return tuple(f"vocabularies: {sentence}" for sentence in sentences if sentence)
 
 
-def _problems(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
+def _problems(assembly: Assembly, compared: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
     for phase, spec, loss, teachers in _learning(assembly):
         on_policy = on_policy_key(phase, assembly.built)
-        known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
+        known = {name: vocabularies for name in teachers if (vocabularies := compared[name]) is not None}
         across = isinstance(loss, SequenceLoss) and not loss.same_vocabulary
         for name, vocabularies in known.items():
             sentence = vocabularies.sentence("the student", name)

@@ -47,12 +47,12 @@ class Counts:
             self._by[name][value] += 1
             own.by[name][value] += 1
 
-    def reject(self, screen: str, examples: Iterable[tuple[str, Example, str]]) -> None:
-        """Count examples that a screen rejected, each with its corpus and the reason; keep the ids of the first ones."""
-        found = self._rejected.setdefault(screen, Counter())
+    def reject(self, filter_: str, examples: Iterable[tuple[str, Example, str]]) -> None:
+        """Count examples that a filter rejected, each with its corpus and the reason; keep the ids of the first ones."""
+        found = self._rejected.setdefault(filter_, Counter())
         for corpus, example, reason in examples:
             if found[reason] < _SAMPLES:
-                self._samples.setdefault(f"{screen}: {reason}", []).append(example.id)
+                self._samples.setdefault(f"{filter_}: {reason}", []).append(example.id)
             found[reason] += 1
             self._corpora[corpus].rejected[reason] += 1
 

@@ -13,18 +13,18 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
 from kdtool._results.model_cards import card_of
 from kdtool._run.context import Context
-from kdtool._run.graph import Graph, Node, Stage
-from kdtool._run.stages.phases import Arm
+from kdtool._run.graph import Graph, Node
+from kdtool._run.stages.phases import TrainedModel
 from kdtool._store.artefacts import check_file
 
 _ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
 _FILE = "artifact.json"
 
 
-def add_exports(context: Context, graph: Graph, arm: Arm, texts: Node) -> dict[str, Node]:
-    """Add the files that every exporter writes of an arm's model, by the exporter's short name."""
+def add_exports(context: Context, graph: Graph, trained: TrainedModel, texts: Node) -> dict[str, Node]:
+    """Add the files that every exporter writes of a trained model, by the exporter's short name."""
     exporters = context.assembly.of_kind("exporter")
-    return {name.rpartition(".")[2]: _add_export(context, graph, name, arm, texts) for name in exporters}
+    return {name.rpartition(".")[2]: _add_export(context, graph, name, trained, texts) for name in exporters}
 
 
 def read_artifact(node: Node) -> Artifact:
@@ -34,9 +34,9 @@ def read_artifact(node: Node) -> Artifact:
     return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
 
 
-def _add_export(context: Context, graph: Graph, name: str, arm: Arm, texts: Node) -> Node:
+def _add_export(context: Context, graph: Graph, name: str, trained: TrainedModel, texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
-        artifact = run.component(name, Exporter).kdtool_export(run, arm.model)
+        artifact = run.component(name, Exporter).kdtool_export(run, trained.model)
         owner = run.hook.owner(name)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
             raise PluginError(f"{owner} returned {artifact.path}; expected an existing file or folder below {folder}")
@@ -45,6 +45,8 @@ def _add_export(context: Context, graph: Graph, name: str, arm: Arm, texts: Node
         relative = replace(artifact, path=artifact.path.relative_to(folder))
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
-    stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
+    label = name.rpartition(".")[2]
     parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
-    return graph.add(Node(stage, context.own, parts, {"model": arm.nodes[-1], "texts": texts}, build, texts=texts))
+    inputs = {"model": trained.nodes[-1], "texts": texts}
+    node = Node("exports", label, f"export as {label}", context.own, parts, inputs, build, texts=texts)
+    return graph.add(replace(node, arm=trained.arm, seed=trained.seed))

@@ -1,6 +1,6 @@
-"""Examples of several corpora as one stream, after the screens: one corpus after the other, or mixed by their shares.
+"""Examples of several corpora as one stream, after the filters: one corpus after the other, or mixed by their shares.
 
-`write_texts` writes the stream. Screens see batches. Mixed corpora are read a batch at a time, so that only one of each
+`write_texts` writes the stream. Filters see batches. Mixed corpora are read a batch at a time, so that only one of each
 is in memory.
 """
 
@@ -10,35 +10,35 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from kdtool._contract.corpus import Corpus, Screen
+from kdtool._contract.corpus import Corpus, Filter
 from kdtool._contract.data import Example, Messages
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._run.stages.counts import Counts, size_of, texts_of
 
-_SCREEN_BATCH = 256
+_FILTER_BATCH = 256
 Tagged = tuple[str, Example]
 """An example with the name of its corpus."""
 
 
 def gather(
-    run: RunInfo, corpora: Sequence[str], screens: Sequence[str], shares: Mapping[str, float], counts: Counts
+    run: RunInfo, corpora: Sequence[str], filters: Sequence[str], shares: Mapping[str, float], counts: Counts
 ) -> Iterator[Tagged]:
-    """Yield the examples of all corpora that the screens keep.
+    """Yield the examples of all corpora that the filters keep.
 
     Without shares the corpora follow each other. With them, examples of the split "train" alternate so that every beginning
     of the stream holds each corpus's share of the bytes, to within a document. They end as soon as the next corpus in turn
     is exhausted, and the rest of the others is only counted. Examples of other splits are all kept.
 
     Raises:
-        PluginError: a corpus yields an id twice or text that is not valid Unicode, or a screen returns another number of
+        PluginError: a corpus yields an id twice or text that is not valid Unicode, or a filter returns another number of
             verdicts than it got examples.
         UsageError: a corpus with a share yields no example of the split "train".
     """
     if not shares:
-        yield from _screen(run, screens, (pair for name in corpora for pair in _read(run, name)), counts)
+        yield from _filter(run, filters, (pair for name in corpora for pair in _read(run, name)), counts)
         return
-    streams = {name: _Stream(run, name, screens, counts) for name in corpora}
+    streams = {name: _Stream(run, name, filters, counts) for name in corpora}
     used = dict.fromkeys(corpora, 0)
     while True:
         name = min(corpora, key=lambda name: used[name] / shares[name])
@@ -50,19 +50,19 @@ def gather(
     if not used[name]:
         raise UsageError(
             f"{run.hook.owner(name)} has the share {shares[name]:g} and yields no text of the split 'train'; "
-            "remove its share, or check its settings and the screens"
+            "remove its share, or check its settings and the filters"
         )
     for stream in streams.values():
         yield from stream.leave_out_the_rest()
 
 
 class _Stream:
-    """One corpus that is mixed with others: screened training examples one at a time; others pass through."""
+    """One corpus that is mixed with others: filtered training examples one at a time; others pass through."""
 
-    def __init__(self, run: RunInfo, name: str, screens: Sequence[str], counts: Counts) -> None:
+    def __init__(self, run: RunInfo, name: str, filters: Sequence[str], counts: Counts) -> None:
         self._name = name
         self._run = run
-        self._screens = screens
+        self._filters = filters
         self._counts = counts
         self._source = _read(run, name)
         self._ready: deque[Example] = deque()
@@ -70,10 +70,10 @@ class _Stream:
     def next_to_learn(self) -> Generator[Tagged, None, Example | None]:
         """Yield examples of other splits up to the next training example, and return that; None at the end."""
         while not self._ready:
-            batch = list(islice(self._source, _SCREEN_BATCH))
+            batch = list(islice(self._source, _FILTER_BATCH))
             if not batch:
                 return None
-            for name, example in _screen(self._run, self._screens, batch, self._counts):
+            for name, example in _filter(self._run, self._filters, batch, self._counts):
                 if example.split == "train":
                     self._ready.append(example)
                 else:
@@ -85,7 +85,7 @@ class _Stream:
         for example in self._ready:
             self._counts.leave_out(self._name, example)
         others = self._others()
-        yield from _screen(self._run, self._screens, others, self._counts)
+        yield from _filter(self._run, self._filters, others, self._counts)
 
     def _others(self) -> Iterator[Tagged]:
         for name, example in self._source:
@@ -106,15 +106,15 @@ def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
         yield corpus, example
 
 
-def _screen(run: RunInfo, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
+def _filter(run: RunInfo, filters: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
     iterator = iter(examples)
-    while batch := list(islice(iterator, _SCREEN_BATCH)):
-        for screen in screens:
-            verdicts = run.component(screen, Screen).kdtool_screen(run, [example for _, example in batch])
+    while batch := list(islice(iterator, _FILTER_BATCH)):
+        for filter_ in filters:
+            verdicts = run.component(filter_, Filter).kdtool_filter(run, [example for _, example in batch])
             if len(verdicts) != len(batch):
-                raise PluginError(f"{run.hook.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
+                raise PluginError(f"{run.hook.owner(filter_)} judged {len(verdicts)} of {len(batch)} examples")
             judged = list(zip(batch, verdicts, strict=True))
-            counts.reject(screen, ((*pair, verdict) for pair, verdict in judged if verdict is not None))
+            counts.reject(filter_, ((*pair, verdict) for pair, verdict in judged if verdict is not None))
             batch = [pair for pair, verdict in judged if verdict is None]
         yield from batch
 

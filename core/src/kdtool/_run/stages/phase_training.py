@@ -61,8 +61,8 @@ class PhaseTraining:
             shutil.copyfile(trained.history, folder / _HISTORY_FILE)
             report = replace(trained, history=Path(_HISTORY_FILE))
             write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
-            own = (path for path in folder.iterdir() if path != plan.checkpoints and not path.name.startswith("."))
-            commit(folder, *own)
+            finished = (path for path in folder.iterdir() if path != plan.checkpoints and not path.name.startswith("."))
+            commit(folder, *finished)
         uncommit(folder, plan.checkpoints)
         shutil.rmtree(plan.checkpoints)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kdtool._contract.trainer import Trained
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ARMS, PhaseSpec
 from kdtool._run.context import Context
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import open_subject
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.stages.rows import Materials
@@ -34,11 +34,26 @@ from kdtool._store.committed import commit
 from kdtool._store.layout import MODEL
 
 _STEPS_FILE = "steps.json"
+_IN_WORDS = {ARMS["time"]: "control at equal time"}
+
+
+def training_title(learner: str, phase: str, seed: int | None = None) -> str:
+    """Return the training of an arm or a teacher in words, such as "training of student, seed 0, phase warm-up"."""
+    numbered = "" if seed is None else f", seed {seed}"
+    return f"training of {arm_in_words(learner)}{numbered}" + ("" if phase == "train" else f", phase {phase}")
+
+
+def arm_in_words(arm: str) -> str:
+    """Return an arm, or a teacher that is trained, as users read it."""
+    return _IN_WORDS.get(arm, arm)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm with one seed: its phases in order, with their nodes. `nodes[-1]` holds the trained model."""
+class TrainedModel:
+    """A model that the run trains: its phases in order, with their nodes. `nodes[-1]` holds the trained model.
+
+    `arm` is its arm, or the name of a teacher.
+    """
 
     arm: str
     seed: int
@@ -69,8 +84,8 @@ class Arm:
 class MatchedTime:
     """Steps of a control that may train for as long as the student did plus all time in `charged` (teachers, signals)."""
 
-    student: Arm
-    control: Arm
+    student: TrainedModel
+    control: TrainedModel
     charged: tuple[Node, ...]
 
     def steps(self, context: Context, phase: PhaseSpec, folder: Path) -> int:
@@ -89,44 +104,44 @@ class MatchedTime:
 def add_arm(
     context: Context,
     graph: Graph,
-    stage: Stage,
+    arm: str,
+    seed: int,
     initial: Node,
     materials: Mapping[str, Materials],
     matched: MatchedTime | None = None,
-) -> Arm:
-    """Add the phases of the arm and seed of `stage`, each on the model that the one before left, the first on `initial`.
+) -> TrainedModel:
+    """Add the phases of an arm with a seed, each on the model that the one before left, the first on `initial`.
 
     `materials` are by the phase's name. `matched` returns the steps of a control at equal time; None for the recipe's steps.
     """
-    phases = context.assembly.arms[stage.arm]
+    phases = context.assembly.arms[arm]
     nodes, before = [initial], dict[str, Node]()
     for phase in phases:
-        label = f"{stage.arm}-seed{stage.seed}-{phase.name}"
-        named = replace(stage, kind="phases", label=label, unit="steps", phase=phase.name)
-        student = partial(_open_student, context, nodes[-1].path / MODEL)
-        before[phase.name] = nodes[-1]
-        inputs = {"model": nodes[-1]}
-        node = phase_node(context, named, phase, materials[phase.name], student, inputs, before=before, matched=matched)
+        previous = before[phase.name] = nodes[-1]
+        student = partial(_open_student, context, previous.path / MODEL)
+        node = phase_node(
+            context, arm, seed, phase, materials[phase.name], student, {"model": previous}, before, matched
+        )
         nodes.append(graph.add(node))
-    return Arm(stage.arm, stage.seed, phases, tuple(nodes[1:]))
+    return TrainedModel(arm, seed, phases, tuple(nodes[1:]))
 
 
 def phase_node(
     context: Context,
-    stage: Stage,
+    learner: str,
+    seed: int,
     phase: PhaseSpec,
     materials: Materials,
     open_learner: Callable[[RunInfo], Runtime],
     inputs: Mapping[str, Node],
-    *,
     before: Mapping[str, Node],
-    trains: str = "",
     matched: MatchedTime | None = None,
 ) -> Node:
-    """Return the node in which a phase trains the model that `open_learner` opens, or the teacher `trains`.
+    """Return the node in which a phase trains the model that `open_learner` opens: of the arm or teacher `learner`.
 
     `before` holds the student before this phase and each earlier one, for teachers that are such a student.
     """
+    trained_teacher = {learner} & {*context.assembly.of_kind("teacher")}
     terms = terms_of(context, phase, materials.shapes.described)
     validators = validators_of(context.assembly.recipe, phase, context.assembly.built)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
@@ -143,16 +158,18 @@ def phase_node(
         inputs |= {f"the time of {node.name}": node for node in matched.charged}
     parts = {
         "steps": phase.steps,
-        "seed": stage.seed,
+        "seed": seed,
         "terms": {term.label: _settings_of(term, materials.shapes, several=len(teachers) > 1) for term in terms},
         "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
-        "teachers": {name: context.part(name) for name in sorted({*beside, *filter(None, [trains])})},
+        "teachers": {name: context.part(name) for name in sorted(beside | trained_teacher)},
         "validators": {spec.path: context.part(spec.path) for spec in validators},
         "processes": context.world,  # a step is as many rows as they show together
     }
     return Node(
-        stage=stage,
-        where=context.store if trains or _is_shared(context, stage.arm) else context.own,
+        kind="teachers" if trained_teacher else "phases",
+        label=f"{learner}-{phase.name}" if trained_teacher else f"{learner}-seed{seed}-{phase.name}",
+        title=training_title(learner, phase.name, None if trained_teacher else seed),
+        where=context.store if trained_teacher or _is_shared(context, learner) else context.own,
         parts=parts,
         inputs=inputs,
         build=training.build,
@@ -160,8 +177,10 @@ def phase_node(
         texts=materials.texts,
         total=steps,
         phase=phase,
-        teachers=context.weights_of({*beside, *filter(None, [trains])})
-        | _students_before(context, beside, phase, before),
+        teachers=context.weights_of(beside | trained_teacher) | _students_before(context, beside, phase, before),
+        arm=learner,
+        seed=seed,
+        unit="steps",
     )
 
 
@@ -169,7 +188,7 @@ def _students_before(
     context: Context, teachers: Iterable[str], phase: PhaseSpec, before: Mapping[str, Node]
 ) -> dict[str, Node]:
     """Return the teachers that are the student before a phase, each with the node of that student."""
-    asked = {name: getattr(context.assembly.shared[name], "student_before", None) for name in teachers}
+    asked = {name: getattr(context.assembly.shared[name], "initial_student", None) for name in teachers}
     return {name: before[earlier or phase.name] for name, earlier in asked.items() if earlier is not None}
 
 

@@ -6,15 +6,17 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from kdtool._assembly.built import labelling_weightings
 from kdtool._assembly.checks.dependencies import taken_by
-from kdtool._contract.corpus import Annotator, Packer
+from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Row
+from kdtool._contract.loss import Weighting
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
@@ -23,8 +25,8 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answer_cache import cache_answers
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint, tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.fingerprint import fingerprint
+from kdtool._run.graph import Graph, Node
 from kdtool._run.stages.annotations import annotate
 from kdtool._run.stages.row_files import StoredRows, write_rows
 from kdtool._run.stages.shapes import Shapes
@@ -118,23 +120,25 @@ def shares_of(sources: Iterable[ComponentSpec], corpora: Collection[str]) -> dic
 
 
 def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
-    """Add the text of the corpora among `sources`, after the screens among them.
+    """Add the text of the corpora among `sources`, after the filters among them.
 
     It also depends on the components that these derive from: a teacher that answers, a corpus that holds prompts.
     """
     sources = tuple(sources)
-    corpora, screens = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "screen")]
-    taken = taken_by((*corpora, *screens), context.assembly.shared)
+    corpora, filters = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "filter")]
+    taken = taken_by((*corpora, *filters), context.assembly.shared)
     shares = shares_of(sources, corpora)
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
     def build(run: RunInfo, folder: Path) -> None:
         with asking_once(context, run, teachers) as asking:
-            write_texts(asking, folder, corpora, screens, shares)
+            write_texts(asking, folder, corpora, filters, shares)
 
-    components = [context.part(name) for name in (*corpora, *screens, *taken)]
+    components = [context.part(name) for name in (*corpora, *filters, *taken)]
     parts = {"components": components, "shares": list(shares.values())}
-    return graph.add(Node(Stage("text", label, unit="documents"), context.store, parts, {}, build, teachers=teachers))
+    title = f"text, phase {label}" if label else "text"
+    node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
+    return graph.add(node)
 
 
 def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
@@ -150,83 +154,105 @@ def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | No
 
 
 def pack(
-    run: RunInfo, sources: Iterable[ComponentSpec], examples: Iterable[Example], tokenizer: Tokenizer
+    run: RunInfo, phase: PhaseSpec, labelling: Sequence[str], examples: Iterable[Example], tokenizer: Tokenizer
 ) -> Iterator[Row]:
-    """Annotate the examples and pack them into rows, by the annotators and the packer among `sources`."""
-    sources = tuple(sources)
-    (packer,) = of_kind(sources, "packer")
-    annotators = {spec.path: run.component(spec.path, Annotator).columns for spec in of_kind(sources, "annotator")}
-    examples = annotate(run, examples, annotators) if annotators else examples
+    """Pack the examples into rows by the phase's packer, after its weightings `labelling` have annotated them."""
+    (packer,) = of_kind(phase.sources, "packer")
+    examples = annotate(run, examples, labelling) if labelling else examples
     return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
 
 
 def add_data(context: Context, graph: Graph, shapes: Shapes) -> dict[str, Materials]:
     """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them."""
     phases = context.assembly.arms["student"]
-    found = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
+    materials = {phase.name: add_rows(context, graph, phase, shapes.student, shapes) for phase in phases}
     for phase in phases:
-        found[phase.name] = _add_teacher_rows(context, graph, phase, found[phase.name])
+        materials[phase.name] = _add_teacher_rows(context, graph, phase, materials[phase.name])
     learning: dict[tuple[Node, str, str], list[PhaseSpec]] = defaultdict(list)
     for phase in phases:
-        own = found[phase.name]
+        data = materials[phase.name]
         for cache in of_kind(phase.sources, "cache"):
             for teacher in teachers_of_terms(plain_terms(context.assembly, phase)):
-                learning[own.teacher_rows.get(teacher, own.rows), cache.path, teacher].append(phase)
+                learning[data.teacher_rows.get(teacher, data.rows), cache.path, teacher].append(phase)
     for (rows, cache_name, teacher), together in learning.items():
         wanted = Wanted(context, tuple(together), teacher, shapes)
         recording = Recording(graph.add(_recording(wanted, cache_name, rows)), rows, cache_name, wanted)
         for phase in together:
-            recordings = {**found[phase.name].recordings, teacher: recording}
-            found[phase.name] = replace(found[phase.name], recordings=recordings)
-    return found
+            recordings = {**materials[phase.name].recordings, teacher: recording}
+            materials[phase.name] = replace(materials[phase.name], recordings=recordings)
+    return materials
 
 
-def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, own: Materials) -> Materials:
+def _add_teacher_rows(context: Context, graph: Graph, phase: PhaseSpec, data: Materials) -> Materials:
     """Add the phase's rows in the tokenizers of teachers that do not read the student's tokens."""
     asked = teachers_of_terms(plain_terms(context.assembly, phase))
     foreign = [name for name, found in context.vocabularies.items() if name in asked and not found.comparable]
-    return replace(own, teacher_rows={name: _add_translation(context, graph, own, name) for name in foreign})
+    return replace(data, teacher_rows={name: _add_translation(context, graph, data, name) for name in foreign})
 
 
-def _add_translation(context: Context, graph: Graph, own: Materials, teacher: str) -> Node:
+def _add_translation(context: Context, graph: Graph, data: Materials, teacher: str) -> Node:
     (student,) = context.assembly.of_kind("student")
-    mine, theirs = (context.tokenizer_of(name) for name in (student, teacher))
+    student_tokenizer, teacher_tokenizer = (context.tokenizer_of(name) for name in (student, teacher))
 
     def build(run: RunInfo, folder: Path) -> None:
-        translation = Translation(rows_of(own.rows), mine, theirs)
+        translation = Translation(rows_of(data.rows), student_tokenizer, teacher_tokenizer)
         write_rows(translation.rows(), folder, run.hook.owner(teacher))
         if translation.left_out:
             run.say(
                 f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
             )
 
-    stage = Stage("rows", "-".join(filter(None, [own.rows.stage.label, teacher])), unit="rows")
-    parts = {"tokenizers": [[each.fingerprint, list(each.document_start)] for each in (mine, theirs)]}
-    return graph.add(Node(stage, context.store, parts, {"rows": own.rows}, build, texts=own.texts))
+    label = "-".join(filter(None, [data.rows.label, teacher]))
+    parts = {
+        "tokenizers": [[each.fingerprint, list(each.document_start)] for each in (student_tokenizer, teacher_tokenizer)]
+    }
+    return graph.add(_rows_node(context, label, parts, {"rows": data.rows}, build, data.texts))
+
+
+def _rows_node(
+    context: Context,
+    label: str,
+    parts: Mapping[str, Any],
+    inputs: Mapping[str, Node],
+    build: Callable[[RunInfo, Path], None],
+    texts: Node,
+) -> Node:
+    title = f"tokenised rows ({label})" if label else "tokenised rows"
+    return Node("rows", label, title, context.store, parts, inputs, build, texts=texts, unit="rows")
 
 
 def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, shapes: Shapes) -> Materials:
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
-    tokenizer, usual = (context.tokenizer_of(name) for name in (learner, student))
-    alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
+    tokenizers = [context.tokenizer_part(name) for name in (learner, student)]
+    same_tokens = len({(part.get("tokenizer"), str(part.get("start"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
-    own = {spec.kind for spec in phase.sources if spec.key not in shared}
-    special = not alike or own & {"packer", "corpus", "screen", "annotator"}
-    stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
+    replaced = {spec.kind for spec in phase.sources if spec.key not in shared}
+    labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
+    special = not same_tokens or labelling or replaced & {"packer", "corpus", "filter"}
+    label = phase.name if special else texts.label
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase.sources, run.texts.examples("train"), tokenizer)
+        rows = pack(run, phase, labelling, run.texts.examples("train"), context.tokenizer_of(learner, run))
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
-        **tokenizer_part(tokenizer),
-        "annotators": [context.part(spec.path) for spec in of_kind(phase.sources, "annotator")],
+        **tokenizers[0],
+        "annotations": [_annotation_part(context, phase, name) for name in labelling],
     }
-    rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts))
+    node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
+    rows = graph.add(replace(node, phase=phase) if labelling else node)
     return Materials(texts, rows, shapes)
+
+
+def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
+    """Return the part of a fingerprint for a weighting that labels text, without settings that only weigh the labels."""
+    component = context.assembly.built_for(phase)[name].component
+    key = component.annotation_key if isinstance(component, Weighting) else None
+    part = context.part(name, phase)
+    return part if key is None else {**part, "config": key}
 
 
 def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
@@ -251,9 +277,11 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         record(run, folder)
         return True
 
-    label = "-".join(filter(None, [rows.stage.label, "" if cache == "signals" else cache, teacher]))
+    origin = [*filter(None, [rows.label, "" if cache == "signals" else cache])]
     return Node(
-        stage=Stage("signals", label, unit="rows"),
+        kind="signals",
+        label="-".join([*origin, teacher]),
+        title=f"signals of {teacher}" + (f" ({', '.join(origin)})" if origin else ""),
         where=context.store,
         parts={
             "teacher": context.part(teacher),
@@ -266,4 +294,5 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         texts=rows.texts,
         total=lambda _: len(rows_of(rows)),
         teachers=context.weights_of([teacher]),
+        unit="rows",
     )

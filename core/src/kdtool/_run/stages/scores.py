@@ -20,10 +20,10 @@ from kdtool._contract.teacher import Teacher
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import fingerprint
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
-from kdtool._run.stages.phases import Arm
+from kdtool._run.stages.phases import TrainedModel, arm_in_words
 from kdtool._run.stages.rows import asking_once
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
@@ -31,21 +31,22 @@ from kdtool._store.layout import MODEL
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
-_SAID = "said.json"
+_SAID = "messages.json"
 
 
 @dataclass(frozen=True)
 class Measured:
     """A model to measure, and its arm: the student, a control, a teacher, an exported file.
 
-    `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher` is the component of a teacher,
-    `unadapted` if it is measured before phases of this run trained it. `content` is the hash of a model that no node holds.
-    `lasting` is the name in its artefact, where that is not `name`: the student's name depends on the number of seeds, its
-    measurements do not.
+    `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
+    is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
+    of a model that no node holds. `lasting` is the name in its artefact, where that is not `name`: the student's name
+    depends on the number of seeds, its measurements do not.
     """
 
     name: str
     arm: str
+    title: str
     node: Node | None
     subject: Callable[[], Subject]
     teacher: str = ""
@@ -60,7 +61,7 @@ class Measured:
 
 
 def subjects_of(
-    context: Context, arms: Iterable[Arm], exports: Mapping[str, Node], untrained: Mapping[int, Node]
+    context: Context, arms: Iterable[TrainedModel], exports: Mapping[str, Node], untrained: Mapping[int, Node]
 ) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
@@ -68,19 +69,19 @@ def subjects_of(
     before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the first arm, the student
     with the first seed.
     """
-    found = []
+    subjects = []
     adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
-    for name, one in context.assembly.of_kind("teacher").items():
-        if isinstance(one, Teacher) and one.student_before is None and {"text", "logits"} & one.offers:
-            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
+    for name, teacher in context.assembly.of_kind("teacher").items():
+        if isinstance(teacher, Teacher) and teacher.initial_student is None and {"text", "logits"} & teacher.offers:
+            subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
-        found.append(_of_base(next(iter(untrained.values()))))
+        subjects.append(_of_base(next(iter(untrained.values()))))
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()
-        found += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
-    return found
+        subjects += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
+    return subjects
 
 
 def add_scores(
@@ -97,16 +98,16 @@ def add_scores(
         if name in but:
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
-        now = [one for one in measured if not one.unadapted]
-        alike = [[one] for one in now] if together else _alike(context, measured)
+        now = [subject for subject in measured if not subject.unadapted]
+        alike = [[subject] for subject in now] if together else _alike(context, measured)
         firsts = [same[0] for same in alike]
-        groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
-        names = {same[0].kept_as: tuple(one.name for one in same) for same in alike}
+        groups: list[Sequence[Measured]] = [firsts] if together else [(subject,) for subject in firsts]
+        names = {same[0].kept_as: tuple(subject.name for subject in same) for same in alike}
         nodes[name] = []
         for group in filter(None, groups):
             node = _add_group(context, graph, name, group, texts, together=together)
             nodes[name].append(node)
-            context.names.update({(node.name, one.kept_as): names[one.kept_as] for one in group})
+            context.names.update({(node.name, subject.kept_as): names[subject.kept_as] for subject in group})
     return nodes
 
 
@@ -129,18 +130,23 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
     as in `require`; so are those that two evaluators have under one name.
     """
     built = context.assembly.built_for()
-    renamed = {one for one in scores if not built[one].loaded.source and built[one].spec.use != one.rpartition(".")[2]}
-    read = [(evaluator, node, found) for evaluator, nodes in scores.items() for node in nodes for found in _read(node)]
+    renamed = {
+        name for name in scores if not built[name].loaded.source and built[name].spec.use != name.rpartition(".")[2]
+    }
+    read = [
+        (evaluator, node, stored) for evaluator, nodes in scores.items() for node in nodes for stored in _read(node)
+    ]
     evaluators: dict[str, set[str]] = defaultdict(set)
-    for evaluator, _, found in read:
-        evaluators[found.name].add(evaluator)
+    for evaluator, _, stored in read:
+        evaluators[stored.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
-    for evaluator, node, found in read:
-        for subject in context.names[node.name, found.subject]:
-            one = replace(found, subject=subject)
-            one = _with_prefix(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measurement(context.info(node.stage), one)
-            called[evaluator].append(one)
+    for evaluator, node, stored in read:
+        for subject in context.names[node.name, stored.subject]:
+            measurement = replace(stored, subject=subject)
+            if evaluator in renamed or len(evaluators[stored.name]) > 1:
+                measurement = _with_prefix(evaluator, measurement)
+            context.hooks.kdtool_measurement(context.info(node), measurement)
+            called[evaluator].append(measurement)
     return called
 
 
@@ -171,27 +177,30 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
-    return Measured(subject.name, subject.name, None, lambda: subject, teacher=name, unadapted=bool(suffix))
+    title = f"{name} before its training" if suffix else name
+    return Measured(subject.name, subject.name, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
 def _of_base(node: Node) -> Measured:
-    return Measured("base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
+    return Measured("base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
 
 
-def _of_arm(context: Context, arm: Arm) -> Measured:
+def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
-    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
+    title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
+    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
 
 
-def _of_export(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
+def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
     name, kind = f"{trained.name}-{label}", f"{arm.arm}-{label}"
 
     def subject() -> Subject:
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
-    return Measured(name, kind, node, subject, lasting=f"{trained.kept_as}-{label}")
+    title = f"{trained.title} ({label})"
+    return Measured(name, kind, title, node, subject, lasting=f"{trained.kept_as}-{label}")
 
 
 def _add_group(
@@ -228,10 +237,9 @@ def _add_group(
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
     evaluator = context.assembly.shared[name]
-    reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
+    reads, others = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
     declared = evaluator.measurements if isinstance(evaluator, Evaluator) else ()
-    asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
-    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
+    asked = sorted({*others, *(measured.teacher for measured in group if measured.teacher)})
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in asked},
@@ -240,16 +248,20 @@ def _add_group(
     }
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
-    teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
+    teachers = {**context.weights_of(asked), **{measured.teacher: None for measured in group if measured.unadapted}}
     services = {  # joint measurements are of speed, so they ask again
-        one: node
-        for one, node in teachers.items()
-        if getattr(context.assembly.shared[one], "answer_cache_key", None) and not together
+        teacher: node
+        for teacher, node in teachers.items()
+        if getattr(context.assembly.shared[teacher], "answer_cache_key", None) and not together
     }
-    read = texts if reads else None
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
     where = context.store if shared and not together else context.own  # speeds are those of one moment
-    return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
+    label, title = short, f"measuring {short}"
+    if len(group) == 1:
+        label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
+    read = texts if reads else None
+    node = Node("scores", label, title, where, parts, inputs, build, texts=read, teachers=teachers, unit="documents")
+    return graph.add(node)
 
 
 def _problem(

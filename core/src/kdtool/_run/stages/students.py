@@ -11,15 +11,13 @@ from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
 from kdtool._plugins.owner import blame
-from kdtool._plugins.return_types import require
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import tokenizer_part
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import Graph, Node
 from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
 
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
-_FACTS_FILE = "facts.json"
+_MODEL_FACTS = "model_facts.json"
 
 
 def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]:
@@ -36,27 +34,30 @@ def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]
 
 def facts_of(node: Node) -> ModelFacts:
     """Return the shapes of the student in an artefact."""
-    return _FACTS.validate_json(check_file(node.path, _FACTS_FILE).read_bytes())
+    return _FACTS.validate_json(check_file(node.path, _MODEL_FACTS).read_bytes())
 
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
     (name,) = context.assembly.of_kind("student")
-    stage = Stage("students", "" if seed is None else f"seed{seed}", seed=seed or 0)
     taken = taken_by([name], context.assembly.shared)
     teachers = [teacher for teacher in context.assembly.of_kind("teacher") if teacher in taken]
     parts = {
         "student": context.part(name),
         "seed": seed,
         "teachers": {teacher: context.part(teacher) for teacher in teachers},
-        **tokenizer_part(context.tokenizer_of(name)),
+        **context.tokenizer_part(name),
     }
 
     def build(run: RunInfo, folder: Path) -> None:
         student = run.component(name, Student).kdtool_build_student(run)
         with blame(run.hook.owner(name), "the student that it built"):
-            require(student.facts, ModelFacts, "facts of the student")
+            facts = _FACTS.validate_python(student.facts)
             student.save(folder / MODEL)
-        (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
+        (folder / _MODEL_FACTS).write_bytes(_FACTS.dump_json(facts, indent=1))
 
-    speaking = context.weights_of(teachers)
-    return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))
+    label, title = ("", "untrained student") if seed is None else (f"seed{seed}", f"untrained student, seed {seed}")
+    inputs, weights = {"texts": texts}, context.weights_of(teachers)
+    node = Node(
+        "students", label, title, context.store, parts, inputs, build, texts=texts, teachers=weights, seed=seed or 0
+    )
+    return graph.add(node)

@@ -63,14 +63,14 @@ class Translation:
         self.left_out = 0
         for index in range(len(self._rows)):
             row = self._rows[index]
-            found = self._translate(row)
-            missing = length - len(found.ids)
+            tokens = self._translate(row)
+            missing = length - len(tokens.ids)
             yield Row(
                 row.key,
-                found.ids + [self._other.end_of_text] * missing,
-                found.labelled + [False] * missing,
-                found.document + [-1] * missing,
-                {BYTE_START: found.starts + [0] * missing, BYTE_END: found.ends + [0] * missing},
+                tokens.ids + [self._other.end_of_text] * missing,
+                tokens.labelled + [False] * missing,
+                tokens.document + [-1] * missing,
+                {BYTE_START: tokens.starts + [0] * missing, BYTE_END: tokens.ends + [0] * missing},
             )
 
     def _translate(self, row: Row) -> _Tokens:
@@ -79,7 +79,7 @@ class Translation:
             self._add(found, row.input_ids[part], row.labelled[part], row.document[part.start])
         return found
 
-    def _add(self, found: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
+    def _add(self, tokens: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
         """Add a document, or the part of one that lies in the row."""
         pieces = self._own.pieces(ids)
         content = b"".join(pieces)
@@ -89,24 +89,24 @@ class Translation:
             self.left_out += 1
             return
         encoded = self._other.encode(text)
-        theirs = list(self._other.pieces(encoded))
-        if b"".join(theirs) != text.encode():
+        other_pieces = list(self._other.pieces(encoded))
+        if b"".join(other_pieces) != text.encode():
             self.left_out += 1
             return
         ended = bool(ids) and ids[-1] == self._own.end_of_text
         first = self._other.missing_start(encoded)
-        encoded, theirs = [*first, *encoded], [*(b"" for _ in first), *theirs]
+        encoded, other_pieces = [*first, *encoded], [*(b"" for _ in first), *other_pieces]
         if ended:
-            encoded, theirs = [*encoded, self._other.end_of_text], [*theirs, b""]
+            encoded, other_pieces = [*encoded, self._other.end_of_text], [*other_pieces, b""]
         learnt = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
-        starts, ends = byte_spans(theirs, begin)
-        found.ids += encoded
-        found.labelled += [start < end and all(learnt[start:end]) for start, end in zip(starts, ends, strict=True)]
+        starts, ends = byte_spans(other_pieces, begin)
+        tokens.ids += encoded
+        tokens.labelled += [start < end and all(learnt[start:end]) for start, end in zip(starts, ends, strict=True)]
         if ended:
-            found.labelled[-1] = labelled[-1]
-        found.document += [number] * len(encoded)
-        found.starts += starts
-        found.ends += ends
+            tokens.labelled[-1] = labelled[-1]
+        tokens.document += [number] * len(encoded)
+        tokens.starts += starts
+        tokens.ends += ends
 
 
 def _documents(row: Row) -> Iterator[slice]:

@@ -6,6 +6,7 @@ made once for all seeds and arms, with seed 0.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +17,15 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.teacher import Teacher
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
-from kdtool._run.graph import Graph, Node, Stage
-from kdtool._run.stages.phases import Arm, phase_node
+from kdtool._run.graph import Graph, Node
+from kdtool._run.stages.phases import TrainedModel, phase_node
 from kdtool._run.stages.rows import Materials, add_rows, add_texts, corpora_of
 from kdtool._run.stages.shapes import Shapes
 
 _SEED = 0
 
 
-def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], tuple[Arm, ...]]:
+def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], tuple[TrainedModel, ...]]:
     """Add the phases that train teachers; each continues with the weights that the one before left of the same teacher.
 
     Records the last node of each teacher in `context.adapted`, so that later nodes use its weights.
@@ -43,29 +44,28 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
     if not written_later:
         add_fits(context, graph, add_texts(context, graph, recipe.shared))
     for phase, teacher in phases:
-        materials[phase.name] = add_rows(context, graph, phase, teacher, Shapes(student, {}))
-        stage = Stage("teachers", f"{teacher}-{phase.name}", teacher, _SEED, "steps", phase.name)
-        learner = partial(_open, teacher)
-        own = materials[phase.name]
-        node = graph.add(phase_node(context, stage, phase, own, learner, {}, before={}, trains=teacher))
+        data = materials[phase.name] = add_rows(context, graph, phase, teacher, Shapes(student, {}))
+        node = graph.add(phase_node(context, teacher, _SEED, phase, data, partial(_open, teacher), {}, {}))
         context.adapted[teacher] = node
         trained.setdefault(teacher, []).append((phase, node))
     if written_later:
         add_fits(context, graph, add_texts(context, graph, recipe.shared))
-    arms = (
-        Arm(teacher, _SEED, tuple(phase for phase, _ in found), tuple(node for _, node in found))
-        for teacher, found in trained.items()
+    return materials, tuple(
+        TrainedModel(teacher, _SEED, tuple(phase for phase, _ in made), tuple(node for _, node in made))
+        for teacher, made in trained.items()
     )
-    return materials, tuple(arms)
 
 
 def add_fits(context: Context, graph: Graph, texts: Node) -> None:
     """Add what teachers learn from the recipe's text, as the weights that later nodes use."""
     for teacher in context.hooks.implementing("kdtool_fit"):
-        stage, parts = Stage("teachers", teacher, teacher, _SEED), {"teacher": context.part(teacher)}
-        build = partial(_fit, teacher)
-        node = Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers={teacher: None})
-        context.adapted[teacher] = graph.add(node)
+        title, parts, build = (
+            f"fit of {teacher} to the text",
+            {"teacher": context.part(teacher)},
+            partial(_fit, teacher),
+        )
+        node = Node("teachers", teacher, title, context.store, parts, {"texts": texts}, build, texts=texts, arm=teacher)
+        context.adapted[teacher] = graph.add(replace(node, teachers={teacher: None}, seed=_SEED))
 
 
 def _fit(teacher: str, run: RunInfo, _: Path) -> None:

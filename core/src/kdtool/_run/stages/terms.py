@@ -62,9 +62,9 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
                     owner = context.hooks.owner(name)
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
             pairs = hooks.component(term.name, SequenceLoss).kdtool_layers(facts[student], facts[term.teacher])
-        paired = tuple((int(own), int(other)) for own, other in pairs or ())
-        found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
-        shared = next((each.shared for each in found if each.relation == "prefix"), None)
+        paired = tuple((int(student_layer), int(teacher_layer)) for student_layer, teacher_layer in pairs or ())
+        compared = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
+        shared = next((each.shared for each in compared if each.relation == "prefix"), None)
         terms.append(replace(term, layers=paired, shared=shared))
     return tuple(terms)
 

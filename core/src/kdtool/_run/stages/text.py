@@ -1,4 +1,4 @@
-"""The text artefact: examples of all corpora after the screens, in one JSON Lines file per split, and their counts."""
+"""The text artefact: examples of all corpora after the filters, in one JSON Lines file per split, and their counts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COUNTS = "counts.json"
 
 
 def write_texts(
-    run: RunInfo, folder: Path, corpora: Sequence[str], screens: Sequence[str], shares: Mapping[str, float]
+    run: RunInfo, folder: Path, corpora: Sequence[str], filters: Sequence[str], shares: Mapping[str, float]
 ) -> None:
-    """Gather, screen and write the examples of the named corpora, mixed by `shares` where there are any.
+    """Gather, filter and write the examples of the named corpora, mixed by `shares` where there are any.
 
     Raises as `gather`.
     """
@@ -27,7 +27,7 @@ def write_texts(
     files = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in get_args(Split)}
     try:
         number = 0
-        for number, (corpus, example) in enumerate(gather(run, corpora, screens, shares, counts), 1):
+        for number, (corpus, example) in enumerate(gather(run, corpora, filters, shares, counts), 1):
             files[example.split].write(json.dumps(_to_plain(example), ensure_ascii=False) + "\n")
             counts.add(corpus, example)
             if number % 100 == 0:

@@ -1,0 +1,236 @@
+"""The forecast of a run, read off its graph, and the estimates that components give for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.component import Component
+from kdtool._contract.corpus import Packer
+from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
+from kdtool._contract.language_model import LanguageModel, ModelFacts
+from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.student import Student, Transform
+from kdtool._errors import KdtoolError, ServiceError, UsageError
+from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
+from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._run.build_graph import RunGraph
+from kdtool._run.context import Context
+from kdtool._run.graph import Node
+from kdtool._run.stages.rows import Materials
+from kdtool._run.stages.terms import teachers_of_terms, terms_of
+
+
+@dataclass(frozen=True)
+class ForecastCache:
+    """Results by the settings that they depend on, shared by arms and by attempts to make a recipe fit; added to.
+
+    `complete` holds components that lack nothing on this machine.
+    """
+
+    models: dict[str, Mapping[str, ModelFacts]] = field(default_factory=dict)
+    outlines: dict[str, LanguageModel | None] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class AttributedEstimate:
+    """One estimate and its component; `runs` is how often it is spent: once, or for each seed of an arm."""
+
+    component: str
+    estimate: Estimate
+    arm: str = ""
+    phase: str = ""
+    runs: int = 1
+
+
+def describe(context: Context, run: RunInfo, cache: ForecastCache) -> Mapping[str, ModelFacts]:
+    """Return the shapes of student and teachers."""
+    key = _settings(context.assembly)
+    if key not in cache.models:
+        cache.models[key] = context.hooks.kdtool_describe(run)
+    return cache.models[key]
+
+
+def forecast_of(
+    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], made: RunGraph, cache: ForecastCache
+) -> tuple[RunForecast, list[str]]:
+    """Return the forecast of a graph that components get, and lines about everything that is unknown."""
+    (student,) = context.assembly.of_kind("student")
+    unknown = [
+        f"memory and time of phase {phase.name!r}, which trains {trained.arm}"
+        for trained in made.teachers
+        for phase in trained.phases
+    ]
+    first, *_ = context.assembly.recipe.seeds
+    phases = tuple(
+        _plan_phase(context, replace(run, arm=node.arm, phase=phase.name), node, phase, made.materials, unknown, cache)
+        for trained in made.arms
+        if trained.seed == first
+        for phase, node in zip(trained.phases, trained.nodes, strict=True)
+    )
+    signals = tuple(_plan_signals(context, run, made.materials))
+    teachers = tuple(context.assembly.of_kind("teacher"))
+    return RunForecast(models, student, tuple(made.graph.nodes), phases, signals, teachers), unknown
+
+
+def ask(
+    context: Context, run: RunInfo, ahead: RunForecast, made: RunGraph, unknown: list[str]
+) -> list[AttributedEstimate]:
+    """Ask all components, the shared ones once, those of a phase in each phase; the process comes first."""
+    assembly = context.assembly
+    answers = [AttributedEstimate("process", estimate_process(ahead))]
+    answers += [
+        AttributedEstimate(name, estimate)
+        for name in assembly.shared
+        for estimate in _answers(context.hooks, name, run, ahead, unknown)
+    ]
+    for phase in ahead.phases:
+        (spec,) = (spec for spec in assembly.arms[phase.arm] if spec.name == phase.name)
+        hooks = assembly.hooks(spec)
+        info = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
+        answers += [
+            AttributedEstimate(component.path, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
+            for component in spec.components
+            for estimate in _answers(hooks, component.path, info, replace(ahead, phase=phase), unknown)
+        ]
+    stages = _Stages(context, made)
+    return [
+        replace(answer, estimate=replace(answer.estimate, stages=stages.expand(answer.component, answer.estimate)))
+        for answer in answers
+    ]
+
+
+class _Stages:
+    """Names of stages for those that estimates give: kinds, and phases of the first seed."""
+
+    def __init__(self, context: Context, made: RunGraph) -> None:
+        self._nodes = made.graph.nodes
+        self._of: dict[str, Sequence[Node]] = {
+            name: (made.exports[name.rpartition(".")[2]],) for name in context.assembly.of_kind("exporter")
+        }
+        # An evaluator's estimate is that for a student: its scores of teachers alone need no student.
+        self._of |= {
+            name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in made.scores.items()
+        }
+
+    def expand(self, component: str, estimate: Estimate) -> tuple[str, ...]:
+        """Return the stages of a component's estimate, with the moment where it names one."""
+        return tuple(stage for given in estimate.stages for stage in self._expand(component, given))
+
+    def _expand(self, component: str, given: str) -> Iterator[str]:
+        stage, colon, moment = given.partition(": ")
+        if node := self._nodes.get(stage):
+            names = [other.name for other in self._nodes.values() if _same_but_seed(node, other)]
+        else:
+            nodes = self._of.get(component, self._nodes.values())
+            names = [node.name for node in nodes if node.kind == stage]
+        yield from (f"{name}{colon}{moment}" for name in names or [stage])
+
+
+def _same_but_seed(node: Node, other: Node) -> bool:
+    if node.kind != "phases":
+        return node is other
+    return (node.kind, node.arm, node.phase) == (other.kind, other.arm, other.phase)
+
+
+def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: RunForecast, unknown: list[str]) -> Iterable[Estimate]:
+    component, owner = hooks.component(name, Component), hooks.owner(name)
+    try:
+        if owner is not None and name not in hooks.implementing("kdtool_estimate"):
+            return list(estimate_without_hook(owner, component, ahead))
+        return list(component.kdtool_estimate(run, ahead) or ())
+    except UsageError:
+        raise
+    except Exception as error:  # a check that fails for its estimate alone would be no help
+        unknown.append(f"{owner} could not be estimated: {_reason(error)}")
+        return ()
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if isinstance(error, KdtoolError) else f"{type(error).__name__}: {text}"
+
+
+def _plan_phase(
+    context: Context,
+    run: RunInfo,
+    node: Node,
+    phase: PhaseSpec,
+    materials: Mapping[str, Materials],
+    unknown: list[str],
+    cache: ForecastCache,
+) -> PlannedPhase:
+    data = materials[phase.name]
+    terms = terms_of(context, phase, data.shapes.described)
+    teachers = teachers_of_terms(terms)
+    key = _settings(context.assembly, phase)
+    if key not in cache.outlines:
+        cache.outlines[key] = _outline(context.assembly, phase, run, unknown)
+    outline = cache.outlines[key]
+    return PlannedPhase(
+        name=phase.name,
+        stage=node.name,
+        arm=node.arm,
+        steps=phase.steps,
+        terms=terms,
+        row_length=_row_length(context.assembly, phase),
+        outline=outline,
+        facts=None if outline is None else outline.facts,
+        beside=tuple(name for name in teachers if name not in data.recordings),
+        cached=tuple(name for name in teachers if name in data.recordings),
+    )
+
+
+def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[str]) -> LanguageModel | None:
+    """Return the student's outline after the phase's transforms."""
+    (student,) = assembly.of_kind("student")
+    with assembly.scope(phase) as hooks:
+        name, run = student, replace(run, hook=hooks)
+        try:
+            outline = hooks.component(student, Student).kdtool_outline(run)
+            for spec in phase.transforms:
+                name = spec.path
+                transform = hooks.component(name, Transform)
+                if outline is not None and transform.on_meta_device:
+                    outline = transform.kdtool_transform(outline, run) or outline
+        except Exception as error:
+            missing_tokenizer = isinstance(error, ServiceError)
+            if isinstance(error, KdtoolError) and not missing_tokenizer:
+                raise
+            unknown.append(f"the student's memory in training, since {hooks.owner(name)} failed: {_reason(error)}")
+            return None
+    return outline
+
+
+def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:
+    """Return the settings that models depend on: those of student, teachers and the phase's transforms, in order."""
+    shared = [built for built in assembly.built.values() if built.spec.kind in ("student", "teacher")]
+    transforms = [assembly.built[spec.key] for spec in phase.transforms] if phase else []
+    return repr(
+        [(built.spec.use, built.spec.path * (built in shared), built.config) for built in (*shared, *transforms)]
+    )
+
+
+def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
+    (packer,) = of_kind(phase.sources, "packer")
+    component = assembly.shared[packer.path]
+    return component.row_length if isinstance(component, Packer) else 0
+
+
+def _plan_signals(context: Context, run: RunInfo, materials: Mapping[str, Materials]) -> Iterator[PlannedSignals]:
+    """Yield the signals that caches will record, each once."""
+    recordings = (recording for data in materials.values() for recording in data.recordings.values())
+    for recording in {each.node.name: each for each in recordings}.values():
+        phase = recording.wanted.phases[0]
+        (packer,) = of_kind(phase.sources, "packer")
+        tokens = sum(part.tokens for part in _answers(context.hooks, packer.path, run, RunForecast(), []))
+        yield PlannedSignals(
+            stage=recording.node.name,
+            cache=recording.cache,
+            teacher=recording.wanted.teacher,
+            want=recording.wanted.request_ahead(),
+            row_length=_row_length(context.assembly, phase),
+            tokens=tokens,
+        )

@@ -1,0 +1,114 @@
+"""A ledger as others see it, also while a run writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import kdtool
+
+from kdtool_asking._errors import damaged_error, storage_errors
+from kdtool_asking._ledger import About
+from kdtool_asking._seal import read_seal, seal_of
+from kdtool_asking._tables import columns_about
+from kdtool_asking._whole import require_whole, tables_of
+
+__all__ = ["Summary", "Unanswered", "check_ledger", "has_answer", "read_summary"]
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """An attempt without an answer: `begun` in seconds since 1970, `reserved` picodollars, and why.
+
+    One whose `state` is `open` is under way, or was when its process was killed; `unknown` was sent and gets no answer.
+    """
+
+    id: int
+    key: str
+    state: str
+    begun: float
+    reserved: int
+    reason: str
+    about: About
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts and picodollars of a ledger.
+
+    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds
+    the number of answers and their cost by `About.purpose`.
+    """
+
+    answers: int
+    spent: int
+    held: int
+    attempts: dict[str, int]
+    open_batches: int
+    unanswered: tuple[Unanswered, ...]
+    purposes: dict[str, tuple[int, int]]
+
+    @property
+    def unknown(self) -> tuple[Unanswered, ...]:
+        """Attempts that were sent and may have been charged."""
+        return tuple(one for one in self.unanswered if one.state == "unknown")
+
+
+def read_summary(path: Path) -> Summary:
+    """Return what a ledger holds; the process that writes it is not disturbed.
+
+    Raises:
+        StorageError: there is no such file, it does not hold answers, is damaged, or lacks commits that its seal counts.
+        UsageError: another version wrote it.
+    """
+    with storage_errors(path), ExitStack() as stack:
+        sealed = read_seal(path)
+        database = stack.enter_context(closing(kdtool.open_answers(path, read_only=True)))
+        database.execute("BEGIN")  # one moment for all that follows
+        money = require_whole(database, path, sealed)
+        tables = tables_of(database)
+        answers: int = database.execute("SELECT COUNT(*) FROM answer").fetchone()[0] if tables else 0
+        if "attempt" not in tables:
+            return Summary(answers, 0, 0, {}, 0, (), {})  # all of teachers that cost nothing
+        states = database.execute("SELECT state, COUNT(*) FROM attempt GROUP BY state")
+        about = columns_about(database)
+        unanswered = database.execute(
+            f"SELECT id, key, state, begun, reserved, reason, {about} FROM attempt "  # noqa: S608 - column names of ours
+            "WHERE state = 'unknown' OR (state = 'open' AND batch IS NULL) ORDER BY id"
+        )
+        purposes = database.execute(
+            "SELECT purpose, COUNT(*), SUM(cost) FROM "  # noqa: S608 - column names of ours
+            f"(SELECT cost, {about} FROM attempt WHERE state = 'answered') GROUP BY purpose ORDER BY purpose"
+        )
+        return Summary(
+            answers=answers,
+            spent=money.spent,
+            held=money.held,
+            attempts=dict(states.fetchall()),
+            open_batches=database.execute("SELECT COUNT(*) FROM batch WHERE state = 'open'").fetchone()[0],
+            unanswered=tuple(
+                Unanswered(number, key, state, begun, reserved, reason, About(*names))
+                for number, key, state, begun, reserved, reason, *names in unanswered
+            ),
+            purposes={name: (count, cost) for name, count, cost in purposes},
+        )
+
+
+def check_ledger(path: Path) -> None:
+    """Raise as `read_summary` if a ledger is damaged or lost; do nothing if there is neither a file nor a seal of it."""
+    if path.exists():
+        read_summary(path)
+    elif seal_of(path).exists():
+        raise damaged_error(path, "it is missing, but its seal is there")
+
+
+def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:
+    """Yield for each key whether its answer is stored; nothing is, where there is no file. Raises as `read_summary`."""
+    if not path.exists():
+        yield from (False for _ in keys)
+        return
+    with storage_errors(path), closing(kdtool.open_answers(path, read_only=True)) as database:
+        for key in keys:
+            yield database.execute("SELECT 1 FROM answer WHERE key = ?", (key,)).fetchone() is not None

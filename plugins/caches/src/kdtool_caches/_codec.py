@@ -1,0 +1,115 @@
+"""Encode a row's tokens and their values compactly: likely tokens cost next to nothing.
+
+A position's tokens are written as ascending ranks, each as its distance to the one before. The position's own label has rank
+0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are laid apart,
+byte by byte, and each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum
+(counts of samples), the first one follows from the others and is left out. Independent of signals and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from kdtool_caches._ranks import Ranks
+
+__all__ = ["decode", "encode"]
+
+_LEVEL = 19
+_SIZE = 4
+"""Bytes of a number in a blob's head."""
+
+Ints = NDArray[np.int64]
+
+
+def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> bytes:
+    """Return a row's n positions as bytes.
+
+    Args:
+        ids: [n, K], distinct within a position, padded with -1; at least one token per position.
+        values: [n, K] whole numbers from 1 up to 2³¹ − 1; 0 where there is no token.
+        labels: [n]; pass the same ones to `decode`.
+        total: the sum of every position's values; None if it varies.
+    """
+    there, alone = ids >= 0, np.zeros_like(labels)
+    lengths, columns = there.sum(1), np.arange(ids.shape[1])
+    ranks = np.full(ids.shape, np.iinfo(np.int64).max)
+    ranks[there] = Ranks(labels, alone).of(ids[there], np.zeros(int(lengths.sum()), np.int64)) + 1
+    ranks[ids == labels[:, None]] = 0
+    order = ranks.argsort(1, kind="stable")
+    ranks, values = np.take_along_axis(ranks, order, 1), np.take_along_axis(values, order, 1)
+    distances = np.diff(ranks, axis=1, prepend=-1) - 1
+    within = columns < lengths[:, None]
+    kept = within if total is None else within & (columns > 0)
+    planes = [_planes(lengths), _planes(distances[within]), _planes(values[kept] - 1)]
+    head = np.array([len(lengths), *map(len, planes), *map(len, chain(*planes))], "<u4")
+    return b"".join([head.tobytes(), *chain(*planes)])
+
+
+def decode(
+    blobs: Sequence[bytes], labels: Ints, total: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return what `encode` made `blobs` of, one row after the other: ids [N, K], padded with -1, and values, with 0.
+
+    `labels` are those of all rows [N]. K is the greatest number of tokens in a position; they come in the order of ranks.
+
+    Raises:
+        ValueError: a blob was not encoded with these labels.
+    """
+    zstd = zstandard.ZstdDecompressor()  # one for each call: it must not be shared by threads
+    rows = [_streams(blob, zstd) for blob in blobs]
+    lengths, distances, stored = (np.concatenate([row[part] for row in rows]) for part in range(3))
+    if len(lengths) != len(labels):
+        raise ValueError(f"{len(lengths)} positions were recorded, {len(labels)} have a label")
+    starts, within = lengths.cumsum() - lengths, np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ranks = (distances + 1).cumsum()
+    ranks -= np.repeat(np.append(0, ranks)[starts] + 1, lengths)
+    row_of = np.repeat(np.arange(len(rows)), [len(row[0]) for row in rows])
+    others, tokens = ranks > 0, np.repeat(labels, lengths)
+    tokens[others] = Ranks(labels, row_of).tokens(ranks[others] - 1, np.repeat(row_of, lengths)[others])
+    numbers = stored + 1 if total is None else _restore_first_values(stored + 1, starts, len(ranks), total)
+    ids, values = np.full(within.shape, -1, np.int32), np.zeros(within.shape, np.int32)
+    ids[within], values[within] = tokens, numbers
+    return ids, values
+
+
+def _restore_first_values(later: Ints, starts: Ints, count: int, total: int) -> Ints:
+    """Return all values, given those `later` than each position's first: the first is the rest of `total`."""
+    values, first = np.zeros(count, np.int64), np.zeros(count, bool)
+    first[starts] = True
+    values[~first] = later
+    if count:
+        values[starts] = total - np.add.reduceat(values, starts)
+    return values
+
+
+def _planes(values: Ints) -> list[bytes]:
+    """Return the values' lowest bytes, then the next higher ones, as far as there are any; each compressed."""
+    planes = max(1, (int(values.max(initial=0)).bit_length() + 7) // 8)
+    return [
+        zstandard.compress((values >> 8 * plane & 255).astype(np.uint8).tobytes(), _LEVEL) for plane in range(planes)
+    ]
+
+
+def _streams(blob: bytes, zstd: zstandard.ZstdDecompressor) -> list[Ints]:
+    """Return a blob's lengths, distances and values."""
+    count, *planes = np.frombuffer(blob, "<u4", 4).tolist()
+    sizes = np.frombuffer(blob, "<u4", sum(planes), 4 * _SIZE)
+    place = (4 + len(sizes)) * _SIZE
+    streams: list[Ints] = []
+    taken = iter(sizes.tolist())
+    for number in planes:
+        parts = []
+        for plane in range(number):
+            size = next(taken)
+            part = np.frombuffer(zstd.decompress(blob[place : place + size]), np.uint8).astype(np.int64)
+            parts.append(part << 8 * plane if plane else part)
+            place += size
+        streams.append(sum(parts[1:], parts[0]))
+    if len(streams[0]) != count:
+        raise ValueError(f"a row's header gives {count} positions, but the row holds {len(streams[0])}")
+    return streams

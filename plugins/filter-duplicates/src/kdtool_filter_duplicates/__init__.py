@@ -1,0 +1,11 @@
+"""The filter `duplicates`: no text that was there before, exactly or nearly.
+
+`_filter` judges examples. `_exact` remembers whole texts on disk. `_shingles` cuts texts into overlapping pieces of some
+words, and `_near` finds the kept texts that share most of them.
+"""
+
+from __future__ import annotations
+
+from kdtool_filter_duplicates._filter import DuplicatesFilter
+
+__all__ = ["DuplicatesFilter"]

@@ -1,0 +1,179 @@
+"""The filter `judge`: asks a teacher for a verdict on every example, a whole batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import kdtool
+import pydantic
+
+from kdtool_filter_judge._requests import NAME, VARIABLES, request_for, templates_of
+from kdtool_filter_judge._verdicts import REFUSED, UNREADABLE, Verdict, read_scores, reason_to_reject, record
+
+if TYPE_CHECKING:
+    from kdtool_asking import Templates
+
+__all__ = ["JudgeFilter"]
+
+_Name = Annotated[str, kdtool.Field(pattern=r"^[a-z_][a-z0-9_]*$")]
+_Score = Annotated[int, kdtool.Field(ge=1, le=5)]
+_RECENT = 4096
+"""Verdicts in memory: those on rows that a corpus had judged when it made them, and that the run judges again soon."""
+_ENOUGH = 16
+"""Unreadable verdicts in a first batch, and no other ones, after which the judge counts as unable to judge."""
+_USUAL = kdtool.Example("usual", kdtool.Completion("x" * 1_000, "x" * 2_000))
+
+
+class JudgeFilter(kdtool.Filter):
+    """Rejects examples that a teacher scores too low, and those on which it gives no readable verdict.
+
+    Verdicts on all examples lie in `judge/` beside the text, with scores, the teacher's sentence, and provenance.
+    """
+
+    config: Config
+    undecided = frozenset({REFUSED, UNREADABLE})
+
+    class Config(kdtool.Config):
+        """Settings of `judge`."""
+
+        ask: str = kdtool.Field(default="teacher", min_length=1)
+        """The teacher that judges, by its name in the recipe: `teacher`, or `teachers.NAME`."""
+        criteria: dict[_Name, _Score] = kdtool.Field(default={"correctness": 4, "clarity": 3}, min_length=1)
+        """Criteria, each with the lowest score, of 1 to 5, that is accepted."""
+        template: kdtool.RecipePath | None = None
+        """A Jinja file in place of this package's; it may extend `_base.jinja`."""
+        variables: dict[_Name, str] = kdtool.Field(default={})
+        """Further variables of the template."""
+        max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
+        """Tokens of a verdict at most; one that is cut off there is unreadable."""
+
+        @pydantic.model_validator(mode="after")
+        def _has_names_of_its_own(self) -> JudgeFilter.Config:
+            if "reason" in self.criteria:
+                raise ValueError("criteria.reason is the line of a verdict with its sentence; choose another name")
+            if taken := sorted(VARIABLES.intersection(self.variables)):
+                raise ValueError(f"variables that requests have already: {', '.join(taken)}; choose other names")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.derives_from = {config.ask: "text"}
+        self._folder: Path | None = None
+        self._recent: dict[str, str] = {}
+
+    @cached_property
+    def _templates(self) -> Templates:
+        return templates_of(self.config.template, self.config.variables)
+
+    @cached_property
+    def _version(self) -> str:
+        return str(self._templates.find(NAME))
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the template's version.
+
+        Raises:
+            kdtool.UsageError: the template cannot be read, or uses a variable that is not declared.
+        """
+        return {"template": self._version}
+
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
+        """Refuse a template that cannot be used, and filters behind this one: it would judge what they reject."""
+        self.kdtool_identity(run)
+        filters = {name: run.component(name, kdtool.Filter).config for name in run.implementing("kdtool_filter")}
+        own = next((name for name, config in filters.items() if config is self.config), "")
+        alike = [name for name in filters if name.rpartition(".")[0] == own.rpartition(".")[0]]
+        cheaper = [name for name in alike if not isinstance(filters[name], JudgeFilter.Config)]
+        behind = [name for name in cheaper if own and alike.index(name) > alike.index(own)]
+        if not behind:
+            return ()
+        return [f"judge would be paid for rows that {', '.join(behind)} reject: write {own} behind them in the recipe"]
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        """Yield the price of a verdict on a row of usual length, as a note: rows that reach it are not known beforehand."""
+        if self.config.ask in run.implementing("kdtool_estimate_answers"):
+            teacher = run.component(self.config.ask, kdtool.Teacher)
+            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)], 1, 1) or ()
+            dollars = sum(part.picodollars for part in parts) / 1e12
+            note = f"at most ${dollars:,.4f} for a row of 3,000 characters that the other filters keep"
+            yield kdtool.Estimate("verdicts of judge", note=note)
+
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+        """Return the first criterion with too low a score, as `clarity below 3`, or why there is no verdict.
+
+        Raises:
+            kdtool.UsageError: the teacher refuses each of the first requests, or writes no verdict that can be read.
+            kdtool.PluginError: it does not answer a request.
+        """
+        if is_new := run.folder != self._folder:  # another text, for example of another phase
+            self._folder, self._recent = run.folder, {}
+        requests = [self._request(example) for example in examples]
+        asked = {request.id: request for request in requests if request.id not in self._recent}
+        answers = self._ask(run, list(asked.values()))
+        by_request = {request.id: example for request, example in zip(requests, examples, strict=True)}
+        verdicts = {name: self._judge(run, by_request[name], asked[name], answers[name]) for name in asked}
+        record(self._file(run), verdicts.values(), anew=is_new)
+        readable = [verdict for verdict in verdicts.values() if verdict.rejected != UNREADABLE]
+        if not self._recent and len(verdicts) >= _ENOUGH and not readable:
+            raise kdtool.UsageError(
+                f"judge.ask: none of the first {len(verdicts):,} verdicts of {self.config.ask} ends in the form asked for; "
+                "raise judge.max_tokens, change judge.template, or let another teacher judge"
+            )
+        found = self._recent | {name: verdict.rejected for name, verdict in verdicts.items()}
+        self._recent = dict(list(found.items())[-_RECENT:])
+        return [found[request.id] or None for request in requests]
+
+    def _request(self, example: kdtool.Example) -> kdtool.Request:
+        config = self.config
+        return request_for(example, self._templates, config.criteria, config.variables, config.max_tokens)
+
+    def _ask(self, run: kdtool.RunInfo, requests: Sequence[kdtool.Request]) -> Mapping[str, kdtool.TextAnswer]:
+        """Return the answers by the requests' ids; all are asked at once."""
+        if not requests:
+            return {}
+        from kdtool_asking import refusal_remedy
+
+        ask = self.config.ask
+        found = {answer.id: answer for answer in run.component(ask, kdtool.Teacher).kdtool_answer(iter(requests))}
+        if len(found.keys() & {request.id for request in requests}) < len(requests):
+            raise kdtool.PluginError(
+                f"{run.hook.owner(ask)} answered {len(found):,} of {len(requests):,} requests; kdtool_answer must yield one "
+                "answer per request"
+            )
+        reasons = [answer.reason for answer in found.values() if answer.finish == "refused" and answer.reason]
+        if not self._recent and len(reasons) == len(found):
+            raise kdtool.UsageError(
+                f"judge.ask: {ask} refused each of {len(found):,} requests ({reasons[0]}); {refusal_remedy(reasons[0])}"
+            )
+        return found
+
+    def _judge(
+        self, run: kdtool.RunInfo, example: kdtool.Example, request: kdtool.Request, answer: kdtool.TextAnswer
+    ) -> Verdict:
+        scores, sentence = read_scores(answer.text, self.config.criteria) if answer.finish == "stop" else ({}, "")
+        reason = REFUSED if answer.finish == "refused" else reason_to_reject(scores, self.config.criteria)
+        teacher, owner = run.component(self.config.ask, kdtool.Teacher), run.hook.owner(self.config.ask)
+        return Verdict(
+            id=example.id,
+            source=example.source,
+            rejected=reason,
+            scores=scores,
+            sentence=sentence,
+            judge=self.config.ask,
+            model=str(getattr(teacher.config, "model", "") or (owner.use if owner else "")),
+            template=self._version,
+            request=teacher.answer_key(request),
+            tokens_in=answer.tokens_in,
+            tokens_out=answer.tokens_out,
+            picodollars=answer.picodollars,
+        )
+
+    def _file(self, run: kdtool.RunInfo) -> Path:
+        """Return the file of this filter's verdicts; filters of other settings have others."""
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return run.folder / "judge" / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.jsonl"

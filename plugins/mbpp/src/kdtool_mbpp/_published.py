@@ -1,0 +1,155 @@
+"""MBPP's problems, from the hub or from the two published files.
+
+The files are mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import kdtool
+from kdtool_datasets import HubDataset
+
+__all__ = ["LICENCE", "MbppProblems", "Problem", "prompt_of", "split_of"]
+
+LICENCE = kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+_NAME = "google-research-datasets/mbpp"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem: its number, what is asked, a solution, its tests, and what must run before them."""
+
+    number: int
+    text: str
+    code: str
+    tests: tuple[str, ...]
+    setup: str
+
+
+class MbppProblems:
+    """Source of the problems: a file, or the data set on the hub."""
+
+    def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
+        self._file = file
+        self._hub = None if file is not None else HubDataset(_NAME, variant, revision)
+
+    def identity(self, *, offline: bool) -> Mapping[str, str]:
+        """Return the file's SHA-256, or the data set's commit.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        if self._file is not None:
+            return {"file": read_bytes(self._file)[1]}
+        assert self._hub is not None  # noqa: S101 - where there is no file
+        return self._hub.identity(offline=offline)
+
+    def read(self, *, offline: bool) -> list[Problem]:
+        """Return all problems by their numbers, those that are meant for prompts too.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read, or is in neither form.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        return sorted(self._problems(offline=offline), key=lambda problem: problem.number)
+
+    def _problems(self, *, offline: bool) -> Iterator[Problem]:
+        if self._hub is None:
+            assert self._file is not None  # noqa: S101 - where there is no hub
+            yield from problems_of_file(self._file)
+            return
+        for split in ("train", "validation", "test"):
+            for record in self._hub.records(split, offline=offline):
+                yield problem_of(record, f"{_NAME}, split {split}")
+
+
+def split_of(number: int) -> kdtool.Split | None:
+    """Return a problem's split, as published; None for problems that are meant for few-shot prompts."""
+    if number <= 10:
+        return None
+    if number <= 510:
+        return "test"
+    return "validation" if number <= 600 else "train"
+
+
+def prompt_of(problem: Problem) -> str:
+    """Return the prompt of Fried et al. 2022 (InCoder) and later harnesses: the first test shows the function's name."""
+    return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
+
+
+def read_bytes(path: Path) -> tuple[bytes, str]:
+    """Return a file's content and its SHA-256.
+
+    Raises:
+        kdtool.UsageError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise kdtool.UsageError(
+            f"mbpp.file: {path} cannot be read: {error.strerror or error}; mbpp.jsonl and sanitized-mbpp.json are in the "
+            "folder mbpp of github.com/google-research/google-research; without `file` the problems come from the hub"
+        ) from error
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def problems_of_file(path: Path) -> Iterator[Problem]:
+    """Yield the problems of a file.
+
+    Raises:
+        kdtool.UsageError: it cannot be read, or is in neither form.
+    """
+    try:
+        text = read_bytes(path)[0].decode("utf-8-sig")
+        records = (
+            json.loads(text)
+            if text.lstrip()[:1] == "["
+            else [json.loads(one) for one in text.split("\n") if one.strip()]
+        )
+    except ValueError as error:
+        raise kdtool.UsageError(f"mbpp.file: {path} is neither JSON Lines nor a list in JSON: {error}") from error
+    seen: set[int] = set()
+    for place, record in enumerate(records, 1):
+        problem = problem_of(record, f"{path}, problem {place}")
+        if problem.number in seen:
+            raise kdtool.UsageError(f"mbpp.file: {path} holds the problem {problem.number} twice")
+        seen.add(problem.number)
+        yield problem
+    if not seen:
+        raise kdtool.UsageError(f"mbpp.file: {path} contains no problems")
+
+
+def problem_of(record: Any, place: str) -> Problem:
+    """Return the problem that a record holds, lines ended by a line feed.
+
+    Raises:
+        kdtool.UsageError: it is not one.
+    """
+    found = record if isinstance(record, Mapping) else {}
+    number, text, code = found.get("task_id"), found.get("text", found.get("prompt")), found.get("code")
+    tests, setup = found.get("test_list"), found.get("test_setup_code", found.get("test_imports")) or []
+    setup = [setup] if isinstance(setup, str) else setup
+    if not (isinstance(number, int) and number > 0 and isinstance(text, str) and isinstance(code, str)):
+        raise _no_problem(place)
+    if not tests or not _are_texts(tests) or not _are_texts(setup):
+        raise _no_problem(place)
+    return Problem(number, _tidy(text), _tidy(code), tuple(map(_tidy, tests)), _tidy("\n".join(setup)))
+
+
+def _no_problem(place: str) -> kdtool.UsageError:
+    return kdtool.UsageError(f"{place}: not a problem of MBPP: it needs task_id, text or prompt, code and test_list")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _tidy(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()

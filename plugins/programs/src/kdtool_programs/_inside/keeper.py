@@ -1,0 +1,197 @@
+"""The keeper starts what is under test, and ends all that came of it.
+
+It is the only process that forks for a task, and reads neither modules nor their tests, so a candidate finds nothing of
+either in the memory that it inherits, nor anything of an earlier task. It does read programs of other languages, whose
+sandbox ends with them.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kdtool_programs._inside.candidate import answer
+from kdtool_programs._inside.confining import Limits, adopt_orphans, confine, forbid_calls, limit, limits_of, stay_on
+from kdtool_programs._inside.frames import read_message, write_message
+
+__all__ = ["DESCRIPTOR_BYTES", "keep"]
+
+_PORTION = 2**16
+_TAIL = 4000
+_NAMED = frozenset(signal.Signals)
+DESCRIPTOR_BYTES = 4
+"""Bytes of a descriptor where it is handed to another process."""
+
+
+def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+    """Do what the tester asks for on `control` until it ends.
+
+    Programs of other languages may run on the processors `everywhere`; with `alone`, all other processes are a task's.
+    Tasks have the filter `of_tasks` besides the keeper's own.
+    """
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
+        signal.signal(number, signal.SIG_DFL)
+    if alone:
+        adopt_orphans()
+    keeper = _Keeper(control, everywhere, alone, of_tasks)
+    while (asked := read_message(control.fileno())) is not None:
+        keeper.do(*asked)
+    keeper.end()
+
+
+class _Keeper:
+    """Starts and ends the processes of the present task."""
+
+    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+        self._of_tasks = of_tasks
+        self._everywhere = everywhere
+        self._control = control
+        self._alone = alone
+        self._started: list[int] = []
+        self._used = 0.0
+
+    def do(self, what: str, *given: Any) -> None:
+        """Do what is asked for, and say what came of it."""
+        if what == "begin":
+            self.begin(*given)
+        elif what == "run":
+            write_message(self._control.fileno(), self.run_program(*given))
+        else:
+            ended = {"signal": "".join(map(_signal, self.end().values())), "processor": self._used}
+            write_message(self._control.fileno(), ended)
+            self._used = 0.0
+
+    def begin(self, limits: dict[str, Any]) -> None:
+        """Start a candidate, which takes its program off standard input, and hand over the other ends of its pipes."""
+        questions, answers = os.pipe(), os.pipe()
+        allowed = limits_of(limits)
+        self._fork(lambda: answer(confine(2, allowed), *_from_three((questions[0], answers[1]))))
+        ends = b"".join(end.to_bytes(DESCRIPTOR_BYTES, sys.byteorder) for end in (answers[0], questions[1]))
+        self._control.sendmsg([b"!"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, ends)])
+        for descriptor in (*questions, *answers):
+            os.close(descriptor)
+
+    def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Write a program's files and run its steps, each of which must end with 0, saying which one begins."""
+        since = time.monotonic()
+        stay_on(self._everywhere)
+        for name, text in task["files"].items():
+            with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:  # noqa: PTH123 (pathlib is slow to import)
+                file.write(text)
+        verdict: dict[str, Any] = {"status": "passed", "reason": ""}
+        for number, step in enumerate(task["steps"]):
+            write_message(self._control.fileno(), {"step": number})
+            verdict = self._run_step(step, {**task["limits"], "seconds": step["seconds"]})
+            if verdict["status"] != "passed":
+                break
+        return {**verdict, "wall_seconds": time.monotonic() - since, "cpu_seconds": self._used}
+
+    def _run_step(self, step: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+        reading, writing = os.pipe()
+        deadline, used = time.monotonic() + step["clock"], self._used
+        process = self._fork(lambda: _become_program(step, writing, limits_of(limits)))
+        os.close(writing)
+        watch = os.pidfd_open(process)
+        output, ended_in_time = _output(reading, watch, deadline)
+        os.close(reading)
+        os.close(watch)
+        status = self.end()[process]
+        stderr = output.decode("utf-8", "replace")
+        ending = step["ending"]
+        has_ended = ending in stderr
+        stderr = stderr.replace(ending, "") if ending else stderr
+        if self._used - used > step["processor"]:
+            return {"status": "timed out", "reason": step["over"], "stderr": stderr}
+        if not ended_in_time:
+            return {"status": "timed out", "reason": step["late"], "stderr": stderr, "late": True}
+        if status == 0 and has_ended:
+            return {"status": "passed", "reason": "", "stderr": stderr}
+        reason = _signal(status) or f"exit code {os.waitstatus_to_exitcode(status)}"
+        if status == 0:
+            reason += " before the end of the tests"
+        return {"status": "failed", "reason": f"{step['what']}: {reason}", "stderr": stderr}
+
+    def _fork(self, work: Callable[[], None]) -> int:
+        process = os.fork()
+        if process:
+            self._started.append(process)
+            return process
+        code = 1
+        try:
+            os.setsid()
+            if self._of_tasks:
+                forbid_calls(self._of_tasks)
+            gc.enable()
+            work()
+            code = 0
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_TAIL])
+        finally:
+            os._exit(code)
+
+    def end(self) -> dict[int, int]:
+        """End whatever the task started, in whatever session it is, and return how each process that was started ended."""
+        ended: dict[int, int] = {}
+        if self._alone:  # the tester, the first process, is spared, and so is this one
+            targets: list[tuple[Callable[[int, int], None], int]] = [(os.kill, -1)]
+        else:
+            targets = [(kill, process) for process in self._started for kill in (os.killpg, os.kill)]
+        for kill, process in targets:
+            with suppress(ProcessLookupError, PermissionError):
+                kill(process, signal.SIGKILL)
+        while True:
+            try:
+                process, status, usage = os.wait4(-1, 0)
+            except ChildProcessError:
+                self._started.clear()
+                return ended
+            if process in self._started:
+                ended[process] = status
+            self._used += usage.ru_utime + usage.ru_stime
+
+
+def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream, descriptor in ((0, null), (1, writing if step["ending"] else null), (2, writing)):
+        os.dup2(descriptor, stream)
+    os.closerange(3, 2**20)
+    limit(limits)
+    others = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}  # which is for Python
+    os.execve(step["command"][0], step["command"], others)  # noqa: S606 (no shell is wanted)
+
+
+def _from_three(descriptors: tuple[int, ...]) -> list[int]:
+    """Give descriptors the numbers 3 and following."""
+    aside = [os.dup2(descriptor, 500 + descriptor) for descriptor in descriptors]
+    return [os.dup2(descriptor, number) for number, descriptor in enumerate(aside, 3)]
+
+
+def _output(reading: int, process: int, deadline: float) -> tuple[bytes, bool]:
+    """Return the end of what a process writes, and whether it ended in time; others may hold its pipe longer."""
+    tail = b""
+    waiting = [reading, process]
+    while (left := deadline - time.monotonic()) > 0:
+        ready = select.select(waiting, [], [], left)[0]
+        if reading in select.select(waiting, [], [], 0)[0]:
+            portion = os.read(reading, _PORTION)  # all that a pipe holds
+            tail = (tail + portion)[-_TAIL:]
+            if not portion:
+                waiting.remove(reading)
+        if process in ready:
+            return tail, True
+    return tail, False
+
+
+def _signal(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return ""
+    return signal.Signals(-code).name if -code in _NAMED else f"signal {-code}"

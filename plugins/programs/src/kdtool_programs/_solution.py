@@ -1,0 +1,71 @@
+"""Tests that were written for a known solution, for other modules that claim to do the same."""
+
+from __future__ import annotations
+
+import ast
+import dis
+from collections.abc import Callable, Iterator
+from types import CodeType
+
+from kdtool_programs._task import Module
+
+__all__ = ["module_like"]
+
+
+def module_like(solution: str, tests: str, helpers: str = "") -> Callable[[str], Module]:
+    """Return what makes a `Module` of another source under the tests of a solution.
+
+    Its `names` are what the solution defines at its top level and the tests use without having defined it themselves; the
+    tests may use what it imports, too.
+
+    Args:
+        solution: a whole module that passes the tests.
+        tests: Python source, as in `Module`.
+        helpers: further helpers of the tests, as in `Module`.
+
+    Raises:
+        SyntaxError: solution or tests do not parse.
+    """
+    parsed = ast.parse(solution)
+    names = tuple(_definitions(parsed, _used_names(compile(tests, "<tests>", "exec", dont_inherit=True))))
+    imports = (ast.unparse(one) for one in parsed.body if isinstance(one, ast.Import | ast.ImportFrom))
+    helpers = helpers + "\n".join(imports) + "\n"
+    return lambda source: Module(source, tests, names, helpers)
+
+
+def _definitions(solution: ast.Module, used: set[str]) -> Iterator[str]:
+    """Yield functions, classes and assigned names of the solution that are used, in its order."""
+    for statement in solution.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from {statement.name} & used
+        elif isinstance(statement, ast.Assign):
+            names = (node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name))
+            yield from sorted(used & set(names))
+
+
+def _used_names(tests: CodeType) -> set[str]:
+    """Return the names that the tests use but do not define.
+
+    A name is theirs from where they first give it a value on; in functions, which are called later, wherever they do. Tests
+    of EvalPlus bring the reference, and some of its helper functions, along.
+    """
+    used: set[str] = set()
+    own: set[str] = set()
+    for instruction in dis.get_instructions(tests):
+        if instruction.opname == "STORE_NAME":
+            own.add(instruction.argval)
+        elif instruction.opname == "LOAD_NAME" and instruction.argval not in own:
+            used.add(instruction.argval)
+    return used | (_of_functions(tests) - own)
+
+
+def _of_functions(code: CodeType) -> set[str]:
+    """Return the global names that functions, classes and comprehensions within code read."""
+    found: set[str] = set()
+    for inner in (constant for constant in code.co_consts if isinstance(constant, CodeType)):
+        read = (one.argval for one in dis.get_instructions(inner) if one.opname in _READING)
+        found |= {*read} | _of_functions(inner)
+    return found
+
+
+_READING = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})

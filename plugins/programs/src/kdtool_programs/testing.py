@@ -1,0 +1,21 @@
+"""For tests of what runs programs."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import kdtool
+
+from kdtool_programs._sandbox import Sandbox
+
+__all__ = ["sandbox_is_there"]
+
+
+@cache
+def sandbox_is_there() -> bool:
+    """Return whether programs can be run safely on this machine."""
+    try:
+        with Sandbox():
+            return True
+    except kdtool.SandboxError:
+        return False

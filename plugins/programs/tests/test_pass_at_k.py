@@ -1,0 +1,347 @@
+"""The estimator against counting all draws, code taken out of answers, and samples that are asked for once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any, ClassVar, Literal
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_programs import Form, Module, PassAtK, Problem, Program, Sandbox, Step, Task, pass_at_k, verdicts_of
+from kdtool_programs._problem import digest_of
+from kdtool_programs._samples import Sample, collect_samples
+from kdtool_programs._verdicts import program_of
+from kdtool_programs.testing import sandbox_is_there
+from kdtool_testing import ByteTokenizer, OneRuntime, make_run
+
+SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
+
+
+@given(st.integers(1, 8), st.data())
+def test_it_is_the_share_of_draws_in_which_one_passes(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    draws = list(combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(mean(any(draw) for draw in draws))
+
+
+def test_many_samples_do_not_overflow() -> None:
+    assert pass_at_k(10_000, 1, 1) == pytest.approx(1e-4)
+    assert pass_at_k(10_000, 5_000, 100) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
+def test_what_cannot_be_estimated_is_refused(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="cannot be estimated"):
+        pass_at_k(n, c, k)
+
+
+def add(name: str = "add") -> Problem:
+    prompt = f"def {name}(a, b):\n"
+
+    def module(before: str, code: str) -> Module:
+        return Module(before + code, f"assert {name}(2, 3) == 5\nassert {name}(-1, 1) == 0", (name,))
+
+    return Problem(
+        id=name,
+        forms={"base": Form((), prompt, ("\ndef",)), "chat": Form((("user", "Add."),), "```python\n", ("\n```",))},
+        continued=lambda code: module(prompt, code),
+        whole=lambda code: module("", code),
+        solution="    return a + b\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "continues", "source"),
+    [
+        ("    return a + b\n", True, "def add(a, b):\n    return a + b\n"),
+        ("    return a + b\n```\nIt adds.", True, "def add(a, b):\n    return a + b\n```\nIt adds."),  # no stop string
+        (
+            "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.",
+            False,
+            "def add(a, b):\n    return a + b",
+        ),
+        ("```\ndef add(a, b):\n    return a", False, "def add(a, b):\n    return a"),
+        ('```python title="a.py"\nx = 1\n```\nIt adds.', False, "x = 1"),
+        ("Here:\n```python:a.py\nx = 1\n```\nIt adds.\n```\nx = 2\n```", False, "x = 1"),
+        ("```python\r\nx = 1\r\n```\r\nIt adds.", False, "x = 1"),
+        ("1. So:\n   ```python\n   if x:\n       y\n\n   z\n   ```\n2. Done", False, "if x:\n    y\n\nz"),
+        ("```python\nx = '''\n    ```\n'''\n```\nDone", False, "x = '''\n    ```\n'''"),
+        ("Like ```x``` here: ```python\nx = 1\n```", False, "x = 1"),
+        ("```python\n```\nnothing", False, ""),
+    ],
+)
+def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:
+    program = program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add"))
+    assert isinstance(program, Module)
+    assert program.source == source
+
+
+@pytest.mark.parametrize(
+    ("k", "message"), [((1, 3), r"k is 1, 3; expected .* \(2\)"), ((), "k is empty"), ((1, 2, 1), "twice: 1, 2, 1")]
+)
+def test_k_that_cannot_be_estimated_or_stands_twice_is_refused_with_the_recipe(
+    k: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        adding(samples=2, temperature=0.5, k=k)
+
+
+class Answering(kdtool.Runtime):
+    """Answers right where the request's number is even, and dies after some answers."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.asked: list[kdtool.Request] = []
+        self.most = most
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(requests):
+            if number == self.most:
+                raise KeyboardInterrupt
+            self.asked.append(request)
+            text = "    return a + b\n" if int(request.id.partition("#")[2]) % 2 == 0 else "    return a - b\n"
+            yield kdtool.TextAnswer(request.id, text, "stop", 3, 4)
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
+        raise NotImplementedError
+
+
+class Adding(PassAtK):
+    benchmark: ClassVar[str] = "adding"
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        return [add("add"), add("plus"), add("total")]
+
+
+def adding(**settings: Any) -> Adding:
+    return Adding(Adding.Config(**settings))
+
+
+def run_with(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None) -> kdtool.RunInfo:
+    return make_run(folder, {"any": OneRuntime(runtime)}, say=(said if said is not None else []).append)
+
+
+def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
+    evaluator = adding(samples=4, temperature=0.5)
+    dying, going_on = Answering(most=5), Answering()
+    problems = evaluator.problems(run_with(tmp_path, dying))
+    with pytest.raises(KeyboardInterrupt):
+        collect_samples(run_with(tmp_path, dying), SUBJECT, problems, evaluator.config, evaluator.benchmark)
+    (file,) = tmp_path.glob("*.samples.jsonl")
+    with file.open("ab") as half:
+        half.write(b'{"id": "half writ')
+    run = run_with(tmp_path, going_on)
+    found = collect_samples(run, SUBJECT, evaluator.problems(run), evaluator.config, evaluator.benchmark)
+    assert found is not None
+    assert [sample.id for sample in found] == [f"{name}#{i}" for name in ("add", "plus", "total") for i in range(4)]
+    asked = [request.id for request in (*dying.asked, *going_on.asked)]
+    assert len(asked) == len(set(asked)) == 12
+    assert len({request.seed for request in (*dying.asked, *going_on.asked)}) == 12
+    assert all(isinstance(sample, Sample) for sample in found)
+
+
+def test_who_cannot_be_opened_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert list(adding().kdtool_evaluate(run_with(tmp_path, None, said), [SUBJECT])) == []
+    assert "student is left out" in said[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"k": (2,)}, {"k": ()}, {"samples": 3}, {"samples": 2, "temperature": 1.0, "k": (3,)}]
+)
+def test_settings_that_estimate_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        adding(**settings)
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_programs_are_run_and_scored(tmp_path: Path) -> None:
+    evaluator = adding(samples=4, temperature=0.5, k=(1, 2))
+    one, two = evaluator.kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT])
+    assert (one.name, one.value, one.n) == ("adding.pass@1", 0.5, 3)
+    assert two.name == "adding.pass@2"
+    assert two.value == pytest.approx(1 - 1 / 6)
+    assert one.settings["sandbox"] == "isolated"
+    (file,) = tmp_path.glob("*.verdicts.jsonl")
+    verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert sum(verdict["status"] == "passed" for verdict in verdicts) == 6
+    again = Answering()
+    assert [found.value for found in evaluator.kdtool_evaluate(run_with(tmp_path, again), [SUBJECT])] == [
+        one.value,
+        two.value,
+    ]
+    assert not again.asked
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(problems: Sequence[Problem], **config: Any) -> list[dict[str, str]]:
+        class Given(Adding):
+            def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+                return problems
+
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        given_one, run = Given(Given.Config(**config)), run_with(folder, Answering())
+        calls = [[SUBJECT], [replace(SUBJECT, name="control")]]
+        return [dict(found.settings) for call in calls for found in given_one.kdtool_evaluate(run, call)]
+
+    def tested(tests: str) -> Problem:
+        return replace(add(), continued=lambda code: Module(f"def add(a, b):\n{code}", tests, ("add",)))
+
+    counted: list[int] = []
+
+    def counting(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str:
+        counted.append(len(problems))
+        return digest_of(problems, form)
+
+    monkeypatch.setattr("kdtool_programs._evaluator.digest_of", counting)
+    plain = settings([add(), add("plus")])
+    assert plain == settings([add(), add("plus")])
+    assert plain[0] == plain[1]
+    assert counted == [2, 2]  # once for both subjects, each time
+    assert plain[0]["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    asked = replace(add(), forms={"base": Form((), "def add(c, d):\n", ("\ndef",))})
+    others = [
+        [add()],
+        [add(), add("total")],
+        [tested("assert add(1, 1) == 2")],
+        [tested("assert add(1, 2) == 3")],
+        [asked],
+    ]
+    digests = {settings(other)[0]["prompts and tests"] for other in others}
+    assert len(digests | {plain[0]["prompts and tests"]}) == len(others) + 1
+    assert all(len(digest) == 12 for digest in digests)
+    assert settings([add()], form="chat")[0]["prompts and tests"] not in digests
+
+
+def test_what_tells_problems_apart_is_the_same_on_every_machine() -> None:
+    def compiled(folder: str) -> Problem:
+        program = Program({"program.go": "tests"}, (Step((f"{folder}/go", "build"), "compiler"),))
+        return replace(add(), continued=lambda code: program, whole=lambda code: program, language="go")
+
+    assert digest_of([compiled("/usr/bin")], "base") == digest_of([compiled("/opt/go/bin")], "base")
+    assert digest_of([compiled("/usr/bin")], "base") != digest_of([add()], "base")
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+@pytest.mark.parametrize(("slowness", "told"), [(1.0, []), (1.7, ["time limits are multiplied by 1.7"])])
+def test_longer_limits_of_a_slow_machine_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowness: float, told: list[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("kdtool_programs._verdicts.slowness", lambda: slowness)
+    (found,) = adding(k=[1]).kdtool_evaluate(run_with(tmp_path, Answering(), said), [SUBJECT])
+    assert [text.partition(":")[0] for text in said] == told
+    assert found.settings["time limit"] == "3 s"
+
+
+class Refusing(Answering):
+    """Finds every third prompt too long."""
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, found in enumerate(super().answer(requests)):
+            yield found if number % 3 else kdtool.TextAnswer(found.id, "", "refused", 9, 0)
+
+
+def empty_passes() -> Problem:
+    """A problem that the empty program solves."""
+    form = Form((("user", "Do nothing."),), "", ())
+    return Problem(
+        id="nothing",
+        forms={"base": form, "chat": form},
+        continued=lambda code: Module(f"{code}\ndone = True\n", "assert True", ()),
+        whole=lambda code: Module(f"{code}\ndone = True\n", "assert True", ()),
+        solution="",
+    )
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+@pytest.mark.parametrize("form", ["base", "chat"])
+def test_prompts_without_an_answer_fail_and_are_counted_beside_the_score(
+    tmp_path: Path, form: Literal["base", "chat"]
+) -> None:
+    class Nothing(Adding):
+        def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+            return [empty_passes(), add("plus"), add("total")]
+
+    said: list[str] = []
+    evaluator = Nothing(Nothing.Config(form=form))
+    score, beside = evaluator.kdtool_evaluate(run_with(tmp_path, Refusing(), said), [SUBJECT])
+    assert (score.name, score.value, score.n) == ("adding.pass@1", 2 / 3, 3)
+    assert (beside.name, beside.value) == ("adding.unanswered", 1 / 3)
+    assert "gave no answer to 1 of 3 prompts" in said[0]
+    assert score.items is not None
+    shown = [json.loads(line)["shown"] for line in score.items.read_text("utf-8").splitlines()]
+    assert shown[0] == {"answer": "", "verdict": "no answer"}
+
+
+class Templated(kdtool.Student):
+    """Has a chat template, or an empty one: none."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__(self.Config())
+        self.template = template
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        tokenizer = ByteTokenizer()
+        tokenizer.chat_fingerprint = self.template
+        return tokenizer
+
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        raise AssertionError("it is known without the model")
+
+
+def test_a_student_without_a_chat_template_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    without = make_run(tmp_path, {"student": Templated("")})
+    with pytest.raises(
+        kdtool.UsageError, match="form: chat needs a chat template, but the student's tokenizer has none"
+    ):
+        adding(form="chat").kdtool_check(without, "text")
+    adding(form="base").kdtool_check(without, "text")
+    adding(form="chat").kdtool_check(make_run(tmp_path, {"student": Templated("brackets")}), "text")
+    adding(form="chat").kdtool_check(run_with(tmp_path, Answering()), "text")  # nothing is trained
+
+
+def test_without_problems_there_is_no_score(tmp_path: Path) -> None:
+    class Empty(Adding):
+        def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+            return []
+
+    with pytest.raises(kdtool.UsageError, match="adding: there is no problem to ask"):
+        list(Empty(Empty.Config()).kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT]))
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_equal_programs_are_run_once_and_those_with_a_verdict_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = Sandbox.run
+
+    def counting(self: Sandbox, tasks: Iterable[Task]) -> Iterator[Any]:
+        given_ones = list(tasks)
+        ran.extend(task.id for task in given_ones)
+        return run(self, given_ones)
+
+    monkeypatch.setattr(Sandbox, "run", counting)
+    right, wrong = (add().continued(code) for code in ("    return a + b\n", "    return 1\n"))
+    file, run_of_it = tmp_path / "verdicts.jsonl", make_run(tmp_path)
+    first = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
+    assert {name: verdict.has_passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
+    assert sorted(set(ran) - {"probe"}) == ["a", "b"]
+    ran.clear()
+    again = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
+    assert {name: verdict.has_passed for name, verdict in again.items()} == {"a": True, "d": False}
+    assert sorted(set(ran) - {"probe"}) == ["d"]
+    ran.clear()
+    other = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", right)]}, 1)
+    assert {name: verdict.has_passed for name, verdict in other.items()} == {"a": True, "b": True}
+    assert sorted(set(ran) - {"probe"}) == ["b"], "the program of b is another one now"

@@ -1,0 +1,415 @@
+"""Passing and failing programs, and values that cross between program and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from kdtool_programs import Module, Sandbox, Task, Verdict
+
+Judge = Callable[..., Verdict]
+IDENTITY = "def f(x):\n    return x\n"
+
+
+def test_right_program_passes_and_says_what_it_took(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    return x + 1\n", "assert f(1) == 2")
+    assert (verdict.has_passed, verdict.status, verdict.isolation, verdict.reason) == (True, "passed", "isolated", "")
+    assert 0 < verdict.cpu_seconds < 5
+    assert 0 < verdict.wall_seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(x):\n    return 3\n", "AssertionError"),
+        ("def f(x):\n    return x / 0\n", "ZeroDivisionError: division by zero"),
+        ("def f(x:\n", "SyntaxError"),
+        ("def g(x):\n    return 2\n", "NameError: name 'f' is not defined"),
+        ("def f(x):\n    raise type('Odd', (Exception,), {})('why')\n", "Odd: why"),
+        ("import sys\ndef f(x):\n    sys.exit(0)\n", "SystemExit"),
+        ("import ctypes\ndef f(x):\n    ctypes.string_at(0)\n", "SIGSEGV"),
+        ("\0", "null bytes"),
+        ("", "NameError"),
+    ],
+)
+def test_wrong_program_fails_with_the_reason(judge: Judge, source: str, reason: str) -> None:
+    verdict = judge(source, "assert f(1) == 2")
+    assert verdict.status == "failed"
+    assert reason in verdict.reason
+
+
+def test_objects_of_the_tests_can_be_shown_by_a_program(judge: Judge) -> None:
+    program = "def f(g):\n    seen = {}\n    seen[str((g,))] = g(1)\n    return f'{g} {g!r}', list(seen.values())\n"
+    tests = "def secret(x):\n    return x + 41\nassert f(secret) == ('<object of the tests> ' * 2).strip(), f(secret)"
+    verdict = judge(program, tests.replace(" == ('<object", "[0] == ('<object") + "\nassert f(secret)[1] == [42]")
+    assert verdict.has_passed, verdict
+
+
+def test_control_characters_of_a_program_reach_no_terminal(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    raise ValueError('\\x1b[2J\\u202e\\ud800ok')\n", "f(1)")
+    assert verdict.reason == r"ValueError: \x1b[2J\x202e\xd800ok"
+
+
+def test_failure_names_the_line_of_the_tests(judge: Judge) -> None:
+    assert judge(IDENTITY, "f(1)\nassert f(1) == 2").stderr == "<tests>, line 2, in <module>\n"
+
+
+def test_program_that_takes_too_long_is_timed_out(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    while True: pass\n", "f(1)", seconds=0.3)
+    assert verdict.status == "timed out"
+    assert verdict.reason == "no verdict within 0.3 s of processor time"
+
+
+def test_tests_that_do_not_parse_are_refused(judge: Judge) -> None:
+    assert judge(IDENTITY, "assert (").status == "refused"
+
+
+def test_what_is_too_large_to_hand_over_is_refused(judge: Judge) -> None:
+    verdict = judge("#" * (64 * 2**20 + 1), "")
+    assert verdict.status == "refused"
+    assert "exceed the limit of 67,108,864" in verdict.reason
+
+
+def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:
+    assert judge("x = '\ud800'\n" + IDENTITY, "assert f(1) == 1").status == "failed"
+    assert judge(IDENTITY, "assert f('\\ud800') == '\\ud800'").has_passed
+
+
+@pytest.mark.parametrize("coding", ["latin-1", "utf-16", "gbk", "no-such-coding"])
+def test_program_that_names_a_coding_is_the_text_that_it_is(judge: Judge, coding: str) -> None:
+    verdict = judge(f"# -*- coding: {coding} -*-\ndef f(x):\n    return 'é'\n", "assert f(1) == 'é'")
+    assert verdict.has_passed, verdict
+
+
+VALUES = """\
+import datetime
+from collections import Counter, OrderedDict, deque
+from decimal import Decimal
+from fractions import Fraction
+for value in (
+    None, True, 0, -1, 2**63, -(2**64), 7**10000, 1.5, -0.0, 1e308, float("inf"), "",
+    "\\x00é\\U0001F600", b"\\xff", 1j, [], (),
+    (1,), [[1], (2, [3])], {}, {1: 2, (1, 2): [3]}, set(), {1, "a"}, frozenset({1}), range(3, 2**70), bytearray(b"x"),
+    Decimal("0.10"), Fraction(1, 3), deque([1]), Counter("aab"),
+    OrderedDict([(2, 1), (1, 2)]), datetime.date(2020, 2, 29),
+    datetime.datetime(2020, 1, 1, 1, 1, 1, 1, datetime.timezone.utc),
+    datetime.timedelta(1, 2, 3), datetime.time(1), int, len,
+):
+    back = f(value)
+    assert back == value and type(back) is type(value), repr(value)
+nan = f(float("nan"))
+assert nan != nan
+function = lambda: 1
+assert f(function) is function
+"""
+
+
+def test_values_come_back_as_they_are(judge: Judge) -> None:
+    verdict = judge(IDENTITY, VALUES)
+    assert verdict.has_passed, verdict
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ("{1: [2], (3,): 4}.keys()", "found == {1, (3,)} and found and not isinstance(found, set)"),
+        ("{}.keys()", "not found and found == set()"),
+        ("{1: 2}.items()", "found == {(1, 2)} and dict(found) == {1: 2}"),
+        ("{1: [2]}.values()", "found != [[2]] and list(found) == [[2]] and len(found) == 1"),
+        ("[type(one) for one in (None, 1, int)]", "found == [type(None), int, type]"),
+        ("(..., NotImplemented)", "found[0] is ... and found[1] is NotImplemented"),
+    ],
+)
+def test_what_builtins_give_is_what_it_is_elsewhere(judge: Judge, made: str, expected: str) -> None:
+    verdict = judge(f"def f(x):\n    return {made}\n", f"found = f(1)\nassert {expected}, found")
+    assert verdict.has_passed, verdict
+
+
+LARGE = """\
+def f(x):
+    items = [str(n) * 1000 for n in range(2500)]
+    if x == "whole": return items
+    if x == "last": items[-1] = ""
+    if x == "short": items.pop()
+    if x == "tuple": return tuple(items)
+    if x == "nested": return [[items]]
+    return items
+"""
+
+
+def test_sequences_too_large_to_copy_are_compared_by_pieces(judge: Judge) -> None:
+    tests = "items = [str(n) * 1000 for n in range(2500)]\nassert f('whole') == items and items == f('whole')\n"
+    tests += "for x in ('last', 'short', 'tuple'):\n    assert f(x) != items\n"
+    tests += "assert f('nested') == [[items]] != f('whole') and len(f('whole')) == 2500"
+    verdict = judge(LARGE, tests, memory=2**31)
+    assert verdict.has_passed, verdict
+
+
+GUESSING = """\
+import sys
+frames, peer = (sys.modules[f"kdtool_programs._inside.{name}"] for name in ("frames", "peer"))
+def f(x):
+    guess = 0
+    frames.write_message(4, ["value", {"pieces": [0, "list", 3, SIZE]}, None])
+    while asked := frames.read_message(3):
+        answer = {"pieces": [0, "list", 1, SIZE]}
+        if asked[1] == "digest":
+            answer = peer.digest([guess], 0, 1, bytes.fromhex(asked[2][3]["bytes"]))
+            guess += 1
+        elif asked[1] == "item":
+            answer = {"slice": [0, 1, None]} if guess % 2 else [guess]
+        frames.write_message(4, ["value", answer, None])
+"""
+
+
+@pytest.mark.parametrize("size", [3 * 2**18, 3 * 2**20, 2**40])
+@pytest.mark.parametrize(
+    "tests", ["assert f(1) == [1, 2, 0]", "assert not f(1) != [1, 2, 0]", "assert f(1) in [[7], [1, 0, 0]]"]
+)
+def test_pieces_are_not_guessed(judge: Judge, size: int, tests: str) -> None:
+    assert judge(GUESSING.replace("SIZE", str(size)), tests, seconds=2.0).status == "failed"
+
+
+def test_annotations_are_evaluated_as_elsewhere(judge: Judge) -> None:
+    verdict = judge("def f(x: List[int]) -> int:\n    return x\n", "assert f(1) == 1")
+    assert verdict.status == "failed"
+    assert "NameError" in verdict.reason
+
+
+def test_tests_that_are_in_c_are_timed_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_programs._sandbox._GRACE", 1.0)
+    endless = Module(IDENTITY, "sum(range(f(2**62)))", ("f",))
+    first, second = sandbox.run(
+        [Task("endless", endless, 0.5), Task("next", Module(IDENTITY, "assert f(1) == 1", ("f",)))]
+    )
+    assert (first.status, first.reason) == ("timed out", "no verdict within 0.5 s of processor time")
+    assert second.has_passed
+
+
+def test_subclasses_of_plain_types_arrive_as_plain(judge: Judge) -> None:
+    source = "from collections import namedtuple, defaultdict\nP = namedtuple('P', 'x y')\nclass N(int): pass\n"
+    source += "def f(x):\n    d = defaultdict(list)\n    d[1].append(N(2))\n    return P(1, d)\n"
+    assert judge(source, "assert f(0) == (1, {1: [2]}) and type(f(0)) is tuple").has_passed
+
+
+def test_changes_of_arguments_are_copied_back_into_the_same_objects(judge: Judge) -> None:
+    source = "def f(a, b, c, d):\n    a.append(4); b['x'][0] = 5; c.add(6); d[0][0].clear()\n"
+    tests = "a, inner, c, deep = [1], [0], {1}, [2]\nb = {'x': inner}\nassert f(a, b, c, ([deep],)) is None\n"
+    tests += "assert (a, inner, c, deep) == ([1, 4], [5], {1, 6}, []) and b['x'] is inner"
+    verdict = judge(source, tests)
+    assert verdict.has_passed, verdict
+
+
+def test_changes_of_arguments_by_name_and_of_queues_are_copied_back(judge: Judge) -> None:
+    source = "def f(a, *, b, c=0):\n    a.append(3); b[0].extend([4, c])\n"
+    tests = """
+from collections import deque
+a, inner = deque([1, 2]), deque()
+b = [inner]
+for _ in range(2):
+    f(a, b=b, c=5)
+assert (a, inner) == (deque([1, 2, 3, 3]), deque([4, 5, 4, 5])) and b[0] is inner
+"""
+    verdict = judge(source, tests)
+    assert verdict.has_passed, verdict
+
+
+def test_objects_stay_with_the_program_and_can_be_used(judge: Judge) -> None:
+    source = """
+import re
+class Node:
+    def __init__(self, value):
+        self.value, self.next = value, None
+    def double(self):
+        return 2 * self.value
+    def __repr__(self):
+        return f"Node({self.value})"
+    def __setitem__(self, key, value):
+        self.value = (key, value)
+def f(kind):
+    if kind == "node": return Node
+    if kind == "generator": return (n * n for n in range(4))
+    if kind == "match": return re.match("(a)(b)", "ab")
+    return lambda x, *, y=1: x + y
+"""
+    tests = """
+Node = f("node")
+first = Node(3)
+assert first.value == 3 and first.double() == 6 and first == first and first != Node(3)
+first.next = Node(4)
+assert first.next.value == 4 and f"{first.next!r} {first.next}" == "Node(4) Node(4)"
+first.next["a"] = [1]
+assert first.next.value == ("a", [1])
+assert list(f("generator")) == [0, 1, 4, 9] and next(f("generator")) == 0 and sum(f("generator")) == 14
+assert f("match").groups() == ("a", "b") and f("match")[1] == "a"
+assert f("")(1, y=5) == 6
+"""
+    verdict = judge(source, tests)
+    assert verdict.has_passed, verdict
+
+
+def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: Judge) -> None:
+    source = "def f(x, y):\n    seen = getattr(y, 'low', 'none'), hasattr(y, 'low')\n"
+    source += "    return (x[0] + x[-1] + len(x) + sum(x[1:]), 2 in x, *seen)\n"
+    tests = "from array import array\nclass Own:\n    low = 1\n"
+    assert judge(source, f"{tests}assert f(array('i', [1, 2, 4]), Own()) == (14, True, 'none', False)").has_passed
+    verdict = judge("def f(x):\n    x.low = 2\n", f"{tests}f(Own())")
+    assert (verdict.status, "not shown to programs" in verdict.reason) == ("failed", True)
+
+
+def test_types_of_the_tests_have_no_items_for_a_program(judge: Judge) -> None:
+    source = """
+import sys
+frames = sys.modules["kdtool_programs._inside.frames"]
+def f(x):
+    frames.write_message(4, ["ask", "item", {"tuple": [{"builtin": "list"}, {"builtin": "int"}]}, {"dict": []}])
+    return frames.read_message(3)[0]
+"""
+    verdict = judge(source, "assert f(1) == 'raised'")
+    assert verdict.has_passed, verdict
+
+
+def test_functions_of_the_tests_are_called_back(judge: Judge) -> None:
+    source = "def f(items, key):\n    return sorted(items, key=key)\n"
+    assert judge(
+        source, "assert f([3, -5, 1], lambda x: -x) == [3, 1, -5]\nassert f([3, -5], abs) == [3, -5]"
+    ).has_passed
+    assert judge("def f(g):\n    return g(2)\n", "assert f(lambda n: f(lambda m: n * m)) == 4").has_passed
+
+
+def test_exceptions_keep_their_builtin_type(judge: Judge) -> None:
+    tests = "try:\n    f(0)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False"
+    assert judge("def f(x):\n    raise ValueError('no')\n", tests).has_passed
+    assert judge("def f(x):\n    raise StopIteration\n", "try:\n    f(0)\nexcept Exception: pass").has_passed
+
+
+@pytest.mark.parametrize(
+    ("raising", "caught"),
+    [
+        ("raise KeyError('a')", "KeyError as e:\n    assert e.args == ('a',) and str(e) == repr('a')"),
+        ("raise IndexError(1, [2])", "LookupError as e:\n    assert e.args == (1, [2])"),
+        ("import json; json.loads('{')", "ValueError as e:\n    assert 'Expecting' in str(e)"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError as e:\n    assert (e.object, e.start) == (b'\\xff', 0)"),
+        ("import decimal; decimal.Decimal(1) / 0", "ZeroDivisionError: pass"),
+        ("import decimal; decimal.Decimal('x')", "ArithmeticError: pass"),
+        ("import re; re.compile('(')", "Exception as e:\n    assert 'missing )' in str(e)"),
+        ("open('/none')", "FileNotFoundError as e:\n    assert '/none' in str(e)"),
+        ("raise type('Empty', (ValueError,), {})('no')", "ValueError as e:\n    assert str(e) == 'no'"),
+        (
+            "raise type('Own', (KeyError,), {'__str__': lambda s: 'text'})('k')",
+            "KeyError as e:\n    assert e.args == ('k',)",
+        ),
+        ("raise type('Odd', (Exception,), {})('why', 1)", "Exception as e:\n    assert e.args == ('why', 1)"),
+        ("raise Exception('why')", "Exception as e:\n    assert type(e) is Exception and str(e) == 'why'"),
+        ("raise ValueError(object())", "ValueError as e:\n    assert 'object at' in str(e)"),
+        ("raise ValueError('x' * 10**6)", "ValueError as e:\n    assert len(str(e)) == 2000"),
+        ("raise ExceptionGroup('two', [ValueError()])", "Exception as e:\n    assert 'two' in str(e)"),
+    ],
+)
+def test_exceptions_arrive_as_the_nearest_builtin_kind(judge: Judge, raising: str, caught: str) -> None:
+    verdict = judge(f"def f(x):\n    {raising}\n", f"try:\n    f(0)\nexcept {caught}\nelse:\n    assert False")
+    assert verdict.has_passed, verdict
+
+
+def test_an_exception_of_another_kind_is_not_taken_for_it(judge: Judge) -> None:
+    sources = (
+        "class ValueError(Exception): pass\ndef f(x): raise ValueError",
+        "import builtins\nclass Odd(Exception): pass\nbuiltins.ValueError = Odd\ndef f(x): raise ValueError",
+        "def f(x): raise type('Odd', (TypeError,), {})",
+        "def f(x): raise type('Odd', (StopIteration,), {})",
+        "import sys\ndef f(x): sys.exit()",
+    )
+    for source in sources:
+        assert judge(source, "try:\n    f(0)\nexcept ValueError: pass").status == "failed", source
+
+
+def test_helpers_are_the_tests_own(judge: Judge) -> None:
+    source = "def twice(x):\n    return 5\ndef f(x):\n    return 5\n"
+    assert not judge(source, "assert f(1) == twice(1)", helpers="def twice(x):\n    return 2 * x\n").has_passed
+
+
+def test_common_modules_load(judge: Judge) -> None:
+    source = "import random, hashlib, dataclasses, statistics, threading, datetime, heapq, numbers, asyncio, string\n"
+    source += "@dataclasses.dataclass\nclass P:\n    x: int\n"
+    source += "def f(x):\n    t = threading.Thread(target=lambda: None); t.start(); t.join()\n"
+    source += "    return hashlib.md5(b'a').hexdigest()[:4], P(1).x, asyncio.sleep is not None\n"
+    verdict = judge(source, "assert f(1) == ('0cc1', 1, True)")
+    assert verdict.has_passed, verdict
+
+
+def test_as_many_threads_run_as_programs_start(judge: Judge) -> None:
+    source = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+def f(x):
+    together = threading.Barrier(50)
+    def wait(number): return together.wait(20) >= 0 and len(bytearray(10**5)) > number
+    with ThreadPoolExecutor(50) as pool: return all(pool.map(wait, range(50)))
+"""
+    verdict = judge(source, "assert f(1)")
+    assert verdict.has_passed, verdict
+
+
+def test_tests_leave_nothing_in_the_process_that_runs_them(sandbox: Sandbox) -> None:
+    leaving = {
+        "builtins": "import builtins\nbuiltins.sorted = lambda x: 1\n",
+        "own builtins": "__builtins__['len'] = lambda x: 1\n",
+        "streams": "import sys\nsys.stdout = None\n",
+        "recursion": "import sys\nsys.setrecursionlimit(50)\n",
+        "folder": "import os\nos.mkdir('/tmp/d')\nos.chdir('/tmp/d')\n",
+        "alarm": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n",
+        "thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n",
+        "child": "import os, time\nif os.fork() == 0:\n    time.sleep(9)\n",
+        "memory": "x = bytearray(300 * 2**20)\nx[::4096] = bytes(len(x[::4096]))\n",
+        "printing": "print('x' * 2**20)\nimport sys\nsys.stderr.write('y' * 2**20)\nsys.stdin.read()\n",
+        "caught": "import time\ntry:\n    time.sleep(9)\nexcept BaseException: pass\n",
+    }
+    clean = "import sys, os, threading\nassert f([1, 2]) == len([1, 2]) == 2 and sys.stdout\n"
+    clean += "assert os.listdir('/tmp') == [] and os.getcwd() == '/tmp' and threading.active_count() == 1"
+    source = "def f(x):\n    return len(x)\n"
+    for name, tests in leaving.items():
+        tasks = [
+            Task("leaving", Module(source, f"{tests}assert f([1]) == 1", ("f",)), 0.5 if name == "caught" else 30.0),
+            Task("next", Module(source, clean, ("f",)), 30.0),
+        ]
+        first, second = sandbox.run(tasks)
+        assert first.status == ("timed out" if name == "caught" else "passed"), (name, first)
+        assert second.has_passed, (name, second)
+
+
+def test_files_that_programs_lock_can_be_used(judge: Judge) -> None:
+    source = """
+import fcntl, sqlite3, tempfile
+def f(x):
+    with tempfile.NamedTemporaryFile() as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with sqlite3.connect("kept.db") as base:
+        base.execute("create table t (x)")
+        base.execute("insert into t values (?)", (x,))
+    return sqlite3.connect("kept.db").execute("select x from t").fetchall()
+"""
+    verdict = judge(source, "assert f(1) == [(1,)]")
+    assert verdict.has_passed, verdict
+
+
+def test_verdicts_of_many_tasks_carry_their_ids(sandbox: Sandbox) -> None:
+    module = Module(IDENTITY, "assert f(1) == 1", ("f",))
+    assert {verdict.id for verdict in sandbox.run(Task(str(number), module) for number in range(20))} == {
+        str(number) for number in range(20)
+    }
+
+
+def test_tasks_are_taken_as_they_can_be_started(sandbox: Sandbox) -> None:
+    taken: list[Task] = []
+
+    def endless() -> Iterator[Task]:
+        while True:
+            taken.append(Task(str(len(taken)), Module(IDENTITY, "assert f(1) == 1", ("f",))))
+            yield taken[-1]
+
+    verdicts = sandbox.run(endless())
+    assert [next(verdicts).id for _ in range(3)] == ["0", "1", "2"]
+    verdicts.close()
+    assert len(taken) <= 4
+    assert next(sandbox.run([Task("after", Module("", ""))])).has_passed

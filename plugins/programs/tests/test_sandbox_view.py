@@ -1,0 +1,175 @@
+"""Files that programs see: Python's standard library, whatever the installation, and no installed packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool_programs import Language, Module, Program, Sandbox, Step, Task, language
+
+MARK = "benchmark_with_solutions"
+SEEN = f"""
+import importlib, os, sys
+MARK = {MARK!r}
+def seen():
+    # names of covered files and folders stay, what is in them cannot be read
+    found = [os.path.join(place, name) for place, _, files in os.walk("/") for name in files]
+    return [path for path in found if any(part in path for part in (MARK, "/pip/", "/six.py")) and readable(path)]
+def readable(path):
+    try:
+        return bool(open(path, "rb").read(1))
+    except OSError:
+        return False
+def imported():
+    names = ("ssl", "sqlite3", "lzma", "bz2", "hashlib", "decimal", "multiprocessing.pool", "ctypes", "sysconfig", "venv")
+    for name in names:
+        importlib.import_module(name)
+    import zoneinfo
+    return str(zoneinfo.ZoneInfo("Europe/Rome")), sysconfig_of(sys.prefix)
+def sysconfig_of(prefix):
+    import sysconfig
+    return sysconfig.get_config_var("SOABI") is not None and prefix
+"""
+TESTS = "assert seen() == [], seen()\nassert imported()[0] == 'Europe/Rome'\nassert imported()[1], imported()"
+JUDGING = """\
+import json, sys
+import kdtool
+from kdtool_programs import Module, Sandbox, Task
+source, tests, names = json.load(sys.stdin)
+with Sandbox() as sandbox:
+    (verdict,) = sandbox.run([Task("seen", Module(source, tests, tuple(names)), 60.0)])
+print(verdict.status, verdict.reason)
+"""
+
+
+@pytest.fixture(params=["/tmp", "/var/tmp", "home"])  # noqa: S108 (a place where someone may install Python)
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a folder in which Python may be installed, that others may enter where it is shared with them."""
+    with tempfile.TemporaryDirectory(dir=Path.home() if request.param == "home" else request.param) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _install(prefix: Path) -> Path:
+    """Install this Python once more, with a package in each place where packages may be; return its executable."""
+    executable = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]  # typeshed has it for Windows alone
+    library = Path(os.__file__).parent
+    copied = prefix / sys.platlibdir / library.name
+    left_out = shutil.ignore_patterns("site-packages", "dist-packages", "test", "config-*", "__pycache__")
+    shutil.copytree(library, copied, ignore=left_out, copy_function=_link, symlinks=True)
+    (prefix / "bin").mkdir()
+    shutil.copy2(executable, prefix / "bin" / executable.name)
+    for folder in (copied / "site-packages", copied / "dist-packages", copied, prefix / "share", prefix / "lib"):
+        (folder / MARK).mkdir(parents=True)
+        (folder / MARK / "HumanEval.jsonl").write_text("solutions")
+        (folder / f"{MARK}.py").write_text("solutions")
+    return prefix / "bin" / executable.name
+
+
+def _judge(executable: Path, folder: Path) -> str:
+    found = subprocess.run(
+        [executable, "-P", "-c", JUDGING],
+        input=json.dumps([SEEN, TESTS, ["seen", "imported"]]),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout + found.stderr
+
+
+def test_a_base_python_shows_its_standard_library_and_no_package(
+    needs_bubblewrap: None, place: Path, tmp_path: Path
+) -> None:
+    assert _judge(_install(place / "python"), tmp_path) == "passed \n"
+
+
+def test_an_environment_of_copies_shows_the_standard_library_and_no_package(
+    needs_bubblewrap: None, place: Path, tmp_path: Path
+) -> None:
+    base = _install(place / "python")
+    subprocess.run([base, "-m", "venv", "--copies", "--without-pip", place / "environment"], check=True)
+    packages = place / "environment" / "lib" / Path(os.__file__).parent.name / "site-packages"
+    (packages / f"{MARK}.py").write_text("solutions")
+    assert _judge(place / "environment" / "bin" / "python", tmp_path) == "passed \n"
+
+
+@pytest.mark.parametrize("executable", ["base", "/usr/bin/python3", "/usr/local/bin/python3"])
+def test_the_pythons_of_this_machine_show_no_package(needs_bubblewrap: None, tmp_path: Path, executable: str) -> None:
+    path = Path(sys._base_executable if executable == "base" else executable)  # type: ignore[attr-defined]
+    ask = "import sys; print(*sys.version_info[:2])"
+    if not path.exists() or subprocess.run([path, "-c", ask], capture_output=True, text=True, check=True).stdout != (
+        "{} {}\n".format(*sys.version_info[:2])
+    ):
+        pytest.skip(f"{path} is not here, or another version than the packages of these tests are for")
+    assert _judge(path, tmp_path) == "passed \n"
+
+
+def test_python_alone_comes_without_other_programs(needs_bubblewrap: None) -> None:
+    source = (
+        "import os\ndef f():\n    return os.path.exists('/bin/sh'), os.path.exists('/usr/bin'), os.listdir('/usr')\n"
+    )
+    tests = "assert f()[:2] == (False, False), f()\nassert set(f()[2]) <= {'lib', 'share'}"
+    with Sandbox() as sandbox:
+        (verdict,) = sandbox.run([Task("a", Module(source, tests, ("f",)), 60.0)])
+    assert verdict.has_passed, verdict
+
+
+def test_packages_of_toolchains_and_of_the_system_are_not_shown(
+    needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        for part in (
+            "lib/node_modules",
+            "lib/python3.11/site-packages",
+            "envs/one/lib/python3.11/site-packages",
+            "bin",
+        ):
+            (Path(folder) / part).mkdir(parents=True)
+            (Path(folder) / part / f"{MARK}.txt").write_text("seen")
+        monkeypatch.setattr(type(shell), "folders", lambda self: (Path(folder),))
+        here = f"[ -f {folder}/bin/{MARK}.txt ] && [ -d /usr/include ] && [ ! -e /usr/local/share ]"
+        walk = f"found=$(find / -xdev -name {MARK}.txt 2>/dev/null | wc -l); echo $found >&2; [ $found = 1 ]"
+        empty = (
+            'for place in $(find /usr -name "*-packages" -o -name node_modules); do rmdir $place/* && exit 4; done; :'
+        )
+        step = Step(("/bin/sh", "-c", f"({here}) && ({walk.replace(' -xdev', '')}) && ({empty})"), "tests")
+        with Sandbox(languages=[shell]) as sandbox:
+            (verdict,) = sandbox.run([Task("a", Program({}, (step,)), 60.0)])
+    assert verdict.has_passed, verdict
+
+
+def test_a_toolchain_below_tmp_is_refused_with_the_reason(
+    needs_bubblewrap: None, shell: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(shell), "folders", lambda self: (Path("/tmp"),))  # noqa: S108
+    with pytest.raises(kdtool.SandboxError, match="cannot be shown to programs: their own folder is /tmp"):
+        Sandbox(languages=[shell])
+
+
+def test_modules_that_a_distribution_keeps_apart_from_node_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "nodejs" / "acorn" / "acorn.js"
+    part.parent.mkdir(parents=True)
+    part.write_text("")
+    (tmp_path / "node").write_text(f'#!/bin/sh\necho \'["deps/undici.js", "{part}"]\'\n')
+    (tmp_path / "node").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert language("javascript").folders() == (part.parent,)

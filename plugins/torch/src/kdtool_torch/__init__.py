@@ -1,0 +1,82 @@
+"""Library for what computes with torch: batches, logits by chunks, recorded signals, device and random state. Not a plugin.
+
+- `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
+  evaluates the terms of a phase on them (`_phase_terms`)
+- Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
+  `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
+  labels, and `in_chunks` any other function of logits (`_chunks`)
+- Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
+- `LogitsRuntime` opens a teacher that has nothing but logits (`_logits_runtime`)
+- A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
+  kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
+  `load_manifests` reads the facts of a folder
+- `pick_device` and `compute_dtype` choose device and precision (`_device`); `isolated_rng` isolates runs in one process
+
+torch is imported when it is used: importing this package is cheap.
+"""
+
+from __future__ import annotations
+
+from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chunks import in_chunks
+from kdtool_torch._device import (
+    DeviceName,
+    DtypeName,
+    compute_dtype,
+    devices_here,
+    gpu_bytes,
+    has_bfloat16,
+    has_flash,
+    named_device,
+    pick_device,
+    product_speed,
+)
+from kdtool_torch._exact import exact_head, exact_logits
+from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._likelihood import log_likelihood
+from kdtool_torch._logits_runtime import LogitsRuntime
+from kdtool_torch._phase_terms import PhaseTerms
+from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
+from kdtool_torch._recall import RecordedRows
+from kdtool_torch._record import Recording, record_rows
+from kdtool_torch._recording_estimates import recording_estimates
+from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._shard_files import load_manifests
+from kdtool_torch._sides import Side, both_sides
+from kdtool_torch._user_cache import cache_folder, write_cached
+
+__all__ = [
+    "LOWEST",
+    "NO_LABEL",
+    "DeviceName",
+    "DtypeName",
+    "LogitsRuntime",
+    "PhaseTerms",
+    "RecordedRows",
+    "Recording",
+    "Side",
+    "at_least_float32",
+    "both_sides",
+    "cache_folder",
+    "collate",
+    "compute_dtype",
+    "devices_here",
+    "exact_head",
+    "exact_logits",
+    "give_usual_mode",
+    "gpu_bytes",
+    "has_bfloat16",
+    "has_flash",
+    "in_chunks",
+    "isolated_rng",
+    "load_manifests",
+    "log_likelihood",
+    "log_probabilities",
+    "named_device",
+    "pick_device",
+    "product_speed",
+    "record_rows",
+    "recording_estimates",
+    "write_cached",
+    "write_safetensors",
+]

@@ -1,0 +1,173 @@
+"""Record all rows of a cache, shard by shard. Called by caches, once for each set of signals, on every rank.
+
+Rank r of w records the shards r, r + w, … Ranks coordinate through files alone: rank 0 writes what is stored once for all
+rows, the others wait for it, and rank 0 is the last to finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Protocol
+
+import kdtool
+
+from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._device import pick_device
+from kdtool_torch._shard_files import ONCE, load_manifest, save, shard_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Recording", "record_rows"]
+
+_GLIMPSE = 0.1
+"""Seconds between two checks for the files of another rank."""
+_BETWEEN_REPORTS = 0.2
+"""Seconds between two reports of progress."""
+
+
+class Recording(Protocol):
+    """Defines what a cache keeps of a teacher's signals."""
+
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return what to store once for all rows, given the first signal: tensors, and JSON-serialisable facts."""
+
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterable[Mapping[str, Tensor]]:
+        """Return what to store of each row of a batch: the same names for all, tensors of any length in dimension 0.
+
+        The tensors are written later: return them in main memory, and not in buffers that the teacher reuses.
+        """
+
+
+def record_rows(
+    run: kdtool.RunInfo,
+    rows: kdtool.RowSource,
+    source: kdtool.SignalSource,
+    folder: Path,
+    recording: Recording,
+    rows_per_shard: int,
+    batch: int,
+) -> int:
+    """Record the rows of every incomplete shard, `batch` rows at a time, and return the number of all rows.
+
+    Batches and signals are on the training device (`pick_device`). Each rank of the run records its
+    share, and rank 0 returns when all shards are complete. The files do not depend on the number of ranks.
+
+    Raises:
+        kdtool.StorageError: the disk is full or not writable.
+        kdtool.PluginError: the signals come from a different teacher than those already recorded.
+    """
+    recorder = _Recorder(run, rows, source, folder, recording, rows_per_shard)
+    for index in recorder.numbers[run.rank :: run.world]:
+        recorder.record(index, batch)
+    if run.rank == 0:
+        recorder.wait_for_others()
+    return len(rows)
+
+
+class _Recorder:
+    """Writes shards; rank 0 also writes what is stored once, with its first shard."""
+
+    def __init__(
+        self,
+        run: kdtool.RunInfo,
+        rows: kdtool.RowSource,
+        source: kdtool.SignalSource,
+        folder: Path,
+        recording: Recording,
+        rows_per_shard: int,
+    ) -> None:
+        self.numbers = range(-(-len(rows) // rows_per_shard))
+        self._run, self._rows, self._source = run, rows, source
+        self._folder, self._recording, self._rows_per_shard = folder, recording, rows_per_shard
+        self._complete: set[int] = set()
+        self._reported = float("-inf")
+        once = load_manifest(folder, ONCE)
+        self._fingerprint: str | None = once["fingerprint"] if once else None
+
+    def record(self, index: int, batch: int) -> None:
+        """Record one shard, unless it is complete."""
+        import torch
+
+        rows = [self._rows[i] for i in self._span(index)]
+        if self._run.rank == 0:
+            self._require_folder()
+        # Rank 0 renames the folder when everything is complete.
+        # A complete shard is useless without the file stored once for all: that one is damaged or gone.
+        there = self._has(index, rows) and (self._fingerprint is not None or self._run.rank > 0)
+        if there or (self._run.rank > 0 and not self._folder.exists()):
+            self._report()
+            return
+        parts: dict[str, list[Tensor]] = {}
+        labels: list[int] = []
+        for part, labelled, signal in self._signals(rows, batch):
+            for kept in self._recording.encode_rows(part, signal):
+                for name, tensor in kept.items():
+                    parts.setdefault(name, []).append(tensor)
+            labels += labelled
+            self._report(len(labels))
+        tensors = {name: torch.cat(kept) for name, kept in parts.items()}
+        lengths = {name: [len(tensor) for tensor in kept] for name, kept in parts.items()}
+        keys = [row.key for row in rows]
+        save(self._folder, shard_name(index), tensors, {"rows": keys, "labels": labels, "lengths": lengths})
+        self._complete.add(index)
+
+    def wait_for_others(self) -> None:
+        """Return when every shard is complete; no rank writes after that."""
+        for index in self.numbers:
+            while index not in self._complete and not self._has(index, [self._rows[i] for i in self._span(index)]):
+                self._require_folder()
+                self._report()
+                sleep(_GLIMPSE)
+        self._report(at_once=True)
+
+    def _require_folder(self) -> None:
+        if not self._folder.exists():
+            raise kdtool.StorageError(f"{self._folder}, which held the signals recorded so far, is gone: run again")
+
+    def _span(self, index: int) -> range:
+        start = index * self._rows_per_shard
+        return range(start, min(start + self._rows_per_shard, len(self._rows)))
+
+    def _has(self, index: int, rows: list[kdtool.Row]) -> bool:
+        """Return whether a shard is complete and holds these rows."""
+        manifest = load_manifest(self._folder, shard_name(index))
+        if manifest is None or manifest["rows"] != [row.key for row in rows]:
+            return False
+        self._complete.add(index)
+        return True
+
+    def _report(self, beyond: int = 0, *, at_once: bool = False) -> None:
+        """Report progress of all ranks, a few times a second at most: rows of complete shards plus `beyond`."""
+        if self._run.rank == 0 and (at_once or monotonic() - self._reported > _BETWEEN_REPORTS):
+            self._reported = monotonic()
+            there = self._complete
+            if self._run.world > 1:  # shards of other ranks are counted by name; wait_for_others reads them
+                there = there | {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
+            self._run.hook.kdtool_progress(self._run, beyond + sum(len(self._span(i)) for i in there))
+
+    def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
+        """Yield batches of `size` rows, the number of labels in each row, and the teacher's signal."""
+        device = pick_device()  # as in training: a teacher computes on the batch's device
+        for start in range(0, len(rows), size):
+            batch = collate(rows[start : start + size], device)
+            signal = self._source.signal(batch)
+            known = self._fingerprint or self._first(signal)
+            if signal.fingerprint != known:
+                raise kdtool.PluginError(
+                    f"the signals in {self._folder} come from teacher {known}, but this teacher is {signal.fingerprint}; "
+                    "include in its identity everything that changes its signals"
+                )
+            yield batch, (batch.labels != NO_LABEL).sum(1).tolist(), signal
+
+    def _first(self, signal: kdtool.Signal) -> str:
+        """Return the fingerprint of the teacher recorded first; rank 0 records it here."""
+        if self._run.rank == 0:
+            tensors, facts = self._recording.header(signal)
+            save(self._folder, ONCE, tensors, {"fingerprint": signal.fingerprint, **facts})
+        while (once := load_manifest(self._folder, ONCE)) is None:
+            sleep(_GLIMPSE)
+        self._fingerprint = once["fingerprint"]
+        return self._fingerprint

@@ -1,0 +1,66 @@
+"""The two sides of a comparison, student and teacher: each one's labels, final states and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_torch._batches import NO_LABEL
+from kdtool_torch._chunks import in_chunks
+from kdtool_torch._likelihood import log_likelihood
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Side", "both_sides"]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One model at the N labelled positions of its own batch: `states` [N, H], `labels` [N]."""
+
+    states: Tensor
+    labels: Tensor
+    head: kdtool.Head
+
+    def logits(self, numbers: Tensor) -> Tensor:
+        """Return logits [C, V] at these of the labelled positions."""
+        return self.head.logits(self.states[numbers])
+
+    def likelihoods(self, numbers: Tensor | None = None) -> Tensor:
+        """Return the log-likelihoods of the labels at these of the labelled positions, in nats; None: at all, [N]."""
+        states, labels = (self.states, self.labels) if numbers is None else (self.states[numbers], self.labels[numbers])
+
+        def of_tokens(part: slice) -> Tensor:
+            return log_likelihood(self.head.logits(states[part]), labels[part])
+
+        return in_chunks(of_tokens, len(labels), self.head.vocabulary)
+
+
+def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
+    """Return student and teacher, the latter without gradient, as a view has them; `loss` is named in errors.
+
+    Raises:
+        PluginError: the trainer or the teacher left out what the contract lets a loss expect.
+    """
+    if view.head is None:
+        raise kdtool.PluginError(
+            f"{loss} compares logits, but this trainer gives sequence losses no head of the student (StepView.head); take "
+            "trainer: standard, or a loss that needs no logits"
+        )
+    if view.teacher is None or view.teacher.lazy is None:
+        raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and the signal it was given holds none")
+    other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
+    bias = None if lazy.head.bias is None else lazy.head.bias.detach()
+    mine = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
+    frozen = replace(lazy.head, weight=lazy.head.weight.detach(), bias=bias)
+    theirs = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], frozen)
+    for who, side in (("student's", mine), ("teacher's", theirs)):
+        if len(side.states) != len(side.labels):
+            raise kdtool.PluginError(
+                f"{loss}: the {who} states are of {len(side.states)} positions, but its rows have {len(side.labels)} "
+                "labels; one for each is expected"
+            )
+    return mine, theirs

@@ -1,0 +1,74 @@
+"""How products are timed, and a GPU that a check assumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kdtool._estimate.gpus import assume, find_gpu
+from kdtool_torch import _device, compute_dtype, has_flash, pick_device, product_speed
+
+
+def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:
+    before = pick_device()
+    for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
+        with assume(find_gpu(name)):
+            device = pick_device()
+            assert (device.type, compute_dtype("auto", device), has_flash()) == ("cuda", dtype, flash)
+            assert product_speed(torch.float16, device) == find_gpu(name).half
+            assert product_speed(torch.float32, device) == find_gpu(name).single
+    assert pick_device() == before
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(_device, "cache_folder", lambda: tmp_path)
+    _device._kept_speed.cache_clear()
+    yield tmp_path
+    _device._kept_speed.cache_clear()
+
+
+def test_the_speed_of_products_is_measured_once_for_this_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = product_speed(torch.float32, torch.device("cpu"))
+    assert found > 1e8
+    monkeypatch.setattr(_device, "_product_speed", lambda *_: 1.0)
+    _device._kept_speed.cache_clear()
+    assert product_speed(torch.float32, torch.device("cpu")) == found
+    (kept,) = cache.iterdir()
+    kept.write_text("nan", encoding="ascii")
+    _device._kept_speed.cache_clear()
+    assert product_speed(torch.float32, torch.device("cpu")) == torch.get_num_threads()
+
+
+@pytest.mark.usefixtures("cache")
+def test_time_in_which_others_had_the_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = _device._product_speed("cpu", torch.float32)
+    clock = time.perf_counter
+    monkeypatch.setattr(_device, "perf_counter", lambda: 5 * clock())  # the wall clock of a machine shared by five
+    assert _device._product_speed("cpu", torch.float32) == pytest.approx(alone, rel=0.5)
+
+
+def test_products_on_a_gpu_are_enqueued_and_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Module:
+        @staticmethod
+        def synchronize() -> None:
+            calls.append("wait")
+
+    product = torch.mm
+
+    def count(*operands: Any, **options: Any) -> torch.Tensor:
+        calls.append("product")
+        return product(*operands, **options)
+
+    monkeypatch.setattr(_device, "_LARGE_MATRIX", 64)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: Module)
+    monkeypatch.setattr(torch, "mm", count)
+    assert _device._speed_of_device("cpu", torch.float32) > 0
+    run = "".join("w" if call == "wait" else "p" for call in calls)
+    assert run.startswith("wpw" + "w" + _device._ENQUEUED * "p" + "w")
