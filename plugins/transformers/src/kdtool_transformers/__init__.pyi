@@ -7,8 +7,6 @@ from kdtool_transformers._attention import document_masks_skipped as document_ma
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
-from kdtool_transformers._check import require_same_logits as require_same_logits
-from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
 from kdtool_transformers._counts import readable_count as readable_count
 from kdtool_transformers._documents import Documents as Documents
@@ -17,7 +15,6 @@ from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
-from kdtool_transformers._generate import eval_mode as eval_mode
 from kdtool_transformers._generate import finish_text as finish_text
 from kdtool_transformers._generate import generate as generate
 from kdtool_transformers._generate import prompt_ids as prompt_ids
@@ -35,9 +32,6 @@ from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes
 from kdtool_transformers._kernels import uses_of as uses_of
 from kdtool_transformers._llama import LlamaShape as LlamaShape
-from kdtool_transformers._memory import give_back_memory as give_back_memory
-from kdtool_transformers._memory import release_mapping as release_mapping
-from kdtool_transformers._memory import widen as widen
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers

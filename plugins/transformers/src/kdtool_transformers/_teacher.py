@@ -157,8 +157,7 @@ class CausalTeacher(kdtool.Teacher):
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
-
-        from kdtool_transformers._moved import move
+        from kdtool_torch import move
 
         here = batch.input_ids.device
         model = self._open(here)
@@ -213,7 +212,7 @@ class CausalTeacher(kdtool.Teacher):
 
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
         """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
-        from kdtool_transformers._moved import move
+        from kdtool_torch import move
 
         if model.head.weight.device == device:
             return _detach(model.head)
