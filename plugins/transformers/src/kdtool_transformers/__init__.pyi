@@ -1,9 +1,9 @@
 """The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
 
 from kdtool_transformers._attention import attend_in_blocks as attend_in_blocks
-from kdtool_transformers._attention import attention_replaced as attention_replaced
 from kdtool_transformers._attention import choose_kernel as choose_kernel
 from kdtool_transformers._attention import document_masks_skipped as document_masks_skipped
+from kdtool_transformers._attention import replace_attention as replace_attention
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
