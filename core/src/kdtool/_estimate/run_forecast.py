@@ -95,21 +95,19 @@ def ask(
             for component in spec.components
             for estimate in _answers(hooks, component.path, info, replace(ahead, phase=phase), unknown)
         ]
-    stages = _Stages(context, made)
+    names = _StageNames(made)
     return [
-        replace(answer, estimate=replace(answer.estimate, stages=stages.expand(answer.component, answer.estimate)))
+        replace(answer, estimate=replace(answer.estimate, stages=names.expand(answer.component, answer.estimate)))
         for answer in answers
     ]
 
 
-class _Stages:
+class _StageNames:
     """Names of stages for those that estimates give: kinds, and phases of the first seed."""
 
-    def __init__(self, context: Context, made: RunGraph) -> None:
+    def __init__(self, made: RunGraph) -> None:
         self._nodes = made.graph.nodes
-        self._of: dict[str, Sequence[Node]] = {
-            name: (made.exports[name.rpartition(".")[2]],) for name in context.assembly.of_kind("exporter")
-        }
+        self._of: dict[str, Sequence[Node]] = {name: (node,) for name, node in made.exports.items()}
         # An evaluator's estimate is that for a student: its scores of teachers alone need no student.
         self._of |= {
             name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in made.scores.items()
