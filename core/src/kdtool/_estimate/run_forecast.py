@@ -54,29 +54,31 @@ def describe(context: Context, run: RunInfo, cache: ForecastCache) -> Mapping[st
 
 
 def forecast_of(
-    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], made: RunGraph, cache: ForecastCache
+    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], run_graph: RunGraph, cache: ForecastCache
 ) -> tuple[RunForecast, list[str]]:
     """Return the forecast of a graph that components get, and lines about everything that is unknown."""
     (student,) = context.assembly.of_kind("student")
     unknown = [
         f"memory and time of phase {phase.name!r}, which trains {trained.arm}"
-        for trained in made.teachers
+        for trained in run_graph.teachers
         for phase in trained.phases
     ]
     first, *_ = context.assembly.recipe.seeds
     phases = tuple(
-        _plan_phase(context, replace(run, arm=node.arm, phase=phase.name), node, phase, made.materials, unknown, cache)
-        for trained in made.arms
+        _plan_phase(
+            context, replace(run, arm=node.arm, phase=phase.name), node, phase, run_graph.materials, unknown, cache
+        )
+        for trained in run_graph.arms
         if trained.seed == first
         for phase, node in zip(trained.phases, trained.nodes, strict=True)
     )
-    signals = tuple(_plan_signals(context, run, made.materials))
+    signals = tuple(_plan_signals(context, run, run_graph.materials))
     teachers = tuple(context.assembly.of_kind("teacher"))
-    return RunForecast(models, student, tuple(made.graph.nodes), phases, signals, teachers), unknown
+    return RunForecast(models, student, tuple(run_graph.graph.nodes), phases, signals, teachers), unknown
 
 
 def ask(
-    context: Context, run: RunInfo, ahead: RunForecast, made: RunGraph, unknown: list[str]
+    context: Context, run: RunInfo, ahead: RunForecast, run_graph: RunGraph, unknown: list[str]
 ) -> list[AttributedEstimate]:
     """Ask all components, the shared ones once, those of a phase in each phase; the process comes first."""
     assembly = context.assembly
@@ -95,7 +97,7 @@ def ask(
             for component in spec.components
             for estimate in _answers(hooks, component.path, info, replace(ahead, phase=phase), unknown)
         ]
-    names = _StageNames(made)
+    names = _StageNames(run_graph)
     return [
         replace(answer, estimate=replace(answer.estimate, stages=names.expand(answer.component, answer.estimate)))
         for answer in answers
@@ -105,12 +107,12 @@ def ask(
 class _StageNames:
     """Names of stages for those that estimates give: kinds, and phases of the first seed."""
 
-    def __init__(self, made: RunGraph) -> None:
-        self._nodes = made.graph.nodes
-        self._of: dict[str, Sequence[Node]] = {name: (node,) for name, node in made.exports.items()}
+    def __init__(self, run_graph: RunGraph) -> None:
+        self._nodes = run_graph.graph.nodes
+        self._of: dict[str, Sequence[Node]] = {name: (node,) for name, node in run_graph.exports.items()}
         # An evaluator's estimate is that for a student: its scores of teachers alone need no student.
         self._of |= {
-            name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in made.scores.items()
+            name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in run_graph.scores.items()
         }
 
     def expand(self, component: str, estimate: Estimate) -> tuple[str, ...]:

@@ -259,7 +259,7 @@ def _measure(
         evaluator = run.component(name, Evaluator)
         for measurement in evaluator.kdtool_evaluate(asking, subjects):
             problem = _problem(measurement, {subject.name for subject in subjects}, folder, given)
-            if problem := problem or _undeclared(measurement, context.assembly.shared[name]):
+            if problem := problem or _problem_of_name(measurement, context.assembly.shared[name]):
                 raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r}{problem}")
             given.add((measurement.name, measurement.subject))
             items = measurement.items and Path(measurement.items).relative_to(folder)
@@ -270,7 +270,7 @@ def _measure(
     (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
 
-def _undeclared(measurement: Measurement, evaluator: Component) -> str:
+def _problem_of_name(measurement: Measurement, evaluator: Component) -> str:
     declared = getattr(evaluator, "measurements", ())
     if not declared or any(fnmatchcase(measurement.name, pattern) for pattern in declared):
         return ""
