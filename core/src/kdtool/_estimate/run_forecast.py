@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
@@ -97,36 +97,28 @@ def ask(
             for component in spec.components
             for estimate in _answers(hooks, component.path, info, replace(ahead, phase=phase), unknown)
         ]
-    names = _StageNames(run_graph)
-    return [
-        replace(answer, estimate=replace(answer.estimate, stages=names.expand(answer.component, answer.estimate)))
-        for answer in answers
-    ]
+    return [replace(answer, estimate=_name_stages(run_graph, answer.component, answer.estimate)) for answer in answers]
 
 
-class _StageNames:
-    """Names of stages for those that estimates give: kinds, and phases of the first seed."""
-
-    def __init__(self, run_graph: RunGraph) -> None:
-        self._nodes = run_graph.graph.nodes
-        self._of: dict[str, Sequence[Node]] = {name: (node,) for name, node in run_graph.exports.items()}
-        # An evaluator's estimate is that for a student: its scores of teachers alone need no student.
-        self._of |= {
-            name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in run_graph.scores.items()
-        }
-
-    def expand(self, component: str, estimate: Estimate) -> tuple[str, ...]:
-        """Return the stages of a component's estimate, with the moment where it names one."""
-        return tuple(stage for given in estimate.stages for stage in self._expand(component, given))
-
-    def _expand(self, component: str, given: str) -> Iterator[str]:
-        stage, colon, moment = given.partition(": ")
-        if node := self._nodes.get(stage):
-            names = [other.name for other in self._nodes.values() if _same_but_seed(node, other)]
+def _name_stages(run_graph: RunGraph, component: str, estimate: Estimate) -> Estimate:
+    """Return the estimate with the names of its stages instead of kinds, and a phase's stages of all seeds."""
+    nodes, names = run_graph.graph.nodes, list[str]()
+    for stage, colon, moment in (given.partition(": ") for given in estimate.stages):
+        if node := nodes.get(stage):
+            expanded = [other.name for other in nodes.values() if _same_but_seed(node, other)]
         else:
-            nodes = self._of.get(component, self._nodes.values())
-            names = [node.name for node in nodes if node.kind == stage]
-        yield from (f"{name}{colon}{moment}" for name in names or [stage])
+            expanded = [node.name for node in _nodes_of(run_graph, component) if node.kind == stage]
+        names += [f"{name}{colon}{moment}" for name in expanded or [stage]]
+    return replace(estimate, stages=tuple(names))
+
+
+def _nodes_of(run_graph: RunGraph, component: str) -> Iterable[Node]:
+    """Return the nodes that an exporter or an evaluator makes; all nodes for other components."""
+    if component in run_graph.exports:
+        return [run_graph.exports[component]]
+    if component in run_graph.scores:  # its estimate is that for a student, not that for a teacher
+        return [node for node in run_graph.scores[component] if {*node.inputs} - {"texts"}]
+    return run_graph.graph.nodes.values()
 
 
 def _same_but_seed(node: Node, other: Node) -> bool:
