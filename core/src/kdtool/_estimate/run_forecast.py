@@ -18,7 +18,7 @@ from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.build_graph import RunGraph
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._run.stages.rows import Materials
+from kdtool._run.stages.rows import Materials, Recording
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
 
 
@@ -72,7 +72,7 @@ def forecast_of(
         if trained.seed == first
         for phase, node in zip(trained.phases, trained.nodes, strict=True)
     )
-    signals = tuple(_plan_signals(context, run, run_graph.materials))
+    signals = tuple(_plan_signals(context, run, run_graph.recordings))
     teachers = tuple(context.assembly.of_kind("teacher"))
     return RunForecast(models, student, tuple(run_graph.graph.nodes), phases, signals, teachers), unknown
 
@@ -211,15 +211,14 @@ def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
     return component.row_length if isinstance(component, Packer) else 0
 
 
-def _plan_signals(context: Context, run: RunInfo, materials: Mapping[str, Materials]) -> Iterator[PlannedSignals]:
-    """Yield the signals that caches will record, each once."""
-    recordings = (recording for data in materials.values() for recording in data.recordings.values())
-    for recording in {each.node.name: each for each in recordings}.values():
+def _plan_signals(context: Context, run: RunInfo, recordings: Mapping[str, Recording]) -> Iterator[PlannedSignals]:
+    """Yield the signals that caches will record."""
+    for name, recording in recordings.items():
         phase = recording.wanted.phases[0]
         (packer,) = of_kind(phase.sources, "packer")
         tokens = sum(part.tokens for part in _answers(context.hooks, packer.path, run, RunForecast(), []))
         yield PlannedSignals(
-            stage=recording.node.name,
+            stage=name,
             cache=recording.cache,
             teacher=recording.wanted.teacher,
             want=recording.wanted.request_ahead(),
