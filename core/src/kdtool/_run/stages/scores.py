@@ -26,7 +26,7 @@ from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.phases import TrainedModel, arm_in_words
-from kdtool._run.stages.rows import asking_once
+from kdtool._run.stages.rows import reuse_answers
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
 from kdtool._store.layout import MODEL
@@ -42,7 +42,7 @@ class Measured:
 
     `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
     is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
-    of a model that no node holds. `lasting` is the name in its artefact, where that is not `name`: the student's name
+    of a model that no node holds. `stored_name` is the name in its artefact, where that is not `name`: the student's name
     depends on the number of seeds, its measurements do not.
     """
 
@@ -54,12 +54,12 @@ class Measured:
     teacher: str = ""
     unadapted: bool = False
     content: str = ""
-    lasting: str = ""
+    stored_name: str = ""
 
     @property
     def kept_as(self) -> str:
         """The name in its artefact."""
-        return self.lasting or self.name
+        return self.stored_name or self.name
 
 
 def subjects_of(
@@ -192,7 +192,7 @@ def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
-    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
+    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, stored_name=f"{arm.arm}-seed{arm.seed}")
 
 
 def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
@@ -202,7 +202,7 @@ def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> 
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
     title = f"{trained.title} ({label})"
-    return Measured(name, kind, title, node, subject, lasting=f"{trained.kept_as}-{label}")
+    return Measured(name, kind, title, node, subject, stored_name=f"{trained.kept_as}-{label}")
 
 
 def _add_group(
@@ -255,7 +255,7 @@ def _measure(
         said.append(text)
         run.say(text)
 
-    with asking_once(context, replace(run, say=say), services) as asking:
+    with reuse_answers(context, replace(run, say=say), services) as asking:
         evaluator = run.component(name, Evaluator)
         for measurement in evaluator.kdtool_evaluate(asking, subjects):
             problem = _problem(measurement, {subject.name for subject in subjects}, folder, given)
