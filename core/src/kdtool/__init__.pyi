@@ -24,7 +24,6 @@ from kdtool._contract.data import Row as Row
 from kdtool._contract.data import RowSource as RowSource
 from kdtool._contract.data import Split as Split
 from kdtool._contract.data import Text as Text
-from kdtool._contract.data import TextSource as TextSource
 from kdtool._contract.data import parts_of as parts_of
 from kdtool._contract.estimates import Estimate as Estimate
 from kdtool._contract.estimates import PlannedPhase as PlannedPhase
@@ -33,7 +32,6 @@ from kdtool._contract.estimates import RunForecast as RunForecast
 from kdtool._contract.estimates import Saving as Saving
 from kdtool._contract.evaluation import Artifact as Artifact
 from kdtool._contract.evaluation import Evaluator as Evaluator
-from kdtool._contract.evaluation import LiveSubject as LiveSubject
 from kdtool._contract.evaluation import Measurement as Measurement
 from kdtool._contract.evaluation import Subject as Subject
 from kdtool._contract.exporter import Exporter as Exporter
@@ -65,14 +63,11 @@ from kdtool._contract.recipe_paths import RecipePath as RecipePath
 from kdtool._contract.recipe_paths import RecipePathOrName as RecipePathOrName
 from kdtool._contract.reporting import ArmResult as ArmResult
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
-from kdtool._contract.reporting import ExportedFile as ExportedFile
 from kdtool._contract.reporting import Reporter as Reporter
-from kdtool._contract.reporting import Requirement as Requirement
 from kdtool._contract.reporting import Results as Results
 from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
 from kdtool._contract.run_info import Hooks as Hooks
-from kdtool._contract.run_info import Named as Named
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.services import KeyVariable as KeyVariable
 from kdtool._contract.services import ServiceUrl as ServiceUrl
@@ -110,14 +105,10 @@ from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
 from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
-from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
-from kdtool._estimate.gpus import find_gpu as find_gpu
 from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._evaluate.open_models import Models as Models
 from kdtool._evaluate.open_models import open_models as open_models
-from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import compare as compare
-from kdtool._results.known_runs import KnownRun as KnownRun
 from kdtool._run.answer_cache import open_answers as open_answers
 from kdtool._run.open_subject import open_subject as open_subject
 from kdtool._run.plan import PlannedStage as PlannedStage
@@ -125,10 +116,8 @@ from kdtool._run.plan import RecordedSignals as RecordedSignals
 from kdtool._statistics.arm_interval import interval_of as interval_of
 from kdtool._store.committed import commit as commit
 from kdtool._store.committed import seal_line as seal_line
-from kdtool._store.committed import uncommit as uncommit
 from kdtool._store.committed import unseal_line as unseal_line
 from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
-from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies
 
 __version__: str
 _HOME_OF: dict[str, str]

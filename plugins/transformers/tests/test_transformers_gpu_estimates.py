@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from kdtool._estimate.gpus import assume, find_gpu
+from kdtool._estimate.gpus import Gpu, assume
 from kdtool_transformers import (
     _device,
     _files,
@@ -76,11 +76,11 @@ def test_dropout_is_seen_where_it_is() -> None:
 def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:
     before = pick_device()
     for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
-        with assume(find_gpu(name)):
+        with assume(Gpu.find(name)):
             device = pick_device()
             assert (device.type, compute_dtype("auto", device), has_flash()) == ("cuda", dtype, flash)
-            assert product_speed(torch.float16, device) == find_gpu(name).half
-            assert product_speed(torch.float32, device) == find_gpu(name).single
+            assert product_speed(torch.float16, device) == Gpu.find(name).half
+            assert product_speed(torch.float32, device) == Gpu.find(name).single
     assert pick_device() == before
 
 

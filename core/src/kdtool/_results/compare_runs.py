@@ -47,6 +47,10 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         arms: which arms are compared between runs, such as "student" or "control"; by default the students, and the models
             of a run that only measured, or its teachers where there are no others.
 
+    Returns:
+        `values` of each run, `comparisons` between runs, `verdict` (the outcome in words), `notes` on pairs that were not
+        compared, and all `measurements` and `subjects`.
+
     Raises:
         UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
 
