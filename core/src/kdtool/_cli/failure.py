@@ -49,8 +49,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
         _say(text)
         return known.exit_code
     except BaseException:
-        who, place = culprit(error), place_of(error)
-        blame = f"{who or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}"
+        who, location = culprit(error), place_of(error)
+        blame = f"{who or 'kdtool'} failed: {cause_of(error)}{location and f' ({location})'}"
         _say(blame)
         kept = "Finished work is kept. " if is_resumable(error) else ""
         owner = owner_of(error)

@@ -52,11 +52,11 @@ def commit(
     entries: dict[str, Any] = dict.fromkeys(file.relative_to(folder).as_posix() for file in files)
     if not growing:
         there = [now.get(file, file) for file in files]
-        for place in (*there, *sorted({place for file in there for place in _between(file, folder)})):
-            sync(place)
-        for name, file, place in zip(entries, files, there, strict=True):
-            entries[name] = entry_of(place)
-            remember(file, entries[name], place)
+        for current in (*there, *sorted({current for file in there for current in _between(file, folder)})):
+            sync(current)
+        for name, file, current in zip(entries, files, there, strict=True):
+            entries[name] = entry_of(current)
+            remember(file, entries[name], current)
     _append(folder, {"files": entries, "gone": [path.relative_to(folder).as_posix() for path in gone]})
 
 
@@ -171,18 +171,18 @@ def _intact(
     broken: list[tuple[Mapping[str, Any], str]] = []
     for whole in reversed(groups):
         group = {name: entry for name, entry in whole.items() if name not in taken}
-        found = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
-        problem = next((f"{name} {what}" for name, what in found if what), "")
+        damages = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
+        problem = next((f"{name} {what}" for name, what in damages if what), "")
         if problem:
             broken.append((whole, problem))
         elif group := {name: entry for name, entry in group.items() if entry or (folder / name).is_file()}:
             taken |= group.keys()
             yield group
     for whole, problem in broken:
-        given_up = any((folder / name).is_relative_to(place) for name in whole for place in gone)
+        given_up = any((folder / name).is_relative_to(deleted) for name in whole for deleted in gone)
         if not given_up and not taken.issuperset(whole):
-            more = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
-            say(f"{folder}{os.sep}{problem}: it is made again{more}")
+            companions = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
+            say(f"{folder}{os.sep}{problem}: it is made again{companions}")
 
 
 def _append(folder: Path, content: Mapping[str, Any]) -> None:
