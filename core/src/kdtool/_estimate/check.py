@@ -19,7 +19,7 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.gpus import Gpu, assume, find_gpu
+from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
@@ -145,7 +145,7 @@ def check(
         UsageError: `memory` is not a size, or the GPU is unknown.
     """
     limit = read_size(memory) if isinstance(memory, str) else memory
-    assumed = None if gpu is None else find_gpu(gpu)
+    assumed = None if gpu is None else Gpu.find(gpu)
     path = Path(recipe) if isinstance(recipe, str) else recipe
     show = progress or (lambda _: None)
     asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)

@@ -252,7 +252,7 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
 def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
     """Return the part of a fingerprint for a weighting that labels text, without settings that only weigh the labels."""
     component = context.assembly.built_for(phase)[name].component
-    key = component.annotation_key if isinstance(component, Weighting) else None
+    key = component.label_key if isinstance(component, Weighting) else None
     part = context.part(name, phase)
     return part if key is None else {**part, "config": key}
 
