@@ -32,7 +32,7 @@ def smaller(teacher: Path) -> str:
         "trainer": {"dtype": "float32"},
         "evaluators": {"perplexity": {"documents": 16, "characters": 400}},
     }
-    return yaml.safe_dump(changes)
+    return str(yaml.safe_dump(changes))
 
 
 class Reader:
