@@ -133,7 +133,7 @@ def _row(setting: Setting) -> str:
 
 def _edit_readme(_: Sphinx, page: str, __: str, context: dict[str, Any], ___: object) -> None:
     """Have the page of a package link to its README for editing."""
-    folder, _, name = page.rpartition("/")
+    folder, name = page.rpartition("/")[::2]
     if folder == FOLDER and name in packages() and (repository := context.get("theme_source_repository")):
         readme = packages()[name].folder.relative_to(ROOT) / "README.md"
         context["theme_source_edit_link"] = f"{repository.rstrip('/')}/edit/main/{readme.as_posix()}"

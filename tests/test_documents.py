@@ -22,9 +22,8 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,45 +32,21 @@ import click
 import kdtool
 import pytest
 import yaml
+from document_blocks import Block, blocks, compare
 from kdtool._cli import call, cli
 from kdtool._recipe.layers import COLLECTIONS, TOP_KEYS
-from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = sorted(path for path in ROOT.glob("*/*/README.md") if (path.parent / "pyproject.toml").exists())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "packages"]
+DOCS = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if path.parent.name != "packages" and path.name != "your-own-loss.md"  # generated, and run by test_tutorial.py
+]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, *READMES]
 LEFT_OUT = 5
 """Limit on the blocks of all pages that are left out."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A code block: `line` counts from 1, `reason` says why it is not run."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-    reason: str = ""
-
-    @property
-    def file(self) -> str:
-        """The file that the block is, from its first line."""
-        found = re.match(r"# (?:file: )?([\w./-]+\.\w+)\n", self.text)
-        return found[1] if found else ""
-
-
-def blocks(page: Path, text: str) -> Iterator[Block]:
-    """Yield a page's code blocks; directives of the site generator are none."""
-    reason = ""
-    for token in MarkdownIt("commonmark").parse(text):
-        if token.type in {"fence", "code_block"} and not token.info.startswith("{"):
-            line = token.map[0] + 1 if token.map else 0
-            yield Block(page, line, token.info.strip() or "console", token.content, reason)
-        found = re.fullmatch(r"<!-- not run: (.+) -->\s*", token.content) if token.type == "html_block" else None
-        reason = found[1] if found else ""
 
 
 class Page:
@@ -204,7 +179,7 @@ class Page:
             code = call(words)
             shown = self.capture()
             assert code == 0 or output, f"kdtool {shlex.join(words)} ends with {code}:\n{shown}"
-            _compare(output, shown)
+            compare(output, shown)
 
     def _torchrun(self, words: list[str], output: list[str]) -> None:
         processes, _, *rest = words
@@ -253,19 +228,6 @@ def _parse(command: click.Command, words: list[str], parent: click.Context | Non
     found = command.get_command(context, rest[0])
     assert found is not None, f"there is no command {rest[0]!r}"
     return _parse(found, words[words.index(rest[0]) + 1 :], context)
-
-
-def _compare(expected: list[str], shown: str) -> None:
-    """Compare output line by line; `…` stands for anything, alone on a line for any lines.
-
-    Lines of progress, which end with " …", are left out of what was shown.
-    """
-    if not any(line.strip() for line in expected):
-        return
-    parts = [re.escape(line.rstrip()).replace("…", "[^\n]*") + "\n" for line in expected]
-    pattern = "".join(r"(?:[^\n]*\n)*?" if part == "[^\n]*\n" else part for part in parts)
-    plain = "".join(f"{line.rstrip()}\n" for line in shown.splitlines() if not line.endswith(" …"))
-    assert re.fullmatch(pattern + r"\s*", plain), f"the output is\n{shown}"
 
 
 def _bootstrap(words: list[str], _: list[str]) -> None:

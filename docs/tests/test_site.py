@@ -151,7 +151,7 @@ TASKS = {
     "mix own files": (["Choose and mix text"], "jsonl"),
     "change the loss": (["Combine losses and teachers"], "weight"),
     "find a setting": (["index of settings", "standard"], "learning_rate"),
-    "add a plugin": (["Write a plugin", "Write a loss"], "kdtool new loss"),
+    "add a plugin": (["Write a plugin", "loss"], "kdtool new loss"),
     "find what a run cost": (["Costs of a run"], "Costs"),
 }
 """What a stranger wants: the links to click, from the landing page, and a word of the answer."""
