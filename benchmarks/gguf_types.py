@@ -26,7 +26,8 @@ from kdtool_exporter_gguf._prepared import Prepared, prepare
 from kdtool_exporter_gguf._writing import write_quantised
 from kdtool_teacher_smollm2._fetch import find_weights
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersModel, open_model, widen
+from kdtool_torch import widen
+from kdtool_transformers import TransformersModel, open_model
 
 TYPES = "f16,q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q4_0,q3_k_m,q2_k"
 

@@ -83,9 +83,9 @@ def link_to_page(package: str, to_root: str) -> str:
     return f"[`{package}`]({to_root}/{FOLDER}/{package}.md)" if package in packages() else f"`{package}`"
 
 
-def link_to_settings(package: str, name: str, to_root: str) -> str:
+def link_to_settings(package: str, kind: str, name: str, to_root: str) -> str:
     """Return a link to a component's settings, or its name alone if its package has no page."""
-    page = f"{to_root}/{FOLDER}/{package}.md#settings-of-{name}"
+    page = f"{to_root}/{FOLDER}/{package}.md#settings-of-the-{kind}-{name}"
     return f"[`{name}`]({page})" if package in packages() else f"`{name}`"
 
 
@@ -96,7 +96,7 @@ def page_of(package: str) -> str:
     blocks = [re.sub(r"\]\((?!https?:|#)([^)#]+)", lambda link: f"]({_page(link[1], folder, '..')}", text).strip()]
     for kind, name in components_by_package().get(package, ()):
         cls = load(kind, name, Path.cwd(), print).cls
-        blocks += [f"## Settings of `{name}`", f"{inspect.getdoc(cls)}", _table(cls.Config.model_json_schema())]
+        blocks += [f"## Settings of the {kind} `{name}`", f"{inspect.getdoc(cls)}", _table(cls.Config.model_json_schema())]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -109,7 +109,7 @@ def settings() -> str:
     for package, components in sorted(components_by_package().items()):
         for kind, name in components:
             for setting in settings_in(load(kind, name, Path.cwd(), print).cls.Config.model_json_schema()):
-                owners.setdefault(setting.key, []).append(link_to_settings(package, name, ".."))
+                owners.setdefault(setting.key, []).append(link_to_settings(package, kind, name, ".."))
     rows = [f"| `{key}` | {', '.join(links)} |" for key, links in sorted(owners.items())]
     return "\n".join(["| setting | of |", "|---|---|", *rows])
 
@@ -124,7 +124,7 @@ def plugins() -> str:
     blocks = []
     for kind in GROUPS:
         rows = [
-            f"| {link_to_settings(package, name, '.') if kind != 'command' else f'`{name}`'} "
+            f"| {link_to_settings(package, kind, name, '.') if kind != 'command' else f'`{name}`'} "
             f"| {link_to_page(package, '.')} | {_sentence(kind, name)} |"
             for name, package in project.get(kind, {}).items()
         ]

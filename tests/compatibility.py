@@ -16,6 +16,7 @@ import argparse
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -138,16 +139,17 @@ def prove(trial: Trial, work: Path) -> int:
     """Install a trial's packages into a fresh environment, import and test them; return the first bad exit code."""
     environment = work / "environment"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    tree = shutil.copytree(trial.plugins.folder, work / "tree")
     # The settings of all tests know private parts of the core, so they are those of the core's state.
-    (trial.plugins.folder / "conftest.py").write_bytes((trial.core.folder / "conftest.py").read_bytes())
+    shutil.copy(trial.core.folder / "conftest.py", tree)
     try:
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, environment], check=True)
-        install = ["uv", "pip", "install", "--quiet", "--no-sources", "--python", python]
+        install: list[str | Path] = ["uv", "pip", "install", "--quiet", "--no-sources", "--python", python]
         subprocess.run([*install, *_requirements(trial, _build(trial, work / "wheels"))], check=True)
         subprocess.run([python, "-P", "-m", "kdtool", "plugins", "check"], check=True, cwd=work)
         if tests := list(_tests(trial)):
-            command = [python, "-P", "-m", "pytest", "-m", "not slow", *tests]
-            subprocess.run(command, check=True, cwd=trial.plugins.folder)
+            command: list[str | Path] = [python, "-P", "-m", "pytest", "-m", "not slow", *tests]
+            subprocess.run(command, check=True, cwd=tree)
     except subprocess.CalledProcessError as error:
         return error.returncode
     return 0
@@ -156,7 +158,17 @@ def prove(trial: Trial, work: Path) -> int:
 def _build(trial: Trial, wheels: Path) -> Path:
     """Build the core of one state and the other packages of the other."""
     plugins = [folder for name, (folder, _) in trial.plugins.projects.items() if name != CORE]
-    command = ["uv", "build", "--quiet", "--wheel", "--no-sources", "--build-constraint", LOCK, "--out-dir", wheels]
+    command: list[str | Path] = [
+        "uv",
+        "build",
+        "--quiet",
+        "--wheel",
+        "--no-sources",
+        "--build-constraint",
+        LOCK,
+        "--out-dir",
+        wheels,
+    ]
     for folder in (trial.core.projects[CORE][0], *plugins):
         subprocess.run([*command, folder], check=True)
     return wheels
@@ -179,13 +191,13 @@ def _groups(declared: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tests(trial: Trial) -> Iterator[Path]:
-    """Yield the test files that use the public interface only, and name the others."""
+    """Yield the paths, within their state, of test files that use the public interface only, and name the others."""
     for name in trial.names:
         for path in sorted(trial.plugins.projects[name][0].glob("tests/test_*.py")):
             if PRIVATE.search(path.read_text(encoding="utf-8")):
                 print(f"left out, since it uses private parts of the core: {path.relative_to(trial.plugins.folder)}")
             else:
-                yield path
+                yield path.relative_to(trial.plugins.folder)
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("*.md", "docs/**/*.md", "*/README.md", "*/*/README.md")
+DOCUMENTS = ("*.md", "changelog.d/*.md", "docs/**/*.md", "*/README.md", "*/*/README.md")
 SOURCES = ("*/src/**/*.py", "*/*/src/**/*.py")
 
 COMPARATIVES = "longer|shorter|more|less|fewer|better|worse|larger|smaller|faster|slower|higher|lower|wider|narrower"

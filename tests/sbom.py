@@ -26,17 +26,8 @@ def write_bill(wheels: Path) -> Path:
         subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
         python = Path(folder, "Scripts/python.exe" if os.name == "nt" else "bin/python")
         install(python, [wheels], "kdtool-all", "kdtool-testing")
-        command = [
-            sys.executable,
-            "-m",
-            "cyclonedx_py",
-            "environment",
-            "--output-reproducible",
-            "--output-file",
-            bill,
-            python,
-        ]
-        subprocess.run(command, check=True)
+        command: list[str | Path] = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+        subprocess.run([*command, "--output-file", bill, python], check=True)
     return bill
 
 

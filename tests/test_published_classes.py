@@ -21,7 +21,7 @@ from kdtool_teacher_causal_lm import CausalLM
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import make_run
-from kdtool_transformers import FILL_ME, CausalTeacher, open_tokenizer
+from kdtool_transformers import FILL_ME, CausalTeacher, open_tokenizer, published_config
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -134,11 +134,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
     for name, kind, teacher, setting, class_name, published, licence in (
         (
             "starcoder2", StarCoder2, "starcoder2", "weights", "Starcoder2ForCausalLM",
-            StarCoder2(StarCoder2.Config()).publication().config, "BigCode OpenRAIL-M v1",
+            published_config("bigcode/starcoder2-3b"), "BigCode OpenRAIL-M v1",
         ),
         (
             "codellama", CodeLlama, "codellama", "weights", "LlamaForCausalLM",
-            CodeLlama(CodeLlama.Config()).publication().config, "Llama 2 Community License",
+            published_config("codellama/CodeLlama-7b-hf"), "Llama 2 Community License",
         ),
         (
             "llama-3.2", CausalLM, "causal-lm", "model", "LlamaForCausalLM",

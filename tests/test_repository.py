@@ -247,6 +247,16 @@ def test_actions_of_ci_are_named_by_commit(workflow: str) -> None:
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+){2}", action) for action in uses)
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASING.md"])
+def test_scripts_and_environments_that_pages_for_maintainers_name_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    scripts = set(re.findall(r"\b(?:tests|core|docs)/[\w/]+\.py\b", text))
+    assert scripts
+    assert all((ROOT / script).is_file() for script in scripts)
+    called = {name for names in re.findall(r"tox run -e ([\w,-]+)", text) for name in names.split(",")}
+    assert called <= ENVIRONMENTS
+
+
 def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repository["repo"] for repository in hooks["repos"]] == ["local"]

@@ -17,7 +17,7 @@ from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import RefusedError
 from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import ExporterConformance, make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, outline_of, published_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, outline_of, published_config
 from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -285,10 +285,9 @@ def ahead_of(outline: kdtool.LanguageModel) -> kdtool.RunForecast:
     ["codellama/CodeLlama-7b-hf", "meta-llama/Llama-3.2-1B", "bigcode/starcoder2-3b", "mistralai/Mistral-7B-v0.1"],
 )
 def test_check_accepts_published_models_of_every_system(model: str, tmp_path: Path) -> None:
-    known = published_model(model)
-    assert known is not None
+    known = published_config(model)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-    ahead = ahead_of(outline_of({**known.config, "num_hidden_layers": 2, "hidden_size": 64, **heads}))
+    ahead = ahead_of(outline_of({**known, "num_hidden_layers": 2, "hidden_size": 64, **heads}))
     assert any(part.disk_bytes for part in GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead))
 
 

@@ -16,14 +16,8 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from kdtool_transformers import (
-    TransformersRuntime,
-    _adapter,
-    _loading,
-    open_model,
-    open_tokenizer,
-    self_check,
-)
+from kdtool_torch import self_check
+from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
 from kdtool_transformers._documents import Documents
 from kdtool_transformers._loading import Quantisation, held_bytes, place
 from kdtool_transformers._open import without_weights

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, release_mapping, widen
+from kdtool_torch import release_mapping, widen
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
 from kdtool_transformers.testing import tiny_model
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files are left to the system")

@@ -17,13 +17,8 @@ import torch
 import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_transformers import (
-    TransformersModel,
-    TransformersTokenizer,
-    open_model,
-    open_tokenizer,
-    self_check,
-)
+from kdtool_torch import self_check
+from kdtool_transformers import TransformersModel, TransformersTokenizer, open_model, open_tokenizer
 from kdtool_transformers._attention import IMPLEMENTATION
 from kdtool_transformers._documents import Documents
 from kdtool_transformers._model import decoder_layers

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from kdtool_transformers import absent_config, absent_facts, published_model
+from kdtool_transformers import absent_config, absent_facts
+from kdtool_transformers._published import published_bytes, published_config
 from kdtool_transformers.testing import save_tiny
 
 LISTED = list(json.loads(files("kdtool_transformers").joinpath("published.json").read_text(encoding="utf-8"))["models"])
@@ -36,10 +37,10 @@ def test_shapes_are_those_of_the_class_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", LISTED)
 def test_every_one_that_is_listed_can_be_read(name: str) -> None:
-    known = published_model(name)
-    assert known is not None
-    assert known.config["hidden_size"] % known.config["num_attention_heads"] == 0
-    assert 2 * known.config["vocab_size"] * known.config["hidden_size"] < known.bytes
+    known, size = published_config(name), published_bytes(name)
+    assert size is not None
+    assert known["hidden_size"] % known["num_attention_heads"] == 0
+    assert 2 * known["vocab_size"] * known["hidden_size"] < size
 
 
 def test_nothing_is_said_of_what_is_here_or_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch import compute_dtype, exact_logits
-from kdtool_transformers import (
-    TransformersRuntime,
-    _check,
-    _files,
-    _runtime,
-    open_model,
-    open_tokenizer,
-    self_check,
-    windows,
-)
+from kdtool_torch import _self_check, compute_dtype, exact_logits, self_check
+from kdtool_transformers import TransformersRuntime, _files, _runtime, open_model, open_tokenizer, windows
 from kdtool_transformers._documents import Documents
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
@@ -283,8 +274,8 @@ def test_self_check_of_a_model_that_amplifies_rounding(frozen: bool, monkeypatch
         embeddings = model.model.get_input_embeddings().weight
         embeddings.data = embeddings.data.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        monkeypatch.setitem(_check._TOLERANCE, "bfloat16", 1e-2)
-        assert max(_check._deviations(model)) > 1e-2, "else this test shows nothing"
+        monkeypatch.setitem(_self_check._TOLERANCE, "bfloat16", 1e-2)
+        assert max(_self_check._deviations(model)) > 1e-2, "else this test shows nothing"
         assert self_check(model) < 1e-3
         assert model.model.get_input_embeddings().weight.dtype == (torch.bfloat16 if frozen else torch.float32)
         monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))

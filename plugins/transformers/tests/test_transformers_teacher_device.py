@@ -11,9 +11,8 @@ import pydantic
 import pytest
 import torch
 from kdtool_testing import make_run
-from kdtool_torch import _device, named_device, pick_device
+from kdtool_torch import _device, move, named_device, pick_device
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _teacher
-from kdtool_transformers._moved import move
 from kdtool_transformers.testing import packed_batch, save_tiny
 
 ALL = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))

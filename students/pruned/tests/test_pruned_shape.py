@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from kdtool_student_pruned._solve import shapes, solve
 from kdtool_testing import make_run
 from kdtool_transformers import (
     TOLERANCE,
-    Published,
     PublishedTeacher,
     PublishedTeacherConfig,
     facts_of,
@@ -61,8 +61,11 @@ class PublishedSource(PublishedTeacher):
         super().__init__(PublishedTeacherConfig())
         self.name = name
 
-    def publication(self) -> Published:
-        return Published(f"nobody/{self.name}", SOURCES[self.name], 1)
+    def hub_name(self) -> str:
+        return f"nobody/{self.name}"
+
+    def absent(self) -> Mapping[str, Any]:
+        return SOURCES[self.name]
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         raise AssertionError("a description asks for no tokenizer")

@@ -18,7 +18,8 @@ from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers, self_check
+from kdtool_torch import self_check
+from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
 from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
 
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ import kdtool
 import pytest
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
-from kdtool_transformers import FILL_ME, open_tokenizer
+from kdtool_transformers import FILL_ME, open_tokenizer, published_config
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced
 
 SIZES = {
@@ -36,7 +36,7 @@ SIZES = {
 def _model() -> Path:
     folder = Path(mkdtemp())
     save_code_llama_tokenizer(folder, 32_016, 6_000_000, infilling=True)
-    save_reduced(folder, CodeLlama(CodeLlama.Config()).publication().config)
+    save_reduced(folder, published_config("codellama/CodeLlama-7b-hf"))
     return folder
 
 
@@ -113,7 +113,7 @@ def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
     folder = tmp_path / "python"
     folder.mkdir()
     save_code_llama_tokenizer(folder, 2000, 1_000_000, infilling=False)
-    save_reduced(folder, {**CodeLlama(CodeLlama.Config(variant="python")).publication().config, "vocab_size": 2000})
+    save_reduced(folder, published_config("codellama/CodeLlama-7b-Python-hf"), vocab_size=2000)
     teacher = _teacher(tmp_path, weights=str(folder), variant="python")
     assert open_tokenizer(folder).vocabulary == 2000
     with pytest.raises(kdtool.UsageError, match=r"its 2,000 tokens have no ▁<PRE> and no"):

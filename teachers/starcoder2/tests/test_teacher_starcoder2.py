@@ -17,7 +17,7 @@ import pytest
 import torch
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
-from kdtool_transformers import FILL_ME, TransformersModel, open_tokenizer
+from kdtool_transformers import FILL_ME, TransformersModel, open_tokenizer, published_config
 from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny
 
 VOCABULARY = 49_152
@@ -28,7 +28,7 @@ SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
 def _model() -> Path:
     folder = Path(mkdtemp())
     save_starcoder2_tokenizer(folder, VOCABULARY, 12_000_000)
-    save_reduced(folder, StarCoder2(StarCoder2.Config()).publication().config)
+    save_reduced(folder, published_config("bigcode/starcoder2-3b"))
     return folder
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import kdtool
 import torch
-from kdtool_torch import exact_logits
-from kdtool_transformers import eval_mode, windows
+from kdtool_torch import eval_mode, exact_logits
+from kdtool_transformers import windows
 
 __all__ = ["WINDOW", "likeliest"]
 

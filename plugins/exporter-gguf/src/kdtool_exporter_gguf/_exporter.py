@@ -79,7 +79,8 @@ class GGUF(kdtool.Exporter):
             StorageError: the file cannot be written, such as on a full disk.
         """
         from kdtool_model_card import model_card, write_notices
-        from kdtool_transformers import open_model, widen
+        from kdtool_torch import widen
+        from kdtool_transformers import open_model
 
         from kdtool_exporter_gguf._checking import require_same
         from kdtool_exporter_gguf._prepared import prepare

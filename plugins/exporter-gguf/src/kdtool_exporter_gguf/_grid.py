@@ -14,7 +14,8 @@ import kdtool
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType
-from kdtool_transformers import TransformersModel, require_same_logits
+from kdtool_torch import require_same_logits
+from kdtool_transformers import TransformersModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 

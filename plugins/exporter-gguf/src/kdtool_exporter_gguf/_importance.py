@@ -14,7 +14,8 @@ import gguf
 import kdtool
 import numpy as np
 import torch
-from kdtool_transformers import eval_mode, without_weights
+from kdtool_torch import eval_mode
+from kdtool_transformers import without_weights
 from numpy.typing import NDArray
 from torch import Tensor, nn
 

@@ -45,7 +45,8 @@ class ONNX(kdtool.Exporter):
             PluginError: transformers cannot write the student as a graph, or the graph computes something else.
         """
         from kdtool_model_card import model_card, write_notices
-        from kdtool_transformers import open_model, widen
+        from kdtool_torch import widen
+        from kdtool_transformers import open_model
 
         folder = run.folder / "onnx"
         student = open_model(trained, offline=True)

@@ -73,8 +73,8 @@ class Safetensors(kdtool.Exporter):
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
         import torch
-        from kdtool_torch import compute_dtype, pick_device
-        from kdtool_transformers import TransformersRuntime, open_model, widen
+        from kdtool_torch import compute_dtype, pick_device, widen
+        from kdtool_transformers import TransformersRuntime, open_model
 
         path = subject.path
         if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")) or _is_compressed(path):

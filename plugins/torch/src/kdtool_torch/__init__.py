@@ -10,6 +10,8 @@
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder
+- `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
+- `widen`, `release_mapping` and `give_back_memory` keep memory low where weights are converted; `eval_mode` is for inference
 - `pick_device` and `compute_dtype` choose device and precision (`_device`); `isolated_rng` isolates runs in one process
 
 torch is imported when it is used: importing this package is cheap.
@@ -31,19 +33,23 @@ from kdtool_torch._device import (
     pick_device,
     product_speed,
 )
+from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
+from kdtool_torch._moved import move
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
 from kdtool_torch._user_cache import cache_folder, write_cached
+from kdtool_torch._weights_memory import give_back_memory, release_mapping, widen
 
 __all__ = [
     "LOWEST",
@@ -61,8 +67,10 @@ __all__ = [
     "collate",
     "compute_dtype",
     "devices_here",
+    "eval_mode",
     "exact_head",
     "exact_logits",
+    "give_back_memory",
     "give_usual_mode",
     "gpu_bytes",
     "has_bfloat16",
@@ -72,11 +80,16 @@ __all__ = [
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
+    "move",
     "named_device",
     "pick_device",
     "product_speed",
     "record_rows",
     "recording_estimates",
+    "release_mapping",
+    "require_same_logits",
+    "self_check",
+    "widen",
     "write_cached",
     "write_safetensors",
 ]

@@ -21,12 +21,12 @@ from kdtool_transformers import (
     Documents,
     TransformersFacts,
     TransformersModel,
-    attention_replaced,
     causal_of,
     decoder_layers,
     document_masks_skipped,
     has_document_attention,
     outline_of,
+    replace_attention,
     store_as,
     stored_bytes,
 )
@@ -143,7 +143,7 @@ def _forward(
     with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
         masks = document_masks_skipped() if ours else nullcontext()
         rehearsed = RehearsedAttention(lambda: alive.bytes, gpu)
-        with masks, attention_replaced(rehearsed.attend_within), _record_layers(layers, alive) as grown:
+        with masks, replace_attention(rehearsed.attend_within), _record_layers(layers, alive) as grown:
             last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last

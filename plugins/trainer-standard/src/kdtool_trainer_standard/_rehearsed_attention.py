@@ -56,7 +56,7 @@ class RehearsedAttention:
         scale: float,
         soft_cap: float | None,
     ) -> Tensor:
-        """Return [B, L, heads, D], for `attention_replaced`."""
+        """Return [B, L, heads, D], for `replace_attention`."""
         if self.gpu is not None:
             sizes, flash = (query.shape[-1], value.shape[-1]), self.gpu.flash
             kernel = choose_kernel("cuda", self.gpu.dtype, sizes, dropout=dropout, soft_cap=soft_cap, flash=flash)

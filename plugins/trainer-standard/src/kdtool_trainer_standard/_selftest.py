@@ -17,8 +17,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL
-from kdtool_transformers import self_check
+from kdtool_torch import NO_LABEL, self_check
 from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkRows, Logits

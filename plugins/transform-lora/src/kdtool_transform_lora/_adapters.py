@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_torch import isolated_rng, write_safetensors
-from kdtool_transformers import give_back_memory, require_same_logits
+from kdtool_torch import give_back_memory, isolated_rng, require_same_logits, write_safetensors
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn

@@ -13,7 +13,7 @@ import torch
 from bitsandbytes.autograd._functions import matmul_4bit
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from kdtool_transformers import give_back_memory, release_mapping
+from kdtool_torch import give_back_memory, release_mapping
 from torch import Tensor, nn
 
 __all__ = ["dequantise", "quantise"]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_torch import isolated_rng
-from kdtool_transformers import require_same_logits
+from kdtool_torch import isolated_rng, require_same_logits
 from torch import nn
 from torchao.quantization import quantize_
 from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig

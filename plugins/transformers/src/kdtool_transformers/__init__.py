@@ -2,12 +2,10 @@
 
 - `open_model` and `open_tokenizer` open a folder or a hub name, and return `TransformersModel` and `TransformersTokenizer`;
   `TransformersRuntime` scores and answers
-- `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
 - `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
 - `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
   plugins that build it differently
-- `isolated_rng` isolates runs in one process
 
 Names load when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
 """

@@ -1,14 +1,12 @@
 """The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
 
 from kdtool_transformers._attention import attend_in_blocks as attend_in_blocks
-from kdtool_transformers._attention import attention_replaced as attention_replaced
 from kdtool_transformers._attention import choose_kernel as choose_kernel
 from kdtool_transformers._attention import document_masks_skipped as document_masks_skipped
+from kdtool_transformers._attention import replace_attention as replace_attention
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
-from kdtool_transformers._check import require_same_logits as require_same_logits
-from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
 from kdtool_transformers._counts import readable_count as readable_count
 from kdtool_transformers._documents import Documents as Documents
@@ -17,7 +15,6 @@ from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
-from kdtool_transformers._generate import eval_mode as eval_mode
 from kdtool_transformers._generate import finish_text as finish_text
 from kdtool_transformers._generate import generate as generate
 from kdtool_transformers._generate import prompt_ids as prompt_ids
@@ -35,9 +32,6 @@ from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes
 from kdtool_transformers._kernels import uses_of as uses_of
 from kdtool_transformers._llama import LlamaShape as LlamaShape
-from kdtool_transformers._memory import give_back_memory as give_back_memory
-from kdtool_transformers._memory import release_mapping as release_mapping
-from kdtool_transformers._memory import widen as widen
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers
@@ -58,10 +52,9 @@ from kdtool_transformers._parts import download_parts as download_parts
 from kdtool_transformers._parts import forward_bytes as forward_bytes
 from kdtool_transformers._parts import itemsize as itemsize
 from kdtool_transformers._parts import student_parts as student_parts
-from kdtool_transformers._published import Published as Published
 from kdtool_transformers._published import absent_config as absent_config
 from kdtool_transformers._published import absent_facts as absent_facts
-from kdtool_transformers._published import published_model as published_model
+from kdtool_transformers._published import published_config as published_config
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
@@ -78,5 +71,4 @@ from kdtool_transformers._student import LlamaStudentConfig as LlamaStudentConfi
 from kdtool_transformers._teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers._teacher import CausalTeacherConfig as CausalTeacherConfig
 from kdtool_transformers._tokenizer import TransformersTokenizer as TransformersTokenizer
-from kdtool_transformers._windows import Window as Window
 from kdtool_transformers._windows import windows as windows

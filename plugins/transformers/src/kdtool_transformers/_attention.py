@@ -29,7 +29,12 @@ from transformers.masking_utils import sdpa_mask
 from kdtool_transformers._documents import Block, Documents
 
 __all__ = [
-    "IMPLEMENTATION", "attend", "attend_in_blocks", "attention_replaced", "choose_kernel", "document_masks_skipped",
+    "IMPLEMENTATION",
+    "attend",
+    "attend_in_blocks",
+    "choose_kernel",
+    "document_masks_skipped",
+    "replace_attention",
 ]  # fmt: skip
 
 IMPLEMENTATION = "kdtool"
@@ -82,7 +87,7 @@ def attend(
 
 
 @contextmanager
-def attention_replaced(attend_within: Callable[..., Tensor]) -> Iterator[None]:
+def replace_attention(attend_within: Callable[..., Tensor]) -> Iterator[None]:
     """Within the block, compute attention by another function, with the arguments and result of `_attend_within`."""
     token = _replacement.set(attend_within)
     try:

@@ -7,13 +7,13 @@ answers while they are generated, and ends them by the rules of this file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
-from torch import Tensor, nn
+from kdtool_torch import eval_mode
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
@@ -22,7 +22,7 @@ from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
-    "answer_requests", "continue_ids", "end_ids", "eval_mode", "finish_text", "generate", "prompt_ids", "text_behind",
+    "answer_requests", "continue_ids", "end_ids", "finish_text", "generate", "prompt_ids", "text_behind",
     "together",
 ]  # fmt: skip
 
@@ -174,23 +174,6 @@ def _rotates(model: Any) -> bool:
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
     ended = next((at for at, token in enumerate(ids) if token in ends), len(ids))
     return ids[: ended + 1]
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run without dropout and gradients; afterwards each module is in the mode it was in.
-
-    Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
-    """
-    training = [each for each in module.modules() if each.training]  # few or none: setting a mode is slow
-    for each in training:
-        each.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for each in training:
-            each.training = True
 
 
 def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> list[int]:

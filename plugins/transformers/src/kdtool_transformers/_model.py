@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_torch import give_usual_mode
+from kdtool_torch import give_usual_mode, widen
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -23,7 +23,6 @@ from transformers.utils import logging
 from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._documents import Documents
-from kdtool_transformers._memory import widen
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [

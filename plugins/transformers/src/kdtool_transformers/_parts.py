@@ -35,13 +35,13 @@ def download_parts(source: str, revision: str | None, parameters: int) -> Iterat
         parameters: of the model, which tell about how large it is where its publisher's figure is not known; 0 where it is
             not described yet.
     """
-    from kdtool_transformers._published import published_model
+    from kdtool_transformers._published import published_bytes
     from kdtool_transformers._sources import is_cached
 
     if source.lower().endswith(".gguf") or Path(source).expanduser().exists() or is_cached(source, revision):
         return
-    known = published_model(source)
-    size = known.bytes if known is not None else 2 * parameters
+    known = published_bytes(source)
+    size = 2 * parameters if known is None else known
     note = (
         "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,28 +16,23 @@ import kdtool
 
 from kdtool_transformers._sources import is_cached
 
-__all__ = ["Published", "absent_config", "absent_facts", "published_model"]
+__all__ = ["absent_config", "absent_facts", "published_bytes", "published_config"]
 
 
-@dataclass(frozen=True)
-class Published:
-    """A model as its publisher describes it: hub name, the content of config.json, bytes of its safetensors."""
-
-    hub_name: str
-    config: Mapping[str, Any]
-    bytes: int
-
-
-def published_model(hub_name: str) -> Published | None:
-    """Return what is known of a hub name without a network, None where nothing is.
+def published_config(hub_name: str) -> Mapping[str, Any]:
+    """Return the content of the published config.json of a hub name, without a network; empty if it is unknown.
 
     `published.json` holds what models of a family have in common, model type included, and what each adds to it.
     """
     content = _content()
     model = content["models"].get(hub_name)
-    if model is None:
-        return None
-    return Published(hub_name, {**content["families"][model["family"]], **model["config"]}, model["bytes"])
+    return {} if model is None else {**content["families"][model["family"]], **model["config"]}
+
+
+def published_bytes(hub_name: str) -> int | None:
+    """Return the bytes of the published safetensors of a hub name, without a network; None if they are unknown."""
+    model = _content()["models"].get(hub_name)
+    return None if model is None else int(model["bytes"])
 
 
 def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any] | None:
@@ -46,10 +40,8 @@ def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any]
 
     None if it is on this machine, is not a hub name, or is unknown, such as a branch or commit.
     """
-    known = published_model(source) if revision is None else None
-    if known is None or Path(source).expanduser().exists() or is_cached(source):
-        return None
-    return known.config
+    known = published_config(source) if revision is None else {}
+    return known if known and not Path(source).expanduser().exists() and not is_cached(source) else None
 
 
 def absent_facts(config: Mapping[str, Any]) -> kdtool.ModelFacts:

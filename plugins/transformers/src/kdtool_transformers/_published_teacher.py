@@ -1,19 +1,16 @@
 """A teacher of a family whose models are known before anything is fetched.
 
-Plugins for such families subclass `PublishedTeacher` and return the model of the family (`publication`).
+Plugins for such families subclass `PublishedTeacher` and name the model of the family (`hub_name`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import kdtool
 
 from kdtool_transformers._infilling import FILL_ME, Infilling
-from kdtool_transformers._published import Published, absent_config
-from kdtool_transformers._sources import Source, find_source, is_cached
+from kdtool_transformers._sources import Source, find_source
 from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
 
 __all__ = ["PublishedTeacher", "PublishedTeacherConfig"]
@@ -33,13 +30,13 @@ class PublishedTeacher(CausalTeacher):
     infilling: Infilling
     """Format of infilling prompts, for prompts that contain `FILL_ME`."""
 
-    def publication(self) -> Published:
-        """Return the published model that the settings select."""
+    def hub_name(self) -> str:
+        """Return the hub name of the published model that the settings select."""
         raise NotImplementedError
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         if self.config.weights == "auto":
-            return Source(self.publication().hub_name)
+            return Source(self.hub_name())
         return find_source(self.config.weights, say=print if run is None else run.say)
 
     def render(self, request: kdtool.Request) -> kdtool.Request:
@@ -65,9 +62,4 @@ class PublishedTeacher(CausalTeacher):
         return replace(request, prompt=before, suffix=after)
 
     def hub_source(self) -> tuple[str, str | None]:
-        return (self.publication().hub_name if self.config.weights == "auto" else self.config.weights), None
-
-    def absent(self) -> Mapping[str, Any] | None:
-        if self.config.weights != "auto":
-            return absent_config(self.config.weights)
-        return None if is_cached(self.publication().hub_name) else self.publication().config
+        return (self.hub_name() if self.config.weights == "auto" else self.config.weights), None

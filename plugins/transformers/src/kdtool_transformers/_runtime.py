@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 import kdtool
 import torch
-from kdtool_torch import exact_head, exact_logits, log_likelihood
+from kdtool_torch import eval_mode, exact_head, exact_logits, log_likelihood, widen
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
-from kdtool_transformers._generate import answer_requests, eval_mode, generate
-from kdtool_transformers._memory import widen
+from kdtool_transformers._generate import answer_requests, generate
 from kdtool_transformers._windows import Window, windows
 
 __all__ = ["TransformersRuntime"]

@@ -91,11 +91,14 @@ class CausalTeacher(kdtool.Teacher):
         return None
 
     def absent(self) -> Mapping[str, Any] | None:
-        """Return the content of the published config.json of weights that are not on this machine yet, None if they are.
+        """Return the published configuration of weights that are not on this machine; None if they are, or it is unknown.
 
         `kdtool check` describes the model by it, so that nothing is fetched.
         """
-        return None
+        from kdtool_transformers._published import absent_config
+
+        source = self.hub_source()
+        return None if source is None else absent_config(*source)
 
     def render_prompt(self, prompt: str) -> str:
         """Render a prompt in the model's format."""
@@ -154,8 +157,7 @@ class CausalTeacher(kdtool.Teacher):
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
-
-        from kdtool_transformers._moved import move
+        from kdtool_torch import move
 
         here = batch.input_ids.device
         model = self._open(here)
@@ -210,7 +212,7 @@ class CausalTeacher(kdtool.Teacher):
 
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
         """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
-        from kdtool_transformers._moved import move
+        from kdtool_torch import move
 
         if model.head.weight.device == device:
             return _detach(model.head)

@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import kdtool
 from kdtool_model_card import terms_of
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, absent_config, find_source
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, find_source
 
 __all__ = ["CausalLM"]
 
@@ -33,9 +30,6 @@ class CausalLM(CausalTeacher):
 
     def hub_source(self) -> tuple[str, str | None]:
         return self.config.model, self.config.revision
-
-    def absent(self) -> Mapping[str, Any] | None:
-        return absent_config(self.config.model, self.config.revision)
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         return terms_of(self.config.model)

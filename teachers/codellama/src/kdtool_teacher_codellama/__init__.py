@@ -10,13 +10,7 @@ from typing import Literal
 import kdtool
 from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
-from kdtool_transformers import (
-    CODE_LLAMA,
-    Published,
-    PublishedTeacher,
-    PublishedTeacherConfig,
-    published_model,
-)
+from kdtool_transformers import CODE_LLAMA, PublishedTeacher, PublishedTeacherConfig
 
 __all__ = ["CodeLlama"]
 
@@ -38,11 +32,9 @@ class CodeLlama(PublishedTeacher):
     infilling = CODE_LLAMA
     answer_ends = (CODE_LLAMA.end,)
 
-    def publication(self) -> Published:
+    def hub_name(self) -> str:
         variant = {"base": "", "python": "-Python", "instruct": "-Instruct"}[self.config.variant]
-        known = published_model(f"codellama/CodeLlama-{self.config.size.lower()}{variant}-hf")
-        assert known is not None, "every size is listed in every variant"  # noqa: S101
-        return known
+        return f"codellama/CodeLlama-{self.config.size.lower()}{variant}-hf"
 
     def render_prompt(self, prompt: str) -> str:
         return f"[INST] {prompt.strip()} [/INST]" if self.config.variant == "instruct" else prompt

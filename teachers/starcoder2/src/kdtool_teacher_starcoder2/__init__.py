@@ -11,13 +11,7 @@ from typing import Literal
 import kdtool
 from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
-from kdtool_transformers import (
-    STARCODER,
-    Published,
-    PublishedTeacher,
-    PublishedTeacherConfig,
-    published_model,
-)
+from kdtool_transformers import STARCODER, PublishedTeacher, PublishedTeacherConfig
 
 __all__ = ["StarCoder2"]
 
@@ -37,10 +31,8 @@ class StarCoder2(PublishedTeacher):
     infilling = STARCODER
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
-    def publication(self) -> Published:
-        known = published_model(f"bigcode/starcoder2-{self.config.size.lower()}")
-        assert known is not None, "every size is listed"  # noqa: S101
-        return known
+    def hub_name(self) -> str:
+        return f"bigcode/starcoder2-{self.config.size.lower()}"
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         return known_terms("bigcode-openrail-m")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["move"]
 
@@ -19,6 +20,8 @@ def move(value: T, device: torch.device) -> T:
     Copies to a GPU are only queued: what is computed from them there waits by itself. The main memory does not wait for a
     GPU, so a copy to it does.
     """
+    import torch
+
     found: Any = value
     if isinstance(value, torch.Tensor):
         found = value.to(device, non_blocking=device.type != "cpu")

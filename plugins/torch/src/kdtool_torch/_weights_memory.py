@@ -12,9 +12,10 @@ import platform
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["give_back_memory", "release_mapping", "widen"]
 
@@ -24,6 +25,8 @@ _DONT_NEED = 4
 
 def widen(model: nn.Module) -> None:
     """Convert weights and buffers of half precision to float32, one at a time, without keeping what they were."""
+    import torch
+
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.dtype in (torch.bfloat16, torch.float16):
             before = tensor.data

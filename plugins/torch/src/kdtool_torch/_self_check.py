@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kdtool
-import torch
-from torch import Tensor
 
-from kdtool_transformers._generate import eval_mode
+from kdtool_torch._eval_mode import eval_mode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["require_same_logits", "self_check"]
 
@@ -51,6 +52,8 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
 
 def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
     """Return the deviation of each of two packed documents from the document alone, in standard deviations of logits."""
+    import torch
+
     model, vocabulary = language_model.model, language_model.head.vocabulary
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (1, 24), generator=generator).to(model.get_input_embeddings().weight.device)
@@ -68,6 +71,8 @@ def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
     """Compute in float32 in the block, on copies of weights that have fewer bits."""
+    import torch
+
     narrow = [each for each in model.parameters() if each.dtype in (torch.bfloat16, torch.float16)]
     kept = [each.data for each in narrow]
     try:
@@ -82,6 +87,8 @@ def _in_float32(model: Any) -> Iterator[None]:
 
 def _tolerance(weight: Tensor) -> float:
     """Return what the coarsest dtype of a product with `weight` may change of logits."""
+    import torch
+
     device = weight.device.type
     products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return max(_TOLERANCE[str(dtype).removeprefix("torch.")] for dtype in (weight.dtype, products))
@@ -113,6 +120,8 @@ def require_same_logits(language_model: kdtool.LanguageModel, what: str) -> Iter
 
 def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
     """Return logits of one short document, as trainers compute them."""
+    import torch
+
     head = language_model.head
     ids = torch.randint(head.vocabulary, (1, 32), generator=torch.Generator().manual_seed(0)).to(head.weight.device)
     with eval_mode(language_model.model):
@@ -120,6 +129,8 @@ def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
 
 
 def _pack(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
+    import torch
+
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(ids.device)
     document = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])[None]
     return kdtool.Batch(
