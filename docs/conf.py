@@ -32,6 +32,8 @@ nitpick_ignore_regex = [
     # named in signatures: documented elsewhere, or private (its text is all that authors need of an Owner)
     ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CKP-T]"),
     ("py:class", "Needs|Owner|datetime|sqlite3.*"),
+    # returned by functions, whose descriptions explain the attributes
+    ("py:class", "Compared|ExportedFile|KnownRun|Named|Requirement|TextSource"),
 ]
 suppress_warnings = ["ref.python"]  # the type `bytes` could be a link to either of two fields of that name; it is none
 python_use_unqualified_type_names = True

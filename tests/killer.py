@@ -54,4 +54,4 @@ if POINT == "end":
 if POINT == "rename":
     _before(artefacts, "_complete", lambda found: found[0])
 if POINT == "saved":
-    _before(phase_training, "uncommit", lambda found: found[0])
+    _before(phase_training, "commit", lambda found: found[0] if len(found) == 1 else Path())

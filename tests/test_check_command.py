@@ -14,10 +14,9 @@ import pytest
 from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
 from kdtool._cli.check import _moment, _proposal
-from kdtool._estimate.check import _look
+from kdtool._estimate.check import _Checked, _Request
 from kdtool._estimate.remedies import proposals
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache
-from kdtool._recipe.read import load_recipe
 from kdtool_transformers import CausalTeacher
 
 
@@ -28,10 +27,14 @@ class Terminal(io.StringIO):
         return True
 
 
+def checked(recipe: dict[str, Any], cache: ForecastCache, settings: dict[str, Any] | None = None) -> _Checked:
+    return _Request(recipe, settings or {}, Path("runs"), Path("store"), None, lambda _: None, cache).check()
+
+
 def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[AttributedEstimate]]:
     """Return what a check finds of a recipe with the evaluator `efficiency`."""
     evaluators = {**recipe["evaluators"], "efficiency": {}}
-    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, ForecastCache())
+    found = checked({**recipe, "evaluators": evaluators}, ForecastCache())
     return found.assembly, found.asked
 
 
@@ -233,14 +236,10 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
 
 def test_arms_and_attempts_share_models_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
     cache = ForecastCache()
-    alone, first, second = (
-        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared)
-        for shared in (ForecastCache(), cache, cache)
-    )
+    alone, first, second = (checked(recipe, shared) for shared in (ForecastCache(), cache, cache))
     assert len(cache.outlines) == 1 < len(first.assembly.arms)
     assert alone.forecast.memory == first.forecast.memory == second.forecast.memory
-    changed = load_recipe(recipe, {"train.transforms": {"freeze": {}}})
-    frozen = _look(changed, Path("runs"), lambda _: None, cache)
+    frozen = checked(recipe, cache, {"train.transforms": {"freeze": {}}})
     assert (len(cache.models), len(cache.outlines)) == (1, 2)
     backward = "phases/student-seed0-train: backward"
     assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]

@@ -40,7 +40,7 @@ class Keyed(Vowels):
 
     def __init__(self, config):
         super().__init__(config)
-        self.annotation_key = config.letters
+        self.label_key = config.letters
 
 
 class Twice(kdtool.Weighting):

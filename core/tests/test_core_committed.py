@@ -101,7 +101,7 @@ def test_what_is_committed_again_or_given_up_counts_as_it_was_last(tmp_path: Pat
     kdtool.commit(tmp_path, other.parent)
     file.write_text("second", encoding="utf-8")
     kdtool.commit(tmp_path, file)
-    kdtool.uncommit(tmp_path, other.parent)
+    kdtool.commit(tmp_path, gone=[other.parent])
     discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {"file": b"second"}
 
@@ -153,7 +153,7 @@ def test_what_one_file_of_a_group_is_replaced_with_leaves_the_others(tmp_path: P
 
 def test_a_file_that_grows_can_be_given_up(tmp_path: Path) -> None:
     kdtool.commit(tmp_path, tmp_path / "lines", growing=True)
-    kdtool.uncommit(tmp_path, tmp_path / "lines")
+    kdtool.commit(tmp_path, gone=[tmp_path / "lines"])
     (tmp_path / "lines").write_text("half", encoding="utf-8")
     discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {}
@@ -167,7 +167,7 @@ def test_what_another_process_gave_up_is_not_reported(tmp_path: Path, monkeypatc
     monkeypatch.setenv("RANK", "1")
     kdtool.commit(tmp_path / "checkpoints", checkpoint)
     monkeypatch.setenv("RANK", "0")
-    kdtool.uncommit(tmp_path, tmp_path / "checkpoints")
+    kdtool.commit(tmp_path, gone=[tmp_path / "checkpoints"])
     (checkpoint / "state").unlink()
     discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._contract.run_info import Owner
 from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
-from kdtool._estimate.gpus import find_gpu
+from kdtool._estimate.gpus import Gpu
 from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
 from kdtool._estimate.run_forecast import AttributedEstimate
@@ -232,6 +232,6 @@ def test_a_model_without_attention_heads_has_a_cache() -> None:
 
 
 def test_a_gpu_is_known_by_its_name() -> None:
-    assert find_gpu("A100-80GB").half == 312e12
+    assert Gpu.find("A100-80GB").half == 312e12
     with pytest.raises(kdtool.UsageError, match="'a1000' is unknown; give one of t4, "):
-        find_gpu("a1000")
+        Gpu.find("a1000")

@@ -10,7 +10,6 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool import compare_vocabularies
 from kdtool._cli import call
 from toy import Bytes
 
@@ -32,37 +31,37 @@ _TOKENS = st.lists(st.text(max_size=3), min_size=1, max_size=12)
 
 @given(first=_TOKENS, second=_TOKENS)
 def test_shared_tokens_are_the_common_beginning(first: list[str], second: list[str]) -> None:
-    found = compare_vocabularies(Named(first, "a"), Named(second, "b"))
+    found = kdtool.Vocabularies.compare(Named(first, "a"), Named(second, "b"))
     common = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
     assert found.sizes == (len(first), len(second))
     assert found.comparable == (common is None)
     assert found.shared == (min(len(first), len(second)) if common is None else common)
     assert (found.relation == "tokens") == (first == second)
     assert [(first[i], second[i]) for i, _, _ in found.differing] == [(own, other) for _, own, other in found.differing]
-    back = compare_vocabularies(Named(second, "b"), Named(first, "a"))
+    back = kdtool.Vocabularies.compare(Named(second, "b"), Named(first, "a"))
     assert (back.relation, back.shared) == (found.relation, found.shared)
 
 
 @given(tokens=_TOKENS, more=st.lists(st.text(max_size=3), max_size=4))
 def test_tokens_that_come_behind_change_nothing_of_what_is_shared(tokens: list[str], more: list[str]) -> None:
-    found = compare_vocabularies(Named(tokens, "a"), Named(tokens + more, "b"))
+    found = kdtool.Vocabularies.compare(Named(tokens, "a"), Named(tokens + more, "b"))
     assert found.shared == len(tokens)
     assert found.relation == ("prefix" if more else "tokens")
 
 
 def test_equal_fingerprints_are_believed() -> None:
-    found = compare_vocabularies(Named(["a", "b"], "same"), Named(["a", "b"], "same"))
+    found = kdtool.Vocabularies.compare(Named(["a", "b"], "same"), Named(["a", "b"], "same"))
     assert (found.relation, found.shared, found.sentence("x", "y")) == ("same", 2, "")
 
 
 def test_sentences_name_sizes_and_the_first_ids_that_differ() -> None:
     own, other = Named(["<end>", "a", "b", "c", "d", "e"]), Named(["<end>", "A", "b", "C", "D", "E", "f"])
-    assert compare_vocabularies(own, other).sentence("the student", "teacher") == (
+    assert kdtool.Vocabularies.compare(own, other).sentence("the student", "teacher") == (
         "the student has 6 tokens and teacher 7; ids that stand for different tokens begin with: 1 is 'a' and 'A'; "
         "3 is 'c' and 'C'; 4 is 'd' and 'D'"
     )
     longer = Named(["<end>", "a", "b", "c", "d", "e", "<fim>"])
-    assert compare_vocabularies(own, longer).sentence("the student", "teacher") == (
+    assert kdtool.Vocabularies.compare(own, longer).sentence("the student", "teacher") == (
         "the student has 6 tokens and teacher 7; the first 6 are the same: they are compared over these"
     )
 
@@ -76,12 +75,12 @@ class Halves(Named):
 
 def test_same_beginning_with_other_ways_to_split_is_no_prefix() -> None:
     names = [str(number) for number in range(260)]
-    found = compare_vocabularies(Named(names[:258]), Halves(names))
+    found = kdtool.Vocabularies.compare(Named(names[:258]), Halves(names))
     assert (found.relation, found.shared, found.comparable) == ("different", 258, False)
     assert found.sentence("a", "b") == (
         "a has 258 tokens and b 260; the first 258 are the same, but they split texts differently"
     )
-    assert compare_vocabularies(Named(names), Halves(names, "halves")).relation == "tokens"
+    assert kdtool.Vocabularies.compare(Named(names), Halves(names, "halves")).relation == "tokens"
 
 
 _SOURCE = """

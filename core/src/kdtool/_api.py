@@ -117,6 +117,10 @@ def runs(pattern: str = "", *, out: Path | str = "runs", store: Path | str | Non
         out: the folder for runs.
         store: the folder that runs share; the user's cache by default.
 
+    Returns:
+        For each run `name`, `state` ("running", "done", "unfinished" or "damaged"), `when` (the time of its last work),
+        `folder`, `bytes`, `figure` (the first measurement that was compared) and `outcome`.
+
     Raises:
         StorageError: the store's list of runs is damaged.
     """

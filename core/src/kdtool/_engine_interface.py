@@ -7,14 +7,10 @@ from kdtool._api import run as run
 from kdtool._api import runs as runs
 from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
-from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
-from kdtool._estimate.gpus import find_gpu as find_gpu
 from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._evaluate.open_models import Models as Models
 from kdtool._evaluate.open_models import open_models as open_models
-from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import compare as compare
-from kdtool._results.known_runs import KnownRun as KnownRun
 from kdtool._run.answer_cache import open_answers as open_answers
 from kdtool._run.open_subject import open_subject as open_subject
 from kdtool._run.plan import PlannedStage as PlannedStage
@@ -22,7 +18,5 @@ from kdtool._run.plan import RecordedSignals as RecordedSignals
 from kdtool._statistics.arm_interval import interval_of as interval_of
 from kdtool._store.committed import commit as commit
 from kdtool._store.committed import seal_line as seal_line
-from kdtool._store.committed import uncommit as uncommit
 from kdtool._store.committed import unseal_line as unseal_line
 from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
-from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies

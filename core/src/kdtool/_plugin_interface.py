@@ -21,7 +21,6 @@ from kdtool._contract.data import Row as Row
 from kdtool._contract.data import RowSource as RowSource
 from kdtool._contract.data import Split as Split
 from kdtool._contract.data import Text as Text
-from kdtool._contract.data import TextSource as TextSource
 from kdtool._contract.data import parts_of as parts_of
 from kdtool._contract.estimates import Estimate as Estimate
 from kdtool._contract.estimates import PlannedPhase as PlannedPhase
@@ -30,7 +29,6 @@ from kdtool._contract.estimates import RunForecast as RunForecast
 from kdtool._contract.estimates import Saving as Saving
 from kdtool._contract.evaluation import Artifact as Artifact
 from kdtool._contract.evaluation import Evaluator as Evaluator
-from kdtool._contract.evaluation import LiveSubject as LiveSubject
 from kdtool._contract.evaluation import Measurement as Measurement
 from kdtool._contract.evaluation import Subject as Subject
 from kdtool._contract.exporter import Exporter as Exporter
@@ -62,14 +60,11 @@ from kdtool._contract.recipe_paths import RecipePath as RecipePath
 from kdtool._contract.recipe_paths import RecipePathOrName as RecipePathOrName
 from kdtool._contract.reporting import ArmResult as ArmResult
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
-from kdtool._contract.reporting import ExportedFile as ExportedFile
 from kdtool._contract.reporting import Reporter as Reporter
-from kdtool._contract.reporting import Requirement as Requirement
 from kdtool._contract.reporting import Results as Results
 from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
 from kdtool._contract.run_info import Hooks as Hooks
-from kdtool._contract.run_info import Named as Named
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.services import KeyVariable as KeyVariable
 from kdtool._contract.services import ServiceUrl as ServiceUrl

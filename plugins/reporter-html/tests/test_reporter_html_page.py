@@ -15,6 +15,7 @@ import kdtool
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kdtool._contract.reporting import Requirement
 from kdtool._results.files import read_results, write_results
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._numbers import interval
@@ -206,7 +207,7 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
         comparisons=tuple(
             dataclasses.replace(c, against=f"control{HOSTILE}", measurement=HOSTILE) for c in sample.comparisons
         ),
-        requirements=(kdtool.Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
+        requirements=(Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
         components=tuple(dataclasses.replace(c, name=HOSTILE, config={HOSTILE: HOSTILE}) for c in sample.components),
     )
     checker = check(page(hostile))

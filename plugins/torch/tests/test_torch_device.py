@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from kdtool._estimate.gpus import assume, find_gpu
+from kdtool._estimate.gpus import Gpu, assume
 from kdtool_torch import _device, compute_dtype, has_flash, pick_device, product_speed
 
 
 def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:
     before = pick_device()
     for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
-        with assume(find_gpu(name)):
+        with assume(Gpu.find(name)):
             device = pick_device()
             assert (device.type, compute_dtype("auto", device), has_flash()) == ("cuda", dtype, flash)
-            assert product_speed(torch.float16, device) == find_gpu(name).half
-            assert product_speed(torch.float32, device) == find_gpu(name).single
+            assert product_speed(torch.float16, device) == Gpu.find(name).half
+            assert product_speed(torch.float32, device) == Gpu.find(name).single
     assert pick_device() == before
 
 

@@ -142,7 +142,7 @@ def assemble(
     problems: list[Problem] = []
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
-    specs = (*recipe.lasting, *(own for phase in (*recipe.phases, *control) for own in phase.components))
+    specs = (*recipe.lasting, *(component for phase in (*recipe.phases, *control) for component in phase.components))
     with ExitStack() as on_error:
         lifetime = on_error.enter_context(Lifetime(say, trace))
         for spec in {spec.key: spec for spec in specs}.values():
@@ -164,14 +164,15 @@ def assemble(
 
 
 def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: list[Problem]) -> Built | None:
-    place, what = recipe.place((*spec.key, "use")), f"{spec.kind} {spec.use!r}"
-    loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
+    origin, what = recipe.place((*spec.key, "use")), f"{spec.kind} {spec.use!r}"
+    loaded = load(spec.kind, spec.use, origin.folder if origin else Path.cwd(), lifetime.complain)
     cls, owner = loaded.cls, Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
     with using(owner, "its class"):
         if wrong := list(mistakes(cls, spec.kind)):
             raise PluginError("\n".join(f"{what} {message}" for message in wrong))
         try:
             options = json.dumps(dict(spec.options), default=str)
+            # Validated twice: records keep paths as they are written, the component gets them from the recipe's folder.
             written = cls.Config.model_validate_json(options, strict=True)
             folders = dict(_folders(recipe, spec.key, spec.options))
             config = cls.Config.model_validate_json(options, strict=True, context=folders)

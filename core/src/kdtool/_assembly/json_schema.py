@@ -68,25 +68,25 @@ def class_and_settings(kind: str, name: str) -> tuple[type[Component], dict[str,
     return loaded.cls, schema
 
 
-def _section(own: type[Config], keys: Iterable[str], definitions: dict[str, Any]) -> dict[str, Any]:
+def _section(model: type[Config], keys: Iterable[str], definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a section with keys of its own, and keys of components in plural and singular form."""
-    properties = _own_keys(own, definitions)
+    properties = _own_keys(model, definitions)
     for key in keys:
         if key in SINGLE:
             properties[key] = {"$ref": f"#/$defs/{SINGLE[key]}"}
         elif kind := COLLECTIONS.get(key):
-            one = {"$ref": f"#/$defs/{kind}"}
-            other = {**one, "required": ["use"]}
+            reference = {"$ref": f"#/$defs/{kind}"}
+            other = {**reference, "required": ["use"]}
             names = {name: {"anyOf": [{"$ref": f"#/$defs/{kind}.{name}"}, other]} for name in entries_by_name(kind)}
-            several = {"type": "object", "properties": names, "additionalProperties": one}
+            several = {"type": "object", "properties": names, "additionalProperties": reference}
             listed = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
-            properties |= {kind: one, key: {"anyOf": [several, listed, _OFF]}}
+            properties |= {kind: reference, key: {"anyOf": [several, listed, _OFF]}}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a component of a kind; `definitions` gets those of every installed one."""
-    own = _own_keys(COMPONENT_KEYS.get(kind, Config), definitions)
+    core_properties = _own_keys(COMPONENT_KEYS.get(kind, Config), definitions)
     choices: list[Any] = [{"type": "string"}, _DEFAULTS, _OTHER]
     broken = []
     for name in entries_by_name(kind):
@@ -99,7 +99,7 @@ def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
         schema = _lift_requirements(schema)
         definitions.update(schema.pop("$defs", {}))
         schema["description"] = (getdoc(cls) or "").partition("\n")[0]
-        schema["properties"] = {**schema.get("properties", {}), **own, "use": {"const": name}}
+        schema["properties"] = {**schema.get("properties", {}), **core_properties, "use": {"const": name}}
         definitions[f"{kind}.{name}"] = {"anyOf": [schema, _DEFAULTS]}
         choices.append(schema)
     return {"anyOf": choices, **({"$comment": "; ".join(broken)} if broken else {})}

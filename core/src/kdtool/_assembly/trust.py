@@ -31,18 +31,18 @@ class _Marked(NamedTuple):
 def refuse_untrusted(recipe: Recipe, key: KeyPath, config: BaseModel) -> Iterator[Problem]:
     """Yield a problem for each address below a key that only the recipe names, see `kdtool.ServiceUrl`."""
     marked = list(_find(config, key))
-    has_key = any(one.mark == KEY_VARIABLE for one in marked)
+    has_key = any(setting.mark == KEY_VARIABLE for setting in marked)
     trusted = {origin_of(text) for text in os.environ.get(TRUST, "").replace(",", " ").split()} - {""}
-    for one in marked:
-        origin, place = origin_of(one.value), recipe.places.get(one.key)
-        is_own = origin != "" and origin == origin_of(one.default)
-        is_safe = is_own or origin in trusted or (not has_key and _is_here(one.value))
-        if one.mark == KEY_VARIABLE or is_safe or (place is not None and place.from_settings):
+    for setting in marked:
+        origin, position = origin_of(setting.value), recipe.places.get(setting.key)
+        is_own = origin != "" and origin == origin_of(setting.default)
+        is_safe = is_own or origin in trusted or (not has_key and _is_here(setting.value))
+        if setting.mark == KEY_VARIABLE or is_safe or (position is not None and position.from_settings):
             continue
         message = f"a recipe alone may not send {'a key' if has_key else 'text'} to {origin or 'this address'}"
-        remedy = f"if you trust it, repeat it on the command line (--set {as_written(one.key)}=URL)"
+        remedy = f"if you trust it, repeat it on the command line (--set {as_written(setting.key)}=URL)"
         remedy += f" or set the environment variable {TRUST}={origin}" if origin else ""
-        yield problem_at(recipe, one.key, message, remedy)
+        yield problem_at(recipe, setting.key, message, remedy)
 
 
 def origin_of(url: Any) -> str:
@@ -71,11 +71,11 @@ def _find(value: Any, key: KeyPath) -> Iterator[_Marked]:
     """Yield the marked values of a config and of those inside it."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
-            own, path = getattr(value, name), (*key, name)
+            inner, path = getattr(value, name), (*key, name)
             for mark in (SERVICE_URL, KEY_VARIABLE):
-                if isinstance(own, str) and is_marked(field, mark):
-                    yield _Marked(mark, path, own, field.default)
-            yield from _find(own, path)
+                if isinstance(inner, str) and is_marked(field, mark):
+                    yield _Marked(mark, path, inner, field.default)
+            yield from _find(inner, path)
     elif isinstance(value, dict | list | tuple):
         entries: Any = value.items() if isinstance(value, dict) else enumerate(value)
         for name, entry in entries:

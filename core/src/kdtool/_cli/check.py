@@ -51,16 +51,16 @@ def check(
         from kdtool._estimate.check import check as check_recipe
 
         memory, wanted = fit or memory, fit is not None
-        found = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
-    fits = found["fits"]
+        report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
+    fits = report["fits"]
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(report, indent=1))
     else:
-        advice = _proposal(found, fit) if fit is not None else _remedies(found)
-        for line in (*_verdict(found), *advice, *_blocks(found, verbose)):
+        advice = _proposal(report, fit) if fit is not None else _remedies(report)
+        for line in (*_verdict(report), *advice, *_blocks(report, verbose)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
-    if asked or (fit is not None and found["proposal"] is None):
+    if asked or (fit is not None and report["proposal"] is None):
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
 
 
@@ -83,14 +83,14 @@ _MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"
 """Key of the limit, name, and key in the forecast."""
 
 
-def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
-    forecast, limits = found["forecast"], found["limits"]
+def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
+    forecast, limits = report["forecast"], report["limits"]
     needed = [(key, name, forecast[entry]["peak"]) for key, name, entry in _MEMORY]
     needed.append(("disk", "disk", forecast["disk_bytes"]))
     missing = [
         f"{size(count)} of {name} needed, {size(limits[key])} available"
         for key, name, count in needed
-        if not found["fits"][key]
+        if not report["fits"][key]
     ]
     if missing:
         yield click.style(f"✗ does not fit: {'; '.join(missing)}", fg="red", bold=True)
@@ -104,21 +104,21 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
     yield click.style(" · ".join(parts), fg="green", bold=True)
 
 
-def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
-    if found["fits"]["memory"] and found["fits"]["gpu"]:
+def _remedies(report: Mapping[str, Any]) -> Iterator[str]:
+    if report["fits"]["memory"] and report["fits"]["gpu"]:
         return
-    if not found["remedies"]:
-        yield f"No suggested change is enough. {_largest_part(found)}"
+    if not report["remedies"]:
+        yield f"No suggested change is enough. {_largest_part(report)}"
         return
     yield "would fit (least effect on the result first):"
-    for remedy in found["remedies"]:
+    for remedy in report["remedies"]:
         yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])}{_cost(remedy)}"
 
 
-def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
-    proposal = found["proposal"]
+def _proposal(report: Mapping[str, Any], limit: str) -> Iterator[str]:
+    proposal = report["proposal"]
     if proposal is None:
-        yield f"No student that the plugins can propose fits into {limit}. {_largest_part(found)}"
+        yield f"No student that the plugins can propose fits into {limit}. {_largest_part(report)}"
         return
     figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])} of {limit}"
     settings = _options(proposal["settings"])
@@ -130,10 +130,10 @@ def _cost(remedy: Mapping[str, Any]) -> str:
     return f" ({'; '.join(filter(None, words))})" if any(words) else ""
 
 
-def _largest_part(found: Mapping[str, Any]) -> str:
-    memory = found["forecast"]["memory" if found["fits"]["gpu"] else "device_memory"]
+def _largest_part(report: Mapping[str, Any]) -> str:
+    memory = report["forecast"]["memory" if report["fits"]["gpu"] else "device_memory"]
     part, count = next(iter(memory["parts"].items()))
-    return f"Largest part: {size(count)} for {part}, {_moment(found, memory['at'])}."
+    return f"Largest part: {size(count)} for {part}, {_moment(report, memory['at'])}."
 
 
 def _options(settings: Mapping[str, Any]) -> str:
@@ -148,33 +148,33 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) and read_scalar(value) == value else json.dumps(value, ensure_ascii=False)
 
 
-def _blocks(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+def _blocks(report: Mapping[str, Any], verbose: bool) -> Iterator[str]:
     """Yield the headings of what is known, each with its lines below."""
     blocks = {
-        "Memory": _memory(found),
-        "Disk": _disk(found),
-        "Time": _time(found["forecast"]),
-        "Models": _models(found),
-        "Licences": _licences(found),
-        "Components": _components(found, verbose),
-        "Not known": found["forecast"]["unknown"],
+        "Memory": _memory(report),
+        "Disk": _disk(report),
+        "Time": _time(report["forecast"]),
+        "Models": _models(report),
+        "Licences": _licences(report),
+        "Components": _components(report, verbose),
+        "Not known": report["forecast"]["unknown"],
     }
     for heading, lines in blocks.items():
         if shown := [f"  {line}" for line in lines]:
             yield from ("", click.style(heading, bold=True), *shown)
 
 
-def _memory(found: Mapping[str, Any]) -> Iterator[str]:
+def _memory(report: Mapping[str, Any]) -> Iterator[str]:
     for _, name, entry in _MEMORY:
-        memory = found["forecast"][entry]
+        memory = report["forecast"][entry]
         if memory["peak"]:
-            yield f"peak {name} {size(memory['peak'])}, {_moment(found, memory['at'])}"
+            yield f"peak {name} {size(memory['peak'])}, {_moment(report, memory['at'])}"
             yield from (f"{size(count):>10}  {part}" for part, count in memory["parts"].items())
 
 
-def _disk(found: Mapping[str, Any]) -> Iterator[str]:
-    forecast = found["forecast"]
-    yield f"{size(forecast['disk_bytes'])} of {size(found['limits']['disk'])} free"
+def _disk(report: Mapping[str, Any]) -> Iterator[str]:
+    forecast = report["forecast"]
+    yield f"{size(forecast['disk_bytes'])} of {size(report['limits']['disk'])} free"
     count = Counter(spent["what"] for spent in forecast["disk"])
     yield from (f"{size(spent['bytes']):>10}  {_spent(spent, count)}" for spent in forecast["disk"])
     yield from (f"{size(spent['bytes']):>10}  download of {spent['what']}" for spent in forecast["downloads"])
@@ -189,10 +189,10 @@ def _time(forecast: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {line}" for line in forecast["prices"])
 
 
-def _moment(found: Mapping[str, Any], at: str) -> str:
+def _moment(report: Mapping[str, Any], at: str) -> str:
     """Return 'in stage "training of student, seed 0" (head)' for the moment `phases/student-seed0-train: head`."""
     stage, _, moment = at.partition(": ")
-    return f'in stage "{found["stages"][stage]}"' + (moment and f" ({moment})")
+    return f'in stage "{report["stages"][stage]}"' + (moment and f" ({moment})")
 
 
 def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
@@ -207,35 +207,37 @@ def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
     return f"{spent['what']}{of}{times}{' (' + spent['note'] + ')' if spent['note'] else ''}"
 
 
-def _models(found: Mapping[str, Any]) -> Iterator[str]:
+def _models(report: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
     from kdtool._run.preflight.vocabularies import describe_vocabularies
     from kdtool._tokenizers.vocabulary import Vocabularies
 
-    for name, facts in found["models"].items():
+    for name, facts in report["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         yield f"{name}: {facts['parameters']:,} parameters, {shape}"
         if facts["context"]:
-            cache = size(found["forecast"]["cache"][name])
+            cache = size(report["forecast"]["cache"][name])
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
-    for training, count in found["trainable"].items():
+    for training, count in report["trainable"].items():
         yield f"{training}: {count:,} trainable parameters"
-    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
-    yield from found["mixtures"]
+    yield from describe_vocabularies(
+        TypeAdapter(dict[str, Vocabularies | None]).validate_python(report["vocabularies"])
+    )
+    yield from report["mixtures"]
 
 
-def _licences(found: Mapping[str, Any]) -> Iterator[str]:
+def _licences(report: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
     from kdtool._contract.licences import Licensed, licence_lines
 
-    return licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+    return licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(report["licences"]), report["name"])
 
 
-def _components(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+def _components(report: Mapping[str, Any], verbose: bool) -> Iterator[str]:
     hint = "" if verbose else " (listed with -v)"
-    yield f"{len(found['components'])} components{hint}, arms {', '.join(found['arms'])}"
-    for component in found["components"] if verbose else ():
+    yield f"{len(report['components'])} components{hint}, arms {', '.join(report['arms'])}"
+    for component in report["components"] if verbose else ():
         line = f"{component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
         yield line.rstrip()

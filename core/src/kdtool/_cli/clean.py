@@ -25,12 +25,12 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
     folder = store_folder(store)
     done = clean_store(folder, remove=yes)
     if as_json:
-        found = [
+        entries = [
             {"path": str(item.path), "bytes": item.bytes, "why": item.why, "left": done.left.get(item.path)}
             for item in done.found
         ]
         about = {"store": str(folder), "bytes": done.total, "runs": done.runs, "freed": yes}
-        click.echo(json.dumps({**about, "found": found}, indent=1))
+        click.echo(json.dumps({**about, "found": entries}, indent=1))
         return
     for item in done.found:
         click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")

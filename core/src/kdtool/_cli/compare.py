@@ -37,20 +37,22 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     from kdtool._results.compare_runs import compare as compare_runs
     from kdtool._results.files import PLAIN
 
-    found = compare_runs(runs, out=out, arms=arms)
-    page = report_of(as_results(found, Path(html).absolute())) if html else None
+    compared = compare_runs(runs, out=out, arms=arms)
+    page = report_of(as_results(compared, Path(html).absolute())) if html else None
     if as_json:
-        plain = {key: getattr(found, key) for key in ("values", "comparisons", "notes", "verdict")}
+        plain = {key: getattr(compared, key) for key in ("values", "comparisons", "notes", "verdict")}
         click.echo(PLAIN.dump_json(plain, indent=1).decode())
         return
-    ways = {name: _ways(runs) for name, runs in settings_by_run(found).items()}
+    ways = {name: _ways(runs) for name, runs in settings_by_run(compared).items()}
     columns: dict[str, list[ArmValue]] = {}
-    for run, values in found.values.items():
-        own = [value for value in values if value.arm in (arms or ["student"])] or values
-        named = [replace(v, measurement=v.measurement + ways.get(v.measurement, {}).get(run, "")) for v in own]
-        columns |= by_arm(named, f"{run}/") if len({value.arm for value in own}) > 1 else {run: named}
-    tables = [value_table(columns), *differences(found.comparisons, found.values.values())]
-    click.echo("\n\n".join([verdict(found.verdict, found.comparisons), *tables, "\n".join(found.notes)]).rstrip())
+    for run, values in compared.values.items():
+        shown = [value for value in values if value.arm in (arms or ["student"])] or values
+        named = [replace(v, measurement=v.measurement + ways.get(v.measurement, {}).get(run, "")) for v in shown]
+        columns |= by_arm(named, f"{run}/") if len({value.arm for value in shown}) > 1 else {run: named}
+    tables = [value_table(columns), *differences(compared.comparisons, compared.values.values())]
+    click.echo(
+        "\n\n".join([verdict(compared.verdict, compared.comparisons), *tables, "\n".join(compared.notes)]).rstrip()
+    )
     if page:
         click.echo(f"\nreport: {page}")
 
@@ -84,8 +86,9 @@ def _ways(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 def verdict(text: str, comparisons: Sequence[Comparison]) -> str:
     """Return a verdict with a sign and a colour: of the student against its controls, or of all comparisons."""
-    own = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
-    better, worse = (any(each.verdict == one for each in own or comparisons) for one in ("better", "worse"))
+    of_student = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
+    verdicts = {each.verdict for each in of_student or comparisons}
+    better, worse = "better" in verdicts, "worse" in verdicts
     sign, colour = ("○", "yellow") if better == worse else ("▲", "green") if better else ("▼", "red")
     return click.style(f"{sign} {text}", fg=colour, bold=True)
 

@@ -49,11 +49,11 @@ def explain(error: BaseException, *, debug: bool) -> int:
         _say(text)
         return known.exit_code
     except BaseException:
-        owner, place = owner_of(error), place_of(error)
-        _say(f"{owner or 'kdtool'} failed: {cause_of(error)}{place and f' ({place})'}")
+        owner, location = owner_of(error), place_of(error)
+        _say(f"{owner or 'kdtool'} failed: {cause_of(error)}{location and f' ({location})'}")
         kept = "Finished work is kept. " if is_resumable(error) else ""
         remedy = "This is a bug in kdtool; report it with the traceback"
-        if owner or place:
+        if owner or location:
             local = owner is not None and not owner.distribution
             remedy = "See the traceback" if local else "The plugin's authors need the traceback"
         click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)

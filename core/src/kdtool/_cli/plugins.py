@@ -62,9 +62,9 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
     WORD is a part of their names or descriptions. In a terminal, lines are cut to its width; `kdtool plugins show NAME` has
     the rest, and the package.
     """
-    found = [entries for each in GROUPS if kind in {None, each} for entries in entries_by_name(each).values()]
-    own = set(getattr(context.find_root().command, "commands", ()))
-    rows = [_row(entry, own, twice=len(entries) > 1) for entries in found for entry in entries]
+    namesakes = [entries for each in GROUPS if kind in {None, each} for entries in entries_by_name(each).values()]
+    commands = set(getattr(context.find_root().command, "commands", ()))
+    rows = [_row(entry, commands, twice=len(entries) > 1) for entries in namesakes for entry in entries]
     rows = [row for row in rows if word.lower() in f"{row['name']} {row['summary']}".lower()]
     for trouble in find_misplaced(GROUPS.values()):
         _echo(f"note: {trouble}", err=True)
@@ -83,10 +83,10 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
         _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool[quickstart]")))
 
 
-def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
+def _row(entry: Entry, commands: Collection[str], *, twice: bool) -> dict[str, str]:
     dist = entry.point.dist
     summary = (refusal(dist) if dist else "") or origin_of(dist).summary
-    hidden = "not used, kdtool has a command of this name; " if entry.kind == "command" and entry.name in own else ""
+    hidden = "not used, kdtool has a command of this name; " * (entry.kind == "command" and entry.name in commands)
     return {
         "kind": entry.kind,
         "name": entry.name,
@@ -177,15 +177,15 @@ def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
-    found = [each for each in GROUPS if name in entries_by_name(each)]
-    if not found and any(name == each.name for each in TABLE):
+    kinds = [each for each in GROUPS if name in entries_by_name(each)]
+    if not kinds and any(name == each.name for each in TABLE):
         raise UsageError(f"{name!r} is a kind, not a plugin; see: kdtool plugins hooks {name}")
-    if not found:
+    if not kinds:
         known = {other for each in GROUPS for other in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
-    if found == ["command"]:
+    if kinds == ["command"]:
         raise UsageError(f"{name!r} is a command, not a component; see: kdtool {name} --help")
-    wanted = [each for each in found if each != "command" and kind in {None, each}]
+    wanted = [each for each in kinds if each != "command" and kind in {None, each}]
     if not wanted:
-        raise UsageError(f"{name!r} is of the kind {' and '.join(found)}, not {kind}")
+        raise UsageError(f"{name!r} is of the kind {' and '.join(kinds)}, not {kind}")
     return wanted

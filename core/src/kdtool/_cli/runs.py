@@ -45,12 +45,12 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
     from kdtool._api import runs as find_runs
     from kdtool._store.shared_store import store_folder
 
-    found = [run for run in find_runs(pattern, out=out, store=store) if state in (None, run.state)]
+    listed = [run for run in find_runs(pattern, out=out, store=store) if state in (None, run.state)]
     if as_json:
-        plain = [{**vars(run), "folder": str(run.folder), "when": run.when.isoformat()} for run in found]
+        plain = [{**vars(run), "folder": str(run.folder), "when": run.when.isoformat()} for run in listed]
         click.echo(json.dumps(plain, indent=1))
         return
-    if not found:
+    if not listed:
         which = "such " if pattern or state else ""
         click.echo(
             f"There are no {which}runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}."
@@ -59,7 +59,7 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
         now = datetime.now(UTC)
         rows = [
             [run.name, run.state, duration((now - run.when).total_seconds()), *_main_result(run), _note(run, Path(out))]
-            for run in found
+            for run in listed
         ]
         click.echo(table(["name", "state", "age", "student", "control", "difference", ""], rows))
 

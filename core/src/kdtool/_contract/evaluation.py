@@ -10,7 +10,7 @@ from typing import Literal
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example
 from kdtool._contract.hooks import hook
-from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
 
 Role = Literal["artifact", "student", "control", "base", "teacher"]
@@ -32,12 +32,9 @@ class Subject:
     seed: int | None = None
     arm: str = field(default="", kw_only=True)
 
-
-@dataclass(frozen=True)
-class LiveSubject(Subject):
-    """A subject in memory, such as a student during training. `kdtool.open_subject` calls no component for it."""
-
-    model: LanguageModel | None = field(default=None, repr=False)
+    def open_runtime(self) -> Runtime | None:
+        """Return the runtime of a model in memory, in a subclass; None for files, which components open. Since 0.1."""
+        return None
 
 
 @dataclass(frozen=True)

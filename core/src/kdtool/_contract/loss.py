@@ -179,18 +179,9 @@ class Weighting(Component):
     gradient_norms: bool = False
     """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; otherwise it receives none.
     May depend on the config."""
-    annotation_key: str | None = None
+    label_key: str | None = None
     """Identifies the settings that `kdtool_annotate` depends on, so that changing others keeps rows and signals; None: all.
     May depend on the config."""
-
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
-        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
-
-        For a weighting that labels text itself: the packer transfers the numbers to tokens, as columns of the phase's rows.
-        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example when the phase's
-        rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone. Since 0.1.
-        """
-        raise NotImplementedError
 
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
@@ -209,6 +200,15 @@ class Weighting(Component):
         figures. Factors of several weightings are multiplied. Return state that is kept between calls from `kdtool_state`.
         Since 0.1.
         """
+
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
+        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
+
+        For a weighting that labels text itself: the packer transfers the numbers to tokens, as columns of the phase's rows.
+        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example when the phase's
+        rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone. Since 0.1.
+        """
+        raise NotImplementedError
 
 
 def _every_second(layers: int) -> tuple[int, ...]:

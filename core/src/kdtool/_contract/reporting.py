@@ -90,8 +90,9 @@ class Results:
     `subjects` hold the role, arm and seed of each measured subject; `models` the shapes of "student" and of each teacher by
     component name; `data` the counts of documents and bytes per split, licences, languages, sources, rejections, rows,
     the seconds of the teacher's signals, and the components' `accounts`. `values` hold each arm's mean over its seeds, with
-    the interval that reports show. Paths below `folder` are relative to it in `results.json`. A notebook shows results as a
-    small table.
+    the interval that reports show. Each of `requirements` has `measurement`, `condition`, `value` (None if not measured),
+    `met`, and `text`, the outcome in words. Paths below `folder` are relative to it in `results.json`. A notebook shows
+    results as a small table.
     """
 
     name: str
@@ -128,7 +129,10 @@ class Results:
         return list(tabulate(self.values, self.comparisons))
 
     def exported_files(self) -> list[ExportedFile]:
-        """Return the files that the student's first seed was exported to, compared with the student. Since 0.1."""
+        """Return the files that the student's first seed was exported to, compared with the student.
+
+        Each has an `artifact`, an `arm` ("" if it was not measured), and `comparisons` by measurement. Since 0.1.
+        """
         students = sorted((arm for arm in self.arms if arm.arm == "student"), key=lambda arm: arm.seed)
         arms = {subject.path: subject.arm or subject.name for subject in self.subjects if subject.role == "artifact"}
         found = []

@@ -74,7 +74,8 @@ class Hooks(Protocol):
 class RunInfo:
     """A component's access to the run. Write only into `folder`.
 
-    `hook` calls a hook of all components, `component` reaches one of them.
+    `hook.kdtool_x(…)` calls a hook of all components that implement it, in the order of the recipe, and returns
+    their answers by component name; `component` reaches one of them. `texts.examples(split)` yields the examples of a split.
 
     `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
     trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
@@ -115,7 +116,14 @@ class RunInfo:
         return published_name(self.name, self.licences)
 
     def component(self, name: str, kind: type[K]) -> K:
-        """Return one component, to call its hooks: see `Hooks.component`. Since 0.1."""
+        """Return one component, to call its hooks; `kind` is its base class. Since 0.1.
+
+        An optional hook that it does not implement returns None.
+
+        Raises:
+            UsageError: the run does not use a component of that name and kind.
+            PluginError: calling a hook of it that must answer, and that it does not implement.
+        """
         return self.hook.component(name, kind)
 
     def implementing(self, hook: str) -> tuple[str, ...]:
@@ -123,5 +131,5 @@ class RunInfo:
         return self.hook.implementing(hook)
 
     def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
-        """Return each component's hook as a plain function for hot loops: see `Hooks.bound`. Since 0.1."""
+        """Return each component's hook as a plain function for hot or compiled loops: take it once. Since 0.1."""
         return self.hook.bound(hook)

@@ -6,8 +6,8 @@ Where the run would not fit, it is checked again with each of the changes that a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.gpus import Gpu, assume, find_gpu
+from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.attribution import translate_errors
-from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.build_graph import build_graph
@@ -83,19 +82,27 @@ class _Request:
     show: Callable[[str], None]
     cache: ForecastCache = field(default_factory=ForecastCache)
 
-    def look(self) -> _Checked:
-        """Check the recipe as it is."""
-        self.show("checking components and estimating the run")
-        with assume(self.gpu):
-            return _look(load_recipe(self.recipe, self.settings), self.out, self._say, self.cache, self.store)
-
-    def look_at(self, further: Mapping[str, Any]) -> _Checked:
-        """Check it with further settings."""
-        self.show(f"trying {[*further][-1]}")
-        changed = load_recipe(self.recipe, {**self.settings, **further})
-        with assume(self.gpu), _opening(changed, lambda _: None, self.store) as (context, info):
-            refuse_missing(context.assembly, info, self.cache.complete)
-            return _foresee(context, info, self.out, self.cache)
+    def check(self, further: Mapping[str, Any] | None = None) -> _Checked:
+        """Check the recipe; with `further` settings only what these may change."""
+        self.show(f"trying {[*further][-1]}" if further else "checking components and estimating the run")
+        recipe = load_recipe(self.recipe, {**self.settings, **(further or {})})
+        say: Callable[[str], None] = self._say if not further else lambda _: None
+        with (
+            assume(self.gpu),
+            assemble(recipe, say) as assembly,
+            tempfile.TemporaryDirectory() as scratch,
+            refusals_with_places(assembly),
+        ):
+            context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
+            info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
+            licences = () if further else licences_of(assembly, context.hooks)
+            refuse_missing(assembly, info, self.cache.complete)
+            if not further:
+                identify(context, info)
+                with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
+                    try_packers(context, info)
+                    try_corpora(context, replace(info, say=lambda _: None))
+            return replace(_foresee(context, info, self.out, self.cache), licences=licences)
 
     def _say(self, line: str) -> None:
         self.show("")
@@ -138,11 +145,11 @@ def check(
         UsageError: `memory` is not a size, or the GPU is unknown.
     """
     limit = read_size(memory) if isinstance(memory, str) else memory
-    assumed = None if gpu is None else find_gpu(gpu)
+    assumed = None if gpu is None else Gpu.find(gpu)
     path = Path(recipe) if isinstance(recipe, str) else recipe
     show = progress or (lambda _: None)
     asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
-    checked = asked.look()
+    checked = asked.check()
     limits = _limits(limit, assumed, asked.out, asked.store)
     fits = {
         "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
@@ -151,7 +158,7 @@ def check(
     }
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        return _attempt_of(asked.look_at(further) if further else checked, limits)
+        return _attempt_of(asked.check(further) if further else checked, limits)
 
     enough = fits["memory"] and fits["gpu"]
     proposed = proposals(checked.assembly, checked.asked) if fit or not enough else []
@@ -195,30 +202,6 @@ def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
         over |= {moment: max(count, over.get(moment, 0)) for moment, count in above.items() if count > 0}
     peak = (found.forecast.device_memory if limits.gpu else found.forecast.memory).peak
     return Attempt(peak, found.ahead.models[student].parameters if student in found.ahead.models else 0, over)
-
-
-def _look(
-    recipe: Recipe, out: Path, say: Callable[[str], None], cache: ForecastCache, store: Path | None = None
-) -> _Checked:
-    """Check a recipe; `cache` is added to for later attempts."""
-    with _opening(recipe, say, store) as (context, info):
-        licences = licences_of(context.assembly, context.hooks)
-        refuse_missing(context.assembly, info, cache.complete)
-        identify(context, info)
-        with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
-            try_packers(context, info)
-            try_corpora(context, replace(info, say=lambda _: None))
-        return replace(_foresee(context, info, out, cache), licences=licences)
-
-
-@contextmanager
-def _opening(recipe: Recipe, say: Callable[[str], None], store: Path | None) -> Iterator[tuple[Context, RunInfo]]:
-    with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        context = replace(Context.of(assembly, folder, folder), forecast=True)
-        info = replace(context.info(), stage="check", say=say, store=store)  # nothing runs that trackers could show
-        with refusals_with_places(assembly):
-            yield context, info
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, cache: ForecastCache) -> _Checked:

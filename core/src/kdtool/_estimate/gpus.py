@@ -34,6 +34,22 @@ class Gpu:
     single: float
     bfloat16: bool = True
 
+    @classmethod
+    def find(cls, name: str) -> Gpu:
+        """Return the published figures of a GPU by its name, such as "a100-80gb". Since 0.1.
+
+        Raises:
+            UsageError: it is unknown.
+        """
+        if (gpu := GPUS.get(name.lower())) is None:
+            raise UsageError(f"--gpu: {name!r} is unknown; give one of {', '.join(GPUS)}")
+        return gpu
+
+    @classmethod
+    def of_check(cls) -> Gpu | None:
+        """Return the GPU that a check assumes instead of this machine's devices; None elsewhere. Since 0.1."""
+        return _assumed.get()
+
 
 GPUS = {
     gpu.name: gpu
@@ -55,11 +71,6 @@ GPUS = {
 _assumed: ContextVar[Gpu | None] = ContextVar("kdtool_assumed_gpu", default=None)
 
 
-def assumed_gpu() -> Gpu | None:
-    """Return the GPU that a check assumes instead of this machine's devices; None elsewhere."""
-    return _assumed.get()
-
-
 @contextmanager
 def assume(gpu: Gpu | None) -> Iterator[None]:
     """Have components describe and estimate for this GPU within the block."""
@@ -68,15 +79,3 @@ def assume(gpu: Gpu | None) -> Iterator[None]:
         yield
     finally:
         _assumed.reset(token)
-
-
-def find_gpu(name: str) -> Gpu:
-    """Return the published figures of a GPU by its name, such as "a100-80gb". Since 0.1.
-
-    Raises:
-        UsageError: it is unknown.
-    """
-    found = GPUS.get(name.lower())
-    if found is None:
-        raise UsageError(f"--gpu: {name!r} is unknown; give one of {', '.join(GPUS)}")
-    return found

@@ -83,7 +83,7 @@ def fitting(remedies: Sequence[Remedy], attempt: Try) -> list[Remedy]:
         return []
     helpful = [remedy for remedy in remedies if remedy.of_student or all(map(remedy.touches, base.over))]
     tried = [(remedy, tries(remedy.settings)) for remedy in helpful]
-    alone = [_measured(remedy, state) for remedy, state in tried if state is not None and not state.over]
+    alone = [_add_figures(remedy, state) for remedy, state in tried if state is not None and not state.over]
     together = (
         _combine(_AS_IT_IS, base, [each for each in remedies if not each.of_student], tries) if not alone else None
     )
@@ -129,10 +129,10 @@ def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: _T
                 break
         else:
             return None
-    return _measured(current, state)
+    return _add_figures(current, state)
 
 
-def _measured(remedy: Remedy, state: Attempt) -> Remedy:
+def _add_figures(remedy: Remedy, state: Attempt) -> Remedy:
     return replace(remedy, peak=state.peak, parameters=state.parameters)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
@@ -18,7 +18,7 @@ from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.build_graph import RunGraph
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._run.stages.rows import Materials
+from kdtool._run.stages.rows import Materials, Recording
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
 
 
@@ -54,29 +54,31 @@ def describe(context: Context, run: RunInfo, cache: ForecastCache) -> Mapping[st
 
 
 def forecast_of(
-    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], made: RunGraph, cache: ForecastCache
+    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], run_graph: RunGraph, cache: ForecastCache
 ) -> tuple[RunForecast, list[str]]:
     """Return the forecast of a graph that components get, and lines about everything that is unknown."""
     (student,) = context.assembly.of_kind("student")
     unknown = [
         f"memory and time of phase {phase.name!r}, which trains {trained.arm}"
-        for trained in made.teachers
+        for trained in run_graph.teachers
         for phase in trained.phases
     ]
     first, *_ = context.assembly.recipe.seeds
     phases = tuple(
-        _plan_phase(context, replace(run, arm=node.arm, phase=phase.name), node, phase, made.materials, unknown, cache)
-        for trained in made.arms
+        _plan_phase(
+            context, replace(run, arm=node.arm, phase=phase.name), node, phase, run_graph.materials, unknown, cache
+        )
+        for trained in run_graph.arms
         if trained.seed == first
         for phase, node in zip(trained.phases, trained.nodes, strict=True)
     )
-    signals = tuple(_plan_signals(context, run, made.materials))
+    signals = tuple(_plan_signals(context, run, run_graph.recordings))
     teachers = tuple(context.assembly.of_kind("teacher"))
-    return RunForecast(models, student, tuple(made.graph.nodes), phases, signals, teachers), unknown
+    return RunForecast(models, student, tuple(run_graph.graph.nodes), phases, signals, teachers), unknown
 
 
 def ask(
-    context: Context, run: RunInfo, ahead: RunForecast, made: RunGraph, unknown: list[str]
+    context: Context, run: RunInfo, ahead: RunForecast, run_graph: RunGraph, unknown: list[str]
 ) -> list[AttributedEstimate]:
     """Ask all components, the shared ones once, those of a phase in each phase; the process comes first."""
     assembly = context.assembly
@@ -95,38 +97,28 @@ def ask(
             for component in spec.components
             for estimate in _answers(hooks, component.path, info, replace(ahead, phase=phase), unknown)
         ]
-    stages = _Stages(context, made)
-    return [
-        replace(answer, estimate=replace(answer.estimate, stages=stages.expand(answer.component, answer.estimate)))
-        for answer in answers
-    ]
+    return [replace(answer, estimate=_name_stages(run_graph, answer.component, answer.estimate)) for answer in answers]
 
 
-class _Stages:
-    """Names of stages for those that estimates give: kinds, and phases of the first seed."""
-
-    def __init__(self, context: Context, made: RunGraph) -> None:
-        self._nodes = made.graph.nodes
-        self._of: dict[str, Sequence[Node]] = {
-            name: (made.exports[name.rpartition(".")[2]],) for name in context.assembly.of_kind("exporter")
-        }
-        # An evaluator's estimate is that for a student: its scores of teachers alone need no student.
-        self._of |= {
-            name: [node for node in nodes if {*node.inputs} - {"texts"}] for name, nodes in made.scores.items()
-        }
-
-    def expand(self, component: str, estimate: Estimate) -> tuple[str, ...]:
-        """Return the stages of a component's estimate, with the moment where it names one."""
-        return tuple(stage for given in estimate.stages for stage in self._expand(component, given))
-
-    def _expand(self, component: str, given: str) -> Iterator[str]:
-        stage, colon, moment = given.partition(": ")
-        if node := self._nodes.get(stage):
-            names = [other.name for other in self._nodes.values() if _same_but_seed(node, other)]
+def _name_stages(run_graph: RunGraph, component: str, estimate: Estimate) -> Estimate:
+    """Return the estimate with the names of its stages instead of kinds, and a phase's stages of all seeds."""
+    nodes, names = run_graph.graph.nodes, list[str]()
+    for stage, colon, moment in (given.partition(": ") for given in estimate.stages):
+        if node := nodes.get(stage):
+            expanded = [other.name for other in nodes.values() if _same_but_seed(node, other)]
         else:
-            nodes = self._of.get(component, self._nodes.values())
-            names = [node.name for node in nodes if node.kind == stage]
-        yield from (f"{name}{colon}{moment}" for name in names or [stage])
+            expanded = [node.name for node in _nodes_of(run_graph, component) if node.kind == stage]
+        names += [f"{name}{colon}{moment}" for name in expanded or [stage]]
+    return replace(estimate, stages=tuple(names))
+
+
+def _nodes_of(run_graph: RunGraph, component: str) -> Iterable[Node]:
+    """Return the nodes that an exporter or an evaluator makes; all nodes for other components."""
+    if component in run_graph.exports:
+        return [run_graph.exports[component]]
+    if component in run_graph.scores:  # its estimate is that for a student, not that for a teacher
+        return [node for node in run_graph.scores[component] if {*node.inputs} - {"texts"}]
+    return run_graph.graph.nodes.values()
 
 
 def _same_but_seed(node: Node, other: Node) -> bool:
@@ -219,15 +211,14 @@ def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
     return component.row_length if isinstance(component, Packer) else 0
 
 
-def _plan_signals(context: Context, run: RunInfo, materials: Mapping[str, Materials]) -> Iterator[PlannedSignals]:
-    """Yield the signals that caches will record, each once."""
-    recordings = (recording for data in materials.values() for recording in data.recordings.values())
-    for recording in {each.node.name: each for each in recordings}.values():
+def _plan_signals(context: Context, run: RunInfo, recordings: Mapping[str, Recording]) -> Iterator[PlannedSignals]:
+    """Yield the signals that caches will record."""
+    for name, recording in recordings.items():
         phase = recording.wanted.phases[0]
         (packer,) = of_kind(phase.sources, "packer")
         tokens = sum(part.tokens for part in _answers(context.hooks, packer.path, run, RunForecast(), []))
         yield PlannedSignals(
-            stage=recording.node.name,
+            stage=name,
             cache=recording.cache,
             teacher=recording.wanted.teacher,
             want=recording.wanted.request_ahead(),

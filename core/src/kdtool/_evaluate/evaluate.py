@@ -71,20 +71,20 @@ def evaluate(
     """
     if name and not NAME.fullmatch(name):
         raise UsageError(f"the run's name (`--name`) must be {VALID_NAME}, not {name!r}")
-    found = models_of(models, Path(out))
+    chosen = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
-    name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
-    run = next((model.run for model in found if model.run), None)
+    name = name or _own_name([model.arm for model in chosen], evaluators, [path and path.resolve(), corpus, settings])
+    run = next((model.run for model in chosen if model.run), None)
     whole = path or (with_whole_paths(read_results(run)) if run else None)
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=whole)
     with assemble(loaded, print_line) as assembly:
-        if not found and not assembly.of_kind("teacher"):
+        if not chosen and not assembly.of_kind("teacher"):
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )
         named = assembly.of_kind("evaluator")
         others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-        work, check = partial(_measure, found, others), partial(_check, {*others, *assembly.of_kind("exporter")})
+        work, check = partial(_measure, chosen, others), partial(_check, {*others, *assembly.of_kind("exporter")})
         folder = Path(out).absolute() / name
         return session(assembly, folder, store_folder(store), work, check=check, offline=offline)
 
@@ -118,23 +118,23 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():
         context.make(node)
-    found = list(chain.from_iterable(read_scores(context, scores).values()))
-    subjects = tuple(one.subject() for one in measured)
-    comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
+    measurements = list(chain.from_iterable(read_scores(context, scores).values()))
+    subjects = tuple(target.subject() for target in measured)
+    comparisons, notes = compare_all(measurements, subjects, {target.name: target.arm for target in measured})
     notes += said_of(context, chain.from_iterable(scores.values()))
-    unmeasured = {model.name for model in models} - {each.subject for each in found}
+    unmeasured = {model.name for model in models} - {each.subject for each in measurements}
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(
         name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),
-        measurements=tuple(found), comparisons=tuple(comparisons), arms=(), stages=tuple(context.stages),
+        measurements=tuple(measurements), comparisons=tuple(comparisons), arms=(), stages=tuple(context.stages),
         components=tuple(component_record(built) for built in context.assembly.built.values()), models={},
         data=StoredTexts(texts.path).counts(corpora_of(context, context.assembly.recipe.shared)),
         recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
         seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
-        values=arm_values(found, subjects),
+        values=arm_values(measurements, subjects),
     )  # fmt: skip
     results = write_report(context, run, results)
-    if not found:
+    if not measurements:
         raise UsageError(_NOTHING)
     return results
 

@@ -72,8 +72,8 @@ def _models(given: str, out: Path) -> Iterator[Model]:
             MODEL,
             *entries_by_name("exporter"),
         }  # folders of a run that are named by what kind of thing is in them
-        own = path.parent.name if path.name in generic else path.name
-        yield Model(name_from(label or own, "model", dots=True), path)
+        plain_name = path.parent.name if path.name in generic else path.name
+        yield Model(name_from(label or plain_name, "model", dots=True), path)
         return
     folder = find_run(text, out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]

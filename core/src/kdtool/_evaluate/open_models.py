@@ -89,13 +89,13 @@ def open_models(model: Path | str, *, out: Path | str = "runs", offline: bool = 
 def _find(model: Path | str, out: Path) -> tuple[Results | None, Mapping[str, Subject]]:
     path = Path(model)
     if is_model(path):
-        return None, {one.name: Subject(one.name, "artifact", one.path) for one in models_of([path], out)}
+        return None, {model.name: Subject(model.name, "artifact", model.path) for model in models_of([path], out)}
     results = with_whole_paths(read_results(find_run(model, out, what="model, nor a finished run")))
     artifacts = {artifact.path: artifact for arm in results.arms for artifact in arm.artifacts}
-    found: dict[str, Subject] = {}
+    by_name: dict[str, Subject] = {}
     for subject in sorted(results.subjects, key=lambda each: _ORDER.index(each.role)):
         artifact = artifacts.get(subject.path) if subject.path else None
         if not subject.name.endswith(UNADAPTED):
             link = replace(subject, path=results.path_of(artifact)) if artifact else subject
-            found[subject.name] = link
-    return results, found
+            by_name[subject.name] = link
+    return results, by_name

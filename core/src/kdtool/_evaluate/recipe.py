@@ -46,13 +46,13 @@ def measuring_recipe(
         UsageError: no evaluator is named.
     """
     file = recipe.folder / RESULTS if isinstance(recipe, Results) else recipe
-    place = Place(str(file or ""), 0, 0, Path.cwd())
-    layers = [as_node(recipe.recipe, place)] if isinstance(recipe, Results) else read_layers(recipe) if recipe else []
-    below = _select(compose(layers), evaluators, corpus) if layers else Node({}, place)
-    own: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
+    origin = Place(str(file or ""), 0, 0, Path.cwd())
+    layers = [as_node(recipe.recipe, origin)] if isinstance(recipe, Results) else read_layers(recipe) if recipe else []
+    below = _select(compose(layers), evaluators, corpus) if layers else Node({}, origin)
+    overrides: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
     if corpus:
-        own["corpus"] = corpus
-    composed = compose([below, as_node(own, place), settings_layer(settings)])
+        overrides["corpus"] = corpus
+    composed = compose([below, as_node(overrides, origin), settings_layer(settings)])
     if not composed.plain().get("evaluators"):
         raise UsageError("no evaluator is named; name some, `--with NAME`, or give a recipe")
     return _with_openers(name, composed)

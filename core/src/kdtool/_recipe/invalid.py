@@ -56,7 +56,7 @@ def invalid(
 def _find(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[Mapping[str, Any], int]:
     """Return the schema at a place, or that of the union which holds it, and the number of steps to there."""
     for depth, part in enumerate(loc):
-        options = [one for one in schema.get("anyOf", (schema,)) if one.get("type") != "null"]
+        options = [option for option in schema.get("anyOf", (schema,)) if option.get("type") != "null"]
         if len(options) > 1:
             return schema, depth
         (only,) = options or [schema]

@@ -53,26 +53,26 @@ def read_layers(path: Path) -> list[Node]:
     """
     layers: list[Node] = []
     seen: list[Path] = []
-    key, place = "", Place("", 0, 0, Path())
+    key, origin = "", Place("", 0, 0, Path())
     while True:
         try:
             if path.resolve() in seen:
-                raise RecipeError([place.problem(key, f"{path.name} extends itself")])
+                raise RecipeError([origin.problem(key, f"{path.name} extends itself")])
             seen.append(path.resolve())
             text = read_text(path)
         except RuntimeError as error:  # of `resolve`, up to Python 3.12
             message = f"recipe {str(path)[:200]!r} cannot be read: its symbolic links lead in a circle"
-            raise RecipeError([place.problem(key, message, "name the file itself")]) from error
+            raise RecipeError([origin.problem(key, message, "name the file itself")]) from error
         except FileNotFoundError as error:
             there = [file.name for file in path.parent.glob("*.y*ml")]
             remedy = did_you_mean(path.name, there, what="recipes there") or "check the path"
-            raise RecipeError([place.problem(key, f"recipe {str(path)[:200]!r} not found", remedy)]) from error
+            raise RecipeError([origin.problem(key, f"recipe {str(path)[:200]!r} not found", remedy)]) from error
         except (OSError, ValueError) as error:
             reason = (
                 "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", "") or str(error)
             )
             message = f"recipe {str(path)[:200]!r} cannot be read: {reason}"
-            raise RecipeError([place.problem(key, message)]) from error
+            raise RecipeError([origin.problem(key, message)]) from error
         try:
             layers.insert(0, read_document(text, str(path), path.parent))
             is_recipe = layers[0].value.keys() <= {*TOP_KEYS, *_PLURAL, "extends"}
@@ -83,15 +83,15 @@ def read_layers(path: Path) -> list[Node]:
         if not (is_recipe or seen[-1].is_relative_to(seen[0].parent)):  # its content is none of the reader's business
             message = f"{str(path)[:200]!r}, outside the recipe's folder, is not a recipe"
             raise RecipeError(
-                [place.problem(key, message, "name a recipe; `kdtool check` on the file itself shows its mistakes")]
+                [origin.problem(key, message, "name a recipe; `kdtool check` on the file itself shows its mistakes")]
             )
         base = layers[0].value.pop("extends", None)
         if base is None:
             return layers
-        key, place = "extends", base.place
+        key, origin = "extends", base.place
         if not isinstance(base.value, str):
-            raise RecipeError([place.problem(key, "must be the path of a recipe")])
-        path = place.folder / base.value
+            raise RecipeError([origin.problem(key, "must be the path of a recipe")])
+        path = origin.folder / base.value
 
 
 def settings_layer(settings: Mapping[str, Any]) -> Node:
@@ -100,30 +100,30 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     Raises:
         RecipeError: a key path is malformed or below another's value, or a value cannot be read.
     """
-    place = Place("", 0, 0, Path.cwd(), from_settings=True)
-    root = Node({}, place)
+    origin = Place("", 0, 0, Path.cwd(), from_settings=True)
+    root = Node({}, origin)
     problems: list[Problem] = []
     for key, value in settings.items():
         first, _, rest = key.partition(".")
         # below `require` the rest is one key: names of measurements may hold any character
         *parents, last = [first, rest] if first == "require" and rest else key.split(".")
         if len(parents) >= MAXIMUM_DEPTH:
-            problems.append(place.problem(f"{key[:60]}…", f"is nested deeper than {MAXIMUM_DEPTH} levels"))
+            problems.append(origin.problem(f"{key[:60]}…", f"is nested deeper than {MAXIMUM_DEPTH} levels"))
             continue
         target: Any = root.value
         for part in parents:
-            target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
+            target = target.setdefault(part, Node({}, origin)).value if isinstance(target, dict) else target
         if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
-            problems.append(place.problem(key, "is not a key path; write for example train.steps=100"))
+            problems.append(origin.problem(key, "is not a key path; write for example train.steps=100"))
         elif not isinstance(target, dict):
-            problems.append(place.problem(key, "is below a key that another setting gives a value"))
+            problems.append(origin.problem(key, "is below a key that another setting gives a value"))
         else:
             try:
-                given = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+                given = as_node(read_scalar(value) if isinstance(value, str) else value, origin)
                 is_entry = given.value is None and parents and parents[-1] in COLLECTIONS
-                target[last] = Node(False, place) if is_entry else given
+                target[last] = Node(False, origin) if is_entry else given
             except RecipeError as error:
-                problems += [place.problem(key, found.message, found.remedy) for found in error.problems]
+                problems += [origin.problem(key, problem.message, problem.remedy) for problem in error.problems]
     if problems:
         raise RecipeError(problems)
     return root
@@ -161,20 +161,20 @@ def _expand(section: Node, prefix: str, problems: list[Problem]) -> Node:
     """Return a section with maps of components; `prefix` leads to it in a recipe as it is written."""
     if not isinstance(section.value, dict):
         return section
-    found = {key: _components(key, node) for key, node in section.value.items() if key not in _PLURAL}
-    for singular, one in section.value.items():
+    expanded = {key: _components(key, node) for key, node in section.value.items() if key not in _PLURAL}
+    for singular, given in section.value.items():
         if (plural := _PLURAL.get(singular, "")) == "":
             continue
-        several, entry = found.get(plural), Node(False, one.place) if _is_off(one) else _component(one)
+        several, entry = expanded.get(plural), Node(False, given.place) if _is_off(given) else _component(given)
         if several is None or _is_off(several):
-            found[plural] = Node({singular: entry}, one.place, whole=several is not None)
-        elif _is_off(one) and isinstance(several.value, dict):
-            found[plural] = Node({singular: entry, **several.value}, several.place, several.whole)
+            expanded[plural] = Node({singular: entry}, given.place, whole=several is not None)
+        elif _is_off(given) and isinstance(several.value, dict):
+            expanded[plural] = Node({singular: entry, **several.value}, several.place, several.whole)
         else:
             message = f"stands beside {plural!r}: use one of them"
             remedy = f"`{singular}: false` beside {plural!r} removes an inherited {singular}"
-            problems.append(one.place.problem(prefix + singular, message, remedy))
-    return Node(found, section.place)
+            problems.append(given.place.problem(prefix + singular, message, remedy))
+    return Node(expanded, section.place)
 
 
 def _components(key: str, node: Node) -> Node:
@@ -208,6 +208,7 @@ def _merge(below: Node, above: Node, name: str) -> Node:
     kept = below.value
     use = above.value.get("use")
     if use is not None and use.value != (kept["use"].value if "use" in kept else name):
+        # Settings of one plugin mean nothing to another one; weight, teacher and the like belong to the core.
         kept = {key: node for key, node in kept.items() if key in reserved_keys() and key != "use"}
     merged = {key: _merge(kept[key], node, key) if key in kept else node for key, node in above.value.items()}
     return Node({**kept, **merged}, above.place)

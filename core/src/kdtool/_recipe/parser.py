@@ -70,7 +70,7 @@ class Parser:
         if value is None or value is False:
             return ()
         if key in SINGLE:
-            found = [self._component(path, value, SINGLE[key])]
+            specs = [self._component(path, value, SINGLE[key])]
         elif self._require(
             isinstance(value, Mapping),
             path,
@@ -78,10 +78,10 @@ class Parser:
             _as_list(key, value) or _MAP,
         ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
-            found = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
+            specs = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
         else:
-            found = []
-        return tuple(spec for spec in found if spec is not None)
+            specs = []
+        return tuple(spec for spec in specs if spec is not None)
 
     def _component(self, path: KeyPath, value: Any, kind: str) -> ComponentSpec | None:
         name = str(path[-1])
@@ -89,6 +89,7 @@ class Parser:
         self._require(NAME.fullmatch(name) is not None, path, f"must be {VALID_NAME}")
         if not self._require(isinstance(value, Mapping), path, message):
             return None
+        # An entry is named after its plugin unless its name is that of the kind, as in `teacher: {…}`, or of the key.
         use = value.get("use", None if kind in {name, SINGLE.get(name)} else name)
         self._refuse_huge(path, value)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
@@ -96,9 +97,9 @@ class Parser:
         if not self._require(good, (*path, "use"), message, "write `use: NAME` or `use: ./file.py:Class`"):
             return None
         keys = COMPONENT_KEYS.get(kind, Config)
-        own = self._own_keys(path, keys)
+        core_keys = self._own_keys(path, keys)
         options = {key: option for key, option in value.items() if key != "use" and key not in keys.model_fields}
-        return ComponentSpec(as_written(path), name, kind, use, options, path, **own)
+        return ComponentSpec(as_written(path), name, kind, use, options, path, **core_keys)
 
     def _phases(self) -> tuple[PhaseSpec, ...]:
         train = self.data.get("train")
@@ -127,9 +128,9 @@ class Parser:
             sources += self.components((*path, key)) if has_own else of_kind(self.shared, kind)
         for key in ("losses", "trainer", "rows", *(["corpora"] if self._at((*path, "corpora")) is not None else [])):
             self._need(path, key)
-        own = self._own_keys(path, PhaseKeys)
+        core_keys = self._own_keys(path, PhaseKeys)
         return PhaseSpec(
-            name, own["steps"], losses, transforms, weightings, trainer, tuple(sources), path, own["trains"]
+            name, core_keys["steps"], losses, transforms, weightings, trainer, tuple(sources), path, core_keys["trains"]
         )
 
     def _refuse_huge(self, path: KeyPath, value: Any) -> None:
@@ -156,7 +157,7 @@ class Parser:
         if isinstance(value, Mapping):
             self.refuse_unknown(("control",), CONTROL_KEYS)
         section = value if isinstance(value, Mapping) else {} if value is True else {"match": value}
-        own = self._own_keys(("control",), ControlKeys, section)
+        core_keys = self._own_keys(("control",), ControlKeys, section)
         losses, controls = self.components(("control", "losses")), []
         for phase in phases:
             trainer = self._trainer(("control", "trainer"), phase.trainer)
@@ -164,7 +165,7 @@ class Parser:
                 path = ("control", phase.name, "trainer")
                 trainer = replace(trainer, path=".".join(path), key=path)
             controls.append(replace(phase, losses=losses or phase.losses, trainer=trainer))
-        return ControlSpec(own["match"], bool(losses), tuple(controls))
+        return ControlSpec(core_keys["match"], bool(losses), tuple(controls))
 
     def _own_keys(self, path: KeyPath, keys: type[Config], section: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the core's own keys of a section; the defaults if any of them is wrong."""

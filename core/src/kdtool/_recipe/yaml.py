@@ -103,23 +103,25 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     Raises:
         RecipeError: the syntax is wrong, or something is refused (see the module's docstring).
     """
-    place = Place(file, 0, 0, folder)
+    origin = Place(file, 0, 0, folder)
     if len(text) > MAXIMUM_BYTES:
-        raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters", "split it by `extends:`")])
+        raise RecipeError(
+            [origin.problem("", f"is larger than {MAXIMUM_BYTES:,} characters", "split it by `extends:`")]
+        )
     try:
-        _refuse_exotic(text, place)
+        _refuse_exotic(text, origin)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = (place.at(mark) if mark else place).problem("", *_explain(error, text, mark))
-        raise RecipeError([_odd_space(text, place) or problem]) from error
+        problem = (origin.at(mark) if mark else origin).problem("", *_explain(error, text, mark))
+        raise RecipeError([_odd_space(text, origin) or problem]) from error
     if not isinstance(root, yaml.MappingNode):
-        if odd := _odd_space(text, place):
+        if odd := _odd_space(text, origin):
             raise RecipeError([odd])
         message = "must be a mapping of keys to values" if root else "is empty"
-        raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
+        raise RecipeError([origin.problem("", message, "`kdtool schema` shows what a recipe may hold")])
     problems: list[Problem] = []
-    document = _convert(root, "", place, problems)
+    document = _convert(root, "", origin, problems)
     if problems:
         raise RecipeError(problems)
     return document
@@ -160,7 +162,7 @@ def _scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _refuse_exotic(text: str, place: Place) -> None:
+def _refuse_exotic(text: str, origin: Place) -> None:
     depth, message = 0, ""
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -171,27 +173,27 @@ def _refuse_exotic(text: str, place: Place) -> None:
         elif getattr(event, "tag", None):
             message = f"tags such as {event.tag} are not supported"
         if message:
-            raise RecipeError([place.at(event.start_mark).problem("", message)])
+            raise RecipeError([origin.at(event.start_mark).problem("", message)])
 
 
-def _convert(node: yaml.Node, key: str, place: Place, problems: list[Problem]) -> Node:
+def _convert(node: yaml.Node, key: str, origin: Place, problems: list[Problem]) -> Node:
     """Return YAML's node as ours, gathering problems; `key` leads to it."""
-    here = place.at(node.start_mark)
+    here = origin.at(node.start_mark)
     if isinstance(node, yaml.SequenceNode):
-        return Node([_convert(item, key, place, problems) for item in node.value], here)
+        return Node([_convert(item, key, origin, problems) for item in node.value], here)
     if not isinstance(node, yaml.MappingNode):
         return Node(node.value if node.style else _scalar(node.value), here)
-    found: dict[str, Node] = {}
+    entries: dict[str, Node] = {}
     for key_node, value_node in node.value:
         name = f"{key}.{key_node.value}" if key else str(key_node.value)
-        there = place.at(key_node.start_mark)
+        there = origin.at(key_node.start_mark)
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(there.problem(key, "a key must be a plain word"))
         elif not key_node.style and (problem := _odd_space(key_node.value, there)):
             problems.append(problem)
-        elif key_node.value in found:
-            first = found[key_node.value].place.line
+        elif key_node.value in entries:
+            first = entries[key_node.value].place.line
             problems.append(there.problem(name, f"is written twice, first in line {first}"))
         else:  # a value's place is its key's: that is what a message points at
-            found[key_node.value] = Node(_convert(value_node, name, place, problems).value, there)
-    return Node(found, here)
+            entries[key_node.value] = Node(_convert(value_node, name, origin, problems).value, there)
+    return Node(entries, here)

@@ -40,11 +40,11 @@ def arm_values(measurements: Sequence[Measurement], subjects: Sequence[Subject])
     """Return every arm's value on every measurement: its mean over seeds, with the interval that is shown everywhere."""
     arms = {subject.name: arm_of(subject) for subject in subjects}
     grouped: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
-    for found in measurements:
-        grouped[found.name, arms[found.subject]].append(found)
+    for measurement in measurements:
+        grouped[measurement.name, arms[measurement.subject]].append(measurement)
     made = []
     for (name, arm), seeds in grouped.items():
-        first, value = seeds[0], fmean(found.value for found in seeds)
+        first, value = seeds[0], fmean(measurement.value for measurement in seeds)
         low, high = (first.low, first.high) if len(seeds) == 1 else interval(seeds) or (None, None)
         made.append(ArmValue(arm, name, first.unit, first.higher_is_better, value, low, high, len(seeds)))
     return tuple(made)
@@ -67,9 +67,9 @@ def compare_all(
     known = {subject.name: subject for subject in subjects if subject.name in arms}
     roles = {arms[name]: subject.role for name, subject in known.items()}
     by: dict[str, dict[str, dict[int | None, Measurement]]] = defaultdict(lambda: defaultdict(dict))
-    for found in measurements:
-        if found.items is not None and found.subject in known:
-            by[found.name][arms[found.subject]][known[found.subject].seed] = found
+    for measurement in measurements:
+        if measurement.items is not None and measurement.subject in known:
+            by[measurement.name][arms[measurement.subject]][known[measurement.subject].seed] = measurement
     compared: list[Comparison] = []
     notes: list[str] = []
     for name, by_arm in by.items():
@@ -183,6 +183,7 @@ def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> t
     if about.unit == "fraction":
         reach, most = widen_fraction(reach, tables, 1 + abs(difference)), 1.0
     low, high = max(-most, difference - reach[0]), min(most, difference + reach[1])
+    # The jackknife is too narrow for a few skewed items: the exact test then decides whether there is a difference at all.
     return (min(low, 0.0), max(high, 0.0)) if chance(item_differences(tables)) >= _SIGNIFICANCE else (low, high)
 
 

@@ -47,6 +47,10 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         arms: which arms are compared between runs, such as "student" or "control"; by default the students, and the models
             of a run that only measured, or its teachers where there are no others.
 
+    Returns:
+        `values` of each run, `comparisons` between runs, `verdict` (the outcome in words), `notes` on pairs that were not
+        compared, and all `measurements` and `subjects`.
+
     Raises:
         UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
 
@@ -57,15 +61,15 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
     folders = list(dict.fromkeys(find_run(run, out) for run in runs))
     if len(folders) < 2:
         raise UsageError("give at least two runs to compare; `kdtool show RUN` shows one")
-    found = {label: read_results(folder) for label, folder in _labels(folders).items()}
-    known = {arm_of(subject) for results in found.values() for subject in results.subjects}
+    results_by_run = {label: read_results(folder) for label, folder in _labels(folders).items()}
+    known = {arm_of(subject) for results in results_by_run.values() for subject in results.subjects}
     if unknown := [arm for arm in arms if arm not in known]:
         raise UsageError(f"no run has an arm {unknown[0]!r}; {did_you_mean(unknown[0], known, what='there are')}")
     measurements: list[Measurement] = []
     subjects: list[Subject] = []
     chosen: dict[str, str] = {}
     run_of: dict[str, str] = {}
-    for label, results in found.items():
+    for label, results in results_by_run.items():
         measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _with_items(results)]
         subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
         wanted = set(arms) or _default_arms(results.subjects)
@@ -75,7 +79,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
                 run_of[shown] = label
     comparisons, notes = compare_all(measurements, subjects, chosen)
     between = tuple(c for c in comparisons if run_of[c.arm] != run_of[c.against])
-    values = {label: results.values for label, results in found.items()}
+    values = {label: results.values for label, results in results_by_run.items()}
     return Compared(values, between, tuple(notes), side_by_side(between), tuple(measurements), tuple(subjects))
 
 

@@ -81,15 +81,17 @@ def select_runs(name: str, out: Path) -> list[Path]:
             return [folder.absolute()]
     if not set("*?[") & set(name) or Path(name).anchor or Path(out, name).is_dir():
         return [find_run(name, out, "run", [GRAPH])]
-    found = [path for path in sorted(out.absolute().glob(name)) if (path / GRAPH).is_file() or runs_in(path)]
-    found = [
-        path for path in found if not any(up.is_symlink() for up in path.parents if up.is_relative_to(out.absolute()))
+    matching = [path for path in sorted(out.absolute().glob(name)) if (path / GRAPH).is_file() or runs_in(path)]
+    matching = [
+        path
+        for path in matching
+        if not any(up.is_symlink() for up in path.parents if up.is_relative_to(out.absolute()))
     ]
-    if not found:
+    if not matching:
         raise UsageError(
             f"no run in {out} matches {name!r}; `kdtool runs` lists all, with the names that patterns match"
         )
-    return found
+    return matching
 
 
 def runs_in(folder: Path) -> list[Path]:

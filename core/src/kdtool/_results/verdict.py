@@ -30,30 +30,32 @@ def verdict(
     `has_control`: the run trained one.
     """
     control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _CONTROLS["control"]
-    own = [found for found in comparisons if found.arm == "student"]
-    controls = [found for found in own if found.against in _CONTROLS]
-    shares = [f"The student reaches {share}." for share in map(_share, own) if share]
-    base = [found for found in own if found.against == "base"]
+    of_student = [comparison for comparison in comparisons if comparison.arm == "student"]
+    controls = [comparison for comparison in of_student if comparison.against in _CONTROLS]
+    shares = [f"The student reaches {share}." for share in map(_share, of_student) if share]
+    base = [comparison for comparison in of_student if comparison.against == "base"]
     sentences = [f"Against itself before training, the student is {_outcome(base)}."] if base else []
     if not controls:
         no_verdict = _NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL)
-        return " ".join([no_verdict, *sentences, *shares, *_weakness(own)])
-    for arm in dict.fromkeys(found.against for found in controls):
-        shown = _outcome([found for found in controls if found.against == arm])
+        return " ".join([no_verdict, *sentences, *shares, *_weakness(of_student)])
+    for arm in dict.fromkeys(comparison.against for comparison in controls):
+        shown = _outcome([comparison for comparison in controls if comparison.against == arm])
         sentences.append(
             f"Against {control if arm == 'control' else _CONTROLS[arm]}, the distilled student is {shown}."
         )
-    one_seed = [_ONE_SEED] if all(found.seeds == 1 for found in controls) else []
-    return " ".join([*sentences, *_several(controls), *shares, *_weakness(own), *one_seed])
+    one_seed = [_ONE_SEED] if all(comparison.seeds == 1 for comparison in controls) else []
+    return " ".join([*sentences, *_several(controls), *shares, *_weakness(of_student), *one_seed])
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
     """State the outcome for each pair of arms, none of which was trained here."""
     sentences = []
-    for arm, against in dict.fromkeys((found.arm, found.against) for found in comparisons):
-        shown = _outcome([found for found in comparisons if (found.arm, found.against) == (arm, against)])
+    for arm, against in dict.fromkeys((comparison.arm, comparison.against) for comparison in comparisons):
+        shown = _outcome(
+            [comparison for comparison in comparisons if (comparison.arm, comparison.against) == (arm, against)]
+        )
         sentences.append(f"Against {against}, {arm} is {shown}.")
-    shares = [f"{found.arm}: {_share(found)}." for found in comparisons if found.share]
+    shares = [f"{comparison.arm}: {_share(comparison)}." for comparison in comparisons if comparison.share]
     return " ".join([*sentences, *_several(comparisons), *shares]) or _NO_PAIR
 
 

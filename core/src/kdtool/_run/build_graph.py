@@ -7,7 +7,7 @@ seed and arm → exports → scores of all others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdtool._contract.language_model import ModelFacts
@@ -18,7 +18,7 @@ from kdtool._run.preflight.refusals import identify
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.exports import add_exports
 from kdtool._run.stages.phases import MatchedTime, TrainedModel, add_arm
-from kdtool._run.stages.rows import Materials, add_data, add_texts
+from kdtool._run.stages.rows import Materials, Recording, add_data, add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.students import add_students
@@ -45,9 +45,9 @@ class RunGraph:
     scores: Mapping[str, Sequence[Node]]
 
     @property
-    def signals(self) -> tuple[Node, ...]:
-        """The recorded signals, each once."""
-        return _signals(self.materials)
+    def recordings(self) -> dict[str, Recording]:
+        """The recordings of signals by the names of their stages, each once."""
+        return _recordings(self.materials)
 
 
 def check_and_build_graph(context: Context) -> RunGraph:
@@ -94,12 +94,9 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
     return ordered
 
 
-def _signals(materials: Mapping[str, Materials]) -> tuple[Node, ...]:
-    return tuple({node.name: node for own in materials.values() for node in _recordings_of(own)}.values())
-
-
-def _recordings_of(materials: Materials) -> Iterator[Node]:
-    return (recording.node for recording in materials.recordings.values())
+def _recordings(materials: Mapping[str, Materials]) -> dict[str, Recording]:
+    recordings = (recording for data in materials.values() for recording in data.recordings.values())
+    return {recording.node.name: recording for recording in recordings}
 
 
 def _add_arms(
@@ -111,7 +108,8 @@ def _add_arms(
 ) -> list[TrainedModel]:
     """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
     trained = (node for arm in teachers for node in arm.nodes)
-    costs = tuple(dict.fromkeys((*_signals(materials), *trained, *context.adapted.values())))
+    signals = (recording.node for recording in _recordings(materials).values())
+    costs = tuple(dict.fromkeys((*signals, *trained, *context.adapted.values())))
     by_seed: list[dict[str, TrainedModel]] = []
     for seed in context.assembly.recipe.seeds:
         arms: dict[str, TrainedModel] = {}

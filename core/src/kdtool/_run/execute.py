@@ -320,7 +320,7 @@ def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
         **({"accounts": accounts} if accounts else {}),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
-        "signal_seconds": sum(context.made[node.name].seconds for node in run_graph.signals),
+        "signal_seconds": sum(context.made[name].seconds for name in run_graph.recordings),
         **({"phases": _phases(context, run_graph)} if len(run_graph.materials) > 1 else {}),
     }
 

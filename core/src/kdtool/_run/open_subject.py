@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdtool._contract.evaluation import LiveSubject, Subject
+from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import Named, RunInfo
 from kdtool._contract.teacher import Teacher
@@ -12,13 +12,13 @@ UNADAPTED = ".unadapted"
 
 
 def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
-    """Open a subject and return it with the name of the component that did; None where no component can.
+    """Open a subject and return (name, value): the component that opened it, and the runtime; None if none can.
 
     A teacher is opened by its own component, which it is named after, perhaps with `UNADAPTED` behind. All other subjects
     are opened by the first component that can. For a model in memory the name is "". The caller closes the runtime.
     """
-    if isinstance(subject, LiveSubject) and subject.model is not None:
-        return Named("", subject.model.open_runtime())
+    if (runtime := subject.open_runtime()) is not None:
+        return Named("", runtime)
     owner = run.hook.owner
     name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
     if subject.role == "teacher" and owner(name):

@@ -118,15 +118,13 @@ def _last_nodes(folder: Path) -> Mapping[str, Any]:
 def _signals(context: Context, run_graph: RunGraph) -> Iterator[tuple[str, RecordedSignals]]:
     """Yield the recorded signals by the names of their stages."""
     built = context.assembly.built_for()
-    for phase in context.assembly.arms["student"]:
-        for teacher, recording in run_graph.materials[phase.name].recordings.items():
-            node = recording.node
-            folder = node.partial if node.partial.is_dir() and not node.exists else node.path
-            who = component_record(built[teacher]), component_record(built[recording.cache])
-            wanted = recording.wanted
-            made = all(student.exists for student in wanted.shapes.untrained.values())
-            want = wanted.request() if made else wanted.request_ahead()
-            yield node.name, RecordedSignals(*who, want, folder, recording.rows, context)
+    for name, recording in run_graph.recordings.items():
+        node, wanted = recording.node, recording.wanted
+        folder = node.partial if node.partial.is_dir() and not node.exists else node.path
+        teacher, cache = (component_record(built[component]) for component in (wanted.teacher, recording.cache))
+        made = all(student.exists for student in wanted.shapes.untrained.values())
+        want = wanted.request() if made else wanted.request_ahead()
+        yield name, RecordedSignals(teacher, cache, want, folder, recording.rows, context)
 
 
 def _action(node: Node, before: Mapping[str, Any]) -> tuple[_Action, tuple[str, ...]]:

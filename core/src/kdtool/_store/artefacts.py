@@ -109,7 +109,7 @@ class Artefacts:
         with storage_errors(path.parent):
             make_private(self.root)
             path.parent.mkdir(exist_ok=True)
-        with storage_errors(path.parent, own=False), _lock(path.with_name(path.name + ".lock"), waiting):
+        with storage_errors(path.parent, anywhere=False), _lock(path.with_name(path.name + ".lock"), waiting):
             found = self.find(kind, label, fingerprint)
             if found is not None:
                 return found
@@ -135,8 +135,8 @@ class Artefacts:
         write_sealed(partial / KEPT, {"seconds": before})
         build(partial)
         seconds = before + time.monotonic() - start
-        own = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
-        made = sorted({found for found in partial.rglob("*") if found.is_file()} - own)
+        engine_files = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
+        made = sorted({file for file in partial.rglob("*") if file.is_file()} - engine_files)
         for file in made:
             if is_private:
                 file.chmod(PRIVATE)
@@ -203,16 +203,18 @@ def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
 
 
 @contextmanager
-def storage_errors(folder: Path, *, own: bool = True) -> Iterator[None]:
+def storage_errors(folder: Path, *, anywhere: bool = True) -> Iterator[None]:
     """Turn the error of a full or read-only disk into a StorageError; finished work stays.
 
-    With `own` every refused write counts, otherwise only those below `folder`. Libraries that write weights report a full
-    disk as errors of their own, which contain the system's words for it.
+    With `anywhere` every refused write counts, otherwise only those below `folder`. Libraries that write weights report a
+    full disk as errors of their own, which contain the system's words for it.
     """
     try:
         yield
     except OSError as error:
-        refused = error.errno in _REFUSED if own else error.errno in _NOT_ALLOWED and _is_below(error.filename, folder)
+        refused = (
+            error.errno in _REFUSED if anywhere else error.errno in _NOT_ALLOWED and _is_below(error.filename, folder)
+        )
         if error.errno in _FULL or refused:
             raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
         raise

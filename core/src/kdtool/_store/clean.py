@@ -73,18 +73,19 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
             refuse_unmounted(runs)
             folders = sorted({folder.resolve() for folder in runs.values() if folder.is_dir()})
             needed = {path for folder in folders for path in _needs(store, folder)}
-            found = tuple(_find_unneeded(store, folders, needed))
+            unneeded = tuple(_find_unneeded(store, folders, needed))
             total = bytes_below(store)
-            left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
+            left = {item.path: reason for item in unneeded if remove for reason in [_remove(item.path)] if reason}
             for file, folder in runs.items():
                 if remove and not folder.is_dir():  # deleted
                     file.unlink(missing_ok=True)
-    return Cleaned(found, left, total, len(folders))
+    return Cleaned(unneeded, left, total, len(folders))
 
 
 def _needs(store: Path, folder: Path) -> Iterator[Path]:
     """Yield the folders that the artefacts of a run are in, or will be."""
     file, holder = folder / GRAPH, folder / HOLDER
+    # The graph is that of the run before until the process that holds the run has written its own.
     begun = holder.exists() and not (file.exists() and file.stat().st_mtime_ns >= holder.stat().st_mtime_ns)
     if begun and worker_of(folder):
         raise LockedError(f"the run in {folder} has just begun, and its needs are not known yet: try again later")

@@ -25,7 +25,13 @@ _digests: dict[tuple[str, int, int], str] = {}
 """SHA-256 by path, size and time of change of the files that this process has hashed: it need not hash them again."""
 
 
-def commit(folder: Path, *paths: Path, growing: bool = False, pending: Mapping[Path, Path] | None = None) -> None:
+def commit(
+    folder: Path,
+    *paths: Path,
+    growing: bool = False,
+    pending: Mapping[Path, Path] | None = None,
+    gone: Sequence[Path] = (),
+) -> None:
     """Record files below `folder` as whole: after a kill they are there again, or are reported and made again.
 
     Those committed in one call stay together: where one of them is damaged, all of them are discarded. A file that replaces
@@ -36,6 +42,7 @@ def commit(folder: Path, *paths: Path, growing: bool = False, pending: Mapping[P
         paths: files, or folders with all files in them. They are synced to disk first.
         growing: they are written line by line, each line by `seal_line`; then nothing but their names is recorded.
         pending: for files of `paths` that are not there yet, those that the caller renames to them afterwards.
+        gone: files or folders that the caller is about to delete, also those that other processes committed.
 
     Raises:
         FileNotFoundError: one of `paths` is not there, nor pending or growing.
@@ -45,17 +52,12 @@ def commit(folder: Path, *paths: Path, growing: bool = False, pending: Mapping[P
     entries: dict[str, Any] = dict.fromkeys(file.relative_to(folder).as_posix() for file in files)
     if not growing:
         there = [now.get(file, file) for file in files]
-        for place in (*there, *sorted({place for file in there for place in _between(file, folder)})):
-            sync(place)
-        for name, file, place in zip(entries, files, there, strict=True):
-            entries[name] = entry_of(place)
-            remember(file, entries[name], place)
-    _append(folder, {"files": entries})
-
-
-def uncommit(folder: Path, *paths: Path) -> None:
-    """Record that files below `folder` are about to be deleted, also those that other processes committed."""
-    _append(folder, {"gone": [path.relative_to(folder).as_posix() for path in paths]})
+        for current in (*there, *sorted({current for file in there for current in _between(file, folder)})):
+            sync(current)
+        for name, file, current in zip(entries, files, there, strict=True):
+            entries[name] = entry_of(current)
+            remember(file, entries[name], current)
+    _append(folder, {"files": entries, "gone": [path.relative_to(folder).as_posix() for path in gone]})
 
 
 def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
@@ -154,7 +156,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         now = [Path(name) for name in content.get("gone", ())]
         gone += content.get("gone", ())
         groups = [group for group in groups if not any(Path(name).is_relative_to(up) for name in group for up in now)]
-        groups += [content["files"]] if "files" in content else []
+        groups.append(content["files"])
     return groups, gone
 
 
@@ -169,18 +171,18 @@ def _intact(
     broken: list[tuple[Mapping[str, Any], str]] = []
     for whole in reversed(groups):
         group = {name: entry for name, entry in whole.items() if name not in taken}
-        found = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
-        problem = next((f"{name} {what}" for name, what in found if what), "")
+        damages = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
+        problem = next((f"{name} {what}" for name, what in damages if what), "")
         if problem:
             broken.append((whole, problem))
         elif group := {name: entry for name, entry in group.items() if entry or (folder / name).is_file()}:
             taken |= group.keys()
             yield group
     for whole, problem in broken:
-        given_up = any((folder / name).is_relative_to(place) for name in whole for place in gone)
+        given_up = any((folder / name).is_relative_to(deleted) for name in whole for deleted in gone)
         if not given_up and not taken.issuperset(whole):
-            more = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
-            say(f"{folder}{os.sep}{problem}: it is made again{more}")
+            companions = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
+            say(f"{folder}{os.sep}{problem}: it is made again{companions}")
 
 
 def _append(folder: Path, content: Mapping[str, Any]) -> None:

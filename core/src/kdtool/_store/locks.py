@@ -47,7 +47,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         about = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
         with storage_errors(folder):
             write_beside(holder, json.dumps(about))
-        with storage_errors(folder, own=False):
+        with storage_errors(folder, anywhere=False):
             yield
     finally:
         if os.getpid() == process:  # not in a forked worker that comes by here when it ends

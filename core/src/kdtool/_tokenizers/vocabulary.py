@@ -35,6 +35,23 @@ class Vocabularies:
     shared: int
     differing: tuple[tuple[int, str, str], ...] = ()
 
+    @classmethod
+    def compare(cls, own: Tokenizer, other: Tokenizer) -> Vocabularies:
+        """Compare two tokenizers by their tokens, and by the ids of a few lines of code. Since 0.1."""
+        sizes = (own.vocabulary, other.vocabulary)
+        if own.fingerprint == other.fingerprint:
+            return cls("same", sizes, own.vocabulary)
+        pairs = list(zip_longest(own.tokens(), other.tokens(), fillvalue=""))
+        shortest = min(sizes)
+        differing = [(index, *pair) for index, pair in enumerate(pairs[:shortest]) if pair[0] != pair[1]]
+        if differing:
+            return cls("different", sizes, differing[0][0], tuple(differing[:_SHOWN]))
+        if sizes[0] == sizes[1]:
+            return cls("tokens", sizes, shortest)
+        # A longer list of merges begins with the shorter one, too, but then models of the two expect other tokens.
+        alike = own.encode(_PROBE) == other.encode(_PROBE)
+        return cls("prefix" if alike else "different", sizes, shortest)
+
     @property
     def comparable(self) -> bool:
         """True if logits can be compared token by token, over the first `shared` tokens."""
@@ -53,20 +70,3 @@ class Vocabularies:
             return f"{sizes}; the first {self.shared:,} are the same, but they split texts differently"
         shown = "; ".join(f"{index} is {mine!r} and {theirs!r}" for index, mine, theirs in self.differing)
         return f"{sizes}; ids that stand for different tokens begin with: {shown}"
-
-
-def compare_vocabularies(own: Tokenizer, other: Tokenizer) -> Vocabularies:
-    """Compare two tokenizers by their tokens, and by the ids of a few lines of code."""
-    sizes = (own.vocabulary, other.vocabulary)
-    if own.fingerprint == other.fingerprint:
-        return Vocabularies("same", sizes, own.vocabulary)
-    pairs = list(zip_longest(own.tokens(), other.tokens(), fillvalue=""))
-    shortest = min(sizes)
-    differing = [(index, *pair) for index, pair in enumerate(pairs[:shortest]) if pair[0] != pair[1]]
-    if differing:
-        return Vocabularies("different", sizes, differing[0][0], tuple(differing[:_SHOWN]))
-    if sizes[0] == sizes[1]:
-        return Vocabularies("tokens", sizes, shortest)
-    # A longer list of merges begins with the shorter one, too, but then a model of one expects other tokens than the other.
-    alike = own.encode(_PROBE) == other.encode(_PROBE)
-    return Vocabularies("prefix" if alike else "different", sizes, shortest)

@@ -188,7 +188,7 @@ def _compare(
         model = _open(run, learner, stack)
         if model is None:
             return None
-        vocabularies = kdtool.compare_vocabularies(model.tokenizer, states.tokenizer)
+        vocabularies = kdtool.Vocabularies.compare(model.tokenizer, states.tokenizer)
         sentence = vocabularies.sentence(learner.name, teacher.name)
         if not vocabularies.comparable:
             run.say(f"agreement: {learner.name} is left out: {sentence}")

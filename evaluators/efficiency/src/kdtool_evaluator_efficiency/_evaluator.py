@@ -76,13 +76,13 @@ class Efficiency(kdtool.Evaluator):
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="kdtool-efficiency-")))
             folders: dict[kdtool.Subject, Path] = {}
-            answering: dict[kdtool.Subject, kdtool.Named[kdtool.Runtime]] = {}
+            answering: dict[kdtool.Subject, tuple[str, kdtool.Runtime]] = {}
             for subject in _representatives(subjects):
                 path, opened = _find_subject(run, subject, scratch)
                 if path is not None:
                     yield file_size(subject.name, path)
                 if opened is not None:
-                    stack.enter_context(opened.value)
+                    stack.enter_context(opened[1])
                     answering[subject] = opened
                 elif path is not None and _has_model(path):
                     folders[subject] = path
@@ -101,7 +101,7 @@ class Efficiency(kdtool.Evaluator):
         run: kdtool.RunInfo,
         stack: ExitStack,
         folders: Mapping[kdtool.Subject, Path],
-        answering: Mapping[kdtool.Subject, kdtool.Named[kdtool.Runtime]],
+        answering: Mapping[kdtool.Subject, tuple[str, kdtool.Runtime]],
     ) -> dict[kdtool.Subject, Ready]:
         """Make everybody ready to generate; processes end with the stack."""
         from kdtool_evaluator_efficiency._answers import Answering
@@ -134,14 +134,12 @@ class Efficiency(kdtool.Evaluator):
                 parts,
                 f"transformers, {here.dtype}",
             )
-        for subject, opened in answering.items():
+        for subject, (owner, runtime) in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.
             energy = None if subject.path is None else counted.counting("processors", own)
-            timed = (
-                f"answers of {opened.name}, one at a time; splitting into tokens and the way there and back included"
-            )
+            timed = f"answers of {owner}, one at a time; splitting into tokens and the way there and back included"
             try:
-                ready[subject] = Ready(Answering(opened.value, much, energy), {"timed": timed}, parts, opened.name)
+                ready[subject] = Ready(Answering(runtime, much, energy), {"timed": timed}, parts, owner)
             except UnmeasurableError as error:
                 run.say(f"efficiency: {subject.name} is not timed: {error}")
         return ready
@@ -168,7 +166,7 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
 
 def _find_subject(
     run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path
-) -> tuple[Path | None, kdtool.Named[kdtool.Runtime] | None]:
+) -> tuple[Path | None, tuple[str, kdtool.Runtime] | None]:
     """Return the subject's files, and who answers for it where transformers does not open them.
 
     A teacher that has no files of its own is saved into `scratch`, if it has weights here.
@@ -181,17 +179,18 @@ def _find_subject(
         left = f"{subject.name} is left out" if path is None else f"of {subject.name} only the size is measured"
         run.say(f"efficiency: {left}, no component opens it; its component must implement kdtool_open")
         return path, None
-    if opened.name and getattr(run.component(opened.name, kdtool.Component), "stores_answers", False):
-        opened.value.close()
+    owner, runtime = opened
+    if owner and getattr(run.component(owner, kdtool.Component), "stores_answers", False):
+        runtime.close()
         run.say(f"efficiency: {subject.name} is left out, it gives stored answers again, and new ones cost money")
         return path, None
-    model = opened.value.model
+    model = runtime.model
     if path is not None or model is None:
         return path, opened
     folder = scratch / re.sub(r"[^\w.-]", "_", subject.name)
-    with opened.value:
+    with runtime:
         model.save(folder)
-        opened.value.unload()  # its own process has the model from now on
+        runtime.unload()  # its own process has the model from now on
     return folder, None
 
 

@@ -30,7 +30,7 @@ def require_hardware(hardware: str) -> None:
         UsageError: the GPU is unknown.
     """
     if hardware != HERE:
-        kdtool.find_gpu(hardware)
+        kdtool.Gpu.find(hardware)
 
 
 def has_gpu(hardware: str) -> bool:

@@ -230,7 +230,7 @@ def _require_transformers(runtime: kdtool.Runtime, role: str) -> TransformersRun
 
 def _require_same_vocabulary(target: TransformersRuntime, draft: TransformersRuntime) -> None:
     with target.passes() as verifier, draft.passes() as drafter:
-        found = kdtool.compare_vocabularies(drafter.tokenizer, verifier.tokenizer)
+        found = kdtool.Vocabularies.compare(drafter.tokenizer, verifier.tokenizer)
     if found.relation not in ("same", "tokens"):
         own, other = found.sizes
         raise kdtool.UsageError(

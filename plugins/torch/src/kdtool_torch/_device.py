@@ -53,7 +53,7 @@ def pick_device() -> torch.device:
     """
     import torch
 
-    if kdtool.assumed_gpu() is not None:
+    if kdtool.Gpu.of_check() is not None:
         return torch.device("cuda")
     if torch.cuda.is_available():
         own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
@@ -66,7 +66,7 @@ def devices_here() -> list[str]:
     """Return the names of all devices of this machine."""
     import torch
 
-    count = torch.cuda.device_count() if kdtool.assumed_gpu() is None else 1
+    count = torch.cuda.device_count() if kdtool.Gpu.of_check() is None else 1
     cuda = [f"cuda:{number}" for number in range(count)]
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
@@ -78,7 +78,7 @@ def named_device(name: str) -> torch.device:
     if name != "cuda":
         return torch.device(name)
     own = pick_device().index
-    if kdtool.assumed_gpu() is not None:
+    if kdtool.Gpu.of_check() is not None:
         return torch.device(name)
     return torch.device("cuda", torch.cuda.current_device() if own is None else own)
 
@@ -98,7 +98,7 @@ def has_bfloat16() -> bool:
     """Return whether the GPU computes in bfloat16 itself."""
     import torch
 
-    assumed = kdtool.assumed_gpu()
+    assumed = kdtool.Gpu.of_check()
     return torch.cuda.is_bf16_supported(including_emulation=False) if assumed is None else assumed.bfloat16
 
 
@@ -106,7 +106,7 @@ def has_flash() -> bool:
     """Return whether the GPU runs flash attention: from compute capability 8.0 on."""
     import torch
 
-    assumed = kdtool.assumed_gpu()
+    assumed = kdtool.Gpu.of_check()
     return torch.cuda.get_device_capability() >= (8, 0) if assumed is None else assumed.bfloat16
 
 
@@ -115,7 +115,7 @@ def product_speed(dtype: torch.dtype, device: torch.device) -> float:
 
     Kept for this machine and version of torch: an estimate must not change with how busy the machine was.
     """
-    assumed = kdtool.assumed_gpu()
+    assumed = kdtool.Gpu.of_check()
     if assumed is not None:
         return assumed.half if dtype.itemsize < 4 else assumed.single
     return _kept_speed(dtype, device)
@@ -147,7 +147,7 @@ def gpu_bytes() -> int:
     """Return the memory of all CUDA devices together, 0 where there is none."""
     import torch
 
-    assumed = kdtool.assumed_gpu()
+    assumed = kdtool.Gpu.of_check()
     if assumed is not None:
         return assumed.memory
     return sum(

@@ -129,5 +129,5 @@ def hash_of(path: Path) -> str:
 
 
 def _remove(root: Path, folder: Path) -> None:
-    kdtool.uncommit(root, folder)
+    kdtool.commit(root, gone=[folder])
     shutil.rmtree(folder)

@@ -79,7 +79,7 @@ def estimate_phase(
 
 
 def _speed_note(speed: float, dtype: torch.dtype) -> str:
-    assumed, name = kdtool.assumed_gpu(), str(dtype).removeprefix("torch.")
+    assumed, name = kdtool.Gpu.of_check(), str(dtype).removeprefix("torch.")
     if assumed is not None:
         return f"from {BUSY['cuda']:.0%} of the published speed of {assumed.name}: {speed / 1e12:,.0f} TFLOP/s, {name}"
     return f"from this machine's speed: {speed / 1e9:,.0f} GFLOP/s, {name}"

@@ -128,7 +128,7 @@ def _check_teacher(
     has_tokenizer = teacher in run.implementing("kdtool_tokenizer")
     tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run) if has_tokenizer else None
     if tokenizer is not None:
-        found = kdtool.compare_vocabularies(student.tokenizer, tokenizer)
+        found = kdtool.Vocabularies.compare(student.tokenizer, tokenizer)
         if not found.comparable:
             raise kdtool.UsageError(
                 f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "

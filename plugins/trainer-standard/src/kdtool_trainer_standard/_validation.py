@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Validator:
         kept = {_file(self._folder.parent, best.step) for best in found if best is not None}
         for file in self._folder.glob("*.safetensors"):
             if file not in kept:
-                kdtool.uncommit(self._folder, file)
+                kdtool.commit(self._folder, gone=[file])
                 file.unlink()
         self._kept = self.best.step if self.best else None
 
@@ -143,7 +143,7 @@ class Validator:
         if best is None or sign * measured.value > sign * best.value:
             sha256 = self._keep(step, learnt)
             if best is not None and best.step != self._kept:
-                kdtool.uncommit(self._folder, _file(self._folder.parent, best.step))
+                kdtool.commit(self._folder, gone=[_file(self._folder.parent, best.step)])
                 _file(self._folder.parent, best.step).unlink(missing_ok=True)
             self.best = Best(step, measured.value, sha256)
         else:
@@ -169,14 +169,14 @@ class Validator:
         folder.mkdir(parents=True)
         run = self._run_in(folder)
         student = run.arm == "student"
-        subject = kdtool.LiveSubject(run.arm, "student" if student else "control", None, run.seed, self._student)
+        subject = _StudentInMemory(run.arm, "student" if student else "control", None, run.seed, self._student)
         with isolated_rng(run.seed), self._autocast():
             for name in self._evaluators():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
                     yield _qualify(_short(name), measurement.name), measurement
 
     def _run_in(self, folder: Path) -> kdtool.RunInfo:
-        return replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run.texts))
+        return replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run))
 
     def _evaluators(self) -> list[str]:
         """Return the names of the selected evaluators in the run."""
@@ -188,13 +188,23 @@ class Validator:
 
 
 @dataclass(frozen=True)
+class _StudentInMemory(kdtool.Subject):
+    """The student while it is trained."""
+
+    model: kdtool.LanguageModel | None = field(default=None, repr=False)
+
+    def open_runtime(self) -> kdtool.Runtime | None:
+        return None if self.model is None else self.model.open_runtime()
+
+
+@dataclass(frozen=True)
 class _ForChoosing:
     """Texts of which `validation` stands for `test`."""
 
-    texts: kdtool.TextSource
+    run: kdtool.RunInfo
 
     def examples(self, split: kdtool.Split) -> Iterator[kdtool.Example]:
-        return self.texts.examples("validation" if split == "test" else split)
+        return self.run.texts.examples("validation" if split == "test" else split)
 
 
 def problem_of_best(checkpoint: Path) -> str | None:

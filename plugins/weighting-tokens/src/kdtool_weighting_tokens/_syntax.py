@@ -89,7 +89,7 @@ class Syntax(kdtool.Weighting):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._weights = config.of_classes
-        self.annotation_key = config.language
+        self.label_key = config.language
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the version of pygments, by which classes may differ."""

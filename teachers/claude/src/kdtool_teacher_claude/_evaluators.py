@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import kdtool
 
@@ -49,7 +49,7 @@ def requests_of(
     runtime.noted.clear()
     try:
         with TemporaryDirectory() as folder:
-            hooks = cast("kdtool.Hooks", _Quiet(run.hook))
+            hooks: Any = _Quiet(run.hook)
             quiet = replace(run, hook=hooks, texts=_OneText(), folder=Path(folder), say=lambda _: None, stage="scores")
             list(one.kdtool_evaluate(quiet, [kdtool.Subject(teacher, "teacher")]))
     except Exception as error:  # whatever the evaluator lacks here, it may have in the run
@@ -62,7 +62,7 @@ def requests_of(
 class _Quiet:
     """The hooks of a run, without its progress."""
 
-    def __init__(self, hooks: kdtool.Hooks) -> None:
+    def __init__(self, hooks: Any) -> None:
         self._hooks = hooks
 
     def __getattr__(self, name: str) -> Any:

@@ -20,7 +20,7 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
             source, message, remedy = components.get(name), "", "name a teacher, or a corpus"
             if source is None:
                 kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}
-                there = [other for other, found in specs.items() if found.kind in kinds and other != path]
+                there = [other for other, known in specs.items() if known.kind in kinds and other != path]
                 message, remedy = f"takes {transfer} of {name!r}, which is missing", _suggest(name, there)
             elif path in taken_by([path], components):
                 message = f"takes {transfer} of {name}, which takes something of it in turn"

@@ -78,22 +78,22 @@ def held_against(
         students: the names of the student's subjects, one a seed.
         comparisons: of all arms.
     """
-    found = []
+    requirements = []
     for key, text in _conditions(recipe.get("require")).items():
         evaluator, _, name = key.partition(".")
-        own = [one for one in measured.get(evaluator, ()) if one.subject in students]
-        named = [one for one in own if one.name in {name, key}]
+        of_student = [measurement for measurement in measured.get(evaluator, ()) if measurement.subject in students]
+        seeds = [measurement for measurement in of_student if measurement.name in {name, key}]
         condition = _read(text)
-        if condition is None or not named:
-            names = ", ".join(dict.fromkeys(one.name for one in own)) or "none of the student"
+        if condition is None or not seeds:
+            names = ", ".join(dict.fromkeys(measurement.name for measurement in of_student)) or "none of the student"
             outcome = f"was not measured; {evaluator} measured: {names}"
-            found.append(Requirement(key, text, None, False, outcome))
+            requirements.append(Requirement(key, text, None, False, outcome))
         else:
-            value, wanted = fmean(one.value for one in named), (named[0].name, "student", condition.arm)
-            compared = (one for one in comparisons if (one.measurement, one.arm, one.against) == wanted)
+            value, wanted = fmean(seed.value for seed in seeds), (seeds[0].name, "student", condition.arm)
+            compared = (each for each in comparisons if (each.measurement, each.arm, each.against) == wanted)
             met, outcome = _judge(value, condition, next(compared, None))
-            found.append(Requirement(key, text, value, met, f"is {outcome}"))
-    return found
+            requirements.append(Requirement(key, text, value, met, f"is {outcome}"))
+    return requirements
 
 
 def refuse_missed(results: Results) -> None:

@@ -143,14 +143,14 @@ def _check_mixture(
 ) -> Iterator[Problem]:
     """Yield the reason why the signals of several teachers cannot be mixed for a loss."""
     loss: Loss = parts.component(spec)
-    found = {teacher.name: signals_for(parts, phase, loss, teacher) for teacher in teachers}
-    forms = {form for form in found.values() if form is not None}
+    signals = {teacher.name: signals_for(parts, phase, loss, teacher) for teacher in teachers}
+    forms = {form for form in signals.values() if form is not None}
     message = remedy = ""
     if not isinstance(loss, TokenLoss):
         message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
         remedy = "name one teacher; or have the loss twice, under two names, one for each"
     elif len(forms) > 1 or not all(form in _MIXABLE for form in forms):
-        given = ", ".join(f"{name} gives {in_words((form,))}" for name, form in found.items() if form is not None)
+        given = ", ".join(f"{name} gives {in_words((form,))}" for name, form in signals.items() if form is not None)
         message = f"is a mixture, but {given}: all must give logits, or all sampled tokens"
         if {"top-k"} in forms:
             remedy = "what a teacher thinks of tokens outside its top k is not known, and the mixture needs it"

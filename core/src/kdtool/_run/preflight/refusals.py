@@ -118,13 +118,13 @@ def refuse_unmeasurable(context: Context, run: RunInfo, *, but: Collection[str] 
 
 
 def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
-    """Have every exporter that has not written yet check an untrained student, which is made; `exports` are by short name.
+    """Have every exporter that has not written yet check an untrained student, which is made; `exports` are by exporter.
 
     Raises:
         RecipeError: with all that cannot be exported, each at its exporter.
     """
     run = replace(context.info(), untrained=student.path / MODEL)
-    names = [name for name in _checking(context, "exporter") if not exports[name.rpartition(".")[2]].exists]
+    names = [name for name in _checking(context, "exporter") if not exports[name].exists]
     if names and not context.rank:
         verify(student.path)
     _refuse(context, names, run, "student")

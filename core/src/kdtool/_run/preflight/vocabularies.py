@@ -17,7 +17,7 @@ from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
-from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
+from kdtool._tokenizers.vocabulary import Vocabularies
 
 _REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
@@ -37,7 +37,7 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         compared[teacher] = None
         with suppress(ServiceError) if context.forecast else nullcontext():
-            compared[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
+            compared[teacher] = Vocabularies.compare(*(context.tokenizer_of(name, run) for name in (student, teacher)))
     if problems := list(dict.fromkeys(_problems(context.assembly, compared))):
         raise RecipeError(problems)
     context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})

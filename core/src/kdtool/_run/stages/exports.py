@@ -22,9 +22,8 @@ _FILE = "artifact.json"
 
 
 def add_exports(context: Context, graph: Graph, trained: TrainedModel, texts: Node) -> dict[str, Node]:
-    """Add the files that every exporter writes of a trained model, by the exporter's short name."""
-    exporters = context.assembly.of_kind("exporter")
-    return {name.rpartition(".")[2]: _add_export(context, graph, name, trained, texts) for name in exporters}
+    """Add the files that every exporter writes of a trained model, by the exporter."""
+    return {name: _add_export(context, graph, name, trained, texts) for name in context.assembly.of_kind("exporter")}
 
 
 def read_artifact(node: Node) -> Artifact:

@@ -29,7 +29,7 @@ from kdtool._run.stages.teacher_rows import Spelled
 from kdtool._run.stages.terms import request_of, teachers_of_terms, terms_of
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines, write_beside
-from kdtool._store.committed import commit, uncommit
+from kdtool._store.committed import commit
 from kdtool._store.layout import MODEL
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
@@ -63,7 +63,7 @@ class PhaseTraining:
             write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
             finished = (path for path in folder.iterdir() if path != plan.checkpoints and not path.name.startswith("."))
             commit(folder, *finished)
-        uncommit(folder, plan.checkpoints)
+        commit(folder, gone=[plan.checkpoints])
         shutil.rmtree(plan.checkpoints)
 
     def join(self, run: RunInfo, folder: Path) -> bool:

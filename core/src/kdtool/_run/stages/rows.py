@@ -131,7 +131,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
     def build(run: RunInfo, folder: Path) -> None:
-        with asking_once(context, run, teachers) as asking:
+        with reuse_answers(context, run, teachers) as asking:
             write_texts(asking, folder, corpora, filters, shares)
 
     components = [context.part(name) for name in (*corpora, *filters, *taken)]
@@ -141,7 +141,9 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     return graph.add(node)
 
 
-def asking_once(context: Context, run: RunInfo, teachers: Mapping[str, Node | None]) -> AbstractContextManager[RunInfo]:
+def reuse_answers(
+    context: Context, run: RunInfo, teachers: Mapping[str, Node | None]
+) -> AbstractContextManager[RunInfo]:
     """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
     weights = {}
     for name, node in teachers.items():
@@ -250,7 +252,7 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
 def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
     """Return the part of a fingerprint for a weighting that labels text, without settings that only weigh the labels."""
     component = context.assembly.built_for(phase)[name].component
-    key = component.annotation_key if isinstance(component, Weighting) else None
+    key = component.label_key if isinstance(component, Weighting) else None
     part = context.part(name, phase)
     return part if key is None else {**part, "config": key}
 

@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement, Subject
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
@@ -24,7 +26,7 @@ from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.phases import TrainedModel, arm_in_words
-from kdtool._run.stages.rows import asking_once
+from kdtool._run.stages.rows import reuse_answers
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
 from kdtool._store.layout import MODEL
@@ -40,7 +42,7 @@ class Measured:
 
     `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
     is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
-    of a model that no node holds. `lasting` is the name in its artefact, where that is not `name`: the student's name
+    of a model that no node holds. `stored_name` is the name in its artefact, where that is not `name`: the student's name
     depends on the number of seeds, its measurements do not.
     """
 
@@ -52,12 +54,12 @@ class Measured:
     teacher: str = ""
     unadapted: bool = False
     content: str = ""
-    lasting: str = ""
+    stored_name: str = ""
 
     @property
     def kept_as(self) -> str:
         """The name in its artefact."""
-        return self.lasting or self.name
+        return self.stored_name or self.name
 
 
 def subjects_of(
@@ -79,8 +81,8 @@ def subjects_of(
         subjects.append(_of_base(next(iter(untrained.values()))))
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
-        exported = exports.items() if position == 0 else ()
-        subjects += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
+        exported = exports.values() if position == 0 else ()
+        subjects += [trained, *(_of_export(trained, node.label, arm, node) for node in exported)]
     return subjects
 
 
@@ -190,7 +192,7 @@ def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
-    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
+    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, stored_name=f"{arm.arm}-seed{arm.seed}")
 
 
 def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
@@ -200,45 +202,14 @@ def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> 
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
     title = f"{trained.title} ({label})"
-    return Measured(name, kind, title, node, subject, lasting=f"{trained.kept_as}-{label}")
+    return Measured(name, kind, title, node, subject, stored_name=f"{trained.kept_as}-{label}")
 
 
 def _add_group(
     context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node, *, together: bool
 ) -> Node:
-    short = name.rpartition(".")[2]
-
-    def build(run: RunInfo, folder: Path) -> None:
-        subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
-        lines, said = [], []
-        given: set[tuple[str, str]] = set()
-
-        def say(text: str) -> None:
-            # An evaluator named otherwise than its plugin (`chat: {use: humaneval}`) begins lines with the plugin's name.
-            text = text if re.match(rf"{re.escape(short)}\b", text) else f"{short}: {text}"
-            said.append(text)
-            run.say(text)
-
-        with asking_once(context, replace(run, say=say), services) as asking:
-            for measurement in run.component(name, Evaluator).kdtool_evaluate(asking, subjects):
-                if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
-                    raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r} {problem}")
-                if declared and not any(fnmatchcase(measurement.name, each) for each in declared):
-                    raise PluginError(
-                        f"{run.hook.owner(name)} returned a measurement {measurement.name!r}, but its attribute "
-                        f"`measurements` declares only {', '.join(declared)}"
-                    )
-                given.add((measurement.name, measurement.subject))
-                items = measurement.items and Path(measurement.items).relative_to(folder)
-                lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
-        if not (lines or said):
-            say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
-        (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
-
-    evaluator = context.assembly.shared[name]
+    short, evaluator = name.rpartition(".")[2], context.assembly.shared[name]
     reads, others = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
-    declared = evaluator.measurements if isinstance(evaluator, Evaluator) else ()
     asked = sorted({*others, *(measured.teacher for measured in group if measured.teacher)})
     parts = {
         "evaluator": context.part(name),
@@ -259,9 +230,51 @@ def _add_group(
     label, title = short, f"measuring {short}"
     if len(group) == 1:
         label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
-    read = texts if reads else None
-    node = Node("scores", label, title, where, parts, inputs, build, texts=read, teachers=teachers, unit="documents")
-    return graph.add(node)
+    build = partial(_measure, context, name, group, services)
+    node = Node("scores", label, title, where, parts, inputs, build, teachers=teachers, unit="documents")
+    return graph.add(replace(node, texts=texts if reads else None))
+
+
+def _measure(
+    context: Context,
+    name: str,
+    group: Sequence[Measured],
+    services: Mapping[str, Node | None],
+    run: RunInfo,
+    folder: Path,
+) -> None:
+    """Measure the subjects by an evaluator, and write its measurements and the lines that it shows."""
+    short = name.rpartition(".")[2]
+    subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
+    lines, said = [], []
+    given: set[tuple[str, str]] = set()
+
+    def say(text: str) -> None:
+        # An evaluator named otherwise than its plugin (`chat: {use: humaneval}`) begins lines with the plugin's name.
+        text = text if re.match(rf"{re.escape(short)}\b", text) else f"{short}: {text}"
+        said.append(text)
+        run.say(text)
+
+    with reuse_answers(context, replace(run, say=say), services) as asking:
+        evaluator = run.component(name, Evaluator)
+        for measurement in evaluator.kdtool_evaluate(asking, subjects):
+            problem = _problem(measurement, {subject.name for subject in subjects}, folder, given)
+            if problem := problem or _problem_of_name(measurement, context.assembly.shared[name]):
+                raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r}{problem}")
+            given.add((measurement.name, measurement.subject))
+            items = measurement.items and Path(measurement.items).relative_to(folder)
+            lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
+    if not (lines or said):
+        say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
+    (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
+
+
+def _problem_of_name(measurement: Measurement, evaluator: Component) -> str:
+    declared = getattr(evaluator, "measurements", ())
+    if not declared or any(fnmatchcase(measurement.name, pattern) for pattern in declared):
+        return ""
+    return f", but its attribute `measurements` declares only {', '.join(declared)}"
 
 
 def _problem(
@@ -272,20 +285,20 @@ def _problem(
     `given` are the names and subjects of earlier measurements.
     """
     if measurement.subject not in subjects:
-        return f"of {measurement.subject!r}, which it was not asked to measure"
+        return f" of {measurement.subject!r}, which it was not asked to measure"
     if (measurement.name, measurement.subject) in given:
-        return f"of {measurement.subject!r} twice"
+        return f" of {measurement.subject!r} twice"
     numbers = [value for value in (measurement.value, measurement.low, measurement.high) if value is not None]
     if not all(map(isfinite, numbers)):
-        return f"of {measurement.subject!r} that is not finite: {', '.join(map(str, numbers))}"
+        return f" of {measurement.subject!r} that is not finite: {', '.join(map(str, numbers))}"
     if measurement.items is None:
         return ""
     if not measurement.items.is_relative_to(folder):
-        return f"with items in {measurement.items}, which is not below {folder}"
+        return f" with items in {measurement.items}, which is not below {folder}"
     try:
         for line in json_lines(measurement.items):
             item = json.loads(line)
             _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return f"with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
+        return f" with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
     return ""
