@@ -124,6 +124,7 @@ def test_a_class_without_a_file_is_another_one_in_every_process(
 REQUIRES: dict[str, tuple[str, ...]] = {
     "counting": ("kdtool-top>=0.1", "not a requirement!"),
     "kdtool-top": (
+        "kdtool",
         "between",
         'kdtool-extra; extra == "more"',
         'kdtool-absent; extra == "more"',
@@ -132,8 +133,8 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     ),
     "between": ('kdtool_base; python_version > "3"', "acme-common", 'kdtool-elsewhere; extra == "all"'),
     "acme-common": ("kdtool",),
-    "kdtool-base": ("kdtool-top",),
-    "kdtool-extra": (),
+    "kdtool-base": ("kdtool", "kdtool-top"),
+    "kdtool-extra": ("kdtool>=0.1,<0.2",),
     "kdtool-elsewhere": (),
 }
 """Distributions with what they require: in a circle, by extras and markers, and by way of one from elsewhere."""

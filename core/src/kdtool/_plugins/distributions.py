@@ -20,6 +20,7 @@ from importlib.metadata import (
 from pathlib import Path
 from typing import Any
 
+from kdtool._errors import cause_of
 from kdtool._plugins.project_packages import install_command
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import escape, print_line
@@ -127,16 +128,10 @@ def _read_entry_points(dist: Distribution) -> tuple[EntryPoint, ...]:
     except Exception as error:
         folder = Path(str(getattr(dist, "_path", ""))).name
         remedy = f"try: {install_command(folder.partition('-')[0], '--no-deps', '--force-reinstall')}"
-        print_line(
-            f"note: skipped {folder}, its entry points cannot be read ({type(error).__name__}: {error}); {remedy}"
-        )
+        print_line(f"note: skipped {folder}, its entry points cannot be read ({cause_of(error)}); {remedy}")
         return ()
 
 
 def _ours(registered: Any) -> tuple[EntryPoint, ...]:
-    return tuple(
-        point
-        for group in sorted(registered.groups)
-        if group.startswith(_PREFIX)
-        for point in registered.select(group=group)
-    )
+    groups = [group for group in sorted(registered.groups) if group.startswith(_PREFIX)]
+    return tuple(point for group in groups for point in registered.select(group=group))

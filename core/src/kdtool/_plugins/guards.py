@@ -15,7 +15,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.hooks import hookimpl
 from kdtool._contract.run_info import Owner
 from kdtool._plugins.hook_specs import SPECS, Spec, implements, is_wrapper
-from kdtool._plugins.owner import blame
+from kdtool._plugins.owner import blame, note_owner
 
 __all__ = ["GuardedHooks", "blame_errors"]
 
@@ -39,14 +39,22 @@ class GuardedHooks:
 
 
 def blame_errors(method: Callable[..., Any], owner: Owner, spec: Spec) -> Callable[..., Any]:
-    """Return a component's hook for hot loops: errors name the component, returned values are not checked."""
+    """Return a component's hook for hot loops: errors name the component, returned values are not checked.
+
+    Trainers compile it as one graph, which a context manager would break.
+    """
     accepted = tuple(inspect.signature(method).parameters)
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        values = spec.values(args, kwargs)
-        with blame(owner, spec.name):
+        try:
+            if accepted == spec.arguments:
+                return method(*args, **kwargs)
+            values = spec.values(args, kwargs)
             return method(*(values[name] for name in accepted))
+        except BaseException as error:
+            note_owner(error, owner, spec.name)
+            raise
 
     return call
 

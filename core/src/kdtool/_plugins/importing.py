@@ -45,9 +45,8 @@ def import_point(kind: str, use: str, point: EntryPoint) -> tuple[Any, Origin]:
     origin = origin_of(dist)
     if dist and (reason := refusal(dist)):
         raise PluginError(f"{kind} {use!r} cannot be used: {reason}")
-    what = f"{kind} {use!r} (entry point {point.value!r}" + (
-        f" of {origin.name} {origin.version})" if origin.name else ")"
-    )
+    package = f" of {origin.name} {origin.version}" if origin.name else ""
+    what = f"{kind} {use!r} (entry point {point.value!r}{package})"
     if _VALUE.fullmatch(point.value) is None:
         raise PluginError(f"{what} cannot be imported: an entry point names a class as `module:Class`")
     with _importing(what, lambda error: f"{cause_of(error)}{_remedy(error, origin)}"):

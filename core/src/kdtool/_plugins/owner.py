@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, is_interrupt
 
-__all__ = ["blame", "owner_of"]
+__all__ = ["blame", "note_owner", "owner_of"]
 
 
 @contextmanager
 def blame(owner: Owner | None, hook: str) -> Iterator[None]:
-    """Note on an exception from the block that `owner` raised it in `hook`, unless it already names a component.
-
-    Ctrl-C is left as it is.
-    """
+    """Note on any exception from the block that `owner` raised it in `hook`, as `note_owner` does."""
     try:
         try:
             yield
@@ -29,10 +26,15 @@ def blame(owner: Owner | None, hook: str) -> Iterator[None]:
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        if owner is not None and owner_of(error) is None and not is_interrupt(error):
-            notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
-            vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also where the class refuses to be changed
+        note_owner(error, owner, hook)
         raise
+
+
+def note_owner(error: BaseException, owner: Owner | None, hook: str) -> None:
+    """Note on an exception that `owner` raised it in `hook`, unless it already names a component or is Ctrl-C."""
+    if owner is not None and owner_of(error) is None and not is_interrupt(error):
+        notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
+        vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also if the class refuses to be changed
 
 
 def owner_of(error: BaseException) -> Owner | None:

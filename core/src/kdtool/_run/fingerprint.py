@@ -29,8 +29,6 @@ from kdtool._contract.tokenizer import Tokenizer
 
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
-_OURS = "kdtool-"
-"""The beginning of the names of the project's distributions."""
 _CORE = "kdtool"
 
 
@@ -113,19 +111,17 @@ def _hash_of(file: Path) -> str:
 
 @cache
 def _libraries(name: str) -> dict[str, str]:
-    """Return version and code of libraries for kdtool that a distribution requires, directly or through others.
-
-    A library is for kdtool if it is named so or requires kdtool.
-    """
+    """Return version and code of libraries that require kdtool and that a distribution requires, also through others."""
     libraries: dict[str, str] = {}
     waiting, seen = [name], {str(canonicalize_name(name))}
     while waiting:
         other = waiting.pop()
-        for library in _requirements_of(other, extras=other == name or other.startswith(_OURS)):
+        extras = other == name or _CORE in _requirements_of(other, extras=False)
+        for library in _requirements_of(other, extras=extras):
             if library not in seen:
                 seen.add(library)
                 waiting.append(library)
-                if library.startswith(_OURS) or _CORE in _requirements_of(library, extras=False):
+                if _CORE in _requirements_of(library, extras=False):
                     spec = find_spec(library.replace("-", "_"))
                     code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
                     libraries[library] = f"{distribution(library).version} {code}"
