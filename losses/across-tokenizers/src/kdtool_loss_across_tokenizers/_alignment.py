@@ -1,7 +1,7 @@
 """Pairs of labelled positions of student and teacher: places where both have read the same, and spans of bytes.
 
 Positions go by their number among the labelled ones of a batch, row-major, as final states do. A token of no bytes (a
-special one) has no counterpart in other tokenizers, but for the one that ends a document on both sides.
+special one) has no counterpart in other tokenizers, except the one that ends a document on both sides.
 """
 
 from __future__ import annotations

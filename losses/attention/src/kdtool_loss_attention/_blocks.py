@@ -36,7 +36,7 @@ def by_block(
 ) -> Tensor:
     """Call `function` with a row of the student, the same of the teacher, and a block of its positions, block by block.
 
-    A block is computed a second time in backward, so that only one is alive at a time, whatever batch and length are.
+    A block is computed a second time in backward, so that only one is alive at a time, for any batch and length.
 
     Args:
         function: returns one value a query, [Q].

@@ -27,7 +27,7 @@ def relation_divergence(
     x_a are relation heads: the vectors of all attention heads side by side, cut into A parts of d numbers, so the two models
     may have any number of heads and any width. After Wang et al. (MiniLMv2), arXiv 2012.15828, section 3.1, whose models see
     both ways; of a causal one the relations are to positions s ≤ t, t itself among them, of the same document, so that
-    nothing is learnt at t from what comes later. 0 for equal relations; in nats.
+    nothing is learned at t from later positions. 0 for equal relations; in nats.
 
     One block of positions of one row is computed at a time, and again in backward: memory does not grow with A · L².
 

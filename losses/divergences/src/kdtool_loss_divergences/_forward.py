@@ -118,7 +118,7 @@ def top_k_forward_kl_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return `top_k_forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
 
-    (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over those alone.
+    (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over only those.
     Arguments as in `top_k_forward_kl`.
     """
     logits, padding, ids = soften(student_logits, temperature), ids < 0, _fill_padding(ids)

@@ -98,7 +98,7 @@ def _pairs(batch: kdtool.Batch) -> tuple[Tensor, Tensor]:
         raise _no_pairs("these rows mark no token as rejected")
     has_rejected, has_chosen = ((asked & (marks != 0)).any(1), (asked & (marks == 0)).any(1))
     if bool((has_rejected != has_chosen).any()):
-        raise _no_pairs("a row holds an answer of one kind alone")
+        raise _no_pairs("a row holds answers of one kind only")
     return asked.nonzero()[:, 0], marks[asked]
 
 

@@ -1,4 +1,4 @@
-"""Student plugin `pretrained`: any causal language model of transformers goes on learning.
+"""Student plugin `pretrained`: any causal language model of transformers continues learning.
 
 `Pretrained` is the student; `kdtool_transformers` finds its weights and their licence.
 """

@@ -1,6 +1,6 @@
 """Builds a model with some of another's layers, channels, heads and neurons.
 
-`Kept` names the units that stay; `cut` builds the student. Weights are copied as they are, but for one factor: norms take
+`Kept` names the units that stay; `cut` builds the student. Weights are copied unchanged, except for one factor: norms take
 the mean square over fewer channels, which their gains make good, so that leaving out channels that are always zero changes
 nothing.
 """
@@ -57,7 +57,7 @@ class Kept:
 
 
 def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
-    """Return a new model in float32 with what is kept of `source`, which is left as it is.
+    """Return a new model in float32 with the kept parts of `source`, which is left as it is.
 
     Raises:
         UsageError: the source holds its weights in few bits.

@@ -1,8 +1,8 @@
 """Importance of each layer, channel, head and neuron of a model, measured on calibration text in one pass.
 
-`measure` is called by `Pruned`; `_choice` decides by what it gives. Layers: block influence, one minus the mean cosine of a
+`measure` is called by `Pruned`; `_choice` decides by its scores. Layers: block influence, one minus the mean cosine of a
 layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after Minitron (arXiv 2407.14679, section 2.2): activations of
-what a unit gives on, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
+a unit's output, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
 
 - neuron i of a feed-forward layer: E[aᵢ²] · ‖wᵢ‖², a the input of the last matrix and wᵢ its column;
 - head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;

@@ -1,6 +1,6 @@
 """Student plugin `smallcoder`: SmallCoder's exact shape, and smaller ones of its proportions.
 
-`SmallCoder` is the student; all but the shapes is `kdtool_transformers.LlamaStudent`.
+`SmallCoder` is the student; everything except the shapes is `kdtool_transformers.LlamaStudent`.
 """
 
 from __future__ import annotations
