@@ -72,26 +72,28 @@ class AttentionMaps(PairedLayers):
             shared_heads(student.heads, teacher.heads)
         return kdtool.pair_layers("attention.layers", self.config.layers, student, teacher)
 
-    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return `attention_distance` of two layers' maps."""
-        own, other = view.student.attentions[mine], teacher.attentions[theirs]
+        student_maps, teacher_maps = view.student.attentions[student_layer], teacher.attentions[teacher_layer]
         labelled = view.batch.labels != -100
-        return attention_distance(own, other, view.batch.document, labelled, averaged=self.config.heads == "averaged")
+        return attention_distance(
+            student_maps, teacher_maps, view.batch.document, labelled, averaged=self.config.heads == "averaged"
+        )
 
 
 def shared_heads(student: int, teacher: int) -> int:
-    """Return how many heads are compared, the lesser number.
+    """Return how many heads are compared: the smaller number.
 
     Raises:
-        kdtool.UsageError: it does not divide the other.
+        kdtool.UsageError: it does not divide the other number.
     """
-    fewer, more = sorted((student, teacher))
-    if more % fewer:
+    smaller, larger = sorted((student, teacher))
+    if larger % smaller:
         raise kdtool.UsageError(
             f"attention.heads is mapped, but the student has {student} heads and the teacher {teacher}, of which neither "
             "divides the other; write heads: averaged, or take a student with another number of heads"
         )
-    return fewer
+    return smaller
 
 
 def _distance(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> Tensor:

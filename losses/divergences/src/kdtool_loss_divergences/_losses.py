@@ -161,11 +161,13 @@ class Contrastive(_Skewed):
         """Return the divergence of each position, [C]."""
         if "student_generated" not in chunk.columns:
             raise kdtool.UsageError(
-                "contrastive must know which tokens the student wrote, by the column `student_generated`, and the trainer "
-                "gives none: set `trainer: {on_policy: {}}`, or take skew-kl"
+                "contrastive needs the column `student_generated`, which marks the tokens that the student wrote, but the "
+                "trainer does not provide it: set `trainer: {on_policy: {}}`, or use skew-kl"
             )
-        own = chunk.columns["student_generated"]
-        return contrastive(chunk.student_logits, _logits(chunk), own, chunk.temperature, self.config.alpha)
+        student_generated = chunk.columns["student_generated"]
+        return contrastive(
+            chunk.student_logits, _logits(chunk), student_generated, chunk.temperature, self.config.alpha
+        )
 
 
 class AdaptiveKL(_Divergence):

@@ -65,7 +65,7 @@ class HiddenStates(kdtool.SequenceLoss):
         return kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
-        """Return a linear projector [H_student → H_teacher] a pair, or None where the widths agree."""
+        """Return a linear projector [H_student → H_teacher] per pair, or None if the widths agree."""
         if student.hidden == teacher.hidden:
             return None
         from torch.nn import Linear, ModuleDict
@@ -81,8 +81,8 @@ class HiddenStates(kdtool.SequenceLoss):
                 "`module` that kdtool_modules returned, and a teacher's signal"
             )
         distances = [
-            state_distance(_project(view.module, mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
-            for mine, theirs in view.layers
+            state_distance(_project(view.module, layer, view.student.hidden[layer]), view.teacher.hidden[teacher_layer])
+            for layer, teacher_layer in view.layers
         ]
         return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
 

@@ -43,8 +43,8 @@ class Pretrained(CausalStudent):
         from kdtool_transformers import open_tokenizer
 
         if self._tokenizer is None:
-            place, revision = self._find_weights(run)
-            self._tokenizer = open_tokenizer(place, revision=revision, offline=run.offline)
+            location, revision = self._find_weights(run)
+            self._tokenizer = open_tokenizer(location, revision=revision, offline=run.offline)
         return self._tokenizer
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -59,11 +59,11 @@ class Pretrained(CausalStudent):
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
             return self._in_dtype(absent_facts(published))
-        place, revision = self._find_weights(run)
+        location, revision = self._find_weights(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
         self._refuse_quantised(run)
-        return self._in_dtype(open_facts(place, tokenizer, revision=revision, offline=run.offline))
+        return self._in_dtype(open_facts(location, tokenizer, revision=revision, offline=run.offline))
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
@@ -73,10 +73,10 @@ class Pretrained(CausalStudent):
         if published is not None:
             outline = outline_of(published)
         else:
-            place, revision = self._find_weights(run)
+            location, revision = self._find_weights(run)
             tokenizer = self.kdtool_tokenizer(run)
             assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-            outline = outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
+            outline = outline_of(open_config(location, revision=revision, offline=run.offline), tokenizer)
         outline.model.to(getattr(torch, self.kdtool_describe(run).dtype))
         return outline
 
@@ -91,11 +91,11 @@ class Pretrained(CausalStudent):
         import torch
         from kdtool_transformers import open_model
 
-        place, revision = self._find_weights(run)
+        location, revision = self._find_weights(run)
         self._refuse_quantised(run)
         dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
-        student = open_model(place, dtype=dtype, revision=revision, offline=run.offline)
-        student.built_from = str(Path(place).resolve()) if Path(place).is_dir() else str(place)
+        student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
+        student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
@@ -117,8 +117,8 @@ class Pretrained(CausalStudent):
         """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
         from kdtool_transformers import open_config
 
-        place, revision = self._find_weights(run)
-        stored = getattr(open_config(place, revision=revision, offline=run.offline), "quantization_config", None)
+        location, revision = self._find_weights(run)
+        stored = getattr(open_config(location, revision=revision, offline=run.offline), "quantization_config", None)
         if stored is not None:
             method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__
             raise kdtool.UsageError(

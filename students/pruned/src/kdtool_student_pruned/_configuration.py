@@ -32,9 +32,9 @@ def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = Non
 
 
 def _take_widths(config: Any, shape: Shape) -> None:
-    own = getattr(config, "head_dim", None)
-    head_size = own or config.hidden_size // config.num_attention_heads
-    if own or head_size * shape.heads != shape.hidden:
+    explicit_size = getattr(config, "head_dim", None)
+    head_size = explicit_size or config.hidden_size // config.num_attention_heads
+    if explicit_size or head_size * shape.heads != shape.hidden:
         config.head_dim = head_size
     for name in ("rms_norm_eps", "norm_epsilon"):
         if hasattr(config, name):

@@ -6,7 +6,7 @@ a unit's output, aggregated over all tokens, here as mean squares, and weighed b
 
 - neuron i of a feed-forward layer: E[aᵢ²] · ‖wᵢ‖², a the input of the last matrix and wᵢ its column;
 - head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;
-- channel c of the states: E[xᵢ²/mean(x²)] before each norm, the mean left out where the norm takes it away.
+- channel c of the states: E[xᵢ²/mean(x²)] before each norm, without the mean if the norm subtracts it.
 
 So neurons and heads count by the energy that they add to the states, channels by their share of the energy that is there.
 """
@@ -54,7 +54,7 @@ class _Sums(dict[str, Tensor]):
 def measure(
     model: TransformersModel, examples: Iterable[kdtool.Example], rows: int, length: int, *, widths: bool
 ) -> Importance:
-    """Measure over at most `rows` rows of `length` tokens; what is not layers only with `widths`.
+    """Measure over at most `rows` rows of `length` tokens; everything except layers only with `widths`.
 
     Raises:
         UsageError: the examples hold no text.
@@ -67,8 +67,8 @@ def measure(
             tokens += batch.input_ids.numel()
     if not tokens:
         raise kdtool.UsageError(
-            "the training text is empty, so importance cannot be measured: give a corpus with training text, or keep alone, "
-            "which names the layers itself"
+            "the training text is empty, so importance cannot be measured: give a corpus with training text, or set "
+            "only `keep`, which names the layers itself"
         )
     layers = decoder_layers(model.model)
 

@@ -32,7 +32,7 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
     if config.width_keys and source.model_type not in CLASSES:
         raise kdtool.UsageError(
             f"{', '.join(config.width_keys)}: {name} is of class {source.model_type}, and widths are cut of "
-            f"{', '.join(CLASSES.values())}: give layers or keep alone, or another source"
+            f"{', '.join(CLASSES.values())}: set only layers or keep, or another source"
         )
     if config.parameters is not None:
         return solve(config.parameters, source, name)
@@ -80,7 +80,7 @@ def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iter
 
 
 def _heads(config: PrunedConfig, whole: Shape) -> tuple[int, int]:
-    """Return heads and KV heads; where one is given alone, heads leave together with their KV head."""
+    """Return heads and KV heads; if only one of both is set, heads leave together with their KV head."""
     group = whole.heads // whole.kv_heads
     if config.heads is None:
         kv_heads = config.kv_heads or whole.kv_heads
