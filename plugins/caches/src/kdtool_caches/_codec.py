@@ -99,16 +99,16 @@ def _streams(blob: bytes, zstd: zstandard.ZstdDecompressor) -> list[Ints]:
     """Return a blob's lengths, distances and values."""
     count, *planes = np.frombuffer(blob, "<u4", 4).tolist()
     sizes = np.frombuffer(blob, "<u4", sum(planes), 4 * _SIZE)
-    place = (4 + len(sizes)) * _SIZE
+    offset = (4 + len(sizes)) * _SIZE
     streams: list[Ints] = []
     taken = iter(sizes.tolist())
     for number in planes:
         parts = []
         for plane in range(number):
             size = next(taken)
-            part = np.frombuffer(zstd.decompress(blob[place : place + size]), np.uint8).astype(np.int64)
+            part = np.frombuffer(zstd.decompress(blob[offset : offset + size]), np.uint8).astype(np.int64)
             parts.append(part << 8 * plane if plane else part)
-            place += size
+            offset += size
         streams.append(sum(parts[1:], parts[0]))
     if len(streams[0]) != count:
         raise ValueError(f"a row's header gives {count} positions, but the row holds {len(streams[0])}")

@@ -46,10 +46,10 @@ def sample_tokens(probabilities: Tensor, points: Tensor) -> Tensor:
     import torch
 
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    found = torch.searchsorted(cumulative, points.double() * cumulative[:, -1:], right=True)
+    tokens = torch.searchsorted(cumulative, points.double() * cumulative[:, -1:], right=True)
     # A point that rounding puts at the very end belongs to the last token that is possible at all.
     possible = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
-    return found.minimum(possible)
+    return tokens.minimum(possible)
 
 
 def count_samples(tokens: Tensor) -> tuple[Tensor, Tensor]:

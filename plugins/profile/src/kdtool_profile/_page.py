@@ -24,7 +24,7 @@ th, td { padding: .15rem .8rem .15rem 0; text-align: right; white-space: nowrap;
 th:first-child, td:first-child { text-align: left; }
 .background { opacity: .65; }
 """
-_COLUMNS = ("hook", "calls", "own time", "share", "with what it called", "peak memory", "peak GPU memory")
+_COLUMNS = ("hook", "calls", "own time", "share", "including callees", "peak memory", "peak GPU memory")
 
 
 def page(recorder: Recorder, name: str, status: str, reused: list[str]) -> str:
