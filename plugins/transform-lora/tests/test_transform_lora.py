@@ -312,7 +312,7 @@ def test_a_merge_that_changes_the_model_is_refused(kind: type[Lora], broken: str
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["q_prj"], r"'q_prj': there is none of this name; linear layers of this student are down_proj, .*, v_proj"),
+        (["q_prj"], r"'q_prj': no layer has this name; linear layers of this student are down_proj, .*, v_proj"),
         (["q_proj", "lm_head"], "'lm_head': this is a Linear that takes no adapter"),
         (["embed_tokens"], "'embed_tokens': this is a Embedding that takes no adapter"),
         (["mlp"], "'mlp': this is a LlamaMLP that takes no adapter"),

@@ -97,8 +97,8 @@ def _labelled_tokens(batch: kdtool.Batch, side: str) -> dict[tuple[int, int], li
     missing = [name for name in ("byte_start", "byte_end") if name not in batch.columns]
     if missing:
         raise kdtool.PluginError(
-            f"the {side}'s rows lack the columns {' and '.join(missing)}, by which tokens of two tokenizers are found to "
-            "stand for the same bytes; the rows that kdtool makes for teachers with other tokens have them"
+            f"the {side}'s rows lack the columns {' and '.join(missing)}, which match tokens of two tokenizers by their "
+            "bytes; the rows that kdtool makes for teachers with other tokens have them"
         )
     labelled = batch.labels != -100
     columns = (batch.document, batch.columns["byte_start"], batch.columns["byte_end"])

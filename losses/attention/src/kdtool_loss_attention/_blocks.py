@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Block", "by_block", "in_single"]
 
 BLOCK_VALUES = 2**22
-"""Numbers in one block of maps or relations: 16 MB in float32, of which some six are alive at once."""
+"""Numbers in one block of maps or relations: 16 MB in float32; about six are alive at once."""
 
 
 class Block(NamedTuple):

@@ -16,7 +16,7 @@ __all__ = ["PairedLayers"]
 class PairedLayers(kdtool.SequenceLoss):
     """A loss that is a mean over pairs of layers; subclasses define `pair` and `compare`.
 
-    0, with zero gradient, where both models agree. Not softened: no temperature.
+    0, with zero gradient, if both models agree. Not softened: no temperature.
     """
 
     divergence = True

@@ -1,4 +1,4 @@
-"""Adaptive KL: forward and reverse KL, each by where the student is further away."""
+"""Adaptive KL: forward and reverse KL, weighted by where the student's error is."""
 
 from __future__ import annotations
 

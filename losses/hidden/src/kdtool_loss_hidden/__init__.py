@@ -1,6 +1,6 @@
 """Distance between teacher's and student's hidden states.
 
-`HiddenStates` is the loss that recipes call `hidden`: it pairs layers, makes projectors where widths differ, and compares
+`HiddenStates` is the loss that recipes call `hidden`: it pairs layers, makes projectors if widths differ, and compares
 at labelled positions. `state_distance` is the distance of one pair as a plain function. Means over positions, weights and
 the training of the projectors are the trainer's.
 """
@@ -41,8 +41,8 @@ def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class HiddenStates(kdtool.SequenceLoss):
     """Mean over pairs of layers of the squared error between RMS-normalised hidden states.
 
-    The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 when all paired states
-    agree and no projector stands between.
+    The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 if all paired states
+    agree and no projector is used.
     """
 
     needs = "hidden"

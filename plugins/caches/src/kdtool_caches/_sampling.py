@@ -26,7 +26,7 @@ def systematic_points(offsets: Tensor, samples: int) -> Tensor:
     """Return points (k + u) / N for k = 0 … N − 1, [C, N], from one uniform number u per position [C].
 
     Systematic sampling (Madow and Madow, Annals of Mathematical Statistics 15, 1944): the count of a token of probability p
-    is N·p rounded down or up, where that of independent samples has the variance N·p·(1 − p).
+    is N·p rounded down or up, while that of independent samples has the variance N·p·(1 − p).
     """
     import torch
 

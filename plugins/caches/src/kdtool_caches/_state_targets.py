@@ -73,7 +73,7 @@ class RecalledStates:
         self._heads: dict[device, kdtool.Head] = {}
 
     def signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
-        """Return what is wanted of the batch, on its device, as copies that do not change or vanish with the files."""
+        """Return the wanted signal of the batch, on its device, as copies that are independent of the files."""
         import torch
 
         rows, device = self._recorded.find(batch), batch.labels.device

@@ -22,7 +22,7 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
 
     `loss`, `learning_rate`, `gradient_norm`, and since the phase began `tokens`, `seconds` and `tokens_per_second`. For each
     term `terms/X`, `weights/X` and, at steps that measured gradients, `gradient_norms/X` and `gradient_shares/X`, which sum
-    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` where it is known.
+    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` if it is known.
     """
     numbers = {
         "loss": report.loss,

@@ -44,7 +44,7 @@ Point at a frame for its numbers. <code>speedscope.json</code> opens at speedsco
 {_graph(whole)}
 <h2>Hooks by their own time</h2>
 <p>Peak memory is by how much the calls raised the peak of the process, without the hooks that they called. Rows in grey ran
-in another thread, for which the run did not wait.</p>
+in another thread, without delaying the run.</p>
 <div class="scroll"><table>{_table(table(recorder), whole.seconds)}</table></div>
 </html>
 """

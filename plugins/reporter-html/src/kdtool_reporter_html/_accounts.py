@@ -27,7 +27,7 @@ _FIGURES = ("requests", "rows", "tokens_in", "tokens_out", "picodollars", "unkno
 
 @dataclass(frozen=True)
 class AccountRow:
-    """Money of one component, as text; "" where a figure does not apply."""
+    """Money of one component, as text; "" if a figure does not apply."""
 
     name: str
     requests: str

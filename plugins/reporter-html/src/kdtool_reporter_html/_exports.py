@@ -132,7 +132,7 @@ def _otherwise(measured: Measured, other: Measured) -> str:
 
 
 def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
-    """Say what the file costs, in the first score that it shares with the student, and what it saves."""
+    """Return a sentence on the file's cost, in the first score that it shares with the student, and on its saving."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
     judged = [comparison for comparison in file.compared.values() if not has_few_items(comparison)]
     ranked = sorted(judged, key=lambda comparison: units.get(comparison.measurement) not in _POINTS)

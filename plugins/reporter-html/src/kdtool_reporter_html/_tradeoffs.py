@@ -130,7 +130,7 @@ def _draw_point(axes: Axes, point: Point, *, best: bool, exported: bool) -> None
 
 
 def _draw_titles(axes: Axes, points: Sequence[Point], titles: Mapping[str, str]) -> None:
-    """Write the titles in a column on the right, where none hides another, each with a line to its point."""
+    """Write the titles in a column on the right, without overlaps, each with a line to its point."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ordered = sorted(points, key=lambda point: point.quality)

@@ -40,7 +40,7 @@ _ASIDES = {
 """Measurements that are not abilities (likeness to the teacher, repetition of training text), by the outcome if nothing else
 differs, with phrases for better and worse. An evaluator's name may precede theirs; a teacher's name contains dots."""
 _MANY, _FEW = 30, 12
-"""Items from which on a comparison comes first, and below which it is folded."""
+"""Minimum number of items to come first, and minimum not to be folded."""
 _AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 

@@ -177,7 +177,7 @@ class Tracking:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _delete_older(self) -> None:
-        """Delete what earlier processes wrote of the W&B runs that are open, all of which is in the new files."""
+        """Delete files that earlier processes wrote for the open W&B runs; the new files contain all of it."""
         for tracked in self._runs.values():
             for folder in tracked.folder.parent.glob(f"*run-*-{tracked.run.id}*"):
                 if folder != tracked.folder:

@@ -133,7 +133,7 @@ def _is_packed(parameter: Tensor) -> bool:
 def _forward(
     causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, gpu: MetaGPU | None, passes: int
 ) -> tuple[int, int, bool]:
-    """Return what is kept of whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
+    """Return the bytes kept by whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
     documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
     ours = has_document_attention(causal)

@@ -88,7 +88,7 @@ def _speed_note(speed: float, dtype: torch.dtype) -> str:
 def _operations(
     ahead: kdtool.RunForecast, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, sizes: Sizes, tokens: int
 ) -> float:
-    """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again.
+    """Count multiplications and additions: forward, twice as many backward, and layers that are computed again.
 
     Everything is multiplied by the number of forward passes in a step.
     """

@@ -35,9 +35,9 @@ class _Before(NamedTuple):
 
 @contextmanager
 def frozen_weights_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Hold weights that do not learn in `dtype`, the dtype of products, while the block runs; then give them back.
+    """Keep weights that do not learn in `dtype`, the dtype of products, while the block runs; then restore them.
 
-    Weights are looked up by name, since FSDP2 replaces the parameters in between. They are also given back if the block
+    Weights are looked up by name, since FSDP2 replaces the parameters in between. They are also restored if the block
     fails, except those that FSDP2 still divides then: such a student is incomplete and cannot be used.
     """
     before: dict[str, _Before] = {}
@@ -71,7 +71,7 @@ def _give_back(model: nn.Module, before: Mapping[str, _Before]) -> None:
 
 @contextmanager
 def hold_outline(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase holds them, for good.
+    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase keeps them, permanently.
 
     Inside the block it also computes as it will.
     """

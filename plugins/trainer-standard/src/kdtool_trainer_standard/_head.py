@@ -5,7 +5,7 @@ their gradient g, and add g · W to the gradient by the states and gᵀ · h to 
 passes of the student, for each of them. Backward only multiplies by the incoming gradient. One autograd function does it,
 so that DDP, FSDP and gradient scaling see an ordinary head.
 
-Called by the distillation module. It knows no loss and no schedule.
+Called by the distillation module. It is independent of losses and schedules.
 """
 
 from __future__ import annotations

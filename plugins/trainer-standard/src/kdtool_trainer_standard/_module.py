@@ -66,7 +66,7 @@ class DistillationModule(nn.Module):
     accepts_loss_kwargs = True
     """Tells `transformers.Trainer` to count the labels of the whole step and to pass their number."""
     is_distributed_loading_by_transformers = False
-    """Tells it, where True, that weights are divided already: not to move them, and not to wrap the module in DDP."""
+    """With True, it neither moves weights, since they are divided already, nor wraps the module in DDP."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """On-policy micro-batches: text that the student generates, in place of some of the corpus's (GKD).
 
-Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. The choice is derived from
+Called by `_loop` when a step's micro-batches are fetched, before their labels are counted. The choice is derived from
 (seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
 from the rank, too. No generator state is checkpointed, and global generators are untouched.
 """

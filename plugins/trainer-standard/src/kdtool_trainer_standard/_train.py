@@ -289,15 +289,15 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         share = squares[bound.term.name] ** 0.5 / total if total and bound.term.name in squares else 1.0
         if share < _SILENT_SHARE:
             notes.append(
-                f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: it taught the student next to "
-                "nothing; a larger weight, or none, is what was meant"
+                f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: the student learned next to "
+                "nothing from it; raise its weight, or remove it"
             )
         value = (progress.last_values or {}).get(bound.term.name)
         half = module.sizes.dtype != torch.float32
         if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
-                f"{bound.term.label} fell to {value:.3f} nats, where rounding in {progress.dtype} blurs its gradient; set "
-                "dtype: float32 to train further"
+                f"{bound.term.label} fell to {value:.3f} nats, at which rounding in {progress.dtype} blurs its gradient; "
+                "set dtype: float32 to train further"
             )
     return tuple(notes)
 

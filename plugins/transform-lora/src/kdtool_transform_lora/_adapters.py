@@ -157,7 +157,7 @@ def _find_named(model: nn.Module, targets: list[str], linear: dict[str, Any]) ->
         fitting = [name for name in full if name in linear]
         if not fitting or len(fitting) < len(full):
             what = (
-                "there is none of this name"
+                "no layer has this name"
                 if not full
                 else f"this is a {type(model.get_submodule(full[0])).__name__} that takes no adapter (the head and "
                 "embeddings do not: they are often one tensor)"

@@ -16,7 +16,7 @@ _FLOAT = 4
 def rewriting_parts(ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
     """Yield the memory for rewriting the student: its weights as they are stored, layer by layer, and the adapters.
 
-    Inserting takes main memory, where the student was opened before training; merging takes memory where it was trained.
+    Adapters are inserted in main memory, before training; they are merged on the device that trained.
     The largest layer's product of adapters, and a copy of it, come on top, in float32.
     """
     phase = ahead.phase

@@ -17,7 +17,7 @@ __all__ = ["Pretrained"]
 
 
 class Pretrained(CausalStudent):
-    """A causal language model from a folder, from the hub, or from a GGUF file, with its own tokenizer."""
+    """A causal language model from a folder, from the Hub, or from a GGUF file, with its own tokenizer."""
 
     uses_seed = False
     pretrained = True
@@ -26,9 +26,9 @@ class Pretrained(CausalStudent):
         """Settings of the student `pretrained`."""
 
         model: kdtool.RecipePathOrName = kdtool.Field(min_length=1)
-        """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
+        """A folder with config.json and safetensors, a Hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
-        """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
+        """Branch, tag or commit of a Hub name. None: the newest. The run records the commit."""
         dtype: Literal["auto", "float32"] = "auto"
         """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
 

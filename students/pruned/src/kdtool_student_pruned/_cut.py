@@ -60,7 +60,7 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
     """Return a new model in float32 with the kept parts of `source`, which is left as it is.
 
     Raises:
-        UsageError: the source holds its weights in few bits.
+        UsageError: the source stores its weights in few bits.
     """
     causal = source.model
     if not all(weight.is_floating_point() for weight in causal.parameters()):

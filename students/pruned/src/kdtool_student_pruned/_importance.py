@@ -8,7 +8,7 @@ a unit's output, aggregated over all tokens, here as mean squares, and weighed b
 - head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;
 - channel c of the states: E[xᵢ²/mean(x²)] before each norm, without the mean if the norm subtracts it.
 
-So neurons and heads count by the energy that they add to the states, channels by their share of the energy that is there.
+So neurons and heads count by the energy that they add to the states, channels by their share of the total energy.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(
     """Measure over at most `rows` rows of `length` tokens; everything except layers only with `widths`.
 
     Raises:
-        UsageError: the examples hold no text.
+        UsageError: the examples contain no text.
     """
     sums, tokens = _Sums(), 0
     with _record_sums(model.model, sums, widths):

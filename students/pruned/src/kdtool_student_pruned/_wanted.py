@@ -55,7 +55,7 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
 
 
 def sentence(shape: Shape, source: Anatomy, name: str) -> str:
-    """Say in a line what stays of the source, embeddings apart."""
+    """Return a line on the parts of the source that stay, with embeddings counted separately."""
     count, words, whole = source.parameters(shape), source.embedding_parameters(shape), source.parameters(source.shape)
     return (
         f"{count:,} parameters, {count / whole:.1%} of the {readable_count(whole)} of {name}, {words:,} of them embeddings: "
@@ -64,7 +64,7 @@ def sentence(shape: Shape, source: Anatomy, name: str) -> str:
 
 
 def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iterator[str]:
-    """Yield what kernels, K-quants and llama.cpp do not like about a shape; `uses` are those of `kernel_notes`."""
+    """Yield warnings about a shape for kernels, K-quants and llama.cpp; `uses` are those of `kernel_notes`."""
     attention = shape.heads * source.head_size
     rows = {"hidden": shape.hidden, "feed_forward": shape.feed_forward}
     if attention != shape.hidden:
@@ -75,7 +75,7 @@ def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iter
         fitting = fitting or f"hidden: {attention}"
         yield (
             f"{shape.heads} heads of {source.head_size} are {attention} wide and hidden is {shape.hidden}: llama.cpp opens "
-            f"{CLASSES[source.model_type]} only where they are equal, so there can be no GGUF file; {fitting} would do"
+            f"{CLASSES[source.model_type]} only if they are equal, so GGUF export is impossible; {fitting} would do"
         )
 
 
