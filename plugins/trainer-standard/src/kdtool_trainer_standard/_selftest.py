@@ -243,7 +243,7 @@ def _value_and_gradients(
     for gradient, name in zip(by_leaves, ("student_logits", "second_logits"), strict=False):
         if gradient is None:
             raise kdtool.PluginError(
-                f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.{name} "
+                f"{_who(run, bound.term.name)}: the values that kdtool_token_loss returned do not depend on chunk.{name} "
                 "(detached, or computed from .data, .item() or numpy); nothing could be learned from it"
             )
         gradients.append(gradient)
@@ -286,7 +286,7 @@ def _check_analytic_gradient(
     allowed = _ANALYTIC[logits[0].dtype]
     if not max(float(away.max()), float(apart.max())) <= allowed:
         raise kdtool.PluginError(
-            f"{_who(run, name)}: {hook} does not give what autograd finds for kdtool_token_loss: on a first chunk gradients "
+            f"{_who(run, name)}: {hook} differs from autograd on kdtool_token_loss: on a first chunk gradients "
             f"differ by {float(away.max()):.2g}, values by {float(apart.max()):.2g} (relative; allowed {allowed:g})"
         )
     gradient.zero_()

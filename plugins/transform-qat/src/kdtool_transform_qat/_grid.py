@@ -91,8 +91,8 @@ def _linear_layers(student: kdtool.LanguageModel, group_size: int) -> tuple[dict
         if type(module) is not nn.Linear or getattr(student.model, "peft_config", None):
             made = "has adapters" if getattr(student.model, "peft_config", None) else f"is a {type(module).__name__}"
             raise kdtool.UsageError(
-                f"qat rounds plain linear layers, and {path} {made}, which another transform of this phase has changed: "
-                "give qat its own phase, after that of the other transform"
+                f"qat rounds plain linear layers, and {path} {made}, because of another transform of this phase: "
+                "give qat its own phase, after that transform"
             )
     fitting = {path: module for path, module in layers.items() if module.in_features % group_size == 0}
     if not fitting:
