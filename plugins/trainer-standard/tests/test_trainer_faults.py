@@ -68,7 +68,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "none": (lambda *_: None, "kdtool_token_loss returned NoneType; expected: a tensor"),
     "list": (lambda right, _: right.tolist(), "returned list; expected"),
     "nan": (lambda right, _: right * float("nan"), "returned nan at .* of .* positions"),
-    "detached": (lambda right, _: right.detach(), "does not depend on chunk.student_logits"),
+    "detached": (lambda right, _: right.detach(), "do not depend on chunk.student_logits"),
     "gradient": (
         lambda right, _: (right - right.detach()).abs().sqrt() + right,
         "gradient of kdtool_token_loss is not",
