@@ -118,9 +118,9 @@ def test_check_tells_of_memory_and_work_for_sampling(on_policy: dict[str, Any]) 
         for more in ({}, {"trainer.on_policy": None})
     )
     moments = own["memory"]["moments"]
-    (writing,) = (parts for name, parts in moments.items() if name.endswith(": own text"))
+    (writing,) = (parts for name, parts in moments.items() if name.endswith(": sampling"))
     # 2 rows of 64 tokens in 3 layers: keys and values of 2 heads of 16, in float32
     assert writing["keys and values"] == 2 * 64 * 3 * 2 * 2 * 16 * 4
-    assert set(moments) - set(plain["memory"]["moments"]) == {name for name in moments if name.endswith(": own text")}
+    assert set(moments) - set(plain["memory"]["moments"]) == {name for name in moments if name.endswith(": sampling")}
     assert "the time to generate on-policy text" in json.dumps(own)
     assert "the time to generate on-policy text" not in json.dumps(plain)

@@ -200,6 +200,6 @@ def test_a_number_added_to_all_logits_of_a_model_changes_nothing(more: float) ->
 def test_rows_without_pairs_are_refused_with_what_to_set() -> None:
     view = view_of(pair("a", 2, 3, 4))
     single = {"rejected": torch.zeros_like(view.batch.labels)}
-    for columns, found in (({}, "mark no token as rejected"), (single, "an answer of one kind alone")):
+    for columns, found in (({}, "mark no token as rejected"), (single, "answers of one kind only")):
         with pytest.raises(kdtool.UsageError, match=rf"{found}: set `rows: \{{use: pairs\}}`"):
             values(replace(view, batch=replace(view.batch, columns=columns)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdtool_reporter_html._charts import Chart, spread
 from kdtool_reporter_html._page import page
 from kdtool_reporter_html._subjects import Subjects
-from kdtool_reporter_html._tradeoffs import Place, front_of, per_parameter, tradeoffs
+from kdtool_reporter_html._tradeoffs import Point, front_of, per_parameter, tradeoffs
 
 SUBJECTS = Subjects(
     [
@@ -48,10 +48,14 @@ def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool =
 
 def test_front_holds_what_nothing_beats_in_both() -> None:
     found = {"teacher": (100, 0.9), "student": (10, 0.6), "control": (10, 0.5), "student-big": (20, 0.6)}
-    places = [Place(arm, cost, quality, None) for arm, (cost, quality) in found.items()]
-    assert {place.arm for place in front_of(places, higher=True, more=False)} == {"teacher", "student"}
-    assert {place.arm for place in front_of(places, higher=False, more=False)} == {"control"}
-    assert {place.arm for place in front_of(places, higher=False, more=True)} == {"teacher", "control", "student-big"}
+    points = [Point(arm, cost, quality, None) for arm, (cost, quality) in found.items()]
+    assert {point.arm for point in front_of(points, higher=True, higher_cost=False)} == {"teacher", "student"}
+    assert {point.arm for point in front_of(points, higher=False, higher_cost=False)} == {"control"}
+    assert {point.arm for point in front_of(points, higher=False, higher_cost=True)} == {
+        "teacher",
+        "control",
+        "student-big",
+    }
 
 
 @pytest.mark.parametrize(("higher", "better"), [(True, "upper"), (False, "lower")])
@@ -71,8 +75,8 @@ def test_titles_of_points_that_lie_on_each_other_stand_apart() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
-def test_titles_stay_in_order_apart_and_below_the_top(places: list[float]) -> None:
-    moved = spread(sorted(places), 0.1)
+def test_titles_stay_in_order_apart_and_below_the_top(points: list[float]) -> None:
+    moved = spread(sorted(points), 0.1)
     assert max(moved) <= 1
     assert all(b - a > 0.0999 for a, b in pairwise(moved))
     apart = [0.1, 0.3, 0.9]

@@ -46,7 +46,9 @@ def test_a_phase_does_not_go_on_in_another_precision(
     interrupted(tmp_path, monkeypatch, dtype="auto")
     monkeypatch.setattr(_train, "chosen_dtype", lambda *_: second)
     names = [str(dtype).removeprefix("torch.") for dtype in (first, second)]
-    with pytest.raises(kdtool.UsageError, match=rf"begun in {names[0]} and cannot go on in {names[1]}, .*checkpoints$"):
+    with pytest.raises(
+        kdtool.UsageError, match=rf"started in {names[0]} and cannot resume in {names[1]}, .*checkpoints$"
+    ):
         whole(tmp_path, dtype="auto")
 
 

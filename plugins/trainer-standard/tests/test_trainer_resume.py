@@ -167,7 +167,9 @@ def test_a_checkpoint_of_another_student_is_not_opened(tmp_path: Path) -> None:
     train_small(tmp_path, make_model(1))
     other = make_model(1)
     other.model.layers.requires_grad_(False)
-    with pytest.raises(kdtool.StorageError, match=r"checkpoint-12 is of another student: layers\.0\.bias"):
+    with pytest.raises(
+        kdtool.StorageError, match=r"checkpoint-12 belongs to another student: only one has layers\.0\.bias"
+    ):
         train_small(tmp_path, other)
 
 

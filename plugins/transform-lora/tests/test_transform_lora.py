@@ -313,7 +313,7 @@ def test_a_merge_that_changes_the_model_is_refused(kind: type[Lora], broken: str
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["q_prj"], r"'q_prj': there is none of this name; linear layers of this student are down_proj, .*, v_proj"),
+        (["q_prj"], r"'q_prj': no layer has this name; linear layers of this student are down_proj, .*, v_proj"),
         (["q_proj", "lm_head"], "'lm_head': this is a Linear that takes no adapter"),
         (["embed_tokens"], "'embed_tokens': this is a Embedding that takes no adapter"),
         (["mlp"], "'mlp': this is a LlamaMLP that takes no adapter"),
@@ -355,5 +355,5 @@ def test_layers_that_another_transform_made_are_refused(tmp_path: Path) -> None:
 
     student = tiny_model()
     student.model.set_submodule("model.layers.0.self_attn.q_proj", Own(32, 32))
-    with pytest.raises(kdtool.UsageError, match=r"self_attn\.q_proj is a Own, .*a phase of its own"):
+    with pytest.raises(kdtool.UsageError, match=r"self_attn\.q_proj is a Own, .*its own phase"):
         make(Lora).kdtool_transform(student, make_run(tmp_path))

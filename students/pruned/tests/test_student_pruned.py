@@ -245,7 +245,7 @@ def test_empty_training_text_is_refused(tmp_path: Path) -> None:
 def test_weights_in_few_bits_are_refused() -> None:
     source = tiny_model("llama", 2)
     source.model.lm_head.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(kdtool.UsageError, match="held in few bits: give a source without quantise"):
+    with pytest.raises(kdtool.UsageError, match="stored in few bits; set a source without `quantise`"):
         cut(source, Kept((0,)))
 
 

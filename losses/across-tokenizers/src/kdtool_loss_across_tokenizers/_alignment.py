@@ -1,7 +1,7 @@
 """Pairs of labelled positions of student and teacher: places where both have read the same, and spans of bytes.
 
 Positions go by their number among the labelled ones of a batch, row-major, as final states do. A token of no bytes (a
-special one) has no counterpart in other tokenizers, but for the one that ends a document on both sides.
+special one) has no counterpart in other tokenizers, except the one that ends a document on both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """One side's S spans, one behind the other: the numbers of their positions, and how many each has, [S]."""
+    """One side's S spans, concatenated: the numbers of their positions, and how many positions each span has, [S]."""
 
     numbers: Tensor
     lengths: Tensor
@@ -42,36 +42,38 @@ class Spans:
 
 
 def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
-    """Return the numbers of own and teacher's positions that have read the same bytes of a document, [M] each."""
+    """Return the numbers of student and teacher positions that have read the same bytes of a document, [M] each."""
     if view.teacher_batch is None:
         every = _every(view)
         return every, every
     pairs = [
-        (own[i].number, other[j].number)
-        for own, other in _documents(view.batch, view.teacher_batch)
-        for i, j in meeting_points([token.start for token in own], [token.start for token in other])
+        (student[i].number, teacher[j].number)
+        for student, teacher in _documents(view.batch, view.teacher_batch)
+        for i, j in meeting_points([token.start for token in student], [token.start for token in teacher])
     ]
     device = view.batch.labels.device
-    return _numbers([own for own, _ in pairs], device), _numbers([other for _, other in pairs], device)
+    return _numbers([student for student, _ in pairs], device), _numbers([teacher for _, teacher in pairs], device)
 
 
 def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
-    """Return own and teacher's spans: the shortest stretches of bytes that begin and end with a token on both sides.
+    """Return the student's and the teacher's spans.
 
-    Every token of a span has a label on both sides.
+    A span is a shortest stretch of bytes that begins and ends with a token on both sides. All its tokens are labelled on
+    both sides.
     """
     if view.teacher_batch is None:
         every = _every(view)
-        alone = Spans(every, torch.ones_like(every))
-        return alone, alone
-    found = [pair for documents in _documents(view.batch, view.teacher_batch) for pair in _spans(*documents)]
+        single_positions = Spans(every, torch.ones_like(every))
+        return single_positions, single_positions
+    pairs = [pair for documents in _documents(view.batch, view.teacher_batch) for pair in _spans(*documents)]
     device = view.batch.labels.device
-    return _join_spans([own for own, _ in found], device), _join_spans([other for _, other in found], device)
+    student, teacher = ([pair[side] for pair in pairs] for side in (0, 1))
+    return _join_spans(student, device), _join_spans(teacher, device)
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
-    """Return the sums over spans, [S], of the values of their positions, one behind the other."""
-    # its checks fail where there is no span
+    """Return the sum over each span, [S], of the values of the positions in all spans, concatenated."""
+    # without unsafe=True, its checks fail if there are no spans
     return torch.segment_reduce(values, "sum", lengths=spans.lengths, unsafe=True)
 
 
@@ -80,51 +82,52 @@ def _every(view: kdtool.StepView) -> Tensor:
 
 
 def _documents(batch: kdtool.Batch, other: kdtool.Batch) -> Iterator[tuple[list[Token], list[Token]]]:
-    """Yield the tokens of each document that both sides have; where both end it, that end is one of its own."""
-    mine, theirs = _labelled_tokens(batch, "student"), _labelled_tokens(other, "teacher")
-    for key, own in mine.items():
-        if told := theirs.get(key):
-            yield _with_bytes(own), _with_bytes(told)
-            if not _with_bytes([own[-1], told[-1]]):
-                yield own[-1:], told[-1:]
+    """Yield both sides' tokens of each shared document; if both sides end it, the end tokens follow as a separate pair."""
+    of_teacher = _labelled_tokens(other, "teacher")
+    for key, student in _labelled_tokens(batch, "student").items():
+        if teacher := of_teacher.get(key):
+            yield _with_bytes(student), _with_bytes(teacher)
+            # ends of text have no bytes: they correspond only to each other
+            if not _with_bytes([student[-1], teacher[-1]]):
+                yield student[-1:], teacher[-1:]
 
 
-def _labelled_tokens(batch: kdtool.Batch, whose: str) -> dict[tuple[int, int], list[Token]]:
+def _labelled_tokens(batch: kdtool.Batch, side: str) -> dict[tuple[int, int], list[Token]]:
     """Return the labelled tokens by row and document."""
     missing = [name for name in ("byte_start", "byte_end") if name not in batch.columns]
     if missing:
         raise kdtool.PluginError(
-            f"the {whose}'s rows lack the columns {' and '.join(missing)}, by which tokens of two tokenizers are found to "
-            "stand for the same bytes; the rows that kdtool makes for teachers with other tokens have them"
+            f"the {side}'s rows lack the columns {' and '.join(missing)}, which match tokens of two tokenizers by their "
+            "bytes; the rows that kdtool makes for teachers with other tokens have them"
         )
-    asked = batch.labels != -100
+    labelled = batch.labels != -100
     columns = (batch.document, batch.columns["byte_start"], batch.columns["byte_end"])
-    rows = asked.nonzero()[:, 0].tolist()
-    found: dict[tuple[int, int], list[Token]] = {}
+    rows = labelled.nonzero()[:, 0].tolist()
+    tokens: dict[tuple[int, int], list[Token]] = {}
     for number, (row, document, start, end) in enumerate(
-        zip(rows, *(column[asked].tolist() for column in columns), strict=True)
+        zip(rows, *(column[labelled].tolist() for column in columns), strict=True)
     ):
-        found.setdefault((row, document), []).append(Token(number, start, end))
-    return found
+        tokens.setdefault((row, document), []).append(Token(number, start, end))
+    return tokens
 
 
 def _with_bytes(tokens: Sequence[Token]) -> list[Token]:
     return [token for token in tokens if token.start < token.end]
 
 
-def _spans(own: Sequence[Token], other: Sequence[Token]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield the numbers of own and other tokens of each span of a document."""
-    begins = list(meeting_points([token.start for token in own], [token.start for token in other]))
+def _spans(student: Sequence[Token], teacher: Sequence[Token]) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the numbers of the student's and the teacher's tokens of each span of a document."""
+    begins = list(meeting_points([token.start for token in student], [token.start for token in teacher]))
     done = 0
-    for i, j in meeting_points([token.end for token in own], [token.end for token in other]):
+    for i, j in meeting_points([token.end for token in student], [token.end for token in teacher]):
         latest = done
         while latest < len(begins) and begins[latest][0] <= i:
             latest += 1
         if latest > done:
             first, second = begins[latest - 1]
-            mine, theirs = own[first : i + 1], other[second : j + 1]
-            if _whole(mine) and _whole(theirs):
-                yield [token.number for token in mine], [token.number for token in theirs]
+            student_span, teacher_span = student[first : i + 1], teacher[second : j + 1]
+            if _whole(student_span) and _whole(teacher_span):
+                yield [token.number for token in student_span], [token.number for token in teacher_span]
         done = latest
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["span_divergence"]
 
 LEAST = 1e-6
-"""Nats by which every span counts as less than certain, so that no logarithm is of 0; the authors' code has the same."""
+"""Nats subtracted from every span's log-likelihood, so that no logarithm is of 0, as in the authors' code."""
 MOST = 1e30
 """Stands for −log 0."""
 
@@ -24,7 +24,7 @@ def span_divergence(student: Tensor, teacher: Tensor, temperature: float = 100.0
     the value from shrinking as 1/τ, so that τ changes what counts and not how much. τ → ∞ gives b − a + a·log(a / b) of
     the costs a = −log p and b = −log q. The derivative by log q is −(p̂ − q̂) / (1 − q̂).
 
-    0 if and only if p = q (up to 1e-6 nats, by which both count as less likely than they are), else positive.
+    0 if and only if p = q (up to 1e-6 nats, subtracted from both log-likelihoods), else positive.
 
     Args:
         student: [S] log-likelihoods of spans: the sums of their tokens'.

@@ -25,10 +25,10 @@ class _AcrossTokenizers(kdtool.SequenceLoss):
 
 
 class UniversalLogitDistillation(_AcrossTokenizers):
-    """Sorted probabilities, student's against teacher's, where both have read the same text (ULD).
+    """Sorted probabilities, student's against teacher's, at positions where both have read the same text (ULD).
 
-    Knows how sure the teacher is and among how many tokens it wavers, not which ones they are: use it beside a loss that
-    does, such as `ce`.
+    Sees how sure the teacher is and among how many tokens it wavers, but not which tokens: combine it with a loss that does,
+    such as `ce`.
     """
 
     temperature_power = 1
@@ -45,25 +45,25 @@ class UniversalLogitDistillation(_AcrossTokenizers):
         self.temperature = config.temperature
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
-        """Return `sorted_distance` for each of the N labelled positions, 0 where the teacher has not read the same."""
+        """Return `sorted_distance` for each of the N labelled positions, 0 if the teacher has not read the same text."""
         from kdtool_loss_across_tokenizers._alignment import meetings
 
-        mine, theirs = both_sides(view, "uld")
-        own, other = meetings(view)
+        student_side, teacher_side = both_sides(view, "uld")
+        at, teacher_at = meetings(view)
 
         def distances(part: slice) -> Tensor:
-            student, teacher = mine.logits(own[part]), theirs.logits(other[part])
+            student, teacher = student_side.logits(at[part]), teacher_side.logits(teacher_at[part])
             return sorted_distance(student, teacher, self.temperature)
 
-        found = in_chunks(distances, len(own), max(mine.head.vocabulary, theirs.head.vocabulary))
-        return kdtool.PerToken(found.new_zeros(len(mine.states)).index_copy(0, own, found))
+        values = in_chunks(distances, len(at), max(student_side.head.vocabulary, teacher_side.head.vocabulary))
+        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
 
 
 class SpanLikelihood(_AcrossTokenizers):
     """Likelihoods of the same spans of bytes, student's against teacher's (approximate likelihood matching, ALM).
 
-    A span runs from one place where both tokenizers end a token to the next. Without debiasing: a token that implies
-    something about the byte after it (that a word ends here) is used as it is.
+    A span runs from one point at which both tokenizers end a token to the next such point. Without debiasing: a token that
+    implies something about the byte after it (that a word ends here) is used as it is.
     """
 
     config: Config
@@ -78,11 +78,11 @@ class SpanLikelihood(_AcrossTokenizers):
         """Return `span_divergence` at the last position of each span, 0 at all others of the N labelled positions."""
         from kdtool_loss_across_tokenizers._alignment import of_spans, spans
 
-        mine, theirs = both_sides(view, "span-likelihood")
-        own, other = spans(view)
+        student_side, teacher_side = both_sides(view, "span-likelihood")
+        student_spans, teacher_spans = spans(view)
         student, teacher = (
-            of_spans(mine.likelihoods(own.numbers), own),
-            of_spans(theirs.likelihoods(other.numbers), other),
+            of_spans(student_side.likelihoods(student_spans.numbers), student_spans),
+            of_spans(teacher_side.likelihoods(teacher_spans.numbers), teacher_spans),
         )
-        found = span_divergence(student, teacher, self.config.temperature)
-        return kdtool.PerToken(found.new_zeros(len(mine.states)).index_copy(0, own.last, found))
+        values = span_divergence(student, teacher, self.config.temperature)
+        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, student_spans.last, values))

@@ -15,8 +15,8 @@ __all__ = ["sorted_distance"]
 def sorted_distance(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return Σ_i |p_(i) − q_(i)|, p_(i) and q_(i) the i-th largest of the teacher's and the student's softmax(z / T).
 
-    The shorter list is continued with zeros. This is the Wasserstein-1 distance under a cost that knows no token from
-    another. Between 0 and 2; 0 where both have the same probabilities, whichever tokens have them. Boizard et al. (ULD),
+    The shorter list is continued with zeros. This is the Wasserstein-1 distance under a cost that is equal for all pairs
+    of tokens. Between 0 and 2; 0 if both have the same probabilities, on any tokens. Boizard et al. (ULD),
     arXiv 2402.12030, section 3. Its gradient is that of a sum of absolute values: where p_(i) = q_(i) it is 0.
     With T it shrinks as 1 / T. Not multiplied by T: the trainer does that.
 

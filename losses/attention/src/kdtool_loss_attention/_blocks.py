@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Block", "by_block", "in_single"]
 
 BLOCK_VALUES = 2**22
-"""Numbers in one block of maps or relations: 16 MB in float32, of which some six are alive at once."""
+"""Numbers in one block of maps or relations: 16 MB in float32; about six are alive at once."""
 
 
 class Block(NamedTuple):
@@ -36,10 +36,10 @@ def by_block(
 ) -> Tensor:
     """Call `function` with a row of the student, the same of the teacher, and a block of its positions, block by block.
 
-    A block is computed a second time in backward, so that only one is alive at a time, whatever batch and length are.
+    A block is computed a second time in backward, so that only one is alive at a time, for any batch and length.
 
     Args:
-        function: returns one value a query, [Q].
+        function: returns one value per query, [Q].
         student: [B, …]; a row is [1, …] without its first dimension.
         teacher: [B, …].
         document: [B, L] integers that number each row's documents.
@@ -53,17 +53,19 @@ def by_block(
     from torch.utils.checkpoint import checkpoint
 
     values = [torch.zeros(0, dtype=in_single(student).dtype, device=student.device)]
-    for mine, theirs, numbers, counted in zip(
+    for student_row, teacher_row, documents, counted in zip(
         student.unbind(), teacher.unbind(), document.unbind(), labelled.unbind(), strict=True
     ):
-        for block in _blocks(numbers, counted, heads):
-            found = checkpoint(function, mine, theirs, block, use_reentrant=False, preserve_rng_state=False)
-            values.append(found)
+        for block in _blocks(documents, counted, heads):
+            of_block = checkpoint(
+                function, student_row, teacher_row, block, use_reentrant=False, preserve_rng_state=False
+            )
+            values.append(of_block)
     return torch.cat(values)
 
 
 def in_single(states: Tensor) -> Tensor:
-    """Return states in float32, or as they are where they are finer."""
+    """Return states in float32, or unchanged if they are finer."""
     return states if states.dtype.itemsize >= 4 else states.float()
 
 

@@ -21,7 +21,7 @@ def attention_distance(
 ) -> Tensor:
     """Return mean_h Σ_s (A^S_hts − A^T_hts)² of each labelled position t, over positions s ≤ t of its document.
 
-    0 for equal maps, 2 where all heads look at single positions that differ. After Jiao et al. (TinyBERT), arXiv 1909.10351,
+    0 for equal maps, 2 if all heads look at single, different positions. After Jiao et al. (TinyBERT), arXiv 1909.10351,
     equation 7, with two differences: theirs are scores before the softmax, ours are the maps that models give, and so the
     sum over s is not divided by the number of positions: a map's row sums to 1, and long documents count as short ones do.
 
@@ -64,7 +64,7 @@ class AttentionMaps(PairedLayers):
 
         Each is compared with the teacher's layer that it was copied from, else with layer l · L_teacher / L_student."""
         heads: Literal["mapped", "averaged"] = "mapped"
-        """"mapped": head by head; where one model has k times as many, means of k neighbours. "averaged": means of all."""
+        """"mapped": head by head; if one model has k times as many, means of k neighbours. "averaged": means of all."""
 
     def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
         """Pair layers by the settings; heads are checked, too."""
@@ -72,26 +72,28 @@ class AttentionMaps(PairedLayers):
             shared_heads(student.heads, teacher.heads)
         return kdtool.pair_layers("attention.layers", self.config.layers, student, teacher)
 
-    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return `attention_distance` of two layers' maps."""
-        own, other = view.student.attentions[mine], teacher.attentions[theirs]
+        student_maps, teacher_maps = view.student.attentions[student_layer], teacher.attentions[teacher_layer]
         labelled = view.batch.labels != -100
-        return attention_distance(own, other, view.batch.document, labelled, averaged=self.config.heads == "averaged")
+        return attention_distance(
+            student_maps, teacher_maps, view.batch.document, labelled, averaged=self.config.heads == "averaged"
+        )
 
 
 def shared_heads(student: int, teacher: int) -> int:
-    """Return how many heads are compared, the lesser number.
+    """Return how many heads are compared: the smaller number.
 
     Raises:
-        kdtool.UsageError: it does not divide the other.
+        kdtool.UsageError: it does not divide the other number.
     """
-    fewer, more = sorted((student, teacher))
-    if more % fewer:
+    smaller, larger = sorted((student, teacher))
+    if larger % smaller:
         raise kdtool.UsageError(
-            f"attention.heads is mapped, but the student has {student} heads and the teacher {teacher}, of which neither "
-            "divides the other; write heads: averaged, or take a student with another number of heads"
+            f"attention.heads is mapped, but the student has {student} heads and the teacher {teacher}: neither number "
+            "divides the other; set heads: averaged, or use a student with another number of heads"
         )
-    return fewer
+    return smaller
 
 
 def _distance(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> Tensor:
@@ -100,6 +102,6 @@ def _distance(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> 
 
 
 def _of_heads(maps: Tensor, block: Block, heads: int) -> Tensor:
-    """Return [heads, Q, keys] of one row's maps [·, L, L]: means of neighbours where there are more."""
+    """Return [heads, Q, keys] of one row's maps [·, L, L]: means of neighbours if it has more heads."""
     rows = in_single(maps[:, block.queries, block.first : block.stop])
     return rows.reshape(heads, -1, *rows.shape[1:]).mean(1)

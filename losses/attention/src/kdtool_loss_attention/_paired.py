@@ -16,7 +16,7 @@ __all__ = ["PairedLayers"]
 class PairedLayers(kdtool.SequenceLoss):
     """A loss that is a mean over pairs of layers; subclasses define `pair` and `compare`.
 
-    0, with zero gradient, where both models agree. Not softened: no temperature.
+    0, with zero gradient, if both models agree. Not softened: no temperature.
     """
 
     divergence = True
@@ -25,7 +25,7 @@ class PairedLayers(kdtool.SequenceLoss):
         """Return pairs (student layer, teacher layer), after checking that the two models can be compared."""
         raise NotImplementedError
 
-    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return the value of one pair of layers for each of the N labelled positions."""
         raise NotImplementedError
 
@@ -44,5 +44,8 @@ class PairedLayers(kdtool.SequenceLoss):
                 f"{type(self).__name__} compares paired layers with a teacher's: the trainer must give each step the term's "
                 "`layers` and a teacher's signal"
             )
-        values = [self.compare(view, view.teacher, mine, theirs) for mine, theirs in view.layers]
+        values = [
+            self.compare(view, view.teacher, student_layer, teacher_layer)
+            for student_layer, teacher_layer in view.layers
+        ]
         return kdtool.PerToken(sum(values[1:], values[0]) / len(values))

@@ -27,7 +27,7 @@ def relation_divergence(
     x_a are relation heads: the vectors of all attention heads side by side, cut into A parts of d numbers, so the two models
     may have any number of heads and any width. After Wang et al. (MiniLMv2), arXiv 2012.15828, section 3.1, whose models see
     both ways; of a causal one the relations are to positions s ≤ t, t itself among them, of the same document, so that
-    nothing is learnt at t from what comes later. 0 for equal relations; in nats.
+    nothing is learned at t from later positions. 0 for equal relations; in nats.
 
     One block of positions of one row is computed at a time, and again in backward: memory does not grow with A · L².
 
@@ -81,29 +81,29 @@ class Relations(PairedLayers):
     def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
         """Pair layers by the settings, and find the number of relation heads."""
         self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
-        own = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
-        pairs = kdtool.pair_layers("relations.layers", own, student, teacher)
+        layers = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
+        pairs = kdtool.pair_layers("relations.layers", layers, student, teacher)
         chosen = self.config.teacher_layers
         if chosen == "auto":
             return pairs
-        if len(chosen) != len(own) or max(chosen) >= teacher.layers:
+        if len(chosen) != len(layers) or max(chosen) >= teacher.layers:
             raise kdtool.UsageError(
                 f"relations.teacher_layers is {list(chosen)}, but must name one layer of the teacher, which has layers 0 to "
-                f"{teacher.layers - 1}, for each of the student's layers {list(own)}"
+                f"{teacher.layers - 1}, for each of the student's layers {list(layers)}"
             )
-        return tuple(zip(own, chosen, strict=True))
+        return tuple(zip(layers, chosen, strict=True))
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> None:
         """Find the number of relation heads where layers were not paired in this process; nothing trains along."""
         self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
 
-    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return the sum of `relation_divergence` over queries, keys and values of two layers."""
         labelled, document = view.batch.labels != -100, view.batch.document
-        own, other = view.student.projections[mine], teacher.projections[theirs]
+        student_states, teacher_states = view.student.projections[student_layer], teacher.projections[teacher_layer]
         queries, keys, values = (
             relation_divergence(ours, its, self._relation_heads, document, labelled)
-            for ours, its in zip(own, other, strict=True)
+            for ours, its in zip(student_states, teacher_states, strict=True)
         )
         return queries + keys + values
 

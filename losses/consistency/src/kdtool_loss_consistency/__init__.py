@@ -1,4 +1,4 @@
-"""Distance between two passes of the student over the same rows, each with dropout of its own (R-Drop).
+"""Distance between two passes of the student over the same rows, each with its own dropout (R-Drop).
 
 `Consistency` is the loss that recipes call `consistency`; `consistency` is the same as a plain function for any training
 loop. Only methods of tensors are used, so importing this costs nothing. The second pass, masking, means, and the factor T²
@@ -38,7 +38,7 @@ def consistency(first_logits: Tensor, second_logits: Tensor, temperature: float 
 
 
 class Consistency(kdtool.TokenLoss):
-    """Symmetric KL between two dropout passes of the student: it learns to say the same, whatever is dropped (R-Drop).
+    """Symmetric KL between two dropout passes of the student: it learns to predict the same with any units dropped (R-Drop).
 
     Needs no teacher, but a student with dropout, and costs a second forward and backward pass.
     """

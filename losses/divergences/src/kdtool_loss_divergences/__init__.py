@@ -2,8 +2,8 @@
 
 Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `contrastive`, `adaptive-kl`,
 `tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop;
-with `_gradient` behind its name most give gradients too, without autograd. Only methods of tensors are used, so importing
-this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531), T for `tvd`, are the trainer's.
+with `_gradient` at the end of its name most give gradients too, without autograd. Only methods of tensors are used, so
+the import costs nothing. The trainer does masking, means, and the factor T² (Hinton et al., arXiv 1503.02531), T for `tvd`.
 """
 
 from __future__ import annotations

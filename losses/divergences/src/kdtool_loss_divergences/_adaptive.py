@@ -1,4 +1,4 @@
-"""Adaptive KL: forward and reverse KL, each by where the student is further away."""
+"""Adaptive KL: forward and reverse KL, weighted by where the student's error is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["adaptive_kl"]
 
 
 def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, head: float = 0.5) -> Tensor:
-    """Return w·KL(p ‖ q) + (1 − w)·KL(q ‖ p), w the share of Σ_v |p_v − q_v| that lies in the teacher's head.
+    """Return w·KL(p ‖ q) + (1 − w)·KL(q ‖ p), w the share of Σ_v |p_v − q_v| in the teacher's head.
 
     The head is the set of the teacher's likeliest tokens up to a probability of `head` together, but at least one: there
     forward KL corrects first, in the tail reverse KL. 0 if and only if p = q. w counts as a constant: it has no gradient, as
@@ -26,7 +26,7 @@ def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
         student_logits: [C, V], any floating type; computed in float32 or better.
         teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
         temperature: T > 0, for both.
-        head: μ, from 0 up to but not including 1; the paper's is 0.5. At 0 the head is the likeliest token alone.
+        head: μ, from 0 up to but not including 1; the paper's is 0.5. At 0 the head is only the likeliest token.
 
     Returns:
         [C], in nats.

@@ -15,9 +15,13 @@ __all__ = ["contrastive"]
 
 
 def contrastive(
-    student_logits: Tensor, teacher_logits: Tensor, own: Tensor, temperature: float = 1.0, alpha: float = 0.1
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_generated: Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.1,
 ) -> Tensor:
-    """Return `skew_reverse_kl` where the student wrote the token itself, and `skew_kl` elsewhere.
+    """Return `skew_reverse_kl` for tokens that the student wrote itself, and `skew_kl` elsewhere.
 
     KL(q ‖ (1 − α)·p + α·q) lowers tokens that the student favours and the teacher does not, KL(p ‖ α·p + (1 − α)·q) raises
     those that the teacher prefers: the contrastive loss of Ko et al. (DistiLLM-2), arXiv 2503.07067. There a text of the
@@ -28,7 +32,7 @@ def contrastive(
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
         teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        own: [C], 1 or True where the student wrote the token.
+        student_generated: [C], 1 or True for tokens that the student wrote.
         temperature: T > 0, for both.
         alpha: α, between 0 and 1, both excluded.
 
@@ -36,5 +40,5 @@ def contrastive(
         [C], in nats.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
-    written = own.bool()[:, None]
+    written = student_generated.bool()[:, None]
     return to_mixture(q_log.where(written, p_log), p_log.where(written, q_log), alpha)

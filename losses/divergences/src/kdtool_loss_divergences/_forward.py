@@ -43,14 +43,14 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 def sampled_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
     """Return −Σ_i w_i·log q(id_i), where w are shares of samples from the teacher at temperature T.
 
-    Its expectation over the samples is KL(p ‖ q) plus the teacher's entropy, which no gradient sees: so its gradient is an
-    unbiased estimate of forward KL's. It is therefore not 0 at equality. Random sampling knowledge distillation, Anshumann
+    Its expectation over the samples is KL(p ‖ q) plus the teacher's entropy, which has no gradient: so its gradient is an
+    unbiased estimate of forward KL's, and its value is not 0 at equality. Random sampling knowledge distillation, Anshumann
     et al., arXiv 2503.16870, section 4.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
-        ids: [C, K] integers, −1 where there is none.
-        weights: [C, K] counts / samples, 0 where there is none.
+        ids: [C, K] integers, padded with −1.
+        weights: [C, K] counts / samples, padded with 0.
         temperature: T > 0, the one that the samples were made at.
 
     Returns:
@@ -61,16 +61,16 @@ def sampled_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tem
 
 
 def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return forward KL between distributions in which all tokens but the teacher's K are one bucket.
+    """Return forward KL between distributions in which all tokens except the teacher's K are one bucket.
 
     Σ_i w_i·log(w_i / q_i) + w_rest·log(w_rest / q_rest), with w_rest = 1 − Σ w and q_rest the student's probability
-    outside the K. 0 if p = q, or where no token was kept, and never above forward KL (the log-sum inequality): what is lost
+    outside the K. 0 if p = q, or if no token was kept, and never above forward KL (the log-sum inequality): what is lost
     is how the teacher spreads the rest. Biased, as arXiv 2503.16870, section 3, shows for small K.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
-        ids: [C, K] integers, distinct in a row; −1 where there is none, in any column.
-        weights: [C, K] the teacher's probabilities at temperature T, 0 where there is none.
+        ids: [C, K] integers, distinct in a row; −1 pads, in any column.
+        weights: [C, K] the teacher's probabilities at temperature T, padded with 0.
         temperature: T > 0, the one that the probabilities were taken at.
 
     Returns:
@@ -103,7 +103,7 @@ def sampled_forward_kl_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return `sampled_forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
 
-    (Σ w · q − w)/T, where w stands at the tokens that were drawn. Arguments as in `sampled_forward_kl`.
+    (Σ w · q − w)/T, with w at the sampled tokens. Arguments as in `sampled_forward_kl`.
     """
     logits, ids = soften(student_logits, temperature), ids.clamp(min=0).long()
     gradient = logits.softmax(-1)
@@ -118,7 +118,7 @@ def top_k_forward_kl_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return `top_k_forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
 
-    (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over those alone.
+    (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over only those.
     Arguments as in `top_k_forward_kl`.
     """
     logits, padding, ids = soften(student_logits, temperature), ids < 0, _fill_padding(ids)

@@ -73,7 +73,7 @@ class ForwardKL(_Divergence):
     needs = ("logits", "sampled", "top-k")
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
-        """Return the divergence of each position, [C]; the form follows the signal that is there."""
+        """Return the divergence of each position, [C]; its form depends on the signal."""
         return _by_form(chunk, forward_kl, sampled_forward_kl, top_k_forward_kl)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
@@ -138,7 +138,7 @@ class SkewKL(_Skewed):
 
 
 class SkewReverseKL(_Skewed):
-    """KL(student ‖ mixture with some of the student): reverse KL that stays bounded where the teacher excludes a token."""
+    """KL(student ‖ mixture with some of the student): reverse KL that stays bounded if the teacher excludes a token."""
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
@@ -150,9 +150,9 @@ class SkewReverseKL(_Skewed):
 
 
 class Contrastive(_Skewed):
-    """Skewed KL where the corpus wrote the token, skewed reverse KL where the student did (DistiLLM-2).
+    """Skewed KL on tokens of the corpus, skewed reverse KL on tokens that the student wrote (DistiLLM-2).
 
-    For trainers that learn also on text that the student writes (`standard` with `on_policy`).
+    For trainers that also learn from text that the student writes (`standard` with `on_policy`).
     """
 
     on_policy = True
@@ -161,11 +161,13 @@ class Contrastive(_Skewed):
         """Return the divergence of each position, [C]."""
         if "student_generated" not in chunk.columns:
             raise kdtool.UsageError(
-                "contrastive must know which tokens the student wrote, by the column `student_generated`, and the trainer "
-                "gives none: set `trainer: {on_policy: {}}`, or take skew-kl"
+                "contrastive needs the column `student_generated`, which marks the tokens that the student wrote, but the "
+                "trainer does not provide it: set `trainer: {on_policy: {}}`, or use skew-kl"
             )
-        own = chunk.columns["student_generated"]
-        return contrastive(chunk.student_logits, _logits(chunk), own, chunk.temperature, self.config.alpha)
+        student_generated = chunk.columns["student_generated"]
+        return contrastive(
+            chunk.student_logits, _logits(chunk), student_generated, chunk.temperature, self.config.alpha
+        )
 
 
 class AdaptiveKL(_Divergence):

@@ -39,7 +39,7 @@ def skew_reverse_kl(
 ) -> Tensor:
     """Return KL(q ‖ (1 − α)·p + α·q), p the teacher's and q the student's softmax at temperature T.
 
-    0 if and only if p = q, and never above −log α, also where the teacher excludes the student's tokens. Tends to reverse
+    0 if and only if p = q, and never above −log α, even if the teacher excludes the student's tokens. Tends to reverse
     KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Arguments and result as in `skew_kl`.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)

@@ -1,4 +1,4 @@
-"""Distributions at a temperature without autograd, in memory of their own, and what a gradient by them is by the logits.
+"""Distributions at a temperature without autograd, in separate memory, and what a gradient by them is by the logits.
 
 Used by every divergence here.
 """
@@ -24,7 +24,7 @@ SMALLEST = 1e-37
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
-    """Return logits / T in memory of its own; float64 stays, all else becomes float32."""
+    """Return logits / T in new memory; float64 stays, all else becomes float32."""
     scaled = logits.clone() if logits.dtype.itemsize >= 4 else logits.float()
     return scaled if temperature == 1.0 else scaled.div_(temperature)
 
@@ -41,7 +41,7 @@ def distribution(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def by_logits(q: Tensor, by_q: Tensor, temperature: float) -> Tensor:
-    """Return ∂D/∂z = q ⊙ (g − ⟨q, g⟩) / T for q = softmax(z / T) and g = ∂D/∂q, whatever divergence D is.
+    """Return ∂D/∂z = q ⊙ (g − ⟨q, g⟩) / T for q = softmax(z / T) and g = ∂D/∂q, for any divergence D.
 
     Args:
         q: [C, V].

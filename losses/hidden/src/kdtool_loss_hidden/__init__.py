@@ -1,6 +1,6 @@
 """Distance between teacher's and student's hidden states.
 
-`HiddenStates` is the loss that recipes call `hidden`: it pairs layers, makes projectors where widths differ, and compares
+`HiddenStates` is the loss that recipes call `hidden`: it pairs layers, makes projectors if widths differ, and compares
 at labelled positions. `state_distance` is the distance of one pair as a plain function. Means over positions, weights and
 the training of the projectors are the trainer's.
 """
@@ -41,8 +41,8 @@ def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class HiddenStates(kdtool.SequenceLoss):
     """Mean over pairs of layers of the squared error between RMS-normalised hidden states.
 
-    The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 when all paired states
-    agree and no projector stands between.
+    The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 if all paired states
+    agree and no projector is used.
     """
 
     needs = "hidden"
@@ -65,7 +65,7 @@ class HiddenStates(kdtool.SequenceLoss):
         return kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
-        """Return a linear projector [H_student → H_teacher] a pair, or None where the widths agree."""
+        """Return a linear projector [H_student → H_teacher] per pair, or None if the widths agree."""
         if student.hidden == teacher.hidden:
             return None
         from torch.nn import Linear, ModuleDict
@@ -81,8 +81,8 @@ class HiddenStates(kdtool.SequenceLoss):
                 "`module` that kdtool_modules returned, and a teacher's signal"
             )
         distances = [
-            state_distance(_project(view.module, mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
-            for mine, theirs in view.layers
+            state_distance(_project(view.module, layer, view.student.hidden[layer]), view.teacher.hidden[teacher_layer])
+            for layer, teacher_layer in view.layers
         ]
         return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
 

@@ -23,15 +23,15 @@ def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 
 
     m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] is how much more the student prefers the
     chosen answer y_w to the rejected y_l than the reference does. With ε = 0 this is equation 7 of Rafailov et al. (DPO),
-    arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs of which a share ε is
-    the wrong way round.
+    arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs with a share ε of
+    swapped answers.
 
-    log 2 where student and reference agree (m = 0), there with the gradient −(½ − ε)·β by m, which is not 0. Towards 0 as m
-    grows for ε = 0; else least where σ(β·m) = 1 − ε.
+    log 2 if student and reference agree (m = 0), with the gradient −(½ − ε)·β by m, which is not 0. As m grows, it falls to
+    0 for ε = 0; else its minimum is at σ(β·m) = 1 − ε.
 
     Args:
         margin: [B], any floating type; computed in float32 or better.
-        beta: β > 0: how firmly the reference holds. The larger, the smaller the margin that is enough.
+        beta: β > 0: how strongly the reference constrains the student. The larger, the smaller the margin needed.
         label_smoothing: ε, from 0 up to but not including ½.
 
     Returns:
@@ -49,7 +49,7 @@ def margins(student: Tensor, reference: Tensor, rejected: Tensor, row: Tensor, r
         student: [N] log-likelihoods of tokens.
         reference: [N], of the same tokens.
         rejected: [N], not 0 on tokens of the rejected answer, 0 on those of the chosen one.
-        row: [N] int64, in which row each token is.
+        row: [N] int64, the row of each token.
         rows: how many there are, B.
 
     Returns:
@@ -83,7 +83,7 @@ class DirectPreference(kdtool.SequenceLoss):
         """Return `preference_loss` of each row.
 
         Raises:
-            kdtool.UsageError: the rows hold no pairs.
+            kdtool.UsageError: the rows contain no pairs.
         """
         row, rejected = _pairs(view.batch)
         student, reference = both_sides(view, "preference")
@@ -98,7 +98,7 @@ def _pairs(batch: kdtool.Batch) -> tuple[Tensor, Tensor]:
         raise _no_pairs("these rows mark no token as rejected")
     has_rejected, has_chosen = ((asked & (marks != 0)).any(1), (asked & (marks == 0)).any(1))
     if bool((has_rejected != has_chosen).any()):
-        raise _no_pairs("a row holds an answer of one kind alone")
+        raise _no_pairs("a row holds answers of one kind only")
     return asked.nonzero()[:, 0], marks[asked]
 
 

@@ -1,8 +1,8 @@
 """Encode a row's tokens and their values compactly: likely tokens cost next to nothing.
 
 A position's tokens are written as ascending ranks, each as its distance to the one before. The position's own label has rank
-0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are laid apart,
-byte by byte, and each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum
+0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are separate, byte
+by byte, and each plane of bytes is compressed by zstd on its own. If the values of a position have a known sum
 (counts of samples), the first one follows from the others and is left out. Independent of signals and files.
 """
 
@@ -31,7 +31,7 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
 
     Args:
         ids: [n, K], distinct within a position, padded with -1; at least one token per position.
-        values: [n, K] whole numbers from 1 up to 2³¹ − 1; 0 where there is no token.
+        values: [n, K] whole numbers from 1 up to 2³¹ − 1; 0 for padding.
         labels: [n]; pass the same ones to `decode`.
         total: the sum of every position's values; None if it varies.
     """
@@ -53,7 +53,7 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
 def decode(
     blobs: Sequence[bytes], labels: Ints, total: int | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return what `encode` made `blobs` of, one row after the other: ids [N, K], padded with -1, and values, with 0.
+    """Return the input of `encode`, one row after the other: ids [N, K], padded with -1, and values, with 0.
 
     `labels` are those of all rows [N]. K is the greatest number of tokens in a position; they come in the order of ranks.
 
@@ -99,16 +99,16 @@ def _streams(blob: bytes, zstd: zstandard.ZstdDecompressor) -> list[Ints]:
     """Return a blob's lengths, distances and values."""
     count, *planes = np.frombuffer(blob, "<u4", 4).tolist()
     sizes = np.frombuffer(blob, "<u4", sum(planes), 4 * _SIZE)
-    place = (4 + len(sizes)) * _SIZE
+    offset = (4 + len(sizes)) * _SIZE
     streams: list[Ints] = []
     taken = iter(sizes.tolist())
     for number in planes:
         parts = []
         for plane in range(number):
             size = next(taken)
-            part = np.frombuffer(zstd.decompress(blob[place : place + size]), np.uint8).astype(np.int64)
+            part = np.frombuffer(zstd.decompress(blob[offset : offset + size]), np.uint8).astype(np.int64)
             parts.append(part << 8 * plane if plane else part)
-            place += size
+            offset += size
         streams.append(sum(parts[1:], parts[0]))
     if len(streams[0]) != count:
         raise ValueError(f"a row's header gives {count} positions, but the row holds {len(streams[0])}")

@@ -26,7 +26,7 @@ def systematic_points(offsets: Tensor, samples: int) -> Tensor:
     """Return points (k + u) / N for k = 0 … N − 1, [C, N], from one uniform number u per position [C].
 
     Systematic sampling (Madow and Madow, Annals of Mathematical Statistics 15, 1944): the count of a token of probability p
-    is N·p rounded down or up, where that of independent samples has the variance N·p·(1 − p).
+    is N·p rounded down or up, while that of independent samples has the variance N·p·(1 − p).
     """
     import torch
 
@@ -46,10 +46,10 @@ def sample_tokens(probabilities: Tensor, points: Tensor) -> Tensor:
     import torch
 
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    found = torch.searchsorted(cumulative, points.double() * cumulative[:, -1:], right=True)
+    tokens = torch.searchsorted(cumulative, points.double() * cumulative[:, -1:], right=True)
     # A point that rounding puts at the very end belongs to the last token that is possible at all.
     possible = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
-    return found.minimum(possible)
+    return tokens.minimum(possible)
 
 
 def count_samples(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,15 +54,15 @@ class StateTargets:
 
     def _states_to_store(self, signal: kdtool.Signal) -> dict[str, Tensor]:
         want = self._want
-        found = {_LAST: signal.lazy.hidden} if signal.lazy is not None else {}
-        found |= {_layer(layer): states for layer, states in signal.hidden.items()}
+        states_by_name = {_LAST: signal.lazy.hidden} if signal.lazy is not None else {}
+        states_by_name |= {_layer(layer): states for layer, states in signal.hidden.items()}
         wanted = {_LAST} if "logits" in want.kinds else set()
         wanted |= {_layer(layer) for layer in want.layers} if "hidden" in want.kinds else set()
-        if not wanted <= set(found):
+        if not wanted <= set(states_by_name):
             raise kdtool.PluginError(
-                f"the teacher's signal must hold {sorted(wanted)}, but holds {sorted(found)}: correct its `offers`"
+                f"the teacher's signal must hold {sorted(wanted)}, but holds {sorted(states_by_name)}: correct its `offers`"
             )
-        return {name: found[name] for name in sorted(wanted)}
+        return {name: states_by_name[name] for name in sorted(wanted)}
 
 
 class RecalledStates:
@@ -73,7 +73,7 @@ class RecalledStates:
         self._heads: dict[device, kdtool.Head] = {}
 
     def signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
-        """Return what is wanted of the batch, on its device, as copies that do not change or vanish with the files."""
+        """Return the wanted signal of the batch, on its device, as copies that are independent of the files."""
         import torch
 
         rows, device = self._recorded.find(batch), batch.labels.device

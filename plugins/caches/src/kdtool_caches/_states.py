@@ -18,7 +18,7 @@ __all__ = ["States"]
 class States(kdtool.Cache):
     """Stores the teacher's final states at labelled positions, and those of wanted layers, in the teacher's own precision.
 
-    For data that is seen more than once: 2 bytes · width a token, and as much again for each layer. The teacher runs once
+    For data that is seen more than once: 2 bytes · width per token, and the same again for each layer. The teacher runs once
     over all rows and is not needed while training; its head is stored, too.
     """
 
@@ -30,7 +30,7 @@ class States(kdtool.Cache):
         """Settings of `states`."""
 
         rows_per_shard: int = kdtool.Field(default=64, ge=1, le=65536)
-        """Rows in a file. A killed recording loses at most so many."""
+        """Rows per file. A killed recording loses at most one file's rows."""
         batch: int = kdtool.Field(default=8, ge=1, le=4096)
         """Rows that the teacher sees at once while recording."""
 

@@ -149,7 +149,7 @@ class TopK(_Tokens):
         """Settings of `top-k`."""
 
         k: int = kdtool.Field(default=100, ge=1, le=4096)
-        """Tokens kept per position; fewer where the teacher returns fewer."""
+        """Tokens kept per position; fewer if the teacher returns fewer."""
 
     def kdtool_choose_signals(
         self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]

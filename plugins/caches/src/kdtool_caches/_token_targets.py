@@ -70,9 +70,9 @@ class TokenTargets(ABC):
             batch.row_keys, batch.labels, torch.split(signal.lazy.hidden, counts), strict=True
         ):
             parts = list(self.select(key, len(states), self._probabilities(states, head)))
-            own = labels[labels != NO_LABEL]
+            row_labels = labels[labels != NO_LABEL]
             chosen = ([part[number] for part in parts] for number in range(self.alternatives))
-            yield {TOKENS.format(number): _bytes(each, own, self.total) for number, each in enumerate(chosen)}
+            yield {TOKENS.format(number): _bytes(each, row_labels, self.total) for number, each in enumerate(chosen)}
 
     def _probabilities(self, states: Tensor, head: kdtool.Head) -> Iterator[tuple[slice, Tensor]]:
         size = max(1, CHUNK_BYTES // (8 * head.vocabulary))
@@ -104,7 +104,10 @@ class SampledTargets(TokenTargets):
         """Sample tokens and count them."""
         points = [self._points(f"{self._seed} {number} {key}", positions) for number in range(self.alternatives)]
         for rows, probabilities in chunks:
-            yield [count_samples(sample_tokens(probabilities, own[rows].to(probabilities.device))) for own in points]
+            yield [
+                count_samples(sample_tokens(probabilities, of_alternative[rows].to(probabilities.device)))
+                for of_alternative in points
+            ]
 
     def _points(self, source: str, positions: int) -> Tensor:
         import torch
@@ -160,8 +163,8 @@ class TeacherTopKTargets:
         weights, places = top.weights.topk(min(self._k, top.weights.shape[1]))
         ids = top.ids.long().gather(1, places)
         numbers = _steps(weights).masked_fill(ids < 0, 0)
-        for labels, *own in zip(batch.labels, torch.split(ids, counts), torch.split(numbers, counts), strict=True):
-            yield {TOKENS.format(0): _bytes([(own[0], own[1])], labels[labels != NO_LABEL], None)}
+        for labels, *tokens in zip(batch.labels, torch.split(ids, counts), torch.split(numbers, counts), strict=True):
+            yield {TOKENS.format(0): _bytes([(tokens[0], tokens[1])], labels[labels != NO_LABEL], None)}
 
 
 def _top_k_tokens(signal: kdtool.Signal) -> kdtool.SparseTokens:

@@ -22,9 +22,9 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
 
     `loss`, `learning_rate`, `gradient_norm`, and since the phase began `tokens`, `seconds` and `tokens_per_second`. For each
     term `terms/X`, `weights/X` and, at steps that measured gradients, `gradient_norms/X` and `gradient_shares/X`, which sum
-    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` where it is known.
+    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` if it is known.
     """
-    found = {
+    numbers = {
         "loss": report.loss,
         "learning_rate": report.learning_rate,
         "gradient_norm": report.gradient_norm,
@@ -32,18 +32,18 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
         "seconds": report.seconds,
     }
     if report.seconds > 0:
-        found["tokens_per_second"] = report.tokens / report.seconds
+        numbers["tokens_per_second"] = report.tokens / report.seconds
     if report.memory:
-        found["memory_gib"] = report.memory / (1 << 30)
+        numbers["memory_gib"] = report.memory / (1 << 30)
     norms = {name: term.gradient_norm for name, term in report.terms.items() if term.gradient_norm is not None}
     whole = sum(norms.values())
     for name, term in report.terms.items():
-        found |= {f"terms/{name}": term.value, f"weights/{name}": term.weight}
+        numbers |= {f"terms/{name}": term.value, f"weights/{name}": term.weight}
     for name, norm in norms.items():
-        found[f"gradient_norms/{name}"] = norm
+        numbers[f"gradient_norms/{name}"] = norm
         if whole > 0:
-            found[f"gradient_shares/{name}"] = norm / whole
-    return found | {f"validation/{name}": value for name, value in report.metrics.items()}
+            numbers[f"gradient_shares/{name}"] = norm / whole
+    return numbers | {f"validation/{name}": value for name, value in report.metrics.items()}
 
 
 def main_settings(folder: Path) -> dict[str, Setting]:
@@ -71,7 +71,7 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Setting]]:
 def samples_text(measurement: kdtool.Measurement) -> str:
     """Return the texts of a measurement, such as completions by prompt, as Markdown; "" if it has none.
 
-    It can be encoded as UTF-8, whatever the model wrote.
+    It can always be encoded as UTF-8, even if the model wrote lone surrogates.
     """
     texts = [
         f"**Prompt**\n\n{_code_block(name)}\n\n**Completion**\n\n{_code_block(text)}"

@@ -1,7 +1,7 @@
 """Encode an example, and mark the tokens to train on. Called by the packer, once per example.
 
 Parts with and without labels are encoded separately, so that the boundary between them is a token boundary, as it is when
-the student later gets a prompt alone.
+the student later gets only a prompt.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Document:
         self, ids: Sequence[int], labelled: Sequence[bool], tokenizer: kdtool.Tokenizer, parts: Sequence[Part] = ()
     ) -> Document:
         """Append tokens, with the annotations of the parts of text among them; return the document."""
-        found = annotate_tokens(self._pieces(ids, tokenizer), parts) if self.names and parts else {}
-        self.lost = self.lost or found is None
+        annotations = annotate_tokens(self._pieces(ids, tokenizer), parts) if self.names and parts else {}
+        self.lost = self.lost or annotations is None
         for name in self.names:
-            self.columns.setdefault(name, []).extend((found or {}).get(name) or [0] * len(ids))
+            self.columns.setdefault(name, []).extend((annotations or {}).get(name) or [0] * len(ids))
         self.ids += ids
         self.labelled += labelled
         return self
@@ -97,9 +97,9 @@ def _encode(
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
     if isinstance(body, kdtool.Text) and fim is not None:
-        found = _with_the_middle_last(example.id, parts[0], tokenizer, fim)
-        if found is not None:
-            ids, parts = found
+        infilling = _with_the_middle_last(example.id, parts[0], tokenizer, fim)
+        if infilling is not None:
+            ids, parts = infilling
             return document.add(ids, [True] * len(ids), tokenizer, parts)
     if isinstance(body, kdtool.Messages) and conversations == "template":
         encoded = _by_template(example.id, body, tokenizer)
@@ -118,7 +118,7 @@ def _with_the_middle_last(
 ) -> tuple[list[int], list[Part]] | None:
     """Return the ids of a text cut for infilling, and its parts in their new order.
 
-    Cuts lie between any two characters. None if the text is not selected, or contains infilling tokens itself.
+    Cuts may fall between any two characters. None if the text is not selected, or contains infilling tokens itself.
     """
     text = part.text
     chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())

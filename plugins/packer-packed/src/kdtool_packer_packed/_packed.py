@@ -68,13 +68,13 @@ class Packed(kdtool.Packer):
 
         Raises:
             UsageError: `fim` is set but the tokenizer lacks infilling tokens, its chat template rejects a conversation, or
-                rows have room for a document start only.
+                rows only have room for a document start.
         """
         config, start = self.config, len(tokenizer.document_start)
         if config.length <= start:
             raise kdtool.UsageError(
-                f"rows.length: a row of {config.length} tokens has no room after the {start} with which the tokenizer "
-                "begins a document; raise it"
+                f"rows.length: a row of {config.length} tokens has no room after the {start} tokens that begin each "
+                "document; raise it"
             )
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(

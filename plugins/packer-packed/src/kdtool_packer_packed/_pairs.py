@@ -81,17 +81,17 @@ class Pairs(kdtool.Packer):
                 "chosen and rejected), or set `rows: {use: packed}`"
             )
         answers = (kdtool.Completion(body.prompt, text) for text in (body.completion, body.rejected))
-        both = [document_of(kdtool.Example(example.id, one), tokenizer, None, "plain") for one in answers]
+        both = [document_of(kdtool.Example(example.id, answer), tokenizer, None, "plain") for answer in answers]
         start = both[0].start
         prompt = both[0].labelled.index(True) - start
-        room = (self.config.length - sum(sum(one.labelled) for one in both)) // 2 - start
+        room = (self.config.length - sum(sum(document.labelled) for document in both)) // 2 - start
         unfit = _SAME if body.completion == body.rejected else _EMPTY if not prompt else _TOO_LONG if room < 1 else None
         if unfit is not None:
             said[unfit] += 1
             return Document(), Document()
         surplus = max(0, prompt - room)
         said[_CUT] += surplus > 0
-        for one in both:
-            del one.ids[start : start + surplus], one.labelled[start : start + surplus]
+        for document in both:
+            del document.ids[start : start + surplus], document.labelled[start : start + surplus]
         chosen, rejected = both
         return chosen, rejected

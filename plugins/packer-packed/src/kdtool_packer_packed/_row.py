@@ -26,6 +26,6 @@ def padded_row(
     """
     missing = length - len(ids)
     row = [*ids, *[padding] * missing], [*labelled, *[False] * missing], [*document, *[-1] * missing]
-    more = {name: [*values, *[0] * missing] for name, values in (columns or {}).items()}
+    padded_columns = {name: [*values, *[0] * missing] for name, values in (columns or {}).items()}
     key = hashlib.sha256(repr((before, *row)).encode("ascii")).hexdigest()[:32]
-    return kdtool.Row(key, *row, more)
+    return kdtool.Row(key, *row, padded_columns)

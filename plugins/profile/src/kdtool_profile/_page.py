@@ -24,7 +24,7 @@ th, td { padding: .15rem .8rem .15rem 0; text-align: right; white-space: nowrap;
 th:first-child, td:first-child { text-align: left; }
 .background { opacity: .65; }
 """
-_COLUMNS = ("hook", "calls", "own time", "share", "with what it called", "peak memory", "peak GPU memory")
+_COLUMNS = ("hook", "calls", "own time", "share", "including callees", "peak memory", "peak GPU memory")
 
 
 def page(recorder: Recorder, name: str, status: str, reused: list[str]) -> str:
@@ -44,7 +44,7 @@ Point at a frame for its numbers. <code>speedscope.json</code> opens at speedsco
 {_graph(whole)}
 <h2>Hooks by their own time</h2>
 <p>Peak memory is by how much the calls raised the peak of the process, without the hooks that they called. Rows in grey ran
-in another thread, for which the run did not wait.</p>
+in another thread, without delaying the run.</p>
 <div class="scroll"><table>{_table(table(recorder), whole.seconds)}</table></div>
 </html>
 """

@@ -25,15 +25,15 @@ def speedscope(recorder: Recorder, name: str) -> dict[str, Any]:
 
 
 def _profile(tree: Frame, frames: dict[str, int]) -> dict[str, Any]:
-    found = [(chain, frame.own("seconds")) for chain, frame in _chains(tree, [], frames)]
+    samples = [(chain, frame.own("seconds")) for chain, frame in _chains(tree, [], frames)]
     return {
         "type": "sampled",
         "name": tree.label,
         "unit": "seconds",
         "startValue": 0,
-        "endValue": sum(seconds for _, seconds in found),
-        "samples": [chain for chain, _ in found],
-        "weights": [seconds for _, seconds in found],
+        "endValue": sum(seconds for _, seconds in samples),
+        "samples": [chain for chain, _ in samples],
+        "weights": [seconds for _, seconds in samples],
     }
 
 

@@ -15,7 +15,7 @@ class Row:
     """All calls of one hook of one component; `component` and `hook` are "" for the work of kdtool between them.
 
     `seconds` include the hooks that it called, `own_seconds` and the bytes do not. `background` is true for calls in
-    another thread, for which the run did not wait.
+    another thread, which did not delay the run.
     """
 
     component: str

@@ -15,7 +15,7 @@ __all__ = ["COMPILED", "Profile", "ProfileLosses"]
 T = TypeVar("T", bound=type[kdtool.Tracker])
 
 COMPILED = frozenset({"kdtool_token_loss", "kdtool_token_gradient", "kdtool_token_weight"})
-"""Hooks that a trainer may compile, and calls some thirty times a step. Wrapped, they could not be compiled."""
+"""Hooks that a trainer may compile, and calls some thirty times per step. Wrapped, they could not be compiled."""
 
 
 def _declared_hooks() -> set[str]:
@@ -58,7 +58,7 @@ def _wrapper(hook: str) -> Callable[..., Any]:
 class Profile(kdtool.Tracker):
     """Measures time and memory of every hook of a run, as a table and a flame graph.
 
-    Writes `profile/profile.html` in the run's folder, with `profile.json` and `speedscope.json` beside it. Losses and
+    Writes `profile.html`, `profile.json` and `speedscope.json` to `profile/` in the run's folder. Losses and
     weightings of tokens are left out, so that they can be compiled; `profile-losses` measures them, too.
     """
 

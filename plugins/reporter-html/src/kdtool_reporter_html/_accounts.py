@@ -27,7 +27,7 @@ _FIGURES = ("requests", "rows", "tokens_in", "tokens_out", "picodollars", "unkno
 
 @dataclass(frozen=True)
 class AccountRow:
-    """Money of one component, as text; "" where a figure does not apply."""
+    """Money of one component, as text; "" if a figure does not apply."""
 
     name: str
     requests: str
@@ -40,7 +40,7 @@ class AccountRow:
 
 @dataclass(frozen=True)
 class Money:
-    """Money of a run: a row for each component, the price of each point gained, and the break-even with what it assumes."""
+    """Money of a run: a row for each component, the price of each point gained, and the break-even with its assumptions."""
 
     total: str
     a_row: str
@@ -74,7 +74,7 @@ class _Account:
 
 @dataclass(frozen=True)
 class _Work:
-    """Training of one student: its time, and the price of an hour in picodollars, None if it is not known."""
+    """Training of one student: its time, and the price per hour in picodollars, None if it is unknown."""
 
     seconds: float
     per_hour: int | None
@@ -93,25 +93,27 @@ class _Work:
 
 def rejections(data: Mapping[str, Any]) -> list[Rejections]:
     """Return what components rejected, in the order of the recipe."""
-    found = {name: one for name, one in data.get("accounts", {}).items() if one.get("rejected")}
+    with_rejections = {name: account for name, account in data.get("accounts", {}).items() if account.get("rejected")}
     return [
         Rejections(
             name,
-            tuple((cut(reason), count(number)) for reason, number in one["rejected"].items()),
-            tuple((cut(shown["reason"]), shown["id"], cut(shown["text"])) for shown in one.get("samples", ())),
+            tuple((cut(reason), count(number)) for reason, number in account["rejected"].items()),
+            tuple((cut(shown["reason"]), shown["id"], cut(shown["text"])) for shown in account.get("samples", ())),
         )
-        for name, one in found.items()
+        for name, account in with_rejections.items()
     ]
 
 
 def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Decimal | None) -> Money | None:
     """Return the money of a run; None if nothing was paid for."""
-    accounts = {name: _read(one) for name, one in results.data.get("accounts", {}).items()}
-    accounts = {name: one for name, one in accounts.items() if one.picodollars or one.unknown_picodollars}
-    bought = [one for one in accounts.values() if one.rows is not None and one.picodollars]
+    accounts = {name: _read(account) for name, account in results.data.get("accounts", {}).items()}
+    accounts = {
+        name: account for name, account in accounts.items() if account.picodollars or account.unknown_picodollars
+    }
+    bought = [account for account in accounts.values() if account.rows is not None and account.picodollars]
     if not accounts:
         return None
-    answers, rows = sum(one.picodollars for one in bought), sum(one.rows or 0 for one in bought)
+    answers, rows = sum(account.picodollars for account in bought), sum(account.rows or 0 for account in bought)
     work = _Work(_training_seconds(results), None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
     cost = answers + work.price
     return Money(
@@ -128,9 +130,9 @@ def _read(account: Mapping[str, Any]) -> _Account:
 
 
 def _rows(accounts: Mapping[str, _Account], plain: Mapping[str, Mapping[str, Any]]) -> Iterator[AccountRow]:
-    """Yield a row for each component; behind a teacher's one for each use of its answers, such as an evaluator."""
-    for name, one in accounts.items():
-        yield _row(name, one)
+    """Yield a row for each component; a teacher's is followed by one for each use of its answers, such as an evaluator."""
+    for name, account in accounts.items():
+        yield _row(name, account)
         for purpose, (requests, spent) in plain[name].get("purposes", {}).items():
             mean = money(-(-spent // requests))
             yield AccountRow(
@@ -138,27 +140,27 @@ def _rows(accounts: Mapping[str, _Account], plain: Mapping[str, Mapping[str, Any
             )
 
 
-def _row(name: str, one: _Account) -> AccountRow:
-    shared = one.rows is None
+def _row(name: str, account: _Account) -> AccountRow:
+    shared = account.rows is None
     return AccountRow(
         f"{name}, all runs that share its ledger" if shared else name,
-        count(one.requests),
-        money(one.picodollars),
-        money(-(-one.picodollars // one.requests)) if one.requests else "",
-        "" if one.rows is None else count(one.rows),
-        money(-(-one.picodollars // one.rows)) if one.rows else "",
-        _unknown(one) if shared else "",
+        count(account.requests),
+        money(account.picodollars),
+        money(-(-account.picodollars // account.requests)) if account.requests else "",
+        "" if account.rows is None else count(account.rows),
+        money(-(-account.picodollars // account.rows)) if account.rows else "",
+        _unknown(account) if shared else "",
     )
 
 
-def _unknown(one: _Account) -> str:
-    if not one.unknown_requests:
+def _unknown(account: _Account) -> str:
+    if not account.unknown_requests:
         return "none"
-    return f"{count(one.unknown_requests)}, at most {money(one.unknown_picodollars)}"
+    return f"{count(account.unknown_requests)}, at most {money(account.unknown_picodollars)}"
 
 
 def _training_seconds(results: kdtool.Results) -> float:
-    """Return the time in which one student was trained, the mean over seeds."""
+    """Return the training time of one student, the mean over seeds."""
     students = [arm for arm in results.arms if arm.arm == "student"]
     return sum(phase.seconds for arm in students for phase in arm.phases.values()) / max(1, len(students))
 
@@ -169,13 +171,19 @@ def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Ma
     The interval is that of the difference: its upper end gives the lowest price. Without a gain at its lower end the price
     has no upper bound.
     """
-    units = {found.name: found.unit for found in results.measurements if found.higher_is_better}
-    for found in results.comparisons:
-        scale = _SCALES.get(units.get(found.measurement, ""))
-        if scale is None or found.relative or found.arm != "student" or found.against in accounts or aside_of(found):
+    units = {measurement.name: measurement.unit for measurement in results.measurements if measurement.higher_is_better}
+    for comparison in results.comparisons:
+        scale = _SCALES.get(units.get(comparison.measurement, ""))
+        if (
+            scale is None
+            or comparison.relative
+            or comparison.arm != "student"
+            or comparison.against in accounts
+            or aside_of(comparison)
+        ):
             continue
-        what = f"{title(found.measurement)} over {subjects.title(found.against)}"
-        gain, low, high = (scale * value for value in (found.difference, found.low, found.high))
+        what = f"{title(comparison.measurement)} over {subjects.title(comparison.against)}"
+        gain, low, high = (scale * value for value in (comparison.difference, comparison.low, comparison.high))
         if high <= 0:
             yield f"{what}: no gain"
         elif gain <= 0:
@@ -191,31 +199,33 @@ def _price(cost: int, points: float) -> str:
 
 
 def _fastest(results: kdtool.Results, subjects: Subjects) -> float:
-    """Return the tokens that the student, or an export of it, generates a second; 0 if that was not measured."""
+    """Return the tokens per second that the student, or an export of it, generates; 0 if that was not measured."""
     speeds = (value for value in results.values if own_name(value.measurement) == "decode-speed")
-    return max((one.value for one in speeds if one.arm == "student" or subjects.is_exported(one.arm)), default=0.0)
+    return max(
+        (speed.value for speed in speeds if speed.arm == "student" or subjects.is_exported(speed.arm)), default=0.0
+    )
 
 
 def _break_even(bought: Sequence[_Account], answers: int, work: _Work, speed: float) -> tuple[str, str]:
-    """Return the number of requests from which the student is cheaper, in words, and what that counts and assumes."""
+    """Return the number of requests from which the student is cheaper, in words, and what this counts and assumes."""
     requests, tokens_in, tokens_out = (
-        sum(getattr(one, name) for one in bought) for name in ("requests", "tokens_in", "tokens_out")
+        sum(getattr(account, name) for account in bought) for name in ("requests", "tokens_in", "tokens_out")
     )
-    own = 0
+    machine_cost = 0
     if work.per_hour and speed:
-        own = round(work.per_hour * (tokens_out / requests / speed) / 3600)
-    saved, cost = answers - own * requests, answers + work.price
+        machine_cost = round(work.per_hour * (tokens_out / requests / speed) / 3600)
+    saved, cost = answers - machine_cost * requests, answers + work.price
     mean = f"the mean size ({money(-(-answers // requests))}, {count(tokens_in / requests)} tokens in and"
     mean += f" {count(tokens_out / requests)} out)"
-    found = (
+    sentence = (
         f"After {count(-(-cost * requests // saved))} answered requests of {mean}, distilling has cost no more than asking "
         "the API."
         if saved > 0
-        else f"Asking the API stays cheaper: for a request of {mean} the student's machine costs {money(own)}."
+        else f"Asking the API stays cheaper: for a request of {mean} the student's machine costs {money(machine_cost)}."
     )
-    machine = f"{money(own)} a request for the student's machine, at {speed:.3g} tokens/s, one at a time"
-    counted = f"{money(answers)} for answers, rejected ones included; {work}{'; ' + machine if own else ''}"
-    left_out = f"{'' if own else 'the machine while the student answers, '}evaluation, other runs"
-    return found, (
+    machine = f"{money(machine_cost)} a request for the student's machine, at {speed:.3g} tokens/s, one at a time"
+    counted = f"{money(answers)} for answers, rejected ones included; {work}{'; ' + machine if machine_cost else ''}"
+    left_out = f"{'' if machine_cost else 'the machine while the student answers, '}evaluation, other runs"
+    return sentence, (
         f"Counted: {counted}. Assumed: the student's answers serve as well as the teacher's. Not counted: {left_out}."
     )

@@ -64,12 +64,12 @@ class Answers:
 def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
     """Return the measurements whose items have texts to show, in order."""
     measurements = results.measurements
-    places = {arm: place for place, arm in enumerate(arm_order(subjects.of(one.subject)[0] for one in measurements))}
+    arms = arm_order(subjects.of(measurement.subject)[0] for measurement in measurements)
     by_name: dict[str, list[kdtool.Measurement]] = {}
-    for measurement in sorted(measurements, key=lambda one: places[subjects.of(one.subject)[0]]):
+    for measurement in sorted(measurements, key=lambda each: arms.index(subjects.of(each.subject)[0])):
         by_name.setdefault(measurement.name, []).append(measurement)
-    order = {name: worst for name, own in by_name.items() if (worst := _worst_first(own))}
-    titles = {one.subject: _title_of(one.subject, subjects) for one in measurements}
+    order = {name: worst for name, group in by_name.items() if (worst := _worst_first(group))}
+    titles = {measurement.subject: _title_of(measurement.subject, subjects) for measurement in measurements}
     return [
         _fitting(name, by_name[name], worst, _PAGE // len(order), titles, results.folder)
         for name, worst in order.items()
@@ -78,13 +78,13 @@ def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
 
 def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
     """Return the items with texts to show, sorted by their worst result for any subject."""
-    found: dict[str, float] = {}
+    worst: dict[str, float] = {}
     for measurement in measurements:
         for item in _readable(measurement.items):
             value = item["sum"] / item["weight"] if item["weight"] else inf
             value = value if measurement.higher_is_better or value == inf else -value
-            found[item["item"]] = min(value, found.get(item["item"], inf))
-    return sorted(found, key=lambda name: found[name])
+            worst[item["item"]] = min(value, worst.get(item["item"], inf))
+    return sorted(worst, key=lambda name: worst[name])
 
 
 def _fitting(
@@ -106,7 +106,7 @@ def _fitting(
             files.append(_place(measurement.items, folder))
     taken: list[tuple[str, tuple[Shown, ...]]] = []
     for item_name, shown in parts.items():
-        room -= _size(item_name) + sum(one.size for one in shown)
+        room -= _size(item_name) + sum(part.size for part in shown)
         if taken and room < 0:
             break
         taken.append((cut(item_name), tuple(shown)))
@@ -142,7 +142,10 @@ def _title_of(subject: str, subjects: Subjects) -> str:
 
 def cut(text: str) -> str:
     """Truncate a text, and escape characters that break the page: lone surrogates, direction overrides, controls."""
-    text = "".join(one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text)
+    text = "".join(
+        character if character.isprintable() or character in "\n\t" else f"\\u{ord(character):04x}"
+        for character in text
+    )
     return (
         text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n… {len(text) - _MOST_CHARACTERS:,} more"
     )

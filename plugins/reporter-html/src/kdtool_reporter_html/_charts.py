@@ -1,4 +1,4 @@
-"""Draw charts with matplotlib, as SVG that stands in the page.
+"""Draw charts with matplotlib, as SVG embedded in the page.
 
 Text stays text, and colours are the page's CSS variables, so that a chart follows light and dark.
 """
@@ -72,7 +72,7 @@ def draw(words: str, plot: Callable[[Axes], None], *, height: float = _HEIGHT) -
 
 
 def colour_of(arm: str) -> str:
-    """Return an arm's colour; grey for models beside student, teacher and controls."""
+    """Return an arm's colour; grey for models other than student, teacher and controls."""
     name = "control" if arm == SAME_ROWS else arm
     return COLOURS[name if name in ARMS else "muted"]
 
@@ -100,11 +100,11 @@ def inside(low: float, high: float) -> list[float]:
     return [float(mark) for mark in MaxNLocator(5).tick_values(low, high) if low <= mark <= high]
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move ascending places apart by at least `gap`, such that none is above 1."""
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move ascending positions apart by at least `gap`, such that none is above 1."""
     moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + gap) if moved else place)
+    for position in positions:
+        moved.append(max(position, moved[-1] + gap) if moved else position)
     limit = 1.0
     for number in reversed(range(len(moved))):
         moved[number] = min(moved[number], limit)

@@ -1,4 +1,4 @@
-"""Name the control by what it had in common with the student: tokens, or only rows.
+"""Name the control after its match with the student: equal tokens, or only the same rows.
 
 A control for equal tokens may have trained on more or fewer than the student: if the student also trained on its shorter
 on-policy text, or if one of them stopped early. Then the page names the same rows instead, as the verdict does.
@@ -34,7 +34,8 @@ def as_it_trained(results: kdtool.Results) -> kdtool.Results:
             for subject in results.subjects
         ),
         comparisons=tuple(
-            replace(found, arm=_rename(found.arm), against=_rename(found.against)) for found in results.comparisons
+            replace(comparison, arm=_rename(comparison.arm), against=_rename(comparison.against))
+            for comparison in results.comparisons
         ),
         values=tuple(replace(value, arm=_rename(value.arm)) for value in results.values),
     )

@@ -75,7 +75,7 @@ def phases(arms: Sequence[kdtool.ArmResult]) -> list[PhaseCurves]:
     for name in dict.fromkeys(name for arm in ordered for name in arm.histories):
         histories = [_History(arm.arm, arm.histories[name]) for arm in ordered if len(arm.histories.get(name, ())) > 1]
         if histories:
-            titles = tuple((arm, arm_title(arm)) for arm in dict.fromkeys(found.arm for found in histories))
+            titles = tuple((arm, arm_title(arm)) for arm in dict.fromkeys(history.arm for history in histories))
             drawn.append(PhaseCurves(name, titles, tuple(_charts(histories)), *_shares(histories)))
     return drawn
 
@@ -87,7 +87,7 @@ def _charts(histories: Sequence[_History]) -> Iterable[Chart]:
     def metric(report: kdtool.StepReport, name: str) -> float | None:
         return report.metrics.get(name)
 
-    reports = [report for found in histories for report in found.reports]
+    reports = [report for history in histories for report in history.reports]
     if not any(report.terms for report in reports):
         yield from _pair("Weighted loss", histories, lambda report: report.loss)
     for label in dict.fromkeys(label for report in reports for label in report.terms):
@@ -99,13 +99,13 @@ def _charts(histories: Sequence[_History]) -> Iterable[Chart]:
 def _pair(
     heading: str, histories: Sequence[_History], value: Callable[[kdtool.StepReport], float | None]
 ) -> Iterable[Chart]:
-    longest = max(report.seconds for found in histories for report in found.reports)
+    longest = max(report.seconds for history in histories for report in history.reports)
     unit, seconds = ("s", 1.0) if longest < 180 else ("min", 60.0) if longest < 10_800 else ("h", 3600.0)
     for across in (
         _Across("training tokens", "", lambda report: float(report.tokens), _tokens),
         _Across("training time", f", {unit}", lambda report: report.seconds / seconds, None),
     ):
-        lines = [(found.arm, _points(found, across.of, value)) for found in histories]
+        lines = [(history.arm, _points(history, across.of, value)) for history in histories]
         yield _chart(heading, across, [(arm, line) for arm, line in lines if len(line)])
 
 
@@ -130,7 +130,7 @@ def _chart(heading: str, across: _Across, lines: Sequence[tuple[str, Points]]) -
 def _points(
     history: _History, x: Callable[[kdtool.StepReport], float], y: Callable[[kdtool.StepReport], float | None]
 ) -> Points:
-    """Return a line's finite points [n, 2]; of a long one the first, the last, and means of those between."""
+    """Return a line's finite points [n, 2]; a long line keeps its first and last point, and means of those between."""
     pairs = [(x(report), value) for report in history.reports if (value := y(report)) is not None]
     line = np.array([pair for pair in pairs if all(map(isfinite, pair))]).reshape(-1, 2)
     if len(line) <= _MOST_POINTS:
@@ -147,7 +147,7 @@ def _mean(seeds: Sequence[Points]) -> Points:
 
 
 def _in_words(arm: str, seeds: Sequence[Points]) -> str:
-    begin, end = (float(np.mean([line[place, 1] for line in seeds])) for place in (0, -1))
+    begin, end = (float(np.mean([line[row, 1] for line in seeds])) for row in (0, -1))
     return f"{arm_title(arm)}: from {_plain(begin)} to {_plain(end)}"
 
 
@@ -161,17 +161,17 @@ def _tokens(value: float) -> str:
 
 def _shares(histories: Sequence[_History]) -> tuple[tuple[Share, ...], Markup | None]:
     """Return each term's share of the student's gradient, seeds averaged; nothing for fewer than two terms or norms."""
-    students = [found.reports for found in histories if found.arm == "student"]
+    students = [history.reports for history in histories if history.arm == "student"]
     labels = list(dict.fromkeys(label for reports in students for report in reports for label in report.terms))
     rows = [row for row in zip(*students, strict=False) if sum(_norm(row, label) for label in labels) > 0]
     if len(labels) < 2 or len(rows) < 2:
         return (), None
     norms = np.array([[_norm(row, label) for label in labels] for row in rows])
     shares = norms / norms.sum(axis=1, keepdims=True)
-    found = [_share(label, number, shares[:, number]) for number, label in enumerate(labels)]
+    parts = [_share(label, number, shares[:, number]) for number, label in enumerate(labels)]
 
     def plot(axes: Axes) -> None:
-        colours = [COLOURS[f"t{share.number}"] for share in found]
+        colours = [COLOURS[f"t{share.number}"] for share in parts]
         axes.stackplot([row[0].tokens for row in thin], *shares[::step].T, colors=colours, alpha=0.85)
         axes.set(ylim=(0, 1), xlabel="training tokens")
         scale(axes, "x", label=_tokens)
@@ -179,13 +179,13 @@ def _shares(histories: Sequence[_History]) -> tuple[tuple[Share, ...], Markup | 
 
     step = -(-len(rows) // _MOST_POINTS)
     thin = rows[::step]
-    words = "; ".join(f"{share.label} {share.mean} on average" for share in found)
-    return tuple(found), draw(f"Share of the gradient: {words}.", plot)
+    words = "; ".join(f"{share.label} {share.mean} on average" for share in parts)
+    return tuple(parts), draw(f"Share of the gradient: {words}.", plot)
 
 
 def _norm(row: Sequence[kdtool.StepReport], label: str) -> float:
-    found = [report.terms[label].gradient_norm for report in row if label in report.terms]
-    return sum(norm for norm in found if norm is not None and isfinite(norm)) / len(row)
+    norms = [report.terms[label].gradient_norm for report in row if label in report.terms]
+    return sum(norm for norm in norms if norm is not None and isfinite(norm)) / len(row)
 
 
 def _share(label: str, number: int, values: Points) -> Share:

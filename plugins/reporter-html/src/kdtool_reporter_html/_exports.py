@@ -1,4 +1,4 @@
-"""Exported files: a row of figures beside the student's for each, and a sentence on what it costs and saves."""
+"""Exported files: each has a row of figures compared with the student's, and a sentence on its costs and savings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdtool_reporter_html._verdict import aside_of, figures, has_few_items
 __all__ = ["Exports", "exports"]
 
 _COSTS = ("decode-speed", "resident-memory")
-"""Costs with a column of their own; the size has another one."""
+"""Costs that get a column each, in addition to the size."""
 _POINTS = frozenset({"fraction", "%", "percent"})
 """Units in which a loss is worth a sentence before all others."""
 
@@ -47,10 +47,10 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
     files = list(_files(results))
     if not files:
         return Exports()
-    grouped = subjects.gather([found for found in results.measurements if not found.texts])
+    grouped = subjects.gather([measurement for measurement in results.measurements if not measurement.texts])
     arms = {file.arm for file in files} - {""}
     quality = [key for key in grouped if _unit(grouped[key]) not in COST_UNITS and arms & grouped[key].keys()]
-    costs = [key for key in (key_of(grouped, own) for own in _COSTS) if arms & grouped.get(key, {}).keys()]
+    costs = [key for key in (key_of(grouped, cost) for cost in _COSTS) if arms & grouped.get(key, {}).keys()]
     rows = [
         (
             file.made.path.name,
@@ -70,12 +70,12 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
 
 def _files(results: kdtool.Results) -> Iterator[_File]:
     exported = results.exported_files()
-    labels = Counter(one.artifact.quantisation or one.artifact.format for one in exported)
-    for one in exported:
-        made = one.artifact
+    labels = Counter(file.artifact.quantisation or file.artifact.format for file in exported)
+    for file in exported:
+        made = file.artifact
         label = made.quantisation or made.format
-        compared = {name: found for name, found in one.comparisons.items() if not aside_of(found)}
-        yield _File(label if labels[label] == 1 else made.path.name, one.arm, made, compared)
+        compared = {name: comparison for name, comparison in file.comparisons.items() if not aside_of(comparison)}
+        yield _File(label if labels[label] == 1 else made.path.name, file.arm, made, compared)
 
 
 def _unit(arms: Mapping[str, Measured]) -> str:
@@ -91,63 +91,63 @@ def _pair(
     file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects
 ) -> tuple[Measured | None, Measured | None]:
     """Return a cost of the file, and that of the student or of the export that was measured in its place."""
-    found = grouped.get(key_of(grouped, key), {})
-    own = "student" if "student" in found else plain_export(grouped, subjects)
-    return found.get(file.arm), found.get(own) if own != file.arm else None
+    by_arm = grouped.get(key_of(grouped, key), {})
+    reference = "student" if "student" in by_arm else plain_export(grouped, subjects)
+    return by_arm.get(file.arm), by_arm.get(reference) if reference != file.arm else None
 
 
 def _size(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
-    own, student = _pair(file, "file-size", grouped, subjects)
-    hint = f"{percent(own.mean / student.mean)} of the student’s" if own and student and student.mean else ""
-    return quantity(own.mean if own else file.made.bytes, "bytes"), hint
+    measured, student = _pair(file, "file-size", grouped, subjects)
+    hint = f"{percent(measured.mean / student.mean)} of the student’s" if measured and student and student.mean else ""
+    return quantity(measured.mean if measured else file.made.bytes, "bytes"), hint
 
 
 def _quality(file: _File, key: str, arms: Mapping[str, Measured]) -> tuple[str, str]:
     if file.arm not in arms:
         return "–", ""
-    found, unit = file.compared.get(key), _unit(arms)
-    hint = "{} ({})".format(*figures(found, unit)) if found else ""
+    comparison, unit = file.compared.get(key), _unit(arms)
+    hint = "{} ({})".format(*figures(comparison, unit)) if comparison else ""
     return quantity(arms[file.arm].mean, unit), hint
 
 
 def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
-    own, student = _pair(file, key, grouped, subjects)
-    if own is None:
+    measured, student = _pair(file, key, grouped, subjects)
+    if measured is None:
         return "–", ""
-    first = next(iter(own.by_seed.values()))
+    first = next(iter(measured.by_seed.values()))
     context = [f"context of {first.settings['context']}"] if "context" in first.settings else []
     share = []
     if student and student.mean:
-        ratio = own.mean / student.mean
+        ratio = measured.mean / student.mean
         part = f"{percent(ratio)} of" if first.unit == "bytes" else times(ratio)
-        share = [f"{part} the student’s{_otherwise(own, student)}"]
-    return quantity(own.mean, first.unit), "; ".join([*share, *context])
+        share = [f"{part} the student’s{_otherwise(measured, student)}"]
+    return quantity(measured.mean, first.unit), "; ".join([*share, *context])
 
 
-def _otherwise(one: Measured, other: Measured) -> str:
-    """Return the settings in which two measurements differ, in words; tokens that were read stand beside the figure."""
-    first, second = (next(iter(measured.by_seed.values())).settings for measured in (one, other))
+def _otherwise(measured: Measured, other: Measured) -> str:
+    """Return the settings in which two measurements differ, in words; the number of tokens read is not compared."""
+    first, second = (next(iter(each.by_seed.values())).settings for each in (measured, other))
     keys = [key for key in {**first, **second} if key != "read" and first.get(key) != second.get(key)]
     return f", measured otherwise ({', '.join(keys)})" if keys else ""
 
 
 def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
-    """Say what the file costs, in the first score that it shares with the student, and what it saves."""
+    """Return a sentence on the file's cost, in the first score that it shares with the student, and on its saving."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
-    judged = [found for found in file.compared.values() if not has_few_items(found)]
-    ranked = sorted(judged, key=lambda found: units.get(found.measurement) not in _POINTS)
+    judged = [comparison for comparison in file.compared.values() if not has_few_items(comparison)]
+    ranked = sorted(judged, key=lambda comparison: units.get(comparison.measurement) not in _POINTS)
     saved = _state_saving(file, grouped, subjects)
     if not ranked:
         why = "compared on too few items to judge" if file.compared else "not compared with the student’s"
         return f"{file.label} {saved}; its quality was {why}." if saved else ""
-    found = ranked[0]
-    unit, what = units.get(found.measurement, ""), _in_words(found.measurement)
-    score = unit in _POINTS and _rises(grouped[found.measurement])
-    if found.verdict == "no evidence of a difference":
-        claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(found, unit))})"
+    comparison = ranked[0]
+    unit, what = units.get(comparison.measurement, ""), _in_words(comparison.measurement)
+    score = unit in _POINTS and _rises(grouped[comparison.measurement])
+    if comparison.verdict == "no evidence of a difference":
+        claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(comparison, unit))})"
         return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")
-    lower = found.difference < 0
-    size, between = (text.replace("+", "") for text in figures(_negate(found) if lower else found, unit))
+    lower = comparison.difference < 0
+    size, between = (text.replace("+", "") for text in figures(_negate(comparison) if lower else comparison, unit))
     if score:
         claim = f"{'costs' if lower else 'gains'} {size} of {what} ({between})"
     else:
@@ -155,22 +155,22 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
     return f"{file.label} {claim}" + (f" and {saved}." if saved else ".")
 
 
-def _negate(found: kdtool.Comparison) -> kdtool.Comparison:
-    """Return how much lower the first is, as a positive number."""
-    return replace(found, difference=-found.difference, low=-found.high, high=-found.low)
+def _negate(comparison: kdtool.Comparison) -> kdtool.Comparison:
+    """Return the comparison with its sign reversed."""
+    return replace(comparison, difference=-comparison.difference, low=-comparison.high, high=-comparison.low)
 
 
 def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Return how much less memory the file takes than the student, or else how many fewer bytes; "" if neither is known."""
     for key, what in (("resident-memory", "memory"), ("file-size", "bytes")):
-        own, student = _pair(file, key, grouped, subjects)
-        if own and student and student.mean:
-            share = 1 - own.mean / student.mean
+        measured, student = _pair(file, key, grouped, subjects)
+        if measured and student and student.mean:
+            share = 1 - measured.mean / student.mean
             verb = "saves" if share >= 0 else "adds"
             at = ""
             if key == "resident-memory":
-                context = next(iter(own.by_seed.values())).settings["context"]
-                at = f" at a context of {context}{_otherwise(own, student)}"
+                context = next(iter(measured.by_seed.values())).settings["context"]
+                at = f" at a context of {context}{_otherwise(measured, student)}"
             return f"{verb} {percent(abs(share))} of the {what}{at}"
     return ""
 
@@ -181,5 +181,5 @@ def _rises(arms: Mapping[str, Measured]) -> bool:
 
 
 def _in_words(key: str) -> str:
-    """Return a measurement's name within a sentence, behind its evaluator's: "humaneval.pass@1" gives "humaneval pass@1"."""
+    """Return a measurement's name within a sentence, after its evaluator's: "humaneval.pass@1" gives "humaneval pass@1"."""
     return re.sub(r"(?<=\w)\.(?=[^\W\d])", " ", name(key))

@@ -35,15 +35,15 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         dollars_per_hour: the price of the machine that trained; None leaves training without a price.
     """
     results = as_it_trained(results)
-    units = {found.name: found.unit for found in results.measurements}
-    higher = {found.name: found.higher_is_better for found in results.measurements}
+    units = {measurement.name: measurement.unit for measurement in results.measurements}
+    higher = {measurement.name: measurement.higher_is_better for measurement in results.measurements}
     subjects = Subjects(results.subjects, results.values)
     seeds = _summary.seeds_of(results, subjects)
     against_controls = _verdict.with_controls(results.comparisons, subjects)
     judged = _verdict.judgements(against_controls)
     controlled = any(arm.arm.startswith("control") for arm in results.arms)
     money = _accounts.money_of(results, subjects, dollars_per_hour)
-    scored = [found for found in results.measurements if not found.texts]
+    scored = [measurement for measurement in results.measurements if not measurement.texts]
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),

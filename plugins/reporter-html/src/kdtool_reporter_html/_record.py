@@ -83,16 +83,16 @@ class Usage:
 
 
 def blocks(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list.
+    """Lay out the data's description, regardless of its shape: plain values first, then a block for each mapping or list.
 
     Signals and accounts are omitted here, since `costs` and `_accounts` report them.
     """
     data = {key: value for key, value in data.items() if key not in {"signal_seconds", "accounts"}}
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
-    found = (
+    total = (
         [Block("Total", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []
     )
-    return found + [_block(title(str(key)), value) for key, value in data.items() if key not in plain and value]
+    return total + [_block(title(str(key)), value) for key, value in data.items() if key not in plain and value]
 
 
 def costs(results: kdtool.Results) -> Costs:
@@ -102,17 +102,17 @@ def costs(results: kdtool.Results) -> Costs:
     kinds: dict[str, list[kdtool.StageRecord]] = {}
     for stage in records:
         kinds.setdefault(stage.name.partition("/")[0], []).append(stage)
-    most = max((sum(stage.seconds for stage in found) for found in kinds.values()), default=0.0)
-    stages = tuple(_stages(kind, found, most) for kind, found in kinds.items())
+    most = max((sum(stage.seconds for stage in group) for group in kinds.values()), default=0.0)
+    stages = tuple(_stages(kind, group, most) for kind, group in kinds.items())
     made, saved = (sum(stage.seconds for stage in records if stage.reused is was) for was in (False, True))
     return Costs(stages, duration(made), duration(saved) if saved else "", _signals(results), tuple(_training(results)))
 
 
-def _stages(kind: str, found: Sequence[kdtool.StageRecord], most: float) -> Stage:
-    total, reused = sum(stage.seconds for stage in found), sum(stage.reused for stage in found)
-    state = "reused" if reused == len(found) else f"made, {reused} reused" if reused else "made"
-    members = ((stage.title, duration(stage.seconds), "reused" if stage.reused else "made") for stage in found)
-    name = f"{_KINDS.get(kind, title(kind))} ({len(found)})" if len(found) > 1 else found[0].title
+def _stages(kind: str, records: Sequence[kdtool.StageRecord], most: float) -> Stage:
+    total, reused = sum(stage.seconds for stage in records), sum(stage.reused for stage in records)
+    state = "reused" if reused == len(records) else f"made, {reused} reused" if reused else "made"
+    members = ((stage.title, duration(stage.seconds), "reused" if stage.reused else "made") for stage in records)
+    name = f"{_KINDS.get(kind, title(kind))} ({len(records)})" if len(records) > 1 else records[0].title
     return Stage(name, duration(total), 100 * total / most if most else 0.0, state, tuple(members))
 
 
@@ -128,20 +128,20 @@ def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:
 
 def notes(results: kdtool.Results) -> list[str]:
     """Collect what the user must know: the run's notes, then those of each training, equal ones once."""
-    found = dict.fromkeys(results.notes)
+    of_run = dict.fromkeys(results.notes)
     by_text: dict[str, list[str]] = {}
     for arm in results.arms:
         for phase, trained in arm.phases.items():
             for note in trained.notes:
                 by_text.setdefault(f"{phase}: {note}", []).append(f"{arm_title(arm.arm)}, seed {arm.seed}")
-    return [*found, *(f"{text} ({'; '.join(where)})" for text, where in by_text.items())]
+    return [*of_run, *(f"{text} ({'; '.join(where)})" for text, where in by_text.items())]
 
 
 def commands(run: str) -> str:
     """Return the installed commands that use a finished run, one on each line."""
     named = {point.value for point in entry_points(group="kdtool.defaults", name="command")}
-    found = sorted(point.name for point in entry_points(group="kdtool.commands") if point.value in named)
-    return "\n".join(f"kdtool {name} {run}" for name in found)
+    names = sorted(point.name for point in entry_points(group="kdtool.commands") if point.value in named)
+    return "\n".join(f"kdtool {name} {run}" for name in names)
 
 
 def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
@@ -150,7 +150,7 @@ def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
 
 
 def _relative(results: kdtool.Results, made: kdtool.Artifact) -> str:
-    """Return where an exported file is, from the run's folder on."""
+    """Return the path of an exported file, relative to the run's folder."""
     path = results.path_of(made)
     return path.relative_to(results.folder).as_posix() if path.is_relative_to(results.folder) else path.name
 
@@ -221,12 +221,12 @@ def _json(value: Any) -> str:
 
 
 def _signals(results: kdtool.Results) -> str:
-    found = [stage for stage in results.stages if "signals" in stage.name]
-    if not found:
+    stages = [stage for stage in results.stages if "signals" in stage.name]
+    if not stages:
         return "No signals were stored: any teacher ran during training."
     students = sum(1 for arm in results.arms if arm.arm == "student")
-    paid = duration(sum(stage.seconds for stage in found))
-    who = "in an earlier run" if all(stage.reused for stage in found) else "in this run"
+    paid = duration(sum(stage.seconds for stage in stages))
+    who = "in an earlier run" if all(stage.reused for stage in stages) else "in this run"
     sharing = f"shared by {students} students (one per seed)" if students > 1 else "used by one student"
     return (
         f"The teacher's signals took {paid} ({who}) and are {sharing}. "
@@ -240,11 +240,11 @@ def _signals(results: kdtool.Results) -> str:
 
 
 def _training(results: kdtool.Results) -> Iterable[tuple[str, str, str, str, str]]:
-    for arm in arm_order(found.arm for found in results.arms):
-        for found in sorted((item for item in results.arms if item.arm == arm), key=lambda item: item.seed):
-            for phase, trained in found.phases.items():
+    for arm in arm_order(result.arm for result in results.arms):
+        for result in sorted((item for item in results.arms if item.arm == arm), key=lambda item: item.seed):
+            for phase, trained in result.phases.items():
                 rate = f"{count(trained.tokens / trained.seconds)} tokens/s" if trained.seconds else "–"
-                name = f"{arm_title(arm)}, seed {found.seed}, {phase}"
+                name = f"{arm_title(arm)}, seed {result.seed}, {phase}"
                 yield name, count(trained.steps), count(trained.tokens), duration(trained.seconds), rate
 
 

@@ -44,7 +44,7 @@ class Measured:
     @property
     def mean(self) -> float:
         """The mean over seeds."""
-        return sum(found.value for found in self.by_seed.values()) / len(self.by_seed)
+        return sum(measurement.value for measurement in self.by_seed.values()) / len(self.by_seed)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
     """Count the student's seeds."""
     trained = {arm.seed for arm in results.arms if arm.arm == "student"}
     measured = {
-        seed for arm, seed in (subjects.of(found.subject) for found in results.measurements) if arm == "student"
+        seed
+        for arm, seed in (subjects.of(measurement.subject) for measurement in results.measurements)
+        if arm == "student"
     }
     return max(len(trained), len(measured))
 
@@ -91,7 +93,7 @@ def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
 def quality(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate everything except sizes and speeds."""
     return _table(
-        (found for found in results.measurements if found.unit not in COST_UNITS),
+        (measurement for measurement in results.measurements if measurement.unit not in COST_UNITS),
         subjects,
         lambda row: tuple(None if measured is None else _cell(measured) for measured in row.values()),
     )
@@ -100,7 +102,7 @@ def quality(results: kdtool.Results, subjects: Subjects) -> Table:
 def costs(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate sizes and speeds."""
     return _table(
-        (found for found in results.measurements if found.unit in COST_UNITS),
+        (measurement for measurement in results.measurements if measurement.unit in COST_UNITS),
         subjects,
         lambda row: _cost_cells(row, subjects),
     )
@@ -124,9 +126,9 @@ def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = Non
     return [tile for tile in made if tile is not None]
 
 
-def _differently(one: Measured, other: Measured) -> bool:
+def _differently(measured: Measured, other: Measured) -> bool:
     """Return whether two timings were made in different settings."""
-    first, second = (next(iter(measured.by_seed.values())) for measured in (one, other))
+    first, second = (next(iter(each.by_seed.values())) for each in (measured, other))
     return first.unit in _TIMED and first.settings != second.settings
 
 
@@ -136,10 +138,10 @@ def _table(
     cells: Callable[[Mapping[str, Measured | None]], tuple[Cell | CostCell | None, ...]],
 ) -> Table:
     grouped = subjects.gather(measurements)
-    arms = arm_order(arm for found in grouped.values() for arm in found)
+    arms = arm_order(arm for by_arm in grouped.values() for arm in by_arm)
     rows = []
-    for name, found in grouped.items():
-        each = {arm: next(iter(measured.by_seed.values())) for arm, measured in found.items()}
+    for name, by_arm in grouped.items():
+        each = {arm: next(iter(measured.by_seed.values())) for arm, measured in by_arm.items()}
         first = next(iter(each.values()))
         rows.append(
             MeasurementRow(
@@ -147,7 +149,7 @@ def _table(
                 unit="" if first.unit in _SHOWN_UNITS or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
                 settings=tuple(_settings({subjects.title(arm): each[arm].settings for arm in arms if arm in each})),
-                cells=cells({arm: found.get(arm) for arm in arms}),
+                cells=cells({arm: by_arm.get(arm) for arm in arms}),
             )
         )
     return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(rows))
@@ -166,10 +168,14 @@ def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, st
 def _cell(measured: Measured) -> Cell:
     bounds, values = measured.bounds, measured.by_seed
     first = next(iter(values.values()))
-    unit, alone = first.unit, "too few items for an interval" if first.items else ""
+    unit, no_interval = first.unit, "too few items for an interval" if first.items else ""
     half = (bounds[1] - bounds[0]) / 2 if bounds else None
-    each = ", ".join(quantity(found.value, unit, spread=half) for found in values.values()) if len(values) > 1 else ""
-    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else alone, each)
+    each = (
+        ", ".join(quantity(measurement.value, unit, spread=half) for measurement in values.values())
+        if len(values) > 1
+        else ""
+    )
+    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else no_interval, each)
 
 
 def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple[CostCell | None, ...]:
@@ -199,7 +205,7 @@ def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple
 
 def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
     measured = grouped.get(key_of(grouped, "parameters"), {})
-    sizes = {arm: found.mean for arm, found in measured.items()}
+    sizes = {arm: value.mean for arm, value in measured.items()}
     for arm in ("student", "teacher"):
         facts = results.models.get(arm)
         if facts is not None:
@@ -221,17 +227,17 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Su
         ("decode-speed", "Generates", "the teacher's speed"),
         ("peak-memory", "Memory", "of the teacher's"),
     ):
-        found = grouped.get(key_of(grouped, name), {})
+        by_arm = grouped.get(key_of(grouped, name), {})
         # Prefer exports to the student, and subjects measured in the same way as the teacher.
-        known = [*(arm for arm in found if subjects.is_exported(arm)), *({"student"} & found.keys())]
-        if not known or "teacher" not in found or not found["teacher"].mean:
+        known = [*(arm for arm in by_arm if subjects.is_exported(arm)), *({"student"} & by_arm.keys())]
+        if not known or "teacher" not in by_arm or not by_arm["teacher"].mean:
             continue
-        own = min(known, key=lambda arm: _differently(found[arm], found["teacher"]))
-        unit = next(iter(found[own].by_seed.values())).unit
-        student, teacher = found[own].mean, found["teacher"].mean
+        shown_arm = min(known, key=lambda arm: _differently(by_arm[arm], by_arm["teacher"]))
+        unit = next(iter(by_arm[shown_arm].by_seed.values())).unit
+        student, teacher = by_arm[shown_arm].mean, by_arm["teacher"].mean
         suffix = "" if unit == "bytes" else f" {unit}"
         if name == "decode-speed":
-            otherwise = ", measured otherwise" if _differently(found[own], found["teacher"]) else ""
+            otherwise = ", measured otherwise" if _differently(by_arm[shown_arm], by_arm["teacher"]) else ""
             note = f"{word}: {quantity(student, unit)}{suffix} against {quantity(teacher, unit)}{otherwise}"
             yield Tile(label, times(student / teacher), note)
         else:

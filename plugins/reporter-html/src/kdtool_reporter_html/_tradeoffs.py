@@ -23,7 +23,7 @@ from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Tabl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Place", "front_of", "per_parameter", "plain_export", "tradeoffs"]
+__all__ = ["Point", "front_of", "per_parameter", "plain_export", "tradeoffs"]
 
 _COSTS = (("file-size", "parameters"), ("decode-speed",))
 """Costs on the horizontal axis: of each group, the first that was measured."""
@@ -34,7 +34,7 @@ _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 
 
 @dataclass(frozen=True)
-class Place:
+class Point:
     """One subject: its cost, and its quality with `bounds` of an interval, in their units."""
 
     arm: str
@@ -46,9 +46,9 @@ class Place:
 def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> list[Chart]:
     """Draw every measurement of quality against every cost in which subjects differ."""
     grouped = subjects.gather(measurements)
-    units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
+    units = {measurement.name: (measurement.unit, measurement.higher_is_better) for measurement in measurements}
     qualities = [key for key in grouped if units[key][0] not in COST_UNITS][:_MOST]
-    groups = ([key_of(grouped, own) for own in group] for group in _COSTS)
+    groups = ([key_of(grouped, candidate) for candidate in group] for group in _COSTS)
     costs = [key for group in groups for key in [key for key in group if key in grouped][:1]]
     drawn = (_tradeoff(quality, cost, grouped, units, subjects) for quality in qualities for cost in costs)
     return [chart for chart in drawn if chart is not None]
@@ -57,24 +57,28 @@ def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) ->
 def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> Table:
     """Divide scores by billions of parameters, for higher-is-better measurements with a zero point."""
     grouped = subjects.gather(measurements)
-    units = {found.name: found.unit for found in measurements if found.higher_is_better and found.unit in _FROM_ZERO}
+    units = {
+        measurement.name: measurement.unit
+        for measurement in measurements
+        if measurement.higher_is_better and measurement.unit in _FROM_ZERO
+    }
     cost = key_of(grouped, "parameters")
-    found = {key: list(_places(grouped, key, cost, subjects)) for key in grouped if key in units}
-    rows = {key: places for key, places in found.items() if len({place.cost for place in places}) > 1}
-    arms = arm_order(place.arm for places in rows.values() for place in places)
+    known = {key: list(_points(grouped, key, cost, subjects)) for key in grouped if key in units}
+    rows = {key: points for key, points in known.items() if len({point.cost for point in points}) > 1}
+    arms = arm_order(point.arm for points in rows.values() for point in points)
     made = []
-    for key, places in rows.items():
-        cells = {place.arm: _divide(place, 100 if units[key] == "fraction" else 1) for place in places}
+    for key, points in rows.items():
+        cells = {point.arm: _divide(point, 100 if units[key] == "fraction" else 1) for point in points}
         row = MeasurementRow(title(key), "points", "higher is better", (), tuple(cells.get(arm) for arm in arms))
         made.append(row)
     return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
 
 
-def _divide(place: Place, points: float) -> Cell:
-    scale = points * 1e9 / place.cost
-    low, high = (edge * scale for edge in place.bounds) if place.bounds else (0.0, 0.0)
-    bounds = interval(low, high, "") if place.bounds else ""
-    return Cell(quantity(place.quality * scale, "", spread=(high - low) / 2 or None), bounds, "")
+def _divide(point: Point, factor: float) -> Cell:
+    scale = factor * 1e9 / point.cost
+    low, high = (edge * scale for edge in point.bounds) if point.bounds else (0.0, 0.0)
+    bounds = interval(low, high, "") if point.bounds else ""
+    return Cell(quantity(point.quality * scale, "", spread=(high - low) / 2 or None), bounds, "")
 
 
 def _tradeoff(
@@ -84,75 +88,79 @@ def _tradeoff(
     units: Mapping[str, tuple[str, bool]],
     subjects: Subjects,
 ) -> Chart | None:
-    places = list(_places(grouped, quality, cost, subjects))
-    if len({place.cost for place in places}) < 2:
+    points = list(_points(grouped, quality, cost, subjects))
+    if len({point.cost for point in points}) < 2:
         return None
-    (unit, higher), (cost_unit, more) = units[quality], units[cost]
-    logarithmic = is_wide(place.cost for place in places)
-    titles = {place.arm: subjects.title(place.arm) for place in places}
+    (unit, higher), (cost_unit, higher_cost) = units[quality], units[cost]
+    logarithmic = is_wide(point.cost for point in points)
+    titles = {point.arm: subjects.title(point.arm) for point in points}
 
     def plot(axes: Axes) -> None:
         axes.margins(0.08)
         scale(axes, "x", logarithmic=logarithmic, label=lambda mark: tick(quantity(mark, cost_unit)))
         scale(axes, "y", label=lambda mark: tick(quantity(mark, unit)))
-        front = front_of(places, higher=higher, more=more)
-        joined = sorted((place.cost, place.quality) for place in front)
+        front = front_of(points, higher=higher, higher_cost=higher_cost)
+        joined = sorted((point.cost, point.quality) for point in front)
         axes.plot(*zip(*joined, strict=True), "--", color=COLOURS["muted"], linewidth=0.8)
-        for place in places:
-            _draw_point(axes, place, best=place in front, exported=subjects.is_exported(place.arm))
-        _draw_titles(axes, places, titles)
+        for point in points:
+            _draw_point(axes, point, best=point in front, exported=subjects.is_exported(point.arm))
+        _draw_titles(axes, points, titles)
         axes.set_xlabel(
             ", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * logarithmic)])
         )
 
-    better = f"the {'upper' if higher else 'lower'} {'right' if more else 'left'} is better"
+    better = f"the {'upper' if higher else 'lower'} {'right' if higher_cost else 'left'} is better"
     words = "; ".join(
-        f"{titles[place.arm]}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}" for place in places
+        f"{titles[point.arm]}: {quantity(point.quality, unit)} at {quantity(point.cost, cost_unit)}" for point in points
     )
     heading, against = title(quality), name(cost)
-    height = max(220, 60 + 18 * len(places))
+    height = max(220, 60 + 18 * len(points))
     drawing = draw(f"{heading} against {against}. {words}.", plot, height=height)
     return Chart(heading, f"against {against}; {better}", drawing)
 
 
-def _draw_point(axes: Axes, place: Place, *, best: bool, exported: bool) -> None:
-    """Draw a point with its interval; an export is a larger diamond, behind the student that may be at the same place."""
-    colour = COLOURS["export"] if exported else colour_of(place.arm)
+def _draw_point(axes: Axes, point: Point, *, best: bool, exported: bool) -> None:
+    """Draw a point with its interval; an export is a larger diamond, drawn below a student at the same position."""
+    colour = COLOURS["export"] if exported else colour_of(point.arm)
     marker, size, order = ("D", 9, 2) if exported else ("o", 7, 3)
-    if place.bounds:
-        axes.plot([place.cost] * 2, place.bounds, color=colour, linewidth=1.6)
+    if point.bounds:
+        axes.plot([point.cost] * 2, point.bounds, color=colour, linewidth=1.6)
     fill = colour if best else COLOURS["card"]
-    axes.plot(place.cost, place.quality, marker, markersize=size, color=colour, markerfacecolor=fill, zorder=order)
+    axes.plot(point.cost, point.quality, marker, markersize=size, color=colour, markerfacecolor=fill, zorder=order)
 
 
-def _draw_titles(axes: Axes, places: Sequence[Place], titles: Mapping[str, str]) -> None:
-    """Write the titles in a column on the right, where none hides another, each with a line to its point."""
+def _draw_titles(axes: Axes, points: Sequence[Point], titles: Mapping[str, str]) -> None:
+    """Write the titles in a column on the right, without overlaps, each with a line to its point."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    ordered = sorted(places, key=lambda place: place.quality)
-    heights = spread([(place.quality - low) / (high - low) for place in ordered], 0.1)
+    ordered = sorted(points, key=lambda point: point.quality)
+    heights = spread([(point.quality - low) / (high - low) for point in ordered], 0.1)
     line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkB": 5, "relpos": (0, 0.5)}
-    for place, height in zip(ordered, heights, strict=True):
-        text = shorten(titles[place.arm], 28, placeholder=" …")
+    for point, height in zip(ordered, heights, strict=True):
+        text = shorten(titles[point.arm], 28, placeholder=" …")
         axes.annotate(
-            text, (place.cost, place.quality), (1.04, height), textcoords="axes fraction", arrowprops=line, va="center",
+            text, (point.cost, point.quality), (1.04, height), textcoords="axes fraction", arrowprops=line, va="center",
             fontsize=10, color=COLOURS["ink"], parse_math=False, annotation_clip=False,
         )  # fmt: skip
 
 
-def _places(
+def _points(
     grouped: Mapping[str, Mapping[str, Measured]], quality: str, cost: str, subjects: Subjects
-) -> Iterator[Place]:
+) -> Iterator[Point]:
     costs = grouped.get(cost, {})
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
-        stands = subjects.is_trained(arm) or (own_name(cost) == "parameters" and subjects.is_exported(arm))
-        own = (
-            arm if arm in costs or not stands else "student" if "student" in costs else plain_export(grouped, subjects)
+        has_students_cost = subjects.is_trained(arm) or (own_name(cost) == "parameters" and subjects.is_exported(arm))
+        source = (
+            arm
+            if arm in costs or not has_students_cost
+            else "student"
+            if "student" in costs
+            else plain_export(grouped, subjects)
         )
-        if own in costs and isfinite(costs[own].mean) and isfinite(measured.mean):
+        if source in costs and isfinite(costs[source].mean) and isfinite(measured.mean):
             bounds = measured.bounds
             finite = bounds if bounds and all(map(isfinite, bounds)) else None
-            yield Place(arm, costs[own].mean, measured.mean, finite)
+            yield Point(arm, costs[source].mean, measured.mean, finite)
 
 
 def plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
@@ -162,16 +170,20 @@ def plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjec
     return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 
 
-def front_of(places: Sequence[Place], *, higher: bool, more: bool) -> list[Place]:
-    """Return the Pareto front: places that no other equals in both and beats in one."""
+def front_of(points: Sequence[Point], *, higher: bool, higher_cost: bool) -> list[Point]:
+    """Return the Pareto front: points that no other equals in both and beats in one.
 
-    def merit(place: Place) -> tuple[float, float]:
-        return (place.quality if higher else -place.quality), (place.cost if more else -place.cost)
+    `higher` is true if a higher quality is better, `higher_cost` if a higher cost is, as with speeds.
+    """
 
-    def beaten(one: Place) -> bool:
-        own = merit(one)
+    def merit(point: Point) -> tuple[float, float]:
+        return (point.quality if higher else -point.quality), (point.cost if higher_cost else -point.cost)
+
+    def beaten(candidate: Point) -> bool:
+        merits = merit(candidate)
         return any(
-            other != own and other[0] >= own[0] and other[1] >= own[1] for other in (merit(place) for place in places)
+            other != merits and other[0] >= merits[0] and other[1] >= merits[1]
+            for other in (merit(point) for point in points)
         )
 
-    return [place for place in places if not beaten(place)]
+    return [point for point in points if not beaten(point)]

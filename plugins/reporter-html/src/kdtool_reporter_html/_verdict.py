@@ -40,7 +40,7 @@ _ASIDES = {
 """Measurements that are not abilities (likeness to the teacher, repetition of training text), by the outcome if nothing else
 differs, with phrases for better and worse. An evaluator's name may precede theirs; a teacher's name contains dots."""
 _MANY, _FEW = 30, 12
-"""Items from which on a comparison comes first, and below which it is folded."""
+"""Minimum number of items to come first, and minimum not to be folded."""
 _AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 
@@ -106,44 +106,44 @@ class ForestPanel:
 def judgements(comparisons: Sequence[kdtool.Comparison]) -> list[Judgement]:
     """Judge each control in turn, from comparisons with controls."""
     return [
-        _judge(control, [found for found in comparisons if found.against == control])
+        _judge(control, [comparison for comparison in comparisons if comparison.against == control])
         for control in _controls(comparisons)
     ]
 
 
-def where_it_pays(found: Sequence[Judgement], seeds: int, *, controlled: bool = True) -> str:
+def where_it_pays(verdicts: Sequence[Judgement], seeds: int, *, controlled: bool = True) -> str:
     """Summarise in a few sentences where distillation pays; `controlled` is true if a control was trained."""
-    if not found:
+    if not verdicts:
         return (
             "No verdict: no evaluator compared the student with its control. Add one, such as `perplexity: {}`."
             if controlled
             else "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare."
         )
     sentences = []
-    outcomes = {item.outcome for item in found}
+    outcomes = {item.outcome for item in verdicts}
     if "pays" not in outcomes:
         everywhere = " that holds on every measurement" if "mixed" in outcomes else ""
         sentences.append(f"This run shows no gain from distillation{everywhere}.")
     for outcome, beginning in _BEGINNINGS.items():
         claims: dict[str, list[str]] = {}
-        for item in found:
+        for item in verdicts:
             if item.outcome == outcome:
-                claims.setdefault(item.claim, []).append(_place(item.control))
-        sentences += [f"{beginning} {_join(places)}: {claim}." for claim, places in claims.items()]
+                claims.setdefault(item.claim, []).append(_condition(item.control))
+        sentences += [f"{beginning} {_join(conditions)}: {claim}." for claim, conditions in claims.items()]
     if seeds == 1:
         sentences.append("With one seed, intervals cover the choice of test items, not the luck of training.")
     return " ".join(sentences)
 
 
 def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
-    """Return a sentence on a student that is far behind its teacher; "" if it is not, or if neither was measured.
+    """Return a sentence on a student that is much weaker than its teacher; "" if it is not, or if neither was measured.
 
-    `grouped` holds measurements by name, then arm. Far behind means twice the teacher's perplexity, or another most likely
-    token than the teacher's in more than half of all places.
+    `grouped` holds measurements by name, then arm. Much weaker means twice the teacher's perplexity, or another most likely
+    token than the teacher's in more than half of all positions.
     """
-    found = grouped.get(key_of(grouped, "perplexity"), {})
-    teacher = next((found[arm].mean for arm in found if is_teacher(arm)), inf)
-    student = found["student"].mean if "student" in found else 0.0
+    perplexities = grouped.get(key_of(grouped, "perplexity"), {})
+    teacher = next((perplexities[arm].mean for arm in perplexities if is_teacher(arm)), inf)
+    student = perplexities["student"].mean if "student" in perplexities else 0.0
     signs = []
     if student > 2 * teacher:
         signs.append(f"its perplexity is {quantity(student, '')}, the teacher's {quantity(teacher, '')}")
@@ -155,21 +155,25 @@ def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
 
 def gain_over_base(comparisons: Sequence[kdtool.Comparison], units: Mapping[str, str]) -> str:
     """Return a sentence on how the student differs from itself before training; "" if that was not measured."""
-    found = [one for one in comparisons if (one.arm, one.against) == ("student", "base") and not aside_of(one)]
-    changes = [_change(one, units.get(one.measurement, "")) for one in found]
+    with_base = [each for each in comparisons if (each.arm, each.against) == ("student", "base") and not aside_of(each)]
+    changes = [_change(each, units.get(each.measurement, "")) for each in with_base]
     return f"Since before training: {'; '.join(changes)}." if changes else ""
 
 
-def figures(found: kdtool.Comparison, unit: str) -> tuple[str, str]:
+def figures(comparison: kdtool.Comparison, unit: str) -> tuple[str, str]:
     """Return a difference and its interval, with the decimals that the interval's width justifies."""
-    text = difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2)
-    return text, _interval(found, unit)
+    text = difference(
+        comparison.difference, unit, relative=comparison.relative, spread=(comparison.high - comparison.low) / 2
+    )
+    return text, _interval(comparison, unit)
 
 
-def _change(found: kdtool.Comparison, unit: str) -> str:
-    before, after = (quantity(value, unit) for value in (found.against_value, found.value))
-    open_end = ", no evidence of a change" if found.verdict == "no evidence of a difference" else ""
-    return f"{name(found.measurement)} {before} → {after}, {'{} ({})'.format(*figures(found, unit))}{open_end}"
+def _change(comparison: kdtool.Comparison, unit: str) -> str:
+    before, after = (quantity(value, unit) for value in (comparison.against_value, comparison.value))
+    open_end = ", no evidence of a change" if comparison.verdict == "no evidence of a difference" else ""
+    return (
+        f"{name(comparison.measurement)} {before} → {after}, {'{} ({})'.format(*figures(comparison, unit))}{open_end}"
+    )
 
 
 def forest(
@@ -177,11 +181,11 @@ def forest(
 ) -> list[ForestPanel]:
     """Draw one panel per measurement, with a row for each control, from comparisons with controls; many items come first."""
     ordered = sorted(comparisons, key=_scarcity)
-    measurements = list(dict.fromkeys(found.measurement for found in ordered))
+    measurements = list(dict.fromkeys(comparison.measurement for comparison in ordered))
     return [
         _panel(
             measurement,
-            [found for found in comparisons if found.measurement == measurement],
+            [comparison for comparison in comparisons if comparison.measurement == measurement],
             units.get(measurement, ""),
             higher_is_better.get(measurement, False),
         )
@@ -192,38 +196,38 @@ def forest(
 def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) -> list[kdtool.Comparison]:
     """Return the comparisons of the student with its controls, which show whether distillation helped."""
     return [
-        found for found in comparisons
-        if found.arm == "student" and subjects.is_trained("student") and subjects.is_trained(found.against)
+        comparison for comparison in comparisons
+        if comparison.arm == "student" and subjects.is_trained("student") and subjects.is_trained(comparison.against)
     ]  # fmt: skip
 
 
 def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str], subjects: Subjects) -> list[PairRow]:
     """Tabulate all pairs of arms, measurement by measurement, those with many items first."""
-    ordered = sorted(comparisons, key=lambda found: (_scarcity(found), found.measurement))
-    return [_pair(found, units.get(found.measurement, ""), subjects) for found in ordered]
+    ordered = sorted(comparisons, key=lambda comparison: (_scarcity(comparison), comparison.measurement))
+    return [_pair(comparison, units.get(comparison.measurement, ""), subjects) for comparison in ordered]
 
 
-def has_few_items(found: kdtool.Comparison) -> bool:
+def has_few_items(comparison: kdtool.Comparison) -> bool:
     """Return whether a comparison has too few items to judge."""
-    return found.items < _FEW
+    return comparison.items < _FEW
 
 
-def _scarcity(found: kdtool.Comparison) -> int:
-    return 0 if found.items >= _MANY else 2 if has_few_items(found) else 1
+def _scarcity(comparison: kdtool.Comparison) -> int:
+    return 0 if comparison.items >= _MANY else 2 if has_few_items(comparison) else 1
 
 
-def _pair(found: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
+def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
     share = ""
-    if found.share is not None:
-        ratio, low, high = found.share
+    if comparison.share is not None:
+        ratio, low, high = comparison.share
         half = None if low is None or high is None else (high - low) / 2
         share = percent(ratio, spread=half)
         share += (
             "" if low is None or high is None else f" ({span(percent(low, spread=half), percent(high, spread=half))})"
         )
     return PairRow(
-        title(found.measurement), subjects.title(found.arm), subjects.title(found.against),
-        *figures(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
+        title(comparison.measurement), subjects.title(comparison.arm), subjects.title(comparison.against),
+        *figures(comparison, unit), comparison.verdict, share, f"{comparison.items} items, {_seeds(comparison.seeds)}",
     )  # fmt: skip
 
 
@@ -232,11 +236,11 @@ def _seeds(seeds: int) -> str:
 
 
 def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
-    names = {found.against for found in comparisons}
+    names = {comparison.against for comparison in comparisons}
     return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
-def _place(control: str) -> str:
+def _condition(control: str) -> str:
     return _AGAINST.get(control, f"against {control}")
 
 
@@ -252,11 +256,11 @@ def aside_of(comparison: kdtool.Comparison) -> str:
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison]) -> Judgement:
     # Likeness to the teacher was the training objective, and an untrained model repeats nothing: only the other
     # measurements decide whether distillation pays.
-    others = [found for found in comparisons if not aside_of(found)]
+    others = [comparison for comparison in comparisons if not aside_of(comparison)]
     better, worse = _names_with(others, "better"), _names_with(others, "worse")
-    asides = {kind: said for kind in _ASIDES if (said := _describe_aside(kind, comparisons))}
-    beside = "asides" if len(asides) > 1 else next(iter(asides), "open")
-    outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else beside
+    asides = {kind: text for kind in _ASIDES if (text := _describe_aside(kind, comparisons))}
+    aside_outcome = "asides" if len(asides) > 1 else next(iter(asides), "open")
+    outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else aside_outcome
     claim = {
         "pays": f"the student is better in {better}",
         "costs": f"the control is better in {worse}",
@@ -265,24 +269,24 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison]) -> Judgement:
     }.get(outcome) or ("no difference is shown in other measurements" if others else "nothing else was compared")
     if asides:
         clause = f"the student is {' and '.join(asides.values())}"
-        claim = f"{clause}; {claim}" if outcome == beside else f"{claim}; {clause}"
+        claim = f"{clause}; {claim}" if outcome == aside_outcome else f"{claim}; {clause}"
     return Judgement(control, outcome, claim)
 
 
 def _names_with(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
-    return _join([name(found.measurement) for found in comparisons if found.verdict == verdict])
+    return _join([name(comparison.measurement) for comparison in comparisons if comparison.verdict == verdict])
 
 
 def _describe_aside(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
     """Describe how the student differs in one kind of `_ASIDES`, such as "closer to the teacher"; "" if it does not."""
-    own = [found for found in comparisons if aside_of(found) == kind]
+    of_kind = [comparison for comparison in comparisons if aside_of(comparison) == kind]
     _, better, worse = _ASIDES[kind]
-    sides = {better: _names_with(own, "better"), worse: _names_with(own, "worse")}
+    sides = {better: _names_with(of_kind, "better"), worse: _names_with(of_kind, "worse")}
     return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)
 
 
 def _footing(comparisons: Sequence[kdtool.Comparison]) -> str:
-    items, seeds = (sorted({getattr(found, key) for found in comparisons}) for key in ("items", "seeds"))
+    items, seeds = (sorted({getattr(comparison, key) for comparison in comparisons}) for key in ("items", "seeds"))
     of_items = f"{items[0]}" if len(items) == 1 else f"{items[0]} to {items[-1]}"
     of_seeds = (
         "one seed" if seeds == [1] else f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]} seeds"
@@ -290,15 +294,22 @@ def _footing(comparisons: Sequence[kdtool.Comparison]) -> str:
     return f"{of_items} items, {of_seeds}"
 
 
-def _interval(found: kdtool.Comparison, unit: str) -> str:
-    half = (found.high - found.low) / 2
-    low, high = (difference(edge, unit, relative=found.relative, spread=half) for edge in (found.low, found.high))
+def _interval(comparison: kdtool.Comparison, unit: str) -> str:
+    half = (comparison.high - comparison.low) / 2
+    low, high = (
+        difference(edge, unit, relative=comparison.relative, spread=half) for edge in (comparison.low, comparison.high)
+    )
     return span(low, high)
 
 
 def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
-    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
+    edges = [
+        edge
+        for comparison in comparisons
+        for edge in (comparison.low, comparison.high, comparison.difference)
+        if isfinite(edge)
+    ]
     left, right = min([0.0, *edges]), max([0.0, *edges])
     room = (right - left) * 0.08 or 1.0
     left, right = left - room, right + room
@@ -313,16 +324,16 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
-            against=_place(found.against),
-            arm=found.against,
-            at=at(found.difference),
-            low=at(found.low),
-            high=at(found.high),
-            verdict=found.verdict,
-            text=figures(found, unit)[0],
-            interval=figures(found, unit)[1],
+            against=_condition(comparison.against),
+            arm=comparison.against,
+            at=at(comparison.difference),
+            low=at(comparison.low),
+            high=at(comparison.high),
+            verdict=comparison.verdict,
+            text=figures(comparison, unit)[0],
+            interval=figures(comparison, unit)[1],
         )
-        for found in comparisons
+        for comparison in comparisons
     )
     return ForestPanel(
         title(measurement), _footing(comparisons), all(map(has_few_items, comparisons)),

@@ -1,4 +1,4 @@
-"""Live bars in a terminal, by rich: the stage at work below, what was finished or said above."""
+"""Live bars in a terminal, by rich: the running stage below, finished stages and messages above."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["LiveDisplay"]
 
 
 class LiveDisplay:
-    """Draws one line for each stage at work and takes it away when the stage ends."""
+    """Draws one line for each running stage and removes it when the stage ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,7 +81,7 @@ class LiveDisplay:
         )
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
-        """Take the line away and leave a finished one above."""
+        """Remove the line and print a finished one above the bars."""
         self._end_preparing()
         if title in self._tasks:
             self._progress.remove_task(self._tasks.pop(title))
@@ -94,7 +94,7 @@ class LiveDisplay:
             self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Show a line above the bars, as it is: no markup, no colours of its own."""
+        """Show a line above the bars as plain text: markup and control characters have no effect."""
         self._console.print(Text(harmless(text)), soft_wrap=True)
 
     def close(self) -> None:

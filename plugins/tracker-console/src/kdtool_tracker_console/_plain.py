@@ -48,7 +48,7 @@ class PlainDisplay:
         self.line(f"{title}: begins{count}{self._position}")
 
     def advance(self, title: str, done: int) -> None:
-        """Say how far a stage is, if it is time to."""
+        """Write a stage's progress if a line is due."""
         if (stage := self._due(title)) is None:
             return
         seconds = self._clock() - stage.begun
@@ -60,7 +60,7 @@ class PlainDisplay:
         self.line(f"{title}: {', '.join(parts)}{self._position}")
 
     def step(self, title: str, report: kdtool.StepReport) -> None:
-        """Say how far training is, if it is time to."""
+        """Write training progress if a line is due."""
         if self._due(title) is None:
             return
         parts = [f"step {report.step}/{report.steps}", f"loss {report.loss:.4g}"]
@@ -70,12 +70,12 @@ class PlainDisplay:
         self.line(f"{title}: {', '.join(parts)}{self._position}")
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
-        """Say that a stage ended."""
+        """Write that a stage ended."""
         self._stages.pop(title, None)
         self.line(describe_end(title, seconds, reused=reused))
 
     def line(self, text: str) -> None:
-        """Write a line; what the output's encoding lacks is replaced."""
+        """Write a line; characters that the output's encoding lacks are replaced."""
         encoding = sys.stderr.encoding or "utf-8"
         print(harmless(text).encode(encoding, errors="replace").decode(encoding), file=sys.stderr, flush=True)
 

@@ -16,7 +16,7 @@ __all__ = ["Position"]
 class Position:
     """Counts stages, and expects each to take as long as the last one like it: with another seed, arm or model.
 
-    Before a first one is done, the speed of the stage at work stands for those like it.
+    Until a first one is done, the speed of the running stage is used for those like it.
     """
 
     def __init__(self, stages: Sequence[kdtool.StageRecord] = (), clock: Callable[[], float] = monotonic) -> None:
@@ -31,24 +31,24 @@ class Position:
         self._done = 0
 
     def start(self, name: str, total: int | None) -> None:
-        """A stage begins; `total` is its number of units, or None."""
+        """Record that a stage begins; `total` is its number of units, or None."""
         self._name, self._total, self._begun = name, total, self._clock()
         self._first, self._speed, self._done = None, 0.0, 0
 
     def advance(self, done: int) -> None:
-        """`done` units of the stage are done; a resumed stage does not begin at 0."""
+        """Record how many units of the stage are done; a resumed stage does not begin at 0."""
         self._done, now = done, self._clock()
         self._first = self._first or (done, now)
         if now > self._first[1]:
             self._speed = (done - self._first[0]) / (now - self._first[1])
 
     def step(self, report: kdtool.StepReport) -> None:
-        """A training step was logged."""
+        """Record a logged training step."""
         self._total, self._done = report.steps, report.step
         self._speed = report.step / report.seconds if report.seconds > 0 else 0.0
 
     def end(self, name: str, seconds: float) -> None:
-        """A stage was made in so many seconds."""
+        """Record how many seconds a finished stage took."""
         self._measured[_like(name)] = seconds
 
     def describe(self) -> str:

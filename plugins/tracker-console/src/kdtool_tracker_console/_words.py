@@ -69,12 +69,12 @@ def rate(per_second: float, unit: str) -> str:
 
 
 def describe_end(title: str, seconds: float, *, reused: bool) -> str:
-    """Say that a stage ended."""
+    """Return a line for a finished stage."""
     return f"{title}: reused" if reused else f"{title}: done in {duration(seconds)}"
 
 
 def describe_measurement(measurement: kdtool.Measurement) -> str:
-    """Say a measurement with its interval, and its first text, such as a completion."""
+    """Return a measurement with its interval, and its first text, such as a completion."""
     bounds = " (too few items for an interval)" if measurement.items else ""
     if measurement.low is not None and measurement.high is not None:
         bounds = f" ({measurement.low:.4g} to {measurement.high:.4g})"
@@ -83,7 +83,7 @@ def describe_measurement(measurement: kdtool.Measurement) -> str:
 
 
 def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> str:
-    """Say how a run ended."""
+    """Return a line on the end of a run."""
     if status == "done":
         again = f", {reused} reused" if reused else ""
         work = f"{_stages(made)} in {duration(seconds)}{again}" if made else f"all of its {_stages(reused)} reused"

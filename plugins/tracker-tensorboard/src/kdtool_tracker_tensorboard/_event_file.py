@@ -58,7 +58,7 @@ def write_summaries(folder: Path, name: str, summaries: Iterable[Summary]) -> No
 def _write(folder: Path, name: str, events: Iterable[Event], start: float) -> Path:
     """Write a whole event file in place of those of the same name, and return its path. The first event is at `start`.
 
-    It gets a path of its own, since a reader that follows a file does not notice that it was replaced.
+    It gets a new path, since a reader that follows a file does not notice that it was replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = _files(folder, name)

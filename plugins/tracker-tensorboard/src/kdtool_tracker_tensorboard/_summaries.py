@@ -21,11 +21,23 @@ def results(
     measurements: Sequence[kdtool.Measurement], settings: Mapping[str, bool | int | float | str]
 ) -> Iterator[Summary]:
     """Yield the measurements with their intervals, their texts, and the settings as hyperparameters."""
-    values = {f"measurements/{found.name}": found.value for found in measurements}
+    values = {f"measurements/{measurement.name}": measurement.value for measurement in measurements}
     yield from summary.hparams(settings, values)
     yield scalars(values)
-    yield scalars({f"measurements/{found.name}/low": found.low for found in measurements if found.low is not None})
-    yield scalars({f"measurements/{found.name}/high": found.high for found in measurements if found.high is not None})
-    for found in measurements:
-        if text := samples_text(found):
-            yield summary.text(found.name, text)
+    yield scalars(
+        {
+            f"measurements/{measurement.name}/low": measurement.low
+            for measurement in measurements
+            if measurement.low is not None
+        }
+    )
+    yield scalars(
+        {
+            f"measurements/{measurement.name}/high": measurement.high
+            for measurement in measurements
+            if measurement.high is not None
+        }
+    )
+    for measurement in measurements:
+        if text := samples_text(measurement):
+            yield summary.text(measurement.name, text)

@@ -42,7 +42,7 @@ class TrackioRun:
 
 
 class Database:
-    """One trackio project. Each call is a transaction of its own and on disk when it returns."""
+    """One trackio project. Each call is a separate transaction, on disk when it returns."""
 
     def __init__(self, folder: Path, project: str) -> None:
         safe = "".join(letter for letter in project if letter.isalnum() or letter in "-_")

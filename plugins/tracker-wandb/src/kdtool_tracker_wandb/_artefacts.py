@@ -32,8 +32,8 @@ def log_artefacts(tracking: Tracking, results: kdtool.Results) -> None:
         member = Member(arm.arm, arm.seed)
         tracked, sources = tracking.open(member), stages_of(tracking.folder, member)
         used = [_signals(results, stage) for name, stage in taught if name in sources]
-        beside = any(stages.get("teachers") for name, stages in sources.items() if name.startswith("phases/"))
-        for artefact in (*(_teachers(results) if used or beside else ()), *used):
+        has_teachers = any(stages.get("teachers") for name, stages in sources.items() if name.startswith("phases/"))
+        for artefact in (*(_teachers(results) if used or has_teachers else ()), *used):
             _use(tracked, artefact)
         tracked.run.log_artifact(_model(results, arm))
         for exported in arm.artifacts:
@@ -52,15 +52,15 @@ def _use(tracked: TrackedRun, artefact: wandb.Artifact) -> None:
 
 
 def _teachers(results: kdtool.Results) -> Iterator[wandb.Artifact]:
-    for one in results.components:
-        if one.kind == "teacher":
+    for component in results.components:
+        if component.kind == "teacher":
             about = {
-                "use": one.use,
-                "distribution": one.distribution,
-                "version": one.version,
-                "config": dict(one.config),
+                "use": component.use,
+                "distribution": component.distribution,
+                "version": component.version,
+                "config": dict(component.config),
             }
-            artefact = _artefact(results, one.name, "model", {"role": "teacher", **about})
+            artefact = _artefact(results, component.name, "model", {"role": "teacher", **about})
             with artefact.new_file("teacher.json") as file:
                 json.dump(about, file, indent=1, default=str)
             yield artefact
@@ -73,7 +73,8 @@ def _signals(results: kdtool.Results, stage: kdtool.StageRecord) -> wandb.Artifa
 
 def _model(results: kdtool.Results, arm: kdtool.ArmResult) -> wandb.Artifact:
     trained = {
-        name: {"steps": one.steps, "tokens": one.tokens, "seconds": one.seconds} for name, one in arm.phases.items()
+        name: {"steps": phase.steps, "tokens": phase.tokens, "seconds": phase.seconds}
+        for name, phase in arm.phases.items()
     }
     about = {"role": arm.arm, "seed": arm.seed, "phases": trained}
     return _refer(results, _artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about), arm.path.parent)

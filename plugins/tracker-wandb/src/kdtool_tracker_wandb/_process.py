@@ -15,13 +15,13 @@ __all__ = ["WandbProcess"]
 
 
 class WandbProcess:
-    """Runs `_worker` for the run in `folder`. The API key reaches it by the environment, and only in online mode."""
+    """Runs `_worker` for the run in `folder`. It gets the API key from the environment, and only in online mode."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        place = folder / "wandb"
-        place.mkdir(parents=True, exist_ok=True)
-        self._log = place / "tracker.log"
+        subfolder = folder / "wandb"
+        subfolder.mkdir(parents=True, exist_ok=True)
+        self._log = subfolder / "tracker.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "kdtool_tracker_wandb._worker"],
@@ -29,8 +29,8 @@ class WandbProcess:
                 stdout=log,
                 stderr=log,
                 bufsize=0,
-                cwd=place,
-                env=_environment(place, online=settings["mode"] == "online"),
+                cwd=subfolder,
+                env=_environment(subfolder, online=settings["mode"] == "online"),
                 start_new_session=True,  # Ctrl-C is for the run, which tells this process how it ended
             )
         self.send({"folder": folder, **settings})
@@ -52,10 +52,10 @@ class WandbProcess:
             raise kdtool.ServiceError(f"wandb stopped: {self._last_words()}") from error
 
     def finish(self, seconds: float) -> None:
-        """End the process: wait for it for so many seconds, then kill it.
+        """End the process: wait up to `seconds` for it, then kill it.
 
         Raises:
-            ServiceError: it did not finish in time, or failed.
+            ServiceError: the process did not finish in time, or failed.
         """
         self._pipe.close()
         try:
@@ -80,9 +80,9 @@ class WandbProcess:
         return next((line for line in reversed(lines) if line.strip()), "without a message")
 
 
-def _environment(place: Path, *, online: bool) -> dict[str, str]:
-    """Return the environment without W&B's variables, which override settings; its files all lie in `place`."""
+def _environment(folder: Path, *, online: bool) -> dict[str, str]:
+    """Return the environment without W&B's variables, which override settings; all its files are in `folder`."""
     kept = {"WANDB_API_KEY", "WANDB_BASE_URL"} if online else set()
-    own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") or key in kept}
-    folders = {f"WANDB_{name}_DIR": str(place / ".wandb" / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-    return {**own, **folders, "WANDB_ERROR_REPORTING": "false", "PYTHONUTF8": "1"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") or key in kept}
+    folders = {f"WANDB_{name}_DIR": str(folder / ".wandb" / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
+    return {**inherited, **folders, "WANDB_ERROR_REPORTING": "false", "PYTHONUTF8": "1"}

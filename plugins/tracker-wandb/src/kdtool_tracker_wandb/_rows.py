@@ -1,4 +1,4 @@
-"""Training steps as points of curves, each step once, whatever a killed and resumed run repeats."""
+"""Training steps as points of curves, each step once, even if a killed and resumed run repeats it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPORT: TypeAdapter[kdtool.StepReport] = TypeAdapter(kdtool.StepReport)
 
 
 class Rows:
-    """Makes the points of one phase. Of a step that a resumed run repeats, the first one counts."""
+    """Makes the points of one phase. If a resumed run repeats a step, the first point counts."""
 
     def __init__(self, phase: str) -> None:
         self._phase = phase
@@ -28,9 +28,9 @@ class Rows:
         return f"{self._phase}/step"
 
     def row(self, event: Mapping[str, Any]) -> dict[str, float] | None:
-        """Return the point of a logged step, by curve; None if the step was there before.
+        """Return the point of a logged step, by curve; None if the step was logged before.
 
-        `tokens_per_second` is that since the step logged before.
+        `tokens_per_second` is measured since the previously logged step.
         """
         report = _REPORT.validate_python(event)
         gained, spent = report.tokens - self._tokens, report.seconds - self._seconds
@@ -38,7 +38,7 @@ class Rows:
         if report.step <= self._last:
             return None
         self._last = report.step
-        found = {"step": report.step, **figures(report)}
+        numbers = {"step": report.step, **figures(report)}
         if spent > 0 and gained >= 0:
-            found["tokens_per_second"] = gained / spent
-        return {f"{self._phase}/{name}": value for name, value in found.items()}
+            numbers["tokens_per_second"] = gained / spent
+        return {f"{self._phase}/{name}": value for name, value in numbers.items()}

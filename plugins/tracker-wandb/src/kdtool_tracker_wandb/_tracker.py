@@ -29,7 +29,7 @@ class WandbTracker(kdtool.Tracker):
     """
 
     class Config(kdtool.Config):
-        """Project, mode and labels of W&B runs. The API key comes from the environment variable WANDB_API_KEY alone."""
+        """Project, mode and labels of W&B runs. The API key is read only from the environment variable WANDB_API_KEY."""
 
         mode: Literal["offline", "online"] = "offline"
         """`offline` writes files that `wandb sync` can upload later, and opens no connection; `online` uploads at once."""

@@ -1,11 +1,11 @@
 """The W&B runs of one run of kdtool: one for each arm and seed, and one for each measured teacher.
 
-`events.jsonl` is the truth. When the stages are known (`plan`), the steps that it holds are logged first, then those that
-arrive. Offline, the W&B run is thus written anew and whole by each process, and older files of it are deleted: `wandb sync`
-would let the last of several files replace the others. Online, the points that the server has already are left out.
+`events.jsonl` is the source of truth. When the stages are known (`plan`), its steps are logged first, then those that
+arrive. Offline, each process thus rewrites the whole W&B run and deletes its older files: with several files, `wandb sync`
+would let the last one replace the others. Online, points that the server already has are left out.
 
 The id of a W&B run comes from the folder's identity, arm, seed, and the fingerprints of its phases: a resumed run continues
-it, and a changed recipe, which trains anew, begins another one.
+it, and a recipe with other training settings begins another one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Member(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The name in W&B, beside that of the run."""
+        """The name in W&B, after that of the run."""
         return self.arm if self.seed is None else f"{self.arm}, seed {self.seed}"
 
 
@@ -63,7 +63,7 @@ class TrackedRun:
             self._log({**row, "_timestamp": datetime.fromisoformat(event["time"]).timestamp()})
 
     def show(self, media: Mapping[str, Any]) -> None:
-        """Log tables and pages, behind all points of curves."""
+        """Log tables and pages, after all points of curves."""
         self._logged = max(self._logged, self.run.starting_step)
         self._log(media)
 
@@ -177,7 +177,7 @@ class Tracking:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _delete_older(self) -> None:
-        """Delete what earlier processes wrote of the W&B runs that are open, all of which is in the new files."""
+        """Delete files that earlier processes wrote for the open W&B runs; the new files contain all of it."""
         for tracked in self._runs.values():
             for folder in tracked.folder.parent.glob(f"*run-*-{tracked.run.id}*"):
                 if folder != tracked.folder:

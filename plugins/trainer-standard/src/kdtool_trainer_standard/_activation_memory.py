@@ -2,7 +2,7 @@
 
 `_outlines` calls `estimate_activation_memory` with a student's outline when a recipe is checked. The model's own code runs,
 under PyTorch's `FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of autocast is
-as it will be, and no formula has to follow the code. Of layers that are alike two are run; the second stands for the others.
+as it will be, and no formula has to follow the code. Only two layers of each kind run; the second stands for the others.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ __all__ = ["ActivationMemory", "OutlineFromFacts", "estimate_activation_memory"]
 class ActivationMemory(NamedTuple):
     """Bytes of one micro-batch: `kept` from forward for backward, copies of weights in the compute dtype among them.
 
-    `recompute_bytes` is what one layer takes when it is computed a second time, 0 where layers are not. `draws` is True
-    where the forward pass draws random numbers, as dropout does.
+    `recompute_bytes` is the memory of one layer that is computed a second time, 0 if none is. `draws` is True if the forward
+    pass draws random numbers, as dropout does.
     """
 
     kept: int
@@ -54,7 +54,7 @@ class ActivationMemory(NamedTuple):
 
 
 class OutlineFromFacts(TransformersModel):
-    """The outline of a Llama with the shapes of `facts`, for a model that has no outline of its own.
+    """The outline of a Llama with the shapes of `facts`, for a model without an outline.
 
     Activations are those of the Llama; `facts`, and so the number of parameters, are those of the model.
     """
@@ -95,7 +95,7 @@ def estimate_activation_memory(
     """Run the backbone of an outline on a micro-batch in `dtype`, on tensors without memory.
 
     Args:
-        student: the outline. Its weights may lie on the meta device; they are replaced.
+        student: the outline. Its weights may be on the meta device; they are replaced.
         rows: of the micro-batch.
         length: of a row, in tokens.
         dtype: of autocast.
@@ -133,7 +133,7 @@ def _is_packed(parameter: Tensor) -> bool:
 def _forward(
     causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, gpu: MetaGPU | None, passes: int
 ) -> tuple[int, int, bool]:
-    """Return what is kept of whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
+    """Return the bytes kept by whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
     documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
     ours = has_document_attention(causal)
@@ -154,7 +154,7 @@ def _forward(
 
 @contextmanager
 def _two_of_a_kind(causal: Any, layers: nn.ModuleList) -> Iterator[dict[Any, int]]:
-    """Leave two of the layers that are alike, and say how many more of each kind there are."""
+    """Keep two layers of each kind, and yield how many more there are."""
     whole = dict(layers._modules)
     count: Counter[Any] = Counter(map(_kind, layers))
     seen: Counter[Any] = Counter()
@@ -187,13 +187,17 @@ def _record_layers(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, l
     grown: dict[Any, list[int]] = {_kind(layer): [] for layer in layers}
     before: list[int] = []
 
-    def ahead(_module: nn.Module, _inputs: Any) -> None:
+    def before_layer(_module: nn.Module, _inputs: Any) -> None:
         before.append(alive.bytes)
 
-    def behind(module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def after_layer(module: nn.Module, _inputs: Any, _output: Any) -> None:
         grown[_kind(module)].append(alive.bytes - before[-1])
 
-    hooks = [hook for la in layers for hook in (la.register_forward_pre_hook(ahead), la.register_forward_hook(behind))]
+    hooks = [
+        hook
+        for la in layers
+        for hook in (la.register_forward_pre_hook(before_layer), la.register_forward_hook(after_layer))
+    ]
     try:
         yield grown
     finally:
@@ -202,7 +206,7 @@ def _record_layers(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, l
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the memory that what was computed would take, as long as anything refers to it; views of weights take none."""
+    """Counts the memory that results would take as long as anything refers to them; views of weights take none."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -216,9 +220,9 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **(kwargs or {}))
-        for found in tree_flatten(result)[0]:
-            if isinstance(found, Tensor):
-                storage = found.untyped_storage()
+        for value in tree_flatten(result)[0]:
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
                 if storage._cdata not in self._sizes:
                     self._sizes[storage._cdata] = storage.nbytes()
                     self.bytes += storage.nbytes()
@@ -230,7 +234,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _without_memory(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace weights by tensors that say they are on the CPU and have no memory; shared ones stay shared."""
+    """Replace weights by tensors that claim to be on the CPU but have no memory; shared ones stay shared."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

@@ -56,8 +56,8 @@ def latest_valid(
 ) -> Path | None:
     """Return the newest checkpoint below `root` whose files elsewhere are whole, too; remove newer ones.
 
-    The engine discarded those that are not as they were committed. `extra_check` returns what is wrong with files that a
-    checkpoint needs beside its own.
+    The engine discarded those that are not as they were committed. `extra_check` returns what is wrong with other files
+    that a checkpoint needs.
     """
     for folder in reversed(all_of(root)):
         problem = extra_check(folder)
@@ -70,8 +70,8 @@ def latest_valid(
 
 def all_of(root: Path) -> list[Path]:
     """Return the checkpoints below `root`, whole or not, the oldest first."""
-    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=step_of)
+    folders = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(folders, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -80,14 +80,14 @@ def step_of(folder: Path) -> int:
 
 
 def rotate(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
+    """Remove all checkpoints except the newest `keep`."""
     for folder in all_of(root)[:-keep]:
         _remove(root, folder)
 
 
 @contextmanager
 def explain_full_disk(root: Path) -> Iterator[None]:
-    """Explain a full disk, which torch.save reports only by the name of its own source file."""
+    """Explain a full disk: torch.save's error only names one of torch's source files."""
     try:
         yield
     except RuntimeError as error:
@@ -113,7 +113,7 @@ def refuse_pickles(checkpoint: str | None) -> Iterator[None]:
 
 
 def problem_of(path: Path, sha256: str) -> str | None:
-    """Say what is wrong with a file that had this hash when it was written; None where it still has."""
+    """Return what is wrong with a file that was written with this hash; None if it is unchanged."""
     if not path.is_file():
         return f"{path.name} is missing"
     try:

@@ -1,7 +1,7 @@
 """The function called on each chunk of logits: every loss of the phase, weighed, and the gradients by the logits.
 
-Called by the chunked head some thirty times a step; built once a phase. Eager, each loss gives its analytic gradient, or
-PyTorch finds it for whatever the loss does. Compiled, losses and gradient become one kernel; results agree up to rounding.
+Called by the chunked head some thirty times per step; built once per phase. Eager, each loss returns its analytic gradient,
+or PyTorch differentiates it. Compiled, losses and gradient become one kernel; results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy
 __all__ = ["ChunkLoss", "ChunkRows", "Logits"]
 
 Logits = tuple[Tensor, ...]
-"""The student's logits of a chunk, [C, V] for each pass: one, or two where a loss asks for them."""
+"""The student's logits of a chunk, [C, V] for each pass: one, or two if a loss asks for them."""
 
 TeacherRows = tuple[Tensor, ...]
 """One term's teachers in a chunk: () for none, logits of each, or (ids, weights) of all together."""
@@ -57,17 +57,17 @@ class ChunkLoss:
     def __call__(self, logits: Logits, rows: ChunkRows) -> tuple[Logits, Tensor]:
         """Return the weighed sum's gradients by `logits`, in their dtype or float32, and the terms' totals [2, terms].
 
-        The totals are each term's sum of values, and its sum of token weights: 0 where no tokens are weighed.
+        The totals are each term's sum of values, and its sum of token weights: 0 if no tokens are weighed.
         """
         if self._compiled is not None:
             gradients, (_, totals) = self._compiled(logits, *_flat(rows))
             return gradients, totals
         weights, gradients, sums = self._token_weights(logits, rows), dict[int, Tensor](), list[Tensor]()
         for index in range(len(self.terms)):
-            found, values = self._of_term(index, logits, rows, weights)
+            term_gradients, values = self._of_term(index, logits, rows, weights)
             sums.append(values.sum())
-            for turn, gradient in enumerate(found):
-                gradients[turn] = gradients[turn] + gradient if turn in gradients else gradient
+            for number, gradient in enumerate(term_gradients):
+                gradients[number] = gradients[number] + gradient if number in gradients else gradient
         return tuple(gradients.values()), torch.stack([torch.stack(sums), self._weight_sums(rows, weights)])
 
     def weight_sums(self, logits: Logits, rows: ChunkRows) -> Tensor:
@@ -79,7 +79,7 @@ class ChunkLoss:
         return self._of_term(index, logits, rows, self._token_weights(logits, rows))
 
     def nothing_to_compile(self, logits: Logits, rows: ChunkRows) -> bool:
-        """Return whether all that is done to such a chunk is done by hand: all gradients, and no tokens are weighed."""
+        """Return whether PyTorch would only run analytic gradients on such a chunk, without weighing tokens."""
         return not self._weightings and all(
             self._analytic_gradient(index, logits, rows) is not None for index in range(len(self.terms))
         )
@@ -95,7 +95,7 @@ class ChunkLoss:
         # PyTorch keeps compiled variants, and their limit, by a function's code, name and line for the whole process:
         # phases trained earlier must not count.
         reorder.__code__ = reorder.__code__.replace(co_name=f"{reorder.__name__}_{next(_numbers)}")
-        # A fixed number of rows would be compiled anew for each last chunk of a step.
+        # With a fixed number of rows, each last chunk of a step would be compiled again.
         self._compiled = torch.compile(reorder, dynamic=True, fullgraph=True)
 
     def eager(self) -> None:
@@ -154,7 +154,7 @@ class ChunkLoss:
         if weights is None:
             return torch.zeros_like(rows.factors)
         seen = [self._weights_of(index, rows, weights) for index in range(len(self.terms))]
-        return torch.stack([own.sum() for own in seen if own is not None])
+        return torch.stack([of_term.sum() for of_term in seen if of_term is not None])
 
     def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:
         if not self._weightings:
@@ -168,11 +168,11 @@ class ChunkLoss:
     def weighed_chunk(self, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient.
 
-        At temperature 1, whatever the term's is, a mixture of teachers is as one model, which a weighting can soften as it
-        does one teacher's logits.
+        At temperature 1, regardless of the term's, a mixture of teachers is like one model: a weighting can soften it like
+        one teacher's logits.
         """
         index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
-        return self._chunk(index, tuple(one.detach() for one in logits), rows, 1.0)
+        return self._chunk(index, tuple(of_pass.detach() for of_pass in logits), rows, 1.0)
 
     def chunk(self, index: int, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""
@@ -187,7 +187,7 @@ class ChunkLoss:
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
         seen = logits[: bound.term.forward_passes]
         if bound.term.shared is not None:
-            seen = tuple(one[:, : bound.term.shared] for one in seen)
+            seen = tuple(of_pass[:, : bound.term.shared] for of_pass in seen)
         return kdtool.TokenChunk(
             student_logits=seen[0],
             labels=rows.labels,
@@ -202,7 +202,7 @@ class ChunkLoss:
 
 
 def _leaves(logits: Logits) -> Logits:
-    return tuple(one.detach().requires_grad_() for one in logits)
+    return tuple(of_pass.detach().requires_grad_() for of_pass in logits)
 
 
 def _flat(rows: ChunkRows) -> tuple[Any, ...]:

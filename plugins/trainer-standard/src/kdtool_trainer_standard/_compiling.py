@@ -29,7 +29,7 @@ def compiled_or_eager(
     run: kdtool.RunInfo,
     before: bool | None = None,
 ) -> None:
-    """Compile `loss` if `mode` is "on", or if it is "auto" and compiling pays; leave it eager if compiling fails.
+    """Compile `loss` if `mode` is "on", or if it is "auto" and compiling saves time; leave it eager if compiling fails.
 
     `logits` and `rows` are a real chunk. `positions_to_come` counts this process's positions in the rest of the phase.
     `before` is the decision of a resumed phase, which only "off" overrides.
@@ -46,7 +46,7 @@ def compiled_or_eager(
         with torch.no_grad():  # as the chunked head calls it: in another mode it would be compiled once more
             loss(logits, rows)
             fewer = len(rows.labels) - 1
-            loss(tuple(one[:fewer] for one in logits), _first(rows, fewer))  # must not be compiled anew later
+            loss(tuple(of_pass[:fewer] for of_pass in logits), _first(rows, fewer))  # must not be compiled again later
     except Exception as error:
         loss.eager()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

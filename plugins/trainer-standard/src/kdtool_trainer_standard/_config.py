@@ -1,4 +1,4 @@
-"""Settings of the optimiser, of memory and speed, and of what is written."""
+"""Settings of the optimiser, memory, speed and output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Validation(kdtool.Config):
 
 
 class StandardTrainerConfig(kdtool.Config):
-    """Settings of the optimiser, of memory and speed, and of what is written."""
+    """Settings of the optimiser, memory, speed and output."""
 
     batch: int = Field(default=4, ge=1, le=1_000_000)
     """Rows of one micro-batch, on each process."""
@@ -100,7 +100,7 @@ class StandardTrainerConfig(kdtool.Config):
     @model_validator(mode="after")
     def _writes_with_whole_weights(self) -> StandardTrainerConfig:
         if self.on_policy is not None and self.sharding == "full":
-            raise ValueError("on_policy has each process write with whole weights: set sharding: off beside it")
+            raise ValueError("on_policy needs whole weights on each process: set sharding: off")
         if self.validation is not None and self.sharding == "full":
-            raise ValueError("validation measures whole weights: set sharding: off beside it")
+            raise ValueError("validation measures whole weights: set sharding: off")
         return self

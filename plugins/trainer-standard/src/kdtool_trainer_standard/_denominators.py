@@ -36,9 +36,9 @@ def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, wor
     """Count a step's micro-batches, which have the column `student_generated`."""
     counts = torch.zeros(2)
     for batch in batches:
-        own = batch["columns"][STUDENT_GENERATED] != 0
+        generated = batch["columns"][STUDENT_GENERATED] != 0
         in_mask = loss_labels(batch["labels"], batch["columns"]) != NO_LABEL
-        counts += torch.stack([(in_mask & ~own).sum(), (~own.any(1)).sum()]).cpu()
+        counts += torch.stack([(in_mask & ~generated).sum(), (~generated.any(1)).sum()]).cpu()
     counts = counts.to(device)
     if world > 1:
         dist.all_reduce(counts)
@@ -48,9 +48,9 @@ def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, wor
 class WeightMeans:
     """Running mean of the token weights that each term sees.
 
-    A step's weights are known only when its gradients are taken. So a step is divided by the mean of those before it, and
-    the first one by its own, which costs one pass more. The sums are of whole steps, so the means do not depend on how a
-    step is cut into micro-batches and ranks. `state` belongs into checkpoints.
+    A step's weights are known only when its gradients are taken. So a step is divided by the mean of the steps before it,
+    and the first by its own, which costs one more pass. The sums are of whole steps, so the means do not depend on how a
+    step is cut into micro-batches and ranks. `state` belongs in checkpoints.
     """
 
     def __init__(self, state: Mapping[str, Sequence[float]]) -> None:
@@ -63,11 +63,11 @@ class WeightMeans:
 
     def add(self, weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
         """Add the sums of a step, for each term that had a token with a weight: the others keep their means."""
-        for name, own in weights.items():
-            if own <= 0:
+        for name, weight in weights.items():
+            if weight <= 0:
                 continue
             before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (_KEPT * before[0] + own, _KEPT * before[1] + tokens[name])
+            self._sums[name] = (_KEPT * before[0] + weight, _KEPT * before[1] + tokens[name])
 
     def of(self, name: str) -> float:
         """Return the mean weight of a term's tokens; 1 while none had any weight."""

@@ -17,14 +17,14 @@ from kdtool_trainer_standard._terms import BoundTerm
 __all__ = ["explain_gradient", "largest_weight"]
 
 _GREW = 10.0
-"""A student whose largest weight has grown so many times has run away: no useful phase changes it so much."""
+"""Growth of the largest weight above which a student has diverged: no useful phase changes it that much."""
 
 
 def largest_weight(student: torch.nn.Module) -> float:
     """Return the largest absolute weight that learns, of those on this rank."""
     learning = (share_of_rank(p.detach()) for p in student.parameters() if p.requires_grad)
-    found = [torch.linalg.vector_norm(share, math.inf) for share in learning if share.numel()]
-    return float(torch.stack(found).max()) if found else 0.0
+    largest = [torch.linalg.vector_norm(share, math.inf) for share in learning if share.numel()]
+    return float(torch.stack(largest).max()) if largest else 0.0
 
 
 def explain_gradient(

@@ -24,15 +24,15 @@ BUSY = {"cpu": 0.7, "cuda": 0.35}
 """Share of the speed of a bare product of matrices that a step's products reach: on CPUs fitted together with `_REST`, on
 GPUs what is published of whole steps with transformers (30 to 45 %); 0.5 on others."""
 _REST = 350e9
-"""Operations of a step a second and CPU thread, as far as the rest of the step limits it: norms, softmax, losses and casts,
+"""Operations of a step per second and CPU thread, as far as the rest of it sets the limit: norms, softmax, losses and casts,
 which units for products (AMX) do not speed up. Two threads then reach half of 411 GFLOP/s (Zen 4), as was assumed of all
 CPUs, and 510 of 2,560 (AMX), where 480 to 660 were measured (SmolLM2 cut to 20 layers, rows of 512)."""
 _UPDATE_BYTES = 40
 """Moved by AdamW for each learned number, all in float32: gradients read for their norm, read and written to clip them;
 gradients, weights and two moments read, weights and moments written."""
 _BANDWIDTH = {"cpu": 7.7e9, "cuda": 1e12}
-"""Bytes a second of an update: measured with two threads (71 million numbers in 0.37 s); of GPUs those of an A10 to an A100
-are published as 0.6e12 to 2e12. 1e11 on others."""
+"""Bytes per second of an update: measured with two threads (71 million numbers in 0.37 s). For an A10 to an A100,
+0.6e12 to 2e12 are published. 1e11 on others."""
 _FLOAT = 4
 
 
@@ -61,10 +61,10 @@ def estimate_phase(
     yield from memory_of(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate(
-        "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learnt * kept, note="while the phase runs"
+        "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learned * kept, note="while the phase runs"
     )
     if config.validation is not None and config.validation.watch is not None:
-        # Each checkpoint may have a best student of its own; one more was found since, and another one is written.
+        # Each checkpoint may have its own best student; one more was found since, and another one is written.
         yield kdtool.Estimate(
             "best student", (phase.stage,), disk_bytes=(kept + 1) * sizes.best, note="while the phase runs"
         )
@@ -88,22 +88,22 @@ def _speed_note(speed: float, dtype: torch.dtype) -> str:
 def _operations(
     ahead: kdtool.RunForecast, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, sizes: Sizes, tokens: int
 ) -> float:
-    """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again.
+    """Count multiplications and additions: forward, twice as many backward, and layers that are computed again.
 
-    All of that as often as a step runs the student.
+    Everything is multiplied by the number of forward passes in a step.
     """
     embedding = 0 if facts.tied else facts.vocabulary * facts.hidden
-    ways = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient of their own
-    own: float = (ways + bool(sizes.activations.recompute_bytes)) * 2 * (facts.parameters - embedding)
-    own += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
+    ways = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient
+    per_token: float = (ways + bool(sizes.activations.recompute_bytes)) * 2 * (facts.parameters - embedding)
+    per_token += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
-    return float(tokens * (sizes.forward_passes * own + teachers + heads))
+    return float(tokens * (sizes.forward_passes * per_token + teachers + heads))
 
 
 def _seconds(operations: float, steps: int, sizes: Sizes, speed: float, device: torch.device) -> float:
     """Return the time of training: products of matrices at their `speed`, all else on CPUs, and the optimiser's traffic."""
     products = operations / (BUSY.get(device.type, 0.5) * speed)
     rest = operations / (_REST * torch.get_num_threads()) if device.type == "cpu" else 0.0
-    updates = steps * sizes.learnt / sizes.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)
+    updates = steps * sizes.learned / sizes.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)
     return products + rest + updates

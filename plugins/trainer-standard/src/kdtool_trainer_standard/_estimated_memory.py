@@ -1,4 +1,4 @@
-"""Memory of a phase: bytes by what they are for, and the moments of a step at which they are alive.
+"""Memory of a phase: bytes by purpose, and the moments of a step at which they are alive.
 
 The tensors alive follow `_module`, `_head` and the optimiser. Sizes are arithmetic, except for activations, which
 `_activation_memory` counts on the student's outline. Memory peaks after the head, with all
@@ -25,28 +25,28 @@ __all__ = ["Sizes", "memory_of", "sizes_of"]
 
 _FLOAT = 4
 _SLACK = 0.1
-"""Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
+"""Share of temporary memory that stays unused between blocks of the allocator. Fitted to measured runs on CPUs
 (docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
 _MIXING_TENSORS = 1
-"""As many more where teachers are mixed: the mixture's own logits."""
+"""Additional tensors if teachers are mixed: the mixture's logits."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a phase by what they are for, and how often a step runs the student."""
+    """Bytes of a phase by purpose, and how often a step runs the student."""
 
     weights: int
     frozen: int
-    """Of frozen weights as they were, in main memory, where the compute dtype lacks some of their values."""
-    learnt: int
+    """Original frozen weights in main memory, if the compute dtype lacks some of their values."""
+    learned: int
     best: int
-    """Of what is kept of a student that was best."""
+    """Saved weights of the best student."""
     shares: int
-    """Among how many processes weights, gradients and moments are divided."""
+    """Number of processes among which weights, gradients and moments are divided."""
     gathered: int
-    """Weights that are whole on each all the same while a step runs: all but those of the layers, and copies of these."""
+    """Weights that are whole on each process while a step runs: all except those of the layers, and copies of these."""
     activations: ActivationMemory
     logits: int
     head: int
@@ -56,7 +56,7 @@ class Sizes:
     teacher: int
     forward_passes: int
     written: int
-    """Of the keys and values of what the student writes; 0 where it writes nothing."""
+    """Keys and values of the text that the student samples; 0 if it samples none."""
 
 
 def sizes_of(
@@ -79,7 +79,7 @@ def sizes_of(
     return Sizes(
         weights=_FLOAT * (learns + modules) + held,
         frozen=kept,
-        learnt=learns + modules,
+        learned=learns + modules,
         best=_FLOAT * learns,
         shares=shares,
         gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
@@ -129,7 +129,7 @@ def _head_bytes(
 def _generation_bytes(
     config: StandardTrainerConfig, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
 ) -> int:
-    """Bytes of keys and values of a whole micro-batch that the student writes."""
+    """Return the bytes of keys and values of a whole on-policy micro-batch."""
     if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
         return 0
     size = facts.head_size or facts.hidden // facts.heads
@@ -144,7 +144,7 @@ def memory_of(
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
         "weights": sizes.weights // sizes.shares,
-        "optimiser": 2 * _FLOAT * sizes.learnt // sizes.shares,
+        "optimiser": 2 * _FLOAT * sizes.learned // sizes.shares,
         "weights gathered for a step": sizes.gathered,
     }
     for part, size in ((part, size) for part, size in common.items() if size):
@@ -152,14 +152,14 @@ def memory_of(
     if sizes.frozen:
         yield _part("frozen weights as they were", tuple(names.values()), sizes.frozen, on_host=True)
     for moment, parts in moments.items():
-        own = {part: size for part, size in parts.items() if size}
-        for part, size in own.items():
+        nonzero = {part: size for part, size in parts.items() if size}
+        for part, size in nonzero.items():
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
 
 
 def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:
     """Return the bytes that come and go within a step, by part, at each moment that may be the peak."""
-    gradients = _FLOAT * sizes.learnt // sizes.shares
+    gradients = _FLOAT * sizes.learned // sizes.shares
     kept = gradients if config.accumulation > 1 else 0
     alive = sizes.activations
     moments: dict[str, dict[str, int]] = {
@@ -176,10 +176,10 @@ def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str,
             "signals": sizes.signals,
         },
     }
-    if sizes.written:  # before the first backward of a step; logits are those of one token a text
-        moments["own text"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
+    if sizes.written:  # before the first backward of a step; logits are those of one token per text
+        moments["sampling"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
     if alive.recompute_bytes:
-        moments["a layer again"] = {
+        moments["recomputation"] = {
             "gradients": kept,
             "activations": alive.kept + alive.recompute_bytes + sizes.states,
             "chunk buffers": sizes.logits + sizes.embedding,
@@ -191,9 +191,9 @@ def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str,
 
 
 def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
-    """Return the bytes of what FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
-    found = layers_among(outline.model, outline.facts.layers) or [outline.model]
-    layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in found]
+    """Return the bytes that FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
+    layer_modules = layers_among(outline.model, outline.facts.layers) or [outline.model]
+    layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in layer_modules]
     root: int = sum(p.numel() for p in outline.model.parameters()) - sum(layers) + modules
     copies: int = sum(layers) * dtype.itemsize * (dtype != torch.float32)
     return 2 * _FLOAT * root + _FLOAT * max(layers) + copies  # the root group's gradients are whole until they are sent
@@ -210,18 +210,18 @@ def _part(
 def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, ...]:
     if part != "activations":
         return ()
-    found = []
+    savings = []
     batch = config.batch
     while batch % 2 == 0:
         batch //= 2
         times = config.batch // batch
-        more = {"batch": batch, "accumulation": config.accumulation * times}
-        found.append(kdtool.Saving(more, "the same gradient in more, smaller products"))
-    return tuple(found)
+        changes = {"batch": batch, "accumulation": config.accumulation * times}
+        savings.append(kdtool.Saving(changes, "the same gradient in more, smaller products"))
+    return tuple(savings)
 
 
 def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.ModelFacts, length: int) -> int:
-    """Numbers a position that a sequence loss compares of paired layers.
+    """Return the numbers per position that a sequence loss compares in paired layers.
 
     Hidden states as they are, in float32, and normalised, of both models; attention maps, and queries, keys and values, of
     both, with the gradient of the student's. Intermediate results of these losses exist for one row at a time.

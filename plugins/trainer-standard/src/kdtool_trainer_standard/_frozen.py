@@ -1,8 +1,8 @@
-"""Frozen weights in the dtype that they are computed in, for as long as a phase trains.
+"""Frozen weights in the compute dtype while a phase trains.
 
-Autocast keeps its copies of weights that learn, but casts frozen ones again at each use. Held in its dtype they are cast
-once, and take half the memory. Products come out the same to the bit: embeddings are held so only where the dtype has
-every value of theirs, and what they look up is float32 as before. Called by `_train`, and by
+Autocast keeps its copies of weights that learn, but casts frozen ones again at each use. Kept in its dtype they are cast
+once, and take half the memory. Products are the same bit for bit: embeddings are only cast if the dtype has all their
+values, and looked-up states are float32 as before. Called by `_train`, and by
 `_estimate` for outlines.
 """
 
@@ -27,7 +27,7 @@ _FLOAT = 4
 
 
 class _Before(NamedTuple):
-    """A weight as it was: its dtype, and its values in main memory where the dtype in between lacks some of them."""
+    """A weight as it was: its dtype, and its values in main memory if the dtype in between lacks some of them."""
 
     dtype: torch.dtype
     values: Tensor | None
@@ -35,10 +35,10 @@ class _Before(NamedTuple):
 
 @contextmanager
 def frozen_weights_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Hold weights that do not learn in `dtype`, the dtype of products, while the block runs; then give them back.
+    """Keep weights that do not learn in `dtype`, the dtype of products, while the block runs; then restore them.
 
-    They are found again by name: FSDP2 exchanges the parameters in between. They are given back also where the block fails,
-    but for those that FSDP2 still divides then: such a student is not whole, and serves for nothing.
+    Weights are looked up by name, since FSDP2 replaces the parameters in between. They are also restored if the block
+    fails, except those that FSDP2 still divides then: such a student is incomplete and cannot be used.
     """
     before: dict[str, _Before] = {}
     targets = _targets(model, dtype)
@@ -71,7 +71,7 @@ def _give_back(model: nn.Module, before: Mapping[str, _Before]) -> None:
 
 @contextmanager
 def hold_outline(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase holds them, for good.
+    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase keeps them, permanently.
 
     Inside the block it also computes as it will.
     """
@@ -86,7 +86,7 @@ def hold_outline(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def frozen_bytes(model: nn.Module, dtype: torch.dtype) -> tuple[int, int]:
     """Return what the frozen weights of an outline take while a phase trains, and what is kept of them in main memory.
 
-    Their values are unknown: those of a wider dtype are taken to need all of it, but for embeddings, which stay in it then.
+    Values are unknown: weights of a wider dtype are assumed to need it, so embeddings stay in it and others keep a copy.
     """
     targets, held, kept = _targets(model, dtype), 0, 0
     looked_up = {id(module.weight) for module in _embeddings(model)}
@@ -104,7 +104,7 @@ def frozen_bytes(model: nn.Module, dtype: torch.dtype) -> tuple[int, int]:
 def _targets(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Return the dtype of each frozen weight while a phase trains, by name.
 
-    Left out are numbers that hold several weights each, and weights in memory that one which learns has, too.
+    Numbers that hold several weights each are left out, and so are weights that share memory with one that learns.
     """
     learning = {_memory(p) for p in model.parameters() if p.requires_grad}
     owners: dict[int, set[type]] = {}
@@ -137,7 +137,7 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
 
 @contextmanager
 def _looked_up_in_float32(model: nn.Module) -> Iterator[None]:
-    """Have embeddings that are held in half precision give float32, so that all that is added to it is float32, too."""
+    """Have embeddings that are kept in half precision return float32, so that all sums with them are float32, too."""
     half = [module for module in _embeddings(model) if module.weight.dtype.itemsize < _FLOAT]
     hooks = [module.register_forward_hook(_to_float32) for module in half]
     try:

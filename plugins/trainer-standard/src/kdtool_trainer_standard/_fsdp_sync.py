@@ -1,4 +1,4 @@
-"""Backward passes within forward, where FSDP shards a module."""
+"""Backward passes within forward when FSDP shards a module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["no_fsdp_sync"]
 
 @contextmanager
 def no_fsdp_sync(module: nn.Module) -> Iterator[None]:
-    """Disable FSDP resharding and gradient sync inside forward, where gradients of single terms are measured."""
+    """Disable FSDP resharding and gradient sync inside forward, for measuring the gradients of single terms."""
     if not isinstance(module, FSDPModule):
         yield
         return

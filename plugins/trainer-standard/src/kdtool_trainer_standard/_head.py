@@ -1,11 +1,11 @@
 """The chunked head: losses on logits that never exist all at once, with their gradient taken on the way forward.
 
 For C rows at a time: project final states to logits, hand r rows at a time to the losses, overwrite those logits with
-their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight; where a loss asks for two
-passes of the student, for each of them. Backward only multiplies by what comes from above. One autograd function does it,
+their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight; if a loss asks for two
+passes of the student, for each of them. Backward only multiplies by the incoming gradient. One autograd function does it,
 so that DDP, FSDP and gradient scaling see an ordinary head.
 
-Called by the distillation module. It knows no loss and no schedule.
+Called by the distillation module. It is independent of losses and schedules.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Teachers:
                 self._lazy[name] = (lazy.hidden, Projection(lazy.head))
 
     def project(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return each teacher's logits of these rows; written into `buffers` where given."""
+        """Return each teacher's logits of these rows; written into `buffers` if given."""
         logits = {}
         for name, (hidden, head) in self._lazy.items():
             states = hidden[rows]
@@ -60,7 +60,7 @@ class Teachers:
         return logits
 
     def of_terms(self, logits: Mapping[str, Tensor], within: slice, rows: slice | Tensor) -> tuple[TeacherRows, ...]:
-        """Return one entry a term: `within` cuts the projected logits, `rows` the N positions."""
+        """Return one entry per term: `within` cuts the projected logits, `rows` the N positions."""
         entries: list[TeacherRows] = []
         for bound in self._terms:
             if bound.form == "none":
@@ -69,7 +69,10 @@ class Teachers:
                 entries.append(tuple(logits[name][within] for name in bound.term.teachers))
             else:
                 per_token = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
-                ids, weights = [own.ids[rows] for own in per_token], [own.weights[rows] for own in per_token]
+                ids, weights = (
+                    [sparse_tokens.ids[rows] for sparse_tokens in per_token],
+                    [sparse_tokens.weights[rows] for sparse_tokens in per_token],
+                )
                 entries.append(joined_samples(ids, weights, bound.shares))
         return tuple(entries)
 
@@ -93,7 +96,7 @@ class HeadWork:
     finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
 
     def chunk_rows(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
-        """Return what the losses see of these rows of the N, beside the student's logits."""
+        """Return the losses' inputs for these rows of the N, except the student's logits."""
         return ChunkRows(
             labels=self.rows.labels[rows],
             positions=self.rows.positions[rows],
@@ -119,12 +122,12 @@ def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> T
 
 def weight_sums(hidden: Sequence[Tensor], work: HeadWork) -> Tensor:
     """Return each term's sum of token weights over the N positions, [terms], without gradient."""
-    states = [one.detach().to(work.dtype) for one in hidden]
+    states = [of_pass.detach().to(work.dtype) for of_pass in hidden]
     projection, sums = Projection(work.head, work.dtype), torch.zeros_like(work.rows.factors)
     with torch.no_grad(), torch.autocast(projection.weight.device.type, enabled=False):
         for rows in _evenly(0, states[0].shape[0], work.loss_chunk_size):
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, rows.stop - rows.start), rows)
-            logits = tuple(projection.logits(one[rows]) for one in states)
+            logits = tuple(projection.logits(of_pass[rows]) for of_pass in states)
             sums += work.loss.weight_sums(logits, work.chunk_rows(rows, teachers))
     return sums
 
@@ -140,23 +143,23 @@ class _ChunkedHead(torch.autograd.Function):
         with torch.autocast(weight.device.type, enabled=False):
             gradients = _Gradients(weight, bias, hidden, wanted)
             _run(hidden, work, gradients)
-        ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (weight.dtype, [one.dtype for one in hidden])
+        ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (weight.dtype, [states.dtype for states in hidden])
         return (work.totals[0] * work.rows.factors).sum() / divisor
 
     @staticmethod
-    def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
         gradients: _Gradients | None = ctx.gradients
         if gradients is None:
             raise RuntimeError("the chunked head keeps its gradients for one backward pass only; run forward again")
         ctx.gradients = None
-        scale = from_above.float() / ctx.divisor
+        scale = incoming.float() / ctx.divisor
         weight_dtype, hidden_dtypes = ctx.dtypes
         return (
             _scale(gradients.weight, scale, weight_dtype),
             _scale(gradients.bias, scale, weight_dtype),
             None,
             None,
-            *(_scale(one, scale, dtype) for one, dtype in zip(gradients.hidden, hidden_dtypes, strict=True)),
+            *(_scale(gradient, scale, dtype) for gradient, dtype in zip(gradients.hidden, hidden_dtypes, strict=True)),
         )
 
 
@@ -168,11 +171,11 @@ class _Gradients:
     ) -> None:
         self.weight = _zeros(weight) if wanted[0] else None
         self.bias = _zeros(bias) if bias is not None and wanted[1] else None
-        self.hidden = [_zeros(one) if asked else None for one, asked in zip(hidden, wanted[4:], strict=True)]
+        self.hidden = [_zeros(states) if asked else None for states, asked in zip(hidden, wanted[4:], strict=True)]
 
-    def add(self, turn: int, rows: slice, gradient: Tensor, hidden: Tensor, projection: Projection) -> None:
-        """Add a chunk's share in pass `turn`: `gradient` [C, V] by the logits before scale and cap, `hidden` [C, H]."""
-        by_states = self.hidden[turn]
+    def add(self, number: int, rows: slice, gradient: Tensor, hidden: Tensor, projection: Projection) -> None:
+        """Add a chunk's share in pass `number`: `gradient` [C, V] by the logits before scale and cap, `hidden` [C, H]."""
+        by_states = self.hidden[number]
         if by_states is not None:
             by_states[rows] = product(gradient, projection.weight)
         if self.weight is not None:
@@ -183,30 +186,34 @@ class _Gradients:
 
 def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> None:
     projection = Projection(work.head, work.dtype)
-    states = [one.detach().to(work.dtype) for one in hidden]
+    states = [of_pass.detach().to(work.dtype) for of_pass in hidden]
     totals = torch.zeros(2, len(work.loss.terms), device=projection.weight.device)
     for rows in _evenly(0, states[0].shape[0], work.head_chunk_size):
         z = [
-            projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - rows.start, projection))
-            for turn, one in enumerate(states)
+            projection.logits(
+                of_pass[rows], _buffer(work.buffers, ("student", number), rows.stop - rows.start, projection)
+            )
+            for number, of_pass in enumerate(states)
         ]
         teachers = work.teachers.project(rows, work.buffers)
         for part in _evenly(rows.start, rows.stop, work.loss_chunk_size):
             within = slice(part.start - rows.start, part.stop - rows.start)
-            logits = tuple(one[within] for one in z)
-            found, own = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))
-            for one, gradient in zip(logits, found, strict=True):
-                one.copy_(projection.before_cap(gradient, one))
-            totals += own
-        for turn, one in enumerate(states):
-            gradients.add(turn, rows, z[turn], one[rows], projection)
+            logits = tuple(of_pass[within] for of_pass in z)
+            chunk_gradients, chunk_totals = work.loss(
+                logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part))
+            )
+            for of_pass, gradient in zip(logits, chunk_gradients, strict=True):
+                of_pass.copy_(projection.before_cap(gradient, of_pass))
+            totals += chunk_totals
+        for number, of_pass in enumerate(states):
+            gradients.add(number, rows, z[number], of_pass[rows], projection)
     work.totals = totals
-    checked = [totals[0].sum(), *(one.sum() for one in gradients.hidden if one is not None)]
+    checked = [totals[0].sum(), *(of_pass.sum() for of_pass in gradients.hidden if of_pass is not None)]
     work.finite = torch.stack(checked).isfinite().all()
 
 
 def _evenly(start: int, stop: int, most: int) -> Iterator[slice]:
-    """Cut a range into as few slices of at most `most` as can be, of about one length: a short last one costs as a long."""
+    """Cut a range into the fewest slices of at most `most`, of about equal length: short ones cost as much as long ones."""
     count = -(-(stop - start) // most)
     size = -(-(stop - start) // count) if count else 1
     yield from (slice(first, min(first + size, stop)) for first in range(start, stop, size))
@@ -222,14 +229,14 @@ def _scale(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor
 
 def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projection) -> Tensor:
     """Return memory for logits [rows, V]: the same for each chunk and step."""
-    found = buffers.get(name)
+    buffer = buffers.get(name)
     if (
-        found is None
-        or found.shape[0] < rows
-        or found.shape[1] != projection.vocabulary
-        or found.dtype != projection.dtype
+        buffer is None
+        or buffer.shape[0] < rows
+        or buffer.shape[1] != projection.vocabulary
+        or buffer.dtype != projection.dtype
     ):
         weight = projection.weight
-        found = torch.empty(rows, projection.vocabulary, dtype=projection.dtype, device=weight.device)
-        buffers[name] = found
-    return found[:rows]
+        buffer = torch.empty(rows, projection.vocabulary, dtype=projection.dtype, device=weight.device)
+        buffers[name] = buffer
+    return buffer[:rows]

@@ -1,4 +1,4 @@
-"""The file of logged steps: one JSON object a line. Each checkpoint holds a copy, with which a resumed phase goes on."""
+"""The file of logged steps: one JSON object per line. Each checkpoint holds a copy, which a resumed phase continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def append(path: Path, report: kdtool.StepReport) -> None:
 
 
 def restore(path: Path, checkpoint: Path | None) -> None:
-    """Begin anew, or with what was logged when the checkpoint was taken."""
+    """Restore the steps logged before the checkpoint; None removes all steps."""
     if checkpoint is None:
         path.unlink(missing_ok=True)
     else:

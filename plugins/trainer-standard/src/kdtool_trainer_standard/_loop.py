@@ -1,8 +1,8 @@
 """The training loop: `transformers.Trainer` with our module, our order of rows and our reports.
 
 Built and run by `_train`. `transformers.Trainer` does accumulation, autocast, gradient scaling, DDP, clipping and the
-optimiser; `ResumableTrainer`, between the two, does checkpoints. Overridden here is what happens and what is said at each
-step. `_get_grad_norm`, `_get_num_items_in_batch`, `_get_train_sampler`, `_save_checkpoint` and
+optimiser; `ResumableTrainer`, between the two, does checkpoints. This class overrides what happens and what is reported at
+each step. `_get_grad_norm`, `_get_num_items_in_batch`, `_get_train_sampler`, `_save_checkpoint` and
 `_defer_fsdp_gradient_reduction` are private names: the minor version of transformers is pinned.
 """
 
@@ -83,7 +83,7 @@ class TrainingLoop(ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> Any:
-        """Fetch a step's micro-batches. Some are what the student writes, and that before their labels are counted."""
+        """Fetch a step's micro-batches; on-policy ones are sampled before their labels are counted."""
         batches = epoch_iterator if self.sampler is None else self._with_samples(self.sampler, epoch_iterator)
         fetched, tokens = super().get_batch_samples(batches, num_batches, device)
         if fetched and STUDENT_GENERATED in fetched[0]["columns"]:
@@ -135,7 +135,7 @@ class TrainingLoop(ResumableTrainer):
         now = perf_counter()
         self.progress.seconds += now - self._clock
         self.progress.tokens += int(self.module.stats.tokens)
-        if self._weighs and step > 1:  # those of the first are there already
+        if self._weighs and step > 1:  # those of the first step are there already
             self._add_weights()
         self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
@@ -174,22 +174,22 @@ class TrainingLoop(ResumableTrainer):
         self._clock = perf_counter()
 
     def note_start(self) -> None:
-        """Remember how large weights were as the phase began."""
+        """Record the largest weight at the beginning of the phase."""
         if self.state.global_step == 0:
             self.progress.largest_weight = largest_weight(self.module.student)
 
     def restart_clock(self) -> None:
-        """Begin to count time: set-up is over."""
+        """Start the clock after set-up."""
         self._clock = self._last_checkpoint = perf_counter()
 
     def take_best(self) -> None:
-        """Give the student the weights with which it was best, where a validation was watched."""
+        """Give the student the weights with which it was best, if a validation was watched."""
         weights = None if self.validator is None else self.validator.best_weights()
         if weights is not None:
             restore(self.module.student, weights, self.phase.checkpoints)
 
     def _validate(self, validator: Validator, step: int) -> bool:
-        """Measure the student, and say whether training is to end."""
+        """Measure the student, and return whether training ends."""
         if self.run.rank == 0:
             self._metrics = validator.measure(step, changing(self.module.student))
             self.progress.best = asdict(validator.best) if validator.best else None
@@ -207,7 +207,7 @@ class TrainingLoop(ResumableTrainer):
                 batch = kdtool.Batch(**self._prepare_inputs(inputs))
                 _, signals = self.teachers(batch)
                 with self.compute_loss_context_manager():
-                    self.module(batch, signals, tokens, weigh_alone=True)
+                    self.module(batch, signals, tokens, weights_only=True)
         self._add_weights()
 
     def _add_weights(self) -> None:
@@ -225,10 +225,10 @@ class TrainingLoop(ResumableTrainer):
             yield _as_inputs(sampler(kdtool.Batch(**inputs), self.state.global_step + 1, number))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset)  # the data set is in order already
+        return SequentialSampler(self.train_dataset)  # the dataset is in order already
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        counted = [{"labels": loss_labels(one["labels"], one["columns"])} for one in batch_samples]
+        counted = [{"labels": loss_labels(inputs["labels"], inputs["columns"])} for inputs in batch_samples]
         return super()._get_num_items_in_batch(counted, device)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
@@ -277,7 +277,7 @@ class TrainingLoop(ResumableTrainer):
                 continue
             term, norm = bound.term, math.sqrt(square) if measured else None
             reports[term.label] = kdtool.TermReport(value * term.scale, weight, norm)
-            # Norms that no weighting asks for are there at some steps alone: none may follow from these.
+            # Norms that no weighting asks for exist only at some steps: nothing may depend on them.
             stats[term.name] = kdtool.TermReport(
                 value * term.scale, weight, norm if self.phase.gradient_norms else None
             )
@@ -295,7 +295,7 @@ class TrainingLoop(ResumableTrainer):
         )
         if self.run.world == 1:
             return due
-        # Clocks differ: rank 0 decides. A signal may have reached some ranks alone, which no step may part.
+        # Clocks differ: rank 0 decides. A signal may have reached only some ranks, and all must stop at the same step.
         agreed = torch.tensor([self.stop.number, due and self.run.rank == 0], device=self.args.device)
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         self.stop.number, due_on_rank_0 = agreed.tolist()

@@ -1,4 +1,4 @@
-"""The mask of token losses: all labelled positions but those that predict rejected text, which is there to be avoided.
+"""The mask of token losses: all labelled positions except those that predict rejected text, which the student should avoid.
 
 Token losses are computed at these positions, and their number is the divisor. Losses of whole rows see every position.
 Called by the module, the loop and the self-tests; rows without a column `rejected` pass through untouched.
@@ -24,7 +24,7 @@ def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def loss_mask(batch: kdtool.Batch) -> Tensor | None:
-    """Return which of the N labelled positions token losses see, [N] bool; None where they see all."""
+    """Return which of the N labelled positions token losses see, [N] bool; None if they see all."""
     if "rejected" not in batch.columns:
         return None
     return (loss_labels(batch.labels, batch.columns) != NO_LABEL)[batch.labels != NO_LABEL]
@@ -36,7 +36,7 @@ def select(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def select_signal(signal: kdtool.Signal, where: slice | Tensor) -> kdtool.Signal:
-    """Return a signal whose tensors over N positions are of these alone."""
+    """Return the signal with only these positions in its tensors over N positions."""
 
     def of(value: Any) -> Any:
         names = (name for name in ("hidden", "ids", "weights") if hasattr(value, name))

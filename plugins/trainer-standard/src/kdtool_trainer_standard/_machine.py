@@ -28,14 +28,14 @@ _FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t
 
 
 def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """Return what to multiply matrices in: for "auto" float16 on GPUs too old for bfloat16, else the faster one."""
+    """Return the dtype of matrix products: for "auto" float16 on GPUs too old for bfloat16, else the faster one."""
     if name == "auto" and device.type == "cuda" and not has_bfloat16():
         return torch.float16
     return compute_dtype(name, device)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return what recipes call it."""
+    """Return a dtype's name in recipes."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -62,15 +62,15 @@ def memory_of_process(device: torch.device) -> int:
 def tuned_malloc() -> Iterator[None]:
     """Keep large freed blocks in the heap (glibc only), which saves 5 to 27 % of CPU time: fresh pages need not be cleared.
 
-    Small blocks are joined with what is free beside them at once, or the room of a freed tensor would not hold the next one.
-    Elsewhere nothing happens. Afterwards glibc's defaults are set and memory is given back.
+    Freed small blocks are merged with adjacent free ones at once, so that a new tensor fits into the space of a freed one.
+    Without glibc nothing changes. Afterwards glibc's defaults are restored and memory is given back.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         yield
         return
     library = ctypes.CDLL(None)
     gc.collect()
-    library.malloc_trim(0)  # what earlier stages left is in pieces, of which little would be used again
+    library.malloc_trim(0)  # memory freed by earlier stages is fragmented: little of it would be used again
     library.mallopt(_M_MXFAST, 0)
     library.mallopt(_M_MMAP_MAX, 0)
     library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

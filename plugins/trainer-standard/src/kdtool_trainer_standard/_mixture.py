@@ -17,22 +17,22 @@ __all__ = ["joined_samples", "mixed_logits"]
 def mixed_logits(logits: Sequence[Tensor], shares: Sequence[float], temperature: float) -> Tensor:
     """Return T · log p with p = Σ_i share_i · softmax(logits_i / T): logits whose softmax at T is the mixture.
 
-    Any loss that divides logits by T before its softmax so meets p, as it meets one teacher's distribution. The sum is
-    taken of logarithms, so that what all teachers find next to impossible stays finite.
+    So any loss that divides logits by T before its softmax gets p, like one teacher's distribution. The sum is computed in
+    log space, so logits stay finite for tokens that all teachers find next to impossible.
 
     Args:
         logits: each teacher's, [C, V], of any floating types; computed in float32 or better.
-        shares: one a teacher, above 0, summing to 1.
+        shares: one per teacher, above 0, summing to 1.
         temperature: T > 0, the term's.
 
     Returns:
-        [C, V]; of one teacher its logits as they are.
+        [C, V]; for one teacher, its logits unchanged.
     """
     if len(logits) == 1:
         return logits[0]
     mixture: Tensor | None = None
-    for own, share in zip(logits, shares, strict=True):
-        scaled = own.to(torch.promote_types(own.dtype, torch.float32)) / temperature
+    for of_teacher, share in zip(logits, shares, strict=True):
+        scaled = of_teacher.to(torch.promote_types(of_teacher.dtype, torch.float32)) / temperature
         weighed = scaled.log_softmax(-1) + log(share)
         mixture = weighed if mixture is None else mixture.logaddexp(weighed)
     assert mixture is not None  # noqa: S101 - there is a teacher
@@ -43,7 +43,7 @@ def joined_samples(ids: Sequence[Tensor], weights: Sequence[Tensor], shares: Seq
     """Return all teachers' tokens [C, ΣK], weights times the teacher's share.
 
     Σ_i share_i · (an unbiased estimate of p_i) is an unbiased estimate of the mixture. An id that several teachers drew
-    stands there several times.
+    appears several times.
     """
-    weighed = [own * share for own, share in zip(weights, shares, strict=True)]
+    weighed = [of_teacher * share for of_teacher, share in zip(weights, shares, strict=True)]
     return torch.cat(list(ids), -1), torch.cat(weighed, -1)

@@ -66,7 +66,7 @@ class DistillationModule(nn.Module):
     accepts_loss_kwargs = True
     """Tells `transformers.Trainer` to count the labels of the whole step and to pass their number."""
     is_distributed_loading_by_transformers = False
-    """Tells it, where True, that weights are divided already: not to move them, and not to wrap the module in DDP."""
+    """With True, it neither moves weights, since they are divided already, nor wraps the module in DDP."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class DistillationModule(nn.Module):
         self.forward_passes = max((bound.term.forward_passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
-        self._corpus_alone = [not learns_on_policy(bound.term) for bound in terms]
+        self._corpus_only = [not learns_on_policy(bound.term) for bound in terms]
         inside = any(bound.term.layers for bound in terms)
         self._embedding = next((m for m in self.student.modules() if inside and isinstance(m, nn.Embedding)), None)
         self._buffers_of_logits: dict[Any, Tensor] = {}
@@ -118,21 +118,21 @@ class DistillationModule(nn.Module):
         signals: Mapping[str, kdtool.Signal],
         num_items_in_batch: Tensor | int,
         teacher_batches: Mapping[str, kdtool.Batch] | None = None,
-        weigh_alone: bool = False,
+        weights_only: bool = False,
     ) -> dict[str, Tensor]:
-        """Return this micro-batch's share of the step's loss; to `weigh_alone`, each token loss's sum of token weights.
+        """Return this micro-batch's share of the step's loss, or with `weights_only` each token loss's sum of token weights.
 
         Args:
             batch: B rows; N of their positions have a label.
             signals: of each teacher, for this batch.
             teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
             num_items_in_batch: positions in the loss mask of the whole step, over all ranks and micro-batches.
-            weigh_alone: whether to compute token weights and no losses.
+            weights_only: compute token weights and no losses.
         """
         tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
         self.stats.seen = self.count_seen_tokens(tokens)
-        if weigh_alone:
+        if weights_only:
             outputs = self.run_student(batch)
             weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
             self.stats.weights[self._token] += weights
@@ -140,7 +140,7 @@ class DistillationModule(nn.Module):
         with shared_states(self._embedding if self.measures_norms else None) as shared:
             outputs = self.run_student(batch)
         self.stats.tokens = tokens.clamp(min=1)
-        shared = shared or [one.last for one in outputs]
+        shared = shared or [output.last for output in outputs]
         loss = self._token_losses(batch, signals, outputs, shared)
         for index in self._sequence:
             view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
@@ -148,13 +148,13 @@ class DistillationModule(nn.Module):
         return {"loss": loss}
 
     def count_seen_tokens(self, tokens: Tensor) -> Tensor:
-        """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn from the corpus alone."""
+        """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn only from the corpus."""
         if self.corpus is None:
             return tokens.repeat(len(self.terms))
-        return torch.stack([self.corpus.tokens if alone else tokens for alone in self._corpus_alone])
+        return torch.stack([self.corpus.tokens if corpus_only else tokens for corpus_only in self._corpus_only])
 
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
-        """Run the backbone once, or twice where a loss asks for two passes; each draws dropout of its own."""
+        """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
         return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.forward_passes))
 
     def head_work(
@@ -178,7 +178,7 @@ class DistillationModule(nn.Module):
     def head_states(self, batch: kdtool.Batch, outputs: Sequence[kdtool.ModelOutputs]) -> list[Tensor]:
         """Return the final states that the chunked head takes, of each pass that token losses see."""
         where = loss_mask(batch)
-        return [select(one.last, where) for one in outputs[: self.chunk_loss.forward_passes]]
+        return [select(output.last, where) for output in outputs[: self.chunk_loss.forward_passes]]
 
     def _token_losses(
         self,
@@ -190,12 +190,12 @@ class DistillationModule(nn.Module):
         if not self._token:  # states must stay in the graph, so that every rank has all gradients
             return outputs[0].last.float().sum() * 0
         divisors = self.stats.seen[self._token].clamp(min=1) * self.mean_weights
-        # The head divides all terms by one number, so that a term's own is part of its factor.
+        # The head divides all terms by one number, so each term's own divisor is part of its factor.
         factors, divisor = self.factors[self._token] * self.stats.tokens / divisors, self.stats.tokens
         work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
         loss = chunked_loss(hidden, work, divisor)
         if not bool(work.finite):
-            raise_for_token_losses(self.run, [one.detach() for one in hidden], work, int(self.step))
+            raise_for_token_losses(self.run, [states.detach() for states in hidden], work, int(self.step))
         self.stats.values[self._token] += work.totals[0] / divisors
         self.stats.weights[self._token] += work.totals[1]
         if self.measures_norms and self._embedding is None:
@@ -217,29 +217,31 @@ class DistillationModule(nn.Module):
     ) -> kdtool.StepView:
         """Return what a sequence loss sees."""
         teacher = bound.term.teacher or ""
-        signal, beside = signals.get(teacher), teacher_batches.get(teacher)
+        signal, teacher_batch = signals.get(teacher), teacher_batches.get(teacher)
         head, shared = self.language_model.head, bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
         second = outputs[1] if bound.term.forward_passes == 2 else None
         inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
-        return kdtool.StepView(batch, outputs[0], signal, self.progress, self.step, beside, head, second, *inside)
+        return kdtool.StepView(
+            batch, outputs[0], signal, self.progress, self.step, teacher_batch, head, second, *inside
+        )
 
     def _sequence_loss(self, index: int, view: kdtool.StepView, shared: Sequence[Tensor]) -> Tensor:
-        bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
+        bound, passes = self.terms[index], [output for output in (view.student, view.second) if output is not None]
         result = bound.call(view)
         values: Tensor = result.values.float()
         if STUDENT_GENERATED in view.batch.columns and not learns_on_policy(bound.term):
-            values = values.masked_fill(_own(view.batch, result), 0.0)
+            values = values.masked_fill(_is_generated(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
             values = select(values, loss_mask(view.batch))
-        elif self.corpus is not None and self._corpus_alone[index]:
+        elif self.corpus is not None and self._corpus_only[index]:
             self.stats.seen[index] = self.corpus.rows
         else:
             self.stats.seen[index] = self.sizes.rows_per_step
         value = values.sum() / self.stats.seen[index].clamp(min=1)
         if not bool(value.isfinite()):
-            for one in passes:
-                raise_if_student_diverged(one.last.detach(), int(self.step), self.sizes.dtype)
+            for output in passes:
+                raise_if_student_diverged(output.last.detach(), int(self.step), self.sizes.dtype)
             raise_nonfinite_loss(self.run, bound.term, int(self.step), "returned", float(value))
         weighed = value * self.factors[index]
         self.stats.values[index] += value.detach()
@@ -253,14 +255,14 @@ class DistillationModule(nn.Module):
 
 
 def _key(name: str) -> str:
-    """Return the name of a term's module: one of torch's holds no dots."""
+    """Return the name of a term's module: torch allows no dots in it."""
     return name.replace(".", "/")
 
 
-def _own(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
-    """Return which values of a sequence loss are of text that the student wrote."""
-    own = batch.columns[STUDENT_GENERATED] != 0
-    return own[batch.labels != -100] if isinstance(result, kdtool.PerToken) else own.any(1)
+def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
+    """Return which values of a sequence loss belong to text that the student wrote."""
+    generated = batch.columns[STUDENT_GENERATED] != 0
+    return generated[batch.labels != -100] if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:

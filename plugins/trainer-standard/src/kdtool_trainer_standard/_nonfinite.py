@@ -22,7 +22,7 @@ _NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at
 
 
 def raise_if_student_diverged(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "final states") -> None:
-    """Raise if the student's own outputs, computed in `dtype`, are not finite: under autocast their own may be wider.
+    """Raise if the student's own outputs, computed in `dtype`, are not finite: under autocast their own dtype may be wider.
 
     Raises:
         UsageError: training has run away; no loss is at fault.
@@ -53,15 +53,15 @@ def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: 
         UsageError: the student's states or logits are not finite themselves.
         PluginError: a loss gave a value or a gradient that is not finite.
     """
-    for one in hidden:
-        raise_if_student_diverged(one, step, work.dtype)
+    for of_pass in hidden:
+        raise_if_student_diverged(of_pass, step, work.dtype)
     projection = Projection(work.head, work.dtype)
     with torch.no_grad(), torch.autocast(hidden[0].device.type, enabled=False):
         for start in range(0, hidden[0].shape[0], work.loss_chunk_size):
             rows = slice(start, start + work.loss_chunk_size)
-            logits = tuple(projection.logits(one[rows]) for one in hidden)
-            for one in logits:
-                raise_if_student_diverged(one, step, work.dtype, "logits")
+            logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
+            for of_pass in logits:
+                raise_if_student_diverged(of_pass, step, work.dtype, "logits")
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
                 gradients, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
@@ -73,7 +73,7 @@ def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: 
                             run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0])
                         )
     raise kdtool.UsageError(
-        f"the loss is not finite at step {step}, though each term alone is: the sum overflows {work.dtype}. "
+        f"the loss is not finite at step {step}, though each single term is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"
     )
 

@@ -1,9 +1,8 @@
 """Strength of each term: the norm of its weighed gradient by states of the student that all terms share.
 
-These are the final states, or the embedding's output where a term compares the inside of the models: norms at different
-places have no common unit. Called by the distillation module every tenth step or so, or at every step where a
-weighting uses them. A term whose norm is far below the
-others' does nothing, which its value alone does not show.
+These are the final states, or the embedding's output if a term compares layers inside the models: norms at different points
+have no common unit. Called by the distillation module about every tenth step, or at every step if a weighting uses them.
+A term whose norm is far below the others' has no effect, although its value may look normal.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ __all__ = [
 ]
 
 SAMPLED_POSITIONS = 64
-"""Positions of a micro-batch that are looked at: about 2 % of a step's time for two token losses and 49,152 tokens, where
-norms are taken by the final states. By the embedding's output each loss costs a backward pass through the backbone."""
+"""Sampled positions of a micro-batch: about 2 % of a step's time for two token losses and 49,152 tokens, if norms are taken
+at the final states. At the embedding's output each loss costs a backward pass through the backbone."""
 
 
 @contextmanager
 def shared_states(embedding: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Collect what the embedding returns while the block runs, one tensor [B, L, H] a pass; nothing without one."""
+    """Collect the embedding's outputs while the block runs, one tensor [B, L, H] per pass; none without an embedding."""
     states: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -50,14 +49,15 @@ def shared_states(embedding: nn.Module | None) -> Iterator[list[Tensor]]:
 def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
     """Return, for each token loss, the squared norm of its gradient by the final states, estimated from some positions.
 
-    `hidden` are the final states [N, H] of each pass; of two, the norm is that of both gradients together.
+    `hidden` are the final states [N, H] of each pass; with two passes, the norm is that of both gradients together.
     """
     count, device = hidden[0].shape[0], hidden[0].device
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
     sampled = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
     squares = [
-        torch.stack([one.float().square().sum() for one in passes]).sum() for passes in _by_last(hidden, work, sampled)
+        torch.stack([gradient.float().square().sum() for gradient in passes]).sum()
+        for passes in _by_last(hidden, work, sampled)
     ]
     return torch.stack(squares) * (count / len(sampled)) / divisor**2
 
@@ -79,11 +79,11 @@ def squared_norms_through(
     squares = []
     for passes in _by_last(hidden, work, sampled):
         given = [
-            torch.zeros_like(one).index_copy(0, sampled, own.to(one.dtype))
-            for one, own in zip(hidden, passes, strict=False)
+            torch.zeros_like(final).index_copy(0, sampled, gradient.to(final.dtype))
+            for final, gradient in zip(hidden, passes, strict=False)
         ]
-        found = torch.autograd.grad(hidden[: len(given)], states, given, retain_graph=True, allow_unused=True)
-        squares.append(_total(found, row.device))
+        by_states = torch.autograd.grad(hidden[: len(given)], states, given, retain_graph=True, allow_unused=True)
+        squares.append(_total(by_states, row.device))
     return torch.stack(squares) * (len(numbers) / few) / divisor**2
 
 
@@ -97,18 +97,18 @@ def squared_norms_of_sequence_loss(weighed: Tensor, states: Iterable[Tensor]) ->
 
 def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor) -> list[list[Tensor]]:
     """Return each term's undivided gradients by the final states of each pass, [C, H], at these of the positions."""
-    found: list[list[list[Tensor]]] = [[] for _ in work.loss.terms]
+    parts_by_term: list[list[list[Tensor]]] = [[] for _ in work.loss.terms]
     with torch.no_grad(), torch.autocast(sampled.device.type, enabled=False):
         projection = Projection(work.head, work.dtype)
         for rows in torch.split(sampled, work.loss_chunk_size):
-            logits = tuple(projection.logits(one[rows]) for one in hidden)
+            logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
             chunk = work.chunk_rows(rows, teachers)
-            for index, parts in enumerate(found):
+            for index, parts in enumerate(parts_by_term):
                 gradients = work.loss.of_term(index, logits, chunk)[0]
                 by_head = [projection.before_cap(g, z) for g, z in zip(gradients, logits, strict=False)]
-                parts.append([product(one.to(projection.dtype), projection.weight) for one in by_head])
-    return [[torch.cat(parts) for parts in zip(*own, strict=True)] for own in found]
+                parts.append([product(of_pass.to(projection.dtype), projection.weight) for of_pass in by_head])
+    return [[torch.cat(parts) for parts in zip(*of_term, strict=True)] for of_term in parts_by_term]
 
 
 def _total(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """On-policy micro-batches: text that the student generates, in place of some of the corpus's (GKD).
 
-Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. The choice is derived from
+Called by `_loop` when a step's micro-batches are fetched, before their labels are counted. The choice is derived from
 (seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
 from the rank, too. No generator state is checkpointed, and global generators are untouched.
 """
@@ -26,7 +26,7 @@ STUDENT_GENERATED = "student_generated"
 
 
 class _Document(NamedTuple):
-    """A document of a row. The student continues its first `prompt` tokens; None where nothing of it is learned."""
+    """A document of a row. The student continues its first `prompt` tokens; None if nothing of it is learned."""
 
     number: int
     ids: list[int]
@@ -49,14 +49,14 @@ class OnPolicySampler:
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
         """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
 
-        Where it is sampled, only what the student generated has labels; other columns are 0 there. Documents without
-        labels stay as they are, and what is too short for its row is padded.
+        If it is sampled, only generated tokens have labels; other columns are 0 there. Documents without labels stay as
+        they are, and short rows are padded.
         """
-        place = f"{self._run.seed} {step} {number}"
+        choice = f"{self._run.seed} {step} {number}"
         self.counts["batches"] += 1
-        if random.Random(place).random() >= self._config.fraction:
+        if random.Random(choice).random() >= self._config.fraction:
             return self.mark_as_corpus(batch)
-        chance = random.Random(f"{place} {self._run.rank}")
+        chance = random.Random(f"{choice} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
         rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
         new = self._write([document for row in rows for document in row], chance)
@@ -69,11 +69,11 @@ class OnPolicySampler:
         return replace(batch, columns={**batch.columns, STUDENT_GENERATED: torch.zeros_like(batch.labels)})
 
     def try_out(self, batch: kdtool.Batch) -> None:
-        """Have the student write a token, so that one that cannot is refused before the first step."""
+        """Have the student write one token, to refuse a student that cannot before the first step."""
         self._sample([batch.input_ids[0, :1].tolist()], [1], [0])
 
     def _write(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
-        """Yield what the student writes behind the prompt of each document that has one."""
+        """Yield the student's continuation of each document that has a prompt."""
         asked = [(each.ids[: each.prompt], each) for each in documents if each.prompt is not None]
         limits = [min(self._config.tokens, len(each.ids) - len(prompt)) for prompt, each in asked]
         new = self._sample([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
@@ -89,13 +89,13 @@ class OnPolicySampler:
     def _row(
         self, key: str, documents: Sequence[_Document], new: Iterator[list[int]], batch: kdtool.Batch
     ) -> kdtool.Row:
-        """Put the documents of a row beside each other again, each with what the student wrote, taken from `new`."""
+        """Join the documents of a row again, each with its continuation, taken from `new`."""
         ids, written, numbers = list[int](), list[bool](), list[int]()
         for document in documents:
-            own = [] if document.prompt is None else next(new)
-            whole = document.ids[: document.prompt] + own
+            continuation = [] if document.prompt is None else next(new)
+            whole = document.ids[: document.prompt] + continuation
             ids += whole
-            written += [False] * (len(whole) - len(own)) + [True] * len(own)
+            written += [False] * (len(whole) - len(continuation)) + [True] * len(continuation)
             numbers += [document.number] * len(whole)
         length = batch.input_ids.shape[1]
         missing = length - len(ids)
@@ -116,21 +116,21 @@ def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[i
 
 
 def _documents(ids: list[int], labels: list[int], numbers: list[int], share: float, start: int) -> list[_Document]:
-    found, begin = [], 0
+    documents, begin = [], 0
     for number, tokens in groupby(numbers):
         end = begin + len(list(tokens))
         if number >= 0:
-            found.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share, start)))
+            documents.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share, start)))
         begin = end
-    return found
+    return documents
 
 
 def _prompt(labels: Sequence[int], share: float, start: int) -> int | None:
-    """Return how many tokens of a document come before the first that is learned; `share` of it where all of it is.
+    """Return how many tokens of a document come before the first that is learned; `share` of it if all of it is.
 
-    The `start` tokens that begin it are never learned, nor is the token behind them where a document continues.
+    The `start` tokens that begin it are never learned, nor is the token after them if a document continues.
     """
-    first = next((place for place, label in enumerate(labels) if label != NO_LABEL), None)
+    first = next((index for index, label in enumerate(labels) if label != NO_LABEL), None)
     if first is None:
         return None
     return first + 1 if first > start else max(1, int(share * len(labels)))

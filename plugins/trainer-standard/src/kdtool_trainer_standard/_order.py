@@ -1,7 +1,7 @@
 """Deterministic shuffled order, independent of batch size and world size.
 
-The phase is one long list of places; place p shows row shuffle(epoch p // rows)[p % rows]. So a resumed phase continues at
-its place, whatever was prefetched.
+The phase is one long list of positions; position p has row shuffle(epoch p // rows)[p % rows]. So a resumed phase continues
+at its position, regardless of prefetching.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class RowsInOrder(torch.utils.data.Dataset[kdtool.Row]):
 
     Args:
         rows: the rows, at least one.
-        places: how many are wanted; beyond the number of rows they come again, shuffled anew.
+        length: length of the list; after all rows, they are shuffled again and repeated.
         seed: the run's seed.
     """
 
-    def __init__(self, rows: kdtool.RowSource, places: int, seed: int) -> None:
+    def __init__(self, rows: kdtool.RowSource, length: int, seed: int) -> None:
         self._rows = rows
-        self._places = places
+        self._length = length
         self._seed = seed
 
     def __len__(self) -> int:
-        return self._places
+        return self._length
 
-    def __getitem__(self, place: int) -> kdtool.Row:
-        epoch, offset = divmod(place, len(self._rows))
+    def __getitem__(self, index: int) -> kdtool.Row:
+        epoch, offset = divmod(index, len(self._rows))
         row = self._rows[_shuffle(len(self._rows), self._seed, epoch)[offset]]
         return replace(row, turn=self._seed + epoch)
 

@@ -38,7 +38,7 @@ class _Outlined(NamedTuple):
     kept: int
     facts: kdtool.ModelFacts
     shapes: tuple[object, ...]
-    """All that the estimate follows from, but for the micro-batch."""
+    """Everything that the estimate depends on, except the micro-batch."""
 
 
 _outlines: WeakKeyDictionary[torch.nn.Module, dict[torch.dtype, _Outlined]] = WeakKeyDictionary()

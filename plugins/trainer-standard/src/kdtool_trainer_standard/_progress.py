@@ -27,15 +27,15 @@ class Progress:
     """Sums of squared gradient norms since the phase began: which terms did nothing."""
     last_values: Mapping[str, float] | None = None
     token_weights: Mapping[str, Sequence[float]] | None = None
-    """The state of `WeightMeans`; None where no tokens are weighed, and before the first step."""
+    """The state of `WeightMeans`; None if no tokens are weighed, and before the first step."""
     states: Mapping[str, Mapping[str, Any]] | None = None
     """State of components, by their names, as of this checkpoint."""
     on_policy: Mapping[str, int] | None = None
-    """The counts of `OnPolicySampler` on rank 0; None where the phase is not on-policy."""
+    """The counts of `OnPolicySampler` on rank 0; None if the phase is not on-policy."""
     best: Mapping[str, Any] | None = None
-    """The fields of `Best`, on rank 0, where a validation was watched."""
+    """The fields of `Best`, on rank 0, if a validation is watched."""
     largest_weight: float | None = None
-    """The largest absolute weight that learns, as the phase began: has the student run away since?"""
+    """The largest absolute weight that learns, at the beginning of the phase, to detect divergence."""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1

@@ -41,7 +41,7 @@ _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 
 class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
-    """Writes a phase's checkpoints and goes on from one; `parent` is what else `transformers.Trainer` is given."""
+    """Writes a phase's checkpoints and resumes from one; `parent` holds the other arguments of `transformers.Trainer`."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         folder = Path(output_dir or self._get_output_dir(None))
         leads = self.run.rank == 0
         for part, name in self._parts():
-            learnt = {key: whole(tensor, keep=leads).contiguous() for key, tensor in changing(part).items()}
+            learned = {key: whole(tensor, keep=leads).contiguous() for key, tensor in changing(part).items()}
             if leads:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_safetensors(learnt, folder / name)
+                write_safetensors(learned, folder / name)
 
     def _parts(self) -> list[tuple[torch.nn.Module, str]]:
-        """Return what learns, and the file of a checkpoint that holds it."""
+        """Return the modules that learn, each with its file in a checkpoint."""
         losses = self.module.loss_modules
         return [(self.module.student, _STUDENT), *([(losses, _LOSS_MODULES)] if losses else [])]
 
@@ -110,7 +110,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         leads = self.run.rank == 0
         moments = whole_moments(self.optimizer.state_dict(), keep=leads)
-        if leads:  # the same files as without sharding: either goes on from the other's
+        if leads:  # the same files as without sharding: each can resume from the other's
             torch.save(moments, Path(output_dir) / _OPTIMIZER)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
 
@@ -120,7 +120,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             restore(part, load_file(folder / name), folder)
         self.progress = replace(_progress.read(folder), compiled=self.progress.compiled)
         if self.validator is not None and self.progress.best is not None:
-            self.validator.go_on(self.progress.best)
+            self.validator.restore(self.progress.best)
         if self.sampler is not None:
             self.sampler.counts.update(self.progress.on_policy or {})
             self.progress.on_policy = self.sampler.counts
@@ -128,8 +128,8 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.run.component(name, kdtool.Component).kdtool_restore(state)
 
     def _states(self) -> dict[str, Mapping[str, Any]]:
-        found: dict[str, Mapping[str, Any]] = self.run.hook.kdtool_state()
-        for name, state in found.items():
+        states: dict[str, Mapping[str, Any]] = self.run.hook.kdtool_state()
+        for name, state in states.items():
             try:
                 json.dumps(state, allow_nan=False)
             except (TypeError, ValueError) as error:
@@ -137,7 +137,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                     f"{self.run.hook.owner(name) or name} returned a kdtool_state that cannot be stored as JSON: {error}; "
                     "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
                 ) from error
-        return found
+        return states
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _checkpoints.refuse_pickles(checkpoint):
@@ -184,34 +184,34 @@ def find_resume_point(
     progress, name = _progress.read(newest), dtype_name(dtype)
     if progress.world != run.world:
         raise kdtool.UsageError(
-            f"phase {phase.name!r} was begun by {progress.world} processes and cannot go on with {run.world}: a step would "
-            f"be other rows. Start as many as before, or delete {phase.checkpoints}"
+            f"phase {phase.name!r} was started with {progress.world} processes and cannot resume with {run.world}: a step "
+            f"would consist of other rows. Start {progress.world} processes, or delete {phase.checkpoints}"
         )
     if progress.dtype != name:
         raise kdtool.UsageError(
-            f"phase {phase.name!r} was begun in {progress.dtype} and cannot go on in {name}, which `dtype: auto` is on this "
-            f"machine. Go on where it was begun, or on a machine like that, or delete {phase.checkpoints}"
+            f"phase {phase.name!r} was started in {progress.dtype} and cannot resume in {name}, the `dtype: auto` of this "
+            f"machine. Resume on a machine like the first, or delete {phase.checkpoints}"
         )
     return newest, progress
 
 
 def changing(student: torch.nn.Module) -> dict[str, Tensor]:
-    """Return what a phase changes, by name: parameters that learn, and buffers. Frozen weights come with the student."""
-    found = {name: parameter.data for name, parameter in student.named_parameters() if parameter.requires_grad}
+    """Return the tensors that a phase changes, by name: parameters that learn, and buffers, but not frozen weights."""
+    tensors = {name: parameter.data for name, parameter in student.named_parameters() if parameter.requires_grad}
     for prefix, module in student.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}".removeprefix(".")] = buffer
-    return found
+                tensors[f"{prefix}.{name}".removeprefix(".")] = buffer
+    return tensors
 
 
 def restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
-    """Give the student back what `changing` found; `folder` is the checkpoint that holds it."""
+    """Restore the tensors that `changing` returned; `folder` is the checkpoint that holds them."""
     here = changing(student)
     if here.keys() != stored.keys():
         some = ", ".join(sorted(here.keys() ^ stored.keys())[:3])
         raise kdtool.StorageError(
-            f"the checkpoint {folder} is of another student: {some} is in one of them alone; delete the folder and run again"
+            f"the checkpoint {folder} belongs to another student: only one has {some}; delete the folder and run again"
         )
     for name, tensor in stored.items():
         here[name].copy_(divided_like(tensor, here[name]))

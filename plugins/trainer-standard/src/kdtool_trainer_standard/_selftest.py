@@ -35,7 +35,7 @@ _ZERO = 1e-3
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
 _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-"""Relative difference that a analytic gradient may make: autograd's is rounded to the logits' precision."""
+"""Relative difference that an analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
 def self_test(
@@ -47,7 +47,7 @@ def self_test(
 ) -> tuple[Logits, ChunkRows]:
     """Check student, teachers and losses against each other, on a batch with labels.
 
-    `teacher_batches` are of teachers that have rows of their own.
+    `teacher_batches` belong to teachers with their own rows.
 
     Returns:
         Logits and the rest of a real chunk, of the size that the token losses will be called with.
@@ -67,13 +67,13 @@ def self_test(
     batch, signals, teacher_batches = _fullest_row(batch, signals, teacher_batches or {})
     with autocast():
         outputs = _passes(module, batch)
-        for one in outputs:
-            check_initial_finite(one.last.detach(), module.sizes.dtype)
+        for output in outputs:
+            check_initial_finite(output.last.detach(), module.sizes.dtype)
         for bound in module.terms:
             if not bound.per_token:
                 _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, teacher_batches))
     work = module.head_work(batch, signals)
-    hidden = [one.detach() for one in module.head_states(batch, outputs)]
+    hidden = [states.detach() for states in module.head_states(batch, outputs)]
     logits, rows = _chunk(work, hidden, 0, work.loss_chunk_size)
     for projected in logits:
         check_initial_finite(projected, module.sizes.dtype, "logits")
@@ -88,7 +88,7 @@ def self_test(
 def _passes(module: DistillationModule, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
     """Run the student as training will, and detect dropout by its use of random numbers.
 
-    Equal states do not prove that dropout is missing: an untrained adapter adds zero, whatever is dropped.
+    Equal states do not prove that dropout is missing: an untrained adapter adds zero, with or without dropout.
     """
     before = _generators(batch.input_ids.device)
     outputs = module.run_student(batch)
@@ -108,7 +108,7 @@ def _chunk(
 ) -> tuple[Logits, ChunkRows]:
     rows = slice(start, min(start + count, hidden[0].shape[0]))
     projection = Projection(work.head, dtype or work.dtype)
-    logits = tuple(projection.logits(one[rows]) for one in hidden)
+    logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
     return logits, work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
 
 
@@ -128,10 +128,10 @@ def _check_teacher(
     has_tokenizer = teacher in run.implementing("kdtool_tokenizer")
     tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run) if has_tokenizer else None
     if tokenizer is not None:
-        found = kdtool.Vocabularies.compare(student.tokenizer, tokenizer)
-        if not found.comparable:
+        comparison = kdtool.Vocabularies.compare(student.tokenizer, tokenizer)
+        if not comparison.comparable:
             raise kdtool.UsageError(
-                f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
+                f"{bound.term.label} compares token by token, but {comparison.sentence('the student', teacher)}; take a "
                 "student with the teacher's tokenizer, or a loss that works across vocabularies"
             )
     expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
@@ -151,7 +151,7 @@ def _check_teacher(
 def _fullest_row(
     batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], teacher_batches: Mapping[str, kdtool.Batch]
 ) -> tuple[kdtool.Batch, dict[str, kdtool.Signal], dict[str, kdtool.Batch]]:
-    """Return the row with most to imitate alone, with the signals for it."""
+    """Return only the row with most to imitate, with its signals."""
     row = int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
     cut = {name: _signal_of_row(signal, teacher_batches.get(name, batch), row) for name, signal in signals.items()}
     return _row(batch, row), cut, {name: _row(other, row) for name, other in teacher_batches.items()}
@@ -180,7 +180,8 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
         select_signal(signal, positions),
         attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
         projections={
-            layer: kdtool.Projections(*(tensor[only] for tensor in own)) for layer, own in signal.projections.items()
+            layer: kdtool.Projections(*(tensor[only] for tensor in tensors))
+            for layer, tensors in signal.projections.items()
         },
     )
 
@@ -230,18 +231,18 @@ def _value_and_gradients(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     hook = run.component(bound.term.name, kdtool.TokenLoss).kdtool_token_loss
-    leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.forward_passes])
+    leaves = tuple(of_pass.detach().clone().requires_grad_() for of_pass in logits[: bound.term.forward_passes])
     with torch.enable_grad():
         answer = hook(work.loss.chunk(index, leaves, rows))
         values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(rows.labels),))
-        found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        by_leaves: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if values.requires_grad:
-            found = _differentiate(run, bound.term.name, values, leaves)
+            by_leaves = _differentiate(run, bound.term.name, values, leaves)
     gradients = []
-    for gradient, name in zip(found, ("student_logits", "second_logits"), strict=False):
+    for gradient, name in zip(by_leaves, ("student_logits", "second_logits"), strict=False):
         if gradient is None:
             raise kdtool.PluginError(
-                f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.{name} "
+                f"{_who(run, bound.term.name)}: the values that kdtool_token_loss returned do not depend on chunk.{name} "
                 "(detached, or computed from .data, .item() or numpy); nothing could be learned from it"
             )
         gradients.append(gradient)
@@ -265,8 +266,8 @@ def _differentiate(
 def _check_analytic_gradient(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> None:
-    """Compare with autograd, at logits of other positions: where student and teacher are near, there is only rounding."""
-    logits = tuple(one.roll(1, 0) for one in logits)
+    """Compare with autograd, at logits of other positions: if student and teacher are close, only rounding is left."""
+    logits = tuple(of_pass.roll(1, 0) for of_pass in logits)
     values, (expected,) = _value_and_gradients(run, index, bound, work, logits, rows)
     chunk, before = work.loss.chunk(index, logits, rows), logits[0].clone()
     with torch.no_grad():
@@ -274,24 +275,24 @@ def _check_analytic_gradient(
     if answer is None:
         return
     name, hook = bound.term.name, "kdtool_token_gradient"
-    found, gradient = _expect_values(run, name, hook, answer[0], (len(rows.labels),)), answer[1]
+    analytic_values, gradient = _expect_values(run, name, hook, answer[0], (len(rows.labels),)), answer[1]
     _expect_values(run, name, hook, gradient, tuple(chunk.student_logits.shape))
     sizes = expected.float().norm(dim=-1)
     # a position whose gradient nearly vanishes is the difference of large numbers: rounding there is measured by the others
     apart_by = (gradient - expected[:, : gradient.shape[1]].float()).norm(dim=-1)
     away = apart_by / (sizes.clamp(min=float(sizes.mean())) + 1e-3)
-    apart = (found - values).abs() / values.abs().clamp(min=1.0)
+    apart = (analytic_values - values).abs() / values.abs().clamp(min=1.0)
     allowed = _ANALYTIC[logits[0].dtype]
     if not max(float(away.max()), float(apart.max())) <= allowed:
         raise kdtool.PluginError(
-            f"{_who(run, name)}: {hook} does not give what autograd finds for kdtool_token_loss: on a first chunk gradients "
+            f"{_who(run, name)}: {hook} differs from autograd on kdtool_token_loss: on a first chunk gradients "
             f"differ by {float(away.max()):.2g}, values by {float(apart.max()):.2g} (relative; allowed {allowed:g})"
         )
     gradient.zero_()
     if not torch.equal(before, logits[0]):
         raise kdtool.PluginError(
             f"{_who(run, name)}: {hook} changed chunk.student_logits, or returned a gradient in their memory; expected: a "
-            "tensor of its own"
+            "separate tensor"
         )
 
 
@@ -314,23 +315,23 @@ def _check_sequence_loss(
 def _as_the_teacher(
     term: kdtool.LossTerm, student: kdtool.ModelOutputs, teacher: kdtool.Signal
 ) -> tuple[kdtool.ModelOutputs, list[Tensor]]:
-    """Return the student with the teacher's insides where the term compares them, as leaves; none where shapes differ."""
+    """Return the student with the teacher's values in compared layers, as leaves; no leaves if shapes differ."""
     leaves: list[Tensor] = []
     differ = False
 
-    def leaf(own: Tensor, other: Tensor) -> Tensor:
+    def leaf(of_student: Tensor, of_teacher: Tensor) -> Tensor:
         nonlocal differ
-        differ = differ or own.shape != other.shape
-        leaves.append(other.detach().to(own.dtype).requires_grad_())
+        differ = differ or of_student.shape != of_teacher.shape
+        leaves.append(of_teacher.detach().to(of_student.dtype).requires_grad_())
         return leaves[-1]
 
     for kind in sorted({kind for need in term.needs for kind in need} & {"hidden", "attentions", "projections"}):
-        ours, theirs = dict(getattr(student, kind)), getattr(teacher, kind)
-        for own, other in term.layers:
-            if own in ours and other in theirs:
-                both = ours[own], theirs[other]
-                ours[own] = kdtool.Projections(*map(leaf, *both)) if kind == "projections" else leaf(*both)
-        changed: dict[str, Any] = {kind: ours}
+        by_layer, teacher_by_layer = dict(getattr(student, kind)), getattr(teacher, kind)
+        for layer, teacher_layer in term.layers:
+            if layer in by_layer and teacher_layer in teacher_by_layer:
+                both = by_layer[layer], teacher_by_layer[teacher_layer]
+                by_layer[layer] = kdtool.Projections(*map(leaf, *both)) if kind == "projections" else leaf(*both)
+        changed: dict[str, Any] = {kind: by_layer}
         student = dataclasses.replace(student, **changed)
     return student, [] if differ else leaves
 
@@ -346,22 +347,25 @@ def _check_chunking(work: HeadWork, hidden: Sequence[Tensor]) -> None:
     )
     projection = Projection(head)
     gradients, (sums, _) = work.loss(logits, rows)
-    states = [one[:count].float().requires_grad_() for one in hidden]
+    states = [of_pass[:count].float().requires_grad_() for of_pass in hidden]
     small = dataclasses.replace(work, head=head, dtype=torch.float32, head_chunk_size=20, loss_chunk_size=7, buffers={})
     small.rows = dataclasses.replace(work.rows, labels=rows.labels, positions=rows.positions, columns=rows.columns)
-    found = torch.autograd.grad(chunked_loss(states, small, torch.ones((), device=sums.device)), states)
+    chunked = torch.autograd.grad(chunked_loss(states, small, torch.ones((), device=sums.device)), states)
     expected = [
-        projection.before_cap(gradient, one) @ projection.weight
-        for gradient, one in zip(gradients, logits, strict=True)
+        projection.before_cap(gradient, of_pass) @ projection.weight
+        for gradient, of_pass in zip(gradients, logits, strict=True)
     ]
-    away = max(float((one - other).norm() / (other.norm() + 1e-3)) for one, other in zip(found, expected, strict=True))
+    away = max(
+        float((of_pass - other).norm() / (other.norm() + 1e-3))
+        for of_pass, other in zip(chunked, expected, strict=True)
+    )
     apart = float(((small.totals[0] - sums).abs() / sums.abs().clamp(min=1.0)).max())
     if not max(away, apart) <= _CHUNKED:
         names = ", ".join(bound.term.label for bound in work.loss.terms)
         raise kdtool.PluginError(
             f"the losses ({names}) or token weights depend on how positions are cut into chunks: gradients differ by "
-            f"{away:.2g}, values by {apart:.2g} (relative; allowed {_CHUNKED:g}). Each position's value may depend on that "
-            "position alone"
+            f"{away:.2g}, values by {apart:.2g} (relative; allowed {_CHUNKED:g}). Each position's value may depend only on "
+            "that position"
         )
 
 
@@ -393,7 +397,7 @@ def _expect_result(run: kdtool.RunInfo, bound: BoundTerm, result: object, view: 
 def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, values: Tensor, gradients: Sequence[Tensor]) -> None:
     value = float(values.detach().abs().max())
     gradient = float(torch.stack([one.float().abs().max() for one in (*gradients, values.new_zeros(1))]).max())
-    if not (value <= _ZERO and gradient <= _ZERO):  # neither is a number that is none
+    if not (value <= _ZERO and gradient <= _ZERO):  # written so that NaN fails
         raise kdtool.PluginError(
             f"{_who(run, bound.term.name)} sets `divergence = True`, but returns {value:.3g} with gradient "
             f"{gradient:.3g} for identical inputs; expected: 0 and 0"

@@ -1,7 +1,7 @@
 """A module whose weights, gradients and moments are divided among the ranks (FSDP2), and whole again afterwards.
 
-Each decoder layer is a group of its own, gathered while it runs; the module is the root, in whose group is all the rest:
-the embedding, the head, and what losses train along. So the chunked head finds whole weights wherever it asks for them.
+Each decoder layer is a separate group, gathered while it runs; the module is the root, whose group holds the rest: the
+embedding, the head, and what losses train along. So the chunked head always finds whole weights.
 Called by `_train` and `_resumable`. We call `fully_shard` ourselves: accelerate leaves it out on the CPU without a word.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["Sharding", "divided_like", "divided_moments", "share_of_rank", "whol
 
 
 class Sharding:
-    """Divides a module, which lies whole on this rank's device, among all ranks.
+    """Divides a module, which is whole on this rank's device, among all ranks.
 
     Raises:
         UsageError: the student's layers cannot be found, or some of its weights cannot be divided.
@@ -53,12 +53,12 @@ class Sharding:
         for part in parts:
             if isinstance(part, FSDPModule):
                 part.reshard()
-        found: dict[nn.Parameter, nn.Parameter] = {}
+        new_weights: dict[nn.Parameter, nn.Parameter] = {}
         for part in parts:
             for name, weight in list(part.named_parameters(recurse=False)):
-                if weight not in found:  # a tied weight is gathered once, and stays tied
-                    found[weight] = nn.Parameter(whole(weight.detach()), weight.requires_grad)
-                setattr(part, name, found[weight])
+                if weight not in new_weights:  # a tied weight is gathered once, and stays tied
+                    new_weights[weight] = nn.Parameter(whole(weight.detach()), weight.requires_grad)
+                setattr(part, name, new_weights[weight])
         for before, added in zip(self._before, self._added, strict=True):
             before.restore(added)
         self._module.cpu()  # buffers too
@@ -75,7 +75,9 @@ class _Before:
 
     @classmethod
     def of(cls, part: nn.Module) -> _Before:
-        hooks = {name: dict(own) for name, own in vars(part).items() if "_hooks" in name and isinstance(own, dict)}
+        hooks = {
+            name: dict(value) for name, value in vars(part).items() if "_hooks" in name and isinstance(value, dict)
+        }
         return cls(part, type(part), frozenset(vars(part)), hooks)
 
     def restore(self, added: frozenset[str]) -> None:
@@ -89,7 +91,7 @@ class _Before:
 
 
 def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
-    """Return a divided tensor gathered in main memory, any other as it is. On every rank; empty where not to `keep`."""
+    """Return a divided tensor gathered in main memory, any other as it is. Call it on every rank; empty unless `keep`."""
     if not isinstance(tensor, DTensor):
         return tensor
     gathered = tensor.full_tensor()
@@ -102,7 +104,7 @@ def share_of_rank(tensor: Tensor) -> Tensor:
 
 
 def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return this rank's part of a whole tensor, divided as `like` is; the tensor itself where that is not divided."""
+    """Return this rank's part of a whole tensor, divided as `like` is; the tensor itself if that is not divided."""
     if not isinstance(like, DTensor):
         return tensor
     # Every rank has read the whole: none needs to send it.
@@ -112,20 +114,21 @@ def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
 def whole_moments(state: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
     """Return an optimiser's state with its tensors gathered, on every rank; `keep` as in `whole`."""
     moments = {
-        number: {name: whole(value, keep=keep) for name, value in own.items()} for number, own in state["state"].items()
+        number: {name: whole(value, keep=keep) for name, value in of_weight.items()}
+        for number, of_weight in state["state"].items()
     }
     return {**state, "state": moments}
 
 
 def divided_moments(state: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what `whole_moments` made, divided as the optimiser's weights are."""
+    """Return the result of `whole_moments`, divided as the optimiser's weights are."""
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     moments = {
         number: {
             name: divided_like(value, weights[number]) if value.shape == weights[number].shape else value
-            for name, value in own.items()
+            for name, value in of_weight.items()
         }
-        for number, own in state["state"].items()
+        for number, of_weight in state["state"].items()
     }
     return {**state, "state": moments}
 

@@ -23,7 +23,7 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def defer(self) -> None:
-        """Note the next stop signal. An ignored one stays ignored; only the main thread can have handlers."""
+        """Record the next stop signal. An ignored one stays ignored; only the main thread can have handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):

@@ -20,14 +20,14 @@ class TeacherSignals:
         self._numbers: dict[str, dict[str, int]] = {}
 
     def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
-        """Return the batches of teachers that have rows of their own, and the signals of all."""
+        """Return the batches of teachers with their own rows, and the signals of all teachers."""
         batches = {name: self._batch(name, batch) for name in self._rows}
         return batches, {name: source.signal(batches.get(name, batch)) for name, source in self._signals.items()}
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)
-        found = collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
-        return replace(found, turns=batch.turns)
+        teacher_batch = collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
+        return replace(teacher_batch, turns=batch.turns)
 
     def _row_numbers(self, teacher: str) -> Mapping[str, int]:
         if teacher not in self._numbers:

@@ -1,4 +1,4 @@
-"""A phase's losses bound to what the training loop needs of them: callables, teachers, fixed factors.
+"""A phase's losses as the training loop needs them: callables, teachers, fixed factors.
 
 Made once at the start of a phase, from hooks and the first batch's signals.
 """
@@ -29,9 +29,9 @@ class BoundTerm:
     form: Form = "none"
     captured_temperature: float = 1.0
     shares: tuple[float, ...] = ()
-    """Each teacher's share of what a token loss learns, in the order of `term.teachers`."""
+    """Each teacher's share of the distribution to learn, in the order of `term.teachers`."""
     gradient: Callable[[kdtool.TokenChunk], tuple[Tensor, Tensor] | None] | None = None
-    """`kdtool_token_gradient`, where the loss has it and sees one pass."""
+    """`kdtool_token_gradient`, if the loss has it and sees one pass."""
 
 
 def without_dropout(terms: Iterable[kdtool.LossTerm]) -> kdtool.UsageError:
@@ -45,16 +45,16 @@ def without_dropout(terms: Iterable[kdtool.LossTerm]) -> kdtool.UsageError:
 
 
 def learns_on_policy(term: kdtool.LossTerm) -> bool:
-    """Say whether a term has a use of text that the student wrote: a teacher's word of it, or two passes over it.
+    """Return whether a term can learn from text that the student wrote: by a teacher's signals, or by two passes over it.
 
-    Others learn that what stands there is right. Of the student's own samples that is no more than chance: the gradient of
-    their likelihood is 0 on average. So such terms learn from the corpus alone.
+    Other terms raise the text's likelihood. For the student's own samples that is noise: the gradient of their likelihood is
+    0 on average. So such terms learn only from the corpus.
     """
     return bool(term.teachers) or term.divergence
 
 
 def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, kdtool.Signal]) -> tuple[BoundTerm, ...]:
-    """Bind the phase's terms, in order. `signals` are those of a first batch: they say in which form teachers answer.
+    """Bind the phase's terms, in order. `signals` are those of a first batch: they show in which form teachers answer.
 
     Raises:
         PluginError: a teacher's signal holds nothing that the loss can use.
@@ -89,19 +89,21 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
         sparse=sparse,
         hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
         attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
-        projections={layer: kdtool.Projections(*map(_plain, own)) for layer, own in signal.projections.items()},
+        projections={layer: kdtool.Projections(*map(_plain, tensors)) for layer, tensors in signal.projections.items()},
     )
 
 
 def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
-    found = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
-    if len(set(found.values())) > 1:
-        forms = ", ".join(f"{name} {form} at temperature {captured:g}" for name, (form, captured) in found.items())
+    form_of_teacher = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
+    if len(set(form_of_teacher.values())) > 1:
+        forms = ", ".join(
+            f"{name} {form} at temperature {captured:g}" for name, (form, captured) in form_of_teacher.items()
+        )
         raise kdtool.UsageError(
             f"{term.label} cannot mix signals of different forms ({forms}); give all its teachers the same cache and "
             "temperature"
         )
-    return next(iter(found.values()), ("none", 1.0))
+    return next(iter(form_of_teacher.values()), ("none", 1.0))
 
 
 def _form_of(run: kdtool.RunInfo, term: kdtool.LossTerm, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:

@@ -1,4 +1,4 @@
-"""One phase from start to end: binding, self-tests, the loop, what is left to be said.
+"""One phase from start to end: binding, self-tests, the loop, final notes.
 
 Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engine's: the student comes in as it trains.
 """
@@ -130,7 +130,7 @@ def _sampler(
     student: kdtool.LanguageModel,
     device: torch.device,
 ) -> OnPolicySampler | None:
-    """Return what has the student write, where that is asked for and a loss learns from it: a control's may not."""
+    """Return the on-policy sampler if it is set and a loss learns from its text: a control's losses may not."""
     if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
         return None
     if phase.teacher_rows:
@@ -144,20 +144,20 @@ def _sampler(
 def _select_rows(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
     """Return the first rows, in the order of training, that have something to learn from: at most `count`."""
     in_order = RowsInOrder(phase.rows, len(phase.rows), seed)
-    found: list[kdtool.Row] = []
-    for place in range(len(in_order)):
-        row = in_order[place]
+    rows: list[kdtool.Row] = []
+    for index in range(len(in_order)):
+        row = in_order[index]
         if bool((collate([row]).labels != NO_LABEL).any()):
-            found.append(row)
-        if len(found) == count:
+            rows.append(row)
+        if len(rows) == count:
             break
-    if not found:
+    if not rows:
         raise kdtool.UsageError(f"no row of phase {phase.name!r} has a labelled token: there is nothing to learn from")
-    return found
+    return rows
 
 
 def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
-    """Put the student where it trains; weights that learn are float32, and autocast computes in less."""
+    """Move the student to its device; weights that learn are float32, and autocast computes in less."""
     student.model.to(device)
     student.model.train()
     for parameter in student.model.parameters():
@@ -289,15 +289,15 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         share = squares[bound.term.name] ** 0.5 / total if total and bound.term.name in squares else 1.0
         if share < _SILENT_SHARE:
             notes.append(
-                f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: it taught the student next to "
-                "nothing; a larger weight, or none, is what was meant"
+                f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: the student learned next to "
+                "nothing from it; raise its weight, or remove it"
             )
         value = (progress.last_values or {}).get(bound.term.name)
         half = module.sizes.dtype != torch.float32
         if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
-                f"{bound.term.label} fell to {value:.3f} nats, where rounding in {progress.dtype} blurs its gradient; set "
-                "dtype: float32 to train further"
+                f"{bound.term.label} fell to {value:.3f} nats, at which rounding in {progress.dtype} blurs its gradient; "
+                "set dtype: float32 to train further"
             )
     return tuple(notes)
 
@@ -317,7 +317,7 @@ def _on_policy_notes(counts: Mapping[str, int] | None) -> Iterator[str]:
         length = counts["tokens"] / max(1, counts["documents"])
         yield (
             f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were on-policy, "
-            f"{length:.1f} tokens a document on average"
+            f"{length:.1f} tokens per document on average"
         )
 
 

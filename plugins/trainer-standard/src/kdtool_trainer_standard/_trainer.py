@@ -20,7 +20,7 @@ class StandardTrainer(kdtool.Trainer):
     on_policy = "on_policy"
 
     class Config(StandardTrainerConfig):
-        """Settings of the optimiser, of memory and speed, and of what is written."""
+        """Settings of the optimiser, memory, speed and output."""
 
     config: Config
 

@@ -1,7 +1,7 @@
-"""Validation: what the recipe's evaluators measure of the student while it learns, and when it no longer gets better.
+"""Validation: the recipe's evaluators measure the student while it learns, and training stops when it no longer improves.
 
-`TrainingLoop` asks after each step. Evaluators see the student in memory, under the precision in which it trains; what they
-take for the test split is the split `validation`, since a student must not be chosen on what it is judged by.
+`TrainingLoop` asks after each step. Evaluators see the student in memory, in the precision in which it trains. Their split
+`test` is the split `validation` here, since a student must not be selected on the text that judges it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _FOLDER = "validation"
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: its step, what was measured, and the number of validations since."""
+    """The best validation so far: its step, its value, and the number of validations since."""
 
     step: int
     value: float
     sha256: str
-    """Of the file that keeps what was learnt by then."""
+    """Hash of the file with the weights of that step."""
     since: int = 0
 
 
 class Validator:
-    """Asks the evaluators. On rank 0; `best` is None before the first validation, and where nothing is watched."""
+    """Asks the evaluators. On rank 0; `best` is None before the first validation, and if nothing is watched."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Validator:
         self._kept: int | None = None
 
     def due(self, step: int) -> bool:
-        """Say whether the student is measured after this step: every so many, and after the last."""
+        """Return whether the student is measured after this step: every `every` steps, and after the last."""
         return step % self._config.every == 0 or step == self._last
 
     @property
@@ -64,24 +64,24 @@ class Validator:
         """True if the student has not improved for `patience` validations."""
         return self.best is not None and self.best.since >= self._config.patience
 
-    def measure(self, step: int, learnt: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return what the evaluators measure now, by EVALUATOR.MEASUREMENT; keep what was `learnt` where it is the best.
+    def measure(self, step: int, learned: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the evaluators' values by EVALUATOR.MEASUREMENT; keep the weights `learned` if the student is at its best.
 
         Raises:
             UsageError: what is watched is not measured.
         """
-        found = self._measure(step)
+        measurements = self._measure(step)
         if self._config.watch is not None:
-            self._compare(step, found[self._config.watch], learnt)
-        shown = ", ".join(f"{name} {measurement.value:.4g}" for name, measurement in found.items())
+            self._compare(step, measurements[self._config.watch], learned)
+        shown = ", ".join(f"{name} {measurement.value:.4g}" for name, measurement in measurements.items())
         best = f"; best after step {self.best.step}" if self.best else ""
         self._run.say(f"step {step:,} of {self._last:,}: {shown or 'nothing was measured'}{best}")
-        return {name: measurement.value for name, measurement in found.items()}
+        return {name: measurement.value for name, measurement in measurements.items()}
 
     def try_out(self) -> None:
-        """Have evaluators look at the text; measure the student as it is, where something is watched.
+        """Have evaluators check the text; measure the student as it is if something is watched.
 
-        So what cannot be measured is known at once.
+        So an impossible measurement fails before training.
 
         Raises:
             UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
@@ -99,13 +99,13 @@ class Validator:
         if self._config.watch is not None:
             self._measure(0)
 
-    def go_on(self, best: Mapping[str, Any]) -> None:
-        """Take back what a checkpoint remembers of the best validation."""
+    def restore(self, best: Mapping[str, Any]) -> None:
+        """Restore the best validation from a checkpoint."""
         self.best = Best(**best)
         self._kept = self.best.step
 
     def best_weights(self) -> dict[str, Tensor] | None:
-        """Return what was learnt when the student was best; None where that is now."""
+        """Return the weights with which the student was best; None if it is best now."""
         if self.best is None or self.best.since == 0:
             return None
         file = _file(self._folder.parent, self.best.step)
@@ -113,14 +113,14 @@ class Validator:
         if problem is not None:
             raise kdtool.StorageError(
                 f"the best student, of step {self.best.step:,}, is damaged ({file.parent}: {problem}); run the same "
-                "command again: it goes on from a checkpoint whose best student is whole, if there is one"
+                "command again: it resumes from a checkpoint whose best student is whole, if there is one"
             )
         return load_file(file)
 
     def forget(self, checkpoints: Iterable[Path]) -> None:
-        """Delete weights that none of these checkpoints calls the best; called when the newest of them is whole."""
-        found = (_best_of(folder) for folder in checkpoints)
-        kept = {_file(self._folder.parent, best.step) for best in found if best is not None}
+        """Delete weights that none of these checkpoints refers to; called when the newest of them is whole."""
+        bests = (_best_of(folder) for folder in checkpoints)
+        kept = {_file(self._folder.parent, best.step) for best in bests if best is not None}
         for file in self._folder.glob("*.safetensors"):
             if file not in kept:
                 kdtool.commit(self._folder, gone=[file])
@@ -128,20 +128,20 @@ class Validator:
         self._kept = self.best.step if self.best else None
 
     def _measure(self, step: int) -> dict[str, kdtool.Measurement]:
-        found, watched = dict(self._measurements(step)), self._config.watch
-        if watched is not None and watched not in found:
+        by_name, watched = dict(self._measurements(step)), self._config.watch
+        if watched is not None and watched not in by_name:
             raise kdtool.UsageError(
                 f"validation.watch: {watched} cannot be measured while the student learns; measured were: "
-                f"{', '.join(found) or 'none'}. It takes text in the split validation, and an evaluator that measures the "
-                "student alone"
+                f"{', '.join(by_name) or 'none'}. Needed are text in the split validation, and an evaluator that measures "
+                "only the student"
             )
-        return found
+        return by_name
 
-    def _compare(self, step: int, measured: kdtool.Measurement, learnt: Mapping[str, Tensor]) -> None:
+    def _compare(self, step: int, measured: kdtool.Measurement, learned: Mapping[str, Tensor]) -> None:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            sha256 = self._keep(step, learnt)
+            sha256 = self._keep(step, learned)
             if best is not None and best.step != self._kept:
                 kdtool.commit(self._folder, gone=[_file(self._folder.parent, best.step)])
                 _file(self._folder.parent, best.step).unlink(missing_ok=True)
@@ -149,13 +149,13 @@ class Validator:
         else:
             self.best = replace(best, since=best.since + 1)
 
-    def _keep(self, step: int, learnt: Mapping[str, Tensor]) -> str:
-        """Write what was learnt, for good; return the file's hash."""
-        beside = self._folder / ".writing"
+    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> str:
+        """Write the learned weights and commit them; return the file's hash."""
+        partial = self._folder / ".writing"
         try:
-            write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
-            sha256 = _checkpoints.hash_of(beside)
-            beside.replace(_file(self._folder.parent, step))
+            write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}, partial)
+            sha256 = _checkpoints.hash_of(partial)
+            partial.replace(_file(self._folder.parent, step))
             kdtool.commit(self._folder, _file(self._folder.parent, step))
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
@@ -199,7 +199,7 @@ class _StudentInMemory(kdtool.Subject):
 
 @dataclass(frozen=True)
 class _ForChoosing:
-    """Texts of which `validation` stands for `test`."""
+    """Texts with `validation` in place of `test`."""
 
     run: kdtool.RunInfo
 
@@ -208,7 +208,7 @@ class _ForChoosing:
 
 
 def problem_of_best(checkpoint: Path) -> str | None:
-    """Say what is wrong with the weights that a whole checkpoint calls the best so far; None where there are none."""
+    """Return what is wrong with the best weights that a checkpoint refers to; None if nothing is, or there are none."""
     best = _best_of(checkpoint)
     return None if best is None else _checkpoints.problem_of(_file(checkpoint.parent, best.step), best.sha256)
 
@@ -223,7 +223,7 @@ def _best_of(checkpoint: Path) -> Best | None:
 
 
 def _file(root: Path, step: int) -> Path:
-    """Return where weights are kept beside the checkpoints of `root`."""
+    """Return the path of a step's best weights, next to the checkpoints in `root`."""
     return root / _FOLDER / f"best-{step}.safetensors"
 
 

@@ -1,8 +1,8 @@
 """Decoder layers that run compiled: one compiled function for all layers of a student, set on each layer's `forward`.
 
-Called by `Compile`. Modules are not wrapped, so names and checkpoints stay. Outside of what is compiled stay hooks on layers
-(hidden states), activation checkpointing, the attention over packed documents, which follows each batch, and whatever runs
-without gradients: checks of a phase are few, and each would be compiled for itself.
+Called by `Compile`. Modules are not wrapped, so names and checkpoints stay. Hooks on layers (hidden states), activation
+checkpointing and the attention over packed documents, which depends on each batch, are not compiled. Neither are passes
+without gradients: a phase's checks are few, and each would be compiled separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kdtool_transformers import decoder_layers
 __all__ = ["CompiledLayers"]
 
 _BACKEND = "inductor"
-# How often code may be compiled anew is counted for the whole process: phases and runs before must not count.
+# torch limits recompilations per process: earlier phases and runs must not count towards the limit.
 _APART = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 
 
@@ -28,10 +28,10 @@ class CompiledLayers:
     """The layers of one student during one phase."""
 
     def __init__(self, model: Any) -> None:
-        """Have the layers of a model of transformers run compiled; each is compiled when it first runs.
+        """Compile the layers of a model of transformers; each is compiled when it first runs.
 
         Raises:
-            UsageError: it is not one, or its layers were changed by another transform.
+            UsageError: it is not a model of transformers, or another transform changed its layers.
         """
         if not hasattr(model, "base_model"):
             raise kdtool.UsageError(
@@ -50,7 +50,7 @@ class CompiledLayers:
             layer.forward = MethodType(partial(_forward, compiled), layer)
 
     def restore(self) -> None:
-        """Have the layers run as before."""
+        """Restore the layers' own forward."""
         for layer in self._layers:
             del layer.forward
 

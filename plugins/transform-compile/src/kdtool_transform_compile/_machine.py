@@ -24,7 +24,7 @@ _GET = {
 
 
 def missing() -> list[str]:
-    """Return what there is not, each with its remedy."""
+    """Return the missing parts, each with its remedy."""
     leave = "or leave `compile` out"
     if pick_device().type == "cuda":
         return (
@@ -32,13 +32,13 @@ def missing() -> list[str]:
             if find_spec("triton")
             else [f"Triton, which compiles for GPUs, is not installed: pip install triton, {leave}"]
         )
-    found = []
+    problems = []
     compiler = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         get = _GET.get(sys.platform, "apt install g++ (or what your system calls it), or name one in the variable CXX")
-        found.append(f"there is no C++ compiler called {compiler}: {get}, {leave}")
+        problems.append(f"there is no C++ compiler called {compiler}: {get}, {leave}")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        found.append(
+        problems.append(
             f"Python's header files are missing: apt install python3-dev (or what your system calls it), {leave}"
         )
-    return found
+    return problems

@@ -1,7 +1,7 @@
 """Modules of one model that compute with liger's kernels: norms, SwiGLU, and the rotation of queries and keys.
 
-Called by `Liger`. liger's own functions for whole models replace classes and functions of transformers for the process, also
-where they are given a model; here only instances get another `forward`, so that other models and runs stay as they are.
+Called by `Liger`. liger's own functions for whole models replace classes and functions of transformers for the process, even
+if they are given a model; here only instances get another `forward`, so that other models and runs do not change.
 """
 
 from __future__ import annotations

@@ -23,19 +23,19 @@ class Liger(kdtool.Transform):
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         from kdtool_torch import pick_device
 
-        found = []
+        problems = []
         if find_spec("liger_kernel") is None:
-            found.append("liger-kernel is not installed: pip install liger-kernel, or leave `liger` out")
+            problems.append("liger-kernel is not installed: pip install liger-kernel, or leave `liger` out")
         if pick_device().type != "cuda":
-            found.append(
+            problems.append(
                 "liger's kernels run on GPUs that Triton compiles for, and torch sees none here: run on a machine with one, "
                 "or leave `liger` out"
             )
         elif find_spec("triton") is None:
-            found.append(
+            problems.append(
                 "Triton, which compiles liger's kernels, is not installed: pip install triton, or leave `liger` out"
             )
-        return found
+        return problems
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transform_liger._kernels import FusedModules

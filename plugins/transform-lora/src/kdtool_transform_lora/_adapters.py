@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Adapters", "linear_layers"]
 
 _NAME = "default"
-"""peft's name for an adapter that is alone."""
+"""peft's name for a single adapter."""
 _ROWS = 256
-"""Rows of a weight that are added to at once."""
+"""Rows of a weight that are updated at once."""
 
 
 class Adapters:
@@ -67,7 +67,7 @@ class Adapters:
             self._insert()
 
     def save(self, folder: Path, run: kdtool.RunInfo) -> None:
-        """Write the adapter alone, as `peft.PeftModel.from_pretrained` opens it, with a card."""
+        """Write only the adapter, in the form that `peft.PeftModel.from_pretrained` opens, with a card."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = peft.get_peft_model_state_dict(self._model, adapter_name=_NAME)
         write_safetensors(
@@ -121,7 +121,7 @@ class Adapters:
             from kdtool_transform_lora import _nf4
 
             weight = _nf4.dequantise(base)
-            base.weight.module = None  # bitsandbytes has the two hold each other: the 4 bits are to go at once
+            base.weight.module = None  # bitsandbytes makes a reference cycle, which would keep the 4 bits in memory
         if layer is not base:
             _add(weight, layer.get_delta_weight(_NAME))
         return _plain(base, weight.to(self._quantised[name])) if name in self._quantised else base
@@ -131,40 +131,40 @@ def linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
     """Return the layers that adapters go to, by name: linear ones, without the head.
 
     Raises:
-        UsageError: one of them holds its weights otherwise, in few bits for example.
+        UsageError: a layer stores its weights in another form, for example in few bits.
     """
     head = student.head.weight
-    found = {
+    layers = {
         name: module
         for name, module in student.model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module.weight is not head
     }
-    for name, module in found.items():
+    for name, module in layers.items():
         if type(module) not in {nn.Linear, Conv1D}:
             raise kdtool.UsageError(
                 f"{name} is a {type(module).__name__}, and adapters are merged into plain layers; if another transform of "
-                "this phase made it so, give each of the two a phase of its own, else open the model with all its bits"
+                "this phase made it so, give each of the two its own phase, else open the model with all its bits"
             )
-    return found
+    return layers
 
 
 def _find_named(model: nn.Module, targets: list[str], linear: dict[str, Any]) -> list[str]:
-    """Return the full names of the layers that the recipe's short ones stand for."""
-    found: list[str] = []
+    """Return the full names of the layers that match the recipe's short ones."""
+    names: list[str] = []
     for target in targets:
         full = [name for name, _ in model.named_modules() if name == target or name.endswith(f".{target}")]
         fitting = [name for name in full if name in linear]
         if not fitting or len(fitting) < len(full):
             what = (
-                "there is none of this name"
+                "no layer has this name"
                 if not full
                 else f"this is a {type(model.get_submodule(full[0])).__name__} that takes no adapter (the head and "
                 "embeddings do not: they are often one tensor)"
             )
             known = ", ".join(sorted({_leaf(name) for name in linear}))
             raise kdtool.UsageError(f"targets: {target!r}: {what}; linear layers of this student are {known}")
-        found.extend(name for name in fitting if name not in found)
-    return found
+        names.extend(name for name in fitting if name not in names)
+    return names
 
 
 def _leaf(name: str) -> str:
@@ -174,10 +174,10 @@ def _leaf(name: str) -> str:
 def _add(weight: Tensor, product: Tensor) -> None:
     """Add to a weight in place, in float32, rounded once.
 
-    In its own memory, which may be a mapped file's: that is given back as a whole alone.
+    In place, because its memory may be a mapped file's, which can only be released as a whole.
     """
-    for rows, more in zip(torch.split(weight, _ROWS), torch.split(product, _ROWS), strict=True):
-        rows.copy_(rows.float() + more.float())
+    for rows, summand in zip(torch.split(weight, _ROWS), torch.split(product, _ROWS), strict=True):
+        rows.copy_(rows.float() + summand.float())
 
 
 def _plain(layer: Any, weight: Tensor) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The card beside an adapter: the model it goes on top of, its licences, and the lines that open both."""
+"""An adapter's card: its base model, its licences, and the lines that open both."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def adapter_card(run: kdtool.RunInfo, student: kdtool.ModelFacts, config: peft.L
     """Return the adapter's card in Markdown; `config` names its base model."""
     base = str(config.base_model_name_or_path)
     stored = (
-        f"This folder holds the adapter alone (LoRA, rank {config.r}, alpha {config.lora_alpha}), in PEFT's format; it "
-        f"goes on top of `{base}`."
+        f"This folder contains only the adapter (LoRA, rank {config.r}, alpha {config.lora_alpha}), in PEFT's format; "
+        f"its base model is `{base}`."
     )
     use = f"""```python
 from peft import PeftModel

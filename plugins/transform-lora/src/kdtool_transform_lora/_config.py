@@ -20,8 +20,8 @@ class LoraConfig(kdtool.Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of an adapter's inputs that is zeroed while it trains."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all but the head."""
+    """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all except the head."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
     keep_adapter: bool = False
-    """Also write the adapter alone, in peft's format, to `adapter` in the phase's folder."""
+    """Also write the adapter without its base model, in peft's format, to `adapter` in the phase's folder."""

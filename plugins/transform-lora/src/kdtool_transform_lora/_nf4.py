@@ -1,6 +1,6 @@
 """Weights in 4 bits: linear layers become bitsandbytes' `Linear4bit` (nf4, blocks of 64), and plain again.
 
-Called by `_adapters`, for `qlora` alone: this module imports bitsandbytes.
+Called by `_adapters`, only for `qlora`, because this module imports bitsandbytes.
 """
 
 from __future__ import annotations

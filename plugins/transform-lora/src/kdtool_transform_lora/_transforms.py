@@ -46,14 +46,16 @@ class Lora(kdtool.Transform):
             raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
         if self.config.keep_adapter and run.rank == 0:
             self._adapters.save(run.folder / "adapter", run)
-            run.say(f"the adapter alone is in {run.folder / 'adapter'}, with a card that shows how to open it")
+            run.say(
+                f"the adapter is also saved separately in {run.folder / 'adapter'}, with a card that shows how to open it"
+            )
         self._adapters.merge()
         self._adapters = None
         return student
 
 
 _BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
-"""Of a weight in nf4, with and without scales of scales: one scale for 64 weights, one of float32 for 256 scales."""
+"""Bits per weight in nf4, with and without quantised scales: one scale per 64 weights, one float32 per 256 scales."""
 
 
 class Qlora(Lora):
@@ -63,15 +65,17 @@ class Qlora(Lora):
         """Size and place of the adapters, and how the frozen weights are stored."""
 
         double_quantisation: bool = True
-        """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits a weight."""
+        """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits per weight."""
 
-    saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True, freezes=True)
+    saves_memory = kdtool.Saving(
+        {}, "only adapters learn, and weights are stored in 4 bits", changes_result=True, freezes=True
+    )
     config: Config
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         if find_spec("bitsandbytes") is not None:
             return []
-        return ["bitsandbytes is not installed: pip install bitsandbytes; lora does without"]
+        return ["bitsandbytes is not installed: pip install bitsandbytes, or use lora, which does not need it"]
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transform_lora._adapters import Adapters
@@ -83,7 +87,7 @@ class Qlora(Lora):
         return student
 
     def _store_in_bits(self, student: kdtool.LanguageModel, run: kdtool.RunInfo, bits: float) -> kdtool.LanguageModel:
-        """Give weights without values the size that they will have, where bitsandbytes may be missing."""
+        """Give weights on the meta device their later size, without needing bitsandbytes."""
         from kdtool_transformers import store_as
 
         from kdtool_transform_lora._adapters import linear_layers

@@ -1,7 +1,7 @@
 """Linear layers on a grid: torchao's fake quantisation while a phase trains, ordinary weights on the grid afterwards.
 
 Called by `Qat`. The grid is that of torchao's int4 kernels: unsigned integers in groups of a row, each with a scale and a
-floating-point offset, so that the least and the greatest weight of a group lie on it and rounding twice is rounding once.
+floating-point offset, so that a group's least and greatest weights are on the grid and rounding twice equals rounding once.
 Embeddings and head keep all their bits: trainers compute with the head's own weight, which most small models share with the
 embeddings.
 """
@@ -33,7 +33,7 @@ class Grid:
         """Put the student's linear layers on the grid; `say` receives a message about layers that stay off it.
 
         Raises:
-            UsageError: no layer can be, or another transform has changed them already.
+            UsageError: no layer fits the grid, or another transform has changed them already.
         """
         self._student, self._model = student, student.model
         fitting, other = _linear_layers(student, config.group_size)
@@ -41,7 +41,7 @@ class Grid:
             rows = ", ".join(sorted({f"{layer.in_features}" for layer in other.values()}))
             names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in other))
             say(
-                f"qat: {len(other)} linear layers ({names}) keep all their bits: {rows} weights a row is not a "
+                f"qat: {len(other)} linear layers ({names}) keep all their bits: {rows} weights per row is not a "
                 f"multiple of group_size {config.group_size}"
             )
         scheme = IntxFakeQuantizeConfig(
@@ -77,25 +77,27 @@ class Grid:
 def _linear_layers(student: kdtool.LanguageModel, group_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the linear layers except the head: those with rows of whole groups, and the others."""
     head, name = student.head.weight, type(student.model).__name__
-    found = {
+    layers = {
         path: module
         for path, module in student.model.named_modules()
         if isinstance(module, nn.Linear) and module.weight is not head
     }
-    if not found:
-        raise kdtool.UsageError(f"qat rounds layers of class torch.nn.Linear, and {name} has none: leave it out")
-    for path, module in found.items():
+    if not layers:
+        raise kdtool.UsageError(
+            f"qat rounds layers of class torch.nn.Linear, and {name} has none: remove the transform"
+        )
+    for path, module in layers.items():
         if type(module) is not nn.Linear or getattr(student.model, "peft_config", None):
             made = "has adapters" if getattr(student.model, "peft_config", None) else f"is a {type(module).__name__}"
             raise kdtool.UsageError(
-                f"qat rounds plain linear layers, and {path} {made}, which another transform of this phase made of it: "
-                "give qat a phase of its own, after the other's"
+                f"qat rounds plain linear layers, and {path} {made}, because of another transform of this phase: "
+                "give qat its own phase, after that transform"
             )
-    fitting = {path: module for path, module in found.items() if module.in_features % group_size == 0}
+    fitting = {path: module for path, module in layers.items() if module.in_features % group_size == 0}
     if not fitting:
-        rows = ", ".join(str(size) for size in sorted({module.in_features for module in found.values()}))
+        rows = ", ".join(str(size) for size in sorted({module.in_features for module in layers.values()}))
         raise kdtool.UsageError(
             f"group_size: no row of {name}'s linear layers is a multiple of {group_size}; rows have {rows} weights: take a "
             "size that divides them"
         )
-    return fitting, {path: module for path, module in found.items() if path not in fitting}
+    return fitting, {path: module for path, module in layers.items() if path not in fitting}

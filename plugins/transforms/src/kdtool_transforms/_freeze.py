@@ -1,4 +1,4 @@
-"""The transform `freeze`: some of a student's parameters stay as they are for a phase.
+"""The transform `freeze`: some of a student's parameters stay unchanged for a phase.
 
 Applied before training starts and undone when the phase ends. It changes which parameters learn, nothing else.
 """
@@ -29,7 +29,7 @@ class Freeze(kdtool.Transform):
 
         names: list[str] = Field([EMBEDDINGS], min_length=1)
         """Shell patterns of parameter names, such as `*layers.0.*`; the word `embeddings` stands for input and output
-        embeddings, whatever the model calls them."""
+        embeddings, regardless of their names in the model."""
 
     config: Config
 
@@ -39,11 +39,11 @@ class Freeze(kdtool.Transform):
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         for pattern in self.config.names:
-            found = list(self._matching(student.model, pattern))
-            if not found:
+            matching = list(self._matching(student.model, pattern))
+            if not matching:
                 some = ", ".join(name for name, _ in list(student.model.named_parameters())[:4])
                 raise kdtool.UsageError(f"freeze: no parameter is called {pattern!r}; there are for example {some}")
-            self._frozen.extend(parameter for parameter in found if parameter.requires_grad)
+            self._frozen.extend(parameter for parameter in matching if parameter.requires_grad)
         for parameter in self._frozen:
             parameter.requires_grad_(requires_grad=False)
         if not any(parameter.requires_grad for parameter in student.model.parameters()):

@@ -1,6 +1,6 @@
 """The transform `gradient-checkpointing`: activations of layers are computed again instead of kept.
 
-Switches on what transformers offers, for one phase. It does nothing to weights or to what is saved.
+Switches on what transformers offers, for one phase. It changes neither weights nor the saved model.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Gpt(LlamaStudent):
         return explicit
 
     def others(self) -> list[dict[str, int]]:
-        """Return other counts of parameters, where a count is asked for."""
+        """Return other counts of parameters, if the settings give a count."""
         count = self.config.parameters
         return (
             []

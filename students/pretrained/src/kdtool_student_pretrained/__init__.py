@@ -1,4 +1,4 @@
-"""Student plugin `pretrained`: any causal language model of transformers goes on learning.
+"""Student plugin `pretrained`: any causal language model of transformers continues learning.
 
 `Pretrained` is the student; `kdtool_transformers` finds its weights and their licence.
 """
@@ -17,7 +17,7 @@ __all__ = ["Pretrained"]
 
 
 class Pretrained(CausalStudent):
-    """A causal language model from a folder, from the hub, or from a GGUF file, with its own tokenizer."""
+    """A causal language model from a folder, from the Hub, or from a GGUF file, with its own tokenizer."""
 
     uses_seed = False
     pretrained = True
@@ -26,9 +26,9 @@ class Pretrained(CausalStudent):
         """Settings of the student `pretrained`."""
 
         model: kdtool.RecipePathOrName = kdtool.Field(min_length=1)
-        """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
+        """A folder with config.json and safetensors, a Hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
-        """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
+        """Branch, tag or commit of a Hub name. None: the newest. The run records the commit."""
         dtype: Literal["auto", "float32"] = "auto"
         """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
 
@@ -43,8 +43,8 @@ class Pretrained(CausalStudent):
         from kdtool_transformers import open_tokenizer
 
         if self._tokenizer is None:
-            place, revision = self._find_weights(run)
-            self._tokenizer = open_tokenizer(place, revision=revision, offline=run.offline)
+            location, revision = self._find_weights(run)
+            self._tokenizer = open_tokenizer(location, revision=revision, offline=run.offline)
         return self._tokenizer
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -59,11 +59,11 @@ class Pretrained(CausalStudent):
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
             return self._in_dtype(absent_facts(published))
-        place, revision = self._find_weights(run)
+        location, revision = self._find_weights(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
         self._refuse_quantised(run)
-        return self._in_dtype(open_facts(place, tokenizer, revision=revision, offline=run.offline))
+        return self._in_dtype(open_facts(location, tokenizer, revision=revision, offline=run.offline))
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
@@ -73,10 +73,10 @@ class Pretrained(CausalStudent):
         if published is not None:
             outline = outline_of(published)
         else:
-            place, revision = self._find_weights(run)
+            location, revision = self._find_weights(run)
             tokenizer = self.kdtool_tokenizer(run)
             assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-            outline = outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
+            outline = outline_of(open_config(location, revision=revision, offline=run.offline), tokenizer)
         outline.model.to(getattr(torch, self.kdtool_describe(run).dtype))
         return outline
 
@@ -91,11 +91,11 @@ class Pretrained(CausalStudent):
         import torch
         from kdtool_transformers import open_model
 
-        place, revision = self._find_weights(run)
+        location, revision = self._find_weights(run)
         self._refuse_quantised(run)
         dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
-        student = open_model(place, dtype=dtype, revision=revision, offline=run.offline)
-        student.built_from = str(Path(place).resolve()) if Path(place).is_dir() else str(place)
+        student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
+        student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
@@ -117,8 +117,8 @@ class Pretrained(CausalStudent):
         """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
         from kdtool_transformers import open_config
 
-        place, revision = self._find_weights(run)
-        stored = getattr(open_config(place, revision=revision, offline=run.offline), "quantization_config", None)
+        location, revision = self._find_weights(run)
+        stored = getattr(open_config(location, revision=revision, offline=run.offline), "quantization_config", None)
         if stored is not None:
             method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__
             raise kdtool.UsageError(

@@ -54,7 +54,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, facts: TransformersFacts) -> Anatomy:
-        """Tell the anatomy of a described model."""
+        """Return the anatomy of a described model."""
         config = facts.configuration
         outside: Counter[tuple[str, ...]] = Counter()
         inside: Counter[tuple[str, ...]] = Counter()
@@ -76,7 +76,7 @@ class Anatomy:
         return self.model_type != "llama"
 
     def can_open(self, hidden: int, heads: int) -> bool:
-        """Return whether transformers opens this class with so many heads: of Llama it divides the width by them."""
+        """Return whether transformers opens this class in this shape: Llama's width must be a multiple of its heads."""
         return self.model_type != "llama" or hidden % heads == 0
 
     def parameters(self, shape: Shape) -> int:
@@ -84,7 +84,7 @@ class Anatomy:
         return self._count(self.outside, shape) + shape.layers * self._count(self.inside, shape)
 
     def embedding_parameters(self, shape: Shape) -> int:
-        """Count the embedding, and the head where it is not the same matrix."""
+        """Count the embedding, and the head if it is a separate matrix."""
         return self.outside["rows", "hidden"] * self.rows * shape.hidden
 
     def _count(self, weights: Counter[tuple[str, ...]], shape: Shape) -> int:

@@ -65,7 +65,7 @@ class PrunedConfig(kdtool.Config):
 
     @property
     def count(self) -> int | None:
-        """Number of layers that stay, None where the settings do not give it."""
+        """Number of layers that stay, None if the settings do not give it."""
         return self.layers if self.keep is None else len(self.keep)
 
     @property

@@ -1,4 +1,4 @@
-"""The configuration of a model from which layers and widths were cut."""
+"""The configuration of a model with fewer layers and smaller widths."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["smaller_config"]
 def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = None) -> Any:
     """Copy a configuration for some of the layers, in float32: their count, and every list with an entry for each.
 
-    With a `shape` its widths are taken, too. Heads keep their size. Norms take the mean square over fewer channels, which
-    is greater for what is left, and so is the constant that they add to it.
+    With a `shape`, also set its widths. Heads keep their size. Norms take the mean square over fewer channels, which is
+    greater for the rest, so the constant that they add is scaled up alike.
     """
     smaller, count = deepcopy(config), config.num_hidden_layers
     for name, value in vars(config).items():
@@ -32,9 +32,9 @@ def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = Non
 
 
 def _take_widths(config: Any, shape: Shape) -> None:
-    own = getattr(config, "head_dim", None)
-    head_size = own or config.hidden_size // config.num_attention_heads
-    if own or head_size * shape.heads != shape.hidden:
+    explicit_size = getattr(config, "head_dim", None)
+    head_size = explicit_size or config.hidden_size // config.num_attention_heads
+    if explicit_size or head_size * shape.heads != shape.hidden:
         config.head_dim = head_size
     for name in ("rms_norm_eps", "norm_epsilon"):
         if hasattr(config, name):

@@ -1,7 +1,7 @@
 """Builds a model with some of another's layers, channels, heads and neurons.
 
-`Kept` names the units that stay; `cut` builds the student. Weights are copied as they are, but for one factor: norms take
-the mean square over fewer channels, which their gains make good, so that leaving out channels that are always zero changes
+`Kept` names the units that stay; `cut` builds the student. Weights are copied unchanged, except for one factor: norms take
+the mean square over fewer channels. Their gains compensate for that, so leaving out channels that are always zero changes
 nothing.
 """
 
@@ -43,46 +43,46 @@ class Kept:
         """Return whether anything is left out besides layers."""
         return any(units is not None for units in (self.hidden, self.heads, self.kv_heads, self.feed_forward))
 
-    def index(self, axis: str, place: int | None, head_size: int) -> Tensor | None:
-        """Return which values along an axis stay in the layer at a place of the student (None: outside of layers)."""
+    def index(self, axis: str, layer: int | None, head_size: int) -> Tensor | None:
+        """Return which values along an axis stay in a layer of the student, by its index (None: outside of layers)."""
         if axis == "hidden":
             return self.hidden
         units = getattr(self, axis) if axis in ("heads", "kv_heads", "feed_forward") else None
-        if units is None or place is None:
+        if units is None or layer is None:
             return None
-        chosen: Tensor = units[place]
+        chosen: Tensor = units[layer]
         if axis == "feed_forward":
             return chosen
         return (chosen[:, None] * head_size + torch.arange(head_size)).flatten()
 
 
 def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
-    """Return a new model in float32 with what is kept of `source`, which is left as it is.
+    """Return a new model in float32 with the kept parts of `source`, which is left as it is.
 
     Raises:
-        UsageError: the source holds its weights in few bits.
+        UsageError: the source stores its weights in few bits.
     """
     causal = source.model
     if not all(weight.is_floating_point() for weight in causal.parameters()):
-        raise kdtool.UsageError("source: its weights are held in few bits: give a source without quantise")
+        raise kdtool.UsageError("source: its weights are stored in few bits; set a source without `quantise`")
     config, shape = causal.config, None
     if kept.cuts_width:
         shape = _shape(config, kept)
     layers = decoder_layers(causal)
     path = next(name for name, module in causal.named_modules() if module is layers)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    places = {layer: place for place, layer in enumerate(kept.layers)}
+    new_indices = {layer: index for index, layer in enumerate(kept.layers)}
     weights = {}
     for name, weight in causal.state_dict().items():
-        place, named = None, name
+        index, new_name = None, name
         if name.startswith(f"{path}."):
             number, _, rest = name.removeprefix(f"{path}.").partition(".")
-            place = places.get(int(number))
-            if place is None:
+            index = new_indices.get(int(number))
+            if index is None:
                 continue
-            named = f"{path}.{place}.{rest}"
-        part = _part(name, weight, kept, place, head_size) if kept.cuts_width else weight
-        weights[named] = part.to(torch.float32, copy=True)
+            new_name = f"{path}.{index}.{rest}"
+        part = _part(name, weight, kept, index, head_size) if kept.cuts_width else weight
+        weights[new_name] = part.to(torch.float32, copy=True)
     # Not by its constructor: that draws as many random weights first.
     with isolated_rng(), no_progress_bar():
         student, loaded = type(causal).from_pretrained(
@@ -109,10 +109,10 @@ def _shape(config: Any, kept: Kept) -> Shape:
     )
 
 
-def _part(name: str, weight: Tensor, kept: Kept, place: int | None, head_size: int) -> Tensor:
+def _part(name: str, weight: Tensor, kept: Kept, layer: int | None, head_size: int) -> Tensor:
     part, axes = weight, axes_of(name)
     for dimension, axis in enumerate(axes):
-        chosen = kept.index(axis, place, head_size)
+        chosen = kept.index(axis, layer, head_size)
         if chosen is not None:
             part = part.index_select(dimension, chosen.to(part.device))
     if name.endswith("norm.weight") and kept.hidden is not None:

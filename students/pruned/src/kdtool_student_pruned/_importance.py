@@ -1,14 +1,14 @@
 """Importance of each layer, channel, head and neuron of a model, measured on calibration text in one pass.
 
-`measure` is called by `Pruned`; `_choice` decides by what it gives. Layers: block influence, one minus the mean cosine of a
+`measure` is called by `Pruned`; `_choice` decides by its scores. Layers: block influence, one minus the mean cosine of a
 layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after Minitron (arXiv 2407.14679, section 2.2): activations of
-what a unit gives on, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
+a unit's output, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
 
 - neuron i of a feed-forward layer: E[aᵢ²] · ‖wᵢ‖², a the input of the last matrix and wᵢ its column;
 - head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;
-- channel c of the states: E[xᵢ²/mean(x²)] before each norm, the mean left out where the norm takes it away.
+- channel c of the states: E[xᵢ²/mean(x²)] before each norm, without the mean if the norm subtracts it.
 
-So neurons and heads count by the energy that they add to the states, channels by their share of the energy that is there.
+So neurons and heads count by the energy that they add to the states, channels by their share of the total energy.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class _Sums(dict[str, Tensor]):
 def measure(
     model: TransformersModel, examples: Iterable[kdtool.Example], rows: int, length: int, *, widths: bool
 ) -> Importance:
-    """Measure over at most `rows` rows of `length` tokens; what is not layers only with `widths`.
+    """Measure over at most `rows` rows of `length` tokens; everything except layers only with `widths`.
 
     Raises:
-        UsageError: the examples hold no text.
+        UsageError: the examples contain no text.
     """
     sums, tokens = _Sums(), 0
     with _record_sums(model.model, sums, widths):
@@ -67,8 +67,8 @@ def measure(
             tokens += batch.input_ids.numel()
     if not tokens:
         raise kdtool.UsageError(
-            "the training text is empty, so importance cannot be measured: give a corpus with training text, or keep alone, "
-            "which names the layers itself"
+            "the training text is empty, so importance cannot be measured: give a corpus with training text, or set "
+            "only `keep`, which names the layers itself"
         )
     layers = decoder_layers(model.model)
 

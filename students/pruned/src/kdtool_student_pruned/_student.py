@@ -22,7 +22,7 @@ __all__ = ["Pruned"]
 
 
 class Pruned(CausalStudent):
-    """A teacher of which some layers, channels, attention heads and feed-forward neurons are kept as they are."""
+    """A teacher reduced to some of its layers, channels, attention heads and feed-forward neurons."""
 
     uses_seed = False
 

@@ -32,7 +32,7 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
     if config.width_keys and source.model_type not in CLASSES:
         raise kdtool.UsageError(
             f"{', '.join(config.width_keys)}: {name} is of class {source.model_type}, and widths are cut of "
-            f"{', '.join(CLASSES.values())}: give layers or keep alone, or another source"
+            f"{', '.join(CLASSES.values())}: set only layers or keep, or another source"
         )
     if config.parameters is not None:
         return solve(config.parameters, source, name)
@@ -55,7 +55,7 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
 
 
 def sentence(shape: Shape, source: Anatomy, name: str) -> str:
-    """Say in a line what stays of the source, embeddings apart."""
+    """Return a line on the parts of the source that stay, with embeddings counted separately."""
     count, words, whole = source.parameters(shape), source.embedding_parameters(shape), source.parameters(source.shape)
     return (
         f"{count:,} parameters, {count / whole:.1%} of the {readable_count(whole)} of {name}, {words:,} of them embeddings: "
@@ -64,7 +64,7 @@ def sentence(shape: Shape, source: Anatomy, name: str) -> str:
 
 
 def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iterator[str]:
-    """Yield what kernels, K-quants and llama.cpp do not like about a shape; `uses` are those of `kernel_notes`."""
+    """Yield warnings about a shape for kernels, K-quants and llama.cpp; `uses` are those of `kernel_notes`."""
     attention = shape.heads * source.head_size
     rows = {"hidden": shape.hidden, "feed_forward": shape.feed_forward}
     if attention != shape.hidden:
@@ -75,12 +75,12 @@ def shape_notes(shape: Shape, source: Anatomy, uses: Mapping[str, bool]) -> Iter
         fitting = fitting or f"hidden: {attention}"
         yield (
             f"{shape.heads} heads of {source.head_size} are {attention} wide and hidden is {shape.hidden}: llama.cpp opens "
-            f"{CLASSES[source.model_type]} only where they are equal, so there can be no GGUF file; {fitting} would do"
+            f"{CLASSES[source.model_type]} only if they are equal, so GGUF export is impossible; {fitting} would do"
         )
 
 
 def _heads(config: PrunedConfig, whole: Shape) -> tuple[int, int]:
-    """Return heads and KV heads; where one is given alone, heads leave together with their KV head."""
+    """Return heads and KV heads; if only one of both is set, heads leave together with their KV head."""
     group = whole.heads // whole.kv_heads
     if config.heads is None:
         kv_heads = config.kv_heads or whole.kv_heads

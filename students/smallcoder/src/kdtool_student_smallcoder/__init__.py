@@ -1,6 +1,6 @@
 """Student plugin `smallcoder`: SmallCoder's exact shape, and smaller ones of its proportions.
 
-`SmallCoder` is the student; all but the shapes is `kdtool_transformers.LlamaStudent`.
+`SmallCoder` is the student; everything except the shapes is `kdtool_transformers.LlamaStudent`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, Pa
 __all__ = ["SHAPES", "VOCABULARY", "SmallCoder"]
 
 VOCABULARY = 32_000
-"""The number of tokens for which the shapes are named."""
+"""The number of tokens to which the names of the shapes refer."""
 
 SHAPES: Mapping[str, LlamaShape] = {
     "303m": LlamaShape(layers=18, hidden=1152, heads=16, kv_heads=4, feed_forward=3328),
@@ -71,6 +71,6 @@ class SmallCoder(LlamaStudent):
         return notes
 
     def others(self) -> list[dict[str, str]]:
-        """Return the other sizes, where no exact count is asked for."""
+        """Return the other sizes, unless the settings give an exact count."""
         exact = self.config.parameters is not None
         return [] if exact else [{"size": size} for size in SHAPES if size != self.config.size]
