@@ -17,7 +17,7 @@ _Dollars = Annotated[Decimal, kdtool.Field(ge=0, le=10_000)]
 
 
 class PricesConfig(kdtool.Config):
-    """Prices in dollars per million tokens, for models that the price table does not know, or for prices of your own."""
+    """Prices in dollars per million tokens, for models that the price table does not know, or to override it."""
 
     input: _Dollars
     """Of input that is not cached."""
@@ -79,9 +79,11 @@ class ClaudeConfig(kdtool.Config):
     def _url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
-            raise ValueError("must be an address alone, such as https://api.anthropic.com: the key stands elsewhere")
+            raise ValueError(
+                "must be only an address, such as https://api.anthropic.com; give the key by `key_variable`"
+            )
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url)):
-            raise ValueError("must begin with https, which keeps the key secret on its way")
+            raise ValueError("must begin with https, which keeps the key secret in transit")
         return url.rstrip("/")
 
 

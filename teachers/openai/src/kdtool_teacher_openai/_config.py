@@ -23,12 +23,12 @@ class OpenAIConfig(kdtool.Config):
     api: Literal["chat", "completions"] = "chat"
     """`chat`: a prompt is a user's message, formatted by the server's chat template. `completions`: it is continued."""
     tokenizer: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
-    """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives text alone."""
+    """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives only text."""
     top_k: int | None = kdtool.Field(default=None, ge=1, le=1000)
-    """Number of likeliest tokens to ask for at each position, for losses on distributions. None: text alone."""
+    """Number of likeliest tokens to ask for at each position, for losses on distributions. None: only text."""
     licence: str | None = kdtool.Field(default=None, min_length=1)
     """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
-    where `model` is a hub name whose card gives it."""
+    if `model` is a Hub name whose card gives it."""
     key_variable: kdtool.KeyVariable | None = kdtool.Field(
         default=None, json_schema_extra=kdtool.does_not_affect_results()
     )

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["OpenAI"]
 
 _PROTOCOL = "1"
-"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
+"""Grows when the same request would be sent or read otherwise, so that answers of older versions are requested again."""
 
 
 class OpenAI(kdtool.Teacher):
-    """A model behind a local server: its answers, and the likeliest tokens where the server gives them."""
+    """A model on a local server: its answers, and the likeliest tokens if the server gives them."""
 
     class Config(OpenAIConfig):
         """Settings of the teacher `openai`."""
@@ -41,7 +41,7 @@ class OpenAI(kdtool.Teacher):
         self._arrived: Arrived | None = None
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Return the terms of the model behind the server; an unknown licence does not count as a free one."""
+        """Return the terms of the server's model; an unknown licence does not count as a free one."""
         from kdtool_model_card import known_terms, licence_of
 
         licence = self.config.licence or licence_of(self.config.model)
