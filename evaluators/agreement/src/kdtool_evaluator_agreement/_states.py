@@ -27,7 +27,7 @@ class Encoded:
     ids: tuple[int, ...]
 
     def cut(self, most: int) -> Encoded:
-        """Return its first tokens, at most so many."""
+        """Return the document's first tokens, at most `most`."""
         return replace(self, ids=self.ids[:most])
 
 

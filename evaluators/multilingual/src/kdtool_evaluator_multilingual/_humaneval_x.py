@@ -1,7 +1,7 @@
 """HumanEval-X: HumanEval's problems in six languages, asked and put together as CodeGeeX does.
 
-Where that needs a package from a network (testify, Boost, crates), a few lines stand in for what the tests use of it, or
-the problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humaneval_test` in evaluate_humaneval_x.py,
+If that needs a package from a network (testify, Boost, crates), a few lines replace the parts that the tests use, or the
+problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humaneval_test` in evaluate_humaneval_x.py,
 `IMPORT_HELPER` and `is_code_generation_finished` in utils.py, `check_correctness` in execution.py.
 """
 
