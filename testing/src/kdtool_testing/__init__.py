@@ -13,7 +13,7 @@ has what it needs (`prepare` for files, `companions` for other components of the
 `CommandConformance` is for commands. Each suite has its own file; `toy/` holds the stand-ins.
 
 A suite's tests cannot be deleted, replaced or skipped in a subclass, except by one that is marked
-`pytest.mark.xfail(reason=…)`. The rest here serves tests of your own: a run (`make_run`), small models (`toy_model`, and
+`pytest.mark.xfail(reason=…)`. The rest here serves your own tests: a run (`make_run`), small models (`toy_model`, and
 `write_toy_model` for one in a folder), opened subjects, results. Needs pytest; torch only where a suite computes.
 """
 # ruff: noqa: E402 - asserts are rewritten before the suites are imported

@@ -48,7 +48,7 @@ class ComponentConformance(RegistrationConformance):
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> RunInfo:
-        """A run in a folder of its own; `run.hook` reaches a `Listener` and the companions."""
+        """A run in a separate folder; `run.hook` reaches a `Listener` and the companions."""
         folder = tmp_path / "run"
         folder.mkdir()
         return self.make_run(folder)

@@ -44,7 +44,7 @@ class ExporterConformance(ComponentConformance):
         assert isinstance(artifact, Artifact)
         assert artifact.path.exists()
         assert artifact.path.resolve().is_relative_to(run.folder.resolve())
-        assert artifact.path != run.folder, "the engine keeps files of its own there"
+        assert artifact.path != run.folder, "the engine keeps its own files there"
         assert _content(trained) == before, "the exporter must not change the trained student"
         assert {path.name for path in tmp_path.iterdir()} == {"trained", "run"}
 
