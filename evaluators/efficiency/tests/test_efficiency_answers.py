@@ -265,7 +265,7 @@ def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: 
     run = make_run(tmp_path, {"teacher": Storing(Storing.Config())}, say=heard.append)
     assert not list(Efficiency(Efficiency.Config()).kdtool_evaluate(run, [kdtool.Subject("teacher", "teacher")]))
     assert (machine.asked, machine.closed) == ([], True)
-    assert "teacher is left out, it gives stored answers again" in heard[0]
+    assert "teacher is left out: it returns stored answers" in heard[0]
 
 
 def test_a_measuring_process_that_the_system_ends_is_said_to_lack_memory(

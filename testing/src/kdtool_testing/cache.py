@@ -170,7 +170,7 @@ class Teacher:
     fingerprint: ClassVar[str] = "small teacher"
 
     def signal(self, batch: Batch) -> Signal:
-        """Return what is wanted of the batch; die as if killed when too many rows were asked for."""
+        """Return the requested signal of the batch; die as if killed when too many rows were requested."""
         import torch
 
         self.asked += batch.row_keys

@@ -35,7 +35,7 @@ __all__ = ["ComponentConformance"]
 class ComponentConformance(RegistrationConformance):
     """Settings are described, bounded and strict, descriptions are true, and the component can be closed at any time.
 
-    Override `prepare` where the component needs files, and `companions` where it asks others of the run.
+    Override `prepare` if the component needs files, and `companions` if it asks others of the run.
     """
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ class ExporterConformance(ComponentConformance):
 
     kind: ClassVar[str] = "exporter"
     opens: ClassVar[bool] = True
-    """True if the exporter opens its artifacts for measurement; set False where nothing here runs the format."""
+    """True if the exporter opens its artifacts for measurement; set False if nothing here runs the format."""
 
     def write_student(self, folder: Path) -> Path:
         """Write a trained student into `folder`, as `LanguageModel.save` leaves it, and return its folder."""

@@ -49,7 +49,7 @@ class PackerConformance(ComponentConformance):
         return [example for example in EXAMPLES if type(example.body) in self.forms]
 
     def labelled_text(self, run: RunInfo, body: Body, *, rejected: bool = False) -> str:
-        """Return what is learned of many examples with this body, or what is marked as rejected; skip where not taken."""
+        """Return the texts learned from many examples with this body, or those marked as rejected; skip if not accepted."""
         if type(body) not in self.forms:
             pytest.skip(f"takes no {type(body).__name__}")
         found = ""
@@ -175,5 +175,5 @@ class PackerConformance(ComponentConformance):
 
 
 def _letters(example: Example) -> list[int]:
-    """Return the byte of each character, which is the token that stands for it."""
+    """Return the byte of each character, which is its token."""
     return list("".join(parts_of(example.body)).encode("ascii"))

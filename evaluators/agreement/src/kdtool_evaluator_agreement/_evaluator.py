@@ -1,4 +1,4 @@
-"""The evaluator `agreement`: chooses who is compared with which teacher, and measures one document after the other."""
+"""The evaluator `agreement`: chooses the subjects to compare with each teacher, and measures document by document."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Agreement(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Largest number of tokens of a document, or fewer where the shortest context of the compared models ends: all are
-        compared on the same tokens."""
+        """Largest number of tokens of a document, or fewer if the shortest context of the compared models ends
+        before: all are compared on the same tokens."""
 
     config: Config
     measurements = ("kl-to-*", "top-1-agreement-with-*")

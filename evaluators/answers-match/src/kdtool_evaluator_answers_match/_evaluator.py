@@ -67,7 +67,7 @@ class AnswersMatch(kdtool.Evaluator):
         """Read the questions; return what the sandbox lacks, if one of them needs it.
 
         Raises:
-            kdtool.UsageError: the file is in another form, or holds nothing.
+            kdtool.UsageError: the file is in another form, or empty.
         """
         from kdtool_programs import missing
 
@@ -92,7 +92,7 @@ class AnswersMatch(kdtool.Evaluator):
         """Yield `answers-match.<metric>` of each subject for each metric of the file; items are questions.
 
         Raises:
-            kdtool.UsageError: the file is in another form, or holds nothing.
+            kdtool.UsageError: the file is in another form, or empty.
         """
         from kdtool_asking import collect_answers, measure_missing_answers
         from kdtool_measuring import make_measurement

@@ -1,4 +1,4 @@
-"""Questions, as the lines of a file hold them."""
+"""Questions, read from the lines of a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPECTED = 'a line such as {"prompt": "2 + 3 =", "expected": "5", "metric": "ex
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and its expected answers, of which any one counts."""
+    """A prompt, and its expected answers; any of them counts."""
 
     id: str
     prompt: str
@@ -33,7 +33,7 @@ def read_questions(file: Path, default: Metric) -> dict[str, Question]:
     """Return the questions of a file by their ids, in its order; `default` is the metric of lines without one.
 
     Raises:
-        kdtool.UsageError: the file cannot be read or holds no question, or a line is not one.
+        kdtool.UsageError: the file cannot be read or contains no question, or a line is not a question.
     """
     questions: dict[str, Question] = {}
     for number, (location, record) in enumerate(

@@ -109,7 +109,7 @@ def _counts(model: kdtool.LanguageModel, head: kdtool.Head, code: Code) -> tuple
 
 
 def _unfit(runtime: kdtool.Runtime) -> str:
-    """Say why a subject's tokens cannot be compared with those of the text; "" where they can."""
+    """Say why a subject's tokens cannot be compared with those of the text; "" if they can."""
     if runtime.model is None:
         return "it does not expose the model's predictions"
     sample = "def f ( x ) : <EOL> return ' ä ' <EOL> \tx"

@@ -78,7 +78,7 @@ class CodeXGlue(kdtool.Evaluator):
         """Read the files; return what CodeBLEU lacks, if the task compares programs.
 
         Raises:
-            kdtool.UsageError: a file is in another form, or holds nothing.
+            kdtool.UsageError: a file is in another form, or empty.
         """
         from kdtool_evaluator_codexglue._programs import missing
 

@@ -59,10 +59,10 @@ class Meter:
 
 
 def meter(device: torch.device, powercap: Path = _POWERCAP) -> Meter:
-    """Find the counters of this machine's processors, and where models compute on a GPU, that one's.
+    """Find the counters of this machine's processors and, if models compute on a GPU, the GPU's.
 
     Args:
-        device: what models compute on.
+        device: the device that models compute on.
         powercap: where Linux shows the counters of processors.
     """
     result = Meter()
@@ -90,7 +90,7 @@ class _Zone:
 
 
 def _processors(powercap: Path) -> list[Counter] | str:
-    """Return the zones that together hold the processors and their memory once, or why they cannot be read."""
+    """Return the zones that together cover the processors and their memory once, or the reason why they cannot be read."""
     zones: list[Counter] = []
     packages = False
     try:

@@ -114,7 +114,7 @@ class Efficiency(kdtool.Evaluator):
         counted = meter(here.device)
         for part, reason in counted.missing.items():
             run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
-        parts = f"{' and '.join(counted.parts)}, with all that ran there meanwhile and what they draw idle"
+        parts = f"{' and '.join(counted.parts)}, including other work and idle power"
         part_in_use = "GPU" if here.device.type == "cuda" else "processors"
         waiting = {"threads wait": "asleep"} if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else {}
         much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
@@ -150,7 +150,7 @@ class Efficiency(kdtool.Evaluator):
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
     """Choose the lowest seed of each kind of subject; controls and the base have the shape of the student.
 
-    An exported folder that transformers opens stands for the student.
+    An exported folder that transformers opens is measured instead of the student.
     """
     paths = [subject.path for subject in subjects if subject.role == "artifact"]
     exported = any(path is not None and _has_model(path) for path in paths)
@@ -183,7 +183,7 @@ def _find_subject(
         return path, None
     if opened.name and getattr(run.component(opened.name, kdtool.Component), "stores_answers", False):
         opened.value.close()
-        run.say(f"efficiency: {subject.name} is left out, it gives stored answers again, and new ones cost money")
+        run.say(f"efficiency: {subject.name} is left out: it returns stored answers, and new ones cost money")
         return path, None
     model = opened.value.model
     if path is not None or model is None:

@@ -24,7 +24,7 @@ from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn
 __all__ = ["Place", "Worker", "own_seconds", "place"]
 
 _DEADLINE_SECONDS = 900.0
-"""Silence after which a process counts as dead."""
+"""A process that is silent for longer counts as dead."""
 
 
 @dataclass(frozen=True)

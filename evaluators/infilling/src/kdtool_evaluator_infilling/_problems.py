@@ -1,7 +1,7 @@
 """The spans of HumanEval-Infilling.
 
 The published files of spans in whole lines follow from HumanEval by one rule, which `_spans_in_lines` states; a test
-compares them where the files are. All files have the tests of HumanEval.
+compares them if the files exist. All files have the tests of HumanEval.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _LONGEST_DOCUMENT = 1_000_000
 
 
 class LineCompletion(kdtool.Evaluator):
-    """Measures how often, and how nearly, a subject completes lines of held-out documents as they are."""
+    """Measures how often, and how closely, a subject reproduces the lines of held-out documents."""
 
     class Config(kdtool.Config):
         """The lines to complete, and their prompts."""
@@ -82,7 +82,7 @@ class LineCompletion(kdtool.Evaluator):
                 yield from _measurements(run, subject, places, answers, settings)
 
     def _places(self, run: kdtool.RunInfo) -> tuple[list[Document], dict[str, Place]]:
-        """Return held-out documents, and where in them lines are completed, by the places' ids."""
+        """Return held-out documents, and the places in them where lines are completed, by their ids."""
         from kdtool_measuring import held_out, without_text
 
         from kdtool_evaluator_line_completion._places import places_of

@@ -55,7 +55,7 @@ def _places(document: Document, context: int) -> Iterator[Place]:
 
 
 def _end_of(text: str, most: int) -> str:
-    """Return the end of a text, of whole lines where there is a line break in it."""
+    """Return the end of a text, in whole lines if it contains a line break."""
     if len(text) <= most:
         return text
     end = text[-most:]

@@ -48,7 +48,7 @@ func (a testifyAssertions) Equal(expected, actual interface{}, why ...interface{
     }
 }
 """
-"""Stands in for testify, of which the tests use `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
+"""Replaces testify; the tests use only its `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
 _CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
 """Each problem in Rust imports these, and nearly none uses them; programs are compiled without crates."""
 

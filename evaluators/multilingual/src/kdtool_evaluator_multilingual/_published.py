@@ -72,7 +72,7 @@ def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
             raise kdtool.UsageError(f"{location}: is in {given!r}; expected one of {', '.join(data_set.languages)}")
         if (language := data_set.languages[given]) not in installed_languages():
             raise kdtool.UsageError(
-                f"{location}: is in {language}, which no package makes run in the sandbox: install "
+                f"{location}: is in {language}, and no installed package runs that in the sandbox: install "
                 f"one that does, or give files in {', '.join(installed_languages())}"
             )
         check_fields(record, data_set.more.get(language, {}), location, _EXPECTED)

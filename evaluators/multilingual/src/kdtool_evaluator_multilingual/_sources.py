@@ -23,7 +23,7 @@ def close_function(code: str, closing: Sequence[str]) -> str:
 
     Args:
         code: as it was generated.
-        closing: the lines that close the function and what it is in, innermost first.
+        closing: the lines that close the function and the blocks around it, innermost first.
     """
     if re.search(r"^\}", code, re.MULTILINE):
         return code
@@ -65,6 +65,6 @@ def go_program(setup: str, prompt: str, code: str) -> str:
 
 
 def _go_name(imported: str) -> str:
-    """Return the name by which a program knows a package: the one that it gives it, or the end of its path."""
+    """Return the name of a package in a program: the alias of its import, or the end of its path."""
     given, _, path = imported.rpartition(" ")
     return re.escape(given or path.strip('"').rpartition("/")[2])

@@ -134,7 +134,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
     def _answers(
         self, run: kdtool.RunInfo, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], done: int
     ) -> Iterator[_Answered]:
-        """Answer one request after the other; verification steps are counted where there are any."""
+        """Answer one request after the other; verification steps are counted if there are any."""
         from kdtool_streaming import SpeculativeRuntime
 
         list(runtime.answer([kdtool.Request("warm-up", requests[0].prompt, _WARM_UP)]))

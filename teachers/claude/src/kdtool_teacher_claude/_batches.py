@@ -138,7 +138,7 @@ class Batches:
         await asyncio.wrap_future(self._ledger.write_submitted(name, remote))
 
     async def _create(self, items: list[dict[str, Any]]) -> str:
-        """Submit a batch; wait and try again only where the service made none for certain."""
+        """Submit a batch; wait and try again only if the service certainly created none."""
         for number in range(1 + self._config.retries):
             try:
                 return await self._client.create_batch(items)
@@ -157,7 +157,7 @@ class Batches:
         await asyncio.wrap_future(self._ledger.end_batch(batch.id))
 
     async def collect_open(self) -> None:
-        """Collect all batches of this model that the ledger holds open, also those of a run that was killed."""
+        """Collect all batches of this model that are open in the ledger, also those of a run that was killed."""
         for batch in self._ledger.open_batches():
             if not batch.id.startswith(self._prefix):
                 continue

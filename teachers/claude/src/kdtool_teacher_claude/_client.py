@@ -22,7 +22,7 @@ from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
 __all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError", "UnreachedError"]
 
 _STREAM_FROM = 8192
-"""Tokens from which an answer is streamed: a silent connection would be cut on the way."""
+"""Answers with at least this number of tokens are streamed: a proxy would cut a silent connection."""
 _OF_THIS_REQUEST = {400, 413, 422}
 _LATER = {408, 409, 425, 429, 529}
 """Timeout, conflict, too early, rate and load: the same request may be answered later."""
@@ -194,7 +194,7 @@ class Client:
         return content
 
     def _translate(self, error: Exception) -> Exception:
-        """Return one of our errors for one of the SDK, without anything that could hold the key."""
+        """Return one of our errors for one of the SDK, without anything that could contain the key."""
         if not isinstance(error, anthropic.APIStatusError) or error.status_code < 300:
             reason = self._shorten(f"{error.__cause__ or error}")
             if _is_unsent(error):
@@ -243,7 +243,7 @@ def read_key(config: ClaudeConfig) -> tuple[str, str]:
     """Return the key, and where it was found.
 
     Raises:
-        AuthenticationError: it is neither in the environment nor in the keyring, or no header can hold it.
+        AuthenticationError: the key is neither in the environment nor in the keyring, or no header can contain it.
     """
     key, source = os.environ.get(config.key_variable, "").strip(), config.key_variable
     if not key and config.keyring is not None:
@@ -280,7 +280,7 @@ def _is_web_page(response: httpx2.Response) -> bool:
 
 
 def _is_unsent(error: BaseException | None) -> bool:
-    """Return whether no connection came about; httpx2's `ConnectError` also stands for one that broke later."""
+    """Return whether no connection was made; httpx2 also raises `ConnectError` for one that broke later."""
     while error is not None:
         if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
             return True

@@ -143,7 +143,7 @@ def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_ba
 
 
 def _note_on_budget(config: ClaudeConfig, file: Path, purpose: Purpose, number: int, expected: int) -> str:
-    """Return a note on what is left of the budget; where that may not be enough, also show it as a warning."""
+    """Return a note on what is left of the budget; if that may not be enough, also show it as a warning."""
     ledger = read_summary(file) if file.exists() else None
     left = picodollars(config.budget_usd) - purpose.planned - (ledger.spent + ledger.held if ledger else 0)
     if purpose.most * expected <= left:

@@ -1,8 +1,8 @@
-"""When to send: pace by the service's limits, concurrency that adapts, waiting where the service asks for it.
+"""When to send: pace by the service's limits, concurrency that adapts, waiting if the service asks for it.
 
 `Limiter` is used inside one event loop. Rates come from the response headers before any request is refused; a refusal
 halves nothing twice: of a burst of refusals only the first counts. Concurrency grows by one for each full window of
-answers up to the ceiling at which the service refused last, and then ten times slower, to 10 % above it at most.
+answers up to the ceiling of the last refusal, and then ten times slower, to 10 % above it at most.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Limiter:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return how long a response asks to wait, in seconds; 0 where it does not."""
+    """Return how long a response asks to wait, in seconds; 0 if it does not."""
     asked = headers.get("retry-after", "")
     if (seconds := _number(asked)) is not None:
         return max(0.0, seconds)

@@ -17,7 +17,7 @@ __all__ = ["Prices", "Rates", "Usage", "dollars", "picodollars", "prices_of", "u
 _PER_DOLLAR = 10**12
 _PER_MILLION_TOKENS = 10**6
 _MOST_TOKENS = 10**9
-"""Far more than any model takes or gives; a larger count is a mistake of the service."""
+"""Far more than any model reads or writes; a larger count is a mistake of the service."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Prices:
-    """Rates by the number of input tokens above which they hold for the whole request, from 0 upwards."""
+    """Rates by the number of input tokens above which they apply to the whole request, from 0 upwards."""
 
     tiers: tuple[tuple[int, Rates], ...]
 
@@ -160,7 +160,7 @@ def dollars(amount: int) -> str:
 
 
 def usage_of(found: object) -> Usage | None:
-    """Return the counts of a message's `usage`; None where they are missing or wrong."""
+    """Return the counts of a message's `usage`; None if they are missing or wrong."""
     if not isinstance(found, Mapping):
         return None
     written, by_length = _count(found, "cache_creation_input_tokens"), found.get("cache_creation")
@@ -172,7 +172,7 @@ def usage_of(found: object) -> Usage | None:
 
 
 def _count(found: Mapping[str, Any], name: str) -> int:
-    """Return a count, 0 where it is left out, -1 where it is not a count of tokens of one request."""
+    """Return a count, 0 if it is left out, -1 if it is not a count of tokens of one request."""
     value = found.get(name)
     if value is None:
         return 0

@@ -52,7 +52,7 @@ class Service:
         self._connected = False
 
     def answer(self, asked: Iterator[Asked]) -> Iterator[kdtool.TextAnswer]:
-        """Yield an answer to each request, as they come. Nothing is opened if the ledger holds all of them."""
+        """Yield an answer to each request, as they come. Nothing is opened if the ledger has all of them."""
         progress = Progress(self._ledger, picodollars(self._config.budget_usd), self._say)
         try:
             for query in asked:

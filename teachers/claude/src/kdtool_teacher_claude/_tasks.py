@@ -1,4 +1,4 @@
-"""Tasks with programs and tests, and verdicts on them, as the server for tests writes them where a request asks for it."""
+"""Tasks with programs and tests, and verdicts on them, as the test server writes them if a request asks for them."""
 
 from __future__ import annotations
 

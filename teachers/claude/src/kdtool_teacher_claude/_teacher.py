@@ -139,7 +139,7 @@ class Claude(kdtool.Teacher):
         return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return the money in the ledger, that of all its runs, by use, and what may have been charged besides."""
+        """Return the money in the ledger, that of all its runs, by use, and charges that may be missing there."""
         from kdtool_asking import read_summary
 
         self._remember(run)

@@ -441,7 +441,7 @@ def _key(body: dict[str, Any]) -> str:
 
 
 def _write(body: dict[str, Any]) -> str:
-    """Return a task or a verdict where the request wants one, else a line about the request."""
+    """Return a task or a verdict if the request wants one, else a line about the request."""
     turns = sum(message["role"] == "user" for message in body["messages"])
     written = write_task(_system(body), turns, _key(body)) or write_verdict(_system(body), _key(body))
     return written or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"

@@ -54,11 +54,11 @@ def require_url(url: str) -> str:
 
 
 def local_addresses(url: str, *, offline: bool) -> None:
-    """Refuse a server whose name stands for a public address, or, offline, for any other machine.
+    """Refuse a server whose name resolves to a public address or, offline, to any other machine.
 
     Raises:
-        UsageError: it does.
-        ServiceError: the name stands for nothing, or the run is offline and the server is another machine.
+        UsageError: the address is public.
+        ServiceError: the name does not resolve, or the run is offline and the server is another machine.
     """
     host = urlsplit(url).hostname or ""
     try:

@@ -32,11 +32,11 @@ class OpenAIConfig(kdtool.Config):
     key_variable: kdtool.KeyVariable | None = kdtool.Field(
         default=None, json_schema_extra=kdtool.does_not_affect_results()
     )
-    """The environment variable that holds the server's key; its name ends in `_API_KEY`. None: the server needs no key."""
+    """The environment variable with the server's key; its name ends in `_API_KEY`. None: the server needs no key."""
     concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
     """Largest number of requests at the same time."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=kdtool.does_not_affect_results())
-    """Seconds without a part of an answer after which a request is given up and sent again."""
+    """Seconds without a part of an answer before a request is given up and sent again."""
     retries: int = kdtool.Field(default=5, ge=0, le=100, json_schema_extra=kdtool.does_not_affect_results())
     """Number of times that a request without an answer is sent again."""
 

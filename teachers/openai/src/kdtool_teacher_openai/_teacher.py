@@ -54,7 +54,7 @@ class OpenAI(kdtool.Teacher):
         self._remember(run)
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
+        """Return the tokenizer of the server's model; if token ids will be compared, the server's own must agree."""
         self._remember(run)
         if self.config.tokenizer is None:
             raise kdtool.UsageError(

@@ -47,7 +47,7 @@ def answers(
 
 
 def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
-    """Return what the server lists about the model; None where it lists nothing. Raises as `require_model`."""
+    """Return what the server lists about the model; None if it lists nothing. Raises as `require_model`."""
     try:
         listed = server.get("/models")
     except RefusedError as error:

@@ -34,7 +34,7 @@ _SAMPLES = (
 
 
 class _Piece(NamedTuple):
-    """A document of a row: its tokens, and the places whose next token is asked for, with those in the signal."""
+    """A document of a row: its tokens, the positions whose next token is requested, and their positions in the signal."""
 
     tokens: list[int]
     places: list[int]

@@ -1,4 +1,4 @@
-"""Opened subjects for tests of evaluators. Torch is used where it is installed."""
+"""Opened subjects for tests of evaluators. Torch is used if it is installed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ToyRuntime(Runtime):
         yield TextPiece("", found.tokens_in, found.tokens_out, found.finish)
 
     def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
-        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
+        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities if there is none."""
         for text in texts:
             content = text.encode("utf-8")
             costs = -sum(self._costs[byte] for byte in content)

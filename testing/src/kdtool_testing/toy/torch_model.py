@@ -93,7 +93,7 @@ class ToyModel(LanguageModel):
 
     @property
     def head(self) -> Head:
-        """The head, of which the last rows are padding."""
+        """The head; its last rows are padding."""
         return Head(self.model.head.weight, VOCABULARY)
 
     def backbone(self, batch: Batch, want: SignalRequest) -> ModelOutputs:
