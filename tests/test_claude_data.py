@@ -73,7 +73,7 @@ def test_check_warns_of_a_budget_that_is_too_small_and_counts_the_requests_it_pa
         (0.5, "pay for 6 of 12 requests: the run would stop there; raise budget_usd, or ask for less"),
         (
             2.5,
-            "pay for 30 of 48 requests, the most after rejections: the run may stop there; raise budget_usd to go on",
+            "pay for 30 of 48 requests, the most after rejections: the run may stop there; raise budget_usd to continue",
         ),
         (4.0, ""),
     ):

@@ -248,7 +248,7 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
         r"cost: 0\.02 dollars, if all answers have their full length\n    text: \$0\.\d{4} for 4 requests, ", shown
     )
     (line,) = kdtool.check(asking, {"teacher.requests_per_minute": 2})["forecast"]["prices"]
-    assert "2 min at 2 requests a minute" in line
+    assert "2 min at 2 requests per minute" in line
     (line,) = kdtool.check(asking, {"corpora.answers.max_tokens": 60_000})["forecast"]["prices"]
     assert (
         "learned from its first answer: 3 min at 1,000 requests, 500,000 tokens in, 100,000 tokens out a minute" in line

@@ -143,7 +143,7 @@ def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
         ("line_completion", '{"input": "x"}', r"line 1: not a record with input, gt"),
         ("line_completion", '{"input": "x", "gt": ""}', r"has no ground truth \(`gt`\); take a file that has it"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
-        ("token_completion", "<s> <EOL> </s>", "holds no tokens"),
+        ("token_completion", "<s> <EOL> </s>", "contains no tokens"),
         (
             "summarisation",
             '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}',

@@ -109,8 +109,8 @@ def test_what_only_converses_is_asked_as_a_user_asks(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"abilities": frozenset({"score"})}, "it does not answer"),
-        ({"context": 3}, "it refuses every prompt: it is too long"),
+        ({"abilities": frozenset({"score"})}, "the model does not answer prompts"),
+        ({"context": 3}, "the model refuses every prompt: it is too long"),
     ],
 )
 def test_what_cannot_be_timed_says_why(machine: Machine, change: dict[str, object], reason: str) -> None:
@@ -149,7 +149,7 @@ for line in sys.stdin:
 
 
 class OtherProcess(Machine):
-    """Has a process of its own read each prompt."""
+    """Has a separate process read each prompt."""
 
     def __init__(self, context: int) -> None:
         super().__init__("continue", context=context)
@@ -211,7 +211,7 @@ def test_a_file_of_any_format_is_measured_through_who_opens_it(
     assert machine.closed
     (line,) = heard
     assert line.startswith(
-        "efficiency: the resident memory of student-own is not measured: a process of its own failed: "
+        "efficiency: the resident memory of student-own is not measured: a separate process failed: "
     )
     assert "no installed plugin opens" in line
 
@@ -231,7 +231,7 @@ def test_what_is_not_measured_is_said(tmp_path: Path, machine: Machine, file: kd
     machine.abilities = frozenset({"score"})
     found, heard = measured(tmp_path, machine, file)
     assert list(found) == ["file-size"]
-    assert "efficiency: student-own is not timed: it does not answer" in heard
+    assert "efficiency: student-own is not timed: the model does not answer prompts" in heard
 
 
 def test_break_even_is_where_both_have_cost_the_same(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
@@ -265,7 +265,7 @@ def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: 
     run = make_run(tmp_path, {"teacher": Storing(Storing.Config())}, say=heard.append)
     assert not list(Efficiency(Efficiency.Config()).kdtool_evaluate(run, [kdtool.Subject("teacher", "teacher")]))
     assert (machine.asked, machine.closed) == ([], True)
-    assert "teacher is left out, it gives stored answers again" in heard[0]
+    assert "teacher is left out: it returns stored answers" in heard[0]
 
 
 def test_a_measuring_process_that_the_system_ends_is_said_to_lack_memory(

@@ -70,7 +70,7 @@ def test_counters_that_only_root_reads_are_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "read_text", guarded)  # tests may run as root, who may read everything
     found = meter(CPU, tmp_path)
     assert found.parts == []
-    assert "energy_uj can be read by root alone; `sudo chmod a+r" in found.missing["processors"]
+    assert "energy_uj can be read only by root; `sudo chmod a+r" in found.missing["processors"]
 
 
 @FILES

@@ -126,7 +126,7 @@ def test_documents_are_items_and_weigh_as_many_as_they_have_places(tmp_path: Pat
     assert exact.items is not None
     rows = {row["item"]: row for row in map(json.loads, exact.items.read_text("utf-8").splitlines())}
     assert {name: (row["sum"], row["weight"]) for name, row in rows.items()} == {"long": (1, 3), "short": (1, 1)}
-    assert exact.settings["places"].startswith("4, at most 4 a document")
+    assert exact.settings["places"].startswith("4, at most 4 per document")
     assert found["line-completion.edit-similarity"].value >= 0.5
     assert {(request.stop, request.temperature, request.turns) for request in runtime.asked} == {(("\n",), 0.0, ())}
 

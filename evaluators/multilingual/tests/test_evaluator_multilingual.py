@@ -252,7 +252,7 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
             [own.MULTIPL_E["cpp"] | {"language": "lua"}],
             "line 1: is in 'lua'; expected one of cpp, go_test.go, java, js, rs, ts",
         ),
-        ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, which no package makes run"),
+        ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, and no installed package runs"),
         ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, not a list of texts"),
         ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, not a text"),
         ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, not a text"),

@@ -63,12 +63,12 @@ def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: 
     async def worker() -> None:
         number = count()
         while clock.now < until:
-            turn = await limiter.turn(100, 50)
+            permit = await limiter.acquire(100, 50)
             allowed, headers = await service.ask(next(number))
             if allowed:
-                limiter.count_answer(turn, headers, 100, 50)
+                limiter.count_answer(permit, headers, 100, 50)
             else:
-                limiter.count_refusal(turn, headers)
+                limiter.count_refusal(permit, headers)
 
     async def everybody() -> None:
         await asyncio.gather(*(worker() for _ in range(workers)))
@@ -118,10 +118,10 @@ def test_your_own_limit_holds_and_retry_after_is_obeyed() -> None:
     assert 0.95 * 60 <= measured(service, 10, 120)[0] <= 61
 
     async def obey() -> None:
-        turn = await limiter.turn(1, 1)
-        limiter.count_refusal(turn, {"retry-after": "17"})
+        permit = await limiter.acquire(1, 1)
+        limiter.count_refusal(permit, {"retry-after": "17"})
         before = clock.now
-        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
         assert clock.now - before >= 17
 
     asyncio.run(clock.run(obey()))
@@ -133,10 +133,10 @@ def test_failures_in_a_row_open_the_circuit() -> None:
 
     async def fail() -> None:
         for number in range(24):
-            await limiter.turn(1, 1)
+            await limiter.acquire(1, 1)
             limiter.count_failure()
             assert limiter.openings == (number + 1) // 8
-        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
         assert clock.now >= 2 + 4 + 8
         assert limiter.openings == 0
 
@@ -151,10 +151,10 @@ def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
 
     async def worker() -> None:
         while clock.now < 180:
-            turn = await limiter.turn(1000, 10)
+            permit = await limiter.acquire(1000, 10)
             spent.append((clock.now, 500))
             await clock.sleep(0.3)
-            limiter.count_answer(turn, headers, 500, 10)
+            limiter.count_answer(permit, headers, 500, 10)
 
     async def everybody() -> None:
         await asyncio.gather(*(worker() for _ in range(16)))
@@ -173,10 +173,10 @@ def on_clock(check: Callable[[Clock, Limiter], Coroutine[Any, Any, None]], *, ow
 
 def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
-        turns = [await limiter.turn(1, 1) for _ in range(8)]
+        permits = [await limiter.acquire(1, 1) for _ in range(8)]
         await clock.sleep(1)
-        for turn in turns:
-            limiter.count_refusal(turn, {})
+        for permit in permits:
+            limiter.count_refusal(permit, {})
         assert limiter._slots() == 5, "0.7 of 8, once"
 
     on_clock(check)
@@ -184,11 +184,11 @@ def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
 
 def test_a_refusal_slows_the_rate_and_a_minute_brings_it_back() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
-        limiter.count_refusal(await limiter.turn(1, 1), {})
+        limiter.count_refusal(await limiter.acquire(1, 1), {})
         gaps = []
         for _ in range(80):
             before = clock.now
-            limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+            limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
             gaps.append(clock.now - before)
         assert gaps[2] > 1.3
         assert 1.0 < gaps[-1] < 1.05
@@ -200,9 +200,9 @@ def test_no_header_makes_it_wait_for_ever() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
         name = "anthropic-ratelimit-requests"
         for asked in ("1e9", "inf", "nan", "Fri, 31 Dec 9999 23:59:59 GMT", "soon"):
-            limiter.count_refusal(await limiter.turn(1, 1), {"retry-after": asked, f"{name}-limit": "nan"})
+            limiter.count_refusal(await limiter.acquire(1, 1), {"retry-after": asked, f"{name}-limit": "nan"})
             before = clock.now
-            limiter.count_answer(await limiter.turn(1, 1), {f"{name}-limit": "inf", f"{name}-remaining": "0"}, 1, 1)
+            limiter.count_answer(await limiter.acquire(1, 1), {f"{name}-limit": "inf", f"{name}-remaining": "0"}, 1, 1)
             assert clock.now - before <= 600
         assert limiter.requests_per_minute == 0
 
@@ -219,10 +219,10 @@ def test_retry_after_may_be_a_date() -> None:
 def test_after_the_circuit_opened_one_at_a_time_is_tried() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
         for _ in range(8):
-            await limiter.turn(1, 1)
+            await limiter.acquire(1, 1)
             limiter.count_failure()
-        await limiter.turn(1, 1)
-        second = asyncio.ensure_future(limiter.turn(1, 1))
+        await limiter.acquire(1, 1)
+        second = asyncio.ensure_future(limiter.acquire(1, 1))
         await clock.sleep(60)
         assert not second.done()
         limiter.count_failure()
@@ -235,7 +235,7 @@ def test_overload_opens_the_circuit_and_a_refusal_for_the_rate_does_not() -> Non
     async def check(clock: Clock, limiter: Limiter) -> None:
         for overloaded in (False, True):
             for _ in range(8):
-                limiter.count_refusal(await limiter.turn(1, 1), {}, overloaded=overloaded)
+                limiter.count_refusal(await limiter.acquire(1, 1), {}, overloaded=overloaded)
             assert limiter.openings == overloaded
 
     on_clock(check)
@@ -246,10 +246,10 @@ def test_silence_is_counted_from_the_first_refusal_without_an_answer_since() -> 
         await clock.sleep(5000)
         assert limiter.silence == 0, "nothing was asked"
         for _ in range(3):
-            limiter.count_refusal(await limiter.turn(1, 1), {})
+            limiter.count_refusal(await limiter.acquire(1, 1), {})
             await clock.sleep(100)
         assert limiter.silence == 300
-        limiter.count_answer(await limiter.turn(1, 1), {}, 1, 1)
+        limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
         assert limiter.silence == 0
 
     on_clock(check)
@@ -260,9 +260,9 @@ def test_no_more_are_sent_when_none_remains() -> None:
         name = "anthropic-ratelimit-requests"
         await clock.sleep(100)
         headers = {f"{name}-limit": "60", f"{name}-remaining": "0"}
-        limiter.count_answer(await limiter.turn(1, 1), headers, 1, 1)
+        limiter.count_answer(await limiter.acquire(1, 1), headers, 1, 1)
         before = clock.now
-        await limiter.turn(1, 1)
+        await limiter.acquire(1, 1)
         assert clock.now - before >= 1
 
     on_clock(check)

@@ -273,7 +273,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused_and_no_other() -> None:
     with serving(lambda *_: chat("x")) as served, teacher(served) as asked:
         found = [*asked.kdtool_answer([kdtool.Request("half", "\ud83d", 8), *REQUESTS[:1]])]
     reasons = {answer.id: answer.reason for answer in found}
-    assert reasons.pop("half").startswith("the request holds text that cannot be sent")
+    assert reasons.pop("half").startswith("the request contains text that cannot be sent")
     assert reasons == {"r0": ""}
 
 

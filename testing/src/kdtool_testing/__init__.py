@@ -10,11 +10,11 @@
 
 There is one for every kind. Its docstring lists the attributes to set, and the methods to override so that the component
 has what it needs (`prepare` for files, `companions` for other components of the run). All extend `ComponentConformance`;
-`CommandConformance` is for commands. Each suite has its own file; `toy/` holds the stand-ins.
+`CommandConformance` is for commands. Each suite has its own file; `toy/` contains the stand-ins.
 
 A suite's tests cannot be deleted, replaced or skipped in a subclass, except by one that is marked
-`pytest.mark.xfail(reason=…)`. The rest here serves tests of your own: a run (`make_run`), small models (`toy_model`, and
-`write_toy_model` for one in a folder), opened subjects, results. Needs pytest; torch only where a suite computes.
+`pytest.mark.xfail(reason=…)`. The rest here serves your own tests: a run (`make_run`), small models (`toy_model`, and
+`write_toy_model` for one in a folder), opened subjects, results. Needs pytest; torch only for suites that compute.
 """
 # ruff: noqa: E402 - asserts are rewritten before the suites are imported
 

@@ -1,4 +1,4 @@
-"""Components as kdtool calls them: a method that wraps other components' hooks is not a hook of its own component."""
+"""Components as kdtool calls them: a method that wraps other components' hooks is not the component's hook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["as_called"]
 
 
 def as_called(component: Component) -> Any:
-    """Return a view of a component in which each wrapper of a hook is a hook that does nothing."""
+    """Return a view of a component whose wrappers of hooks are replaced by hooks that do nothing."""
     return _View(component)
 
 

@@ -63,18 +63,22 @@ class CacheConformance(ComponentConformance):
 
     def test_what_is_recalled_is_what_the_teacher_told(self, recording: Path) -> None:
         batch = batch_of(small_rows())
-        told, found = self._teacher().signal(batch), self._recall(recording, small_rows())
-        if told.lazy is not None and found.lazy is not None:
+        told, recalled = self._teacher().signal(batch), self._recall(recording, small_rows())
+        if told.lazy is not None and recalled.lazy is not None:
             close(
-                logits_of(found.lazy.hidden, found.lazy.head),
+                logits_of(recalled.lazy.hidden, recalled.lazy.head),
                 logits_of(told.lazy.hidden, told.lazy.head),
                 "logits differ",
             )
-        for layer in set(told.hidden) & set(found.hidden):
-            close(found.hidden[layer].float(), told.hidden[layer], f"hidden states of layer {layer} differ")
-        if told.sparse is not None and found.sparse is not None and found.sparse.form == told.sparse.form == "top-k":
-            for one, other in zip(_as_sets(found.sparse), _as_sets(told.sparse), strict=True):
-                assert one == pytest.approx(other, rel=2e-2)
+        for layer in set(told.hidden) & set(recalled.hidden):
+            close(recalled.hidden[layer].float(), told.hidden[layer], f"hidden states of layer {layer} differ")
+        if (
+            told.sparse is not None
+            and recalled.sparse is not None
+            and recalled.sparse.form == told.sparse.form == "top-k"
+        ):
+            for tokens, expected in zip(_as_sets(recalled.sparse), _as_sets(told.sparse), strict=True):
+                assert tokens == pytest.approx(expected, rel=2e-2)
 
     def test_recalling_reads_and_does_not_write(self, recording: Path) -> None:
         before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
@@ -158,7 +162,7 @@ class CacheConformance(ComponentConformance):
 
 @dataclass
 class Teacher:
-    """A teacher of few numbers, drawn anew for each row from its key: a `kdtool.SignalSource`."""
+    """A teacher of few numbers, drawn for each row from its key: a `kdtool.SignalSource`."""
 
     want: SignalRequest
     rows_before_death: int = 1000
@@ -166,7 +170,7 @@ class Teacher:
     fingerprint: ClassVar[str] = "small teacher"
 
     def signal(self, batch: Batch) -> Signal:
-        """Return what is wanted of the batch; die as if killed when too many rows were asked for."""
+        """Return the requested signal of the batch; die as if killed when too many rows were requested."""
         import torch
 
         self.asked += batch.row_keys
@@ -221,18 +225,18 @@ def _generator(text: str) -> Any:
     return torch.Generator().manual_seed(seed)
 
 
-def _same(found: Signal, expected: Sequence[Signal]) -> None:
+def _same(signal: Signal, expected: Sequence[Signal]) -> None:
     """Assert that a batch's signal is its rows' signals one after the other, bit for bit."""
     import torch
 
-    assert (found.lazy is None) == (expected[0].lazy is None)
-    if found.lazy is not None:
-        assert torch.equal(found.lazy.hidden, torch.cat([s.lazy.hidden for s in expected if s.lazy]))
-    assert (found.sparse is None) == (expected[0].sparse is None)
-    if found.sparse is not None:
-        assert _as_sets(found.sparse) == [row for s in expected if s.sparse for row in _as_sets(s.sparse)]
-    assert set(found.hidden) == set(expected[0].hidden)
-    for layer, states in found.hidden.items():
+    assert (signal.lazy is None) == (expected[0].lazy is None)
+    if signal.lazy is not None:
+        assert torch.equal(signal.lazy.hidden, torch.cat([s.lazy.hidden for s in expected if s.lazy]))
+    assert (signal.sparse is None) == (expected[0].sparse is None)
+    if signal.sparse is not None:
+        assert _as_sets(signal.sparse) == [row for s in expected if s.sparse for row in _as_sets(s.sparse)]
+    assert set(signal.hidden) == set(expected[0].hidden)
+    for layer, states in signal.hidden.items():
         assert torch.equal(states, torch.cat([s.hidden[layer] for s in expected]))
 
 

@@ -43,7 +43,7 @@ def with_passes(chunk: TokenChunk, *logits: Tensor) -> TokenChunk:
 
 
 def part_of(chunk: TokenChunk, rows: slice) -> TokenChunk:
-    """Return some positions of a chunk, on memory of their own."""
+    """Return some positions of a chunk, in separate memory."""
     teacher = chunk.teacher
     if isinstance(teacher, DenseTokens):
         teacher = DenseTokens(teacher.logits[rows])

@@ -35,7 +35,7 @@ __all__ = ["ComponentConformance"]
 class ComponentConformance(RegistrationConformance):
     """Settings are described, bounded and strict, descriptions are true, and the component can be closed at any time.
 
-    Override `prepare` where the component needs files, and `companions` where it asks others of the run.
+    Override `prepare` if the component needs files, and `companions` if it asks others of the run.
     """
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
@@ -48,7 +48,7 @@ class ComponentConformance(RegistrationConformance):
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> RunInfo:
-        """A run in a folder of its own; `run.hook` reaches a `Listener` and the companions."""
+        """A run in a separate folder; `run.hook` reaches a `Listener` and the companions."""
         folder = tmp_path / "run"
         folder.mkdir()
         return self.make_run(folder)

@@ -49,7 +49,7 @@ class EvaluatorConformance(ComponentConformance):
     """True if the same subjects give the same values again; set False for timings."""
 
     def opener(self, *refused: str) -> Opener:
-        """Return a component that opens the subjects, all but the `refused`."""
+        """Return a component that opens all subjects except the `refused`."""
         return Opener(*refused)
 
     def examples(self) -> Sequence[Example]:
@@ -60,7 +60,7 @@ class EvaluatorConformance(ComponentConformance):
         return [*(Example(f"{split}-{i}", Text(text), split=split) for split, i, text in texts), completion]
 
     def nothing_to_measure(self, folder: Path) -> Iterator[Mapping[str, Any]]:
-        """Yield settings, over those of `prepare`, under each of which there is nothing to measure; write their files.
+        """Yield settings, over those of `prepare`, that leave nothing to measure; write their files.
 
         For evaluators that have their problems from files: an empty file, one of another split.
         """
@@ -98,42 +98,46 @@ class EvaluatorConformance(ComponentConformance):
     def test_measurements_are_declared(self, evaluation: Measured, run: RunInfo) -> None:
         declared = self.ready(run).measurements
         assert not isinstance(declared, str), "measurements are a tuple of names"
-        for found in evaluation.found:
-            assert any(fnmatchcase(found.name, name) for name in declared), f"{found.name} is missing in `measurements`"
+        for measurement in evaluation.found:
+            assert any(fnmatchcase(measurement.name, name) for name in declared), (
+                f"{measurement.name} is missing in `measurements`"
+            )
 
     def test_measurements_are_well_formed(self, evaluation: Measured) -> None:
-        for found in evaluation.found:
-            assert isinstance(found, Measurement)
-            assert found.name
-            assert isinstance(found.value, float | int)
-            assert isfinite(found.value), found
-            assert found.n >= 1
-            assert (found.low is None) == (found.high is None)
-            if found.low is not None and found.high is not None:
-                assert found.low <= found.value <= found.high, found
-            assert all(isinstance(text, str) for pair in found.settings.items() for text in pair)
-            assert all(isinstance(text, str) for pair in found.texts.items() for text in pair)
+        for measurement in evaluation.found:
+            assert isinstance(measurement, Measurement)
+            assert measurement.name
+            assert isinstance(measurement.value, float | int)
+            assert isfinite(measurement.value), measurement
+            assert measurement.n >= 1
+            assert (measurement.low is None) == (measurement.high is None)
+            if measurement.low is not None and measurement.high is not None:
+                assert measurement.low <= measurement.value <= measurement.high, measurement
+            assert all(isinstance(text, str) for pair in measurement.settings.items() for text in pair)
+            assert all(isinstance(text, str) for pair in measurement.texts.items() for text in pair)
 
     def test_subjects_are_measured_alike(self, evaluation: Measured) -> None:
         """A name means one thing: its unit, direction and settings do not change from subject to subject."""
         meanings: dict[str, set[tuple[object, ...]]] = {}
-        for found in evaluation.found:
-            meanings.setdefault(found.name, set()).add((found.unit, found.higher_is_better, found.transform))
+        for measurement in evaluation.found:
+            meanings.setdefault(measurement.name, set()).add(
+                (measurement.unit, measurement.higher_is_better, measurement.transform)
+            )
         assert all(len(meaning) == 1 for meaning in meanings.values()), meanings
 
     def test_items_are_the_value_and_paired(self, evaluation: Measured) -> None:
         paired: dict[str, set[tuple[str, ...]]] = {}
-        for found in evaluation.found:
-            if found.items is None:
+        for measurement in evaluation.found:
+            if measurement.items is None:
                 continue
-            assert found.items.resolve().is_relative_to((evaluation.folder / "run").resolve())
-            rows = [json.loads(line) for line in json_lines(found.items)]
+            assert measurement.items.resolve().is_relative_to((evaluation.folder / "run").resolve())
+            rows = [json.loads(line) for line in json_lines(measurement.items)]
             assert all(set(row) - {"shown"} == {"item", "sum", "weight"} for row in rows)
             assert all(isinstance(text, str) for row in rows for text in row.get("shown", {}).values())
             assert len({row["item"] for row in rows}) == len(rows)
             mean = sum(row["sum"] for row in rows) / sum(row["weight"] for row in rows)
-            assert found.value == pytest.approx(exp(mean) if found.transform == "exp" else mean, rel=1e-6)
-            paired.setdefault(found.name, set()).add(tuple(sorted(row["item"] for row in rows)))
+            assert measurement.value == pytest.approx(exp(mean) if measurement.transform == "exp" else mean, rel=1e-6)
+            paired.setdefault(measurement.name, set()).add(tuple(sorted(row["item"] for row in rows)))
         assert all(len(items) == 1 for items in paired.values()), "subjects are compared item by item: the same items"
 
     def test_it_is_the_same_again_and_alone(self, evaluation: Measured, tmp_path: Path) -> None:
@@ -147,13 +151,15 @@ class EvaluatorConformance(ComponentConformance):
         for number, group in enumerate(groups):
             folder = tmp_path / str(number)
             folder.mkdir()
-            for found in self._measure(folder, group, files=evaluation.folder).found:
+            for measurement in self._measure(folder, group, files=evaluation.folder).found:
                 same = [
-                    other for other in evaluation.found if (other.name, other.subject) == (found.name, found.subject)
+                    other
+                    for other in evaluation.found
+                    if (other.name, other.subject) == (measurement.name, measurement.subject)
                 ]
                 assert len(same) == 1
-                assert found.value == pytest.approx(same[0].value, rel=1e-6)
-                assert found.settings == same[0].settings
+                assert measurement.value == pytest.approx(same[0].value, rel=1e-6)
+                assert measurement.settings == same[0].settings
 
     def test_what_was_opened_is_closed(self, evaluation: Measured) -> None:
         assert all(runtime.closed for runtime in evaluation.runtimes)
@@ -162,7 +168,7 @@ class EvaluatorConformance(ComponentConformance):
         lost = Subject("lost", "artifact", tmp_path / "gone.gguf", 0)
         (tmp_path / "gone.gguf").write_bytes(b"GGUF?")
         evaluation = self._measure(tmp_path, [lost], refused=("lost",))
-        assert all(found.n >= 1 and isfinite(found.value) for found in evaluation.found)
+        assert all(measurement.n >= 1 and isfinite(measurement.value) for measurement in evaluation.found)
         assert evaluation.said, "tell the user which subject is left out: call run.say"
 
     def test_nothing_to_measure_is_no_error(self, tmp_path: Path) -> None:
@@ -170,18 +176,21 @@ class EvaluatorConformance(ComponentConformance):
 
     def test_a_run_without_texts_is_measured_alike_or_an_error(self, evaluation: Measured, tmp_path: Path) -> None:
         """An evaluator of the run's texts must not return an empty result silently: its error names the recipe key."""
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         refusal = ""
         try:
-            found = self._measure(tmp_path, examples=()).found
+            measurements = self._measure(tmp_path, examples=()).found
         except UsageError as error:
             refusal = str(error)
         with_texts, without = (
-            {(one.name, one.subject): one.value if self.repeatable else 0.0 for one in each}
-            for each in (evaluation.found, found)
+            {
+                (measurement.name, measurement.subject): measurement.value if self.repeatable else 0.0
+                for measurement in each
+            }
+            for each in (evaluation.found, measurements)
         )
         alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
-        assert alike or refusal, "raise a kdtool.UsageError where nothing is left to measure"
+        assert alike or refusal, "raise a kdtool.UsageError if nothing is left to measure"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
         assert alike or self._early_refusal(tmp_path, ()) == refusal, (
             "kdtool_check reports it, before anything is trained"
@@ -199,18 +208,18 @@ class EvaluatorConformance(ComponentConformance):
     def test_prompts_without_an_answer_end_nothing(
         self, evaluation: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """All requests but the first are refused, as prompts that are too long are: it is the same items all the same."""
+        """All requests but the first are refused, as prompts that are too long are: the items stay the same."""
         answer = ToyRuntime.answer
 
         def refusing(runtime: ToyRuntime, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-            for number, found in enumerate(answer(runtime, requests)):
-                yield TextAnswer(found.id, "", "refused", found.tokens_in, 0) if number else found
+            for number, reply in enumerate(answer(runtime, requests)):
+                yield TextAnswer(reply.id, "", "refused", reply.tokens_in, 0) if number else reply
 
         monkeypatch.setattr(ToyRuntime, "answer", refusing)
-        again = {(found.name, found.subject): found for found in self._measure(tmp_path).found}
-        for found in evaluation.found:
-            assert (found.name, found.subject) in again, "what is refused counts as failed"
-            assert _items(again[found.name, found.subject]) == _items(found)
+        again = {(measurement.name, measurement.subject): measurement for measurement in self._measure(tmp_path).found}
+        for measurement in evaluation.found:
+            assert (measurement.name, measurement.subject) in again, "what is refused counts as failed"
+            assert _items(again[measurement.name, measurement.subject]) == _items(measurement)
 
     def test_its_problems_are_named_whole_and_the_same_again(self, run: RunInfo) -> None:
         found = [list(self.ready(run).kdtool_problems(run) or ()) for _ in range(2)]

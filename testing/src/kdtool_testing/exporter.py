@@ -25,7 +25,7 @@ class ExporterConformance(ComponentConformance):
 
     kind: ClassVar[str] = "exporter"
     opens: ClassVar[bool] = True
-    """True if the exporter opens its artifacts for measurement; set False where nothing here runs the format."""
+    """True if the exporter opens its artifacts for measurement; set False if nothing here runs the format."""
 
     def write_student(self, folder: Path) -> Path:
         """Write a trained student into `folder`, as `LanguageModel.save` leaves it, and return its folder."""
@@ -44,7 +44,7 @@ class ExporterConformance(ComponentConformance):
         assert isinstance(artifact, Artifact)
         assert artifact.path.exists()
         assert artifact.path.resolve().is_relative_to(run.folder.resolve())
-        assert artifact.path != run.folder, "the engine keeps files of its own there"
+        assert artifact.path != run.folder, "the engine keeps its own files there"
         assert _content(trained) == before, "the exporter must not change the trained student"
         assert {path.name for path in tmp_path.iterdir()} == {"trained", "run"}
 

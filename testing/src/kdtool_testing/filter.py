@@ -30,12 +30,12 @@ EXAMPLES = (
 
 
 class FilterConformance(ComponentConformance):
-    """A filter answers for every example, gives short reasons, and decides the same in whatever batches examples come."""
+    """A filter answers for every example, gives short reasons, and decides the same however examples are batched."""
 
     kind: ClassVar[str] = "filter"
 
     def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        """Return examples of which the filter keeps some and rejects some: those it keeps, those it rejects."""
+        """Return examples that the filter keeps and examples that it rejects: those it keeps, those it rejects."""
         raise NotImplementedError
 
     def test_there_is_one_answer_for_each_example(self, run: RunInfo) -> None:

@@ -47,5 +47,5 @@ class LossConformance(ComponentConformance):
             )
 
     def _slopes(self, temperature: float) -> list[float]:
-        """Return norms of gradients at this temperature, where student and teacher hardly differ."""
+        """Return norms of gradients at this temperature, for a student and a teacher that hardly differ."""
         raise NotImplementedError

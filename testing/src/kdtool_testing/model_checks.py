@@ -57,7 +57,7 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         assert pieces[-1] == b"", "special tokens have no bytes"
     for before, text in zip(("", *TEXTS), (*TEXTS, "    indented\n"), strict=True):
         ids = [*tokenizer.encode(before), *tokenizer.encode_behind(before, text)]
-        assert tokenizer.decode(ids) == before + text, "a text behind another one follows it as it is"
+        assert tokenizer.decode(ids) == before + text, "a text after another one follows it unchanged"
         assert b"".join(tokenizer.pieces(ids)) == (before + text).encode()
     assert 0 <= tokenizer.end_of_text < tokenizer.vocabulary
     assert tokenizer.fingerprint
@@ -71,7 +71,7 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _check_start(tokenizer: Tokenizer) -> None:
-    """Assert that the start of a document is not text, and stands there once even if a template writes it."""
+    """Assert that the start of a document is not text, and occurs once even if a template writes it."""
     start = tokenizer.document_start
     assert tokenizer.scoring_context == (start or (tokenizer.end_of_text,))
     assert all(0 <= token < tokenizer.vocabulary for token in start)
@@ -111,11 +111,11 @@ def pack_rows(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEX
     rows = []
     for number, (first, second) in enumerate(zip(texts, (*texts[1:], texts[0]), strict=True)):
         cut = length // 2 - number % 3
-        one = [*tokenizer.document_start, *tokenizer.encode(first * 3)][:cut]
-        two = [*tokenizer.document_start, *tokenizer.encode(second * 3)][: length - cut - 2]
-        ids = [*one, *two]
+        first_ids = [*tokenizer.document_start, *tokenizer.encode(first * 3)][:cut]
+        second_ids = [*tokenizer.document_start, *tokenizer.encode(second * 3)][: length - cut - 2]
+        ids = [*first_ids, *second_ids]
         padding = length - len(ids)
-        document = [0] * len(one) + [1] * len(two) + [-1] * padding
+        document = [0] * len(first_ids) + [1] * len(second_ids) + [-1] * padding
         labelled = [where >= 0 and (i + number) % 5 != 0 for i, where in enumerate(document)]
         rows.append(Row(f"row {number}", [*ids, *[tokenizer.end_of_text] * padding], labelled, document))
     return rows
@@ -164,9 +164,12 @@ def check_model(model: LanguageModel) -> None:
     close(alone, whole, "rows see each other")
     row = rows[0]
     cut = row.document.index(1)
-    for place, changed, what in ((0, cut, "documents see each other"), (cut - 1, 0, "positions see what comes later")):
+    for position, changed, what in (
+        (0, cut, "documents see each other"),
+        (cut - 1, 0, "positions see what comes later"),
+    ):
         ids = list(row.input_ids)
-        ids[place] = next(other for other in ids if other != ids[place])
+        ids[position] = next(other for other in ids if other != ids[position])
         before, after = (compute_logits(model, batch_of([_label_all(r)])) for r in (row, replace(row, input_ids=ids)))
         span = slice(cut - 1, None) if changed else slice(0, cut - 2)
         close(before[span], after[span], what)
@@ -178,7 +181,7 @@ def check_model(model: LanguageModel) -> None:
 
 
 def check_generate(model: LanguageModel) -> None:
-    """Assert that a model continues prompts by its own tokens, from their seeds alone, and stays as it was."""
+    """Assert that a model continues prompts with its own tokens, depending only on the seeds, and stays unchanged."""
     import torch
 
     tokenizer = model.tokenizer
@@ -190,13 +193,13 @@ def check_generate(model: LanguageModel) -> None:
     weights = {name: weight.clone() for name, weight in model.model.state_dict().items()}
     generator = torch.get_rng_state()
     greedy, drawn = (model.generate(prompts, limits, temperature, seeds) for temperature in (0.0, 0.8))
-    for found, temperature in ((greedy, 0.0), (drawn, 0.8)):
-        for prompt, new, limit, seed in zip(prompts, found, limits, seeds, strict=True):
+    for continued, temperature in ((greedy, 0.0), (drawn, 0.8)):
+        for prompt, new, limit, seed in zip(prompts, continued, limits, seeds, strict=True):
             assert 1 <= len(new) <= limit
             assert all(0 <= token < model.head.vocabulary for token in new)
             assert model.tokenizer.end_of_text not in new[:-1], "the end of a text ends it"
             alone = model.generate([prompt], [limit], temperature, [seed])
-            assert alone == [new], "what is continued beside it, and when, must not matter"
+            assert alone == [new], "other prompts of the batch, and their order, must not matter"
     others = [model.generate([prompts[4]], [12], 0.8, [seed])[0] for seed in range(1, 5)]
     assert any(other != drawn[4] for other in others), "another seed draws other tokens"
     assert model.generate([], [], 1.0, []) == []
@@ -208,30 +211,30 @@ def check_generate(model: LanguageModel) -> None:
 
 
 def _check_likeliest(model: LanguageModel, prompt: list[int], new: list[int]) -> None:
-    """Assert that each new token is the likeliest one behind those before it, up to rounding."""
+    """Assert that each new token is the likeliest one after those before it, up to rounding."""
     ids = [*prompt, *new]
     logits = compute_logits(model, batch_of([Row("", ids, [True] * len(ids), [0] * len(ids))]))
     for token, row in zip(new, logits[len(prompt) - 1 :], strict=True):
         assert float(row.max() - row[token]) <= 0.05 * float(row.std()), "temperature 0 takes the likeliest token"
 
 
-def close(found: Tensor, expected: Tensor, what: str) -> None:
+def close(logits: Tensor, expected: Tensor, what: str) -> None:
     """Assert that logits agree up to rounding, measured in their own spread; bfloat16 rounds coarsely."""
     scale = float(expected.std()) or 1.0
-    assert float((found - expected).abs().max()) <= 0.05 * scale, what
+    assert float((logits - expected).abs().max()) <= 0.05 * scale, what
 
 
 def same_shapes(described: ModelFacts, real: ModelFacts) -> None:
-    """Assert that a description from configuration alone is the model; which layers were copied may be unknown yet."""
+    """Assert that a description from only the configuration matches the model; copied layers may be unknown yet."""
     copied = described.copied_layers or real.copied_layers
     assert replace(described, copied_layers=copied) == real
 
 
 def check_runtime(runtime: Runtime) -> None:
-    """Assert that an opened subject scores in order, with finite and honest numbers, whatever is scored beside.
+    """Assert that an opened subject scores in order, with finite and honest numbers, regardless of the other texts.
 
-    One that only answers refuses to. Where it shows a model with a short context, a prompt that is too long ends nothing.
-    One that continues prompts streams its answers.
+    A subject that only answers refuses to score. If it shows a model with a short context, a prompt that is too long does
+    not stop the others. A subject that continues prompts streams its answers.
     """
     context = runtime.model.facts.context if runtime.model else 0
     if 0 < context <= _SHORT_CONTEXT:
@@ -251,15 +254,15 @@ def check_runtime(runtime: Runtime) -> None:
         assert score.log_likelihood < 0
         assert isfinite(score.log_likelihood)
     alone = [score for text in texts for score in runtime.score([text])]
-    for one, other in zip(alone, scores, strict=True):
-        assert one.tokens == other.tokens
-        assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=2e-2)
+    for single, other in zip(alone, scores, strict=True):
+        assert single.tokens == other.tokens
+        assert single.log_likelihood == pytest.approx(other.log_likelihood, rel=2e-2)
     if runtime.model is not None:
         _check_scores(runtime.model, texts, scores)
 
 
 def _check_scores(model: LanguageModel, texts: Sequence[str], scores: Sequence[LogLikelihood]) -> None:
-    """Assert that a text is scored behind the `scoring_context` of its tokenizer; half precision rounds coarsely."""
+    """Assert that a text is scored after the `scoring_context` of its tokenizer; half precision rounds coarsely."""
     for text, score in zip(texts, scores, strict=True):
         assert score.tokens == len(model.tokenizer.encode(text))
         assert score.log_likelihood == pytest.approx(log_likelihood(model, text), rel=2e-2, abs=0.02)
@@ -267,7 +270,7 @@ def _check_scores(model: LanguageModel, texts: Sequence[str], scores: Sequence[L
 
 def _check_too_long(runtime: Runtime, context: int) -> None:
     requests = [Request("long", "x = 1\n" * context, 2), Request("short", "x = ", 2)]
-    answers = {found.id: found for found in runtime.answer(requests)}
+    answers = {answer.id: answer for answer in runtime.answer(requests)}
     assert sorted(answers) == ["long", "short"], "answer the other prompts when one is too long"
     assert (answers["long"].finish, answers["long"].text) == ("refused", "")
     assert answers["short"].finish != "refused"
@@ -279,7 +282,7 @@ def _check_streams(runtime: Runtime) -> None:
     for stream in [runtime.stream(request) for request in requests]:
         next(stream)
         stream.close()  # type: ignore[attr-defined]
-    answers = {found.id: found for found in runtime.answer(requests)}
+    answers = {answer.id: answer for answer in runtime.answer(requests)}
     for left in range(2, -1, -1):  # in 16 bits a token can depend on the streams that happen to share a batch
         with ThreadPoolExecutor(min(runtime.streams, len(requests))) as pool:
             pieces_of = list(pool.map(lambda request: list(runtime.stream(request)), requests))
@@ -287,10 +290,10 @@ def _check_streams(runtime: Runtime) -> None:
         if not left or texts == [answers[request.id].text for request in requests]:
             break
     for request, pieces, text in zip(requests, pieces_of, texts, strict=True):
-        found = answers[request.id]
-        assert text == found.text, "the pieces make up the answer"
-        assert [piece.finish for piece in pieces] == [None] * (len(pieces) - 1) + [found.finish]
-        assert (pieces[-1].tokens_in, pieces[-1].tokens_out) == (found.tokens_in, found.tokens_out)
+        answer = answers[request.id]
+        assert text == answer.text, "the pieces make up the answer"
+        assert [piece.finish for piece in pieces] == [None] * (len(pieces) - 1) + [answer.finish]
+        assert (pieces[-1].tokens_in, pieces[-1].tokens_out) == (answer.tokens_in, answer.tokens_out)
         counts = [piece.tokens_out for piece in pieces]
         assert counts == sorted(counts), "tokens are counted as they come"
     assert (runtime.memory() or 1) > 0
@@ -299,16 +302,16 @@ def _check_streams(runtime: Runtime) -> None:
 def check_answers(answer: Any) -> None:
     """Assert that every request is answered once, under its id, within its limits, and greedily the same again."""
     requests = [Request("a", "def f(", 6), Request("b", "x = ", 3), Request("c", TEXTS[0], 5, stop=("e", "\n"))]
-    answers = {found.id: found for found in answer(iter(requests))}
+    answers = {given.id: given for given in answer(iter(requests))}
     assert sorted(answers) == ["a", "b", "c"]
     for request in requests:
-        found = answers[request.id]
-        assert found.finish in {"stop", "length", "refused"}
-        assert 0 <= found.tokens_out <= request.max_tokens
-        assert found.tokens_in > 0
-        assert found.picodollars >= 0
-        assert not any(stop in found.text for stop in request.stop), "text ends before what stops it"
-    assert {found.id: found.text for found in answer(iter(requests[::-1]))} == {i: a.text for i, a in answers.items()}
+        given = answers[request.id]
+        assert given.finish in {"stop", "length", "refused"}
+        assert 0 <= given.tokens_out <= request.max_tokens
+        assert given.tokens_in > 0
+        assert given.picodollars >= 0
+        assert not any(stop in given.text for stop in request.stop), "text ends before what stops it"
+    assert {given.id: given.text for given in answer(iter(requests[::-1]))} == {i: a.text for i, a in answers.items()}
     assert list(answer(iter(()))) == []
 
 

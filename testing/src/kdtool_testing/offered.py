@@ -47,7 +47,7 @@ class OfferedConformance(Suite):
     """Tests for everything that a distribution registers as an entry point; `CommandConformance` and others extend it."""
 
     kind: ClassVar[str]
-    """The kind that the suite is for; "" where it is for all."""
+    """The kind that the suite is for; "" if it is for all."""
     entry_point: ClassVar[str] = ""
     """The name it is registered under. Without it, tests of the registration fail and the others run."""
 

@@ -29,9 +29,9 @@ EXAMPLES = (
 
 
 class PackerConformance(ComponentConformance):
-    """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams.
+    """A packer gives rows of one length, well formed, with keys that depend only on content, and streams.
 
-    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts are repeated
+    `forms` are the forms of examples that it accepts; others are refused with a `UsageError`. Some texts are repeated
     `repeats` times; lower it for a packer that leaves out texts too long for a row.
     """
 
@@ -49,7 +49,7 @@ class PackerConformance(ComponentConformance):
         return [example for example in EXAMPLES if type(example.body) in self.forms]
 
     def labelled_text(self, run: RunInfo, body: Body, *, rejected: bool = False) -> str:
-        """Return what is learned of many examples with this body, or what is marked as rejected; skip where not taken."""
+        """Return the texts learned from many examples with this body, or those marked as rejected; skip if not accepted."""
         if type(body) not in self.forms:
             pytest.skip(f"takes no {type(body).__name__}")
         found = ""
@@ -119,7 +119,7 @@ class PackerConformance(ComponentConformance):
                 rows = list(self.build().kdtool_rows(run, examples, tokenizer))
                 texts = [tokenizer.decode(row.input_ids) for row in rows]
                 assert any("(a" in text for text in texts)
-                assert not any("( " in text for text in texts), "use `encode_behind` for what stands behind other text"
+                assert not any("( " in text for text in texts), "use `encode_behind` for text that follows other text"
 
     def test_every_document_begins_as_its_tokenizer_begins_one(self, run: RunInfo) -> None:
         """Also one that continues in another row: once, and not to be learned."""
@@ -175,5 +175,5 @@ class PackerConformance(ComponentConformance):
 
 
 def _letters(example: Example) -> list[int]:
-    """Return the byte of each character, which is the token that stands for it."""
+    """Return the byte of each character, which is its token."""
     return list("".join(parts_of(example.body)).encode("ascii"))

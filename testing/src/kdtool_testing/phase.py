@@ -98,7 +98,7 @@ class FrozenTeacher:
 
 
 class CutTeacher(FrozenTeacher):
-    """The same over its first tokens alone."""
+    """The same over only its first tokens."""
 
     def __init__(self, shared: int) -> None:
         self.shared = shared

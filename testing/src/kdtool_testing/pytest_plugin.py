@@ -1,6 +1,6 @@
 """Reports what a conformance suite's test class still has to set, and turns skips from outside of the suite into failures.
 
-pytest loads it wherever kdtool-testing is installed; other tests than those of suites are left alone.
+pytest loads it wherever kdtool-testing is installed; it changes only the tests of suites.
 """
 
 from __future__ import annotations

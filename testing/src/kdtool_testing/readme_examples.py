@@ -58,7 +58,7 @@ def _with(recipe: Path, stand_ins: Mapping[str, str]) -> Assembly:
 
 
 def _replacements(recipe: Path, stand_ins: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """Yield settings that put a stand-in where a component is not installed."""
+    """Yield settings that put a stand-in in place of each component that is not installed."""
     found = load_recipe(recipe)
     trained = [own for phase in found.phases for own in phase.components]
     for spec in {spec.key: spec for spec in (*found.lasting, *trained)}.values():

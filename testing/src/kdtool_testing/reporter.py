@@ -77,14 +77,14 @@ class ReporterConformance(ComponentConformance):
         results = make_results(run.folder)
         for number in (float("nan"), float("inf"), -1e300, 0.0):
             measurements = tuple(
-                replace(found, value=number, low=number, high=number) for found in results.measurements
+                replace(measured, value=number, low=number, high=number) for measured in results.measurements
             )
             report = StepReport(1, 1, 0, 0.0, number, number, number, {"ce": TermReport(number, number, number)})
             arms = tuple(replace(arm, histories={"distil": (report,)}) for arm in results.arms)
             self._write(run, replace(results, measurements=measurements, arms=arms))
         endless = tuple(
-            replace(found, difference=1e300, low=low, high=float("inf"), verdict="no evidence of a difference")
-            for found in results.comparisons
+            replace(comparison, difference=1e300, low=low, high=float("inf"), verdict="no evidence of a difference")
+            for comparison in results.comparisons
             for low in (-1.0, float("-inf"))
         )
         self._write(run, replace(results, comparisons=endless))

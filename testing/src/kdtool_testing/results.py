@@ -24,7 +24,7 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
 
     Args:
         folder: the run's folder; nothing is written.
-        text: is given every free text of the results, and returns what stands there instead.
+        text: receives every free text of the results, and returns its replacement.
     """
     arms = tuple(_arm(folder, arm, seed, text) for arm in ARMS for seed in (0, 1))
     subjects = (
@@ -37,7 +37,7 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
         name="small",
         folder=folder,
         verdict=text("The student is better than the control."),
-        measurements=tuple(found for subject in subjects for found in _measurements(subject.name, text)),
+        measurements=tuple(measurement for subject in subjects for measurement in _measurements(subject.name, text)),
         comparisons=tuple(
             Comparison("perplexity", "student", other, 12.0, 14.0, -0.14, -0.2, -0.1, True, "better", 2, 64)
             for other in (*ARMS[1:], "teacher")
@@ -69,7 +69,7 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
 
 
 def empty_results(folder: Path) -> Results:
-    """Return the results of a run that found out nothing."""
+    """Return the results of a run without any content."""
     return Results("small", folder, "", (), (), (), (), (), {}, {}, {}, "", {}, 0.0)
 
 
@@ -85,8 +85,17 @@ def _measurements(subject: str, text: Callable[[str], str]) -> tuple[Measurement
 
 def _values(subjects: Sequence[Subject], text: Callable[[str], str]) -> Iterator[ArmValue]:
     for arm, number in Counter(subject.arm or subject.name for subject in subjects).items():
-        for one in _measurements(arm, text):
-            yield ArmValue(arm, one.name, one.unit, one.higher_is_better, one.value, one.low, one.high, number)
+        for measurement in _measurements(arm, text):
+            yield ArmValue(
+                arm,
+                measurement.name,
+                measurement.unit,
+                measurement.higher_is_better,
+                measurement.value,
+                measurement.low,
+                measurement.high,
+                number,
+            )
 
 
 def _terms(text: Callable[[str], str]) -> LicenceTerms:
@@ -103,11 +112,11 @@ def _arm(folder: Path, arm: str, seed: int, text: Callable[[str], str]) -> ArmRe
         for step in range(1, 6)
     )  # fmt: skip
     last = history[-1]
-    place = folder / "phases" / f"{arm}-{seed}"
-    trained = Trained(last.step, last.tokens, last.seconds, place / "history.jsonl", "float32", (text("a note"),))
+    phase = folder / "phases" / f"{arm}-{seed}"
+    trained = Trained(last.step, last.tokens, last.seconds, phase / "history.jsonl", "float32", (text("a note"),))
     how = text("model = AutoModelForCausalLM.from_pretrained('…')")
     artifacts = (Artifact(folder / "exports", "safetensors", 12345, how_to_use=how),) if arm == "student" else ()
-    return ArmResult(arm, seed, place / "model", {"distil": trained}, {"distil": history}, artifacts)
+    return ArmResult(arm, seed, phase / "model", {"distil": trained}, {"distil": history}, artifacts)
 
 
 def _facts(layers: int) -> ModelFacts:

@@ -23,7 +23,7 @@ __all__ = ["SequenceLossConformance"]
 
 
 class SequenceLossConformance(LossConformance):
-    """A sequence loss gives one finite value a labelled position or a row, with gradient to the student alone."""
+    """A sequence loss gives one finite value per labelled position or row, with a gradient only to the student."""
 
     student = ModelFacts(1000, 1000, 4, 8, 2, 2, 16, 50, 64, "float32", True, "t")
     _form: ClassVar[type[Loss]] = SequenceLoss
@@ -66,7 +66,7 @@ class SequenceLossConformance(LossConformance):
         assert all(gradient.abs().max() < 1e-6 for gradient in gradients if gradient is not None)
 
     def test_modules_are_made_anew_and_nothing_is_kept_of_them(self) -> None:
-        """`kdtool check` has them made on the device "meta", where no training could go on with them."""
+        """`kdtool check` has them made on the device "meta", where training could not continue with them."""
         import torch
 
         loss, view = self._ready()
@@ -79,9 +79,9 @@ class SequenceLossConformance(LossConformance):
         assert module is None or module is not self._module
 
     def test_layers_that_are_paired_exist(self) -> None:
-        for mine, theirs in self.build().kdtool_layers(self.student, self.teacher) or ():
-            assert 0 <= mine < self.student.layers
-            assert 0 <= theirs < self.teacher.layers
+        for layer, teacher_layer in self.build().kdtool_layers(self.student, self.teacher) or ():
+            assert 0 <= layer < self.student.layers
+            assert 0 <= teacher_layer < self.teacher.layers
 
     def _slopes(self, temperature: float) -> list[float]:
         import torch
@@ -111,17 +111,17 @@ class SequenceLossConformance(LossConformance):
         batch = replace(batch, columns=self.columns(labels))
         needs = alternatives(loss.needs)
         kinds: set[str] = {"hidden", *(kind for need in needs[:1] for kind in need)}
-        mine = _outputs(self.student, {own: 0 if equal else own for own, _ in pairs}, batch, kinds)
-        theirs = _outputs(teacher, {other: 0 if equal else -1 - other for _, other in pairs}, batch, kinds)
-        own, other = _head(self.student, 1, width), _head(teacher, 1 if equal else 2, width)
-        lazy = LazyLogits(theirs.last, other) if any("logits" in need for need in needs) else None
-        signal = Signal("t", lazy, None, theirs.hidden, theirs.attentions, theirs.projections)
+        outputs = _outputs(self.student, {layer: 0 if equal else layer for layer, _ in pairs}, batch, kinds)
+        taught = _outputs(teacher, {layer: 0 if equal else -1 - layer for _, layer in pairs}, batch, kinds)
+        head, teacher_head = _head(self.student, 1, width), _head(teacher, 1 if equal else 2, width)
+        lazy = LazyLogits(taught.last, teacher_head) if any("logits" in need for need in needs) else None
+        signal = Signal("t", lazy, None, taught.hidden, taught.attentions, taught.projections)
         again = _outputs(self.student, {layer: 0 if equal else 100 + layer for layer, _ in pairs}, batch, kinds)
         second = again if equal else replace(again, last=again.last.flip(0))
-        for state in [*_inside(mine), *_inside(second), own.weight]:
+        for state in [*_inside(outputs), *_inside(second), head.weight]:
             state.requires_grad_()
         inside: dict[str, Any] = {"layers": tuple(pairs), "module": self._module}
-        view = StepView(batch, mine, signal, torch.tensor(0.5), torch.tensor(3), head=own, **inside)
+        view = StepView(batch, outputs, signal, torch.tensor(0.5), torch.tensor(3), head=head, **inside)
         return loss, replace(view, second=second) if loss.forward_passes == 2 else view
 
 

@@ -30,7 +30,7 @@ __all__ = ["StudentConformance"]
 
 
 class StudentConformance(ComponentConformance):
-    """A student matches its description, starts from the seed alone, learns, and opens again as it was saved.
+    """A student matches its description, depends only on the seed, learns, and opens again as it was saved.
 
     Return its sources from `companions`, for instance a teacher under the name `teacher`.
     """

@@ -46,7 +46,7 @@ class TeacherConformance(ComponentConformance):
     """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
     Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one. A
-    teacher that offers text alone needs no tokenizer. One that learns from the recipe's text learns from a few lines.
+    teacher that offers only text needs no tokenizer. One that learns from the recipe's text learns from a few lines.
     """
 
     kind: ClassVar[str] = "teacher"
@@ -168,19 +168,21 @@ class TeacherConformance(ComponentConformance):
             runtime.close()
 
     def test_it_switches_to_trained_weights_and_back(self, run: RunInfo, tmp_path: Path) -> None:
-        teacher, folder = self.ready(run), tmp_path / "learnt"
+        teacher, folder = self.ready(run), tmp_path / "learned"
         trained, fitted, loads = (
             implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "fit", "load_weights")
         )
         loading = trained or fitted or teacher.initial_student is not None
-        assert loading == loads, "implement kdtool_load_weights beside kdtool_trainable, kdtool_fit or initial_student"
+        assert loading == loads, (
+            "implement kdtool_load_weights together with kdtool_trainable, kdtool_fit or initial_student"
+        )
         if not trained:
             return
         described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)
         with teacher.kdtool_trainable(run) as runtime:
             facts = runtime.model.facts
             same_shapes(replace(described, trainable=facts.trainable, dtype=facts.dtype), facts)
-            learnt = _train(runtime.model)
+            learned = _train(runtime.model)
             assert _scores(teacher, run) == before, "what is trained is a copy"
             runtime.model.save(folder)
         teacher.kdtool_load_weights(run, folder)
@@ -190,10 +192,10 @@ class TeacherConformance(ComponentConformance):
         assert identity is None or teacher.kdtool_identity(run) != identity
         other = self.ready(run)
         other.kdtool_load_weights(run, folder)
-        assert _scores(other, run) == after, "it depends on the folder alone"
+        assert _scores(other, run) == after, "it depends only on the folder"
         with other.kdtool_trainable(run) as runtime:
             again = compute_logits(runtime.model, batch_of(pack_rows(runtime.model.tokenizer)))
-        close(again, learnt, "a next phase begins with what was learnt")
+        close(again, learned, "the next phase begins with the trained weights")
         teacher.kdtool_load_weights(run, None)
         assert _scores(teacher, run) == before
         assert teacher.kdtool_identity(run) == identity
@@ -206,7 +208,7 @@ class TeacherConformance(ComponentConformance):
 
 
 def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: Tokenizer) -> None:
-    """Assert that a signal holds exactly the kinds requested, in the right shapes."""
+    """Assert that a signal contains exactly the kinds requested, in the right shapes."""
     import torch
 
     count = int((batch.labels != -100).sum())
@@ -280,7 +282,7 @@ def _train(model: LanguageModel) -> Tensor:
 
 
 def _requests(teacher: Any) -> set[frozenset[SignalKind]]:
-    """Return the kinds to request: each kind of token signal alone, and every two that go together."""
+    """Return the kinds to request: each kind of token signal by itself, and every two that go together."""
     kinds = sorted(teacher.offers - {"text"})
     pairs = {frozenset(pair) for pair in combinations(kinds, 2)} - {frozenset({"sampled", "top-k"})}
     return {frozenset({kind}) for kind in kinds} | pairs
@@ -315,7 +317,9 @@ def _inside(signal: Signal) -> list[Tensor]:
     return [*signal.hidden.values(), *signal.attentions.values(), *projections]
 
 
-def _agree(found: Tensor, alone: list[Tensor]) -> None:
+def _agree(together: Tensor, alone: list[Tensor]) -> None:
     import torch
 
-    close(found.float().cpu(), torch.cat(alone).float().cpu(), "a row's signal depends on the rows beside it")
+    close(
+        together.float().cpu(), torch.cat(alone).float().cpu(), "a row's signal depends on the other rows of its batch"
+    )

@@ -26,7 +26,7 @@ POSITIONS, VOCABULARY = 7, 11
 
 
 class TokenLossConformance(LossConformance):
-    """A token loss gives one right-shaped, finite, pure value a position, whatever else is in the chunk."""
+    """A token loss gives one right-shaped, finite, pure value per position, regardless of the rest of the chunk."""
 
     _form: ClassVar[type[Loss]] = TokenLoss
 
@@ -142,7 +142,7 @@ class TokenLossConformance(LossConformance):
                 assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
 
     def _by_hand(self, **options: Any) -> Iterator[tuple[TokenChunk, Tensor, Tensor]]:
-        """Yield chunks with what the loss gives by hand, which is as right after the gradient's memory was changed."""
+        """Yield chunks with the analytic gradient of the loss, which stays right after its memory was changed."""
         import torch
 
         loss = self.build()

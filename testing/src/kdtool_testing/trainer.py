@@ -174,11 +174,11 @@ class TrainerConformance(ComponentConformance):
     def test_a_teacher_may_be_told_about_rows_of_its_own(self, tmp_path: Path) -> None:
         loss, cut = Beside(Beside.Config()), 16
         term = LossTerm("losses.beside", "beside", 1.0, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),))
-        own = make_phase(tmp_path, STEPS).rows
-        rows = [own[number] for number in range(len(own))]
-        theirs = [Row(row.key, row.input_ids[:cut], row.labelled[:cut], row.document[:cut]) for row in rows]
+        source = make_phase(tmp_path, STEPS).rows
+        rows = [source[number] for number in range(len(source))]
+        teacher_rows = [Row(row.key, row.input_ids[:cut], row.labelled[:cut], row.document[:cut]) for row in rows]
         others, signals = _with("losses.beside", loss), {"teacher": FrozenTeacher()}
-        rows_of = {"teacher": ListSource(theirs)}
+        rows_of = {"teacher": ListSource(teacher_rows)}
         trainer: Any = self.build()
         if trainer.on_policy and getattr(trainer.config, trainer.on_policy) is not None:
             with pytest.raises(UsageError, match=trainer.on_policy):
@@ -192,7 +192,9 @@ class TrainerConformance(ComponentConformance):
             assert view.teacher is not None
             assert told.row_keys == view.batch.row_keys
             assert told.input_ids.shape[1] == cut
-            assert len(view.teacher.hidden[0]) == int((told.labels != -100).sum()), "its signal is of its own rows"
+            assert len(view.teacher.hidden[0]) == int((told.labels != -100).sum()), (
+                "its signal is of the teacher's rows"
+            )
 
     def test_a_second_pass_is_given_to_the_loss_that_asks_for_it_or_refused(self, tmp_path: Path) -> None:
         loss = Twice(Twice.Config())
@@ -207,23 +209,23 @@ class TrainerConformance(ComponentConformance):
             return
         vocabulary = self.student().head.vocabulary
         assert {widths for widths, _ in loss.seen} == {(vocabulary, vocabulary)}
-        assert max(apart for _, apart in loss.seen) > 0, "each pass draws dropout of its own"
+        assert max(apart for _, apart in loss.seen) > 0, "each pass draws separate dropout"
 
     def test_what_losses_say_of_rejected_tokens_is_left_out(self, tmp_path: Path) -> None:
         import torch
 
-        own = make_phase(tmp_path, STEPS).rows
-        rows = [own[number] for number in range(len(own))]
-        marks = [int(place % 3 == 1) for place in range(own.length)]
+        source = make_phase(tmp_path, STEPS).rows
+        rows = [source[number] for number in range(len(source))]
+        marks = [int(position % 3 == 1) for position in range(source.length)]
         rejected = ListSource([replace(row, columns={"rejected": marks}) for row in rows])
-        labels = [[own and not mark for own, mark in zip(row.labelled, marks, strict=True)] for row in rows]
-        unlabelled = ListSource([replace(row, labelled=own) for row, own in zip(rows, labels, strict=True)])
-        found, expected = (
-            self._train(tmp_path / name, rows=source)
-            for name, source in (("rejected", rejected), ("unlabelled", unlabelled))
+        labels = [[label and not mark for label, mark in zip(row.labelled, marks, strict=True)] for row in rows]
+        unlabelled = ListSource([replace(row, labelled=kept) for row, kept in zip(rows, labels, strict=True)])
+        result, expected = (
+            self._train(tmp_path / name, rows=train_rows)
+            for name, train_rows in (("rejected", rejected), ("unlabelled", unlabelled))
         )
-        assert found.trained.tokens == expected.trained.tokens
-        torch.testing.assert_close(found.weights, expected.weights)
+        assert result.trained.tokens == expected.trained.tokens
+        torch.testing.assert_close(result.weights, expected.weights)
 
     def test_nothing_to_learn_from_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(KdtoolError):

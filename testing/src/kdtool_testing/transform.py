@@ -22,7 +22,7 @@ __all__ = ["TransformConformance"]
 
 
 class TransformConformance(ComponentConformance):
-    """A transformed student learns; a finished one can be saved, keeps what it learnt, and can be trained again."""
+    """A transformed student learns; a finished one can be saved, keeps the trained weights, and can be trained again."""
 
     kind: ClassVar[str] = "transform"
     lossless: ClassVar[bool] = True
@@ -30,7 +30,7 @@ class TransformConformance(ComponentConformance):
     Set False for transforms that round or prune."""
 
     def student(self, folder: Path) -> LanguageModel:
-        """Return a student that the transform takes, the same one each time; `folder` may hold its files."""
+        """Return a student that the transform takes, the same one each time; `folder` may contain its files."""
         return toy_model(0)
 
     def test_a_transformed_student_learns(self, run: RunInfo) -> None:
@@ -96,7 +96,7 @@ class TransformConformance(ComponentConformance):
         component.kdtool_finish(again, run)
 
     def test_it_depends_on_the_seed_alone(self, run: RunInfo) -> None:
-        """A killed phase transforms the student anew and then reads its checkpoint: names and values must be the same."""
+        """A resumed phase transforms the student again and then reads its checkpoint: names and values must be the same."""
         import torch
 
         states = []

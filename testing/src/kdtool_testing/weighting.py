@@ -97,8 +97,8 @@ class WeightingConformance(ComponentConformance):
                 seen = TokenChunk(
                     logits, chunk.labels, chunk.teacher, chunk.positions, 1.0, chunk.progress, step, chunk.columns
                 )
-                found: Tensor = weighting.kdtool_token_weight(seen)
-                return found
+                result: Tensor = weighting.kdtool_token_weight(seen)
+                return result
 
             torch.compiler.reset()
             compiled = torch.compile(weights, fullgraph=True, backend="eager")
@@ -111,7 +111,9 @@ class WeightingConformance(ComponentConformance):
         for example, labels in self._label(self.examples()):
             size = sum(map(len, parts_of(example.body)))
             assert labels.keys() == self.build().columns
-            assert {len(values) for values in labels.values()} == {size}, "one number a character, not a byte or a line"
+            assert {len(values) for values in labels.values()} == {size}, (
+                "one number per character, not per byte or line"
+            )
 
     def test_labels_are_whole_numbers_and_not_negative(self) -> None:
         for _, labels in self._label(self.examples()):
@@ -160,7 +162,9 @@ class WeightingConformance(ComponentConformance):
                 if state is not None:
                     second.kdtool_restore(json.loads(json.dumps(state, allow_nan=False)))
                 rest = [second.kdtool_balance(terms, step) for step, terms in enumerate(reports[cut:], 2 + cut)]
-                assert rest == whole[cut:], "a killed phase would go on with other weights: give and take your state"
+                assert rest == whole[cut:], (
+                    "a resumed phase would continue with other weights: implement kdtool_state and kdtool_restore"
+                )
 
     def _label(self, examples: Sequence[Example]) -> list[tuple[Example, Mapping[str, Sequence[int]]]]:
         """Return the examples with their labels by one new weighting; none if it does not label text."""
@@ -205,7 +209,7 @@ class WeightingConformance(ComponentConformance):
 
 
 def _histories() -> list[list[dict[str, TermReport]]]:
-    """Return terms' figures of some steps: falling, without gradient norms, at zero, and one term alone."""
+    """Return terms' figures of some steps: falling, without gradient norms, at zero, and a single term."""
     falling = [{"a": TermReport(4.0 / n, 1.0, 0.3 / n), "b": TermReport(1.0, 0.5, 0.01 * n)} for n in range(1, 8)]
     return [
         falling,

@@ -41,7 +41,7 @@ def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFi
     """Compare a student with its teacher's states on one document.
 
     KL = Σ_v t(v) (log t(v) − log s(v)) at temperature 1, in float32, over the tokens of `heads`, which are the true
-    vocabulary where both have the same; 0 when both agree. Later tokens change nothing at a token, so
+    vocabulary if both have the same; 0 when both agree. Later tokens change nothing at a token, so
     the teacher's states may cover more tokens than the document has here.
     """
     divergence, same_first = [], []

@@ -1,4 +1,4 @@
-"""The evaluator `agreement`: chooses who is compared with which teacher, and measures one document after the other."""
+"""The evaluator `agreement`: chooses the subjects to compare with each teacher, and measures document by document."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Agreement(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Largest number of tokens of a document, or fewer where the shortest context of the compared models ends: all are
-        compared on the same tokens."""
+        """Largest number of tokens of a document, or fewer if the shortest context of the compared models ends
+        before: all are compared on the same tokens."""
 
     config: Config
     measurements = ("kl-to-*", "top-1-agreement-with-*")
@@ -111,9 +111,9 @@ class Agreement(kdtool.Evaluator):
                 _compare(run, teacher, learner, encoded, states, length, number * len(encoded))
                 for number, learner in enumerate(learners, 1)
             ]
-        found = [one for one in compared if one is not None]
-        length = min([length, *(one.length for one in found)])
-        if found and length < self.config.tokens:
+        results = [result for result in compared if result is not None]
+        length = min([length, *(result.length for result in results)])
+        if results and length < self.config.tokens:
             run.say(
                 f"agreement: documents are cut after {length} tokens, and not after {self.config.tokens}: the shortest "
                 "context of the models compared ends there"
@@ -123,8 +123,8 @@ class Agreement(kdtool.Evaluator):
             **_yardstick(run, teacher),
             "documents": chosen,
         }
-        for one in found:
-            yield from _measurements(run, teacher, one, length, settings)
+        for result in results:
+            yield from _measurements(run, teacher, result, length, settings)
 
     def _settings(self, encoded: Sequence[Encoded], length: int, dtype: str, fingerprint: str) -> dict[str, str]:
         return {
@@ -150,14 +150,14 @@ class _Compared:
 
 
 def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
-    """Name the teacher's weights, where it does: agreement with two teachers is not the same measure."""
+    """Name the teacher's weights if the teacher identifies them: agreement with two teachers is not the same measure."""
     known = teacher.name in run.implementing("kdtool_identity")
     identity = run.component(teacher.name, kdtool.Component).kdtool_identity(run) if known else None
     return {"teacher": ", ".join(f"{key} {value[:12]}" for key, value in identity.items())} if identity else {}
 
 
 def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdtool.LanguageModel | None:
-    """Open a subject's model, to be closed by `stack`; say why where there is none."""
+    """Open a subject's model, to be closed by `stack`; say why if there is none."""
     opened = kdtool.open_subject(run, subject)
     if opened is None:
         run.say(
@@ -179,7 +179,7 @@ def _compare(
     most: int,
     done_before: int,
 ) -> _Compared | None:
-    """Compare a learner at each token; None, and a line for the user, where that cannot be."""
+    """Compare a learner at each token; None, with a message, if that is impossible."""
     from kdtool_evaluator_agreement._divergence import agreement, heads_of
     from kdtool_evaluator_agreement._states import fitting
 
@@ -201,27 +201,27 @@ def _compare(
             encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
             if not encoded:
                 run.say(
-                    f"agreement: {learner.name} is left out: each of the documents holds tokens that it does not have; take "
+                    f"agreement: {learner.name} is left out: each of the documents contains tokens that it lacks; take "
                     "more documents, or fewer `tokens` of each"
                 )
                 return None
-        found = {}
+        agreements = {}
         heads = heads_of(model, states, vocabularies.shared)
         for done, document in enumerate(encoded, 1):
-            found[document.id] = agreement(model, document, states, heads)
+            agreements[document.id] = agreement(model, document, states, heads)
             run.hook.kdtool_progress(run, done_before + done)
-    return _Compared(learner, length, found, settings)
+    return _Compared(learner, length, agreements, settings)
 
 
 def _measurements(
     run: kdtool.RunInfo, teacher: kdtool.Subject, compared: _Compared, length: int, settings: Mapping[str, str]
 ) -> Iterator[kdtool.Measurement]:
-    """Yield what was found at the first `length` tokens of each document."""
+    """Yield the measurements over the first `length` tokens of each document."""
     from kdtool_measuring import Item, make_measurement
 
     divergences, same_first = [], []
-    for name, found in compared.found.items():
-        divergence, same = found.divergence[:length].double(), found.same_first[:length].double()
+    for name, agreed in compared.found.items():
+        divergence, same = agreed.divergence[:length].double(), agreed.same_first[:length].double()
         divergences.append(Item(name, float(divergence.sum()), len(divergence)))
         same_first.append(Item(name, float(same.sum()), len(same)))
     settings = {**settings, **compared.settings}

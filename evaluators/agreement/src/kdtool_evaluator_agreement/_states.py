@@ -1,4 +1,4 @@
-"""Documents as tokens, and final states: computed document by document, the teacher's kept in files meanwhile."""
+"""Documents as tokens, and final states: computed document by document, the teacher's kept in files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Encoded:
     ids: tuple[int, ...]
 
     def cut(self, most: int) -> Encoded:
-        """Return its first tokens, at most so many."""
+        """Return the document's first tokens, at most `most`."""
         return replace(self, ids=self.ids[:most])
 
 
@@ -53,7 +53,7 @@ class StateFiles:
 
 
 def fitting(model: kdtool.LanguageModel, most: int) -> int:
-    """Return how many tokens of a document the model's context holds, at most `most`."""
+    """Return how many tokens of a document fit into the model's context, at most `most`."""
     context = model.facts.context
     return min(most, context + 1 - len(model.tokenizer.scoring_context)) if context else most
 
@@ -97,5 +97,5 @@ def _autocast(weight: Tensor) -> AbstractContextManager[Any]:
 
 
 def _dtype(weight: Tensor) -> torch.dtype:
-    """Weights in full precision compute in bfloat16 where that is faster; others stay as they are."""
+    """Weights in full precision compute in bfloat16 if that is faster; others stay unchanged."""
     return compute_dtype("auto", weight.device) if weight.dtype == torch.float32 else weight.dtype

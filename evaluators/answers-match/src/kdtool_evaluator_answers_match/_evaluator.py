@@ -67,7 +67,7 @@ class AnswersMatch(kdtool.Evaluator):
         """Read the questions; return what the sandbox lacks, if one of them needs it.
 
         Raises:
-            kdtool.UsageError: the file is in another form, or holds nothing.
+            kdtool.UsageError: the file is in another form, or empty.
         """
         from kdtool_programs import missing
 
@@ -92,7 +92,7 @@ class AnswersMatch(kdtool.Evaluator):
         """Yield `answers-match.<metric>` of each subject for each metric of the file; items are questions.
 
         Raises:
-            kdtool.UsageError: the file is in another form, or holds nothing.
+            kdtool.UsageError: the file is in another form, or empty.
         """
         from kdtool_asking import collect_answers, measure_missing_answers
         from kdtool_measuring import make_measurement
@@ -105,7 +105,9 @@ class AnswersMatch(kdtool.Evaluator):
             )  # fmt: skip
             if answers is None:
                 continue
-            for metric, items in self._items(run, subject, [(questions[one.id], one) for one in answers]).items():
+            for metric, items in self._items(
+                run, subject, [(questions[answer.id], answer) for answer in answers]
+            ).items():
                 yield make_measurement(
                     items, run, subject,
                     name=f"answers-match.{metric}", unit="fraction", higher_is_better=True,
@@ -127,7 +129,7 @@ class AnswersMatch(kdtool.Evaluator):
     def _items(
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[tuple[Question, Answer]]
     ) -> Mapping[str, list[Item]]:
-        """Return the scored questions of each metric, with what the report shows of them."""
+        """Return the scored questions of each metric, with the texts that the report shows."""
         from kdtool_asking import file_of
         from kdtool_measuring import Item
 
@@ -139,15 +141,15 @@ class AnswersMatch(kdtool.Evaluator):
         if programs:
             file = file_of(run, "answers-match", subject, "verdicts")
             verdicts = judge(run, file, programs, self.config.seconds, self.config.workers)
-        found: dict[str, list[Item]] = {}
+        items: dict[str, list[Item]] = {}
         for question, answer in asked:
             shown = {"prompt": question.prompt, "expected": "\n".join(question.expected), "answer": answer.text}
             if question.id in verdicts:
                 value, shown["verdict"] = verdicts[question.id]
             else:
                 value = 0.0 if answer.missing else score(question, answer.text)
-            found.setdefault(question.metric, []).append(Item(question.id, value, 1.0, shown))
-        return found
+            items.setdefault(question.metric, []).append(Item(question.id, value, 1.0, shown))
+        return items
 
     def _questions(self) -> Mapping[str, Question]:
         from kdtool_evaluator_answers_match._questions import read_questions

@@ -35,25 +35,25 @@ def judge(
         for number, tests in enumerate(question.expected)
     ]
     verdicts = verdicts_of(run, file, {"python": tasks}, workers)
-    found = {}
+    judged = {}
     for question, answer in asked:
-        own = [verdicts[f"{question.id}#{number}"] for number in range(len(question.expected))]
-        best = next((one for one in own if one.has_passed), own[0])
-        found[question.id] = float(best.has_passed and not answer.missing), f"{best.status} {best.reason}".strip()
-    return found
+        tried = [verdicts[f"{question.id}#{number}"] for number in range(len(question.expected))]
+        best = next((verdict for verdict in tried if verdict.has_passed), tried[0])
+        judged[question.id] = float(best.has_passed and not answer.missing), f"{best.status} {best.reason}".strip()
+    return judged
 
 
 def names_of(tests: str) -> tuple[str, ...]:
     """Return the names that tests use without defining them: those of the program."""
     module = symtable.symtable(tests, "<tests>", "exec")
-    own = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    defined = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     used: set[str] = set()
     tables = [module]
     while tables:
         table = tables.pop()
         tables += table.get_children()
         used |= {symbol.get_name() for symbol in table.get_symbols() if table is module or symbol.is_global()}
-    return tuple(sorted(used - own - {*dir(builtins)}))
+    return tuple(sorted(used - defined - {*dir(builtins)}))
 
 
 def _module(question: Question, answer: Answer, tests: str) -> Module:

@@ -1,4 +1,4 @@
-"""Questions, as the lines of a file hold them."""
+"""Questions, read from the lines of a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPECTED = 'a line such as {"prompt": "2 + 3 =", "expected": "5", "metric": "ex
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and its expected answers, of which any one counts."""
+    """A prompt, and its expected answers; any of them counts."""
 
     id: str
     prompt: str
@@ -33,34 +33,36 @@ def read_questions(file: Path, default: Metric) -> dict[str, Question]:
     """Return the questions of a file by their ids, in its order; `default` is the metric of lines without one.
 
     Raises:
-        kdtool.UsageError: the file cannot be read or holds no question, or a line is not one.
+        kdtool.UsageError: the file cannot be read or contains no question, or a line is not a question.
     """
-    found: dict[str, Question] = {}
-    for number, (place, record) in enumerate(records_of(file, "answers-match.file", {"prompt": "text"}, _EXPECTED), 1):
-        question = _question(place, record, str(number), default)
-        if question.id in found:
-            raise kdtool.UsageError(f"{place}: the id {question.id!r} appears twice; give every question its own id")
-        found[question.id] = question
-    return found
+    questions: dict[str, Question] = {}
+    for number, (location, record) in enumerate(
+        records_of(file, "answers-match.file", {"prompt": "text"}, _EXPECTED), 1
+    ):
+        question = _question(location, record, str(number), default)
+        if question.id in questions:
+            raise kdtool.UsageError(f"{location}: the id {question.id!r} appears twice; give every question its own id")
+        questions[question.id] = question
+    return questions
 
 
-def _question(place: str, record: Mapping[str, Any], number: str, default: Metric) -> Question:
+def _question(location: str, record: Mapping[str, Any], number: str, default: Metric) -> Question:
     metric, expected, name = record.get("metric", default), record.get("expected", ()), record.get("id", number)
     if unknown := sorted(record.keys() - {"id", "prompt", "expected", "metric"}):
-        raise kdtool.UsageError(f"{place}: unknown field {unknown[0]!r}; use id, prompt, expected and metric")
+        raise kdtool.UsageError(f"{location}: unknown field {unknown[0]!r}; use id, prompt, expected and metric")
     if metric not in METRICS:
-        raise kdtool.UsageError(f"{place}: metric is {metric!r}; use one of {', '.join(METRICS)}")
+        raise kdtool.UsageError(f"{location}: metric is {metric!r}; use one of {', '.join(METRICS)}")
     answers: list[Any] = expected if isinstance(expected, list) else [expected]
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise kdtool.UsageError(f"{place}: expected must be a text or a list of texts; write {_EXPECTED}")
+        raise kdtool.UsageError(f"{location}: expected must be a text or a list of texts; write {_EXPECTED}")
     if not isinstance(name, str | int):
-        raise kdtool.UsageError(f"{place}: id must be a text or a number, not {name!r}")
+        raise kdtool.UsageError(f"{location}: id must be a text or a number, not {name!r}")
     for answer in answers:
-        _check(place, metric, answer)
+        _check(location, metric, answer)
     return Question(str(name), record["prompt"], tuple(answers), metric)
 
 
-def _check(place: str, metric: Metric, expected: str) -> None:
+def _check(location: str, metric: Metric, expected: str) -> None:
     """Refuse patterns and tests that do not parse."""
     try:
         if metric == "regex":
@@ -69,4 +71,4 @@ def _check(place: str, metric: Metric, expected: str) -> None:
             compile(expected, "<tests>", "exec", dont_inherit=True)
     except (re.error, SyntaxError, ValueError) as error:
         what = "a pattern of Python's re" if metric == "regex" else "Python statements"
-        raise kdtool.UsageError(f"{place}: expected is not {what}: {error}") from None
+        raise kdtool.UsageError(f"{location}: expected is not {what}: {error}") from None

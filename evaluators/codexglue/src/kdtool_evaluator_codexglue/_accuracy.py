@@ -40,7 +40,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Of how many tokens of a program the model's likeliest one is right."""
+    """Number of tokens of a program, and of those where the model's likeliest token is right."""
 
     id: str
     correct: int
@@ -48,13 +48,13 @@ class _Counted:
 
 
 def codes_of(file: Path, most: int | None) -> Codes:
-    """Return the programs of test.txt of py150 or javaCorpus, one a line, in which a token is asked for.
+    """Return the programs of test.txt of py150 or javaCorpus, one per line, that have a token to predict.
 
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
     lines = read_and_hash(file, _KEY)[0].decode("utf-8", "replace").split("\n")
-    found = []
+    programs = []
     for number, line in enumerate(lines, 1):
         tokens = line.split()
         if tokens and (tokens[0], tokens[-1]) != ("<s>", "</s>"):
@@ -63,18 +63,18 @@ def codes_of(file: Path, most: int | None) -> Codes:
                 "CodeXGLUE's preprocess.py of token completion writes it"
             )
         if set(tokens) - SKIPPED:
-            found.append(Code(str(number), " ".join(tokens[1:-1])))
-    if not found:
+            programs.append(Code(str(number), " ".join(tokens[1:-1])))
+    if not programs:
         raise kdtool.UsageError(
-            f"{_KEY}: {file} holds no tokens to predict; give test.txt of CodeXGLUE's token completion"
+            f"{_KEY}: {file} contains no tokens to predict; give test.txt of CodeXGLUE's token completion"
         )
-    return Codes(language_of(code.text for code in found), choose(found, most))
+    return Codes(language_of(code.text for code in programs), choose(programs, most))
 
 
 def accuracy(
     run: kdtool.RunInfo, subject: kdtool.Subject, codes: Codes, settings: Mapping[str, str]
 ) -> Iterator[kdtool.Measurement]:
-    """Yield token accuracy; nothing, and a line for the user, of who gives no access to its model."""
+    """Yield token accuracy; nothing, with a message, if the subject gives no access to its model."""
     name = f"codexglue.{codes.language}.token"
     with journal(file_of(run, name, subject, "counts"), _Counted, run.say) as kept:
         missing = [code for code in codes.programs if code.id not in kept]
@@ -88,7 +88,7 @@ def accuracy(
                     run.hook.kdtool_progress(run, len(kept))
         counts = [kept[code.id] for code in codes.programs]
     yield make_measurement(
-        [Item(one.id, one.correct, one.counted) for one in counts],
+        [Item(count.id, count.correct, count.counted) for count in counts],
         run,
         subject,
         name=f"{name}-accuracy",
@@ -109,7 +109,7 @@ def _counts(model: kdtool.LanguageModel, head: kdtool.Head, code: Code) -> tuple
 
 
 def _unfit(runtime: kdtool.Runtime) -> str:
-    """Say why a subject's tokens cannot be compared with those of the text; "" where they can."""
+    """Say why a subject's tokens cannot be compared with those of the text; "" if they can."""
     if runtime.model is None:
         return "it does not expose the model's predictions"
     sample = "def f ( x ) : <EOL> return ' ä ' <EOL> \tx"

@@ -1,4 +1,4 @@
-"""Tasks in which a subject writes something that is compared with what the authors have."""
+"""Tasks in which a subject writes text that is compared with the authors' reference."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Task:
 
 
 def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> Iterator[kdtool.Measurement]:
-    """Yield a measurement of each of the task's metrics; nothing, and a line for the user, of who cannot be asked."""
+    """Yield a measurement of each of the task's metrics; nothing, with a message, if the subject does not answer."""
     questions = {question.id: question for question in task.questions}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
@@ -67,7 +67,7 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
 
     for metric in task.metrics:
         yield make_measurement(
-            [Item(one.id, score(metric, one), 1.0) for one in answers],
+            [Item(answer.id, score(metric, answer), 1.0) for answer in answers],
             run,
             subject,
             name=f"{evaluator}.{metric.name}",

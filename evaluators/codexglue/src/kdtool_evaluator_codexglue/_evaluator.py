@@ -21,7 +21,7 @@ _MEASUREMENTS = {
     "summarisation": ("*.bleu-4", "*.summary.unanswered"),
     "generation": ("java.codebleu", "java.program.unanswered"),
 }
-"""Names of measurements behind `codexglue.`, by the settings of files; `*` is a programming language."""
+"""Names of measurements after the prefix `codexglue.`, by the settings of files; `*` is a programming language."""
 _LONGEST = 1024
 """Tokens of a question with its answer, about: CodeXGLUE cuts them there."""
 
@@ -30,7 +30,7 @@ class CodeXGlue(kdtool.Evaluator):
     """Line and token completion, summarisation and text-to-code of CodeXGLUE, each on a file of its authors."""
 
     class Config(kdtool.Config):
-        """Files of the tasks to measure, one for each, relative to the recipe, packed by gzip or not."""
+        """Files of the tasks to measure, one for each, relative to the recipe, compressed with gzip or not."""
 
         line_completion: kdtool.RecipePath | None = kdtool.Field(default=None)
         """test.json of line completion (py150 or javaCorpus): `codexglue.python.line.exact-match`, `.edit-similarity`, or
@@ -78,7 +78,7 @@ class CodeXGlue(kdtool.Evaluator):
         """Read the files; return what CodeBLEU lacks, if the task compares programs.
 
         Raises:
-            kdtool.UsageError: a file is in another form, or holds nothing.
+            kdtool.UsageError: a file is in another form, or empty.
         """
         from kdtool_evaluator_codexglue._programs import missing
 

@@ -23,7 +23,7 @@ _EVALUATOR = "CodeXGLUE's CodeCompletion-line/evaluator/evaluator.py (there on a
 
 
 def restore_literals(code: str) -> str:
-    """Put literals in place of the marks that the data sets' preparation left for them.
+    """Put literals in place of the marks that the preparation of the datasets left for them.
 
     `<NUM_LIT:1>` becomes `1`, and so do strings and characters; `<NUM_LIT>` becomes `0`, `<STR_LIT>` and `<CHAR_LIT>`
     nothing. As `post_process` in CodeXGLUE's evaluator of line completion.
@@ -34,7 +34,7 @@ def restore_literals(code: str) -> str:
 
 
 def exact_match(completion: str, line: str) -> float:
-    """Return 1 where both are the same tokens between white space once literals are restored, else 0."""
+    """Return 1 if both are the same tokens between white space once literals are restored, else 0."""
     return float(restore_literals(completion).split() == restore_literals(line).split())
 
 
@@ -60,13 +60,15 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
         raise kdtool.UsageError(
             f"codexglue.line_completion: {file} has no ground truth (`gt`); take a file that has it"
         )
-    found = [Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)]
-    language = language_of(question.prompt for question in found)
+    questions = [
+        Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)
+    ]
+    language = language_of(question.prompt for question in questions)
     lines = language == "python"
     return Task(
         name="line",
         language=language,
-        questions=choose(found, most),
+        questions=choose(questions, most),
         stop=("\n", "<EOL>") if lines else ("\n",),
         maximum_tokens=_TOKENS,
         cut=str.strip if lines else statement,
@@ -79,12 +81,12 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
 
 
 def statement(text: str) -> str:
-    """Return the tokens of a text up to the first `;` or `}`, or up to what stands before the first `{`.
+    """Return the tokens of a text up to the first `;` or `}`, or up to the text before the first `{`.
 
-    The data set javaCorpus, which has no line breaks, defines a line so. White space separates tokens.
+    The dataset javaCorpus, which has no line breaks, defines a line so. White space separates tokens.
     """
-    found = re.match(r"(.*?)(?<!\S)([;{}])(?!\S)", text, re.DOTALL)
-    return (found[1] + found[2].replace("{", "") if found else text).strip()
+    match = re.match(r"(.*?)(?<!\S)([;{}])(?!\S)", text, re.DOTALL)
+    return (match[1] + match[2].replace("{", "") if match else text).strip()
 
 
 def _prompt(code: str) -> str:

@@ -12,7 +12,7 @@ from kdtool_transformers import windows
 __all__ = ["WINDOW", "likeliest"]
 
 WINDOW = 1024
-"""Tokens that a model sees at once, as CodeXGLUE's `block_size`; fewer where its context is shorter."""
+"""Tokens that a model sees at once, as CodeXGLUE's `block_size`; fewer if its context is shorter."""
 _HEAD_ROWS = 512
 
 
@@ -20,16 +20,16 @@ def likeliest(model: kdtool.LanguageModel, head: kdtool.Head, ids: Sequence[int]
     """Return the likeliest token in place of each of `ids`, given those before it; `head` is the model's `exact_head`.
 
     The first is predicted from the tokenizer's `scoring_context`. Longer texts are cut into windows that advance by half,
-    and each token is predicted in the first window that holds it. No gradient; in the weights' own dtype, logits in float32.
+    and each token is predicted in the first window that contains it. No gradient; in the weights' dtype, logits in float32.
     """
     size = min(WINDOW, model.facts.context or WINDOW)
     context = model.tokenizer.scoring_context
     tokens = [*context, *ids]
-    found: list[int] = []
+    predicted: list[int] = []
     with eval_mode(model.model):
         for start, done, stop in windows(len(tokens) - 1, size, len(context) - 1):
-            found += _in_window(model, head, tokens[start : stop + 1], done - start)
-    return found
+            predicted += _in_window(model, head, tokens[start : stop + 1], done - start)
+    return predicted
 
 
 def _in_window(model: kdtool.LanguageModel, head: kdtool.Head, tokens: Sequence[int], done: int) -> list[int]:
@@ -41,4 +41,4 @@ def _in_window(model: kdtool.LanguageModel, head: kdtool.Head, tokens: Sequence[
     document = torch.zeros_like(positions, dtype=torch.int32)
     batch = kdtool.Batch(ids[:, :-1], positions, labels, document, ("",))
     states = model.backbone(batch, kdtool.SignalRequest()).last
-    return [int(one) for rows in torch.split(states, _HEAD_ROWS) for one in exact_logits(head, rows).argmax(-1)]
+    return [int(token) for rows in torch.split(states, _HEAD_ROWS) for token in exact_logits(head, rows).argmax(-1)]

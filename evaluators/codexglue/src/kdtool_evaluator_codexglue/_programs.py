@@ -36,7 +36,7 @@ def words_of(code: str) -> list[str]:
 def codebleu(program: str, reference: str) -> float:
     """Return CodeBLEU of a Java program, from 0 to 100 (Ren et al. 2020, arXiv 2009.10297, equation 1, all weights ¼).
 
-    100 · ¼ (BLEU + BLEU weighted by keywords + matching subtrees + matching data flow). Data flow counts as matched where
+    100 · ¼ (BLEU + BLEU weighted by keywords + matching subtrees + matching data flow). Data flow counts as matched if
     the reference has none. A program of fewer than four words has no 4-grams, and gets 0. Needs the extra `codebleu`.
 
     Raises:
@@ -47,7 +47,7 @@ def codebleu(program: str, reference: str) -> float:
     if len(words_of(program)) < _LEAST_WORDS:
         return 0.0
     parts = _parts(program, reference)
-    # The library takes a data flow of which nothing matches for one that is not there, and counts it as matched.
+    # The library treats a data flow without any match as a missing one, and counts it as matched.
     flow = parts["dataflow_match_score"] or float(not _parts(reference, reference)["dataflow_match_score"])
     matched = parts["ngram_match_score"] + parts["weighted_ngram_match_score"] + parts["syntax_match_score"]
     return 100 * float(matched + flow) / 4
@@ -94,7 +94,7 @@ def program_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
 
 
 def first_method(text: str) -> str:
-    """Return a text up to the brace that closes its first one; all of it where none does."""
+    """Return a text up to the brace that closes its first one; all of it if none does."""
     depth = 0
     for brace in re.finditer(r"[{}]", text):
         depth += 1 if brace[0] == "{" else -1

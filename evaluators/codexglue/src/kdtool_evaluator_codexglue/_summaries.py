@@ -31,7 +31,7 @@ def bleu_4(hypothesis: str, reference: str) -> float:
     100 · exp(min(0, 1 − (r + 1) / (h + 1)) + ¼ Σₙ log((mₙ + sₙ + ε) / (gₙ + sₙ + ε))), with h and r the numbers of words of
     hypothesis and reference, gₙ the n-grams of the hypothesis, mₙ those of them that are in the reference (each as often as
     it is there), s₁ = 0 and sₙ = 1 from n = 2 (Lin and Och 2004, ORANGE), ε the smallest normal number. Words are lower
-    case; an underscore and each mark of punctuation is a word of its own.
+    case; an underscore and each punctuation mark is a separate word.
 
     sacrebleu (`add-k`) and NLTK (`method2`) smooth alike, but their brevity penalty is the usual exp(1 − r / h): they give
     8.40 for the sample of CodeXGLUE's evaluator, which gives 9.55.
@@ -56,8 +56,8 @@ def summary_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
     languages = sorted({record["language"] for record in records})
     if len(languages) > 1:
         raise kdtool.UsageError(
-            f"codexglue.summarisation: {file} holds functions in {', '.join(languages)}: give a file of one language, and "
-            "each an evaluator of its own"
+            f"codexglue.summarisation: {file} contains functions in {', '.join(languages)}: give a file of one language "
+            "and a separate evaluator for each"
         )
     questions = [
         Question(str(number), _prompt(record), _join_words(record["docstring_tokens"]))
@@ -83,7 +83,7 @@ def _n_grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 
 def _prompt(record: Mapping[str, Any]) -> str:
-    """Return a function's tokens, of which the data's authors left its documentation out, and the beginning of a comment."""
+    """Return a function's tokens, which the dataset's authors left without documentation, and the beginning of a comment."""
     return f"{_join_words(record['code_tokens'])}\n{_OPENINGS.get(record['language'], '/*')} The goal of this function is to"
 
 

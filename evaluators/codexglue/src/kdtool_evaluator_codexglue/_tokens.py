@@ -9,7 +9,7 @@ from itertools import accumulate
 __all__ = ["SKIPPED", "correct_tokens", "language_of"]
 
 SKIPPED = frozenset({"<s>", "</s>", "<EOL>", "<pad>"})
-"""Marks of the data sets that are not asked for."""
+"""Marks of the datasets that are not predicted."""
 
 
 def language_of(codes: Iterable[str]) -> str:
@@ -22,15 +22,15 @@ def correct_tokens(
 ) -> tuple[int, int]:
     """Count the tokens of a text that are predicted, and all that count.
 
-    A token is what stands between white space, but for `SKIPPED`. It is predicted if each of the model's smaller tokens in
-    it is predicted given the text before, or if what is predicted there begins with the token as a word. Text that was
-    predicted wrongly is not fed back: whole tokens are then wrong either way, as CodeXGLUE's `eval_acc` in
+    Tokens are separated by white space; those of `SKIPPED` do not count. A token is predicted if each of the model's smaller
+    tokens in it is predicted given the text before, or if the prediction there begins with the token as a word. Wrong
+    predictions are not fed back: whole tokens are then wrong either way, as CodeXGLUE's `eval_acc` in
     CodeCompletion-token/code/run_lm.py explains.
 
     Args:
         text: tokens with white space between them.
         pieces: bytes of the model's tokens of `text`, N together.
-        predicted: the bytes of what is likeliest in place of each, b"" for special tokens; N.
+        predicted: the bytes of the likeliest token in place of each, b"" for special tokens; N.
         same: whether it is the same token; N.
     """
     ends = list(accumulate(map(len, pieces)))
@@ -45,7 +45,7 @@ def correct_tokens(
         if token[0].decode("utf-8") in SKIPPED:
             continue
         counted += 1
-        # A special token ends no word: without a mark in its place, what stands around it would run together.
+        # A special token ends no word: without a mark in its place, the words around it would run together.
         words = b"".join(piece or b"\0" for piece in predicted[first:last]).split()
         correct += all(same[first:last]) or words[:1] == [token[0]]
     return correct, counted

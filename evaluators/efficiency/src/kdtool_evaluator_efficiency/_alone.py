@@ -1,4 +1,4 @@
-"""Memory of a model that is opened without a process of its own: it is opened once more, alone in a new process.
+"""Memory of a model that kdtool opens in its own process: a new process opens only this model once more.
 
 Run as `python -m kdtool_evaluator_efficiency._alone`, which reads a task from standard input and prints a line of JSON.
 """
@@ -30,7 +30,7 @@ _LITTLE = Amount(prompt=64, generated=2, seconds=0.1)
 
 
 def read_alone(path: Path, context: int) -> Resident:
-    """Open a model's folder or file in a new process, have it read so many tokens, and return the most it held meanwhile.
+    """Open a model's folder or file in a new process, let it read `context` tokens, and return its peak memory.
 
     Raises:
         UnmeasurableError: the process failed; its last words are in the message.
@@ -45,19 +45,19 @@ def read_alone(path: Path, context: int) -> Resident:
             check=True,
         )
     except subprocess.TimeoutExpired:
-        raise UnmeasurableError(f"a process of its own did not read a prompt in {_DEADLINE_SECONDS:.0f} s") from None
+        raise UnmeasurableError(f"a separate process did not read a prompt in {_DEADLINE_SECONDS:.0f} s") from None
     except subprocess.CalledProcessError as error:
         if error.returncode < 0:
             raise UnmeasurableError(
-                f"a process of its own was ended by signal {-error.returncode}; it may have lacked memory"
+                f"a separate process was ended by signal {-error.returncode}; it may have lacked memory"
             ) from None
         words = error.stderr.strip().splitlines()
-        raise UnmeasurableError(f"a process of its own failed: {words[-1] if words else error.returncode}") from None
+        raise UnmeasurableError(f"a separate process failed: {words[-1] if words else error.returncode}") from None
     return Resident(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    """Open the model, read, and print what was held."""
+    """Open the model, read, and print the memory it needed."""
     task = json.loads(sys.stdin.read())
     os.environ["HF_HUB_OFFLINE"] = "1"
     with kdtool.open_models(task["path"], offline=True) as models:

@@ -1,9 +1,9 @@
-"""Timing of what only answers: files that transformers does not open, and servers.
+"""Timing of models that only answer: files that transformers does not open, and servers.
 
-Nothing is seen but a prompt, its answer, and the time between. So a prompt is answered with a single token, which gives the
-time to the first one. Decoding is what a long answer takes longer than a single token, both behind a short prompt: reading
-a long one would take most of the time, and its ups and downs would hide the rest. No two prompts begin alike: a server that
-remembers what it read would answer sooner.
+Only a prompt, its answer, and the time between are known. So a prompt is answered with a single token, which gives the time
+to the first one. Decoding time is the difference between a long answer and a single token, both after a short prompt:
+reading a long one would take most of the time, and its ups and downs would hide the rest. No two prompts begin alike: a
+server that caches prompts would answer sooner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kdtool_evaluator_efficiency._turns import Amount, NoProcessError, Resident,
 __all__ = ["Answering"]
 
 _LINES = 8
-"""Lines of the first prompt, from which the tokens in a line are computed."""
+"""Lines of the first prompt, used to compute the tokens in a line."""
 _SHORT = 2
 """Lines of a short prompt."""
 _ROOM = 0.97
@@ -37,17 +37,17 @@ class Answering:
     """An opened subject, asked for one answer at a time.
 
     Args:
-        runtime: it continues prompts, or converses.
-        amount: of tokens; a prompt has fewer where so many are refused.
-        meter: what counts its energy.
+        runtime: continues prompts, or converses.
+        amount: numbers of tokens; a prompt has fewer if the model refuses longer ones.
+        meter: counts its energy.
 
     Raises:
-        UnmeasurableError: it does neither, refuses every prompt, or does not report numbers of tokens.
+        UnmeasurableError: the runtime does neither, refuses every prompt, or does not report token counts.
     """
 
     def __init__(self, runtime: kdtool.Runtime, amount: Amount, meter: Meter | None) -> None:
         if not {"continue", "converse"} & runtime.abilities:
-            raise UnmeasurableError("it does not answer")
+            raise UnmeasurableError("the model does not answer prompts")
         self._runtime = runtime
         self._meter = meter
         self._prompts = random.Random(secrets.randbits(64))  # a server may remember the prompts of other runs
@@ -57,7 +57,7 @@ class Answering:
         self._fit_count(amount)
 
     def turn(self) -> Turn:
-        """Have three prompts answered; a fourth where energy is counted."""
+        """Have three prompts answered; a fourth if energy is counted."""
         first, started = self._time_answer(1, self._lines)
         _, short = self._time_answer(1)
         many, long = self._time_answer(self._count)
@@ -70,7 +70,7 @@ class Answering:
     def read(self, context: int) -> Resident:
         """Have a prompt answered that fills the context.
 
-        Memory is that of the process that took most processor time, of those that this process started.
+        Memory is that of the process with the most processor time among those that this process started.
 
         Raises:
             NoProcessError: none of them worked.
@@ -83,7 +83,7 @@ class Answering:
         worked = {process: spent - before.get(process, 0.0) for process, spent in _processor_seconds().items()}
         busiest = max(worked, key=lambda process: worked[process], default=None)
         if busiest is None or worked[busiest] < _BUSY * seconds:
-            raise NoProcessError("no process of its own reads its prompts")
+            raise NoProcessError("no separate process reads the model's prompts")
         return Resident(room, tokens, busiest.memory_info().rss)
 
     def fill(self, context: int) -> tuple[int, int]:
@@ -95,7 +95,7 @@ class Answering:
         most = lines = max(1, int(_ROOM * context / self._line_tokens))
         while (answer := self._answer(1, lines)).finish == "refused":
             if lines == 1:
-                raise UnmeasurableError("it refuses every prompt")
+                raise UnmeasurableError("the model refuses every prompt")
             lines = int(lines * _ROOM)
         return context if lines == most else answer.tokens_in, answer.tokens_in
 
@@ -107,10 +107,10 @@ class Answering:
         return meter.since(before), answer.tokens_out
 
     def _fit_prompt(self, tokens: int) -> None:
-        """Find how many lines have so many tokens."""
+        """Find how many lines have about `tokens` tokens."""
         answer = self._shorten_prompt()
         if not answer.tokens_in:
-            raise UnmeasurableError("it does not report how many tokens it reads and writes")
+            raise UnmeasurableError("the model does not report how many tokens it reads and writes")
         self._line_tokens = answer.tokens_in / _longer(self._lines)
         self._lines = max(1, round(tokens / self._line_tokens))
         self._shorten_prompt()
@@ -122,7 +122,9 @@ class Answering:
             if answer.finish != "refused":
                 return answer
             if self._lines == 1:
-                raise UnmeasurableError("it refuses every prompt" + (f": {answer.reason}" if answer.reason else ""))
+                raise UnmeasurableError(
+                    "the model refuses every prompt" + (f": {answer.reason}" if answer.reason else "")
+                )
             self._lines //= 2
 
     def _fit_count(self, amount: Amount) -> None:
@@ -139,13 +141,15 @@ class Answering:
         answer = self._answer(tokens, min(lines, self._lines))
         seconds = perf_counter() - start
         if answer.finish == "refused":
-            raise UnmeasurableError(f"it refused a prompt, though longer ones were answered before: {answer.reason}")
+            raise UnmeasurableError(
+                f"the model refused a prompt, though it answered longer ones before: {answer.reason}"
+            )
         return answer, seconds
 
     def _answer(self, tokens: int, lines: int) -> kdtool.TextAnswer:
-        """Have a new prompt answered; where it is refused, `reason` holds the explanation, if there is one."""
+        """Have a new prompt answered; if it is refused, `reason` has the explanation, if there is one."""
         rng = self._prompts
-        # Models go on with such lines; after other random text many end theirs at once.
+        # Models continue such lines; after other random text many end theirs at once.
         text = "".join(f"value_{rng.randrange(100, 1000)} = {rng.randrange(1000, 10_000)}\n" for _ in range(lines))
         request = kdtool.Request(f"efficiency-{rng.getrandbits(32)}", text, tokens)
         if "continue" not in self._runtime.abilities:
@@ -155,7 +159,7 @@ class Answering:
         except kdtool.UsageError as error:
             return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=str(error))
         except (kdtool.ServiceError, kdtool.AuthenticationError) as error:
-            raise UnmeasurableError(f"it does not answer: {error}") from error
+            raise UnmeasurableError(f"the model does not answer: {error}") from error
         return answer
 
 

@@ -1,6 +1,6 @@
 """Counters of the energy that a machine's processors and its GPU took, read before and after something is done.
 
-They count the whole machine: what else runs meanwhile, and what is drawn when nothing runs. Linux shows the counters of
+They count the whole machine, including other work and idle power. Linux shows the counters of
 Intel's and AMD's processors (RAPL) as files, NVIDIA's driver reports that of a GPU (NVML, by the library `nvidia-ml-py`).
 """
 
@@ -32,7 +32,7 @@ class Counter(Protocol):
 
 @dataclass
 class Meter:
-    """The counters of a machine that can be read, and why others cannot, both by what they count."""
+    """The counters of a machine that can be read, and the reasons why others cannot, by the part that they count."""
 
     counters: Sequence[Counter] = ()
     missing: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Meter:
         return list(dict.fromkeys(counter.part for counter in self.counters))
 
     def counting(self, *parts: str) -> Meter | None:
-        """Return the meter where it counts all these parts; None where something would be missing."""
+        """Return the meter if it counts all these parts, else None."""
         return self if set(parts) <= set(self.parts) else None
 
     def read(self) -> list[int]:
@@ -59,22 +59,22 @@ class Meter:
 
 
 def meter(device: torch.device, powercap: Path = _POWERCAP) -> Meter:
-    """Find the counters of this machine's processors, and where models compute on a GPU, that one's.
+    """Find the counters of this machine's processors and, if models compute on a GPU, the GPU's.
 
     Args:
-        device: what models compute on.
+        device: the device that models compute on.
         powercap: where Linux shows the counters of processors.
     """
-    found = Meter()
+    result = Meter()
     parts = {"processors": _processors(powercap)}
     if device.type == "cuda":
         parts["GPU"] = _gpu(device)
     for part, counters in parts.items():
         if isinstance(counters, str):
-            found.missing[part] = counters
+            result.missing[part] = counters
         else:
-            found.counters = [*found.counters, *counters]
-    return found
+            result.counters = [*result.counters, *counters]
+    return result
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Zone:
 
 
 def _processors(powercap: Path) -> list[Counter] | str:
-    """Return the zones that together hold the processors and their memory once, or why they cannot be read."""
+    """Return the zones that together cover the processors and their memory once, or the reason why they cannot be read."""
     zones: list[Counter] = []
     packages = False
     try:
@@ -105,7 +105,7 @@ def _processors(powercap: Path) -> list[Counter] | str:
     except PermissionError as error:
         readable = f"sudo chmod a+r {powercap}/intel-rapl:*/energy_uj"
         return (
-            f"{error.filename} can be read by root alone; `{readable}` lets everybody, until the machine starts again"
+            f"{error.filename} can be read only by root; `{readable}` lets everybody read it until the machine restarts"
         )
     except (OSError, ValueError) as error:
         return f"the counters in {powercap} cannot be read: {error}"

@@ -103,7 +103,7 @@ class Efficiency(kdtool.Evaluator):
         folders: Mapping[kdtool.Subject, Path],
         answering: Mapping[kdtool.Subject, tuple[str, kdtool.Runtime]],
     ) -> dict[kdtool.Subject, Ready]:
-        """Make everybody ready to generate; processes end with the stack."""
+        """Make all subjects ready to generate; processes end with the stack."""
         from kdtool_evaluator_efficiency._answers import Answering
         from kdtool_evaluator_efficiency._energy import meter
         from kdtool_evaluator_efficiency._measurements import Ready
@@ -114,13 +114,13 @@ class Efficiency(kdtool.Evaluator):
         counted = meter(here.device)
         for part, reason in counted.missing.items():
             run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
-        parts = f"{' and '.join(counted.parts)}, with all that ran there meanwhile and what they draw idle"
-        own = "GPU" if here.device.type == "cuda" else "processors"
+        parts = f"{' and '.join(counted.parts)}, including other work and idle power"
+        part_in_use = "GPU" if here.device.type == "cuda" else "processors"
         waiting = {"threads wait": "asleep"} if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else {}
         much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
         ready: dict[kdtool.Subject, Ready] = {}
         # All processes start together, but load one after the other: the disk and the memory bus are shared.
-        workers = [stack.enter_context(Worker(subject.name, counted.counting(own))) for subject in folders]
+        workers = [stack.enter_context(Worker(subject.name, counted.counting(part_in_use))) for subject in folders]
         for (subject, folder), worker in zip(folders.items(), workers, strict=True):
             worker.load(folder, here, much)
             if worker.generated < much.generated:
@@ -136,7 +136,7 @@ class Efficiency(kdtool.Evaluator):
             )
         for subject, (owner, runtime) in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.
-            energy = None if subject.path is None else counted.counting("processors", own)
+            energy = None if subject.path is None else counted.counting("processors", part_in_use)
             timed = f"answers of {owner}, one at a time; splitting into tokens and the way there and back included"
             try:
                 ready[subject] = Ready(Answering(runtime, much, energy), {"timed": timed}, parts, owner)
@@ -148,7 +148,7 @@ class Efficiency(kdtool.Evaluator):
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
     """Choose the lowest seed of each kind of subject; controls and the base have the shape of the student.
 
-    An exported folder that transformers opens stands for the student.
+    An exported folder that transformers opens is measured instead of the student.
     """
     paths = [subject.path for subject in subjects if subject.role == "artifact"]
     exported = any(path is not None and _has_model(path) for path in paths)
@@ -167,9 +167,9 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
 def _find_subject(
     run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path
 ) -> tuple[Path | None, tuple[str, kdtool.Runtime] | None]:
-    """Return the subject's files, and who answers for it where transformers does not open them.
+    """Return the subject's files, and the runtime that answers for it if transformers does not open them.
 
-    A teacher that has no files of its own is saved into `scratch`, if it has weights here.
+    A teacher without files is saved into `scratch`, if it has weights here.
     """
     path = subject.path
     if path is not None and _has_model(path):
@@ -182,7 +182,7 @@ def _find_subject(
     owner, runtime = opened
     if owner and getattr(run.component(owner, kdtool.Component), "stores_answers", False):
         runtime.close()
-        run.say(f"efficiency: {subject.name} is left out, it gives stored answers again, and new ones cost money")
+        run.say(f"efficiency: {subject.name} is left out: it returns stored answers, and new ones cost money")
         return path, None
     model = runtime.model
     if path is not None or model is None:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Ready", "file_size", "measurements"]
 
 _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".data", ".pt"})
-"""Endings of files with weights; `.data` is that of weights beside a graph, `model.onnx.data`."""
+"""Endings of files with weights; `.data` is for weights that an ONNX graph keeps in a second file, `model.onnx.data`."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A subject that can be asked to generate, what someone must know to get the same figures, and whose energy counts.
+    """A subject that is ready to generate, the settings needed to reproduce the figures, and the parts with counted energy.
 
-    `program` runs it, and in which numbers, as far as known.
+    `program` names the program that runs it, and the number format if it is known.
     """
 
     timed: Timed
@@ -72,29 +72,29 @@ def measurements(
     generated = ready.timed.generated if isinstance(ready.timed, Worker) else config.generated
     once = {
         **ready.settings,
-        "prompt": f"{median(turn.prompt for turn in turns):.0f} tokens",
+        "prompt": f"{median(timing.prompt for timing in turns):.0f} tokens",
         "generated": f"{generated} tokens one at a time, or as many as {config.seconds:g} s allow",
     }
     settings = {
         **once,
         "bounds": f"least and most of at most {config.turns} turns, subjects in turn; the value is their median",
     }
-    first = [turn.first_token_seconds for turn in turns]
+    first = [timing.first_token_seconds for timing in turns]
     yield _spread(name, "time-to-first-token", "s", first, settings, higher=False)
-    read = [turn.prompt / turn.first_token_seconds for turn in turns]
+    read = [timing.prompt / timing.first_token_seconds for timing in turns]
     yield _spread(name, "prefill-speed", "tokens/s", read, settings, higher=True)
-    speeds = [turn.tokens_per_second for turn in turns if turn.tokens_per_second is not None]
+    speeds = [timing.tokens_per_second for timing in turns if timing.tokens_per_second is not None]
     if speeds:
         yield _spread(name, "decode-speed", "tokens/s", speeds, settings, higher=True)
     else:
         run.say(f"efficiency: how fast {name} generates is not measured, its answers end too early")
-    counted = [turn for turn in turns if turn.joules and turn.tokens]
+    counted = [timing for timing in turns if timing.joules and timing.tokens]
     if counted:
-        joules = [(turn.joules or 0.0) / turn.tokens for turn in counted]
-        written = f"{median(turn.tokens for turn in counted):.0f} generated; the prompt's energy is theirs, too"
+        joules = [(timing.joules or 0.0) / timing.tokens for timing in counted]
+        written = f"{median(timing.tokens for timing in counted):.0f} generated; the prompt's energy is included"
         of = {"counted": ready.counted, "tokens": written}
         yield _spread(name, "energy-per-token", "J/token", joules, {**settings, **of}, higher=False)
-    elif any(turn.joules is not None for turn in turns):
+    elif any(timing.joules is not None for timing in turns):
         run.say(f"efficiency: the energy of {name} is not measured: the counters did not move in a turn")
     if isinstance(ready.timed, Worker):
         yield from _of_process(name, ready.timed, once)
@@ -114,27 +114,27 @@ def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Itera
 
 def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
     try:
-        found, more = _read(subject, ready, context)
+        memory, extra = _read(subject, ready, context)
     except UnmeasurableError as error:
         run.say(f"efficiency: the resident memory of {subject.name} is not measured: {error}")
         return
     settings = {
-        "context": f"{found.context} tokens",
-        "read": f"{found.tokens} tokens, their states (KV cache) included",
-        **more,
+        "context": f"{memory.context} tokens",
+        "read": f"{memory.tokens} tokens, their states (KV cache) included",
+        **extra,
         "program": ready.program,
     }
-    yield _single(subject.name, "resident-memory", "bytes", found.size, settings)
+    yield _single(subject.name, "resident-memory", "bytes", memory.size, settings)
 
 
 def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, dict[str, str]]:
-    """Return what is held after reading, or the peak of a new process, and a setting to tell them apart."""
+    """Return the memory after reading, or the peak of a new process, and a setting to tell them apart."""
     try:
         return ready.timed.read(context), {}
     except NoProcessError:
         if subject.path is None:
             raise
-        return read_alone(subject.path, context), {"held": "the most while it read, in a process of its own"}
+        return read_alone(subject.path, context), {"held": "the most while it read, in a separate process"}
 
 
 def _break_even(
@@ -143,9 +143,9 @@ def _break_even(
     speed = median(speeds)
     tokens = prices.tokens(speed)
     if tokens is None:
-        own = prices.machine_price / 3600 / speed * 1e6
+        price_here = prices.machine_price / 3600 / speed * 1e6
         run.say(
-            f"efficiency: {name} never costs less than the API: a million tokens cost {own:.3g} here at {speed:.3g} "
+            f"efficiency: {name} never costs less than the API: a million tokens cost {price_here:.3g} here at {speed:.3g} "
             f"tokens/s, one at a time, and {prices.api_price:g} there"
         )
         return

@@ -33,7 +33,7 @@ class OtherWork:
         return max(0.0, (now - self._all_before) - (self._own() - self._own_before)) / elapsed
 
     def disturbance(self, threads: int) -> float:
-        """Return how many cores others took on average if that left too few for so many threads, else 0."""
+        """Return how many cores others took on average if that left too few for `threads`, else 0."""
         others = self.cores() or 0.0
         return others if others > _LEAST and others + threads > (os.cpu_count() or 1) else 0.0
 

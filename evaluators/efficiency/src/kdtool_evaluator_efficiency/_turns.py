@@ -1,4 +1,4 @@
-"""Subjects in turns (round robin), so that a machine that grows slower meanwhile slows all of them alike."""
+"""Subjects in turns (round robin), so that a machine that slows down affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Amount", "NoProcessError", "Resident", "Timed", "Turn", "Unmeasurabl
 
 
 class UnmeasurableError(Exception):
-    """A subject cannot be timed; the message holds the reason."""
+    """A subject cannot be timed; the message has the reason."""
 
 
 class NoProcessError(UnmeasurableError):
-    """No process belongs to the subject alone, so that its memory is not known."""
+    """No process runs only this subject, so its memory is unknown."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """Size of a turn: tokens of the prompt, and tokens generated behind it, or as many as the seconds allow."""
+    """Size of a turn: tokens of the prompt, and tokens generated after it, or as many as the seconds allow."""
 
     prompt: int
     generated: int
@@ -32,8 +32,8 @@ class Amount:
 class Turn:
     """Result of a subject for one prompt of `prompt` tokens.
 
-    `tokens_per_second` is the speed behind the first token, None where too few came; `joules` were taken for the prompt and
-    all `tokens` that were generated, None where nothing counts them.
+    `tokens_per_second` is the speed after the first token, None if too few came; `joules` is the energy for the prompt and
+    all `tokens` that were generated, None if nothing counts it.
     """
 
     prompt: int
@@ -45,9 +45,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes that the process of a subject holds in main memory and on the GPU, with room for `context` tokens.
+    """Bytes that the process of a subject uses in main memory and on the GPU, with room for `context` tokens.
 
-    It has read `tokens` of them.
+    The process has read `tokens` of them.
     """
 
     context: int
@@ -62,21 +62,21 @@ class Timed(Protocol):
         """Generate once."""
 
     def read(self, context: int) -> Resident:
-        """Read so many tokens, or as many as the model's context holds."""
+        """Read `context` tokens, or as many as fit into the model's context."""
 
 
 def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
     """Return what each subject did in each turn; a first turn is not counted. Failing subjects are left out, with a line."""
-    found: dict[str, list[Turn]] = {name: [] for name in timed}
-    for turn in range(turns + 1):
-        for name in list(found):
+    results: dict[str, list[Turn]] = {name: [] for name in timed}
+    for number in range(turns + 1):
+        for name in list(results):
             try:
-                made = timed[name].turn()
+                timing = timed[name].turn()
             except UnmeasurableError as error:
                 run.say(f"efficiency: {name} is not timed: {error}")
-                del found[name]
+                del results[name]
                 continue
-            if turn:
-                found[name].append(made)
-        run.hook.kdtool_progress(run, turn)
-    return found
+            if number:
+                results[name].append(timing)
+        run.hook.kdtool_progress(run, number)
+    return results

@@ -1,7 +1,7 @@
 """Program of a subject's own process: load a model with plain transformers, then generate or read when asked.
 
 Run as `python -m kdtool_evaluator_efficiency._worker`. The first line of standard input is the task, each further one asks
-for one turn, or to read a long text; answers are JSON lines on standard output, to which nothing else may print.
+for one turn, or to read a long text; answers are JSON lines on standard output, and nothing else may print there.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def main() -> None:
     model, prompt, facts = _load(task)
     _say(answers, facts)
     for line in sys.stdin:
-        turn = json.loads(line)
-        if "read" in turn:
-            _say(answers, _read(model, prompt.device, turn["read"]))
+        request = json.loads(line)
+        if "read" in request:
+            _say(answers, _read(model, prompt.device, request["read"]))
             continue
-        made = _generate(model, prompt, turn["generate"], turn["seconds"])
-        _say(answers, {**made, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)})
+        timing = _generate(model, prompt, request["generate"], request["seconds"])
+        _say(answers, {**timing, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)})
 
 
 def _say(answers: TextIO, content: dict[str, Any]) -> None:
@@ -81,7 +81,7 @@ def _context(model: Any) -> int:
 
 
 def _read(model: Any, device: Any, count: int) -> dict[str, int]:
-    """Read `count` tokens, or as many as the context holds, and return the memory resident with their states."""
+    """Read `count` tokens, or as many as fit into the context, and return the resident memory including their states."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -95,19 +95,19 @@ def _read(model: Any, device: Any, count: int) -> dict[str, int]:
 
 
 def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, float]:
-    """Generate `count` tokens, or as many as `seconds` behind the first allow, and return how fast that went."""
+    """Generate `count` tokens, or as many as `seconds` after the first allow, and return the speed."""
     import torch
 
     with torch.inference_mode():
         start = perf_counter()
-        found = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-        token = int(found.logits[0, -1].argmax())  # reading the token waits for the device
+        output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        token = int(output.logits[0, -1].argmax())  # reading the token waits for the device
         first = perf_counter()
         done, now = 0, first
         while done < count - 1 and (done == 0 or now - first < seconds):
             step = torch.tensor([[token]], device=prompt.device)
-            found = model(input_ids=step, past_key_values=found.past_key_values, use_cache=True)
-            token = int(found.logits[0, -1].argmax())
+            output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+            token = int(output.logits[0, -1].argmax())
             done, now = done + 1, perf_counter()
         return {"first_token_seconds": first - start, "tokens_per_second": done / (now - first), "tokens": done + 1}
 

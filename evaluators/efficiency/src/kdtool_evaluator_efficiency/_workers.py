@@ -24,7 +24,7 @@ from kdtool_evaluator_efficiency._turns import Amount, Resident, Turn
 __all__ = ["Place", "Worker", "own_seconds", "place"]
 
 _DEADLINE_SECONDS = 900.0
-"""Silence after which a process counts as dead."""
+"""A process that is silent for longer counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def own_seconds() -> float:
 class Worker:
     """A process of `_worker` with one model, once that is loaded; a context that ends it.
 
-    `generated` are the tokens of a turn, as many as the model's context holds. `peak_bytes` and `device_bytes` are the most
-    memory that it had after its last turn.
+    `generated` are the tokens of a turn, as many as fit into the model's context. `peak_bytes` and `device_bytes` are
+    its peak memory as of the last turn.
     """
 
     generated: int
@@ -88,13 +88,13 @@ class Worker:
         self._process.communicate()
         self._errors.close()
 
-    def load(self, folder: Path, place: Place, amount: Amount) -> None:
+    def load(self, folder: Path, target: Place, amount: Amount) -> None:
         """Load the model.
 
         Raises:
             PluginError: the process failed; its last words are in the message. So does `turn`.
         """
-        where = {"device": str(place.device), "dtype": place.dtype, "threads": place.threads}
+        where = {"device": str(target.device), "dtype": target.dtype, "threads": target.threads}
         asked = {"prompt": amount.prompt, "generated": amount.generated}
         ready = self._ask({**where, "folder": str(folder), **asked})
         self._prompt, self.generated = ready["prompt"], ready["generated"]
@@ -111,7 +111,7 @@ class Worker:
         return Turn(self._prompt, first, speed, answer["tokens"], joules)
 
     def read(self, context: int) -> Resident:
-        """Read so many tokens, or as many as the model's context holds."""
+        """Read `context` tokens, or as many as fit into the model's context."""
         answer = self._ask({"read": context})
         return Resident(answer["tokens"], answer["tokens"], answer["resident_bytes"])
 

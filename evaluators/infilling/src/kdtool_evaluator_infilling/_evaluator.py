@@ -75,7 +75,7 @@ class Infilling(PassAtK):
         return [problem for problems in self._by_span.values() for problem in problems]
 
     def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
-        """Return HumanEval's problems, of which all spans are cut, with their solutions."""
+        """Return HumanEval's problems with their solutions; all spans are cut from them."""
         from kdtool_evaluator_infilling._problems import examples
 
         return examples()

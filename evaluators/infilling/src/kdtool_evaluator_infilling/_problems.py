@@ -1,7 +1,7 @@
 """The spans of HumanEval-Infilling.
 
 The published files of spans in whole lines follow from HumanEval by one rule, which `_spans_in_lines` states; a test
-compares them where the files are. All files have the tests of HumanEval.
+compares them if the files exist. All files have the tests of HumanEval.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EXPECTED = "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilli
 
 
 class _Span(NamedTuple):
-    """A span in a problem of HumanEval: the code before, in, and behind it."""
+    """A span in a problem of HumanEval: the code before it, in it, and after it."""
 
     id: str
     before: str
@@ -40,7 +40,7 @@ def problems_of(span: str, random_span: Path | None) -> Sequence[Problem]:
     Raises:
         kdtool.UsageError: the file of random spans cannot be read, or is in another form.
     """
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if span == "random-span":
         for line, record in records_of(random_span or HUMAN_EVAL, KEY, _SPAN, _EXPECTED):
             whole = _human_eval().get("/".join(record["task_id"].split("/")[1:3]))
@@ -50,11 +50,11 @@ def problems_of(span: str, random_span: Path | None) -> Sequence[Problem]:
                     f"{_EXPECTED}"
                 )
             cut = _Span(record["task_id"], record["prompt"], record["canonical_solution"], record["suffix"])
-            found.append(_problem(cut, whole, line=False))
-        return found
+            problems.append(_problem(cut, whole, line=False))
+        return problems
     for whole in _human_eval().values():
-        found += [_problem(cut, whole, line=span == "single-line") for cut in _spans_in_lines(span, whole)]
-    return found
+        problems += [_problem(cut, whole, line=span == "single-line") for cut in _spans_in_lines(span, whole)]
+    return problems
 
 
 def examples() -> Sequence[kdtool.Example]:

@@ -1,4 +1,4 @@
-"""The evaluator `line-completion`: what a model writes where a line of a held-out document has begun.
+"""The evaluator `line-completion`: how a model completes the lines of held-out documents.
 
 The engine calls it once a subject. `_places` chooses the lines to complete, `_scores` compares completions with the
 documents' own lines; answers, which a killed run asks for once, are `kdtool_measuring`'s.

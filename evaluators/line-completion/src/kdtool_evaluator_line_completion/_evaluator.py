@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["LineCompletion"]
 
 _LONGEST_DOCUMENT = 1_000_000
-"""Characters of a document among whose lines places are chosen."""
+"""Largest number of characters of a document; places are chosen among its lines."""
 
 
 class LineCompletion(kdtool.Evaluator):
-    """Measures how often, and how nearly, a subject completes lines of held-out documents as they are."""
+    """Measures how often, and how closely, a subject reproduces the lines of held-out documents."""
 
     class Config(kdtool.Config):
         """The lines to complete, and their prompts."""
@@ -34,7 +34,7 @@ class LineCompletion(kdtool.Evaluator):
         places: int = kdtool.Field(default=4, ge=1, le=10_000)
         """Largest number of lines of a document, chosen by the hashes of its id and their numbers."""
         context: int = kdtool.Field(default=2000, ge=1, le=1_000_000)
-        """Largest number of characters before a place; fewer where a model's context is shorter."""
+        """Largest number of characters before a place; fewer if a model's context is shorter."""
         maximum_tokens: int = kdtool.Field(default=64, ge=1, le=10_000)
         """Largest number of tokens of a completion that does not reach the end of its line."""
 
@@ -82,7 +82,7 @@ class LineCompletion(kdtool.Evaluator):
                 yield from _measurements(run, subject, places, answers, settings)
 
     def _places(self, run: kdtool.RunInfo) -> tuple[list[Document], dict[str, Place]]:
-        """Return held-out documents, and where in them lines are completed, by the places' ids."""
+        """Return held-out documents, and the places in them where lines are completed, by their ids."""
         from kdtool_measuring import held_out, without_text
 
         from kdtool_evaluator_line_completion._places import places_of
@@ -90,7 +90,9 @@ class LineCompletion(kdtool.Evaluator):
         config = self.config
         documents = held_out(run, config.split, most=config.documents, characters=_LONGEST_DOCUMENT)
         places = {
-            place.id: place for document in documents for place in places_of(document, config.places, config.context)
+            position.id: position
+            for document in documents
+            for position in places_of(document, config.places, config.context)
         }
         if not places:
             raise without_text(run, "line-completion", config.split, "no document of several lines")
@@ -99,9 +101,9 @@ class LineCompletion(kdtool.Evaluator):
     def _settings(self, places: Mapping[str, Place]) -> dict[str, str]:
         return {
             "split": self.config.split,
-            "places": f"{len(places)}, at most {self.config.places} a document, each behind the first token of a line, "
+            "places": f"{len(places)}, at most {self.config.places} per document, each after the first token of a line, "
             "chosen by hashes",
-            "context": f"at most {self.config.context} characters, as many as the model's context holds",
+            "context": f"at most {self.config.context} characters, as many as fit into the model's context",
             "decoding": f"greedy, to the end of the line, at most {self.config.maximum_tokens} tokens",
         }
 
@@ -120,12 +122,12 @@ def _measurements(
     for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):
         of_documents: dict[str, list[float]] = {}
         for answer in answers:
-            place = places[answer.id]
-            of_documents.setdefault(place.document, []).append(
-                0.0 if answer.missing else score(answer.text, place.rest)
+            position = places[answer.id]
+            of_documents.setdefault(position.document, []).append(
+                0.0 if answer.missing else score(answer.text, position.rest)
             )
         yield make_measurement(
-            [Item(document, sum(found), len(found)) for document, found in of_documents.items()],
+            [Item(document, sum(scores), len(scores)) for document, scores in of_documents.items()],
             run,
             subject,
             name=f"line-completion.{name}",

@@ -1,4 +1,4 @@
-"""Places in documents at which a subject completes a line."""
+"""Places in documents where a subject completes a line."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class Place:
 def places_of(document: Document, most: int, context: int) -> list[Place]:
     """Return at most `most` places of a document, in its order, each with at most `context` characters before it.
 
-    A place is behind the first token of a line (a word, or one punctuation mark). At a line's start anything may follow, and
-    a prompt that ends in indentation divides what tokenizers have as one token; behind the first token the statement has
-    begun, as where an editor is asked to complete it. The rest of the line holds a letter or digit, so that a closing
-    bracket alone never counts. The first line is left out, as nothing precedes it, and so is the text behind the last
-    line break: the document may be cut there. The choice follows the hashes of the document's id and the line's number.
+    A place follows the first token of a line (a word, or one punctuation mark). At a line's start anything may follow, and
+    a prompt that ends in indentation divides what tokenizers have as one token; after the first token the statement has
+    begun, as when an editor is asked to complete it. The rest of the line has a letter or digit, so that a mere closing
+    bracket never counts. The first line is left out, as nothing precedes it, and so is the text after the last line
+    break: the document may be cut there. The choice follows the hashes of the document's id and the line's number.
     """
     places = list(_places(document, context))
-    kept = set(nsmallest(most, (place.id for place in places), key=lambda name: sha256(name.encode("utf-8")).digest()))
-    return [place for place in places if place.id in kept]
+    kept = set(
+        nsmallest(most, (position.id for position in places), key=lambda name: sha256(name.encode("utf-8")).digest())
+    )
+    return [position for position in places if position.id in kept]
 
 
 def _places(document: Document, context: int) -> Iterator[Place]:
@@ -53,7 +55,7 @@ def _places(document: Document, context: int) -> Iterator[Place]:
 
 
 def _end_of(text: str, most: int) -> str:
-    """Return the end of a text, of whole lines where there is a line break in it."""
+    """Return the end of a text, in whole lines if it contains a line break."""
     if len(text) <= most:
         return text
     end = text[-most:]

@@ -6,7 +6,7 @@ __all__ = ["edit_similarity", "exact_match"]
 
 
 def exact_match(completion: str, line: str) -> float:
-    """Return 1 where both are the same words and marks between white space, else 0.
+    """Return 1 if both are the same words and marks between white space, else 0.
 
     CodeXGLUE's exact match (Lu et al. 2021, arXiv 2102.04664, section 4.4): texts are compared after `.split()`.
     """

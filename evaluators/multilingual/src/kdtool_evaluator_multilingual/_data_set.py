@@ -1,4 +1,4 @@
-"""Data sets: the fields that identify their records, and the problems made of them."""
+"""Datasets: the fields that identify their records, and the problems made of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _OPENING = "Here is the completed function:\n"
 
 @dataclass(frozen=True)
 class DataSet:
-    """One of the data sets.
+    """One of the datasets.
 
-    A record is known by the fields `needed`, and must have `more` in some languages, as the sandbox calls them. `language`
-    gives a record's language as the data set calls it, `languages` what the sandbox calls those that are taken. `seconds`
-    is what the data set's own harness allows a program, and `harness` names for each form the harness that
-    asks and stops alike.
+    Its records have the fields `needed`, and the fields `more` in some languages. `language` returns a record's language by
+    the dataset's name; `languages` maps these names to the sandbox's. `seconds` is the time that the dataset's own harness
+    allows a program, and `harness` names, for each form, the harness with the same prompts and stop strings.
     """
 
     name: str
@@ -43,7 +42,7 @@ class DataSet:
 
 
 def forms(language: str, prompt: str, stop: tuple[str, ...]) -> Mapping[Literal["base", "chat"], Form]:
-    """Return the ways to ask for what goes on behind `prompt`, the beginning of a program."""
+    """Return the ways to ask for the continuation of `prompt`, the beginning of a program."""
     asked = f"{_INSTRUCTION}```{language}\n{prompt}\n```\n"
     opening = f"{_OPENING}```{language}\n{prompt}"
     return {"base": Form((), prompt, stop), "chat": Form((("user", asked),), opening, (*stop, "\n```"))}

@@ -23,14 +23,14 @@ class Multilingual(PassAtK):
 
     benchmark: ClassVar[str] = "multilingual"
     limits = Limits(15.0, 2**30)
-    """A gibibyte is for a Java machine with its compiler; how long a program may run depends on the data set."""
+    """A gibibyte is for a Java machine with its compiler; how long a program may run depends on the dataset."""
 
     class Config(PassAtK.Config):
         """Settings of `multilingual`."""
 
         files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
-        """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), packed by gzip or not,
-        relative to the recipe. The records show the data set and the language."""
+        """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), compressed with gzip or
+        not, relative to the recipe. The records show the dataset and the language."""
 
     config: Config
 
@@ -40,7 +40,7 @@ class Multilingual(PassAtK):
 
     @property
     def seconds(self) -> float:
-        """The time limit of a program: what the data set's own harness allows where the config does not say."""
+        """The time limit of a program; that of the dataset's own harness if the config has none."""
         return self._problem_set.data_set.seconds if self.config.seconds is None else self.config.seconds
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -87,11 +87,11 @@ class Multilingual(PassAtK):
         }
 
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """Return the data set's name, which harness asks alike, and which problems of the language are left out."""
+        """Return the dataset's name, the harness with the same prompts, and which problems of the language are left out."""
         data_set, name = self._problem_set.data_set, problems[0].language
-        found = {"data": data_set.name, "like": data_set.harness[self.config.form]}
+        settings = {"data": data_set.name, "like": data_set.harness[self.config.form]}
         left_out = self._problem_set.left_out.get(name)
-        return found | ({"left out": ", ".join(left_out)} if left_out else {})
+        return settings | ({"left out": ", ".join(left_out)} if left_out else {})
 
     @cached_property
     def _problem_set(self) -> Published:

@@ -1,7 +1,7 @@
 """HumanEval-X: HumanEval's problems in six languages, asked and put together as CodeGeeX does.
 
-Where that needs a package from a network (testify, Boost, crates), a few lines stand in for what the tests use of it, or
-the problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humaneval_test` in evaluate_humaneval_x.py,
+If that needs a package from a network (testify, Boost, crates), a few lines replace the parts that the tests use, or the
+problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humaneval_test` in evaluate_humaneval_x.py,
 `IMPORT_HELPER` and `is_code_generation_finished` in utils.py, `check_correctness` in execution.py.
 """
 
@@ -48,7 +48,7 @@ func (a testifyAssertions) Equal(expected, actual interface{}, why ...interface{
     }
 }
 """
-"""Stands in for testify, of which the tests use `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
+"""Replaces testify; the tests use only its `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
 _CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
 """Each problem in Rust imports these, and nearly none uses them; programs are compiled without crates."""
 

@@ -37,7 +37,7 @@ class Pair<A, B> {
     public java.util.List<Object> toList() { return java.util.Arrays.asList(first, second); }
 }
 """
-"""Stands in for javatuples, which all problems in Java import, and of which eight use `Pair`."""
+"""Replaces javatuples, which all problems in Java import; eight of them use its `Pair`."""
 
 
 def _problem(name: str, record: Record) -> Problem:

@@ -1,4 +1,4 @@
-"""The files: which data set they hold, in which languages, and their problems."""
+"""The files: their dataset, languages and problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXPECTED = "a file of HumanEval-X (humaneval_js.jsonl) or of MultiPL-E (humanev
 
 @dataclass(frozen=True)
 class Published:
-    """A data set, its problems in the files' order, and by language what is said of those that cannot be judged."""
+    """A dataset, its problems in the files' order, and, by language, notes on those that cannot be judged."""
 
     data_set: DataSet
     problems: Sequence[Problem]
@@ -31,11 +31,11 @@ class Published:
 
 
 def read_published(files: Sequence[Path]) -> Published:
-    """Return what the files hold.
+    """Return the content of the files.
 
     Raises:
-        kdtool.UsageError: a file cannot be read, is in another form or another language; the files hold both data sets, a
-            problem twice, or none that can be judged.
+        kdtool.UsageError: a file cannot be read, is in another form or another language; the files contain both datasets,
+            a problem twice, or none that can be judged.
     """
     problems: dict[str, Problem] = {}
     left_out: dict[str, list[str]] = {}
@@ -49,31 +49,31 @@ def read_published(files: Sequence[Path]) -> Published:
                 )
             problem = its.problem(its.languages[its.language(record)], record)
             if problem.id in problems:
-                raise kdtool.UsageError(f"{_KEY}: {file} holds {problem.id} a second time: give each problem once")
+                raise kdtool.UsageError(f"{_KEY}: {file} contains {problem.id} a second time: give each problem once")
             if why := its.left_out.get(problem.id):
                 left_out.setdefault(problem.language, []).append(f"{problem.id} ({why})")
             else:
                 problems[problem.id] = problem
     if data_set is None or not problems:
-        raise kdtool.UsageError(f"{_KEY}: the files hold no problem that can be judged; expected {_EXPECTED}")
+        raise kdtool.UsageError(f"{_KEY}: the files contain no problem that can be judged; expected {_EXPECTED}")
     return Published(data_set, list(problems.values()), left_out)
 
 
 def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
-    """Yield a file's records, each with its data set, in languages that the sandbox runs."""
-    for place, record in records_of(file, _KEY, {"prompt": "text"}, _EXPECTED):
-        data_set = next((one for one in _DATA_SETS if all(name in record for name in one.needed)), None)
+    """Yield a file's records, each with its dataset, in languages that the sandbox runs."""
+    for location, record in records_of(file, _KEY, {"prompt": "text"}, _EXPECTED):
+        data_set = next((known for known in _DATA_SETS if all(name in record for name in known.needed)), None)
         if data_set is None:
-            fields = " nor ".join(f"{', '.join(one.needed)} ({one.name})" for one in _DATA_SETS)
-            raise kdtool.UsageError(f"{place}: has neither {fields}; expected {_EXPECTED}")
-        check_fields(record, data_set.needed, place, _EXPECTED)
+            fields = " nor ".join(f"{', '.join(known.needed)} ({known.name})" for known in _DATA_SETS)
+            raise kdtool.UsageError(f"{location}: has neither {fields}; expected {_EXPECTED}")
+        check_fields(record, data_set.needed, location, _EXPECTED)
         given = data_set.language(record)
         if given not in data_set.languages:
-            raise kdtool.UsageError(f"{place}: is in {given!r}; expected one of {', '.join(data_set.languages)}")
+            raise kdtool.UsageError(f"{location}: is in {given!r}; expected one of {', '.join(data_set.languages)}")
         if (language := data_set.languages[given]) not in installed_languages():
             raise kdtool.UsageError(
-                f"{place}: is in {language}, which no package makes run in the sandbox: install "
+                f"{location}: is in {language}, and no installed package runs that in the sandbox: install "
                 f"one that does, or give files in {', '.join(installed_languages())}"
             )
-        check_fields(record, data_set.more.get(language, {}), place, _EXPECTED)
+        check_fields(record, data_set.more.get(language, {}), location, _EXPECTED)
         yield data_set, record

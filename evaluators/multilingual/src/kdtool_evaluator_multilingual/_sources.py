@@ -1,4 +1,4 @@
-"""Changes to a program's text that make answers and tests fit together, for every data set."""
+"""Changes to a program's text that make answers and tests fit together, for every dataset."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _GO_PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", 
 
 
 def close_function(code: str, closing: Sequence[str]) -> str:
-    """Return the code that goes on behind an open function, with what closes it where a stop string took that.
+    """Return the code that continues an open function, with the closing lines if a stop string cut them.
 
     Braces are counted as CodeGeeX counts them, also in strings and comments; one at the beginning of a line ends it all.
 
     Args:
         code: as it was generated.
-        closing: the lines that close the function and what it is in, innermost first.
+        closing: the lines that close the function and the blocks around it, innermost first.
     """
     if re.search(r"^\}", code, re.MULTILINE):
         return code
@@ -51,18 +51,20 @@ def go_program(setup: str, prompt: str, code: str) -> str:
 
     Args:
         setup: package clause and imports of the tests.
-        prompt: what is between them and the answer.
-        code: an answer, with imports of its own or without.
+        prompt: the code between them and the answer.
+        code: an answer, with or without imports.
     """
-    own = [line.strip() for match in _GO_IMPORT.findall(code) for line in "".join(match).splitlines() if line.strip()]
+    imported = [
+        spec.strip() for match in _GO_IMPORT.findall(code) for spec in "".join(match).splitlines() if spec.strip()
+    ]
     code = _GO_IMPORT.sub("", _GO_PACKAGE.sub("", code))
     used = _GO_COMMENT.sub("", code)
-    wanted = dict.fromkeys([*own, *(f'"{package}"' for package in _GO_PACKAGES)])
-    imports = [one for one in wanted if one not in setup and re.search(rf"\b{_go_name(one)}\.", used)]
-    return "\n".join((setup, *(f"import {one}" for one in imports), prompt + code))
+    wanted = dict.fromkeys([*imported, *(f'"{package}"' for package in _GO_PACKAGES)])
+    imports = [spec for spec in wanted if spec not in setup and re.search(rf"\b{_go_name(spec)}\.", used)]
+    return "\n".join((setup, *(f"import {spec}" for spec in imports), prompt + code))
 
 
 def _go_name(imported: str) -> str:
-    """Return the name by which a program knows a package: the one that it gives it, or the end of its path."""
+    """Return the name of a package in a program: the alias of its import, or the end of its path."""
     given, _, path = imported.rpartition(" ")
     return re.escape(given or path.strip('"').rpartition("/")[2])

@@ -79,11 +79,11 @@ class SpeculationEvaluator(kdtool.Evaluator):
                 )
                 for document in documents
             ]
-            alone = [found.timed for found in self._answers(run, target, requests, 0)]
+            undrafted = [answered.timed for answered in self._answers(run, target, requests, 0)]
             for number, subject in enumerate((each for each in subjects if each.role != "teacher"), 1):
                 with open_for_measuring(run, subject, "speculation", _unfit) as draft:
                     if draft is not None:
-                        yield from self._measure(run, subject, (target, draft), requests, alone, number)
+                        yield from self._measure(run, subject, (target, draft), requests, undrafted, number)
 
     def _measure(
         self,
@@ -91,10 +91,10 @@ class SpeculationEvaluator(kdtool.Evaluator):
         subject: kdtool.Subject,
         models: tuple[kdtool.Runtime, kdtool.Runtime],
         requests: Sequence[kdtool.Request],
-        alone: Sequence[_Timed],
+        undrafted: Sequence[_Timed],
         number: int,
     ) -> Iterator[kdtool.Measurement]:
-        """Yield the measurements of a subject; `alone` are the answers of the teacher by itself."""
+        """Yield the measurements of a subject; `undrafted` are the answers of the teacher without a draft."""
         from kdtool_measuring import Item, make_measurement
         from kdtool_streaming import SpeculativeRuntime
 
@@ -103,11 +103,11 @@ class SpeculationEvaluator(kdtool.Evaluator):
         except kdtool.UsageError as error:
             run.say(f"speculation: {subject.name} is left out: {error}")
             return
-        found = list(self._answers(run, runtime, requests, number * len(requests)))
+        answers = list(self._answers(run, runtime, requests, number * len(requests)))
         settings = self._settings(requests)
         items = [
             Item(request.id, each.counted.tokens, each.counted.steps)
-            for request, each in zip(requests, found, strict=True)
+            for request, each in zip(requests, answers, strict=True)
             if each.counted is not None
         ]
         yield make_measurement(
@@ -119,22 +119,22 @@ class SpeculationEvaluator(kdtool.Evaluator):
             higher_is_better=True,
             settings=settings,
         )
-        same = sum(one.text == each.timed.text for one, each in zip(alone, found, strict=True))
-        seconds = sum(each.timed.seconds for each in found)
+        same = sum(plain.text == each.timed.text for plain, each in zip(undrafted, answers, strict=True))
+        seconds = sum(each.timed.seconds for each in answers)
         yield kdtool.Measurement(
             name="speculation.speed-up",
             subject=subject.name,
             unit="×",
-            value=sum(one.seconds for one in alone) / seconds,
-            n=len(found),
+            value=sum(plain.seconds for plain in undrafted) / seconds,
+            n=len(answers),
             higher_is_better=True,
-            settings={**settings, "machine": _machine(), "answers equal to the teacher's": f"{same} of {len(found)}"},
+            settings={**settings, "machine": _machine(), "answers equal to the teacher's": f"{same} of {len(answers)}"},
         )
 
     def _answers(
         self, run: kdtool.RunInfo, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], done: int
     ) -> Iterator[_Answered]:
-        """Answer one request after the other; verification steps are counted where there are any."""
+        """Answer one request after the other; verification steps are counted if there are any."""
         from kdtool_streaming import SpeculativeRuntime
 
         list(runtime.answer([kdtool.Request("warm-up", requests[0].prompt, _WARM_UP)]))
@@ -148,10 +148,10 @@ class SpeculationEvaluator(kdtool.Evaluator):
     def _documents(self, run: kdtool.RunInfo) -> list[Document]:
         from kdtool_measuring import held_out, without_text
 
-        found = held_out(run, self.config.split, most=self.config.documents, characters=2 * self.config.characters)
-        if not found:
+        documents = held_out(run, self.config.split, most=self.config.documents, characters=2 * self.config.characters)
+        if not documents:
             raise without_text(run, "speculation", self.config.split)
-        return found
+        return documents
 
     def _settings(self, requests: Sequence[kdtool.Request]) -> dict[str, str]:
         from kdtool_measuring import Document, digest
@@ -160,7 +160,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
             "split": self.config.split,
             "prompts": f"{len(requests)} beginnings of documents, at most {self.config.characters} characters each",
             "documents": digest([Document(request.id, request.prompt) for request in requests]),
-            "drafted": f"{self.config.drafted} tokens a step",
+            "drafted": f"{self.config.drafted} tokens per step",
             "decoding": f"greedy, at most {self.config.maximum_tokens} tokens",
         }
 
@@ -176,7 +176,7 @@ class _Answered(NamedTuple):
 
 
 def _beginning(document: Document, characters: int) -> str:
-    """Return a document's first half, or so many characters; of whole lines where there is a line break in it."""
+    """Return a document's first half, at most `characters` long; cut after a line break if there is one."""
     text = document.text[: min(characters, max(1, len(document.text) // 2))]
     lines, broken, _ = text.rpartition("\n")
     return lines + broken if broken else text

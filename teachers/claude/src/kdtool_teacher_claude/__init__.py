@@ -1,4 +1,4 @@
-"""Teacher plugin `claude`: Anthropic's models behind the Messages API, paid within a budget.
+"""Teacher plugin `claude`: Anthropic's models through the Messages API, paid within a budget.
 
 `Claude` is the teacher. `_requests` turns prompts into bodies and messages into answers, `_prices` prices them, `_client`
 sends, `_limiter` decides when, `_messages` and `_batches` are the two ways to ask, `_estimate` forecasts money for

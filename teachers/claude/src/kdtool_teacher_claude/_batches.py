@@ -65,7 +65,7 @@ class Batches:
             BudgetError: the next request could exceed the budget; what is in batches has been collected.
             ServiceError: the service stays down, or leaves requests unanswered again and again.
         """
-        waiting = self._missing({one.key: one for one in asked})
+        waiting = self._missing({query.key: query for query in asked})
         fruitless = 0
         while waiting and fruitless <= self._config.retries:
             stopped = await self._submit_all(list(waiting.values()))
@@ -75,11 +75,11 @@ class Batches:
                 fruitless += 1
                 if stopped:
                     raise stopped
-        for one in asked:
-            if (stored := self._ledger.find(one.key)) is not None:
-                deliver(restore(stored, one.request))
-            elif one.key in self._wrong:
-                deliver(refusal(one.request, self._wrong[one.key]))
+        for query in asked:
+            if (stored := self._ledger.find(query.key)) is not None:
+                deliver(restore(stored, query.request))
+            elif query.key in self._wrong:
+                deliver(refusal(query.request, self._wrong[query.key]))
             else:
                 raise kdtool.ServiceError(
                     "batches end without an answer to some requests again and again; run again later, or with "
@@ -88,12 +88,14 @@ class Batches:
 
     def _missing(self, waiting: dict[str, Asked]) -> dict[str, Asked]:
         """Return requests that have no answer and may be asked."""
-        found = {key: one for key, one in waiting.items() if key not in self._wrong and self._ledger.find(key) is None}
+        missing = {
+            key: query for key, query in waiting.items() if key not in self._wrong and self._ledger.find(key) is None
+        }
         unknown = self._ledger.unknown()
-        for key in found.keys() & unknown.keys():
+        for key in missing.keys() & unknown.keys():
             if self._config.on_unknown == "skip":
                 self._wrong[key] = "an earlier attempt had no known outcome, and `on_unknown: skip` does not ask again"
-        return {key: one for key, one in found.items() if key not in self._wrong}
+        return {key: query for key, query in missing.items() if key not in self._wrong}
 
     async def _submit_all(self, asked: list[Asked]) -> kdtool.BudgetError | None:
         """Submit what the budget allows; return the error for the rest."""
@@ -101,14 +103,16 @@ class Batches:
         for part in _parts(asked, self._config.batch_size):
             reserved: list[tuple[Asked, Attempt]] = []
             stopped = None
-            for one in part:
-                bound = self._prices.bound(one.most_in, one.request.max_tokens, marked=bool(one.prefix), batched=True)
-                attempt = self._ledger.reserve(one.key, bound, limit=self._budget, about=one.about)
+            for query in part:
+                bound = self._prices.bound(
+                    query.most_in, query.request.max_tokens, marked=bool(query.prefix), batched=True
+                )
+                attempt = self._ledger.reserve(query.key, bound, limit=self._budget, about=query.about)
                 if attempt is None:
                     stopped = budget_error(self._ledger, self._budget, bound)
                     break
-                reserved.append((one, attempt))
-                self._progress.asked_again += one.key in unknown
+                reserved.append((query, attempt))
+                self._progress.asked_again += query.key in unknown
             if reserved:
                 await self._submit(reserved)
             if stopped:
@@ -118,7 +122,7 @@ class Batches:
     async def _submit(self, reserved: Sequence[tuple[Asked, Attempt]]) -> None:
         name = f"{self._prefix}-{uuid.uuid4().hex[:16]}"
         attempts = [attempt for _, attempt in reserved]
-        items = [{"custom_id": f"{name}-{attempt.id}", "params": dict(one.body)} for one, attempt in reserved]
+        items = [{"custom_id": f"{name}-{attempt.id}", "params": dict(query.body)} for query, attempt in reserved]
         await asyncio.wrap_future(self._ledger.write_batch(name, attempts))
         try:
             remote = await self._create(items)
@@ -134,7 +138,7 @@ class Batches:
         await asyncio.wrap_future(self._ledger.write_submitted(name, remote))
 
     async def _create(self, items: list[dict[str, Any]]) -> str:
-        """Submit a batch; wait and try again only where the service made none for certain."""
+        """Submit a batch; wait and try again only if the service certainly created none."""
         for number in range(1 + self._config.retries):
             try:
                 return await self._client.create_batch(items)
@@ -153,7 +157,7 @@ class Batches:
         await asyncio.wrap_future(self._ledger.end_batch(batch.id))
 
     async def collect_open(self) -> None:
-        """Collect all batches of this model that the ledger holds open, also those of a run that was killed."""
+        """Collect all batches of this model that are open in the ledger, also those of a run that was killed."""
         for batch in self._ledger.open_batches():
             if not batch.id.startswith(self._prefix):
                 continue
@@ -264,12 +268,12 @@ class Batches:
 def _parts(asked: Sequence[Asked], most: int) -> Iterator[list[Asked]]:
     part: list[Asked] = []
     size = 0
-    for one in asked:
-        length = len(json.dumps(one.body)) + 100
+    for query in asked:
+        length = len(json.dumps(query.body)) + 100
         if part and (len(part) == most or size + length > _MOST_BYTES):
             yield part
             part, size = [], 0
-        part.append(one)
+        part.append(query)
         size += length
     if part:
         yield part

@@ -22,7 +22,7 @@ from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
 __all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError", "UnreachedError"]
 
 _STREAM_FROM = 8192
-"""Tokens from which an answer is streamed: a silent connection would be cut on the way."""
+"""Answers with at least this number of tokens are streamed: a proxy would cut a silent connection."""
 _OF_THIS_REQUEST = {400, 413, 422}
 _LATER = {408, 409, 425, 429, 529}
 """Timeout, conflict, too early, rate and load: the same request may be answered later."""
@@ -134,15 +134,15 @@ class Client:
     async def results(self, remote: str) -> list[dict[str, Any]]:
         """Return the results of a batch that ended; lines that cannot be read are left out."""
         text = (await self._get(f"/v1/messages/batches/{remote}/results")).text
-        found = []
+        entries = []
         for line in text.split("\n"):  # others of Unicode's line ends may be part of an answer
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
             if isinstance(entry, dict):
-                found.append(entry)
-        return found
+                entries.append(entry)
+        return entries
 
     async def _stream(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
         try:
@@ -185,16 +185,16 @@ class Client:
             DoubtfulError: it has not.
         """
         try:
-            found = response.json()
+            content = response.json()
         except (ValueError, RecursionError) as error:
             what = _WEB_PAGE if _is_web_page(response) else f"not JSON: {self._shorten(str(error))}"
             raise DoubtfulError(f"the answer is {what}") from None
-        if needed and not (isinstance(found, dict) and found.keys() >= {*needed}):
+        if needed and not (isinstance(content, dict) and content.keys() >= {*needed}):
             raise DoubtfulError(f"the answer lacks {' or '.join(needed)}")
-        return found
+        return content
 
     def _translate(self, error: Exception) -> Exception:
-        """Return one of our errors for one of the SDK, without anything that could hold the key."""
+        """Return one of our errors for one of the SDK, without anything that could contain the key."""
         if not isinstance(error, anthropic.APIStatusError) or error.status_code < 300:
             reason = self._shorten(f"{error.__cause__ or error}")
             if _is_unsent(error):
@@ -243,18 +243,18 @@ def read_key(config: ClaudeConfig) -> tuple[str, str]:
     """Return the key, and where it was found.
 
     Raises:
-        AuthenticationError: it is neither in the environment nor in the keyring, or no header can hold it.
+        AuthenticationError: the key is neither in the environment nor in the keyring, or no header can contain it.
     """
-    key, place = os.environ.get(config.key_variable, "").strip(), config.key_variable
+    key, source = os.environ.get(config.key_variable, "").strip(), config.key_variable
     if not key and config.keyring is not None:
         import keyring
 
         try:
             key = (keyring.get_password(config.keyring, "anthropic") or "").strip()
-            place = f"keyring {config.keyring!r}"
+            source = f"keyring {config.keyring!r}"
         except keyring.errors.KeyringError as error:
             raise kdtool.AuthenticationError(
-                f"keyring: it cannot be read ({error}); set {config.key_variable}"
+                f"keyring: the key cannot be read ({error}); set {config.key_variable}"
             ) from None
     if not key:
         other = " or name a service of the keyring by `keyring`" if config.keyring is None else ""
@@ -263,9 +263,9 @@ def read_key(config: ClaudeConfig) -> tuple[str, str]:
         )
     if not (key.isascii() and key.isprintable()):
         raise kdtool.AuthenticationError(
-            f"the key in {place} has characters that no key has, such as a line break; copy it again"
+            f"the key in {source} has characters that no key has, such as a line break; copy it again"
         )
-    return key, place
+    return key, source
 
 
 def _forms(key: str) -> list[str]:
@@ -280,7 +280,7 @@ def _is_web_page(response: httpx2.Response) -> bool:
 
 
 def _is_unsent(error: BaseException | None) -> bool:
-    """Return whether no connection came about; httpx2's `ConnectError` also stands for one that broke later."""
+    """Return whether no connection was made; httpx2 also raises `ConnectError` for one that broke later."""
     while error is not None:
         if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
             return True

@@ -17,18 +17,18 @@ _Dollars = Annotated[Decimal, kdtool.Field(ge=0, le=10_000)]
 
 
 class PricesConfig(kdtool.Config):
-    """Prices in dollars per million tokens, for models that the price table does not know, or for prices of your own."""
+    """Prices in dollars per million tokens, for models that the price table does not know, or to override it."""
 
     input: _Dollars
     """Of input that is not cached."""
     output: _Dollars
     """Of output."""
     cache_read: _Dollars | None = None
-    """Of input that is read from the cache; null stands for a tenth of `input`."""
+    """Of input that is read from the cache; null means a tenth of `input`."""
     cache_write: _Dollars | None = None
-    """Of input that is written to the cache for five minutes; null stands for 1.25 times `input`."""
+    """Of input that is written to the cache for five minutes; null means 1.25 times `input`."""
     cache_write_hour: _Dollars | None = None
-    """Of input that is written to the cache for an hour; null stands for twice `input`."""
+    """Of input that is written to the cache for an hour; null means twice `input`."""
 
 
 class ClaudeConfig(kdtool.Config):
@@ -39,7 +39,7 @@ class ClaudeConfig(kdtool.Config):
     budget_usd: Decimal = kdtool.Field(gt=0, le=1_000_000, json_schema_extra=_FREE)
     """Dollars that the ledger may reach at most. No request is sent that could exceed them."""
     system: str = ""
-    """Text that comes before every request, such as instructions with examples. It is cached where it is long enough."""
+    """Text that comes before every request, such as instructions with examples. It is cached if it is long enough."""
     mode: Literal["messages", "batches", "auto"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
     """`messages` answers at once; `batches` costs half and takes up to a day; `auto` takes batches from `batch_from` on."""
     batch_from: int = kdtool.Field(default=1000, ge=1, le=100_000, json_schema_extra=_FREE)
@@ -58,13 +58,13 @@ class ClaudeConfig(kdtool.Config):
     ledger: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=_FREE)
     """The file with paid answers and money. None: `answers.sqlite` in the folder that runs share."""
     key_variable: kdtool.KeyVariable = kdtool.Field(default="ANTHROPIC_API_KEY", json_schema_extra=_FREE)
-    """The environment variable that holds the key; its name ends in `_API_KEY`."""
+    """The environment variable with the key; its name ends in `_API_KEY`."""
     keyring: str | None = kdtool.Field(default=None, min_length=1, json_schema_extra=_FREE)
-    """Service in the system's keyring whose entry `anthropic` is the key, where the variable is not set."""
+    """Service in the system's keyring whose entry `anthropic` is the key, used if the variable is not set."""
     url: kdtool.ServiceUrl = kdtool.Field(default="https://api.anthropic.com", json_schema_extra=_FREE)
     """The address of the API. Another than this one is given on the command line, or listed in KDTOOL_TRUST_URL."""
     concurrency: int = kdtool.Field(default=64, ge=1, le=1024, json_schema_extra=_FREE)
-    """Largest number of requests at the same time; fewer are sent where the service limits them."""
+    """Largest number of requests at the same time; fewer are sent if the service limits them."""
     requests_per_minute: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=_FREE)
     """Requests sent in a minute at most. None: what the service's answers permit."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=_FREE)
@@ -79,9 +79,11 @@ class ClaudeConfig(kdtool.Config):
     def _url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
-            raise ValueError("must be an address alone, such as https://api.anthropic.com: the key stands elsewhere")
+            raise ValueError(
+                "must be only an address, such as https://api.anthropic.com; give the key by `key_variable`"
+            )
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url)):
-            raise ValueError("must begin with https, which keeps the key secret on its way")
+            raise ValueError("must begin with https, which keeps the key secret in transit")
         return url.rstrip("/")
 
 

@@ -17,18 +17,18 @@ __all__ = ["counting"]
 
 @contextmanager
 def counting(config: ClaudeConfig, *, offline: bool) -> Iterator[Callable[[Asked], int]]:
-    """Give a function that counts the input tokens of a request; it raises a ServiceError where that fails."""
+    """Give a function that counts the input tokens of a request; it raises a ServiceError if that fails."""
     with start_blocking_portal() as portal:
         client = portal.call(lambda: Client(config, offline=offline))
 
         def count(asked: Asked) -> int:
             try:
-                found: int = portal.call(client.count, asked.body)
+                tokens: int = portal.call(client.count, asked.body)
             except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
                 raise kdtool.ServiceError(
                     f"count_tokens: {error}; run again later, or let tokens be estimated: count_tokens: false"
                 ) from None
-            return found
+            return tokens
 
         try:
             yield count

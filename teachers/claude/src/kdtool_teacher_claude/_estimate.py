@@ -91,7 +91,7 @@ class _Tokens:
 
     @property
     def plain(self) -> Usage:
-        """Everything read anew by each request."""
+        """Tokens if each request reads everything again."""
         return Usage(self.own + self.shared, self.out)
 
     def with_cache(self, *, hour: bool) -> Usage:
@@ -128,7 +128,9 @@ def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_ba
     if uses_batches:
         return "up to 24 hours by batches"
     if config.requests_per_minute:
-        return f"{ceil(number / config.requests_per_minute):,} min at {config.requests_per_minute:,} requests a minute"
+        return (
+            f"{ceil(number / config.requests_per_minute):,} min at {config.requests_per_minute:,} requests per minute"
+        )
     # Input that is read from the cache counts towards no limit.
     read = tokens.own + (tokens.prefix or tokens.shared)
     needed = {"requests": number, "tokens in": read, "tokens out": tokens.out}
@@ -141,7 +143,7 @@ def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_ba
 
 
 def _note_on_budget(config: ClaudeConfig, file: Path, purpose: Purpose, number: int, expected: int) -> str:
-    """Return a note on what is left of the budget; where that may not be enough, also show it as a warning."""
+    """Return a note on what is left of the budget; if that may not be enough, also show it as a warning."""
     ledger = read_summary(file) if file.exists() else None
     left = picodollars(config.budget_usd) - purpose.planned - (ledger.spent + ledger.held if ledger else 0)
     if purpose.most * expected <= left:
@@ -152,7 +154,7 @@ def _note_on_budget(config: ClaudeConfig, file: Path, purpose: Purpose, number: 
     if expected > left:
         problem += f"{number:,} requests: the run would stop there; raise budget_usd, or ask for less"
     else:
-        problem += f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to go on"
+        problem += f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to continue"
     purpose.say(f"warning: {purpose.name}: {problem}")
     return problem
 

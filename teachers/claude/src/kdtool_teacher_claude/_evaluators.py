@@ -43,18 +43,18 @@ def requests_of(
         teacher: name of the teacher, which opens `runtime` meanwhile.
         runtime: notes the requests.
     """
-    one = run.component(evaluator, kdtool.Evaluator)
-    if one.asks:
+    component = run.component(evaluator, kdtool.Evaluator)
+    if component.asks:
         return "it asks other teachers, too"
     runtime.noted.clear()
     try:
         with TemporaryDirectory() as folder:
             hooks: Any = _Quiet(run.hook)
             quiet = replace(run, hook=hooks, texts=_OneText(), folder=Path(folder), say=lambda _: None, stage="scores")
-            list(one.kdtool_evaluate(quiet, [kdtool.Subject(teacher, "teacher")]))
-    except Exception as error:  # whatever the evaluator lacks here, it may have in the run
+            list(component.kdtool_evaluate(quiet, [kdtool.Subject(teacher, "teacher")]))
+    except Exception as error:  # what the evaluator lacks here may exist in the run
         return f"it fails before the run ({type(error).__name__})"
-    if runtime.noted and (one.reads_text or one.measures_jointly):
+    if runtime.noted and (component.reads_text or component.measures_jointly):
         return "its number depends on the run's text or speed"
     return list(runtime.noted)
 

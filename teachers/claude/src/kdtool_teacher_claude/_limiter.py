@@ -1,8 +1,8 @@
-"""When to send: pace by the service's limits, concurrency that adapts, waiting where the service asks for it.
+"""When to send: pace by the service's limits, concurrency that adapts, waiting if the service asks for it.
 
 `Limiter` is used inside one event loop. Rates come from the response headers before any request is refused; a refusal
 halves nothing twice: of a burst of refusals only the first counts. Concurrency grows by one for each full window of
-answers up to the ceiling at which the service refused last, and then ten times slower, to 10 % above it at most.
+answers up to the ceiling of the last refusal, and then ten times slower, to 10 % above it at most.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-__all__ = ["Limiter", "Turn", "retry_after"]
+__all__ = ["Limiter", "Permit", "retry_after"]
 
 _SHARE = 0.98
-"""Of a limit that is used: clocks differ."""
+"""Share of a limit that is used: clocks differ."""
 _LEAST_SHARE = 0.1
 _CATCH_UP = 0.5
-"""Seconds of the limit that may be sent at once, where the pace fell behind."""
+"""Seconds of the limit that may be sent at once after the pace was too slow."""
 _CUT = 0.7
 _ABOVE_CEILING = 1.1
 _RECOVERS = 60.0
@@ -34,7 +34,7 @@ _LIMITS = ("requests", "input-tokens", "output-tokens")
 
 @dataclass
 class _Pace:
-    """So many units a minute, evenly. `free` is the time from which the next may be sent."""
+    """Spreads `per_minute` units evenly. The next may be sent from the time `free` on."""
 
     per_minute: float
     free: float = 0.0
@@ -44,8 +44,8 @@ class _Pace:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A request that may be sent: when it began, and the tokens that it was counted with."""
+class Permit:
+    """Allows to send a request: when it began, and the tokens that it was counted with."""
 
     begun: float
     tokens_in: int
@@ -53,13 +53,13 @@ class Turn:
 
 
 class Limiter:
-    """Gives turns to requests.
+    """Decides when requests may be sent.
 
     Args:
         concurrency: requests under way at most.
-        requests_per_minute: the user's own limit; None for the service's alone.
+        requests_per_minute: the user's own limit; None for only the service's.
         now: seconds that only grow.
-        sleep: waits for so many seconds.
+        sleep: waits for the given number of seconds.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Limiter:
         """Seconds since the first of the refusals after which nothing was answered; 0 without any."""
         return 0.0 if self._silent_since is None else self._now() - self._silent_since
 
-    async def turn(self, tokens_in: int, tokens_out: int) -> Turn:
+    async def acquire(self, tokens_in: int, tokens_out: int) -> Permit:
         """Wait until a request may be sent, in the order of the calls. End it by one of the methods below."""
         async with self._gate:
             while self._under_way >= self._slots():
@@ -115,14 +115,17 @@ class Limiter:
             for name, pace in self._paces.items():
                 pace.take(amounts[name], self._rate(), now)
             self._under_way += 1
-            return Turn(now, tokens_in, tokens_out)
+            return Permit(now, tokens_in, tokens_out)
 
-    def count_answer(self, turn: Turn, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
+    def count_answer(self, permit: Permit, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
         """Count an answer: its headers give the limits, its tokens correct those that were estimated."""
         self._failures = self._openings = 0
         self._silent_since = None
         self.observe(headers)
-        for name, by in (("input-tokens", tokens_in - turn.tokens_in), ("output-tokens", tokens_out - turn.tokens_out)):
+        for name, by in (
+            ("input-tokens", tokens_in - permit.tokens_in),
+            ("output-tokens", tokens_out - permit.tokens_out),
+        ):
             if name in self._paces:
                 self._paces[name].free += 60 * by / (self._paces[name].per_minute * self._rate())
         if self._now() - self._refused_at > _RECOVERS:
@@ -131,11 +134,11 @@ class Limiter:
         self._window = min(self._window + slow / self._window, self._ceiling * _ABOVE_CEILING, float(self._most))
         self._end()
 
-    def count_refusal(self, turn: Turn, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
+    def count_refusal(self, permit: Permit, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
         """Count a refusal for the rate (429) or for the service's load (529)."""
         self.observe(headers)
         self._silent_since = self._now() if self._silent_since is None else self._silent_since
-        if turn.begun > self._refused_at:  # of a burst, only the first
+        if permit.begun > self._refused_at:  # of a burst, only the first
             self._refused_at = self._now()
             self._ceiling = max(1.0, self._window)
             self._window = max(1.0, self._window * _CUT)
@@ -195,7 +198,7 @@ class Limiter:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return how long a response asks to wait, in seconds; 0 where it does not."""
+    """Return how long a response asks to wait, in seconds; 0 if it does not."""
     asked = headers.get("retry-after", "")
     if (seconds := _number(asked)) is not None:
         return max(0.0, seconds)

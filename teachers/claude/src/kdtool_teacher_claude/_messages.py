@@ -11,7 +11,7 @@ from kdtool_asking import Attempt, Ledger
 
 from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
 from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._limiter import Limiter, Turn
+from kdtool_teacher_claude._limiter import Limiter, Permit
 from kdtool_teacher_claude._prices import Prices, dollars, picodollars
 from kdtool_teacher_claude._progress import Progress
 from kdtool_teacher_claude._requests import Asked, UnreadableError, read_message, refusal, restore
@@ -121,7 +121,7 @@ class Messages:
         return bool(asked.prefix) and now - self._warm.get(asked.prefix, float("-inf")) > _TTL[self._config.cache]
 
     async def _send(self, asked: Asked) -> str:
-        turn = await self._limiter.turn(asked.estimate_in, asked.request.max_tokens // 4)
+        permit = await self._limiter.acquire(asked.estimate_in, asked.request.max_tokens // 4)
         try:
             if self._failure is not None:
                 raise asyncio.CancelledError  # the request that failed has raised it
@@ -131,19 +131,19 @@ class Messages:
             self._limiter.give_back()
             raise
         try:
-            return await self._exchange(asked, attempt, turn)
+            return await self._exchange(asked, attempt, permit)
         finally:
             self._reserved -= 1
             self._settled.set()
 
-    async def _exchange(self, asked: Asked, attempt: Attempt, turn: Turn) -> str:
-        """Send the request; record what came of it, whatever that is."""
+    async def _exchange(self, asked: Asked, attempt: Attempt, permit: Permit) -> str:
+        """Send the request; record the outcome, also of a failure."""
         try:
             message, headers = await self._client.send(asked.body)
             stored, usage, price = read_message(message, self._prices, batched=False)
         except (RefusedError, LimitedError, UnreachedError, kdtool.KdtoolError) as error:
             if isinstance(error, LimitedError):
-                self._limiter.count_refusal(turn, error.headers, overloaded=error.overloaded)
+                self._limiter.count_refusal(permit, error.headers, overloaded=error.overloaded)
             elif isinstance(error, UnreachedError):
                 self._limiter.count_failure()
             else:
@@ -155,7 +155,7 @@ class Messages:
             self._unknown[asked.key] += 1
             self._ledger.doubt(attempt, str(error) or type(error).__name__)
             raise
-        self._limiter.count_answer(turn, headers, usage.tokens_in - usage.cache_read, usage.output)
+        self._limiter.count_answer(permit, headers, usage.tokens_in - usage.cache_read, usage.output)
         self._warm[asked.prefix] = asyncio.get_running_loop().time()
         await asyncio.wrap_future(self._ledger.settle(attempt, stored, price))
         self._progress.add(usage)

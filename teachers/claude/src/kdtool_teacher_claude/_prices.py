@@ -17,7 +17,7 @@ __all__ = ["Prices", "Rates", "Usage", "dollars", "picodollars", "prices_of", "u
 _PER_DOLLAR = 10**12
 _PER_MILLION_TOKENS = 10**6
 _MOST_TOKENS = 10**9
-"""Far more than any model takes or gives; a larger count is a mistake of the service."""
+"""Far more than any model reads or writes; a larger count is a mistake of the service."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Prices:
-    """Rates by the number of input tokens above which they hold for the whole request, from 0 upwards."""
+    """Rates by the number of input tokens above which they apply to the whole request, from 0 upwards."""
 
     tiers: tuple[tuple[int, Rates], ...]
 
@@ -103,20 +103,20 @@ def prices_of(config: ClaudeConfig, now: datetime | None = None) -> Prices:
     return _of_table(model.get_prices(now or datetime.now(UTC)))
 
 
-def _of_config(own: PricesConfig) -> Rates:
+def _of_config(prices: PricesConfig) -> Rates:
     def rate(value: Decimal | None, default: Decimal) -> int:
         return _per_token(default if value is None else value)
 
     return Rates(
-        input=_per_token(own.input),
-        output=_per_token(own.output),
-        cache_read=rate(own.cache_read, own.input / 10),
-        cache_write=rate(own.cache_write, own.input * Decimal("1.25")),
-        cache_write_hour=rate(own.cache_write_hour, own.input * 2),
+        input=_per_token(prices.input),
+        output=_per_token(prices.output),
+        cache_read=rate(prices.cache_read, prices.input / 10),
+        cache_write=rate(prices.cache_write, prices.input * Decimal("1.25")),
+        cache_write_hour=rate(prices.cache_write_hour, prices.input * 2),
     )
 
 
-def _of_table(found: Any) -> Prices:
+def _of_table(table: Any) -> Prices:
     names = {
         "input": "input_mtok",
         "output": "output_mtok",
@@ -124,12 +124,12 @@ def _of_table(found: Any) -> Prices:
         "cache_write": "cache_write_mtok",
         "cache_write_hour": "cache_write_1h_mtok",
     }
-    given = {name: getattr(found, attribute, None) for name, attribute in names.items()}
+    given = {name: getattr(table, attribute, None) for name, attribute in names.items()}
     starts = {0, *(tier.start for price in given.values() for tier in getattr(price, "tiers", ()))}
 
     def rates(start: int) -> Rates:
-        own = {name: _at(price, start) for name, price in given.items() if price is not None}
-        return _of_config(PricesConfig(**own))
+        values = {name: _at(price, start) for name, price in given.items() if price is not None}
+        return _of_config(PricesConfig(**values))
 
     return Prices(tuple((start, rates(start)) for start in sorted(starts)))
 
@@ -160,7 +160,7 @@ def dollars(amount: int) -> str:
 
 
 def usage_of(found: object) -> Usage | None:
-    """Return the counts of a message's `usage`; None where they are missing or wrong."""
+    """Return the counts of a message's `usage`; None if they are missing or wrong."""
     if not isinstance(found, Mapping):
         return None
     written, by_length = _count(found, "cache_creation_input_tokens"), found.get("cache_creation")
@@ -172,7 +172,7 @@ def usage_of(found: object) -> Usage | None:
 
 
 def _count(found: Mapping[str, Any], name: str) -> int:
-    """Return a count, 0 where it is left out, -1 where it is not a count of tokens of one request."""
+    """Return a count, 0 if it is left out, -1 if it is not a count of tokens of one request."""
     value = found.get(name)
     if value is None:
         return 0

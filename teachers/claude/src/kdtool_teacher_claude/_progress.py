@@ -13,7 +13,7 @@ __all__ = ["Progress"]
 
 _SECONDS = 30.0
 _RARER = 0.1
-"""Part of the time so far that passes between two lines while nothing but batches is waited for."""
+"""Part of the time so far that passes between two lines while only batches are under way."""
 
 
 class Progress:
@@ -45,7 +45,7 @@ class Progress:
         self._show(max(_SECONDS, _RARER * (time.monotonic() - self._begun)))
 
     def _show(self, seconds: float) -> None:
-        """Show a line, if the last one was so many seconds ago."""
+        """Show a line if the last one is at least `seconds` old."""
         if time.monotonic() - self._shown >= seconds:
             self._shown = time.monotonic()
             self._say(self.line())

@@ -61,7 +61,7 @@ class Asked:
     def estimate_in(self) -> int:
         """Estimated input tokens that are not read from the cache."""
         system = "" if self.prefix else self.body.get("system", "")
-        return estimate_tokens(system) + sum(estimate_tokens(turn["content"]) for turn in self.body["messages"])
+        return estimate_tokens(system) + sum(estimate_tokens(message["content"]) for message in self.body["messages"])
 
 
 def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: str) -> Asked:
@@ -70,12 +70,10 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
     The API takes neither temperature nor seed.
 
     Raises:
-        UsageError: it begins the answer, which the API refuses.
+        UsageError: the request begins the answer, which the API refuses.
     """
     if request.turns and request.prompt:
-        raise kdtool.UsageError(
-            "Claude's answers cannot be begun for it: ask with conversations alone, or other prompts"
-        )
+        raise kdtool.UsageError("a request cannot begin Claude's answer: send only conversations, or other prompts")
     turns = list(request.turns)
     system = [config.system] if config.system else []
     while turns and turns[0][0] == "system":
@@ -96,7 +94,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
         content["system"] = [{"type": "text", "text": text, "cache_control": control}]
     elif text:
         content["system"] = text
-    size = len(text.encode()) + sum(len(turn["content"].encode()) for turn in content["messages"])
+    size = len(text.encode()) + sum(len(message["content"].encode()) for message in content["messages"])
     most_in = size + _OVERHEAD + _OVERHEAD_OF_TURN * len(turns)
     prefix = hashlib.sha256(text.encode()).hexdigest() if marked else ""
     return Asked(request, content, key, most_in, prefix, About(config.model, purpose, request.id))

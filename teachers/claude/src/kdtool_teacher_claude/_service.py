@@ -52,15 +52,15 @@ class Service:
         self._connected = False
 
     def answer(self, asked: Iterator[Asked]) -> Iterator[kdtool.TextAnswer]:
-        """Yield an answer to each request, as they come. Nothing is opened if the ledger holds all of them."""
+        """Yield an answer to each request, as they come. Nothing is opened if the ledger has all of them."""
         progress = Progress(self._ledger, picodollars(self._config.budget_usd), self._say)
         try:
-            for one in asked:
-                if (stored := self._ledger.find(one.key)) is None:
-                    yield from self._ask(chain([one], asked), progress)
+            for query in asked:
+                if (stored := self._ledger.find(query.key)) is None:
+                    yield from self._ask(chain([query], asked), progress)
                     return
                 progress.stored += 1
-                yield restore(stored, one.request)
+                yield restore(stored, query.request)
         finally:
             progress.end()
 
@@ -85,15 +85,15 @@ class Service:
         loop = self._portal.call(_running_loop)
         tasks: set[asyncio.Task[None]] = set()
 
-        async def work(one: Asked) -> None:
+        async def work(query: Asked) -> None:
             try:
-                replies.put(await messages.answer(one))
+                replies.put(await messages.answer(query))
             except BaseException as error:
                 replies.put(error)
 
         def begin(some: list[Asked]) -> None:
-            for one in some:
-                task = loop.create_task(work(one))
+            for query in some:
+                task = loop.create_task(work(query))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 

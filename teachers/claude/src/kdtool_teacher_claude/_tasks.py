@@ -1,4 +1,4 @@
-"""Tasks with programs and tests, and verdicts on them, as the server for tests writes them where a request asks for it."""
+"""Tasks with programs and tests, and verdicts on them, as the test server writes them if a request asks for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POOR = 0.1
 
 
 def write_task(system: str, turns: int, key: str) -> str | None:
-    """Return a task with its answer, which depends on `key` alone; None if the system text asks for another form."""
+    """Return a task with its answer, which depends only on `key`; None if the system text asks for another form."""
     language = system.partition("begin with ```")[2].partition(".")[0]
     if "<instruction>" not in system or language not in _CODE:
         return None
@@ -41,7 +41,7 @@ def write_task(system: str, turns: int, key: str) -> str | None:
 
 
 def write_verdict(system: str, key: str) -> str | None:
-    """Return scores for the criteria that a system text names, by `key` alone; None if it asks for no verdict."""
+    """Return scores for the criteria that a system text names; they depend only on `key`. None if it asks for no verdict."""
     form = re.search(r"^<verdict>\n((?:\w+: a score\n)+)", system, re.MULTILINE)
     if form is None:
         return None

@@ -24,11 +24,11 @@ _TERMS = "Anthropic Commercial Terms of Service"
 _URL = "https://www.anthropic.com/legal/commercial-terms"
 _ANSWERS = "answers.sqlite"
 _PROTOCOL = "1"
-"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
+"""Grows when the same request would be sent or read otherwise, so that answers of older versions are requested again."""
 
 
 class Claude(kdtool.Teacher):
-    """Anthropic's models: text alone, within a budget, each answer paid for once."""
+    """Anthropic's models: only text, within a budget, each answer paid for once."""
 
     class Config(ClaudeConfig):
         """Settings of the teacher `claude`."""
@@ -89,16 +89,16 @@ class Claude(kdtool.Teacher):
         from kdtool_teacher_claude._evaluators import NotingRuntime, requests_of
 
         answering = run.implementing("kdtool_answer")
-        own = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
+        names = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
         self._opened = runtime = NotingRuntime()
         try:
-            for evaluator in run.implementing("kdtool_evaluate") if own else ():
+            for evaluator in run.implementing("kdtool_evaluate") if names else ():
                 what = evaluator.rpartition(".")[2]
-                found = requests_of(run, evaluator, own[0], runtime)
-                if isinstance(found, str):
-                    yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{found}; they cost money, too")
-                elif found:
-                    yield from self._forecast(run, found, f"evaluator {what}")
+                requests = requests_of(run, evaluator, names[0], runtime)
+                if isinstance(requests, str):
+                    yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{requests}; they cost money, too")
+                elif requests:
+                    yield from self._forecast(run, requests, f"evaluator {what}")
         finally:
             self._opened = None
 
@@ -120,9 +120,9 @@ class Claude(kdtool.Teacher):
             count = counting(self.config, offline=run.offline)
         with count as counted:
             what = Purpose(purpose, times, most, self._planned, run.say)
-            for found in estimate(self.config, self._prepare(requests, purpose), what, self._file(), counted):
-                self._planned += found.picodollars
-                yield found
+            for part in estimate(self.config, self._prepare(requests, purpose), what, self._file(), counted):
+                self._planned += part.picodollars
+                yield part
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._answer(requests, "text")
@@ -139,19 +139,19 @@ class Claude(kdtool.Teacher):
         return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return the money in the ledger, that of all its runs, by use, and what may have been charged besides."""
+        """Return the money in the ledger, that of all its runs, by use, and charges that may be missing there."""
         from kdtool_asking import read_summary
 
         self._remember(run)
         if not self._file().exists():
             return None
-        found = read_summary(self._file())
+        summary = read_summary(self._file())
         return {
-            "requests": found.attempts.get("answered", 0),
-            "picodollars": found.spent,
-            "purposes": found.purposes,
-            "unknown_requests": len(found.unknown),
-            "unknown_picodollars": sum(one.reserved for one in found.unknown),
+            "requests": summary.attempts.get("answered", 0),
+            "picodollars": summary.spent,
+            "purposes": summary.purposes,
+            "unknown_requests": len(summary.unknown),
+            "unknown_picodollars": sum(attempt.reserved for attempt in summary.unknown),
         }
 
     def kdtool_close(self) -> None:

@@ -1,6 +1,6 @@
 """For tests: a server on 127.0.0.1 with the Messages API, which fails as configured and keeps its own bill.
 
-`serve` runs it in a thread, `serve_process` in a process of its own, which outlives a killed client. From a terminal:
+`serve` runs it in a thread, `serve_process` in a separate process, which outlives a killed client. From a terminal:
 
     python -m kdtool_teacher_claude.testing '{}' 8765
 
@@ -441,7 +441,7 @@ def _key(body: dict[str, Any]) -> str:
 
 
 def _write(body: dict[str, Any]) -> str:
-    """Return a task or a verdict where the request wants one, else a line about the request."""
+    """Return a task or a verdict if the request wants one, else a line about the request."""
     turns = sum(message["role"] == "user" for message in body["messages"])
     written = write_task(_system(body), turns, _key(body)) or write_verdict(_system(body), _key(body))
     return written or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
@@ -485,7 +485,7 @@ def serve(faults: Faults | None = None, port: int = 0) -> Iterator[MessagesServe
 
 
 class ServerProcess:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -517,7 +517,7 @@ def serve_process(faults: Faults | None = None) -> Iterator[ServerProcess]:
 
 
 def main(faults: str = "{}", port: str = "0") -> None:
-    """Serve at a given port until interrupted; at a free one until standard input is closed, with the test behind it."""
+    """Serve at a given port until interrupted; at a free one until standard input is closed, when the test has ended."""
     with serve(Faults(**json.loads(faults)), int(port)) as server, suppress(KeyboardInterrupt):
         print(server.url, flush=True)
         if int(port):

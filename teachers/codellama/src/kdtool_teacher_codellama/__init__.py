@@ -16,7 +16,7 @@ __all__ = ["CodeLlama"]
 
 
 class CodeLlama(PublishedTeacher):
-    """A Code Llama (context 16,384; 32,016 tokens where it was trained for infilling, else 32,000)."""
+    """A Code Llama (context 16,384; 32,016 tokens if it was trained for infilling, else 32,000)."""
 
     class Config(PublishedTeacherConfig):
         """Settings of the teacher `codellama`."""
@@ -26,7 +26,7 @@ class CodeLlama(PublishedTeacher):
         variant: Literal["base", "python", "instruct"] = "base"
         """Tuning of the model: none, Python, or instructions (prompts are wrapped in [INST] marks)."""
         dtype: DtypeName = "bfloat16"
-        """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
+        """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
     infilling = CODE_LLAMA

@@ -1,4 +1,4 @@
-"""Teacher plugin `openai`: a model behind a server with the OpenAI protocol.
+"""Teacher plugin `openai`: a model on a server with the OpenAI protocol.
 
 `OpenAI` is the teacher, `_runtime` shows it to evaluators. `_server` sends requests, `_texts` turns prompts into answers,
 `_arrived` stores answers as they arrive, `_tokens` asks for the likeliest tokens and compares tokenizers, `_address` checks

@@ -40,7 +40,7 @@ def require_url(url: str) -> str:
         raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
-            "must be an address alone: put a key into an environment variable, and name that by `key_variable`"
+            "must be only an address: put a key into an environment variable, and name that by `key_variable`"
         )
     try:
         address = ipaddress.ip_address(parts.hostname)
@@ -54,21 +54,21 @@ def require_url(url: str) -> str:
 
 
 def local_addresses(url: str, *, offline: bool) -> None:
-    """Refuse a server whose name stands for a public address, or, offline, for any other machine.
+    """Refuse a server whose name resolves to a public address or, offline, to any other machine.
 
     Raises:
-        UsageError: it does.
-        ServiceError: the name stands for nothing, or the run is offline and the server is another machine.
+        UsageError: the address is public.
+        ServiceError: the name does not resolve, or the run is offline and the server is another machine.
     """
     host = urlsplit(url).hostname or ""
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+        texts = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:
         raise kdtool.ServiceError(
             f"url: no machine is named {host!r} here ({error.strerror}); give the name of a server on this machine or in "
             "your network, since hosted services are not asked"
         ) from None
-    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in sorted(found)]
+    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in sorted(texts)]
     for address in addresses:
         if not _is_private(address):
             raise kdtool.UsageError(f"url: {host} is {address}, a public address; {_REASON}")

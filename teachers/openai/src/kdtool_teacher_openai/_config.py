@@ -23,20 +23,20 @@ class OpenAIConfig(kdtool.Config):
     api: Literal["chat", "completions"] = "chat"
     """`chat`: a prompt is a user's message, formatted by the server's chat template. `completions`: it is continued."""
     tokenizer: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
-    """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives text alone."""
+    """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives only text."""
     top_k: int | None = kdtool.Field(default=None, ge=1, le=1000)
-    """Number of likeliest tokens to ask for at each position, for losses on distributions. None: text alone."""
+    """Number of likeliest tokens to ask for at each position, for losses on distributions. None: only text."""
     licence: str | None = kdtool.Field(default=None, min_length=1)
     """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
-    where `model` is a hub name whose card gives it."""
+    if `model` is a Hub name whose card gives it."""
     key_variable: kdtool.KeyVariable | None = kdtool.Field(
         default=None, json_schema_extra=kdtool.does_not_affect_results()
     )
-    """The environment variable that holds the server's key; its name ends in `_API_KEY`. None: the server needs no key."""
+    """The environment variable with the server's key; its name ends in `_API_KEY`. None: the server needs no key."""
     concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
     """Largest number of requests at the same time."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=kdtool.does_not_affect_results())
-    """Seconds without a part of an answer after which a request is given up and sent again."""
+    """Seconds without a part of an answer before a request is given up and sent again."""
     retries: int = kdtool.Field(default=5, ge=0, le=100, json_schema_extra=kdtool.does_not_affect_results())
     """Number of times that a request without an answer is sent again."""
 

@@ -1,7 +1,7 @@
-"""One server with the OpenAI protocol: requests that are tried again where that is safe, and errors that name the remedy.
+"""One server with the OpenAI protocol: requests that are tried again if that is safe, and errors that name the remedy.
 
-`Server` runs an asyncio client in a thread of its own, so that many requests are under way while the caller, and its
-Ctrl-C, stay plain. A request is sent again only where no answer to it was received: the connection failed or broke, time
+`Server` runs an asyncio client in a separate thread, so that many requests are under way while the caller, and its
+Ctrl-C, stay plain. A request is sent again only if no answer to it was received: the connection failed or broke, time
 ran out, or the server said so (408, 409, 425, 429, 5xx). An answer that cannot be read is not asked for again.
 """
 
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 def readable(text: str) -> str:
-    """Return a text that files can hold: each half of a pair of surrogates, which JSON can name, is U+FFFD instead."""
+    """Return a text that files can store: each lone surrogate, which JSON can name, becomes U+FFFD."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -106,9 +106,9 @@ class Server:
         return await self._send(lambda: self._client.post(path, body=dict(body), cast_to=object))
 
     def at_once(self, items: Iterable[T], ask: Callable[[T], Awaitable[R]], limit: int) -> Iterator[tuple[T, R]]:
-        """Yield items with what `ask` returns for each, as they come; at most `limit` of them are under way.
+        """Yield items and their results of `ask`, as they come; at most `limit` of them are under way.
 
-        Where one fails no more are begun, and the error is raised when those under way have been yielded: what was
+        If one fails, no more are begun, and the error is raised when those under way have been yielded: what was
         answered is never lost.
         """
         source, pending = iter(items), dict[Future[R], T]()
@@ -152,7 +152,7 @@ class Server:
         except openai.APIError as error:
             raise self._to_error(error) from None  # what is left out may hold the key
         except UnicodeEncodeError as error:
-            raise RefusedError(f"the request holds text that cannot be sent: {error}") from None
+            raise RefusedError(f"the request contains text that cannot be sent: {error}") from None
         except (ValueError, RecursionError) as error:
             # Other bytes than UTF-8, nesting without an end, and numbers of thousands of digits are refused as well.
             raise RefusedError(f"the answer is not valid JSON: {error}") from None
@@ -194,7 +194,7 @@ class Server:
 
 
 def _error_message(error: Any) -> str:
-    """Return the message of an error as servers send it: {"message": "…"}, or the text alone."""
+    """Return the message of an error as servers send it: {"message": "…"}, or only the text."""
     said = error.get("message", error) if isinstance(error, Mapping) else error
     return str(said or "")
 
@@ -229,7 +229,7 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _seconds(asked: str) -> float:
-    """Return how long a Retry-After asks to wait: a number of seconds, or until a date (RFC 9110); 0 where it is neither."""
+    """Return how long a Retry-After asks to wait: a number of seconds, or until a date (RFC 9110); 0 if it is neither."""
     with suppress(ValueError):
         return float(asked)
     with suppress(ValueError):

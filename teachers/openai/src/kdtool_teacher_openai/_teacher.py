@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["OpenAI"]
 
 _PROTOCOL = "1"
-"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
+"""Grows when the same request would be sent or read otherwise, so that answers of older versions are requested again."""
 
 
 class OpenAI(kdtool.Teacher):
-    """A model behind a local server: its answers, and the likeliest tokens where the server gives them."""
+    """A model on a local server: its answers, and the likeliest tokens if the server gives them."""
 
     class Config(OpenAIConfig):
         """Settings of the teacher `openai`."""
@@ -41,7 +41,7 @@ class OpenAI(kdtool.Teacher):
         self._arrived: Arrived | None = None
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Return the terms of the model behind the server; an unknown licence does not count as a free one."""
+        """Return the terms of the server's model; an unknown licence does not count as a free one."""
         from kdtool_model_card import known_terms, licence_of
 
         licence = self.config.licence or licence_of(self.config.model)
@@ -54,7 +54,7 @@ class OpenAI(kdtool.Teacher):
         self._remember(run)
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
+        """Return the tokenizer of the server's model; if token ids will be compared, the server's own must agree."""
         self._remember(run)
         if self.config.tokenizer is None:
             raise kdtool.UsageError(
@@ -94,7 +94,7 @@ class OpenAI(kdtool.Teacher):
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None
-        return kdtool.Signal(fingerprint=f"{self.config.model} behind a server", sparse=sparse)
+        return kdtool.Signal(fingerprint=f"{self.config.model} on a server", sparse=sparse)
 
     def kdtool_close(self) -> None:
         if self._server is not None:

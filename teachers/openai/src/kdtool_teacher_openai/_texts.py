@@ -30,7 +30,7 @@ def answers(
 ) -> Iterator[kdtool.TextAnswer]:
     """Yield an answer to each request, as they come; each is in `arrived` before.
 
-    A request that the server refuses, and a malformed answer, count as "refused", with the reason: the others go on.
+    A request that the server refuses, and a malformed answer, count as "refused", with the reason; the others continue.
     """
     path = _PATHS[config.api]
 
@@ -47,7 +47,7 @@ def answers(
 
 
 def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
-    """Return what the server lists about the model; None where it lists nothing. Raises as `require_model`."""
+    """Return what the server lists about the model; None if it lists nothing. Raises as `require_model`."""
     try:
         listed = server.get("/models")
     except RefusedError as error:
@@ -91,10 +91,10 @@ def choice_of(answer: Any) -> Mapping[str, Any]:
 def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
     if request.turns and (config.api != "chat" or request.prompt):
         raise kdtool.UsageError(
-            "a conversation can be answered through `api: chat` alone, and how the answer begins is the server's to choose"
+            "a conversation needs `api: chat`, and only the server can choose how the answer begins"
         )
     if request.suffix is not None and config.api == "chat":
-        raise kdtool.UsageError("infilling works through `api: completions` alone: set it")
+        raise kdtool.UsageError("infilling needs `api: completions`: set it")
     turns = request.turns or (("user", request.prompt),)
     messages = [{"role": role, "content": content} for role, content in turns]
     return {

@@ -1,7 +1,7 @@
 """The likeliest tokens at each position, with their ids, from servers that give them.
 
-Two protocols are known. vLLM gives them for a whole prompt at once (`prompt_logprobs`). llama.cpp gives them for the next
-token alone, so each position is asked in turn, its cache holding what came before: as slow as if the text were generated.
+Two protocols are known. vLLM gives them for a whole prompt at once (`prompt_logprobs`). llama.cpp gives them only for the
+next token, so each position is requested in turn, with the text before it cached: as slow as generating the text.
 `TopTokens` finds out which of them a server supports, and compares its tokenizer with the one that the recipe names.
 """
 
@@ -34,7 +34,7 @@ _SAMPLES = (
 
 
 class _Piece(NamedTuple):
-    """A document of a row: its tokens, and the places whose next token is asked for, with those in the signal."""
+    """A document of a row: its tokens, the positions whose next token is requested, and their positions in the signal."""
 
     tokens: list[int]
     places: list[int]
@@ -55,7 +55,7 @@ class TopTokens:
         self._top_k = config.top_k or 1
         _compare(server, config, tokenizer)
         self._ask = self._find_protocol()
-        # Beside other requests llama.cpp rounds otherwise, and the same request would get other numbers.
+        # llama.cpp rounds otherwise when it serves several requests, and the same request would get other numbers.
         self._limit = 1 if self._ask == self._in_turn else config.concurrency
 
     def of(self, batch: kdtool.Batch, temperature: float) -> kdtool.SparseTokens:
@@ -69,14 +69,14 @@ class TopTokens:
         if temperature != 1.0:
             raise kdtool.UsageError(
                 f"a server gives probabilities at temperature 1, and those at {temperature:g} cannot be computed from "
-                "the likeliest tokens alone: leave the loss's temperature at 1"
+                "only the likeliest tokens: leave the loss's temperature at 1"
             )
         labelled = int((batch.labels != -100).sum())
         ids = torch.full((labelled, self._top_k), -1, dtype=torch.int32)
         weights = torch.zeros(labelled, self._top_k)
         try:
-            for piece, found in self._server.at_once(_pieces(batch), self._ask, self._limit):
-                for target, top in zip(piece.targets, found, strict=True):
+            for piece, answers in self._server.at_once(_pieces(batch), self._ask, self._limit):
+                for target, top in zip(piece.targets, answers, strict=True):
                     ids[target, : len(top)] = torch.tensor([token for token, _ in top], dtype=torch.int32)
                     weights[target, : len(top)] = torch.tensor([value for _, value in top]).exp()
         except RefusedError as error:
@@ -109,22 +109,22 @@ class TopTokens:
         listed = choice_of(answer).get("prompt_logprobs")
         if not isinstance(listed, list) or len(listed) != len(piece.tokens):
             raise RefusedError("no log-probabilities of the prompt")
-        return [self._read(_vllm_pairs(listed[place + 1])) for place in piece.places]
+        return [self._read(_vllm_pairs(listed[position + 1])) for position in piece.places]
 
     async def _in_turn(self, piece: _Piece) -> list[Top]:
-        """Ask llama.cpp about the token that follows each place.
+        """Ask llama.cpp about the token that follows each position.
 
-        It gives nothing where it draws a part of a character or the end of the text, so a bias makes it draw a letter; the
-        probabilities that it gives are from before that bias.
+        llama.cpp returns nothing if it samples a part of a character or the end of the text, so a bias
+        makes it sample a letter; the probabilities that it returns are from before that bias.
         """
         letter = {str(self._tokenizer.encode("a")[-1]): 1000}
         body = {"model": self._config.model, "max_tokens": 1, "temperature": 0, "logit_bias": letter}
-        found = []
-        for place in piece.places:
-            asked = {**body, "prompt": piece.tokens[: place + 1], "logprobs": self._top_k}
+        answers = []
+        for position in piece.places:
+            asked = {**body, "prompt": piece.tokens[: position + 1], "logprobs": self._top_k}
             answer = await self._server.sent("/completions", asked)
-            found.append(self._read(_llama_cpp_pairs(choice_of(answer).get("logprobs"))))
-        return found
+            answers.append(self._read(_llama_cpp_pairs(choice_of(answer).get("logprobs"))))
+        return answers
 
     def _read(self, pairs: Iterator[tuple[Any, Any]]) -> Top:
         try:
@@ -150,7 +150,7 @@ def _llama_cpp_pairs(logprobs: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _pieces(batch: kdtool.Batch) -> Iterator[_Piece]:
-    """Yield the documents of a batch in which something is labelled; each is asked about alone."""
+    """Yield the documents of a batch in which something is labelled; each is a separate request."""
     target = 0
     rows = zip(batch.input_ids.tolist(), batch.document.tolist(), batch.labels.tolist(), strict=True)
     for ids, documents, labels in rows:
@@ -174,7 +174,7 @@ def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) 
     """Compare the server's tokenizer with the one named, on a few texts."""
     root = config.url.removesuffix("/v1")
     for sample in _SAMPLES:
-        # Each server takes its own words of these: vLLM `prompt`, llama.cpp `content`.
+        # Each server reads its own key: vLLM `prompt`, llama.cpp `content`.
         body = {"model": config.model, "prompt": sample, "content": sample}
         try:
             reply = server.post(f"{root}/tokenize", {**body, "add_special_tokens": False, "add_special": False})
@@ -183,17 +183,19 @@ def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) 
                 f"the server does not report how it splits text ({error}), so token ids cannot be trusted to be those of "
                 f"{config.tokenizer}: leave `top_k` out and learn from its text"
             ) from None
-        theirs = reply.get("tokens") if isinstance(reply, Mapping) else None
-        own = tokenizer.encode(sample)
-        if theirs != own:
+        served = reply.get("tokens") if isinstance(reply, Mapping) else None
+        expected = tokenizer.encode(sample)
+        if served != expected:
             raise kdtool.UsageError(
-                f"the server's tokenizer is not {config.tokenizer}: {_difference(own, theirs)}. Name the one of its model "
-                "by `tokenizer`, or leave `top_k` out and learn from its text"
+                f"the server's tokenizer is not {config.tokenizer}: {_difference(expected, served)}. Name its model's "
+                "tokenizer by `tokenizer`, or leave `top_k` out and learn from its text"
             )
 
 
-def _difference(own: Sequence[int], theirs: Any) -> str:
-    if not isinstance(theirs, list):
-        return f"it returned {theirs!r} instead of token ids"
-    at = next((i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), min(len(own), len(theirs)))
-    return f"token {at} of a sample is {theirs[at : at + 3]} there and {list(own[at : at + 3])} here"
+def _difference(expected: Sequence[int], served: Any) -> str:
+    if not isinstance(served, list):
+        return f"the server returned {served!r} instead of token ids"
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, served, strict=False)) if a != b), min(len(expected), len(served))
+    )
+    return f"token {at} of a sample is {served[at : at + 3]} there and {list(expected[at : at + 3])} here"

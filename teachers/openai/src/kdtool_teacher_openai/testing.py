@@ -1,4 +1,4 @@
-"""For tests: a real llama.cpp server in a process of its own, by the wheel `xllamacpp` (extra `testing`).
+"""For tests: a real llama.cpp server in a separate process, from the wheel `xllamacpp` (extra `testing`).
 
 `llama_cpp_server` starts one; the module itself is the process.
 """

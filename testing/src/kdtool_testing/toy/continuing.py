@@ -1,4 +1,4 @@
-"""Continue and score text by backbone and head alone, for small models of tests and as the reference for faster ways."""
+"""Continue and score text with only backbone and head, for small models of tests and as the reference for faster ways."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generate_plainly(
     """Compute `kdtool.LanguageModel.generate` plainly: each text by itself, without a cache, on the CPU."""
     import torch
 
-    found = []
+    continuations = []
     with _eval_mode(model.model), torch.no_grad():
         for prompt, limit, seed in zip(prompts, limits, seeds, strict=True):
             chance, new = torch.Generator().manual_seed(seed), list[int]()
@@ -39,12 +39,12 @@ def generate_plainly(
                     new.append(int(torch.multinomial(odds, 1, generator=chance)))
                 else:
                     new.append(int(logits.argmax()))
-            found.append(new)
-    return found
+            continuations.append(new)
+    return continuations
 
 
 def log_likelihood(model: LanguageModel, text: str) -> float:
-    """Return the log-likelihood of a text behind the tokenizer's `scoring_context`, in nats, computed in float64."""
+    """Return the log-likelihood of a text after the tokenizer's `scoring_context`, in nats, computed in float64."""
     import torch
 
     context, text_ids = list(model.tokenizer.scoring_context), model.tokenizer.encode(text)
@@ -60,7 +60,7 @@ def log_likelihood(model: LanguageModel, text: str) -> float:
 
 
 def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
-    """Return float32 logits [V] of the token behind `ids`."""
+    """Return float32 logits [V] of the token after `ids`."""
     size = len(ids) + 1
     row = Row("", [*ids, 0], [False] * len(ids) + [True], [0] * size)  # the last token is what is predicted
     return model.head.logits(model.backbone(batch_of([row]), SignalRequest()).last)[0].float()

@@ -1,4 +1,4 @@
-"""A small model in a folder, which transformers opens. Standard library alone."""
+"""A small model in a folder, which transformers opens. Needs only the standard library."""
 
 from __future__ import annotations
 

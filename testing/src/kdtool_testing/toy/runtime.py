@@ -1,4 +1,4 @@
-"""Opened subjects for tests of evaluators. Torch is used where it is installed."""
+"""Opened subjects for tests of evaluators. Torch is used if it is installed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ToyRuntime(Runtime):
                 yield TextAnswer(request.id, "", "refused", len(request.prompt.encode("utf-8")), 0)
                 continue
             text = self._text[: request.max_tokens]
-            ends = [found for stop in request.stop if stop and (found := text.find(stop)) >= 0]
+            ends = [start for stop in request.stop if stop and (start := text.find(stop)) >= 0]
             text = text[: min(ends, default=len(text))]
             tokens = len(request.prompt.encode("utf-8"))
             yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
@@ -53,7 +53,7 @@ class ToyRuntime(Runtime):
         yield TextPiece("", found.tokens_in, found.tokens_out, found.finish)
 
     def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
-        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
+        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities if there is none."""
         for text in texts:
             content = text.encode("utf-8")
             costs = -sum(self._costs[byte] for byte in content)
@@ -67,7 +67,7 @@ class ToyRuntime(Runtime):
 class ScriptedRuntime(Runtime):
     """An opened subject that answers each request with the text that `text_of` returns for it.
 
-    `asked` lists the requests. With `most`, a KeyboardInterrupt follows after so many answers.
+    `asked` lists the requests. With `most`, a KeyboardInterrupt follows after that number of answers.
     """
 
     def __init__(self, text_of: Callable[[Request], str], most: int | None = None) -> None:
@@ -84,7 +84,7 @@ class ScriptedRuntime(Runtime):
             yield TextAnswer(request.id, self._text_of(request), "stop", 3, 4)
 
     def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
-        """Fail: it only answers."""
+        """Fail: this runtime only answers."""
         raise NotImplementedError
 
 
@@ -100,7 +100,7 @@ class OneRuntime(Exporter):
 
 
 class Opener(Exporter):
-    """Opens every subject but those named in `refused`, each name with weights of its own, and remembers the runtimes."""
+    """Opens every subject except those in `refused`, each name with different weights, and remembers the runtimes."""
 
     def __init__(self, *refused: str) -> None:
         super().__init__(self.Config())

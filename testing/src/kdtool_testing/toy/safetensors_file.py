@@ -1,4 +1,4 @@
-"""Tensors as a safetensors file. Standard library alone."""
+"""Tensors as a safetensors file. Needs only the standard library."""
 
 from __future__ import annotations
 

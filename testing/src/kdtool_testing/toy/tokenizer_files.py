@@ -1,4 +1,4 @@
-"""The files of a tokenizer of bytes, as `transformers` reads them. Standard library alone."""
+"""The files of a tokenizer of bytes, as `transformers` reads them. Needs only the standard library."""
 
 from __future__ import annotations
 

@@ -28,35 +28,35 @@ class ByteTokenizer(Tokenizer):
         return [bytes([i]) if i < 256 else b"" for i in ids]
 
     def save(self, folder: Path) -> None:
-        """Write the files from which `transformers.AutoTokenizer` opens it."""
+        """Write the files that `transformers.AutoTokenizer` opens."""
         write_tokenizer(folder)
 
 
 class SpacedTokenizer(ByteTokenizer):
-    """Puts a space before every text, which decoding takes away, as tokenizers in the manner of sentencepiece do."""
+    """Puts a space before every text, which decoding takes away, as tokenizers like sentencepiece's do."""
 
-    fingerprint = "bytes behind a space"
+    fingerprint = "bytes after a space"
 
     def encode(self, text: str) -> list[int]:
         """Return a space and the bytes of `text`."""
         return super().encode(f" {text}" if text else "")
 
     def encode_behind(self, before: str, text: str) -> list[int]:
-        """Return the bytes of `text`, behind a space only where nothing stands before."""
+        """Return the bytes of `text`, with a space before them only if `before` is empty."""
         return super().encode(text) if before else self.encode(text)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """Return the byte of each id, none for the space before the text."""
-        found = super().pieces(ids)
-        first = next((number for number, piece in enumerate(found) if piece), None)
-        if first is not None and found[first] == b" ":
-            found[first] = b""
-        return found
+        pieces = super().pieces(ids)
+        first = next((number for number, piece in enumerate(pieces) if piece), None)
+        if first is not None and pieces[first] == b" ":
+            pieces[first] = b""
+        return pieces
 
 
 class StartedTokenizer(ByteTokenizer):
-    """Begins every document with a token of its own, 257, as tokenizers in the manner of Llama's do."""
+    """Begins every document with the token 257, as tokenizers like Llama's do."""
 
     vocabulary = 258
     document_start = (257,)
-    fingerprint = "bytes behind a start"
+    fingerprint = "bytes after a start"

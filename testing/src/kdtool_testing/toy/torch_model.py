@@ -93,7 +93,7 @@ class ToyModel(LanguageModel):
 
     @property
     def head(self) -> Head:
-        """The head, of which the last rows are padding."""
+        """The head; its last rows are padding."""
         return Head(self.model.head.weight, VOCABULARY)
 
     def backbone(self, batch: Batch, want: SignalRequest) -> ModelOutputs:
@@ -116,9 +116,9 @@ class ToyModel(LanguageModel):
         """
         weights = self.model.state_dict()
         shapes = {name: tuple(weight.shape) for name, weight in Blocks().state_dict().items()}
-        found = {name: tuple(weight.shape) for name, weight in weights.items()}
-        if found != shapes:
-            raise ValueError(f"the model has parameters {found}, where {shapes} are what can be saved")
+        given = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if given != shapes:
+            raise ValueError(f"the model has parameters {given}, but only {shapes} can be saved")
         folder.mkdir(parents=True, exist_ok=True)
         numbers = {name: weight.detach().float().flatten().tolist() for name, weight in weights.items()}
         write_safetensors(folder / "model.safetensors", shapes, numbers)
