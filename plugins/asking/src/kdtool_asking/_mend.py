@@ -39,7 +39,7 @@ class Mended:
 def mend_ledger(path: Path, missing: int | None = None) -> Mended | None:
     """Replace a damaged ledger; return None, and change nothing, if it is whole.
 
-    The damaged file is kept beside the new one. Missing money becomes an attempt with an unknown outcome, which counts
+    The damaged file is kept next to the new one. Missing money becomes an attempt with an unknown outcome, which counts
     against the budget. Answers that cannot be read are asked for again.
 
     Args:
@@ -123,7 +123,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _copy_rows(path: Path, database: sqlite3.Connection) -> None:
-    """Copy what can be read and is right; triggers and foreign tables stay behind."""
+    """Copy the rows that can be read and are valid, without triggers and foreign tables."""
     with ExitStack() as stack:
         stack.enter_context(suppress(sqlite3.Error))
         address = f"{path.absolute().as_uri()}?mode=ro"

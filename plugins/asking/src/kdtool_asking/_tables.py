@@ -1,4 +1,4 @@
-"""Tables of a ledger, beside the answers in kdtool's file, and how the file is opened."""
+"""Tables of a ledger, in the file of kdtool's answers, and how the file is opened."""
 
 from __future__ import annotations
 

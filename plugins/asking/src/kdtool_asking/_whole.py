@@ -51,8 +51,8 @@ def require_whole(database: sqlite3.Connection, path: Path, sealed: Sealed | Non
         StorageError: a page, a table or a row is damaged, or commits are missing.
         sqlite3.Error: SQLite finds the damage itself.
     """
-    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    problem = "" if found == "ok" else f"SQLite reports {found!r}"
+    (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    problem = "" if result == "ok" else f"SQLite reports {result!r}"
     problem = problem or _foreign_tables(database) or (_bad_rows(database) if "attempt" in tables_of(database) else "")
     if problem:
         raise damaged_error(path, problem)

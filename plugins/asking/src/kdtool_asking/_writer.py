@@ -1,4 +1,4 @@
-"""A thread that writes: whatever arrives during one commit is in the next, so that many writers share one fsync."""
+"""A thread that writes: rows that arrive during one commit are in the next, so that many writers share one fsync."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class DocumentEvaluator(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Documents at most, chosen by the hashes of their ids."""
         characters: int = kdtool.Field(default=4000, ge=1, le=10_000_000)
-        """Each document is cut after so many characters."""
+        """Maximum number of characters of a document; the rest is cut."""
 
     config: Config
 

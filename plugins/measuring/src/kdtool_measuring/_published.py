@@ -68,18 +68,18 @@ def records_of(
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{key}: {file}, line {number}"
+        location = f"{key}: {file}, line {number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise kdtool.UsageError(f"{place}: not JSON: {error}; expected {expected}") from error
+            raise kdtool.UsageError(f"{location}: not JSON: {error}; expected {expected}") from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
-            raise kdtool.UsageError(f"{place}: not a record with {', '.join(needed)}; expected {expected}")
-        check_fields(record, needed, place, expected)
-        yield place, record
+            raise kdtool.UsageError(f"{location}: not a record with {', '.join(needed)}; expected {expected}")
+        check_fields(record, needed, location, expected)
+        yield location, record
 
 
-def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: str, expected: str) -> None:
+def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], location: str, expected: str) -> None:
     """Check that all fields are present and of the expected type. Arguments as for `records_of`.
 
     Raises:
@@ -87,11 +87,11 @@ def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: s
     """
     for name, kind in needed.items():
         if name not in record:
-            raise kdtool.UsageError(f"{place}: {name} is missing; expected {expected}")
+            raise kdtool.UsageError(f"{location}: {name} is missing; expected {expected}")
         if not _is(record[name], kind):
             shown = json.dumps(record[name])[:40]
             wanted = "a list of texts" if kind == "texts" else f"a {kind}"
-            raise kdtool.UsageError(f"{place}: {name} is {shown}, not {wanted}; expected {expected}")
+            raise kdtool.UsageError(f"{location}: {name} is {shown}, not {wanted}; expected {expected}")
 
 
 def _is(value: Any, kind: Kind) -> bool:

@@ -56,9 +56,9 @@ def pick_device() -> torch.device:
     if kdtool.assumed_gpu() is not None:
         return torch.device("cuda")
     if torch.cuda.is_available():
-        own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
         # Measurements name the device: that of the only process, or the first one, has no number.
-        return torch.device("cuda", own) if own else torch.device("cuda")
+        return torch.device("cuda", index) if index else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -203,7 +203,7 @@ def _speed_of_thread(device_type: str, dtype: torch.dtype) -> float:
 
 
 def _speed_of_device(device_type: str, dtype: torch.dtype) -> float:
-    """Time large products that are enqueued one behind the other, and waited for once."""
+    """Time large products that are enqueued one after the other, and waited for once."""
     import torch
 
     matrix = torch.ones(_LARGE_MATRIX, _LARGE_MATRIX, dtype=dtype, device=device_type)

@@ -1,4 +1,4 @@
-"""A runtime for teachers that have nothing but logits: no neural networks, or small ones on plain torch."""
+"""A runtime for teachers that only have logits: no neural networks, or small ones on plain torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class LogitsRuntime(kdtool.Runtime):
     """Scores texts and continues prompts by a teacher's logits: one text at a time, one signal for each new token.
 
     For a teacher that offers logits and reads texts of any length. `kdtool_open` returns it in one line. A model with a
-    limited context or a costly pass has a runtime of its own, which cuts texts into windows and keeps what it has read.
+    limited context or a costly pass needs its own runtime, which cuts texts into windows and keeps the
+    states of the text it has read.
+
     """
 
     abilities = frozenset({"continue", "score"})

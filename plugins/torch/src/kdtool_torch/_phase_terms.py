@@ -25,7 +25,7 @@ class PhaseTerms:
     Args:
         run: of the trainer.
         phase: the phase to train.
-        student: its backbone runs once a step, with gradient.
+        student: its backbone runs once per step, with gradient.
 
     Raises:
         kdtool.UsageError: the phase has no rows, a loss with two passes, or one that learns from several teachers.
@@ -45,8 +45,8 @@ class PhaseTerms:
             if term.mixture:
                 raise kdtool.UsageError(f"{term.name} learns from several teachers: write `teacher: NAME`")
         self._run, self._phase, self._student = run, phase, student
-        found = {_key(term): self._module(term) for term in phase.terms}
-        self.modules = nn.ModuleDict({name: module for name, module in found.items() if module is not None})
+        modules = {_key(term): self._module(term) for term in phase.terms}
+        self.modules = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.reports = {}
 
     def loss(self, rows: Sequence[int], step: int) -> tuple[Tensor, int]:
@@ -64,8 +64,11 @@ class PhaseTerms:
         phase, head = self._phase, self._student.head
         device = head.weight.device
         batch = collate([phase.rows[row] for row in rows], device)
-        theirs = {name: collate([own[row] for row in rows], device) for name, own in phase.teacher_rows.items()}
-        signals = {name: source.signal(theirs.get(name, batch)) for name, source in phase.signals.items()}
+        teacher_batches = {
+            name: collate([teacher_rows[row] for row in rows], device)
+            for name, teacher_rows in phase.teacher_rows.items()
+        }
+        signals = {name: source.signal(teacher_batches.get(name, batch)) for name, source in phase.signals.items()}
         outputs = self._student.backbone(batch, phase.student_request)
         logits = head.logits(outputs.last)
         progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
@@ -76,7 +79,7 @@ class PhaseTerms:
         for term in phase.terms:
             view = kdtool.StepView(
                 batch, outputs, signals.get(term.teacher or ""), torch.tensor(progress, device=device),
-                torch.tensor(step, device=device), theirs.get(term.teacher or ""), head,
+                torch.tensor(step, device=device), teacher_batches.get(term.teacher or ""), head,
                 layers=term.layers, module=dict(self.modules.items()).get(_key(term)),
             )  # fmt: skip
             weight = term.weight_at(progress) * prod(factor.get(term.name, 1.0) for factor in factors)

@@ -1,7 +1,7 @@
 """Record all rows of a cache, shard by shard. Called by caches, once for each set of signals, on every rank.
 
-Rank r of w records the shards r, r + w, … Ranks coordinate through files alone: rank 0 writes what is stored once for all
-rows, the others wait for it, and rank 0 is the last to finish.
+Rank r of w records the shards r, r + w, … Ranks coordinate only through files: rank 0 writes the tensors that are stored
+once for all rows, the others wait for it, and rank 0 is the last to finish.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class _Recorder:
         return True
 
     def _report(self, beyond: int = 0, *, at_once: bool = False) -> None:
-        """Report progress of all ranks, a few times a second at most: rows of complete shards plus `beyond`."""
+        """Report progress of all ranks, at most a few times per second: rows of complete shards plus `beyond`."""
         if self._run.rank == 0 and (at_once or monotonic() - self._reported > _BETWEEN_REPORTS):
             self._reported = monotonic()
             there = self._complete

@@ -1,7 +1,7 @@
 """Read and write the files of a recording: safetensors, each with a manifest.
 
 `shard-00000.safetensors` holds the tensors of its rows, concatenated; `teacher.safetensors` holds what is stored once for
-all rows. `<name>.json` beside each is its manifest: size, SHA-256 and further facts. The manifest is written last, so a
+all rows. `<name>.json` next to each is its manifest: size, SHA-256 and further facts. The manifest is written last, so a
 file without one is incomplete. Both are committed first, so that other leftovers of a killed process are ignored.
 Independent of signals.
 """
@@ -28,7 +28,7 @@ FORMAT = 2
 ONCE = "teacher"
 _OWN = "manifest"
 """The key under which a manifest holds the SHA-256 of the rest of itself."""
-REMEDY = "delete the folder and run again to record the signals anew"
+REMEDY = "delete the folder and run again to record the signals"
 
 
 def shard_name(index: int) -> str:
