@@ -55,8 +55,8 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     """Return a worker's command in bubblewrap.
 
     Args:
-        toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows Python alone.
-            Only where there are some, which may find their libraries by /proc/self/exe, there is a /proc.
+        toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows only Python.
+            /proc exists only if there are some: they may find their libraries by /proc/self/exe.
 
     Raises:
         SandboxError: bubblewrap is missing, or too old, or there is something that it cannot show.
@@ -117,7 +117,7 @@ def container(program: str, image: str) -> list[str]:
 
 
 def container_ending(program: str) -> list[str]:
-    """Return what ends a container, which goes on where the process of its command is killed.
+    """Return the command that ends a container, which would outlive the killed process that started it.
 
     Raises:
         SandboxError: the program is missing.

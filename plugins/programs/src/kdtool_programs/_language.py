@@ -1,7 +1,7 @@
 """Interface of programming languages: how to recognise, check and run source.
 
 A language is a plugin of this library: a class that extends `Language`, named in the entry-point group
-`kdtool_programs.languages`. Another one needs a package of its own and no change here.
+`kdtool_programs.languages`. To add another one, write a package; nothing changes here.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Language(ABC):
     def folders(self) -> tuple[Path, ...]:
         """Return folders that the toolchain needs, for `Sandbox`, besides `bin`, `lib`, `libexec` and `include` of /usr.
 
-        Asked only where nothing is missing. They are those parts of the folders that its programs were installed to, where
-        these are their own. Folders of installed packages in them, such as `node_modules`, are not shown.
+        Called only if nothing is missing. They are parts of the folders that its programs were installed to, if these
+        contain nothing else. Folders of installed packages in them, such as `node_modules`, are not shown.
         """
         return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(locate(program))))
 
@@ -107,7 +107,7 @@ _PARTS = ("bin", "lib", "lib64", "libexec", "include")
 def _own_parts(program: Path) -> list[Path]:
     """Return the parts of the folder that a program was installed to; none of /usr, nor of one with a user's other things.
 
-    An installation has `bin`, and `lib` or `include` beside it.
+    An installation has `bin`, and `lib` or `include` next to it.
     """
     folder, home = program.parent.parent, Path.home()
     everybodys = folder.is_relative_to("/usr") or home.is_relative_to(folder) or folder == home / ".local"

@@ -1,6 +1,6 @@
 """Processes of a sandbox as /proc of this machine shows them: the memory that they hold, and the processors that they use.
 
-Shared memory belongs to no single process, and stays when all but a page of it is released: it is refused, not counted,
+Shared memory belongs to no single process, and all of it stays if a single page is kept: it is refused, not counted,
 except for files in the one writable folder, which has its own limit. Data queued in sockets is kernel memory: each socket of
 a sandbox counts with its maximum. Mappings of addresses use kernel memory as well.
 """
@@ -32,7 +32,7 @@ _LAST = 2**17
 """Bytes of the message by which a socket's buffer gets over its edge."""
 
 _OF_A_TASK = 3
-"""Generation of the first process of a task, behind bubblewrap, tester and keeper."""
+"""Generation of the first process of a task, after bubblewrap, tester and keeper."""
 _BUSY = 2
 """Threads that a task may keep busy for each processor that it may run on."""
 _LOWEST, _WEIGHT_OF_A_STEP = 19, 1.25

@@ -39,7 +39,7 @@ _HEADROOM = 128 * 2**20
 """Bytes of tester, keeper and tests, besides a task."""
 _TRIAL_SECONDS, _TRIAL_MEMORY = 60.0, 2**30
 _TRIED: set[str] = set()
-"""Kinds of sandboxes with what ran there in other languages: a compiler may take long, and is tried once in a process."""
+"""Kinds of sandboxes, with languages that were tried there: a compiler may take long, so each process tries it once."""
 
 _PROBE_ISOLATED = """\
 import _socket, os
@@ -65,7 +65,7 @@ class Sandbox:
 
     Args:
         workers: number of tasks that run in parallel.
-        engine: bubblewrap, or docker or podman where bubblewrap cannot be had; a container starts ten times slower.
+        engine: bubblewrap, or docker or podman if bubblewrap is not available; a container starts ten times slower.
         image: for docker and podman, an image that is here and has Python 3.11 or newer as `python3`.
         languages: those of the programs to come; their toolchains are read-only inside. Python needs not be named.
         unsafe_run_without_isolation: run programs with the rights of this process; every verdict records it.
@@ -133,7 +133,7 @@ class Sandbox:
     def run(self, tasks: Iterable[Task]) -> Generator[Verdict, None, None]:
         """Run tasks and give verdicts as they come, in any order; tasks are taken as they can be started.
 
-        A task that failed for want of processors or pipes is run once more at the end, alone.
+        A task that failed for lack of processors or pipes is run once more at the end, with no other task running.
 
         Raises:
             SandboxError: no new worker could be started in place of one that ended.
@@ -194,7 +194,7 @@ class Sandbox:
             yield from self._look(queue)
 
     def _settle(self, running: Running, verdict: Verdict, late: bool, queue: Queue) -> Iterator[Verdict]:
-        """Give a verdict, or let the task be tried alone if it is `late` or lacked pipes: others may be the cause."""
+        """Yield a verdict, or queue the task to run by itself if it is `late` or lacked pipes: others may be the cause."""
         if verdict.has_passed or running.alone or not (late or running.disturbed or self._lacks_pipes()):
             yield verdict
         else:
@@ -274,7 +274,7 @@ class Sandbox:
                 raise kdtool.SandboxError(
                     f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"
-                    "a toolchain must be in /usr or in a folder of its own, and need nothing that is elsewhere"
+                    "a toolchain must be in /usr or in a separate folder, and need no files elsewhere"
                 )
             _TRIED.add(keys[verdict.id])
 
@@ -301,14 +301,14 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
 
     For `kdtool_check` of components that run programs: a sandbox is started and tried, and a program of each language.
     """
-    found = []
+    reasons = []
     for spoken in ([], *([name] for name in languages)):
         try:
             with Sandbox(languages=[language(name) for name in spoken]):
                 pass
         except kdtool.SandboxError as error:
-            found.append(str(error))
-    return tuple(dict.fromkeys(found))
+            reasons.append(str(error))
+    return tuple(dict.fromkeys(reasons))
 
 
 _OF_FILES = re.compile(r"execvp|Can't (?:find|create|bind|open)|shared librar|No module named|Permission denied")

@@ -28,7 +28,9 @@ def module_like(solution: str, tests: str, helpers: str = "") -> Callable[[str],
     """
     parsed = ast.parse(solution)
     names = tuple(_definitions(parsed, _used_names(compile(tests, "<tests>", "exec", dont_inherit=True))))
-    imports = (ast.unparse(one) for one in parsed.body if isinstance(one, ast.Import | ast.ImportFrom))
+    imports = (
+        ast.unparse(statement) for statement in parsed.body if isinstance(statement, ast.Import | ast.ImportFrom)
+    )
     helpers = helpers + "\n".join(imports) + "\n"
     return lambda source: Module(source, tests, names, helpers)
 
@@ -50,13 +52,13 @@ def _used_names(tests: CodeType) -> set[str]:
     of EvalPlus bring the reference, and some of its helper functions, along.
     """
     used: set[str] = set()
-    own: set[str] = set()
+    defined: set[str] = set()
     for instruction in dis.get_instructions(tests):
         if instruction.opname == "STORE_NAME":
-            own.add(instruction.argval)
-        elif instruction.opname == "LOAD_NAME" and instruction.argval not in own:
+            defined.add(instruction.argval)
+        elif instruction.opname == "LOAD_NAME" and instruction.argval not in defined:
             used.add(instruction.argval)
-    return used | (_of_functions(tests) - own)
+    return used | (_of_functions(tests) - defined)
 
 
 def _of_functions(code: CodeType) -> set[str]:

@@ -55,7 +55,7 @@ def adopt_orphans() -> None:
 
 
 def stay_on(processors: set[int]) -> None:
-    """Run on some processors alone, where this is allowed."""
+    """Run only on these processors, if this is allowed."""
     with suppress(OSError):
         os.sched_setaffinity(0, processors)
 

@@ -31,17 +31,17 @@ DESCRIPTOR_BYTES = 4
 """Bytes of a descriptor where it is handed to another process."""
 
 
-def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+def keep(control: _socket.socket, everywhere: set[int], isolated: bool, of_tasks: bytes) -> None:
     """Do what the tester asks for on `control` until it ends.
 
-    Programs of other languages may run on the processors `everywhere`; with `alone`, all other processes are a task's.
+    Programs of other languages may run on the processors `everywhere`; if `isolated`, all other processes are a task's.
     Tasks have the filter `of_tasks` besides the keeper's own.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
         signal.signal(number, signal.SIG_DFL)
-    if alone:
+    if isolated:
         adopt_orphans()
-    keeper = _Keeper(control, everywhere, alone, of_tasks)
+    keeper = _Keeper(control, everywhere, isolated, of_tasks)
     while (asked := read_message(control.fileno())) is not None:
         keeper.do(*asked)
     keeper.end()
@@ -50,11 +50,11 @@ def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: b
 class _Keeper:
     """Starts and ends the processes of the present task."""
 
-    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+    def __init__(self, control: _socket.socket, everywhere: set[int], isolated: bool, of_tasks: bytes) -> None:
         self._of_tasks = of_tasks
         self._everywhere = everywhere
         self._control = control
-        self._alone = alone
+        self._isolated = isolated
         self._started: list[int] = []
         self._used = 0.0
 
@@ -138,9 +138,9 @@ class _Keeper:
             os._exit(code)
 
     def end(self) -> dict[int, int]:
-        """End whatever the task started, in whatever session it is, and return how each process that was started ended."""
+        """End all processes that the task started, in any session, and return how each process that was started ended."""
         ended: dict[int, int] = {}
-        if self._alone:  # the tester, the first process, is spared, and so is this one
+        if self._isolated:  # the tester, the first process, is spared, and so is this one
             targets: list[tuple[Callable[[int, int], None], int]] = [(os.kill, -1)]
         else:
             targets = [(kill, process) for process in self._started for kill in (os.killpg, os.kill)]
@@ -175,7 +175,7 @@ def _from_three(descriptors: tuple[int, ...]) -> list[int]:
 
 
 def _output(reading: int, process: int, deadline: float) -> tuple[bytes, bool]:
-    """Return the end of what a process writes, and whether it ended in time; others may hold its pipe longer."""
+    """Return the end of a process's output, and whether the process ended in time; others may keep its pipe open longer."""
     tail = b""
     waiting = [reading, process]
     while (left := deadline - time.monotonic()) > 0:

@@ -24,7 +24,7 @@ _LARGEST = 2**20
 """Items, and characters of texts among them, of a sequence that is copied as a whole."""
 _PIECE = 2**18
 _BY_VALUE = 2
-"""The version of marshal's format in which what is written depends on values alone, not on who shares them."""
+"""The version of marshal's format whose bytes depend only on values, not on which references are shared."""
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
 _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
@@ -278,9 +278,9 @@ def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
 
     piece = sequence[start:stop]
     parts = [part for part in piece if type(part) is list or type(part) is tuple]
-    for one in (*parts, [part for part in piece if type(part) is not list and type(part) is not tuple]):
-        kinds = set(map(type, one))
-        if not kinds <= _HASHED or (float in kinds and any(number != number for number in one)):  # noqa: PLR0124 (not a number)
+    for group in (*parts, [part for part in piece if type(part) is not list and type(part) is not tuple]):
+        kinds = set(map(type, group))
+        if not kinds <= _HASHED or (float in kinds and any(number != number for number in group)):  # noqa: PLR0124 (not a number)
             return ""
     return blake2b(marshal.dumps(piece, _BY_VALUE), key=key).hexdigest()
 

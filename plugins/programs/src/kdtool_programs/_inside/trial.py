@@ -1,4 +1,4 @@
-"""Run the tests of one task against a candidate, within a time limit. Only the data set's code runs here."""
+"""Run the tests of one task against a candidate, within a time limit. Only the dataset's code runs here."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def run_trial(reading: int, writing: int, task: dict[str, Any], limits: dict[str
     try:
         _deadline = since + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-        found = _judge(Peer(reading, writing, _ACTIONS), task, namespace)
+        judged = _judge(Peer(reading, writing, _ACTIONS), task, namespace)
         namespace.clear()
         if time.monotonic() < since + seconds:
-            verdict = found
+            verdict = judged
     except TimedOut:
         pass
     finally:

@@ -79,7 +79,7 @@ _USE = re.compile(rf"{_LITERAL}|(?<![\w.])(?:{'|'.join(_QUALIFIED)})(?=\s*(?:\.|
 class Java(Language):
     """Java. Assertions are on; the class that has `main` is run.
 
-    Tests find classes such as `Objects` in Java's own packages, whatever classes a program declares.
+    Tests find classes such as `Objects` in Java's own packages, regardless of the classes that a program declares.
     """
 
     name = "java"

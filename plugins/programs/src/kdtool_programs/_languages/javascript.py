@@ -70,7 +70,7 @@ class JavaScript(Language):
         return super().detect(path, text) or (text.startswith("#!") and "node" in text.partition("\n")[0])
 
     def folders(self) -> tuple[Path, ...]:
-        """Return the toolchain's folders, and those of Node's own modules where a distribution keeps them elsewhere."""
+        """Return the toolchain's folders, and those of Node's bundled modules if a distribution keeps them elsewhere."""
         return (*super().folders(), *_shared_modules(str(locate("node"))))
 
     def parse(self, source: str) -> Program:

@@ -1,4 +1,4 @@
-"""Rust, compiled by rustc alone: programs that need crates do not build."""
+"""Rust, compiled by rustc without cargo: programs that need crates do not build."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _USE = re.compile(rf"{_LITERAL}|(?<![\w:])(?P<macro>{'|'.join(_MACROS)})!(?!=)")
 class Rust(Language):
     """Rust, edition 2021. Functions of the tests marked `#[test]` are run where there are some, `main` otherwise.
 
-    Tests find macros such as `assert!` in the standard library, whatever macros a program declares.
+    Tests find macros such as `assert!` in the standard library, regardless of the macros that a program declares.
     """
 
     name = "rust"
