@@ -1,4 +1,4 @@
-"""The kinds of plugin, what the package of each needs, and how a recipe uses it. Code of each lies in `template/kinds`."""
+"""The kinds of plugin, what the package of each needs, and how a recipe uses it. `template/kinds` contains their code."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def model_card(
         stored: a sentence on the numbers that are stored.
         library: what opens the artefact, as hubs name it in `library_name`.
         use: a block of code that uses the artefact from its own folder.
-        base: the name on a hub of the model that the artefact goes on top of, for an adapter.
+        base: for an adapter, the Hub name of the model that it is applied to.
     """
     binding = [licensed for licensed in run.licences if licensed.transfers]
     return _template().format(
@@ -58,8 +58,8 @@ def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -
     from huggingface_hub import ModelCardData
 
     terms = list({licensed.terms.licence: licensed.terms for licensed in binding}.values())
-    expression = " AND ".join(one.licence for one in terms)
-    name = card_name([one.licence for one in terms])
+    expression = " AND ".join(licence.licence for licence in terms)
+    name = card_name([licence.licence for licence in terms])
     other = name == "other" and bool(terms)
     data = ModelCardData(
         license=name,

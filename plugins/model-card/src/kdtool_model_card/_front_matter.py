@@ -22,20 +22,20 @@ BENCHMARKS = {
     "humaneval+": ("evalplus/humanevalplus", "default"),
     "mbpp+": ("evalplus/mbppplus", "default"),
 }
-"""Data set on the Hub and its configuration, by the first part of a measurement's name."""
+"""Dataset on the Hub and its configuration, by the first part of a measurement's name."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_PAGE = re.compile(r"https://huggingface\.co/(?!spaces/|datasets/)([\w.-]+/[\w.-]+)/?")
 _DATASETS = {"mbpp": "google-research-datasets/mbpp"}
-"""Data sets of corpora that read one alone."""
+"""Datasets of corpora that read only one."""
 
 
 def front_matter(
-    results: kdtool.Results, files: Sequence[CardFile], own: CardData, title: str, licence_file: str = ""
+    results: kdtool.Results, files: Sequence[CardFile], exported: CardData, title: str, licence_file: str = ""
 ) -> ModelCardData:
     """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
     from huggingface_hub import ModelCardData
 
-    data = {key: value for key, value in vars(own).items() if value is not None}
+    data = {key: value for key, value in vars(exported).items() if value is not None}
     if "base_model" not in data and (bases := list(_base_models(results))):
         data["base_model"] = bases[0] if len(bases) == 1 else bases
     if licence_file and data.get("license") == "other" and "license_link" not in data:
@@ -100,18 +100,18 @@ def _datasets(results: kdtool.Results) -> Iterator[str]:
 def _eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    for one in scores(results, files):
-        benchmark = benchmark_of(one) if "." in one.name else f"{results.name}-text"
+    for score in scores(results, files):
+        benchmark = benchmark_of(score) if "." in score.name else f"{results.name}-text"
         dataset, config = BENCHMARKS.get(benchmark, (benchmark, None))
-        interval = {"low": one.low, "high": one.high} if one.low is not None and one.high is not None else {}
+        interval = {"low": score.low, "high": score.high} if score.low is not None and score.high is not None else {}
         yield EvalResult(
             task_type="text-generation",
             dataset_type=dataset,
             dataset_name=benchmark,
             dataset_config=config,
-            dataset_split=one.settings.get("split"),
-            metric_type=one.name.partition(".")[2] or one.name,
-            metric_name=f"{one.name} ({one.unit})" if one.unit else one.name,
-            metric_value=one.value,
-            metric_args={"items": one.n, **interval},
+            dataset_split=score.settings.get("split"),
+            metric_type=score.name.partition(".")[2] or score.name,
+            metric_name=f"{score.name} ({score.unit})" if score.unit else score.name,
+            metric_value=score.value,
+            metric_args={"items": score.n, **interval},
         )

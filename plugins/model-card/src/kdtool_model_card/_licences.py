@@ -35,17 +35,17 @@ def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
     """
     known = {**_terms(), **{terms.licence: terms for terms in _terms().values()}}
     parts = [known.get(part, known.get(part.lower())) for part in name.split(_AND)]
-    found = [terms for terms in parts if terms is not None]
-    if not found:
+    recognised = [terms for terms in parts if terms is not None]
+    if not recognised:
         return kdtool.LicenceTerms(_data()["plain"].get(name.lower(), name), url)
     if len(parts) == 1:
-        return found[0]
+        return recognised[0]
     return kdtool.LicenceTerms(
         name,
-        restrictions=tuple(text for terms in found for text in terms.restrictions),
-        forbids=tuple(sorted({transfer for terms in found for transfer in terms.forbids})),
-        notices=tuple(text for terms in found for text in terms.notices),
-        name_prefix=next((terms.name_prefix for terms in found if terms.name_prefix), ""),
+        restrictions=tuple(text for terms in recognised for text in terms.restrictions),
+        forbids=tuple(sorted({transfer for terms in recognised for transfer in terms.forbids})),
+        notices=tuple(text for terms in recognised for text in terms.notices),
+        name_prefix=next((terms.name_prefix for terms in recognised if terms.name_prefix), ""),
     )
 
 

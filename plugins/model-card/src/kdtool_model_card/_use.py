@@ -20,7 +20,7 @@ class CardFile:
 
 
 def modelfile(results: kdtool.Results, file: CardFile) -> str:
-    """Return the file that `ollama create` reads for a GGUF file beside it."""
+    """Return the file that `ollama create` reads for a GGUF file next to it."""
     student = results.models.get("student")
     context = [f"PARAMETER num_ctx {student.context}"] if student else []
     return "\n".join([f"FROM ./{file.place}", *context, "PARAMETER temperature 0"]) + "\n"
