@@ -60,7 +60,7 @@ class Settings:
 class Answer:
     """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece.
 
-    `reason` is the cause of its end if the model would have gone on.
+    `reason` is the cause of its end if the model would have continued.
 
     `tokens_per_step` are new tokens for each forward pass where another model drafts them, else None.
     """

@@ -28,9 +28,9 @@ class Connection(H11Protocol):
     request_seconds: ClassVar[float] = 30.0
     """Time for a whole request to arrive, headers and body."""
     unread_seconds: ClassVar[float] = 30.0
-    """Time in which a client must read something of what was sent."""
+    """Time in which a client must read part of the sent data."""
     gone_seconds: ClassVar[float] = 0.1
-    """Time between looks at whether a client that sends no more is still there."""
+    """Time between checks whether a client that sends no more is still connected."""
 
     _silent_since = 0.0
     _arriving: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""One model that generates at most so many answers at once, with a bounded queue behind them.
+"""One model that generates a limited number of answers at once, with a bounded queue for the others.
 
 Answers are generated in worker threads. Everything else happens in the event loop, so that nothing needs a lock.
 """
@@ -23,7 +23,7 @@ __all__ = ["Answer", "Engine"]
 
 
 FindEnd = Callable[[str], int | None]
-"""Return how many characters of an answer are kept if it ends after a text; None if it goes on."""
+"""Return how many characters of an answer are kept if it ends after a text; None if it continues."""
 
 
 class Answer:
@@ -329,5 +329,5 @@ _CANNOT = {
     "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
     "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
     "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
-    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send a prompt alone"),
+    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send only a prompt"),
 }

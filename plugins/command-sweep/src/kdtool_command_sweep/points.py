@@ -79,20 +79,20 @@ def name_of(request: Request) -> str:
     Raises:
         RecipeError: with all that is wrong at any point.
     """
-    found: dict[kdtool.Problem, list[str]] = {}
+    affected: dict[kdtool.Problem, list[str]] = {}
     name = ""
-    for label, own in request.grid.points.items():
+    for label, of_point in request.grid.points.items():
         try:
-            name = load_recipe(request.recipe, {**request.settings, **own}).name
+            name = load_recipe(request.recipe, {**request.settings, **of_point}).name
             kdtool.plan(request.recipe, request.settings_at(label), store=request.store)
         except kdtool.RecipeError as error:
             for problem in error.problems:
-                found.setdefault(problem, []).append(label)
+                affected.setdefault(problem, []).append(label)
         except Exception:  # noqa: S112 - the point's run meets it too, and names the culprit
             continue
-    if found:
+    if affected:
         count = len(request.grid.points)
-        problems = [replace(problem, message=problem.message + _where(at, count)) for problem, at in found.items()]
+        problems = [replace(problem, message=problem.message + _where(at, count)) for problem, at in affected.items()]
         raise kdtool.RecipeError(problems)
     return name
 
@@ -136,8 +136,8 @@ def _results(point: SweepPoint, request: Request) -> kdtool.Results:
     except kdtool.TargetMissedError as error:
         if error.results is None:  # a component raised it
             raise
-        found: kdtool.Results = error.results
-        return found
+        results: kdtool.Results = error.results
+        return results
 
 
 def _refusal(point: SweepPoint, request: Request) -> kdtool.UsageError | None:

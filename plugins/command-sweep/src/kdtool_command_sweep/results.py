@@ -35,5 +35,5 @@ class SweepResults:
 
     @property
     def exit_code(self) -> int:
-        """0 where every point is done, else the exit code of the first that failed."""
+        """0 if every point is done, else the exit code of the first that failed."""
         return next((point.exit_code for point in self.points if point.status == "failed"), 0)

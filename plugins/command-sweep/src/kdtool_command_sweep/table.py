@@ -69,10 +69,10 @@ def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> Sw
     by_column: dict[str, dict[str, dict[int | None, Measurement]]] = {}
     for label, result in results.items():
         subjects = {subject.name: subject for subject in result.subjects}
-        for found in result.measurements:
-            if found.name == name:
-                subject = subjects[found.subject]
-                by_column.setdefault(_column(subject), {}).setdefault(label, {})[subject.seed] = found
+        for measurement in result.measurements:
+            if measurement.name == name:
+                subject = subjects[measurement.subject]
+                by_column.setdefault(_column(subject), {}).setdefault(label, {})[subject.seed] = measurement
     columns = _in_order(by_column, results.values())
     ranked_by = next((column for column in columns if column == "student" or column.startswith("student-")), "")
     standings, note = _standings(by_column[ranked_by]) if ranked_by else ({}, "")
@@ -113,7 +113,7 @@ def _mean(found: BySeed) -> float:
 
 
 def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
-    """Return how each point stands to the best, and what to say of it; nothing where they cannot be compared."""
+    """Return how each point compares with the best, and a note; nothing if they cannot be compared."""
     if len(points) < 2:
         return {}, ""
     differs = _difference(points)
@@ -121,14 +121,14 @@ def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
         return {}, f"not ranked: {differs}"
     sign = 1 if _first(points).higher_is_better else -1
     best = max(points, key=lambda label: sign * _mean(points[label]))
-    if any(measurement.items is None for found in points.values() for measurement in found.values()):
+    if any(measurement.items is None for by_seed in points.values() for measurement in by_seed.values()):
         return {best: "best value"}, "differences are not tested: it is not measured item by item"
     standings: dict[str, Standing] = {best: "best"}
-    for label, found in points.items():
+    for label, by_seed in points.items():
         if label != best:
-            pairs = [(found[seed], points[best][seed]) for seed in found]
-            found_out = compare(label, best, pairs)
-            standings[label] = "worse" if found_out and found_out.verdict == "worse" else "not shown to differ"
+            pairs = [(by_seed[seed], points[best][seed]) for seed in by_seed]
+            comparison = compare(label, best, pairs)
+            standings[label] = "worse" if comparison and comparison.verdict == "worse" else "not shown to differ"
     tied = "worse" not in standings.values()
     return standings, "no point is shown to differ from the best" if tied else ""
 

@@ -46,21 +46,21 @@ def _measured_texts(run: kdtool.RunInfo, tokens: int) -> list[str]:
 
 
 def _most(tokens: int) -> int:
-    """Return a number of documents that holds so many tokens, if a document has a quarter of a window."""
+    """Return a number of documents that contains `tokens` tokens, if a document has a quarter of a window."""
     return max(16, tokens // (WINDOW // 4))
 
 
 def _windows(texts: list[str], tokenizer: TransformersTokenizer, size: int, tokens: int) -> list[list[int]]:
     """Cut each text into windows of `size` that begin as a document does, until there are `tokens`."""
-    context, found = tokenizer.scoring_context, []
+    context, windows = tokenizer.scoring_context, []
     size -= len(context)
     for text in texts:
         ids = tokenizer.encode(text)
         parts = (ids[start : start + size] for start in range(0, len(ids), size))
-        found += [[*context, *part] for part in islice(parts, 2)]
+        windows += [[*context, *part] for part in islice(parts, 2)]
     total = 0
-    for number, window in enumerate(found):
+    for number, window in enumerate(windows):
         total += len(window)
         if total >= tokens:
-            return found[: number + 1]
-    return found
+            return windows[: number + 1]
+    return windows

@@ -84,7 +84,7 @@ def read_importance(file: Path) -> Importance:
     """
     try:
         stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
-        found = {
+        importance = {
             name.removesuffix(".in_sum2"): values.reshape(-1)
             / max(1.0, float(stored[f"{name.removesuffix('.in_sum2')}.counts"].max()))
             for name, values in stored.items()
@@ -94,11 +94,11 @@ def read_importance(file: Path) -> Importance:
         raise kdtool.UsageError(
             f"gguf.imatrix: {file} cannot be read ({error}); expected a file of llama-imatrix in GGUF, `text`, or `none`"
         ) from error
-    if not found:
+    if not importance:
         raise kdtool.UsageError(
             f"gguf.imatrix: {file} holds no importance matrix; expected a file of llama-imatrix in GGUF"
         )
-    return found
+    return importance
 
 
 def require_fitting(importance: Importance, config: Any, file: Path) -> None:
@@ -110,9 +110,9 @@ def require_fitting(importance: Importance, config: Any, file: Path) -> None:
     for name, module in _matrices(without_weights(config)):
         width = _width(module)
         if name not in importance or importance[name].size != width:
-            found = f"has {importance[name].size} columns of {name}" if name in importance else f"lacks {name}"
+            difference = f"has {importance[name].size} columns of {name}" if name in importance else f"lacks {name}"
             raise kdtool.UsageError(
-                f"gguf.imatrix: {file} {found}, and the student's have {width}, so it is of another model; "
+                f"gguf.imatrix: {file} {difference}, and the student's have {width}, so it is of another model; "
                 "make one of this student, or set imatrix: text"
             )
 

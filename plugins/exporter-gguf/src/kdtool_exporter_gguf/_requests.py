@@ -60,10 +60,10 @@ def text_pieces(
     text, shown, suffix = "", 0, request.suffix or ""
     for event in events:
         text += event["content"]
-        found = [place for place in (text.find(stop, shown) for stop in stops) if place >= 0]
-        finish: Literal["stop", "length"] | None = "stop" if found else _finish(event) if event["stop"] else None
+        ends = [position for position in (text.find(stop, shown) for stop in stops) if position >= 0]
+        finish: Literal["stop", "length"] | None = "stop" if ends else _finish(event) if event["stop"] else None
         if finish:
-            text = trim_suffix(text[: min(found, default=len(text))], suffix, cut=finish == "length")
+            text = trim_suffix(text[: min(ends, default=len(text))], suffix, cut=finish == "length")
             ready = len(text)
         else:
             ready = len(text) - held_back(text[shown:], stops, suffix)

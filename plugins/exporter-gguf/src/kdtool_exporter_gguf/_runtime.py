@@ -150,7 +150,7 @@ class GGUFRuntime(kdtool.Runtime):
             yield "infill"
 
     def _log_likelihood(self, tokens: Sequence[int], first: int) -> float:
-        """Return the log-likelihood of all tokens behind number `first`, each given those before it, in nats."""
+        """Return the log-likelihood of all tokens after number `first`, each given those before it, in nats."""
         total, done = 0.0, first + 1
         for chunk in self.decoder.logits(tokens[:-1], first):
             logits = torch.from_numpy(chunk)

@@ -27,10 +27,10 @@ def quantise(graph: ir.Graph) -> None:
     """Store the matrices of all products in 8 bits, and an embedding that is a product's matrix, too, with it."""
     stored: dict[tuple[str, bool], tuple[ir.Value, ir.Value]] = {}
     for node in list(graph):
-        found = _matrix(node)
-        if found is None:
+        matrix = _matrix(node)
+        if matrix is None:
             continue
-        value, by_rows = found
+        value, by_rows = matrix
         key = (str(value.name), by_rows)
         if key not in stored:
             stored[key] = _store(graph, value, by_rows)

@@ -48,7 +48,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         past_key_values: DynamicCache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Return logits of the tokens `input_ids` [B, T] behind a cache, and the cache with them.
+        """Return logits of the tokens `input_ids` [B, T] after a cache, and the cache with them.
 
         `attention_mask` [B, cached + T] is 0 for padding; None: there is none. `position_ids` [B, T] follow from it.
         """
@@ -64,8 +64,8 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             "position_ids": position_ids.numpy(),
             **self._cache(layers, len(input_ids)),
         }
-        found = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
-        written = dict(zip(self._writes, map(torch.from_numpy, found), strict=True))
+        outputs = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
+        written = dict(zip(self._writes, map(torch.from_numpy, outputs), strict=True))
         count = sum(name.startswith(_AFTER) for name in written) // 2
         cache = DynamicCache(
             [(written[f"{_AFTER}{layer}.keys"], written[f"{_AFTER}{layer}.values"]) for layer in range(count)]

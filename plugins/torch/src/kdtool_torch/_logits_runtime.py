@@ -26,7 +26,6 @@ class LogitsRuntime(kdtool.Runtime):
     For a teacher that offers logits and reads texts of any length. `kdtool_open` returns it in one line. A model with a
     limited context or a costly pass needs its own runtime, which cuts texts into windows and keeps the
     states of the text it has read.
-
     """
 
     abilities = frozenset({"continue", "score"})
