@@ -199,7 +199,7 @@ class Ledger:
         )
 
     def open_batches(self) -> list[Batch]:
-        """Return batches that are not finished, in the order in which they were recorded, with their open attempts."""
+        """Return batches that are not finished, in the order of their recording, with their open attempts."""
         with self._lock, storage_errors(self.path):
             batches = self._reader.execute(
                 "SELECT id, remote FROM batch WHERE state = 'open' ORDER BY rowid"

@@ -59,8 +59,8 @@ def mend_ledger(path: Path, missing: int | None = None) -> Mended | None:
             return None
         if sealed is None and missing is None and not _is_free(path):
             raise kdtool.UsageError(
-                f"the seal of {path} is lost, which counts its money; look up in the service's console what was spent, and "
-                "state what the ledger lacks of it by --missing-usd (0 for nothing)"
+                f"the seal of {path}, which counts its money, is lost; look up the amount spent in the service's console, "
+                "and state the part that the ledger lacks with --missing-usd (0 for nothing)"
             )
         return _replace(path, sealed or Sealed(), missing)
 

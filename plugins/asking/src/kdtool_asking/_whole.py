@@ -97,7 +97,7 @@ def _bad_rows(database: sqlite3.Connection) -> str:
     for table, bad in (("attempt", BAD_ATTEMPT), ("batch", BAD_BATCH)):
         row = database.execute(f"SELECT rowid FROM {table} WHERE {bad} LIMIT 1").fetchone()  # noqa: S608 - SQL of ours
         if row is not None:
-            return f"row {row[0]} of table {table!r} holds values that kdtool does not write"
+            return f"row {row[0]} of table {table!r} has values that kdtool does not write"
     return ""
 
 

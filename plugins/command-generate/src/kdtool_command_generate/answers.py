@@ -48,12 +48,12 @@ class Settings:
             return replace(made, prompt="", turns=(*turns, ("user", prompt)))
         if not self.fill:
             return made
-        before, mark, behind = prompt.partition(FILL_ME)
-        if not mark or FILL_ME in behind:
+        before, mark, after = prompt.partition(FILL_ME)
+        if not mark or FILL_ME in after:
             raise kdtool.UsageError(
-                f"a prompt to fill holds {FILL_ME} once, this one has it {prompt.count(FILL_ME)} times"
+                f"a prompt to fill must contain {FILL_ME} once, but this one contains it {prompt.count(FILL_ME)} times"
             )
-        return replace(made, prompt=before, suffix=behind)
+        return replace(made, prompt=before, suffix=after)
 
 
 @dataclass
@@ -130,12 +130,12 @@ def answer(
     *,
     raw: bool = False,
 ) -> Answer:
-    """Generate an answer; `show` gets each new text. `into` is filled on the way, so that what was stopped is kept.
+    """Generate an answer; `show` gets each new text. `into` is filled on the way, so that a stopped answer is kept.
 
     It stops at its natural end (`end_naturally`) unless it is `raw`.
 
     Raises:
-        UsageError: the model cannot do what is asked, or it refuses; the reason is in the message.
+        UsageError: the model does not support the request, or refuses it; the reason is in the message.
     """
     needed: kdtool.Ability = "converse" if request.turns else "continue" if request.suffix is None else "infill"
     if needed not in runtime.abilities:

@@ -41,7 +41,7 @@ __all__ = ["generate"]
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample the K likeliest; 0: all.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
-@click.option("--raw", is_flag=True, help="Go on where the text repeats itself or the function of the prompt ends.")
+@click.option("--raw", is_flag=True, help="Do not stop where the text repeats itself or the prompt's function ends.")
 @click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")

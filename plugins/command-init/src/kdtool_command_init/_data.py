@@ -73,7 +73,7 @@ def corpus_section(data: str, column: str, *, instructions: bool) -> dict[str, A
     if path.is_dir():
         if next(path.glob("**/*.py"), None) is None:
             raise kdtool.UsageError(
-                f"--data {data} holds no Python files; give a folder with *.py, or a JSON Lines file"
+                f"--data {data} contains no Python files; give a folder with *.py, or a JSON Lines file"
             )
         return {"use": "python-source", "folder": data, **forms}
     if path.is_file():
@@ -99,7 +99,7 @@ def _jsonl_section(path: Path, *, instructions: bool) -> dict[str, Any]:
         )
     if instructions and form == ("text",):
         raise kdtool.UsageError(
-            f"--data {path} holds plain text, and --goal instructions needs prompt and completion, or messages; "
+            f"--data {path} contains plain text, and --goal instructions needs prompt and completion, or messages; "
             "give --goal completion, or another file"
         )
     if "split" in fields or not is_installed("corpora", "hub"):

@@ -25,7 +25,7 @@ _PROBE_STEPS = 100
 _PROBE = "kdtool-init-probe"
 """A name that no run has: check takes the speed of an earlier run of the same name."""
 _AGREES = "to accept these terms, add"
-"""Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
+"""Start of the remedy if an acknowledgement is enough; other terms forbid the use."""
 
 
 def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
 
 
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
-    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
+    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers if no settings do.
 
     With 0 layers, for a teacher that does not describe its model, the student stays as it is. Returns the findings of check
     on the recipe that fits.

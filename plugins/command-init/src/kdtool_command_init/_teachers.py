@@ -40,7 +40,7 @@ def teacher_choices() -> list[Choice]:
 
 
 def require_teacher(teacher: str) -> None:
-    """Refuse what is neither a teacher nor a server.
+    """Refuse an answer that is neither a teacher nor a server.
 
     Raises:
         UsageError: see `teacher_section`.

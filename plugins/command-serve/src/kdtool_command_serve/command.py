@@ -135,7 +135,7 @@ def _key(host: str, variable: str | None) -> str:
 
 
 def _find_teachers(models: kdtool.Models, draft: str | None, offered: list[str]) -> list[str]:
-    """Return the teachers on offer, for which a draft proposes tokens."""
+    """Return the offered teachers that the draft proposes tokens for."""
     teachers = [name for name in offered if models.subjects[name].role == "teacher"]
     if draft is not None and not teachers:
         raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")

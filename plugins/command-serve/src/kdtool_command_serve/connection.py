@@ -1,4 +1,4 @@
-"""HTTP connections that slow and silent clients cannot hold."""
+"""HTTP connections that slow and silent clients cannot block."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Connection"]
 class Connection(H11Protocol):
     """uvicorn's connection, limited where uvicorn has no limit.
 
-    A request must arrive in time, and a client must read what was sent. At the greatest number of connections, a new one
-    replaces the one that is silent longest.
+    A request must arrive in time, and a client must read the response. At the greatest number of connections, a new one
+    replaces the one that has been silent longest.
     """
 
     most: ClassVar[int] = 256

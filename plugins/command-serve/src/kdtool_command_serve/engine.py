@@ -33,7 +33,7 @@ class Answer:
     `error` the exception of the model.
 
     Args:
-        request: what is answered.
+        request: the request to answer.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
         natural_end: end the answer at its natural end, see `kdtool_transformers.end_naturally`.
@@ -129,7 +129,7 @@ class Engine:
         name: the model's name.
         load: opens it, in a thread of `loader`.
         queue: answers that may wait.
-        loader: the thread in which models load, one after the other.
+        loader: the thread that loads models, one after the other.
 
     `before_load` is called when a model is about to load, `finished` with each answer that has ended, and `idle` whenever
     the model may no longer be used.
@@ -188,7 +188,7 @@ class Engine:
         """
         if len(requests) > self._queue + self.streams:
             raise RequestError(
-                f"{len(requests)} answers are asked for at once, but the queue holds {self._queue + self.streams}; "
+                f"{len(requests)} answers are asked for at once, but the queue has room for {self._queue + self.streams}; "
                 "ask for fewer, or start the server with a longer --queue",
                 param="n",
             )

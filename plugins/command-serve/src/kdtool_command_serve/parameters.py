@@ -84,7 +84,7 @@ class Parameters(_Strict):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _leave_out_harmless(cls, given: Any) -> Any:
-        """Leave out what is null, and what changes nothing."""
+        """Remove fields that are null or change nothing."""
         if not isinstance(given, dict):
             return given
         return {

@@ -32,7 +32,7 @@ class Grid:
 
     Attributes:
         values: the keys that vary, with their values as a recipe reads them.
-        points: settings by label, as they were given, in the order in which they run.
+        points: settings by label, as they were given, in the order of their runs.
     """
 
     values: Mapping[str, tuple[Any, ...]]

@@ -36,9 +36,9 @@ class SweepPoint:
         label: names the point and its run.
         values: the settings that are special about it.
         folder: the run's folder.
-        status: "done", "failed" (also where it was known beforehand that it cannot run), or "not run" where the sweep was
+        status: "done", "failed" (also if it was known beforehand that it cannot run), or "not run" if the sweep was
             stopped before.
-        reused: whether everything was there from before.
+        reused: whether everything existed already.
         error: why it failed.
         exit_code: the exit code that its error has by itself.
         results: the run's results; None unless it is done.
@@ -56,7 +56,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Request:
-    """The recipe, what changes at which point, and where runs share what they make."""
+    """The recipe, the settings of each point, and the folders that runs share."""
 
     recipe: Path | Mapping[str, Any]
     settings: Mapping[str, Any]

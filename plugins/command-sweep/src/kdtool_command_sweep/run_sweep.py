@@ -121,7 +121,7 @@ def _run_all(begun: SweepResults, request: Request) -> SweepResults:
 
 
 def _caution(tables: Sequence[SweepTable]) -> str:
-    """Return how picking the best point distorts its numbers; "" where nothing is ranked."""
+    """Return how picking the best point distorts its numbers; "" if nothing is ranked."""
     ranked = [row for table in tables for row in table.rows if row.standing]
     if not ranked:
         return ""

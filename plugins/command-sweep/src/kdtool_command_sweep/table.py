@@ -24,7 +24,7 @@ BySeed = Mapping[int | None, Measurement]
 
 @dataclass(frozen=True)
 class SweepCell:
-    """The mean over `seeds` seeds; `low` and `high` bound its 95 % interval where there are several."""
+    """The mean over `seeds` seeds; `low` and `high` bound its 95 % interval if there are several."""
 
     value: float
     low: float | None
@@ -91,7 +91,7 @@ def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> Sw
 
 
 def _column(subject: Subject) -> str:
-    """Return the subject's name without its seed: what is the same at all points."""
+    """Return the subject's name without its seed, which is the same at all points."""
     return subject.name if subject.seed is None else re.sub(rf"-seed{subject.seed}(?!\d)", "", subject.name)
 
 
@@ -134,7 +134,7 @@ def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
 
 
 def _difference(points: Mapping[str, BySeed]) -> str:
-    """Say in which way the points were measured differently; "" if in none."""
+    """Return how the points were measured differently; "" if they were not."""
     others = [next(iter(found.values())) for found in points.values()]
     keys = sorted({key for other in others for key in differing(others[0], other)})
     if keys:

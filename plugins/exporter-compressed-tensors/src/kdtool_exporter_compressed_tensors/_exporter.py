@@ -64,7 +64,7 @@ class CompressedTensors(kdtool.Exporter):
 
         Raises:
             UsageError: the scheme can quantise none of the student's layers.
-            PluginError: the folder holds another model, or rounding moves the logits beyond the scheme's limit.
+            PluginError: the folder contains another model, or rounding moves the logits beyond the scheme's limit.
         """
         import torch
         from kdtool_model_card import model_card, write_notices
@@ -115,10 +115,10 @@ class CompressedTensors(kdtool.Exporter):
 
 
 def _require_same(folder: Path, rows: Sequence[Tensor], rounded: Tensor) -> None:
-    """Refuse a folder from which transformers computes other logits than the rounded student's, shape (tokens, vocabulary).
+    """Refuse a folder whose logits in transformers differ from the rounded student's, shape (tokens, vocabulary).
 
     Raises:
-        PluginError: it does.
+        PluginError: they differ.
     """
     import torch
 

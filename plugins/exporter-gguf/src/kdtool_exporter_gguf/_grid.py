@@ -1,4 +1,4 @@
-"""Linear layers that compute with the weights of a GGUF file while a phase trains, and hold these afterwards.
+"""Linear layers that compute with the weights of a GGUF file while a phase trains, and keep these afterwards.
 
 Called by `GGUFGrid`. Each matrix is rounded by the code that writes files, to the type that it has in the file; rounding
 has a gradient of one (the straight-through estimator, arXiv 1308.3432). Embeddings and head keep all their bits: trainers

@@ -19,7 +19,7 @@ _SAMPLE = (
     "        self.items.append(item)\n        return len(self.items)\n\n\nfor i, line in enumerate(open('a.txt')):\n"
     "    if not line.strip():\n        continue\n    print(i, line.split(',')[0], sep=': ')\n"
 )
-"""Text to compare on where the run has none."""
+"""Text to compare on if the run has none."""
 
 
 def windows_of(

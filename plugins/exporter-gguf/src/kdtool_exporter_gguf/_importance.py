@@ -80,7 +80,7 @@ def read_importance(file: Path) -> Importance:
     """Read an importance matrix in GGUF.
 
     Raises:
-        UsageError: the file cannot be read, or holds none.
+        UsageError: the file cannot be read, or contains none.
     """
     try:
         stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
@@ -96,7 +96,7 @@ def read_importance(file: Path) -> Importance:
         ) from error
     if not importance:
         raise kdtool.UsageError(
-            f"gguf.imatrix: {file} holds no importance matrix; expected a file of llama-imatrix in GGUF"
+            f"gguf.imatrix: {file} contains no importance matrix; expected a file of llama-imatrix in GGUF"
         )
     return importance
 

@@ -112,7 +112,7 @@ def _margin_of_mean(windows: Sequence[Tensor]) -> float:
 
 
 def _compare_rows(student: Tensor, file: Tensor, targets: Tensor) -> Tensor:
-    """Return [4, N]: the divergence of each row, 1 where the maxima are equal, and both log-likelihoods of the targets.
+    """Return [4, N]: the divergence of each row, 1 if the maxima are equal, and both log-likelihoods of the targets.
 
     Both logits are overwritten.
     """

@@ -39,7 +39,9 @@ def encode(
         PluginError: the weights are not finite, or llama.cpp wrote another number of bytes.
     """
     if not np.isfinite(values).all():
-        raise kdtool.PluginError("gguf: the student's weights hold infinities or NaN; train it again at a lower rate")
+        raise kdtool.PluginError(
+            "gguf: the student's weights contain infinities or NaN; train it again at a lower rate"
+        )
     if kind in _IN_NUMPY:
         stored: NDArray[Any] = quantize(values, kind)
         return stored

@@ -54,8 +54,8 @@ def text_pieces(
 ) -> Iterator[kdtool.TextPiece]:
     """Yield the piece of an answer in each event, and without text while the prompt is read; the answer ends before `stops`.
 
-    Text that may begin a stop string is held back. llama.cpp would not return it where the answer then ends otherwise, so
-    the stop strings are not sent with the request. So is text that may repeat the beginning of the suffix.
+    Text that may begin a stop string, or repeat the beginning of the suffix, is held back. Stop strings are not sent with
+    the request: llama.cpp would not return such text if the answer then ends otherwise.
     """
     text, shown, suffix = "", 0, request.suffix or ""
     for event in events:

@@ -33,7 +33,7 @@ class GGUFRuntime(kdtool.Runtime):
     """A file's processes: `decoder` reads text, `server` answers for measurements, and another server streams.
 
     `server` gets one request at a time and reuses nothing, so that results do not depend on other requests; the one that
-    streams serves several at once, and reads only what is new in a prompt. Each starts with the first request for it.
+    streams serves several at once, and reads only the new part of a prompt. Each starts with the first request for it.
     Arguments as for `LlamaCpp`.
     """
 

@@ -20,7 +20,7 @@ BLOCK = 64
 _ZERO = 128
 """The stored number that stands for 0."""
 _IN_FLOAT32 = 1
-"""The `accuracy_level` at which activations stay in float32."""
+"""The `accuracy_level` that keeps activations in float32."""
 
 
 def quantise(graph: ir.Graph) -> None:

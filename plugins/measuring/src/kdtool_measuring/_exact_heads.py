@@ -1,4 +1,4 @@
-"""Predicted memory of heads in float32, by which evaluators compute the logits that they report."""
+"""Predicted memory of heads in float32, which evaluators use for the logits that they report."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def without_text(
             "recipe that the models were trained by), or remove the evaluator"
         )
     return kdtool.UsageError(
-        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
+        f"{evaluator}.split: {split!r} has {lacking}, so there is nothing to measure on; give the recipe text of that "
         f"split (by a corpus setting such as `{split}_share` or `split`), or remove the evaluator"
     )
 

@@ -1,4 +1,4 @@
-"""Read published test sets: lines of JSON, optionally gzipped, of which all or some items are used."""
+"""Read published test sets: lines of JSON, optionally gzipped; all or some of their items are used."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def build_card(
 
     Args:
         results: the run that exported them.
-        files: what the card describes, at least one; the first one's own card supplies title, precision and licences.
+        files: the files to describe, at least one; the first one's own card supplies title, precision and licences.
         name: the model's name; "" takes the title of the first file's card.
         repository: `owner/name` on the Hub; "" for a card next to the files.
         licence_file: a file next to the card with the terms of all licences; "" without one.
@@ -61,7 +61,7 @@ def build_card(
 
 
 def _section(heading: str, lines: Iterator[str] | Sequence[str]) -> list[str]:
-    """Return a section, nothing where it lacks lines."""
+    """Return a section; nothing if it has no lines."""
     body = "\n".join(lines).strip()
     return [f"## {heading}", "", body, ""] if body else []
 

@@ -1,4 +1,4 @@
-"""The first model card of an exported student: what it is, its licence, how to use it; `_build` adds the run's results."""
+"""The first model card of an exported student: its shape, its licence, how to use it; `_build` adds the run's results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model_card(
 
 
 def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
-    """Write NOTICE where the terms that the model is under ask for notices."""
+    """Write NOTICE if the model's licence terms require notices."""
     notices = _notices([licensed for licensed in run.licences if licensed.transfers])
     if notices:
         (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
@@ -75,7 +75,7 @@ def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -
 
 
 def _terms(licences: Sequence[kdtool.Licensed]) -> Iterator[str]:
-    """Yield what the model took of whom, under which terms."""
+    """Yield the sources of the model, with their terms."""
     if not licences:
         yield "None of the recipe's components named any: check before you publish."
     for licensed in licences:

@@ -32,7 +32,7 @@ _DATASETS = {"mbpp": "google-research-datasets/mbpp"}
 def front_matter(
     results: kdtool.Results, files: Sequence[CardFile], exported: CardData, title: str, licence_file: str = ""
 ) -> ModelCardData:
-    """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
+    """Return the metadata of an exporter's card, completed; `licence_file` contains the terms of several licences."""
     from huggingface_hub import ModelCardData
 
     data = {key: value for key, value in vars(exported).items() if value is not None}

@@ -1,6 +1,6 @@
-"""Licences of published models: which one a model names, and what it asks of those who distil from the model.
+"""Licences of published models: which one a model names, and its requirements for models distilled from it.
 
-`licences.yaml` holds the terms, and how licences are recognised in hub names and files.
+`licences.yaml` contains the terms, and patterns that recognise licences in Hub names and files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _AND = " AND "
 _GGUF_KEY = struct.pack("<Q15sI", 15, b"general.license", 8)
 """The key of a licence in the header of a GGUF file, and the type of its value, a string."""
 _GGUF_HEADER = 1_000_000
-"""Bytes of a GGUF file in which its licence is searched: it precedes the vocabulary."""
+"""Bytes at the beginning of a GGUF file to search for its licence: it precedes the vocabulary."""
 
 
 def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
-    """Return the terms of a licence by its name on the hub (`llama3.2`); of an unknown one, only the name.
+    """Return the terms of a licence by its name on the Hub (`llama3.2`); of an unknown one, only the name.
 
     Args:
         name: as model cards write it after `license:`, or licences joined by AND, as exported students name theirs.

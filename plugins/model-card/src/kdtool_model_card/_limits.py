@@ -15,7 +15,7 @@ __all__ = ["intended_use", "limits"]
 def intended_use(results: kdtool.Results) -> Iterator[str]:
     """Yield lines on the use that the student is made for."""
     languages = ", ".join(results.data.get("languages", {})) or "the languages of its training text"
-    yield f"Completion and generation of source code ({languages}) where a small model on own hardware is wanted: in an"
+    yield f"Completion and generation of source code ({languages}) with a small model on your own hardware: in an"
     yield "editor, as the draft model of speculative decoding, or as the start of further training."
     yield ""
     yield "Not intended for code that runs without review, for decisions about people, or as a source of facts. Execute"

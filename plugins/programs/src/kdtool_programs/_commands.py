@@ -56,7 +56,7 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
 
     Args:
         toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows only Python.
-            /proc exists only if there are some: they may find their libraries by /proc/self/exe.
+            /proc exists only with toolchains: they may find their libraries by /proc/self/exe.
 
     Raises:
         SandboxError: bubblewrap is missing, or too old, or there is something that it cannot show.
@@ -144,8 +144,8 @@ def _python(executable: str) -> list[str]:
 
 @cache
 def _check_version(program: str) -> None:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    found = re.search(r"(\d+)\.(\d+)", said)
-    if found and tuple(map(int, found.groups())) < _OLDEST:
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    if numbers and tuple(map(int, numbers.groups())) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        raise kdtool.SandboxError(f"{said.strip()} is too old: {oldest} is the first that is used here; {_INSTALL}")
+        raise kdtool.SandboxError(f"{version.strip()} is too old: expected {oldest} or newer; {_INSTALL}")

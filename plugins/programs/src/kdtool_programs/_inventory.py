@@ -44,7 +44,7 @@ def _import_extensions(folder: str) -> None:
 
 
 def _libraries() -> list[str]:
-    """Return the paths by which the loader found what this process has loaded."""
+    """Return the paths of the libraries that this process has loaded, as the loader found them."""
     paths: list[str] = []
 
     def note(loaded: Any, _size: int, _data: object) -> int:

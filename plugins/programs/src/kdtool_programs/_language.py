@@ -30,14 +30,14 @@ class Language(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     """Ends of file names, with the dot."""
     stops: ClassVar[tuple[str, ...]]
-    """Texts at which an answer to a function's prompt is over."""
+    """Texts that end an answer to a function's prompt."""
     programs: ClassVar[tuple[str, ...]] = ()
-    """Programs that must be there."""
+    """Programs that must be installed."""
     trial: ClassVar[str] = ""
     """A program that does nothing and passes without tests: `Sandbox` runs it before others in the language."""
 
     def detect(self, path: str, text: str) -> bool:
-        """Say whether a file is in this language, by its name, or by its first line where it has no suffix."""
+        """Return whether a file is in this language, by its name, or by its first line if it has no suffix."""
         suffix = PurePath(path).suffix
         first = text.partition("\n")[0]
         return suffix.lower() in self.suffixes if suffix else first.startswith("#!") and self.name in first
@@ -47,7 +47,7 @@ class Language(ABC):
         return tuple(program for program in self.programs if shutil.which(program) is None)
 
     def folders(self) -> tuple[Path, ...]:
-        """Return folders that the toolchain needs, for `Sandbox`, besides `bin`, `lib`, `libexec` and `include` of /usr.
+        """Return folders that the toolchain needs, for `Sandbox`, except `bin`, `lib`, `libexec` and `include` of /usr.
 
         Called only if nothing is missing. They are parts of the folders that its programs were installed to, if these
         contain nothing else. Folders of installed packages in them, such as `node_modules`, are not shown.

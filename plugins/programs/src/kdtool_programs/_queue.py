@@ -1,4 +1,4 @@
-"""Tasks that wait for a worker, and tasks in work."""
+"""Tasks that wait for a worker, and running tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Queue", "Running"]
 
 @dataclass
 class Running:
-    """A task in work."""
+    """A running task."""
 
     task: Task
     again: bool = False

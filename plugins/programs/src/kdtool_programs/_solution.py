@@ -48,8 +48,8 @@ def _definitions(solution: ast.Module, used: set[str]) -> Iterator[str]:
 def _used_names(tests: CodeType) -> set[str]:
     """Return the names that the tests use but do not define.
 
-    A name is theirs from where they first give it a value on; in functions, which are called later, wherever they do. Tests
-    of EvalPlus bring the reference, and some of its helper functions, along.
+    Tests define a name from its first assignment on; in functions, which are called later, an assignment anywhere counts.
+    Tests of EvalPlus include the reference and some of its helper functions.
     """
     used: set[str] = set()
     defined: set[str] = set()

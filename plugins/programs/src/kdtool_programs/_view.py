@@ -29,7 +29,7 @@ _DATA = ("/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
 _PARTS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include")
 _PACKAGES = frozenset(("site-packages", "dist-packages", "node_modules", "site-library", "gems"))
 _DEPTH = 5
-"""Levels of folders among which packages are looked for: /opt/conda/envs/NAME/lib/python3.11/site-packages has five."""
+"""Levels of folders in which to look for packages: /opt/conda/envs/NAME/lib/python3.11/site-packages has five."""
 _BESIDE_MODULES = re.compile(
     r"lib-dynload|__pycache__|_sysconfigdata|_test|_ctypes_test|_?xx|__p?hello__|LICENSE|EXTERN"
 )
@@ -70,7 +70,7 @@ def view_of(toolchains: Sequence[Path] | None) -> View:
     """Return the files for Python and, unless `toolchains` is None, for programs in other languages.
 
     Raises:
-        SandboxError: Python does not say which files it consists of, or a toolchain is where nothing can be shown.
+        SandboxError: Python does not report its files, or a toolchain is in a folder that cannot be shown.
     """
     python = _python(base_executable())
     if toolchains is None:
@@ -123,7 +123,7 @@ def _inventory(executable: Path) -> dict[str, list[str]]:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
         raise kdtool.SandboxError(
-            f"{executable} does not say which files its standard library consists of: {reason}; "
+            f"{executable} does not report the files of its standard library: {reason}; "
             "expected a Python that starts with -I -S; install kdtool in another one"
         ) from error
     return inventory

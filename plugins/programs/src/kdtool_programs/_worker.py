@@ -1,4 +1,4 @@
-"""One worker: a process that holds a sandbox with a tester inside, and the connection to it."""
+"""One worker: a process of a sandbox with a tester inside, and the connection to it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Worker:
         self._inside: list[int] = []
 
     def greet(self, filter_: bytes, of_tasks: bytes) -> None:
-        """Hand over the tester's code, the filter of system calls, and the one that tasks have besides.
+        """Hand over the tester's code, the filter of system calls, and the additional one of tasks.
 
         Raises:
             Ended: it does not take them.
@@ -135,7 +135,7 @@ class Worker:
             self._hand(part)
 
     def answer(self) -> dict[str, Any] | None:
-        """Return the answer, of which the first bytes are here; None if it announces a step.
+        """Return the answer whose first bytes have arrived; None if it announces a step.
 
         Raises:
             Ended: none comes.
@@ -154,7 +154,7 @@ class Worker:
         return self.clock.look() or ("no verdict, although its time on the clock is over" if stuck else "")
 
     def memory(self) -> int:
-        """Return the bytes that all processes of the sandbox hold, and the kernel for them."""
+        """Return the bytes that all processes of the sandbox use, and the kernel uses for them."""
         used = 0
         if self._space is not None:
             space = os.fstatvfs(self._space)

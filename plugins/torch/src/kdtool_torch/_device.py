@@ -84,7 +84,7 @@ def named_device(name: str) -> torch.device:
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """Return the dtype of that name; "auto" is bfloat16 where it is faster than float32 on this device, else float32."""
+    """Return the dtype of that name; "auto" is bfloat16 if it is faster than float32 on this device, else float32."""
     import torch
 
     if name != "auto":
@@ -144,7 +144,7 @@ def _machine_key(device_type: str) -> str:
 
 
 def gpu_bytes() -> int:
-    """Return the memory of all CUDA devices together, 0 where there is none."""
+    """Return the memory of all CUDA devices together, 0 if there is none."""
     import torch
 
     assumed = kdtool.assumed_gpu()
@@ -172,7 +172,7 @@ def _bfloat16_is_faster(device_type: str) -> bool:
 
 
 def _read(kept: Path) -> bool | None:
-    """Return what was measured before, None where that is not known."""
+    """Return the stored measurement; None if there is none."""
     try:
         return {"True": True, "False": False}.get(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -185,7 +185,7 @@ def _product_speed(device_type: str, dtype: torch.dtype) -> float:
 
 
 def _speed_of_thread(device_type: str, dtype: torch.dtype) -> float:
-    """Time one thread by its own processor time, which leaves out the time in which others had the processor."""
+    """Time one thread by its own processor time, which excludes the time that others used the processor."""
     import torch
 
     threads = torch.get_num_threads()

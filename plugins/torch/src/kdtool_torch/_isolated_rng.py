@@ -26,7 +26,7 @@ def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None 
 
     Args:
         seed: seed of Python's, NumPy's and torch's generators; None leaves them as they are.
-        waiting: called once if another thread holds the lock.
+        waiting: called once if another thread has the lock.
     """
     _take_turn(waiting)
     try:

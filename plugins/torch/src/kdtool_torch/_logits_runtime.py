@@ -91,7 +91,7 @@ class LogitsRuntime(kdtool.Runtime):
             yield ids[-1]
 
     def _logits(self, before: Sequence[int], ids: Sequence[int]) -> kdtool.LazyLogits:
-        """Return the logits from which `ids` are predicted when they follow `before`, which is one document."""
+        """Return the logits that predict `ids` after `before`, which is one document."""
         import torch
 
         tokens = torch.tensor([[*before, *ids]])

@@ -1,4 +1,4 @@
-"""The terms of a phase on some of its rows, for trainers that hold all logits of a step at once."""
+"""The terms of a phase on some of its rows, for trainers that keep all logits of a step in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, from which weightings
-    of losses compute the next weights. A term without tokens is missing there.
+    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, which weightings
+    of losses use to compute the next weights. A term without tokens is missing there.
 
     Args:
         run: of the trainer.

@@ -68,7 +68,7 @@ def record_rows(
 
 
 class _Recorder:
-    """Writes shards; rank 0 also writes what is stored once, with its first shard."""
+    """Writes shards; rank 0 also writes the tensors that are stored once, with its first shard."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Recorder:
         return range(start, min(start + self._rows_per_shard, len(self._rows)))
 
     def _has(self, index: int, rows: list[kdtool.Row]) -> bool:
-        """Return whether a shard is complete and holds these rows."""
+        """Return whether a shard is complete and contains these rows."""
         manifest = load_manifest(self._folder, shard_name(index))
         if manifest is None or manifest["rows"] != [row.key for row in rows]:
             return False

@@ -47,11 +47,11 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     """
     if view.head is None:
         raise kdtool.PluginError(
-            f"{loss} compares logits, but this trainer gives sequence losses no head of the student (StepView.head); take "
+            f"{loss} compares logits, but this trainer passes sequence losses no head of the student (StepView.head); use "
             "trainer: standard, or a loss that needs no logits"
         )
     if view.teacher is None or view.teacher.lazy is None:
-        raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and the signal it was given holds none")
+        raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
     bias = None if lazy.head.bias is None else lazy.head.bias.detach()
     student = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)

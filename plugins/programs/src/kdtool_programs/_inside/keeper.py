@@ -1,4 +1,4 @@
-"""The keeper starts what is under test, and ends all that came of it.
+"""The keeper starts the programs under test, and ends all processes that they started.
 
 It is the only process that forks for a task, and reads neither modules nor their tests, so a candidate finds nothing of
 either in the memory that it inherits, nor anything of an earlier task. It does read programs of other languages, whose
@@ -28,14 +28,14 @@ _PORTION = 2**16
 _TAIL = 4000
 _NAMED = frozenset(signal.Signals)
 DESCRIPTOR_BYTES = 4
-"""Bytes of a descriptor where it is handed to another process."""
+"""Bytes of a descriptor that is handed to another process."""
 
 
 def keep(control: _socket.socket, everywhere: set[int], isolated: bool, of_tasks: bytes) -> None:
     """Do what the tester asks for on `control` until it ends.
 
     Programs of other languages may run on the processors `everywhere`; if `isolated`, all other processes are a task's.
-    Tasks have the filter `of_tasks` besides the keeper's own.
+    Tasks have the filter `of_tasks` in addition to the keeper's.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
         signal.signal(number, signal.SIG_DFL)
@@ -59,7 +59,7 @@ class _Keeper:
         self._used = 0.0
 
     def do(self, what: str, *given: Any) -> None:
-        """Do what is asked for, and say what came of it."""
+        """Execute the requests, and report the outcomes."""
         if what == "begin":
             self.begin(*given)
         elif what == "run":

@@ -148,7 +148,7 @@ class Pieces(Remote):
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` is true after
+    If it `keeps_large`, large sequences that a call returns stay here, to be compared by pieces. `gone` is true after
     the other side has ended.
     """
 
@@ -286,7 +286,7 @@ def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
 
 
 def _take_over(old: Any, new: Any) -> None:
-    """Make `old`, and what is in it, equal to `new` in place."""
+    """Make `old` and its content equal to `new` in place."""
     if type(old) is not type(new):
         return
     if isinstance(old, list):

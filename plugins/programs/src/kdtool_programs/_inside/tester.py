@@ -188,8 +188,8 @@ class _Tester:
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
 
-        Any file, name, mode or attribute changes the folder; a file without a name takes its space, longer than a program
-        lives where sockets hold it that hold each other.
+        Any file, name, mode or attribute changes the folder. A file without a name takes its space, and outlives its program
+        if it is in a cycle of sockets that keep each other open.
         """
         folder, space = os.fstat(self._folder), os.fstatvfs(self._folder)
         free = (space.f_bfree, space.f_ffree) if self._isolated else None  # elsewhere others use it, too

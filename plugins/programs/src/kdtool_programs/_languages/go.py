@@ -51,7 +51,7 @@ func TestMain(all *testing.M) {{
 
 
 class Go(Language):
-    """Go. Functions of the tests called `Test…` are run where there are some, `main` otherwise."""
+    """Go. Functions of the tests called `Test…` are run if there are some, `main` otherwise."""
 
     name = "go"
     suffixes = (".go",)

@@ -35,7 +35,7 @@ Object.defineProperty(globalThis, '_{ENDING}', {{ value: Object.freeze(tools) }}
 """
 """Runs before the program and saves what its tests need, so that the program cannot change it.
 
-The end is written after all earlier output, of which only the last part is kept.
+The end is written after all earlier output; only the last part of the output is kept.
 
 `console.assert` of Node only prints what is wrong; tests that use it would pass by exit code.
 """

@@ -51,7 +51,7 @@ _USE = re.compile(rf"{_LITERAL}|(?<![\w:])(?P<macro>{'|'.join(_MACROS)})!(?!=)")
 
 
 class Rust(Language):
-    """Rust, edition 2021. Functions of the tests marked `#[test]` are run where there are some, `main` otherwise.
+    """Rust, edition 2021. Functions of the tests marked `#[test]` are run if there are some, `main` otherwise.
 
     Tests find macros such as `assert!` in the standard library, regardless of the macros that a program declares.
     """
