@@ -40,5 +40,5 @@ class Account:
     @staticmethod
     def read(file: Path) -> Mapping[str, Any] | None:
         """Return the account in a file as plain data; None if there is none."""
-        found: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        return found
+        account: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return account

@@ -82,11 +82,11 @@ class Journal(Mapping[str, Record], Generic[Record]):
 
     def add(self, record: Record) -> None:
         """Append a record; it survives a power failure."""
-        place = self._file.seek(0, os.SEEK_END)
+        offset = self._file.seek(0, os.SEEK_END)
         self._file.write(kdtool.seal_line(asdict(record)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._places[record.id] = place
+        self._places[record.id] = offset
 
     def close(self) -> None:
         """Close the file."""
@@ -159,9 +159,9 @@ def _record(line: bytes, kind: type[Record]) -> Record | None:
     """Parse a line; None if it is incomplete, damaged, or a record of another class."""
     content = kdtool.unseal_line(line)
     try:
-        found = kind(**content) if content is not None else None
+        record = kind(**content) if content is not None else None
     except TypeError:
-        found = None
-    if found is None:
+        record = None
+    if record is None:
         return None
-    return found if isinstance(found.id, str) else None
+    return record if isinstance(record.id, str) else None

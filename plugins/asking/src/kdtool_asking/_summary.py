@@ -53,7 +53,7 @@ class Summary:
     @property
     def unknown(self) -> tuple[Unanswered, ...]:
         """Attempts that were sent and may have been charged."""
-        return tuple(one for one in self.unanswered if one.state == "unknown")
+        return tuple(attempt for attempt in self.unanswered if attempt.state == "unknown")
 
 
 def read_summary(path: Path) -> Summary:

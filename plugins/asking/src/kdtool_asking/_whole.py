@@ -70,15 +70,17 @@ def _money_of(database: sqlite3.Connection) -> Money:
     return Money(spent, held, last, Sealed(commits, spent + held))
 
 
-def _missing_commits(path: Path, found: Sealed, sealed: Sealed | None) -> str:
+def _missing_commits(path: Path, stored: Sealed, sealed: Sealed | None) -> str:
     if sealed is None:
-        return "its seal is missing, which shows whether money is missing" if found.commits else ""
-    if found.commits >= sealed.commits and (found.commits > sealed.commits or found.picodollars >= sealed.picodollars):
+        return "its seal is missing, which shows whether money is missing" if stored.commits else ""
+    if stored.commits >= sealed.commits and (
+        stored.commits > sealed.commits or stored.picodollars >= sealed.picodollars
+    ):
         return ""
-    lost = max(0, sealed.picodollars - found.picodollars) / 1e12
+    lost = max(0, sealed.picodollars - stored.picodollars) / 1e12
     return (
         f"${lost:,.4f} of ${sealed.picodollars / 1e12:,.4f} spent or reserved are missing, and "
-        f"{sealed.commits - found.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
+        f"{sealed.commits - stored.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
     )
 
 

@@ -201,5 +201,5 @@ def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, pr
 
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
-        click.echo(json.dumps({"model": name, "prompt": prompt, **found.plain()}))
+            answered = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
+        click.echo(json.dumps({"model": name, "prompt": prompt, **answered.plain()}))

@@ -75,8 +75,8 @@ def _check_with_terms(recipe: dict[str, Any], answers: Answers, agree: Callable[
 
 def _acknowledgement(problem: kdtool.Problem) -> str:
     """Return the line that acknowledges terms; "" for a problem that no agreement settles."""
-    found = re.search(r"terms_acknowledged: .*", problem.remedy)
-    return found[0] if found and problem.remedy.startswith(_AGREES) else ""
+    match = re.search(r"terms_acknowledged: .*", problem.remedy)
+    return match[0] if match and problem.remedy.startswith(_AGREES) else ""
 
 
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:

@@ -246,5 +246,5 @@ async def _page(_: Request) -> Response:
 
 def _hashes(text: str, tag: str) -> list[str]:
     """Return the sources that permit the page's own elements, and no others."""
-    found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
-    return [f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in found]
+    contents = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+    return [f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in contents]

@@ -59,10 +59,10 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[kdtool.TextPiece]:
         """Yield pieces. Raises what the model raised."""
-        while (found := await self._pieces.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+        while (piece := await self._pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
 
     def generate(self, runtime: kdtool.Runtime) -> None:
         """Generate the answer, in a worker thread; stop at the first piece after it was cancelled."""

@@ -101,7 +101,7 @@ class Parameters(_Strict):
     def _list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
-    def request(self, prompt: str, max_tokens: int, number: int = 0, **more: Any) -> kdtool.Request:
+    def request(self, prompt: str, max_tokens: int, number: int = 0, **further: Any) -> kdtool.Request:
         """Return the request of the choice `number`: each has a different seed."""
         seed = secrets.randbits(31) if self.seed is None else (self.seed + number) % 2**63
         return kdtool.Request(
@@ -113,7 +113,7 @@ class Parameters(_Strict):
             seed=seed,
             top_p=self.top_p,
             top_k=self.top_k,
-            **more,
+            **further,
         )
 
 

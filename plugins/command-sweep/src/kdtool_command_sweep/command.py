@@ -77,10 +77,10 @@ def sweep(
     context.exit(results.exit_code)
 
 
-def _show(found: SweepResults, *, as_json: bool) -> None:
+def _show(results: SweepResults, *, as_json: bool) -> None:
     from kdtool_command_sweep.record import HTML, JSON, as_markdown
 
     if as_json:
-        click.echo((found.folder / JSON).read_text(encoding="utf-8"), nl=False)
+        click.echo((results.folder / JSON).read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo(f"\n{as_markdown(found)}\ntables: {found.folder / HTML}")
+        click.echo(f"\n{as_markdown(results)}\ntables: {results.folder / HTML}")

@@ -165,5 +165,5 @@ def _fail_point(point: SweepPoint, error: Exception) -> SweepPoint:
 def _where(labels: Sequence[str], of: int) -> str:
     if len(labels) == of:
         return ""
-    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return f" (at {'the point' if len(labels) == 1 else 'the points'} {', '.join(labels[:_NAMED])}{more})"
+    rest = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return f" (at {'the point' if len(labels) == 1 else 'the points'} {', '.join(labels[:_NAMED])}{rest})"

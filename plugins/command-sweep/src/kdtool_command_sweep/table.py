@@ -60,7 +60,7 @@ class SweepTable:
 
 def tables_of(results: Mapping[str, Results]) -> tuple[SweepTable, ...]:
     """Put the measurements of finished points, by label, into one table for each measurement."""
-    names = dict.fromkeys(found.name for result in results.values() for found in result.measurements)
+    names = dict.fromkeys(measurement.name for result in results.values() for measurement in result.measurements)
     texts = {stage.fingerprint for result in results.values() for stage in result.stages if stage.name == "text"}
     return tuple(_table(name, results, same_texts=len(texts) <= 1) for name in names)
 
@@ -102,14 +102,14 @@ def _in_order(columns: Collection[str], results: Iterable[Results]) -> tuple[str
     return tuple(name for name in known if name in columns)
 
 
-def _cell(found: BySeed) -> SweepCell:
-    bounds = interval(list(found.values())) if len(found) > 1 else None
+def _cell(by_seed: BySeed) -> SweepCell:
+    bounds = interval(list(by_seed.values())) if len(by_seed) > 1 else None
     low, high = bounds or (None, None)
-    return SweepCell(_mean(found), low, high, len(found))
+    return SweepCell(_mean(by_seed), low, high, len(by_seed))
 
 
-def _mean(found: BySeed) -> float:
-    return fmean(measurement.value for measurement in found.values())
+def _mean(by_seed: BySeed) -> float:
+    return fmean(measurement.value for measurement in by_seed.values())
 
 
 def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
@@ -135,18 +135,18 @@ def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
 
 def _difference(points: Mapping[str, BySeed]) -> str:
     """Return how the points were measured differently; "" if they were not."""
-    others = [next(iter(found.values())) for found in points.values()]
+    others = [next(iter(by_seed.values())) for by_seed in points.values()]
     keys = sorted({key for other in others for key in differing(others[0], other)})
     if keys:
         return f"the points were measured differently ({', '.join(keys)})"
-    if any(found.keys() != _seeds(points) for found in points.values()):
+    if any(by_seed.keys() != _seeds(points) for by_seed in points.values()):
         return "the points have different seeds"
-    items = [set(read_items(measurement.items)) for found in points.values() for measurement in found.values()]
+    items = [set(read_items(measurement.items)) for by_seed in points.values() for measurement in by_seed.values()]
     return "" if all(names == items[0] for names in items) else "the points were measured on different items"
 
 
 def _first(points: Mapping[str, BySeed]) -> Measurement:
-    return next(measurement for found in points.values() for measurement in found.values())
+    return next(measurement for by_seed in points.values() for measurement in by_seed.values())
 
 
 def _seeds(points: Mapping[str, BySeed]) -> Collection[int | None]:

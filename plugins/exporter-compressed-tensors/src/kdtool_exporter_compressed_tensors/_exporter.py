@@ -164,13 +164,13 @@ def _logits(model: kdtool.LanguageModel, rows: Sequence[Tensor]) -> Tensor:
     import torch
 
     with torch.no_grad():
-        found = [model.model(input_ids=row).logits[0, :, : model.head.vocabulary].float() for row in rows]
-    return torch.cat(found)
+        logits = [model.model(input_ids=row).logits[0, :, : model.head.vocabulary].float() for row in rows]
+    return torch.cat(logits)
 
 
-def _deviation(found: Tensor, expected: Tensor) -> float:
+def _deviation(logits: Tensor, expected: Tensor) -> float:
     """Return how far logits are from those expected, in their standard deviations."""
-    return float((found - expected).square().mean().sqrt() / expected.std())
+    return float((logits - expected).square().mean().sqrt() / expected.std())
 
 
 def _how_to_use(folder: str) -> str:

@@ -104,9 +104,9 @@ class _Model:
 
     def tokenize(self, text: bytes, *, begun: bool) -> list[int]:
         room = len(text) + 8
-        found = (c_int32 * room)()
-        count = self.library.llama_tokenize(self.vocabulary, text, len(text), found, room, begun, True)
-        return found[: max(0, count)]
+        tokens = (c_int32 * room)()
+        count = self.library.llama_tokenize(self.vocabulary, text, len(text), tokens, room, begun, True)
+        return tokens[: max(0, count)]
 
     def infilling(self) -> list[tuple[int, str]]:
         """Return the marks before the prefix, the suffix and the middle, as ids and text; [] without them."""

@@ -39,9 +39,9 @@ def windows_of(
 
 def _measured_texts(run: kdtool.RunInfo, tokens: int) -> list[str]:
     for split in ("test", "validation"):
-        found = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)
-        if found:
-            return [document.text for document in found]
+        documents = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)
+        if documents:
+            return [document.text for document in documents]
     return [_SAMPLE]
 
 

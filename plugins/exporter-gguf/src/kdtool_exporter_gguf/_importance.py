@@ -120,10 +120,10 @@ def require_fitting(importance: Importance, config: Any, file: Path) -> None:
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the matrices of a model's layers, each by the name of its weight in a GGUF file."""
     name_in_file = names_in_file(model.config)
-    found = ((f"{name_in_file(name)}.weight", module) for name, module in model.named_modules())
+    modules = ((f"{name_in_file(name)}.weight", module) for name, module in model.named_modules())
     return [
         (name, module)
-        for name, module in found
+        for name, module in modules
         if name.startswith("blk.") and getattr(getattr(module, "weight", None), "ndim", 0) == 2
     ]
 

@@ -73,8 +73,8 @@ def round_values(
     values: NDArray[np.float32], kind: GGMLQuantizationType, importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Return the weights that the stored form of a tensor stands for; arguments and errors as in `encode`."""
-    found: NDArray[np.float32] = dequantize(encode(values, kind, importance), kind)
-    return found
+    rounded: NDArray[np.float32] = dequantize(encode(values, kind, importance), kind)
+    return rounded
 
 
 @cache

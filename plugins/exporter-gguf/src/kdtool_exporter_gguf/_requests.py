@@ -84,6 +84,6 @@ def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:
 
 
 def _logprobs(event: Mapping[str, Any], count: int | None) -> Iterator[kdtool.TokenLogprob]:
-    for one in event.get("completion_probabilities", ()):
-        top = tuple((other["token"], other["logprob"]) for other in one["top_logprobs"][:count])
-        yield kdtool.TokenLogprob(one["token"], one["logprob"], top)
+    for generated in event.get("completion_probabilities", ()):
+        top = tuple((other["token"], other["logprob"]) for other in generated["top_logprobs"][:count])
+        yield kdtool.TokenLogprob(generated["token"], generated["logprob"], top)

@@ -27,8 +27,8 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if threads is not None:
             options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        self._reads = {one.name: one for one in self._session.get_inputs()}
-        self._writes = [one.name for one in self._session.get_outputs()]
+        self._reads = {tensor.name: tensor for tensor in self._session.get_inputs()}
+        self._writes = [tensor.name for tensor in self._session.get_outputs()]
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +84,11 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 for at, layer in enumerate(layers)
                 for part in ("keys", "values")
             }
-        caches = [one for name, one in self._reads.items() if name.startswith(_BEFORE)]
-        return {one.name: np.zeros((texts, _width(one, 1), 0, _width(one, 3)), dtype=np.float32) for one in caches}
+        caches = [tensor for name, tensor in self._reads.items() if name.startswith(_BEFORE)]
+        return {
+            tensor.name: np.zeros((texts, _width(tensor, 1), 0, _width(tensor, 3)), dtype=np.float32)
+            for tensor in caches
+        }
 
 
 def _width(described: Any, dimension: int) -> int:

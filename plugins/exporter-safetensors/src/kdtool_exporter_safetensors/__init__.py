@@ -114,12 +114,12 @@ class Safetensors(kdtool.Exporter):
                 f"the exported model differs from the trained one: logits deviate by {deviation:.2g} standard deviations "
                 f"(allowed {limit:g}) with weights in {name}; export with dtype: float32"
             )
-        said = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
+        sentence = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
         if computed <= limit:
-            return f"{said}.", name
+            return f"{sentence}.", name
         run.say(f"safetensors: computed in {name}, the student's logits deviate by {computed:.2g} standard deviations")
-        said += f", and by {computed:.1e} if they are computed in {name}: open it in float32, as below."
-        return said, _name(torch.float32)
+        sentence += f", and by {computed:.1e} if they are computed in {name}: open it in float32, as below."
+        return sentence, _name(torch.float32)
 
 
 def _is_compressed(folder: Path) -> bool:

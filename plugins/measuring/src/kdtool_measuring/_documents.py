@@ -37,10 +37,10 @@ class DocumentEvaluator(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the split has no text.
         """
-        found = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
-        if not found:
+        chosen = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        if not chosen:
             raise without_text(run, self.name, self.config.split)
-        return found
+        return chosen
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.

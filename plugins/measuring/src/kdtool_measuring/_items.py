@@ -68,10 +68,10 @@ def digest(documents: Sequence[Document]) -> str:
 
     Runs are compared only if all settings are equal, so different texts with the same ids are never mixed up.
     """
-    found = sha256()
+    hash_ = sha256()
     for document in documents:
-        found.update(json.dumps([document.id, document.text]).encode())
-    return found.hexdigest()[:12]
+        hash_.update(json.dumps([document.id, document.text]).encode())
+    return hash_.hexdigest()[:12]
 
 
 def make_measurement(

@@ -96,7 +96,7 @@ def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], location
 
 def _is(value: Any, kind: Kind) -> bool:
     if kind == "texts":
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     number = kind == "text or number" and isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str) or number
 
@@ -108,5 +108,7 @@ def choose(items: Sequence[T], most: int | None) -> Sequence[T]:
     """
     if most is None or most >= len(items):
         return items
-    names = {one.id for one in nsmallest(most, items, key=lambda one: hashlib.sha256(one.id.encode("utf-8")).digest())}
-    return [one for one in items if one.id in names]
+    names = {
+        item.id for item in nsmallest(most, items, key=lambda item: hashlib.sha256(item.id.encode("utf-8")).digest())
+    }
+    return [item for item in items if item.id in names]

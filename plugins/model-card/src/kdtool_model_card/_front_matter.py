@@ -56,10 +56,10 @@ def front_matter(
 
 def hub_names(results: kdtool.Results, components: Collection[str]) -> Iterator[str]:
     """Yield the models on the Hub that these components name, or that their licences link to."""
-    pages = {one.component: _HUB_PAGE.fullmatch(one.terms.url) for one in results.licences}
-    for one in results.components:
-        if one.name in components:
-            model, page = one.config.get("model"), pages.get(one.name)
+    pages = {licensed.component: _HUB_PAGE.fullmatch(licensed.terms.url) for licensed in results.licences}
+    for component in results.components:
+        if component.name in components:
+            model, page = component.config.get("model"), pages.get(component.name)
             if isinstance(model, str) and _HUB_NAME.fullmatch(model) and not model.startswith("."):
                 yield model
             elif page:
@@ -74,25 +74,27 @@ def benchmark_of(measurement: kdtool.Measurement) -> str:
 def scores(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[kdtool.Measurement]:
     """Yield measurements of quality of the first file that was measured, else of the student it was exported from."""
     subjects = [subject_of(results, file.artifact) for file in files]
-    students = [one for one in results.subjects if one.role == "student" and one.seed == results.arms[0].seed]
+    students = [
+        subject for subject in results.subjects if subject.role == "student" and subject.seed == results.arms[0].seed
+    ]
     for subject in (*subjects, *students):
-        found = [one for one in results.measurements if subject is not None and one.subject == subject.name]
-        if wanted := [one for one in found if not is_of((*COST, *RISK), one.name)]:
+        measured = [each for each in results.measurements if subject is not None and each.subject == subject.name]
+        if wanted := [each for each in measured if not is_of((*COST, *RISK), each.name)]:
             yield from wanted
             return
 
 
 def _base_models(results: kdtool.Results) -> Iterator[str]:
     """Yield the models whose weights the student starts from; without any, its teachers."""
-    taken = {one.component for one in results.licences if "weights" in one.transfers}
-    teachers = {one.name for one in results.components if one.kind == "teacher"}
+    taken = {licensed.component for licensed in results.licences if "weights" in licensed.transfers}
+    teachers = {component.name for component in results.components if component.kind == "teacher"}
     yield from dict.fromkeys(hub_names(results, taken or teachers))
 
 
 def _datasets(results: kdtool.Results) -> Iterator[str]:
-    for one in results.components:
-        if one.kind == "corpus":
-            name = one.config.get("dataset") or _DATASETS.get(one.use, "")
+    for component in results.components:
+        if component.kind == "corpus":
+            name = component.config.get("dataset") or _DATASETS.get(component.use, "")
             if isinstance(name, str) and _HUB_NAME.fullmatch(name):
                 yield name
 

@@ -107,11 +107,11 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
 def _of_gguf(file: Path) -> str | None:
     with file.open("rb") as opened:
         header = opened.read(_GGUF_HEADER)
-    place = header.find(_GGUF_KEY) + len(_GGUF_KEY)
-    if place < len(_GGUF_KEY) or len(header) < place + 8:
+    offset = header.find(_GGUF_KEY) + len(_GGUF_KEY)
+    if offset < len(_GGUF_KEY) or len(header) < offset + 8:
         return None
-    (length,) = struct.unpack_from("<Q", header, place)
-    return header[place + 8 : place + 8 + length].decode("utf-8", errors="replace") or None
+    (length,) = struct.unpack_from("<Q", header, offset)
+    return header[offset + 8 : offset + 8 + length].decode("utf-8", errors="replace") or None
 
 
 def _of_cache(hub_name: str) -> str | None:

@@ -29,7 +29,9 @@ def is_of(group: Sequence[str], measurement: str) -> bool:
 
 def subject_of(results: kdtool.Results, artifact: kdtool.Artifact) -> kdtool.Subject | None:
     """Return the measured subject that an artefact is."""
-    return next((one for one in results.subjects if one.role == "artifact" and one.path == artifact.path), None)
+    return next(
+        (subject for subject in results.subjects if subject.role == "artifact" and subject.path == artifact.path), None
+    )
 
 
 def measurements(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[str]:
@@ -132,8 +134,12 @@ def _share(comparison: kdtool.Comparison | None) -> str:
     return f"{percent(value)}{bounds}"
 
 
-def _value(one: kdtool.Measurement | None) -> str:
-    if one is None:
+def _value(measured: kdtool.Measurement | None) -> str:
+    if measured is None:
         return "–"
-    bounds = f" ({number(one.low)} to {number(one.high)})" if one.low is not None and one.high is not None else ""
-    return f"{number(one.value)}{bounds}"
+    bounds = (
+        f" ({number(measured.low)} to {number(measured.high)})"
+        if measured.low is not None and measured.high is not None
+        else ""
+    )
+    return f"{number(measured.value)}{bounds}"

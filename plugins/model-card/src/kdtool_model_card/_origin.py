@@ -40,19 +40,20 @@ def recipe(results: kdtool.Results) -> Iterator[str]:
     yield from ("```", "", "</details>")
 
 
-def _transfer(own: kdtool.Licensed | None) -> str:
-    if own is None:
+def _transfer(licensed: kdtool.Licensed | None) -> str:
+    if licensed is None:
         return "–"
-    return f"{own.terms.licence}: the student {' and '.join(_HOW[each] for each in own.transfers) or 'takes nothing of it'}"
+    transfers = " and ".join(_HOW[each] for each in licensed.transfers) or "takes nothing of it"
+    return f"{licensed.terms.licence}: the student {transfers}"
 
 
 def _phases(results: kdtool.Results) -> Iterator[str]:
-    arm = next((one for one in results.arms if one.arm == "student"), None)
+    arm = next((arm for arm in results.arms if arm.arm == "student"), None)
     if arm is None:
         return
     rows = [
-        [name, f"{one.steps:,}", f"{one.tokens:,}", f"{one.seconds / 3600:.2f}", one.dtype]
-        for name, one in arm.phases.items()
+        [name, f"{phase.steps:,}", f"{phase.tokens:,}", f"{phase.seconds / 3600:.2f}", phase.dtype]
+        for name, phase in arm.phases.items()
     ]
     yield table(["phase", "steps", "tokens", "hours", "precision"], rows)
     yield f"\nSeed {arm.seed}, on {machine(results)}. The energy of training was not measured."

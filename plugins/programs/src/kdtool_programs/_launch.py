@@ -42,9 +42,9 @@ def _find_closed(folder: str) -> str | None:
     """Return the uppermost folder on the path that other users may not enter."""
     parts = folder.split("/")
     for end in range(1, len(parts) + 1):
-        place = "/".join(parts[:end]) or "/"
-        if not os.stat(place).st_mode & _ANYBODY_MAY_ENTER:  # noqa: PTH116
-            return place
+        ancestor = "/".join(parts[:end]) or "/"
+        if not os.stat(ancestor).st_mode & _ANYBODY_MAY_ENTER:  # noqa: PTH116
+            return ancestor
     return None
 
 

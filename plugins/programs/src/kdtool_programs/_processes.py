@@ -65,9 +65,9 @@ def times_of(process: int) -> dict[int, Times]:
     threads = [thread for folder, _ in _family(process) for thread in _threads(folder)]
     counters = {thread: _text(thread / "schedstat").split() for thread in threads}
     return {
-        int(thread.name): Times(int(thread.parent.parent.name), int(found[0]) / 1e9, int(found[1]) / 1e9)
-        for thread, found in counters.items()
-        if found
+        int(thread.name): Times(int(thread.parent.parent.name), int(counts[0]) / 1e9, int(counts[1]) / 1e9)
+        for thread, counts in counters.items()
+        if counts
     }
 
 
@@ -155,7 +155,7 @@ def _most_mappings() -> int:
 
 def _sockets(folder: Path) -> int:
     """Return the number of local sockets in the network of a process; 0 if this process is in the same network."""
-    listed = [place / "net" / "unix" for place in (Path("/proc/self"), folder)]
+    listed = [process / "net" / "unix" for process in (Path("/proc/self"), folder)]
     try:
         return 0 if listed[0].samefile(listed[1]) else listed[1].read_bytes().count(b"\n") - 1
     except OSError:

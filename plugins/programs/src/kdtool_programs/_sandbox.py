@@ -327,4 +327,7 @@ in a chroot: leave it. Or use engine docker or podman."""
 
 def _readable(text: str) -> str:
     """Write out what would do something to the terminal that shows a program's text."""
-    return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in text)
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
+        for character in text
+    )

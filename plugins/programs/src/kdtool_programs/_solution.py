@@ -63,11 +63,11 @@ def _used_names(tests: CodeType) -> set[str]:
 
 def _of_functions(code: CodeType) -> set[str]:
     """Return the global names that functions, classes and comprehensions within code read."""
-    found: set[str] = set()
+    names: set[str] = set()
     for inner in (constant for constant in code.co_consts if isinstance(constant, CodeType)):
-        read = (one.argval for one in dis.get_instructions(inner) if one.opname in _READING)
-        found |= {*read} | _of_functions(inner)
-    return found
+        read = (instruction.argval for instruction in dis.get_instructions(inner) if instruction.opname in _READING)
+        names |= {*read} | _of_functions(inner)
+    return names
 
 
 _READING = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})

@@ -46,13 +46,13 @@ class View:
 
     def arguments(self) -> list[str]:
         """Return the arguments for bubblewrap."""
-        found = [part for source, place in self.shown for part in ("--ro-bind", str(source), str(place))]
-        for source, place in self.covered:
+        options = [part for source, target in self.shown for part in ("--ro-bind", str(source), str(target))]
+        for source, target in self.covered:
             if source.is_dir():
-                found += ["--perms", "0555", "--size", "4096", "--tmpfs", str(place), "--remount-ro", str(place)]
+                options += ["--perms", "0555", "--size", "4096", "--tmpfs", str(target), "--remount-ro", str(target)]
             else:
-                found += ["--ro-bind", os.devnull, str(place)]
-        return found
+                options += ["--ro-bind", os.devnull, str(target)]
+        return options
 
     def folders(self) -> list[str]:
         """Return the outermost folders outside of /usr that the user who starts bubblewrap must be able to enter."""
@@ -145,12 +145,12 @@ def _beside_modules(folder: Path, modules: frozenset[str]) -> Iterator[Path]:
 @cache
 def _packages(folder: Path) -> tuple[Path, ...]:
     """Return the folders of installed packages below one."""
-    found = []
-    for place, names, _ in os.walk(folder):
-        found += [Path(place, name) for name in names if name in _PACKAGES and not Path(place, name).is_symlink()]
-        deep = len(Path(place).relative_to(folder).parts) + 1 >= _DEPTH
+    packages = []
+    for parent, names, _ in os.walk(folder):
+        packages += [Path(parent, name) for name in names if name in _PACKAGES and not Path(parent, name).is_symlink()]
+        deep = len(Path(parent).relative_to(folder).parts) + 1 >= _DEPTH
         names[:] = [] if deep else [name for name in names if name not in _PACKAGES]
-    return tuple(sorted(found))
+    return tuple(sorted(packages))
 
 
 def _outer(folders: Iterable[Path]) -> list[Path]:

@@ -80,8 +80,8 @@ class Worker:
         self._compiled = compiled
         self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
-        mine = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
-        command, self._ending = ([mine.get(part, part) for part in parts] for parts in (command, ending))
+        substitutes = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
+        command, self._ending = ([substitutes.get(part, part) for part in parts] for parts in (command, ending))
         self.connection, inside = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         with inside:

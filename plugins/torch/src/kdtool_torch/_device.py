@@ -77,10 +77,10 @@ def named_device(name: str) -> torch.device:
 
     if name != "cuda":
         return torch.device(name)
-    own = pick_device().index
+    index = pick_device().index
     if kdtool.assumed_gpu() is not None:
         return torch.device(name)
-    return torch.device("cuda", torch.cuda.current_device() if own is None else own)
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

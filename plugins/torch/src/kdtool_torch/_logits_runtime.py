@@ -72,8 +72,8 @@ class LogitsRuntime(kdtool.Runtime):
         lazy = self._logits(self._tokenizer.scoring_context, ids)
         head, labels = exact_head(lazy.head), torch.tensor(ids, device=lazy.hidden.device)
         parts = zip(torch.split(lazy.hidden, _ROWS), torch.split(labels, _ROWS), strict=True)
-        found = [log_likelihood(exact_logits(head, states), own).double().sum() for states, own in parts]
-        return float(torch.stack(found).sum())
+        sums = [log_likelihood(exact_logits(head, states), labels).double().sum() for states, labels in parts]
+        return float(torch.stack(sums).sum())
 
     def _continuation(self, prompt: Sequence[int], request: kdtool.Request) -> Iterator[int]:
         """Yield new tokens, as many as the request allows."""

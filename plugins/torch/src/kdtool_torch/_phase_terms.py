@@ -100,8 +100,8 @@ class PhaseTerms:
     def _values(self, term: kdtool.LossTerm, view: kdtool.StepView, logits: Tensor, kept: Any) -> Tensor:
         if term.name in self._run.implementing("kdtool_token_loss"):
             return self._token_values(term, _chunk(term, view, logits), kept)
-        found = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(view)
-        return found.values[kept] if isinstance(found, kdtool.PerToken) else found.values
+        loss = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(view)
+        return loss.values[kept] if isinstance(loss, kdtool.PerToken) else loss.values
 
     def _token_values(self, term: kdtool.LossTerm, chunk: kdtool.TokenChunk, kept: Any) -> Tensor:
         """Return the loss at each position that is kept, times its token weight."""

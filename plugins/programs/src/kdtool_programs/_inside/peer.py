@@ -53,12 +53,12 @@ class Remote:
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._peer.ask("iterate", self)
-        while found := self._peer.ask("advance", iterator):
-            yield found[0]
+        while step := self._peer.ask("advance", iterator):
+            yield step[0]
 
     def __next__(self) -> Any:
-        if found := self._peer.ask("advance", self):
-            return found[0]
+        if step := self._peer.ask("advance", self):
+            return step[0]
         raise StopIteration
 
     def __len__(self) -> int:
@@ -107,8 +107,8 @@ class Pieces(Remote):
         super().__init__(peer, number)
         if type(length) is not int or type(size) is not int or size <= _LARGEST or length < 1:
             raise ValueError("no large sequence")
-        own = {"_hashes": {}, "_values": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind]}
-        for name, value in {**own, "_length": length, "_size": size}.items():
+        state = {"_hashes": {}, "_values": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind]}
+        for name, value in {**state, "_length": length, "_size": size}.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -291,7 +291,7 @@ def _take_over(old: Any, new: Any) -> None:
         return
     if isinstance(old, list):
         same = len(old) == len(new)
-        old[:] = [_merge(mine, its) for mine, its in zip(old, new, strict=True)] if same else new
+        old[:] = [_merge(old_item, new_item) for old_item, new_item in zip(old, new, strict=True)] if same else new
     elif isinstance(old, dict):
         merged = {key: _merge(old[key], value) if key in old else value for key, value in new.items()}
         old.clear()
@@ -300,8 +300,8 @@ def _take_over(old: Any, new: Any) -> None:
         old.clear()
         old.update(new) if isinstance(old, set) else old.extend(new)
     elif isinstance(old, tuple) and len(old) == len(new):
-        for mine, its in zip(old, new, strict=True):
-            _take_over(mine, its)
+        for old_item, new_item in zip(old, new, strict=True):
+            _take_over(old_item, new_item)
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -116,9 +116,9 @@ def _run(peer: Peer, helpers: CodeType, tests: CodeType, names: list[str], names
 
 def _format_traceback(error: BaseException) -> str:
     """Return where an exception came from; loading the module traceback is expensive."""
-    lines, place = [], error.__traceback__
-    while place:
-        code = place.tb_frame.f_code
-        lines.append(f"{code.co_filename}, line {place.tb_lineno}, in {code.co_name}\n")
-        place = place.tb_next
+    lines, entry = [], error.__traceback__
+    while entry:
+        code = entry.tb_frame.f_code
+        lines.append(f"{code.co_filename}, line {entry.tb_lineno}, in {code.co_name}\n")
+        entry = entry.tb_next
     return "".join(line for line in lines if line.startswith("<"))[-_TAIL:]

@@ -85,6 +85,6 @@ class JavaScript(Language):
 @cache
 def _shared_modules(node: str) -> tuple[Path, ...]:
     ask = "console.log(JSON.stringify(process.config.variables.node_builtin_shareable_builtins || []))"
-    said = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=False).stdout  # noqa: S603 (Node)
-    files = [Path(file) for file in json.loads(said or "[]")]
+    output = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=False).stdout  # noqa: S603 (Node)
+    files = [Path(file) for file in json.loads(output or "[]")]
     return tuple(dict.fromkeys(file.parent for file in files if file.is_absolute() and file.is_file()))

@@ -103,8 +103,8 @@ def _toolchain_of(rustc: str) -> Path:
         SandboxError: it chooses none.
     """
     try:
-        said = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
+        completed = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} has no toolchain: {why}") from error
-    return Path(said.stdout.strip()).resolve()
+    return Path(completed.stdout.strip()).resolve()
