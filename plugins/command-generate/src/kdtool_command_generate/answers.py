@@ -58,7 +58,7 @@ class Settings:
 
 @dataclass
 class Answer:
-    """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece.
+    """An answer, complete or in progress. `first` and `seconds` are times from the request to first and last piece.
 
     `reason` is the cause of its end if the model would have continued.
 

@@ -229,7 +229,7 @@ class Engine:
                 self._end(answer)
 
     def unload(self) -> None:
-        """Close the model, which nobody uses; the next request loads it again."""
+        """Close the model, which must be idle; the next request loads it again."""
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.workers.stop()

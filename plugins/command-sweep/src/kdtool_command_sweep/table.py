@@ -1,4 +1,4 @@
-"""Measurements of all points side by side: means over seeds with intervals, and which point is best, as far as is shown.
+"""Measurements of all points side by side: means over seeds with intervals, and the best point, if one is shown to be best.
 
 Points are compared as a run compares its arms: paired over items and seeds, with a 95 % interval over both
 (`kdtool._results.compare_arms`). Nothing is ranked that was measured differently.
@@ -36,7 +36,7 @@ class SweepCell:
 class SweepRow:
     """One point: a cell for each column that was measured there.
 
-    `standing` compares its student with the best point's: "not shown to differ" is a tie as far as anyone can tell. "best
+    `standing` compares its student with the best point's: "not shown to differ" is a tie within the measurement's precision. "best
     value" is the best of numbers between which no difference was tested.
     """
 

@@ -112,5 +112,5 @@ def _rows(graph: ir.Graph, node: ir.Node, numbers: ir.Value, scales: ir.Value) -
 
 
 def _replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Put nodes in the place of one; the last gives its output."""
+    """Replace a node by others; the last one produces its output."""
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, nodes[-1].outputs)

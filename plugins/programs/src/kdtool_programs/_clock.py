@@ -34,7 +34,7 @@ class Limit:
 
 
 class Clock:
-    """Measures one module or step from now on; `process` holds its sandbox."""
+    """Measures one module or step, starting now; `process` runs its sandbox."""
 
     def __init__(self, limit: Limit, process: int) -> None:
         self._limit = limit

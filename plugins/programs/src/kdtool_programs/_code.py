@@ -163,7 +163,7 @@ def _defined_names(code: str) -> set[str]:
 def _between_prose(text: str, names: Sequence[str]) -> str:
     """Return the first run of lines that is Python and defines the names; "" if there is none.
 
-    A run begins with an import, a decorator, a function or a class, and extends as far as it parses.
+    A run begins with an import, a decorator, a function or a class, and continues for as long as it parses.
     """
     lines = text.split("\n")
     searched = 0  # lines of runs that do not define the names

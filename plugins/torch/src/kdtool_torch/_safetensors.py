@@ -1,4 +1,4 @@
-"""Tensors in files that all may read whom the umask allows."""
+"""Tensors in files with the permissions of the umask."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:
 
 
 def _from_three(descriptors: tuple[int, ...]) -> list[int]:
-    """Give descriptors the numbers 3 and following."""
+    """Renumber descriptors, starting at 3."""
     aside = [os.dup2(descriptor, 500 + descriptor) for descriptor in descriptors]
     return [os.dup2(descriptor, number) for number, descriptor in enumerate(aside, 3)]
 

@@ -165,7 +165,7 @@ class Peer:
         self._remotes: dict[int, Remote] = {}
 
     def ask(self, action: str, *arguments: Any, **named: Any) -> Any:
-        """Ask the other side for an action and return its value, or raise what it raised."""
+        """Ask the other side for an action and return its value, or raise its exception."""
         self._send(["ask", action, *(self._plain(part) for part in (arguments, named))])
         while True:
             what, *content = self._receive()

@@ -106,7 +106,7 @@ class _Tester:
         return True
 
     def _greet(self) -> None:
-        """Say that tasks can come, and hand over the folder, so that the files in it can be counted from outside."""
+        """Announce that tasks can come, and pass on the folder, so that its files can be counted from outside."""
         if not self._isolated or not stat.S_ISSOCK(os.fstat(self._verdicts).st_mode):
             return write_message(self._verdicts, {})
         message = encode_json({})
@@ -221,7 +221,7 @@ def _is_ready(descriptor: int, seconds: float) -> bool:
 
 
 def _reap() -> None:
-    """Let processes go that tests have left; the keeper has ended them."""
+    """Reap processes that tests have left; the keeper has ended them."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
