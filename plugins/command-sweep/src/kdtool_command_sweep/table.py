@@ -36,7 +36,7 @@ class SweepCell:
 class SweepRow:
     """One point: a cell for each column that was measured there.
 
-    `standing` compares its student with the best point's: "not shown to differ" is a tie within the measurement's precision. "best
+    `standing` compares its student with the best point's: "not shown to differ" is a tie within the precision. "best
     value" is the best of numbers between which no difference was tested.
     """
 

@@ -22,7 +22,7 @@ __all__ = ["NAME", "TMP_BYTES", "USER", "bubblewrap", "container", "container_en
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
 USER = "USER"
-"""Placeholder for a worker's own user and nobody's group in its commands: the kernel counts pipes and pending signals by user."""
+"""Placeholder for a worker's user and nobody's group in its commands: the kernel counts pipes and signals by user."""
 TMP_BYTES = 128 * 2**20
 _BYTES_OF_ALL = ("--memory", str(2 * 2**30), "--memory-swap", str(2 * 2**30))
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
