@@ -258,9 +258,9 @@ def test_memory_does_not_grow_with_positions_times_tokens(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda view: replace(view, head=None), "this trainer gives sequence losses no head"),
-        (lambda view: replace(view, teacher=None), "the signal it was given holds none"),
-        (lambda view: replace(view, teacher=kdtool.Signal("t")), "the signal it was given holds none"),
+        (lambda view: replace(view, head=None), "this trainer passes sequence losses no head"),
+        (lambda view: replace(view, teacher=None), "its signal contains none"),
+        (lambda view: replace(view, teacher=kdtool.Signal("t")), "its signal contains none"),
         (
             lambda view: replace(view, student=kdtool.ModelOutputs(view.student.last[1:])),
             r"the student's states are of 10 positions, but its rows have 11 labels",

@@ -116,7 +116,7 @@ def test_a_copy_without_log_and_seal_needs_a_statement(killed: Path, tmp_path: P
     _lose_seal_and_log(file)
     with pytest.raises(kdtool.StorageError, match="its seal is missing"):
         Ledger(file)
-    with pytest.raises(kdtool.UsageError, match=r"state what the ledger lacks of it by --missing-usd"):
+    with pytest.raises(kdtool.UsageError, match=r"state the part that the ledger lacks with --missing-usd"):
         mend_ledger(file)
     mended = mend_ledger(file, 400)
     assert mended is not None

@@ -220,7 +220,7 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
     [
         (["small", "a", "--file", "x.txt"], "given twice"),
         (["small", ""], "the prompt is empty; give some text to continue"),
-        (["small", "nothing missing", "--fim"], "holds <FILL_ME> once, this one has it 0 times"),
+        (["small", "nothing missing", "--fim"], "must contain <FILL_ME> once, but this one contains it 0 times"),
         (["small", "x" * 1001], "refuses the request: its prompt of 1,001 tokens leaves no room"),
         (["small", "a", "--model", "studnet"], "there is no model 'studnet' here; did you mean 'student'"),
         (["tiny", "a"], "'tiny' is not a model, nor a finished run"),

@@ -147,7 +147,7 @@ def test_a_wrong_answer_is_asked_again_and_own_words_are_taken(terminal: None) -
     assert done.exit_code == 0, done.output
     told = [
         "--teacher nobody is unknown",
-        "--data empty holds no Python files",
+        "--data empty contains no Python files",
         "--goal tiny is unknown",
         "--time soon",
     ]

@@ -106,7 +106,7 @@ def test_context_ends_with_the_window_that_llama_cpp_does_not_slide(tmp_path: Pa
         ("llama", {"rope_parameters": {**YARN, "truncate": False}}, "truncate False"),
         ("qwen2", {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast 16"),
         ("starcoder2", {"use_bias": False}, "use_bias False"),
-        ("starcoder2", {"head_dim": 4}, "heads that are 16 wide beside a hidden size of 32"),
+        ("starcoder2", {"head_dim": 4}, "heads that are 16 wide with a hidden size of 32"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
     ],

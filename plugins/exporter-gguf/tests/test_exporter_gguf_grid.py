@@ -130,7 +130,7 @@ def test_what_cannot_be_rounded_is_explained(tmp_path: Path) -> None:
     student = save_student(tmp_path / "student")
     on_grid(student, run)
     with pytest.raises(
-        kdtool.UsageError, match=r"another transform of this phase changed model\.layers\.0.*of its own"
+        kdtool.UsageError, match=r"another transform of this phase changed model\.layers\.0.*a separate phase"
     ):
         on_grid(student, run)
     with pytest.raises(kdtool.UsageError, match="class gemma2"):

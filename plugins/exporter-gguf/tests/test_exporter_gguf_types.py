@@ -98,7 +98,7 @@ def test_columns_that_never_had_an_input_leave_finite_weights() -> None:
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(kdtool.PluginError, match="hold infinities or NaN"):
+    with pytest.raises(kdtool.PluginError, match="contain infinities or NaN"):
         encode(np.full((1, 256), np.nan, dtype=np.float32), GGMLQuantizationType.Q4_K)
 
 

@@ -176,7 +176,7 @@ def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.
     card = artifact.card
     assert found == [torch.bfloat16, torch.float32]
     assert said == ["safetensors: computed in bfloat16, the student's logits deviate by 0.25 standard deviations"]
-    assert "by 1.0e-02 standard deviations, and by 2.5e-01 where they are computed in bfloat16" in card
+    assert "by 1.0e-02 standard deviations, and by 2.5e-01 if they are computed in bfloat16" in card
     assert "open it in float32" in card
     assert "from_pretrained(folder, dtype=torch.float32)" in card, "its lines do as it says"
     assert "from_pretrained(folder, dtype=torch.float32)" in artifact.how_to_use

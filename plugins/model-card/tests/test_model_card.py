@@ -30,7 +30,7 @@ tags: [code, distillation, kdtool]
 A student of 10 parameters.
 Weights in bfloat16.
 
-## Licences and terms of what it was made from
+## Licences and terms of its sources
 - `teacher`: A
 
 ## Use
@@ -82,7 +82,7 @@ def test_every_part_that_readers_ask_for_is_there(tmp_path: Path) -> None:
     headings = re.findall(r"^## (.+)$", card, re.MULTILINE)
     assert headings == [
         "Intended use", "Limits and bias", "Training", "Data", "Measurements", "Files", "Use",
-        "Licences and terms of what it was made from", "Citation",
+        "Licences and terms of its sources", "Citation",
     ]  # fmt: skip
     assert card.count("# small\n") == 1
     assert "Weights in bfloat16." in card

@@ -277,7 +277,7 @@ def test_toolchain_that_does_not_run_in_the_sandbox_is_named_with_what_it_said(
     (said,) = missing(["python", "javascript"])
     assert "programs in javascript cannot be run" in said
     assert "tests: exit code 1\ncat: " in said
-    assert "a folder of its own" in said
+    assert "a separate folder" in said
 
 
 def test_folder_where_a_user_keeps_other_things_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_the_teacher_has_no_gradient_and_the_student_has() -> None:
 def test_what_is_not_there_is_said_with_the_loss_s_name() -> None:
     whole = view()
     for lacking, message in (
-        (replace(whole, head=None), "surprise compares logits, but this trainer gives .* no head"),
+        (replace(whole, head=None), "surprise compares logits, but this trainer passes .* no head"),
         (replace(whole, teacher=None), "surprise compares with a teacher's logits"),
         (replace(whole, student=kdtool.ModelOutputs(torch.zeros(3, 4))), "the student's states are of 3 positions"),
     ):

@@ -1,11 +1,11 @@
-"""Library for plugins that ask models: requests, stored answers, and what was paid for them. Not a plugin.
+"""Library for plugins that ask models: requests, stored answers, and their cost. Not a plugin.
 
 - `Templates` finds, checks and renders the Jinja templates of a recipe (`_templates`); `Turns` is a rendered request
 - `collect_answers` asks a subject and stores its answers (`_answers`, `_journal`)
 - `ask_teacher` does so for a teacher whose answers become training text (`_teacher`)
 - `Account` sums up those answers for `kdtool_account` (`_account`), and `Pace` shows lines on progress (`_pace`)
 - `Ledger` stores paid answers with attempts, batches and money (`_ledger`); `read_summary` reads it from outside
-  (`_summary`). `_tables` holds the SQL, `_writer` the thread that groups commits, `_seal` the file that shows missing
+  (`_summary`). `_tables` contains the SQL, `_writer` the thread that groups commits, `_seal` the file that shows missing
   commits; `_whole` finds damage, and `mend_ledger` repairs it
 """
 

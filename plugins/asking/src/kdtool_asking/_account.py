@@ -26,19 +26,19 @@ class Account:
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: kdtool.TextAnswer) -> None:
-        """Count an answer, whatever becomes of it."""
+        """Count an answer, accepted or not."""
         self.requests += 1
         self.tokens_in += answer.tokens_in
         self.tokens_out += answer.tokens_out
         self.picodollars += answer.picodollars
 
     def write(self, file: Path) -> None:
-        """Store it beside the text."""
-        found = {**vars(self), "rejected": dict(self.rejected.most_common())}
-        file.write_text(json.dumps(found), encoding="utf-8")
+        """Store the account next to the text."""
+        account = {**vars(self), "rejected": dict(self.rejected.most_common())}
+        file.write_text(json.dumps(account), encoding="utf-8")
 
     @staticmethod
     def read(file: Path) -> Mapping[str, Any] | None:
         """Return the account in a file as plain data; None if there is none."""
-        found: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        return found
+        account: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return account

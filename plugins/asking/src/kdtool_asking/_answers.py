@@ -46,7 +46,7 @@ class Answer:
     """An answer to the request of the same id.
 
     `finish` is the reason why it ended, as in `kdtool.TextAnswer`. `continues` is true if the answer continues the request's
-    prompt, and false if it is a turn of its own. `reason` is a server's message about a refusal.
+    prompt, and false if it is a separate turn. `reason` is a server's message about a refusal.
     """
 
     id: str
@@ -88,7 +88,7 @@ def collect_answers(
         unfit: returns why an opened subject cannot be asked in this way, "" if it can. None accepts all.
     """
     file = file_of(run, evaluator, subject, "samples")
-    with journal(file, Answer, run.say, outdated=lambda one: one.finish == "refused") as kept:
+    with journal(file, Answer, run.say, outdated=lambda answer: answer.finish == "refused") as kept:
         missing = [name for name in ids if name not in kept]
         if missing:
             with open_for_measuring(run, subject, evaluator, unfit) as runtime:
@@ -101,15 +101,15 @@ def collect_answers(
                     return None
                 for name in (name for name in missing if name not in requests):
                     kept.add(Answer(name, "", "refused", 0, continues=True))
-                for found in runtime.answer(requests.values()):
-                    continues = bool(requests[found.id].prompt)
+                for reply in runtime.answer(requests.values()):
+                    continues = bool(requests[reply.id].prompt)
                     kept.add(
-                        Answer(found.id, found.text, found.finish, found.tokens_out, continues, reason=found.reason)
+                        Answer(reply.id, reply.text, reply.finish, reply.tokens_out, continues, reason=reply.reason)
                     )
                     run.hook.kdtool_progress(run, len(kept))
         answers = [kept[name] for name in ids]
-    without = [one for one in answers if one.missing]
-    reason = next((f" (the first: {one.reason})" for one in without if one.reason), "")
+    without = [answer for answer in answers if answer.missing]
+    reason = next((f" (the first: {answer.reason})" for answer in without if answer.reason), "")
     if without and len(without) == len(answers):
         none = f"it answers none of the {len(without):,} prompts, {_WITHOUT}{reason}"
         run.say(f"{evaluator}: {subject.name} is left out, {none}")
@@ -127,7 +127,7 @@ def measure_missing_answers(
 
     Scores count them as failed, so that all subjects are compared on the same items.
     """
-    if count := sum(one.missing for one in answers):
+    if count := sum(answer.missing for answer in answers):
         yield kdtool.Measurement(
             name=f"{evaluator}.unanswered",
             subject=subject.name,
@@ -162,14 +162,14 @@ def open_for_measuring(
     unfit: Callable[[kdtool.Runtime], str] | None = None,
 ) -> Iterator[kdtool.Runtime | None]:
     """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
-    found = kdtool.open_subject(run, subject)
-    if found is None:
+    opened = kdtool.open_subject(run, subject)
+    if opened is None:
         run.say(
             f"{evaluator}: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
         )
         yield None
         return
-    with found.value as runtime:
+    with opened.value as runtime:
         reason = unfit(runtime) if unfit else ""
         if reason:
             run.say(f"{evaluator}: {subject.name} is left out, {reason}")
@@ -196,7 +196,7 @@ class Counting(Protocol):
 def fit_prompt(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int, behind: str = "") -> str:
     """Return as much of a prompt's end as leaves room for an answer in the subject's context; all of it if that is unknown.
 
-    `behind` is the text behind the missing middle, which is never cut.
+    The text after a missing middle, if there is one, is never cut.
     The context is known for `Counting` runtimes, and for others with a model. If the answer would fill more than half of
     the context, the prompt gets the other half, and the answer ends with the context.
     """

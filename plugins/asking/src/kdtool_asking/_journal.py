@@ -82,11 +82,11 @@ class Journal(Mapping[str, Record], Generic[Record]):
 
     def add(self, record: Record) -> None:
         """Append a record; it survives a power failure."""
-        place = self._file.seek(0, os.SEEK_END)
+        offset = self._file.seek(0, os.SEEK_END)
         self._file.write(kdtool.seal_line(asdict(record)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._places[record.id] = place
+        self._places[record.id] = offset
 
     def close(self) -> None:
         """Close the file."""
@@ -100,12 +100,12 @@ class Journal(Mapping[str, Record], Generic[Record]):
             StorageError: another process wrote into the file.
         """
         self._file.seek(self._places[name])
-        found = _record(self._file.readline(), self._kind)
-        if found is None:
+        record = _record(self._file.readline(), self._kind)
+        if record is None:
             raise kdtool.StorageError(
                 f"{self._path} changed while it was read; end other runs in this folder, run again"
             )
-        return found
+        return record
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -127,16 +127,16 @@ class _Piece(NamedTuple):
 
 def _pieces(path: Path, kind: type[Record], outdated: Callable[[Record], bool] | None) -> tuple[list[_Piece], int]:
     """Return the valid, current records of a file, and the number of damaged lines."""
-    pieces, damaged, place = list[_Piece](), 0, 0
+    pieces, damaged, offset = list[_Piece](), 0, 0
     with path.open("a+b") as file:
         file.seek(0)
         for line in file:
-            found = _record(line, kind)
-            if found is None:
+            record = _record(line, kind)
+            if record is None:
                 damaged += line.endswith(b"\n")
-            elif outdated is None or not outdated(found):
-                pieces.append(_Piece(found.id, place, len(line)))
-            place += len(line)
+            elif outdated is None or not outdated(record):
+                pieces.append(_Piece(record.id, offset, len(line)))
+            offset += len(line)
     return pieces, damaged
 
 
@@ -159,9 +159,9 @@ def _record(line: bytes, kind: type[Record]) -> Record | None:
     """Parse a line; None if it is incomplete, damaged, or a record of another class."""
     content = kdtool.unseal_line(line)
     try:
-        found = kind(**content) if content is not None else None
+        record = kind(**content) if content is not None else None
     except TypeError:
-        found = None
-    if found is None:
+        record = None
+    if record is None:
         return None
-    return found if isinstance(found.id, str) else None
+    return record if isinstance(record.id, str) else None

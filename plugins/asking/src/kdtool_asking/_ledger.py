@@ -128,11 +128,11 @@ class Ledger:
             StorageError: it is not a `kdtool.TextAnswer` as JSON, or the file cannot be read.
         """
         with self._lock, storage_errors(self.path):
-            found = self._reader.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
-        if found is None:
+            row = self._reader.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
+        if row is None:
             return None
-        text: str = found[0]
-        if not is_unchanged(text, found[1]):
+        text: str = row[0]
+        if not is_unchanged(text, row[1]):
             self._changed.add(key)
             return None
         if not is_answer(text):
@@ -199,7 +199,7 @@ class Ledger:
         )
 
     def open_batches(self) -> list[Batch]:
-        """Return batches that are not finished, in the order in which they were recorded, with their open attempts."""
+        """Return batches that are not finished, in the order of their recording, with their open attempts."""
         with self._lock, storage_errors(self.path):
             batches = self._reader.execute(
                 "SELECT id, remote FROM batch WHERE state = 'open' ORDER BY rowid"

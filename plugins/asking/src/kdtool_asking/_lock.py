@@ -19,7 +19,7 @@ def lock_ledger(path: Path) -> Iterator[None]:
     """Hold the lock of a ledger; its folder is created.
 
     Raises:
-        LockedError: another process, or another user in this one, holds it.
+        LockedError: another process, or another user in this one, has locked it.
         StorageError: a directory is in the place of one of its files.
         OSError: the folder cannot be written.
     """

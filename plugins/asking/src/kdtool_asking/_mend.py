@@ -39,7 +39,7 @@ class Mended:
 def mend_ledger(path: Path, missing: int | None = None) -> Mended | None:
     """Replace a damaged ledger; return None, and change nothing, if it is whole.
 
-    The damaged file is kept beside the new one. Missing money becomes an attempt with an unknown outcome, which counts
+    The damaged file is kept next to the new one. Missing money becomes an attempt with an unknown outcome, which counts
     against the budget. Answers that cannot be read are asked for again.
 
     Args:
@@ -59,8 +59,8 @@ def mend_ledger(path: Path, missing: int | None = None) -> Mended | None:
             return None
         if sealed is None and missing is None and not _is_free(path):
             raise kdtool.UsageError(
-                f"the seal of {path} is lost, which counts its money; look up in the service's console what was spent, and "
-                "state what the ledger lacks of it by --missing-usd (0 for nothing)"
+                f"the seal of {path}, which counts its money, is lost; look up the amount spent in the service's console, "
+                "and state the part that the ledger lacks with --missing-usd (0 for nothing)"
             )
         return _replace(path, sealed or Sealed(), missing)
 
@@ -123,7 +123,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _copy_rows(path: Path, database: sqlite3.Connection) -> None:
-    """Copy what can be read and is right; triggers and foreign tables stay behind."""
+    """Copy the rows that can be read and are valid, without triggers and foreign tables."""
     with ExitStack() as stack:
         stack.enter_context(suppress(sqlite3.Error))
         address = f"{path.absolute().as_uri()}?mode=ro"

@@ -1,4 +1,4 @@
-"""The seal of a ledger: a small file beside it that shows whether commits are missing from the database.
+"""The seal of a ledger: a small file next to it that shows whether commits are missing from the database.
 
 A write-ahead log that is lost or cut after a kill leaves a database that is valid and older: only another file can show it.
 """
@@ -64,5 +64,5 @@ def read_seal(ledger: Path) -> Sealed | None:
     except FileNotFoundError:
         return None
     slots = (content[start : start + _SLOT].rstrip(b" ") for start in range(0, 2 * _SLOT, _SLOT))
-    records = [Sealed(**found) for found in map(kdtool.unseal_line, slots) if found is not None]
-    return max(records, key=lambda one: one.commits, default=None)
+    records = [Sealed(**fields) for fields in map(kdtool.unseal_line, slots) if fields is not None]
+    return max(records, key=lambda sealed: sealed.commits, default=None)

@@ -13,7 +13,7 @@ _BLOCK = 2**16
 
 
 class Spare:
-    """A file beside the ledger that is there as long as the ledger is open.
+    """A file next to the ledger that exists as long as the ledger is open.
 
     Raises:
         OSError: the disk has no room for it.

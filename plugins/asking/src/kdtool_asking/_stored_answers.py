@@ -13,7 +13,7 @@ _KINDS = {"id": str, "text": str, "finish": str, "tokens_in": int, "tokens_out":
 
 
 def digest(text: str) -> str:
-    """Return the hash that is stored beside a text."""
+    """Return the hash that is stored with a text."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

@@ -38,8 +38,8 @@ class Unanswered:
 class Summary:
     """Counts and picodollars of a ledger.
 
-    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` holds
-    the number of answers and their cost by `About.purpose`.
+    `attempts` counts them by state, and `unanswered` lists those without an answer that are in no batch. `purposes` maps
+    `About.purpose` to the number of answers and their cost.
     """
 
     answers: int
@@ -53,14 +53,14 @@ class Summary:
     @property
     def unknown(self) -> tuple[Unanswered, ...]:
         """Attempts that were sent and may have been charged."""
-        return tuple(one for one in self.unanswered if one.state == "unknown")
+        return tuple(attempt for attempt in self.unanswered if attempt.state == "unknown")
 
 
 def read_summary(path: Path) -> Summary:
-    """Return what a ledger holds; the process that writes it is not disturbed.
+    """Return a summary of a ledger without disturbing the process that writes it.
 
     Raises:
-        StorageError: there is no such file, it does not hold answers, is damaged, or lacks commits that its seal counts.
+        StorageError: there is no such file, it contains no answers, is damaged, or lacks commits that its seal counts.
         UsageError: another version wrote it.
     """
     with storage_errors(path), ExitStack() as stack:
@@ -105,7 +105,7 @@ def check_ledger(path: Path) -> None:
 
 
 def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:
-    """Yield for each key whether its answer is stored; nothing is, where there is no file. Raises as `read_summary`."""
+    """Yield for each key whether its answer is stored; False if there is no file. Raises as `read_summary`."""
     if not path.exists():
         yield from (False for _ in keys)
         return

@@ -1,4 +1,4 @@
-"""Tables of a ledger, beside the answers in kdtool's file, and how the file is opened."""
+"""Tables of a ledger, in the file of kdtool's answers, and how the file is opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, 
 """Into kdtool's own table."""
 NEW_COUNT = "INSERT OR REPLACE INTO seal (id, commits) VALUES (1, ?)"
 ABOUT = ("model", "purpose", "request")
-"""Columns of `attempt` on what is asked; files of earlier versions get them when they are opened."""
+"""Columns of `attempt` that describe the request; files of earlier versions get them when they are opened."""
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS attempt (
         id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
@@ -59,7 +59,7 @@ def open_tables(path: Path) -> tuple[sqlite3.Connection, Money, Seal]:
 
 
 def create_tables(database: sqlite3.Connection) -> None:
-    """Create what is missing of a ledger's tables and columns, within the caller's transaction."""
+    """Create the missing tables and columns of a ledger, within the caller's transaction."""
     for statement in _TABLES:
         database.execute(statement)
     for name in sorted(set(ABOUT) - _columns(database)):

@@ -13,7 +13,7 @@ from kdtool_asking._journal import Journal, journal, sort_journal
 __all__ = ["ask_teacher", "kept_answers", "refusal_remedy"]
 
 _FIRST = 16
-"""Stop asking if a teacher refuses all of the first so many requests."""
+"""Number of requests after which to stop asking if the teacher refused all of them."""
 
 
 @contextmanager

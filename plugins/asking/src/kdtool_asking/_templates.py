@@ -1,4 +1,4 @@
-"""Templates of requests: sandboxed Jinja files with declared variables, of a package or beside the recipe."""
+"""Templates of requests: sandboxed Jinja files with declared variables, of a package or next to the recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARK = "\n=== user ===\n"
 
 @dataclass(frozen=True)
 class Template:
-    """A template by name; its version is a digest of its text and of what it extends or includes."""
+    """A template by name; its version is a digest of its text and of the templates that it extends or includes."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class Templates:
 
     Args:
         shipped: folder of the package's templates.
-        own: the recipe's files by name; they may extend shipped files and files beside them. They take precedence.
+        files: the recipe's files by name; they may extend shipped files and files in their folder. They take precedence.
         declared: variables of all templates.
         further: more variables of single templates, by name.
         key: prefix of the setting that holds a template's file, for messages.
@@ -47,14 +47,14 @@ class Templates:
     def __init__(
         self,
         shipped: Path,
-        own: Mapping[str, Path],
+        files: Mapping[str, Path],
         declared: Collection[str],
         *,
         further: Mapping[str, Collection[str]] | None = None,
         key: str = "templates.",
     ) -> None:
         self._shipped = shipped
-        self._own = own
+        self._files = files
         self._declared = frozenset(declared)
         self._further = further or {}
         self._key = key
@@ -97,7 +97,7 @@ class Templates:
         turns = (("system", before.strip()), ("user", user.strip())) if mark else (("user", text.strip()),)
         if not turns[-1][1]:
             raise kdtool.UsageError(
-                f"{self._key}{name} renders an empty request; write text behind `{_MARK.strip()}`, or leave that line out"
+                f"{self._key}{name} renders an empty request; write text after `{_MARK.strip()}`, or leave that line out"
             )
         return turns
 
@@ -115,14 +115,14 @@ class Templates:
             def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
                 return source.replace(_MARK, own_mark)
 
-        folders = dict.fromkeys(str(path.parent) for path in self._own.values())
+        folders = dict.fromkeys(str(path.parent) for path in self._files.values())
         loaders = [FunctionLoader(self._read_own), FileSystemLoader([*folders, str(self._shipped)])]
         return ImmutableSandboxedEnvironment(
             loader=ChoiceLoader(loaders), undefined=StrictUndefined, extensions=[Marks]
         )
 
     def _read_own(self, file: str) -> str | None:
-        path = self._own.get(file.removesuffix(".jinja"))
+        path = self._files.get(file.removesuffix(".jinja"))
         return None if path is None else path.read_text(encoding="utf-8")
 
     def _sources(self, name: str) -> Iterator[tuple[str, str]]:

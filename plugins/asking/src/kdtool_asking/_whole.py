@@ -51,8 +51,8 @@ def require_whole(database: sqlite3.Connection, path: Path, sealed: Sealed | Non
         StorageError: a page, a table or a row is damaged, or commits are missing.
         sqlite3.Error: SQLite finds the damage itself.
     """
-    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    problem = "" if found == "ok" else f"SQLite reports {found!r}"
+    (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    problem = "" if result == "ok" else f"SQLite reports {result!r}"
     problem = problem or _foreign_tables(database) or (_bad_rows(database) if "attempt" in tables_of(database) else "")
     if problem:
         raise damaged_error(path, problem)
@@ -70,15 +70,17 @@ def _money_of(database: sqlite3.Connection) -> Money:
     return Money(spent, held, last, Sealed(commits, spent + held))
 
 
-def _missing_commits(path: Path, found: Sealed, sealed: Sealed | None) -> str:
+def _missing_commits(path: Path, stored: Sealed, sealed: Sealed | None) -> str:
     if sealed is None:
-        return "its seal is missing, which shows whether money is missing" if found.commits else ""
-    if found.commits >= sealed.commits and (found.commits > sealed.commits or found.picodollars >= sealed.picodollars):
+        return "its seal is missing, which shows whether money is missing" if stored.commits else ""
+    if stored.commits >= sealed.commits and (
+        stored.commits > sealed.commits or stored.picodollars >= sealed.picodollars
+    ):
         return ""
-    lost = max(0, sealed.picodollars - found.picodollars) / 1e12
+    lost = max(0, sealed.picodollars - stored.picodollars) / 1e12
     return (
         f"${lost:,.4f} of ${sealed.picodollars / 1e12:,.4f} spent or reserved are missing, and "
-        f"{sealed.commits - found.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
+        f"{sealed.commits - stored.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
     )
 
 
@@ -97,7 +99,7 @@ def _bad_rows(database: sqlite3.Connection) -> str:
     for table, bad in (("attempt", BAD_ATTEMPT), ("batch", BAD_BATCH)):
         row = database.execute(f"SELECT rowid FROM {table} WHERE {bad} LIMIT 1").fetchone()  # noqa: S608 - SQL of ours
         if row is not None:
-            return f"row {row[0]} of table {table!r} holds values that kdtool does not write"
+            return f"row {row[0]} of table {table!r} has values that kdtool does not write"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A thread that writes: whatever arrives during one commit is in the next, so that many writers share one fsync."""
+"""A thread that writes: rows that arrive during one commit are in the next, so that many writers share one fsync."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class _Job(NamedTuple):
 class Writer:
     """Executes groups of statements, each group in whole or not at all. After one failure it refuses all others.
 
-    The first failure to write frees the spare room: with it what is under way can be recorded, and nothing is begun.
+    The first failure to write frees the spare room: requests under way can then be recorded, and no new one begins.
 
     Args:
         database: the ledger's connection, in autocommit mode.
         path: its file.
-        spare: room for what is under way when the disk is full.
+        spare: room to record requests under way when the disk is full.
         seal: written after each commit, before any future of it is done.
         sealed: the state of the database now.
     """
@@ -63,7 +63,7 @@ class Writer:
 
         Args:
             statements: what to execute.
-            change: picodollars that it adds to what is spent and reserved.
+            change: picodollars that it adds to the money spent and reserved.
             then: called when it is on disk.
             begins: something new follows, which must not begin once the disk is full.
         """

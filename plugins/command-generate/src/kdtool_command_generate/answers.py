@@ -22,7 +22,7 @@ STOPPED = "stopped"
 class Settings:
     """Settings of an answer, as in `kdtool.Request`. `chat` asks for an assistant's answer, `fill` for code at `FILL_ME`.
 
-    `raw` answers go on past their natural end (`end_naturally`).
+    `raw` answers continue past their natural end (`end_naturally`).
     """
 
     max_tokens: int = 256
@@ -36,10 +36,10 @@ class Settings:
     raw: bool = False
 
     def request(self, prompt: str, turns: tuple[tuple[str, str], ...] = ()) -> kdtool.Request:
-        """Return the request for a prompt behind earlier turns, which count in a chat only.
+        """Return the request for a prompt after earlier turns, which count only in a chat.
 
         Raises:
-            UsageError: a prompt to fill does not hold <FILL_ME> once.
+            UsageError: a prompt to fill does not contain <FILL_ME> exactly once.
         """
         made = kdtool.Request(
             "1", prompt, self.max_tokens, self.stop, self.temperature, self.seed, top_p=self.top_p, top_k=self.top_k
@@ -48,19 +48,19 @@ class Settings:
             return replace(made, prompt="", turns=(*turns, ("user", prompt)))
         if not self.fill:
             return made
-        before, mark, behind = prompt.partition(FILL_ME)
-        if not mark or FILL_ME in behind:
+        before, mark, after = prompt.partition(FILL_ME)
+        if not mark or FILL_ME in after:
             raise kdtool.UsageError(
-                f"a prompt to fill holds {FILL_ME} once, this one has it {prompt.count(FILL_ME)} times"
+                f"a prompt to fill must contain {FILL_ME} once, but this one contains it {prompt.count(FILL_ME)} times"
             )
-        return replace(made, prompt=before, suffix=behind)
+        return replace(made, prompt=before, suffix=after)
 
 
 @dataclass
 class Answer:
-    """An answer as far as it is generated. `first` and `seconds` are times from the request to first and last piece.
+    """An answer, complete or in progress. `first` and `seconds` are times from the request to first and last piece.
 
-    `reason` is the cause of its end if the model would have gone on.
+    `reason` is the cause of its end if the model would have continued.
 
     `tokens_per_step` are new tokens for each forward pass where another model drafts them, else None.
     """
@@ -79,9 +79,9 @@ class Answer:
 
     @property
     def rate(self) -> float:
-        """Tokens per second behind those that came first; 0 if there are none."""
-        spent, more = self.seconds - self.first, self.tokens_out - self._at_first
-        return more / spent if more > 0 and spent > 0 else 0.0
+        """Tokens per second after the first piece; 0 if nothing came after it."""
+        seconds, tokens = self.seconds - self.first, self.tokens_out - self._at_first
+        return tokens / seconds if tokens > 0 and seconds > 0 else 0.0
 
     def add(self, piece: kdtool.TextPiece) -> None:
         """Append a piece."""
@@ -130,21 +130,21 @@ def answer(
     *,
     raw: bool = False,
 ) -> Answer:
-    """Generate an answer; `show` gets each new text. `into` is filled on the way, so that what was stopped is kept.
+    """Generate an answer; `show` gets each new text. `into` is filled on the way, so that a stopped answer is kept.
 
     It stops at its natural end (`end_naturally`) unless it is `raw`.
 
     Raises:
-        UsageError: the model cannot do what is asked, or it refuses; the reason is in the message.
+        UsageError: the model does not support the request, or refuses it; the reason is in the message.
     """
     needed: kdtool.Ability = "converse" if request.turns else "continue" if request.suffix is None else "infill"
     if needed not in runtime.abilities:
         raise kdtool.UsageError(_UNABLE[needed])
-    found = into if into is not None else Answer()
+    answered = into if into is not None else Answer()
     stream = runtime.stream(request)
     with closing(stream if raw else end_naturally(stream, request)) as pieces:  # type: ignore[type-var]  # generators
         for piece in pieces:
-            found.add(piece)
+            answered.add(piece)
             if piece.finish == "refused":
                 limit = (
                     piece.reason or f"its prompt of {piece.tokens_in:,} tokens leaves no room in the model's context"
@@ -152,12 +152,12 @@ def answer(
                 raise kdtool.UsageError(f"the model refuses the request: {limit}")
             show(piece.text)
             if stopped():
-                found.finish = found.finish or STOPPED
+                answered.finish = answered.finish or STOPPED
                 break
-    found.memory = runtime.memory()
+    answered.memory = runtime.memory()
     if isinstance(runtime, Drafted):
-        found.tokens_per_step = runtime.tokens_per_step
-    return found
+        answered.tokens_per_step = runtime.tokens_per_step
+    return answered
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ _FRAMES_PER_SECOND = 8
 
 
 class _Column:
-    """One model's answer, made in a thread of its own."""
+    """One model's answer, made in a separate thread."""
 
     def __init__(
         self, name: str, runtime: kdtool.Runtime, request: kdtool.Request, stop: threading.Event, *, raw: bool
@@ -52,7 +52,7 @@ def answer_side_by_side(
 ) -> dict[str, Answer]:
     """Show the answers of all models while they are generated, and return them; Ctrl-C stops all of them.
 
-    A model that fails shows its message, and has no answer; the others go on.
+    A model that fails shows its message, and has no answer; the others continue.
 
     Raises:
         UsageError: all of them failed.

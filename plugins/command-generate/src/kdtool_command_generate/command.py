@@ -41,7 +41,7 @@ __all__ = ["generate"]
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Sample the K likeliest; 0: all.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of sampling.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
-@click.option("--raw", is_flag=True, help="Go on where the text repeats itself or the function of the prompt ends.")
+@click.option("--raw", is_flag=True, help="Do not stop where the text repeats itself or the prompt's function ends.")
 @click.option("--language", default="python", show_default=True, help="Language of the code, for colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each model.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")
@@ -72,7 +72,7 @@ def generate(
     RUN_OR_FILE is a finished run, whose student continues, or a model's folder or file. Without a prompt, a session begins
     in the terminal, in which /help lists the commands; without a terminal, the prompt is read from standard input. An
     answer stops where the text repeats itself, and at the end of the Python function or class that the prompt begins; the
-    reason is printed. --raw goes on to --max-tokens.
+    reason is printed. --raw continues to --max-tokens.
 
     \b
     Example:  kdtool generate quickstart "def mean(numbers):"
@@ -92,8 +92,8 @@ def generate(
         settings.request(text)  # refuses a wrong prompt before anything is loaded
     from kdtool_streaming import StreamedModels
 
-    with kdtool.open_models(model, out=out, offline=offline) as found:
-        models = StreamedModels(found, draft, found.subjects, lambda note: click.echo(note, err=True))
+    with kdtool.open_models(model, out=out, offline=offline) as opened:
+        models = StreamedModels(opened, draft, opened.subjects, lambda note: click.echo(note, err=True))
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
         if chosen == [draft]:
             raise kdtool.UsageError(
@@ -111,7 +111,7 @@ def generate(
 def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:
     """Print a line for each exported file that completed sample prompts of the run differently from the student."""
     measured = () if models.results is None else models.results.measurements
-    texts = {found.subject: found.texts for found in measured if found.texts}
+    texts = {samples.subject: samples.texts for samples in measured if samples.texts}
     student = next((name for name, subject in models.subjects.items() if subject.role == "student"), "")
     for name in chosen:
         both = texts.get(student, {}).keys() & texts.get(name, {}).keys()
@@ -184,14 +184,16 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
     if sys.stdout.isatty():
         with Session(models, chosen, settings, Console(), language) as session:
             answers = session.ask(prompt)
-        if any(one.finish == STOPPED for one in answers.values()):
+        if any(shown.finish == STOPPED for shown in answers.values()):
             raise KeyboardInterrupt
         return
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda text: click.echo(text, nl=False), raw=settings.raw)
+            completed = answer(
+                runtime, settings.request(prompt), lambda text: click.echo(text, nl=False), raw=settings.raw
+            )
         click.echo()
-        click.echo(f"{name}: {found.figures()}", err=True)
+        click.echo(f"{name}: {completed.figures()}", err=True)
 
 
 def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, prompt: str) -> None:
@@ -199,5 +201,5 @@ def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, pr
 
     for name in chosen:
         with models.open(name) as runtime:
-            found = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
-        click.echo(json.dumps({"model": name, "prompt": prompt, **found.plain()}))
+            answered = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
+        click.echo(json.dumps({"model": name, "prompt": prompt, **answered.plain()}))

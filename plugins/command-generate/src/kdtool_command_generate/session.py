@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "Session"]
 
 COMMANDS: Mapping[str, str] = {
-    "/model": "NAME …: let this model answer, or several side by side; alone, list the models",
-    "/set": "KEY=VALUE …: change max_tokens, temperature, top_p, top_k, seed or stop; alone, show them",
+    "/model": "NAME …: let this model answer, or several side by side; without a name, list the models",
+    "/set": "KEY=VALUE …: change max_tokens, temperature, top_p, top_k, seed or stop; without a key, show them",
     "/chat": "answer as an assistant who remembers the session, or continue text again",
     "/retry": "answer the last prompt again, with the next seed if answers are sampled",
     "/clear": "forget the chat so far",
@@ -58,7 +58,7 @@ class Session(ExitStack):
         }  # fmt: skip
 
     def handle(self, line: str) -> bool:
-        """Answer a prompt or obey a command; return False at the end. Errors are shown, and the session goes on."""
+        """Answer a prompt or obey a command; return False at the end. Errors are shown, and the session continues."""
         word, *rest = line.split() or [""]
         if word in {"/quit", "/exit"}:
             return False
@@ -84,13 +84,13 @@ class Session(ExitStack):
         request = replace(self.settings, fill=fill).request(prompt, self._turns)
         runtimes = {name: self.open(name) for name in self.chosen}
         if len(runtimes) > 1:
-            found = answer_side_by_side(self._console, runtimes, request, self._language, raw=self.settings.raw)
+            answers = answer_side_by_side(self._console, runtimes, request, self._language, raw=self.settings.raw)
         else:
-            found = {self.chosen[0]: self._stream(runtimes[self.chosen[0]], request)}
+            answers = {self.chosen[0]: self._stream(runtimes[self.chosen[0]], request)}
         if self.settings.chat:
-            first = next(iter(found.values()))  # of the first chosen model that has not failed
+            first = next(iter(answers.values()))  # of the first chosen model that has not failed
             self._turns = (*request.turns, ("assistant", first.text))
-        return found
+        return answers
 
     def open(self, name: str) -> kdtool.Runtime:
         """Return a model, opened at the first call."""
@@ -105,16 +105,16 @@ class Session(ExitStack):
         before = request.prompt.rpartition("\n")[0] + "\n" if request.prompt else ""
         colours = self._console.is_terminal and not self._console.no_color
         stream = CodeStream(self._console.file, self._language, self._console.width if colours else 0, before)
-        found = Answer()
+        answered = Answer()
         try:
-            answer(runtime, request, stream.write, into=found, raw=self.settings.raw)
+            answer(runtime, request, stream.write, into=answered, raw=self.settings.raw)
         except KeyboardInterrupt as stop:
             if stop.args:  # a signal to end, and not Ctrl-C
                 raise
-            found.finish = STOPPED
+            answered.finish = STOPPED
         self._console.file.write("\n")
-        self._say(f"{found.figures()}{', stopped' if found.finish == STOPPED else ''}")
-        return found
+        self._say(f"{answered.figures()}{', stopped' if answered.finish == STOPPED else ''}")
+        return answered
 
     def _model(self, names: list[str]) -> None:
         for name in names:
@@ -171,10 +171,10 @@ def _read(key: str, value: str, now: Any) -> Any:
     if key == "stop":
         return tuple(part.replace("\\n", "\n") for part in value.split(",") if part)
     try:
-        found = type(now)(value)
+        number = type(now)(value)
     except ValueError:
         raise kdtool.UsageError(f"{key} must be a number, not {value!r}") from None
     least, most = {"max_tokens": (1, 2**31), "top_p": (0, 1)}.get(key, (0, 2**63 - 1))
-    if not least <= found <= most:
+    if not least <= number <= most:
         raise kdtool.UsageError(f"{key} must be from {least} to {most:,}, not {value}")
-    return found
+    return number

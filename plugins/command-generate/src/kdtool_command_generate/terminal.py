@@ -63,7 +63,7 @@ def _keys() -> KeyBindings:
 
 
 def _history() -> History:
-    """Return earlier prompts, in a file that only the user may read; in memory where none can be written."""
+    """Return earlier prompts, in a file that only the user may read; in memory if none can be written."""
     try:
         file = user_state_path("kdtool", ensure_exists=True) / "generate-history"
         file.touch(mode=0o600)

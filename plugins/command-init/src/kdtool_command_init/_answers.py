@@ -65,7 +65,7 @@ def goal_choices() -> list[Choice]:
 
 
 def require_goal(goal: str) -> None:
-    """Refuse what is neither a goal nor a size.
+    """Refuse an answer that is neither a goal nor a size.
 
     Raises:
         UsageError: it is neither.

@@ -39,7 +39,7 @@ __all__ = ["init"]
 @click.option("--licence", metavar="SPDX", help="The licence of that server's model, such as apache-2.0.")
 @click.option("--hardware", metavar="NAME", help="here, or the GPU of another machine, as in kdtool check --gpu.")
 @click.option("--data", metavar="PATH", help="library, a folder of Python files, a JSON Lines file, or a hub name.")
-@click.option("--column", metavar="NAME", help="The column of that data set of the hub.")
+@click.option("--column", metavar="NAME", help="The column, for a dataset on the Hub.")
 @click.option("--goal", metavar="GOAL", help="completion, instructions, or the memory to fit into, such as 8GB.")
 @click.option("--time", metavar="TIME", help="Time of the run: 10min, 1h or night.")
 @click.option("--agree", is_flag=True, help="You have read the terms of the teacher and agree to them.")
@@ -100,13 +100,13 @@ def _ask(questions: Questions, given: dict[str, str | None]) -> Answers:
     goal = choose("goal", "What for?", goal_choices(), require_goal)
     if is_hub_name(data):
         default = "messages" if goal == INSTRUCTIONS else "text"
-        column = questions.fill_in("--column", "  Column of the data set", default, given["column"])
+        column = questions.fill_in("--column", "  Column of the dataset", default, given["column"])
     time = choose("time", "How long may it take?", time_choices(), require_time)
     return Answers(teacher, hardware, has_gpu(hardware), data, goal, time, model, licence, column)
 
 
 def _locate(answers: Answers, file: Path) -> Answers:
-    """Return the answers with absolute paths if the file lies in another folder: paths in a recipe start at its own."""
+    """Return the answers with absolute paths if the file is in another folder: paths are relative to the recipe's folder."""
     if file.parent.resolve() == Path.cwd():
         return answers
     teacher, data = answers.teacher, answers.data
@@ -133,21 +133,21 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:,.2f} GB"
 
 
-def _verdict(file: Path, found: Mapping[str, Any], answers: Answers) -> str:
+def _verdict(file: Path, findings: Mapping[str, Any], answers: Answers) -> str:
     """Return the findings of check on the written recipe, and the commands to run next."""
-    forecast = found["forecast"]
-    steps = forecast["steps"] // len(found["arms"])
+    forecast = findings["forecast"]
+    steps = forecast["steps"] // len(findings["arms"])
     trained = f"{steps:,} steps each, {forecast['tokens']:,} tokens in all"
     lines = [
-        f"{file} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}",
-        f"  student: {found['models']['student']['parameters'] / 1e6:,.0f} million parameters",
+        f"{file} is fine: {len(findings['components'])} components, arms {', '.join(findings['arms'])}",
+        f"  student: {findings['models']['student']['parameters'] / 1e6:,.0f} million parameters",
         f"  training: {trained}, for {TIMES[answers.time].words}",
         f"  memory: {_gigabytes(max(forecast['memory']['peak'], forecast['device_memory']['peak']))}",
         *(f"  download: {_gigabytes(each['bytes'])}, {each['what']} of {each['of']}" for each in forecast["downloads"]),
         *(f"  not known: {line}" for line in forecast["unknown"]),
     ]
     if steps < FEWEST_STEPS:
-        lines.append("  so few steps change little: give more --time, or a smaller --teacher")
+        lines.append("  too few steps to change much: give more --time, or a smaller --teacher")
     path = shlex.quote(str(file))
     steps_after = f"""
 Next:

@@ -29,11 +29,11 @@ def data_choices() -> list[Choice]:
     choices = []
     if is_installed("corpora", "python-source"):
         choices.append(Choice(LIBRARY, "Python's standard library, from this machine"))
-        choices.append(Choice("src", "a folder of your own Python files", open=True))
+        choices.append(Choice("src", "a folder with your Python files", open=True))
     if is_installed("corpora", "jsonl") or is_installed("corpora", "hub"):
         choices.append(Choice("train.jsonl", "a JSON Lines file: text, prompt and completion, or messages", open=True))
     if is_installed("corpora", "hub"):
-        choices.append(Choice("codeparrot/codeparrot-clean", "a data set of the Hugging Face hub", open=True))
+        choices.append(Choice("codeparrot/codeparrot-clean", "a dataset on the Hugging Face Hub", open=True))
     if not choices:
         raise kdtool.UsageError(
             "no corpus is installed; `python bootstrap.py everything` in a clone of kdtool installs several"
@@ -42,7 +42,7 @@ def data_choices() -> list[Choice]:
 
 
 def require_data(data: str) -> None:
-    """Refuse what is neither text here nor a name on the hub.
+    """Refuse an answer that is neither local text nor a name on the Hub.
 
     Raises:
         UsageError: see `corpus_section`.
@@ -51,7 +51,7 @@ def require_data(data: str) -> None:
 
 
 def is_hub_name(data: str) -> bool:
-    """Return whether an answer names a data set of the hub: owner/name, and nothing of that name is here."""
+    """Return whether an answer names a dataset on the Hub: owner/name, with no local file or folder of that name."""
     return data.count("/") == 1 and not data.startswith((".", "/", "~")) and not Path(data).exists()
 
 
@@ -59,8 +59,8 @@ def corpus_section(data: str, column: str, *, instructions: bool) -> dict[str, A
     """Return the recipe's section of an answer.
 
     Args:
-        data: a folder, a JSON Lines file, `library`, or a name on the hub.
-        column: of a data set of the hub: the text, or the conversations if `instructions`.
+        data: a folder, a JSON Lines file, `library`, or a name on the Hub.
+        column: of a dataset on the Hub: the text, or the conversations if `instructions`.
         instructions: the student is to follow instructions, so prompts with completions are needed.
 
     Raises:
@@ -73,7 +73,7 @@ def corpus_section(data: str, column: str, *, instructions: bool) -> dict[str, A
     if path.is_dir():
         if next(path.glob("**/*.py"), None) is None:
             raise kdtool.UsageError(
-                f"--data {data} holds no Python files; give a folder with *.py, or a JSON Lines file"
+                f"--data {data} contains no Python files; give a folder with *.py, or a JSON Lines file"
             )
         return {"use": "python-source", "folder": data, **forms}
     if path.is_file():
@@ -99,7 +99,7 @@ def _jsonl_section(path: Path, *, instructions: bool) -> dict[str, Any]:
         )
     if instructions and form == ("text",):
         raise kdtool.UsageError(
-            f"--data {path} holds plain text, and --goal instructions needs prompt and completion, or messages; "
+            f"--data {path} contains plain text, and --goal instructions needs prompt and completion, or messages; "
             "give --goal completion, or another file"
         )
     if "split" in fields or not is_installed("corpora", "hub"):

@@ -67,9 +67,9 @@ def _learn_from_scratch(recipe: dict[str, Any], answers: Answers) -> dict[str, A
     """Replace the cut student by a small one with random weights, and leave out the loss that compares layers."""
     if not is_installed("students", "gpt"):
         raise kdtool.UsageError(
-            f"--teacher {answers.teacher} does not describe its model, so that no layers can be cut from it; expected the "
-            "student gpt in their place; install it by `python bootstrap.py everything` in a clone of kdtool, or give "
-            "another --teacher"
+            f"--teacher {answers.teacher} does not describe its model, so no layers can be cut from it, and the student "
+            "gpt, which needs none, is not installed; install it by `python bootstrap.py everything` in a clone of kdtool, "
+            "or give another --teacher"
         )
     losses = {name: settings for name, settings in recipe["train"]["losses"].items() if name != "hidden"}
     return recipe | {"student": dict(_GPT), "train": {"losses": losses, "steps": 1}}

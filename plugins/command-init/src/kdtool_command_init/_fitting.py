@@ -25,7 +25,7 @@ _PROBE_STEPS = 100
 _PROBE = "kdtool-init-probe"
 """A name that no run has: check takes the speed of an earlier run of the same name."""
 _AGREES = "to accept these terms, add"
-"""Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
+"""Start of the remedy if an acknowledgement is enough; other terms forbid the use."""
 
 
 def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     """
     recipe = copy.deepcopy(dict(draft))
     recipe["train"]["steps"] = _PROBE_STEPS
-    found = _check_with_terms(recipe, answers, agree)
-    source = found["models"].get(recipe["student"].get("source", "teacher"))
-    found = _fit_memory(recipe, answers, source["layers"] if source else 0)
-    recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
+    findings = _check_with_terms(recipe, answers, agree)
+    source = findings["models"].get(recipe["student"].get("source", "teacher"))
+    findings = _fit_memory(recipe, answers, source["layers"] if source else 0)
+    recipe["train"]["steps"] = steps = _steps_for(answers, findings["forecast"]["seconds"])
     rows = recipe["trainer"]["batch"] * recipe["trainer"].get("accumulation", 1)
     recipe["rows"]["maximum_tokens"] = steps * rows * recipe["rows"]["length"]
     return recipe
@@ -75,12 +75,12 @@ def _check_with_terms(recipe: dict[str, Any], answers: Answers, agree: Callable[
 
 def _acknowledgement(problem: kdtool.Problem) -> str:
     """Return the line that acknowledges terms; "" for a problem that no agreement settles."""
-    found = re.search(r"terms_acknowledged: .*", problem.remedy)
-    return found[0] if found and problem.remedy.startswith(_AGREES) else ""
+    match = re.search(r"terms_acknowledged: .*", problem.remedy)
+    return match[0] if match and problem.remedy.startswith(_AGREES) else ""
 
 
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
-    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
+    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers if no settings do.
 
     With 0 layers, for a teacher that does not describe its model, the student stays as it is. Returns the findings of check
     on the recipe that fits.
@@ -89,16 +89,16 @@ def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[s
     cuts = [{"layers": max(1, round(layers * share))} for share in shares] if layers else [{}]
     for cut in cuts:
         recipe["student"].update(cut)
-        found = check_recipe(recipe, answers)
-        if found["fits"]["memory"] and found["fits"]["gpu"]:
-            return found
+        findings = check_recipe(recipe, answers)
+        if findings["fits"]["memory"] and findings["fits"]["gpu"]:
+            return findings
         proposal = check_recipe(recipe, answers, fit=True)["proposal"]
         if proposal is not None:
             _apply(recipe, proposal["settings"])
             return check_recipe(recipe, answers)
     raise kdtool.MemoryExceededError(
         f"{answers.goal if answers.memory else answers.hardware}: too little memory to train a student of "
-        f"{answers.teacher}, whatever its settings; give more memory, or a smaller --teacher"
+        f"{answers.teacher} with any settings; give more memory, or a smaller --teacher"
     )
 
 
@@ -112,7 +112,7 @@ def _apply(recipe: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 
 def _steps_for(answers: Answers, probe_seconds: float) -> int:
-    """Return the steps for the time, rounded down to two digits; where no speed is known, those of 390 tokens a second."""
+    """Return the steps for the time, rounded down to two digits; if no speed is known, for 390 tokens per second."""
     time = TIMES[answers.time]
     of_a_step = probe_seconds / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
     steps = max(1, int(time.seconds * _TRAINING / of_a_step))

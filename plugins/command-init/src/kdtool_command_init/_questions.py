@@ -62,7 +62,7 @@ class Questions:
                 raise click.BadParameter(str(error)) from error
             return answer
 
-        return str(click.prompt("Number, or an answer of your own", default="1", value_proc=read))
+        return str(click.prompt("Number, or another answer", default="1", value_proc=read))
 
     def fill_in(self, option: str, title: str, default: str, given: str | None) -> str:
         """Return `given`, or a text; Enter takes the default.

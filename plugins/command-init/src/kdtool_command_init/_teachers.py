@@ -31,9 +31,7 @@ def teacher_choices() -> list[Choice]:
     if is_installed("teachers", _FOLDER):
         choices.append(Choice("./teacher", "any other model: its folder, GGUF file, or name on the hub", open=True))
     if can_ask_servers():
-        choices.append(
-            Choice(_LOCAL_SERVER, "a model behind a local server with the OpenAI protocol: its URL", open=True)
-        )
+        choices.append(Choice(_LOCAL_SERVER, "a model on a local server with the OpenAI protocol: its URL", open=True))
     if not choices:
         raise kdtool.UsageError(
             "no teacher is installed; `python bootstrap.py everything` in a clone of kdtool installs several"
@@ -42,7 +40,7 @@ def teacher_choices() -> list[Choice]:
 
 
 def require_teacher(teacher: str) -> None:
-    """Refuse what is neither a teacher nor a server.
+    """Refuse an answer that is neither a teacher nor a server.
 
     Raises:
         UsageError: see `teacher_section`.
@@ -100,7 +98,7 @@ def _first_sentence(cls: type) -> str:
 
 def _ready_teachers() -> dict[str, type[kdtool.Teacher]]:
     """Return the installed teachers that need no settings. Broken plugins are left out."""
-    found: dict[str, type[kdtool.Teacher]] = {}
+    teachers: dict[str, type[kdtool.Teacher]] = {}
     for point in entry_points(group="kdtool.teachers"):
         try:
             cls = point.load()
@@ -108,5 +106,5 @@ def _ready_teachers() -> dict[str, type[kdtool.Teacher]]:
         except Exception:  # noqa: S112 - foreign code; `kdtool plugins show` says what is wrong with it
             continue
         if not required:
-            found[point.name] = cls
-    return found
+            teachers[point.name] = cls
+    return teachers

@@ -1,4 +1,4 @@
-"""The recipe as commented YAML, written beside its place and renamed."""
+"""The recipe as commented YAML, written to a temporary file and renamed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recipe_text(recipe: Mapping[str, Any], command: str) -> str:
 
 
 def write_recipe(path: Path, text: str) -> None:
-    """Write the file beside its place and rename it, so that it is never half there.
+    """Write a temporary file next to `path` and rename it, so that the recipe is complete or absent.
 
     Raises:
         StorageError: the folder takes no files.

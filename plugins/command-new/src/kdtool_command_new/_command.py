@@ -131,17 +131,17 @@ def _write(folder: Path, answers: dict[str, Any]) -> None:
 def _next_steps(folder: Path, kind: str, name: str, answers: dict[str, Any]) -> str:
     module = folder / "src" / answers["import_name"] / "__init__.py"
     command = kind == "command"
-    found = "kdtool plugins list" if command else f"kdtool plugins show {name} --kind {kind}"
+    listing = "kdtool plugins list" if command else f"kdtool plugins show {name} --kind {kind}"
     small_run = "a small run, for the command to work on" if command else "a small run with it"
     run = "" if answers["bare"] else f"\n  kdtool run recipe.yaml          {small_run}"
     arguments = "" if answers["bare"] else f" runs/try-{name}"
-    use = f"\n  {f'kdtool {name}{arguments}':<31} the command at work" if command else ""
+    use = f"\n  {f'kdtool {name}{arguments}':<31} the new command" if command else ""
     return f"""Created {folder}, a package with the {kind} {name!r}.
 
 Next:
   cd {folder}
   pip install -e ".[test]"
   pytest                          its tests, and what kdtool asks of every {kind}
-  {found}{run}{use}
+  {listing}{run}{use}
 
 Then make it your own: {module}"""

@@ -1,4 +1,4 @@
-"""The kinds of plugin, what the package of each needs, and how a recipe uses it. Code of each lies in `template/kinds`."""
+"""The kinds of plugin, what the package of each needs, and how a recipe uses it. `template/kinds` contains their code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transforme
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: its entry-point group, and what the plugin made from the template imports besides kdtool.
+    """One kind: its entry-point group, and the modules that its plugin imports in addition to kdtool.
 
     `recipe` is the part of a recipe that uses the plugin NAME; `bare` is what a bare plugin imports.
     """

@@ -23,7 +23,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass
 class Generated:
-    """An answer with what was generated of it so far."""
+    """An answer with the text generated so far."""
 
     number: int
     answer: Answer
@@ -50,7 +50,7 @@ class Generated:
         answer = self.answer
         first = answer.first or answer.last or answer.started
         prompt, seconds = first - answer.started, max(0.0, answer.last - first)
-        more = answer.tokens_out - answer.tokens_at_first
+        later_tokens = answer.tokens_out - answer.tokens_at_first
         return {
             "prompt_n": answer.tokens_in,
             "prompt_ms": round(1000 * prompt, 2),
@@ -58,7 +58,7 @@ class Generated:
             "first_token_ms": round(1000 * (first - answer.created), 2),
             "predicted_n": answer.tokens_out,
             "predicted_ms": round(1000 * seconds, 2),
-            "predicted_per_second": round(more / seconds, 2) if seconds > 0 else 0.0,
+            "predicted_per_second": round(later_tokens / seconds, 2) if seconds > 0 else 0.0,
         }
 
 
@@ -68,20 +68,20 @@ _Pieces = AsyncIterator[tuple[Generated, kdtool.TextPiece]]
 class Form(Protocol):
     """The shape of an endpoint's responses."""
 
-    def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
+    def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the body of finished answers."""
 
-    def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
+    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield events before the first piece of an answer."""
 
-    def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
-        """Yield events of a piece, which `one` already holds."""
+    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+        """Yield events of a piece, which `generated` already contains."""
 
-    def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:
-        """Yield events behind all answers."""
+    def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
+        """Yield events after all answers."""
 
     def find_end(self, text: str) -> int | None:
-        """Return how many characters of an answer are kept if it ends after `text`; None if it goes on.
+        """Return how many characters of an answer are kept if it ends after `text`; None if it continues.
 
         It is called in the thread that generates the answer.
         """
@@ -95,7 +95,7 @@ class Form(Protocol):
 async def respond(
     engine: Engine, requests: Sequence[kdtool.Request], form: Form, *, stream: bool, seconds: float
 ) -> Response:
-    """Generate the answers to `requests` in at most so many seconds.
+    """Generate the answers to `requests` in at most `seconds`.
 
     An error before the first piece is an HTTP error, a later one the last event. The answers are cancelled when the
     response is.
@@ -107,13 +107,13 @@ async def respond(
         answers = await _start(engine, requests, form, deadline, seconds, whole=not stream)
         end.callback(engine.cancel, answers)
         end.callback(loop.call_at(deadline, _expire, answers, seconds).cancel)
-        found = [Generated(number, answer, engine) for number, answer in enumerate(answers)]
-        pieces = _merge(found)
+        all_generated = [Generated(number, answer, engine) for number, answer in enumerate(answers)]
+        pieces = _merge(all_generated)
         if not stream:
-            async for one, piece in pieces:
-                one.add(piece)
+            async for generated, piece in pieces:
+                generated.add(piece)
             end.close()
-            return JSONResponse(form.whole(found))
+            return JSONResponse(form.whole(all_generated))
         first = await anext(pieces)
         first[0].add(first[1])
     except BaseException as error:
@@ -121,7 +121,7 @@ async def respond(
         if isinstance(error, Exception):
             raise as_request_error(error) from error
         raise
-    return _Events(found, first, pieces, form, end)
+    return _Events(all_generated, first, pieces, form, end)
 
 
 class _Events(StreamingResponse):
@@ -129,13 +129,13 @@ class _Events(StreamingResponse):
 
     def __init__(
         self,
-        found: Sequence[Generated],
+        all_generated: Sequence[Generated],
         first: tuple[Generated, kdtool.TextPiece],
         pieces: _Pieces,
         form: Form,
         end: ExitStack,
     ) -> None:
-        super().__init__(self._lines(found, first, pieces, form), media_type="text/event-stream")
+        super().__init__(self._lines(all_generated, first, pieces, form), media_type="text/event-stream")
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,22 +144,22 @@ class _Events(StreamingResponse):
 
     async def _lines(
         self,
-        found: Sequence[Generated],
+        all_generated: Sequence[Generated],
         first: tuple[Generated, kdtool.TextPiece],
         pieces: _Pieces,
         form: Form,
     ) -> AsyncIterator[bytes]:
         try:
-            for one in found:
-                for event in form.begin(one):
+            for generated in all_generated:
+                for event in form.begin(generated):
                     yield _event(event)
             for event in form.piece(*first):
                 yield _event(event)
-            async for one, piece in pieces:
-                one.add(piece)
-                for event in form.piece(one, piece):
+            async for generated, piece in pieces:
+                generated.add(piece)
+                for event in form.piece(generated, piece):
                     yield _event(event)
-            for event in form.end(found):
+            for event in form.end(all_generated):
                 yield _event(event)
         except Exception as error:
             yield _event(as_request_error(error).body())
@@ -167,23 +167,23 @@ class _Events(StreamingResponse):
             yield f"data: {form.done}\n\n".encode()
 
 
-async def _merge(found: Sequence[Generated]) -> _Pieces:
+async def _merge(all_generated: Sequence[Generated]) -> _Pieces:
     """Yield the pieces of all answers as they come."""
-    if len(found) == 1:
-        async for piece in found[0].answer:
-            yield found[0], piece
+    if len(all_generated) == 1:
+        async for piece in all_generated[0].answer:
+            yield all_generated[0], piece
         return
     queue: asyncio.Queue[tuple[Generated, kdtool.TextPiece] | BaseException | None] = asyncio.Queue()
 
-    async def drain(one: Generated) -> None:
+    async def drain(generated: Generated) -> None:
         try:
-            async for piece in one.answer:
-                queue.put_nowait((one, piece))
+            async for piece in generated.answer:
+                queue.put_nowait((generated, piece))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
 
-    tasks = [asyncio.create_task(drain(one)) for one in found]
+    tasks = [asyncio.create_task(drain(generated)) for generated in all_generated]
     left = len(tasks)
     try:
         while left:

@@ -145,7 +145,7 @@ class _Endpoints:
         ]
         form = CompletionForm(
             engine.name,
-            [one.prompt for one in requests] if given.echo else [],
+            [each.prompt for each in requests] if given.echo else [],
             logprobs=given.logprobs is not None,
             usage=given.stream_options.include_usage,
             per_prompt=given.n,
@@ -224,10 +224,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _page(_: Request) -> Response:
-    place = files("kdtool_command_serve").joinpath("page.html")
-    if not place.is_file():
+    page = files("kdtool_command_serve").joinpath("page.html")
+    if not page.is_file():
         return PlainTextResponse("this installation has no page; the API is below /v1\n", 404)
-    text = place.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     sources = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
     policy = {
         "default-src": "'none'",
@@ -246,5 +246,5 @@ async def _page(_: Request) -> Response:
 
 def _hashes(text: str, tag: str) -> list[str]:
     """Return the sources that permit the page's own elements, and no others."""
-    found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
-    return [f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in found]
+    contents = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+    return [f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in contents]

@@ -64,8 +64,8 @@ def serve(
     """Serve a student to browsers and editors.
 
     The models are those of a finished run, or of a model's folder or file. The page is at http://127.0.0.1:5000, OpenAI's
-    protocol below /v1, and llama.cpp's /infill beside it. The student answers unless a request names another model: control,
-    teacher or an exported file.
+    protocol below /v1, and llama.cpp's infilling at /infill. The student answers unless a request names another model:
+    control, teacher or an exported file.
 
     \b
     Example:  kdtool serve quickstart
@@ -80,10 +80,10 @@ def serve(
     with listener:
         limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
         browser = sys.stdout.isatty() and not no_browser
-        with kdtool.open_models(model, out=out, offline=offline) as found:
-            offered = _choose(found, names, paid=paid)
+        with kdtool.open_models(model, out=out, offline=offline) as opened:
+            offered = _choose(opened, names, paid=paid)
             models = StreamedModels(
-                found, draft, _find_teachers(found, draft, offered), lambda note: click.echo(note, err=True)
+                opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
             )
             _serve(models, offered, listener, host, key, origins, limits, browser=browser)
 
@@ -135,7 +135,7 @@ def _key(host: str, variable: str | None) -> str:
 
 
 def _find_teachers(models: kdtool.Models, draft: str | None, offered: list[str]) -> list[str]:
-    """Return the teachers on offer, for which a draft proposes tokens."""
+    """Return the offered teachers that the draft proposes tokens for."""
     teachers = [name for name in offered if models.subjects[name].role == "teacher"]
     if draft is not None and not teachers:
         raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")

@@ -1,4 +1,4 @@
-"""HTTP connections that slow and silent clients cannot hold."""
+"""HTTP connections that slow and silent clients cannot block."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Connection"]
 class Connection(H11Protocol):
     """uvicorn's connection, limited where uvicorn has no limit.
 
-    A request must arrive in time, and a client must read what was sent. At the greatest number of connections, a new one
-    replaces the one that is silent longest.
+    A request must arrive in time, and a client must read the response. At the greatest number of connections, a new one
+    replaces the one that has been silent longest.
     """
 
     most: ClassVar[int] = 256
@@ -28,9 +28,9 @@ class Connection(H11Protocol):
     request_seconds: ClassVar[float] = 30.0
     """Time for a whole request to arrive, headers and body."""
     unread_seconds: ClassVar[float] = 30.0
-    """Time in which a client must read something of what was sent."""
+    """Time in which a client must read part of the sent data."""
     gone_seconds: ClassVar[float] = 0.1
-    """Time between looks at whether a client that sends no more is still there."""
+    """Time between checks whether a client that sends no more is still connected."""
 
     _silent_since = 0.0
     _arriving: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""One model that generates at most so many answers at once, with a bounded queue behind them.
+"""One model that generates a limited number of answers at once, with a bounded queue for the others.
 
 Answers are generated in worker threads. Everything else happens in the event loop, so that nothing needs a lock.
 """
@@ -23,7 +23,7 @@ __all__ = ["Answer", "Engine"]
 
 
 FindEnd = Callable[[str], int | None]
-"""Return how many characters of an answer are kept if it ends after a text; None if it goes on."""
+"""Return how many characters of an answer are kept if it ends after a text; None if it continues."""
 
 
 class Answer:
@@ -33,7 +33,7 @@ class Answer:
     `error` the exception of the model.
 
     Args:
-        request: what is answered.
+        request: the request to answer.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
         natural_end: end the answer at its natural end, see `kdtool_transformers.end_naturally`.
@@ -59,10 +59,10 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[kdtool.TextPiece]:
         """Yield pieces. Raises what the model raised."""
-        while (found := await self._pieces.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+        while (piece := await self._pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
 
     def generate(self, runtime: kdtool.Runtime) -> None:
         """Generate the answer, in a worker thread; stop at the first piece after it was cancelled."""
@@ -129,7 +129,7 @@ class Engine:
         name: the model's name.
         load: opens it, in a thread of `loader`.
         queue: answers that may wait.
-        loader: the thread in which models load, one after the other.
+        loader: the thread that loads models, one after the other.
 
     `before_load` is called when a model is about to load, `finished` with each answer that has ended, and `idle` whenever
     the model may no longer be used.
@@ -188,7 +188,7 @@ class Engine:
         """
         if len(requests) > self._queue + self.streams:
             raise RequestError(
-                f"{len(requests)} answers are asked for at once, but the queue holds {self._queue + self.streams}; "
+                f"{len(requests)} answers are asked for at once, but the queue has room for {self._queue + self.streams}; "
                 "ask for fewer, or start the server with a longer --queue",
                 param="n",
             )
@@ -229,7 +229,7 @@ class Engine:
                 self._end(answer)
 
     def unload(self) -> None:
-        """Close the model, which nobody uses; the next request loads it again."""
+        """Close the model, which must be idle; the next request loads it again."""
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.workers.stop()
@@ -329,5 +329,5 @@ _CANNOT = {
     "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
     "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
     "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
-    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send a prompt alone"),
+    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send only a prompt"),
 }

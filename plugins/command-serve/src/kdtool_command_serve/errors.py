@@ -65,7 +65,7 @@ def as_request_error(error: BaseException) -> RequestError:
     text = _FOLDERS.sub("", str(error).strip()) or type(error).__name__
     if isinstance(error, kdtool.MemoryExceededError | MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
         return RequestError(
-            f"the memory does not suffice: {text.splitlines()[0]}; ask a smaller model, or restart with --keep 1",
+            f"not enough memory: {text.splitlines()[0]}; ask a smaller model, or restart with --keep 1",
             status=503,
             code="insufficient_memory",
         )

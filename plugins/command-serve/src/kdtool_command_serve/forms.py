@@ -31,35 +31,35 @@ class _OpenAiForm:
         self._per_prompt = per_prompt
         self._base = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
+    def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the body of finished answers."""
-        choices = [self.choice(one) for one in found]
-        last = {"usage": self._count(found), "timings": found[0].timings()}
+        choices = [self.choice(each) for each in all_generated]
+        last = {"usage": self._count(all_generated), "timings": all_generated[0].timings()}
         return {**self._base, "object": self.whole_object, "choices": choices, **last}
 
-    def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:
+    def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield a chunk without choices that has the usage, if it is asked for."""
         if self._usage:
-            yield {**self._chunk([]), "usage": self._count(found), "timings": found[0].timings()}
+            yield {**self._chunk([]), "usage": self._count(all_generated), "timings": all_generated[0].timings()}
 
     def find_end(self, text: str) -> int | None:
         """Return None: answers end by themselves."""
         return None
 
-    def choice(self, one: Generated) -> dict[str, Any]:
+    def choice(self, generated: Generated) -> dict[str, Any]:
         """Return a finished answer."""
         raise NotImplementedError
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._base, "object": self.piece_object, "choices": choices}
 
-    def _last(self, one: Generated, piece: kdtool.TextPiece) -> dict[str, Any]:
-        """Return what the last chunk of an answer has besides its choice."""
-        return {"timings": one.timings()} if piece.finish else {}
+    def _last(self, generated: Generated, piece: kdtool.TextPiece) -> dict[str, Any]:
+        """Return the fields that the last chunk of an answer has in addition to its choice."""
+        return {"timings": generated.timings()} if piece.finish else {}
 
-    def _count(self, found: Sequence[Generated]) -> dict[str, int]:
-        prompt = sum(one.answer.tokens_in for one in found[:: self._per_prompt])
-        answers = sum(one.answer.tokens_out for one in found)
+    def _count(self, all_generated: Sequence[Generated]) -> dict[str, int]:
+        prompt = sum(generated.answer.tokens_in for generated in all_generated[:: self._per_prompt])
+        answers = sum(generated.answer.tokens_out for generated in all_generated)
         return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
 
 
@@ -83,40 +83,46 @@ class CompletionForm(_OpenAiForm):
         self._echo = echo
         self._offsets: dict[int, int] = {}
 
-    def choice(self, one: Generated) -> dict[str, Any]:
+    def choice(self, generated: Generated) -> dict[str, Any]:
         """Return a finished answer."""
-        text = self._echo_of(one) + one.text
-        return self._choice(one, text, one.logprobs, one.finish)
+        text = self._echo_of(generated) + generated.text
+        return self._choice(generated, text, generated.logprobs, generated.finish)
 
-    def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
+    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield the prompt if the request wants it repeated."""
-        if echoed := self._echo_of(one):
-            yield self._chunk([self._choice(one, echoed, [], None)])
+        if echoed := self._echo_of(generated):
+            yield self._chunk([self._choice(generated, echoed, [], None)])
 
-    def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a chunk with the piece's text."""
         if piece.text or piece.finish or piece.logprobs:
-            choice = self._choice(one, piece.text, piece.logprobs, piece.finish)
-            yield {**self._chunk([choice]), **self._last(one, piece)}
+            choice = self._choice(generated, piece.text, piece.logprobs, piece.finish)
+            yield {**self._chunk([choice]), **self._last(generated, piece)}
 
-    def _echo_of(self, one: Generated) -> str:
-        return self._echo[one.number] if self._echo else ""
+    def _echo_of(self, generated: Generated) -> str:
+        return self._echo[generated.number] if self._echo else ""
 
     def _choice(
-        self, one: Generated, text: str, logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
+        self, generated: Generated, text: str, logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
-        shown = self._legacy_logprobs(one.number, logprobs) if self._logprobs else None
-        return {"index": one.number, "text": text, "logprobs": shown, "finish_reason": finish, **_stop_reason(one)}
+        shown = self._legacy_logprobs(generated.number, logprobs) if self._logprobs else None
+        return {
+            "index": generated.number,
+            "text": text,
+            "logprobs": shown,
+            "finish_reason": finish,
+            **_stop_reason(generated),
+        }
 
-    def _legacy_logprobs(self, number: int, found: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+    def _legacy_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
         offsets = []
-        for token in found:
+        for token in logprobs:
             offsets.append(self._offsets.get(number, 0))
             self._offsets[number] = offsets[-1] + len(token.token)
         return {
-            "tokens": [token.token for token in found],
-            "token_logprobs": [token.logprob for token in found],
-            "top_logprobs": [dict(token.top) for token in found],
+            "tokens": [token.token for token in logprobs],
+            "token_logprobs": [token.logprob for token in logprobs],
+            "top_logprobs": [dict(token.top) for token in logprobs],
             "text_offset": offsets,
         }
 
@@ -128,29 +134,39 @@ class ChatForm(_OpenAiForm):
     whole_object = "chat.completion"
     piece_object = "chat.completion.chunk"
 
-    def choice(self, one: Generated) -> dict[str, Any]:
+    def choice(self, generated: Generated) -> dict[str, Any]:
         """Return a finished answer."""
-        message = {"role": "assistant", "content": one.text, "refusal": None}
-        shown = _chat_logprobs(one.logprobs) if self._logprobs else None
+        message = {"role": "assistant", "content": generated.text, "refusal": None}
+        shown = _chat_logprobs(generated.logprobs) if self._logprobs else None
         return {
-            "index": one.number, "message": message, "logprobs": shown, "finish_reason": one.finish, **_stop_reason(one)
+            "index": generated.number,
+            "message": message,
+            "logprobs": shown,
+            "finish_reason": generated.finish,
+            **_stop_reason(generated),
         }  # fmt: skip
 
-    def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
+    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield the role."""
-        yield self._delta(one, {"role": "assistant", "content": ""}, (), None)
+        yield self._delta(generated, {"role": "assistant", "content": ""}, (), None)
 
-    def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a chunk with the piece's text."""
         if piece.text or piece.finish or piece.logprobs:
             delta = {"content": piece.text} if piece.text or piece.logprobs else {}
-            yield {**self._delta(one, delta, piece.logprobs, piece.finish), **self._last(one, piece)}
+            yield {**self._delta(generated, delta, piece.logprobs, piece.finish), **self._last(generated, piece)}
 
     def _delta(
-        self, one: Generated, delta: dict[str, str], logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
+        self, generated: Generated, delta: dict[str, str], logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
         shown = _chat_logprobs(logprobs) if self._logprobs else None
-        choice = {"index": one.number, "delta": delta, "logprobs": shown, "finish_reason": finish, **_stop_reason(one)}
+        choice = {
+            "index": generated.number,
+            "delta": delta,
+            "logprobs": shown,
+            "finish_reason": finish,
+            **_stop_reason(generated),
+        }
         return self._chunk([choice])
 
 
@@ -166,60 +182,61 @@ class InfillForm:
         self._truncated = truncated
         self.find_end = End(given).find_end
 
-    def whole(self, found: Sequence[Generated]) -> dict[str, Any]:
+    def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the finished answer."""
-        (one,) = found
-        text = one.text if self._given.n_predict else ""
-        body = {"content": text, **self._last(one)}
+        (generated,) = all_generated
+        text = generated.text if self._given.n_predict else ""
+        body = {"content": text, **self._last(generated)}
         return _select(body, self._given.response_fields) if self._given.response_fields else body
 
-    def begin(self, one: Generated) -> Iterator[dict[str, Any]]:
+    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield nothing."""
         yield from ()
 
-    def piece(self, one: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a piece's text."""
         if piece.text and self._given.n_predict:
             yield {"index": 0, "content": piece.text, "stop": False}
 
-    def end(self, found: Sequence[Generated]) -> Iterator[dict[str, Any]]:
+    def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield figures."""
-        yield {"content": "", **self._last(found[0])}
+        yield {"content": "", **self._last(all_generated[0])}
 
-    def _last(self, one: Generated) -> dict[str, Any]:
+    def _last(self, generated: Generated) -> dict[str, Any]:
         return {
             "index": 0,
             "model": self._model,
             "stop": True,
-            "stop_type": "limit" if one.finish == "length" else "eos",
-            "tokens_predicted": one.answer.tokens_out,
-            "tokens_evaluated": one.answer.tokens_in,
+            "stop_type": "limit" if generated.finish == "length" else "eos",
+            "tokens_predicted": generated.answer.tokens_out,
+            "tokens_evaluated": generated.answer.tokens_in,
             "truncated": self._truncated,
-            "timings": one.timings(),
+            "timings": generated.timings(),
         }
 
 
-def _stop_reason(one: Generated) -> dict[str, str]:
-    """Return why an answer ended although the model would have gone on."""
-    return {"stop_reason": one.reason} if one.reason else {}
+def _stop_reason(generated: Generated) -> dict[str, str]:
+    """Return why an answer ended although the model would have continued."""
+    return {"stop_reason": generated.reason} if generated.reason else {}
 
 
 def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """Return fields by path, such as "timings/prompt_n", which is also the name of the result. Unknown ones are left out."""
-    found: dict[str, Any] = {}
+    selected: dict[str, Any] = {}
     for path in paths:
         value: Any = body
         for key in path.split("/"):
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
-            found[path] = value
-    return found
+            selected[path] = value
+    return selected
 
 
-def _chat_logprobs(found: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+def _chat_logprobs(logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
     return {
         "content": [
-            {**_token(one.token, one.logprob), "top_logprobs": [_token(*each) for each in one.top]} for one in found
+            {**_token(token.token, token.logprob), "top_logprobs": [_token(*each) for each in token.top]}
+            for token in logprobs
         ],
         "refusal": None,
     }

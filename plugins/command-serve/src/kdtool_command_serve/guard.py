@@ -20,7 +20,7 @@ from kdtool_command_serve.errors import RequestError
 __all__ = ["Guard"]
 
 _READ_TO_REFUSE = 32
-"""A body that is so many times larger than the limit ends the connection at once."""
+"""A body that is larger than the limit times this factor ends the connection at once."""
 
 
 class Guard:
@@ -81,7 +81,7 @@ class Guard:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if "*" not in self._hosts and name not in self._hosts:
             raise RequestError(
-                f"the header Host names {name[:100]!r}, but this server answers to {', '.join(sorted(self._hosts))} alone",
+                f"the header Host names {name[:100]!r}, but this server only answers to {', '.join(sorted(self._hosts))}",
                 status=421,
                 code="wrong_host",
             )
@@ -121,13 +121,13 @@ class Guard:
 
         A body that is too large is read to its end, within reason, so that the client reads the answer.
         """
-        body, count, more = bytearray(), 0, True
-        while more and count <= _READ_TO_REFUSE * self._body:
+        body, count, continues = bytearray(), 0, True
+        while continues and count <= _READ_TO_REFUSE * self._body:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError
             count += len(message.get("body", b""))
-            more = message.get("more_body", False)
+            continues = message.get("more_body", False)
             if count <= self._body:
                 body += message.get("body", b"")
         if count > self._body:

@@ -41,11 +41,11 @@ class End:
         return text.rindex("\n") if late and "\n" in text else None
 
     def _find_outdent(self, text: str) -> int | None:
-        """Return where the first line begins that is indented less; the first line of all stands behind the cursor."""
-        place = text.find("\n")
-        while place >= 0:
-            line = text[place + 1 :].partition("\n")[0]
+        """Return where the first line begins that is indented less; the rest of the cursor's line does not count."""
+        end = text.find("\n")
+        while end >= 0:
+            line = text[end + 1 :].partition("\n")[0]
             if line.strip() and len(line) - len(line.lstrip()) < self._indent:
-                return place
-            place = text.find("\n", place + 1)
+                return end
+            end = text.find("\n", end + 1)
         return None

@@ -13,7 +13,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counts of one server; each has a registry of its own."""
+    """Counts of one server; each has a separate registry."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -17,7 +17,7 @@ __all__ = ["Chat", "Completion", "Infill", "Parameters", "parse"]
 Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
 
 _IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
-"""Change no answer, whatever their value is."""
+"""Parameters that change no answer, regardless of their value."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
     "presence_penalty": (0,),
@@ -84,7 +84,7 @@ class Parameters(_Strict):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _leave_out_harmless(cls, given: Any) -> Any:
-        """Leave out what is null, and what changes nothing."""
+        """Remove fields that are null or change nothing."""
         if not isinstance(given, dict):
             return given
         return {
@@ -101,8 +101,8 @@ class Parameters(_Strict):
     def _list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
-    def request(self, prompt: str, max_tokens: int, number: int = 0, **more: Any) -> kdtool.Request:
-        """Return the request of the choice `number`: each has a seed of its own."""
+    def request(self, prompt: str, max_tokens: int, number: int = 0, **further: Any) -> kdtool.Request:
+        """Return the request of the choice `number`: each has a different seed."""
         seed = secrets.randbits(31) if self.seed is None else (self.seed + number) % 2**63
         return kdtool.Request(
             str(number),
@@ -113,7 +113,7 @@ class Parameters(_Strict):
             seed=seed,
             top_p=self.top_p,
             top_k=self.top_k,
-            **more,
+            **further,
         )
 
 

@@ -120,7 +120,7 @@ def _bind(host: str, port: int) -> socket.socket:
 def _is_answered(port: int) -> bool:
     """Return whether a program of this machine answers on a port.
 
-    It may listen on all addresses, as AirPlay of macOS does on port 5000: binding 127.0.0.1 beside it would succeed.
+    It may listen on all addresses, as AirPlay of macOS does on port 5000: binding 127.0.0.1 would succeed in addition.
     """
     for host in ("127.0.0.1", "::1"):
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.2):

@@ -28,11 +28,11 @@ class Workers:
             thread.start()
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run `task` when a thread is free; what it raises is printed."""
+        """Run `task` when a thread is free; its exceptions are printed."""
         self._tasks.put(task)
 
     def stop(self) -> None:
-        """Let the threads end when they have finished what was submitted."""
+        """Let the threads end when they have finished the submitted tasks."""
         for _ in self._threads:
             self._tasks.put(None)
 

@@ -8,7 +8,7 @@
 - `record`, `page` `sweep.json`, `sweep.md` and `sweep.html`
 - `command` the command `kdtool sweep`
 
-A point is a run like any other, in a folder of its own.
+A point is a run like any other, in its own folder.
 """
 
 from kdtool_command_sweep.points import SweepPoint

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
-_GRID = """Values that a key takes in turn: a YAML list such as 'student.layers=[8, 12]', or a scalar for one value. Give the
-option several times to run all combinations. A value that is a list itself stands in a list: 'seeds=[[0, 1], [2, 3]]'."""
+_GRID = """Values that a key takes in turn: a YAML list such as 'student.layers=[8, 12]', or a scalar for one value. Repeat
+the option to run all combinations. A value that is itself a list is written in a list: 'seeds=[[0, 1], [2, 3]]'."""
 
 
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -72,15 +72,15 @@ def sweep(
                 click.echo(f"  {stage.action:<8} {stage.title}")
         return
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        found = sweep(Path(recipe), grid, settings, out=out, store=store, offline=offline)
-    _show(found, as_json=as_json)
-    context.exit(found.exit_code)
+        results = sweep(Path(recipe), grid, settings, out=out, store=store, offline=offline)
+    _show(results, as_json=as_json)
+    context.exit(results.exit_code)
 
 
-def _show(found: SweepResults, *, as_json: bool) -> None:
+def _show(results: SweepResults, *, as_json: bool) -> None:
     from kdtool_command_sweep.record import HTML, JSON, as_markdown
 
     if as_json:
-        click.echo((found.folder / JSON).read_text(encoding="utf-8"), nl=False)
+        click.echo((results.folder / JSON).read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo(f"\n{as_markdown(found)}\ntables: {found.folder / HTML}")
+        click.echo(f"\n{as_markdown(results)}\ntables: {results.folder / HTML}")

@@ -38,7 +38,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it.
+    """Write a temporary file next to `path` and rename it.
 
     Raises:
         StorageError: it cannot be written.

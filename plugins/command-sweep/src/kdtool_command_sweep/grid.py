@@ -32,7 +32,7 @@ class Grid:
 
     Attributes:
         values: the keys that vary, with their values as a recipe reads them.
-        points: settings by label, as they were given, in the order in which they run.
+        points: settings by label, as they were given, in the order of their runs.
     """
 
     values: Mapping[str, tuple[Any, ...]]
@@ -109,12 +109,12 @@ def _write_value(value: Any) -> str:
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """Return the shortest end of each key path that no other key path has."""
     ends = {key: [end.lower() for end in _ends(key)] for key in keys}
-    found = {}
+    short = {}
     for key in keys:
         others = {end for other in keys if other != key for end in ends[other]}
         alone = (end for end in _ends(key) if end.lower() not in others)
-        found[key] = next(alone, f"{_ends(key)[-1]}-{_digest(key)}")
-    return found
+        short[key] = next(alone, f"{_ends(key)[-1]}-{_digest(key)}")
+    return short
 
 
 def _ends(key: str) -> list[str]:

@@ -36,9 +36,9 @@ class SweepPoint:
         label: names the point and its run.
         values: the settings that are special about it.
         folder: the run's folder.
-        status: "done", "failed" (also where it was known beforehand that it cannot run), or "not run" where the sweep was
+        status: "done", "failed" (also if it was known beforehand that it cannot run), or "not run" if the sweep was
             stopped before.
-        reused: whether everything was there from before.
+        reused: whether everything existed already.
         error: why it failed.
         exit_code: the exit code that its error has by itself.
         results: the run's results; None unless it is done.
@@ -56,7 +56,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Request:
-    """The recipe, what changes at which point, and where runs share what they make."""
+    """The recipe, the settings of each point, and the folders that runs share."""
 
     recipe: Path | Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -79,20 +79,20 @@ def name_of(request: Request) -> str:
     Raises:
         RecipeError: with all that is wrong at any point.
     """
-    found: dict[kdtool.Problem, list[str]] = {}
+    affected: dict[kdtool.Problem, list[str]] = {}
     name = ""
-    for label, own in request.grid.points.items():
+    for label, of_point in request.grid.points.items():
         try:
-            name = load_recipe(request.recipe, {**request.settings, **own}).name
+            name = load_recipe(request.recipe, {**request.settings, **of_point}).name
             kdtool.plan(request.recipe, request.settings_at(label), store=request.store)
         except kdtool.RecipeError as error:
             for problem in error.problems:
-                found.setdefault(problem, []).append(label)
+                affected.setdefault(problem, []).append(label)
         except Exception:  # noqa: S112 - the point's run meets it too, and names the culprit
             continue
-    if found:
+    if affected:
         count = len(request.grid.points)
-        problems = [replace(problem, message=problem.message + _where(at, count)) for problem, at in found.items()]
+        problems = [replace(problem, message=problem.message + _where(at, count)) for problem, at in affected.items()]
         raise kdtool.RecipeError(problems)
     return name
 
@@ -136,8 +136,8 @@ def _results(point: SweepPoint, request: Request) -> kdtool.Results:
     except kdtool.TargetMissedError as error:
         if error.results is None:  # a component raised it
             raise
-        found: kdtool.Results = error.results
-        return found
+        results: kdtool.Results = error.results
+        return results
 
 
 def _refusal(point: SweepPoint, request: Request) -> kdtool.UsageError | None:
@@ -165,5 +165,5 @@ def _fail_point(point: SweepPoint, error: Exception) -> SweepPoint:
 def _where(labels: Sequence[str], of: int) -> str:
     if len(labels) == of:
         return ""
-    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return f" (at {'the point' if len(labels) == 1 else 'the points'} {', '.join(labels[:_NAMED])}{more})"
+    rest = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return f" (at {'the point' if len(labels) == 1 else 'the points'} {', '.join(labels[:_NAMED])}{rest})"

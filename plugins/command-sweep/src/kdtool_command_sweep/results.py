@@ -19,9 +19,9 @@ class SweepResults:
 
     Attributes:
         name: the recipe's name.
-        folder: holds `sweep.json`, `sweep.md`, `sweep.html`, and a folder for each point's run.
+        folder: contains `sweep.json`, `sweep.md`, `sweep.html`, and a folder for each point's run.
         grid: the keys that vary, with their values.
-        points: in the order in which they ran.
+        points: in the order of their runs.
         tables: one for each measurement.
         caution: how far to trust the best point.
     """
@@ -35,5 +35,5 @@ class SweepResults:
 
     @property
     def exit_code(self) -> int:
-        """0 where every point is done, else the exit code of the first that failed."""
+        """0 if every point is done, else the exit code of the first that failed."""
         return next((point.exit_code for point in self.points if point.status == "failed"), 0)

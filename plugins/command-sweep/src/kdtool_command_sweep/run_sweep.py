@@ -39,7 +39,7 @@ def sweep(
         recipe: a file, or the same as a mapping.
         grid: key paths to the values that each takes in turn, such as {"student.layers": [8, 12], "seeds": [[0, 1]]}.
         settings: key paths to values for all points.
-        out: the folder for runs; this sweep works in `out/<name>-sweep`, and each point in a folder of its own there.
+        out: the folder for runs; this sweep works in `out/<name>-sweep`, and each point in its own folder there.
         store: the folder for text, rows and signals, which runs share; the user's cache by default.
         offline: use no network.
 
@@ -72,13 +72,13 @@ def plan_sweep(
         KdtoolError: as `kdtool.plan`.
     """
     begun, request = _prepare(recipe, grid, settings, out, store)
-    found: dict[str, tuple[kdtool.PlannedStage, ...]] = {}
+    planned: dict[str, tuple[kdtool.PlannedStage, ...]] = {}
     made: set[Path] = set()
     for point in (point for point in begun.points if point.status == "not run"):
         stages = request.plan(point)
-        found[point.label] = tuple(replace(s, action="reuse", why=()) if s.path in made else s for s in stages)
+        planned[point.label] = tuple(replace(s, action="reuse", why=()) if s.path in made else s for s in stages)
         made.update(stage.path for stage in stages)
-    return found
+    return planned
 
 
 def _prepare(
@@ -121,7 +121,7 @@ def _run_all(begun: SweepResults, request: Request) -> SweepResults:
 
 
 def _caution(tables: Sequence[SweepTable]) -> str:
-    """Return how picking the best point distorts its numbers; "" where nothing is ranked."""
+    """Return how picking the best point distorts its numbers; "" if nothing is ranked."""
     ranked = [row for table in tables for row in table.rows if row.standing]
     if not ranked:
         return ""

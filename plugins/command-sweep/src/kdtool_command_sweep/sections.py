@@ -1,4 +1,4 @@
-"""The tables of a sweep as text, for Markdown and HTML alike: a column for each swept key, then what was found."""
+"""The tables of a sweep as text, for Markdown and HTML alike: a column for each swept key, then the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdtool_command_sweep.table import SweepCell, SweepTable
 __all__ = ["REPORT", "Section", "remarks_of", "sections_of"]
 
 REPORT = "report"
-"""The column that holds paths of reports, relative to the sweep's folder."""
+"""The column with paths of reports, relative to the sweep's folder."""
 _INTERVALS = "Numbers are means over seeds, with 95 % intervals over seeds and items."
 
 
@@ -32,7 +32,7 @@ class Section:
 
 
 def sections_of(sweep: SweepResults) -> list[Section]:
-    """Return a table of how every point ended, in the order in which they ran, and one for each measurement."""
+    """Return a table of how every point ended, in the order of their runs, and one for each measurement."""
     keys = list(sweep.grid)
     labelled = {point.label: [_value(point.values[key]) for key in keys] for point in sweep.points}
     ended = [[*labelled[point.label], *_outcome(point, sweep)] for point in sweep.points]
@@ -41,7 +41,7 @@ def sections_of(sweep: SweepResults) -> list[Section]:
 
 
 def remarks_of(sweep: SweepResults) -> list[str]:
-    """Return what holds for all tables."""
+    """Return the remarks that apply to all tables."""
     cells = (cell for table in sweep.tables for row in table.rows for cell in row.cells.values())
     remarks = [_INTERVALS] if any(cell.low is not None for cell in cells) else []
     return [*remarks, *filter(None, [sweep.caution])]

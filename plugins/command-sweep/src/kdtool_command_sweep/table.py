@@ -1,4 +1,4 @@
-"""Measurements of all points side by side: means over seeds with intervals, and which point is best, as far as is shown.
+"""Measurements of all points side by side: means over seeds with intervals, and the best point, if one is shown to be best.
 
 Points are compared as a run compares its arms: paired over items and seeds, with a 95 % interval over both
 (`kdtool._results.compare_arms`). Nothing is ranked that was measured differently.
@@ -24,7 +24,7 @@ BySeed = Mapping[int | None, Measurement]
 
 @dataclass(frozen=True)
 class SweepCell:
-    """The mean over `seeds` seeds; `low` and `high` bound its 95 % interval where there are several."""
+    """The mean over `seeds` seeds; `low` and `high` bound its 95 % interval if there are several."""
 
     value: float
     low: float | None
@@ -36,7 +36,7 @@ class SweepCell:
 class SweepRow:
     """One point: a cell for each column that was measured there.
 
-    `standing` compares its student with the best point's: "not shown to differ" is a tie as far as anyone can tell. "best
+    `standing` compares its student with the best point's: "not shown to differ" is a tie within the precision. "best
     value" is the best of numbers between which no difference was tested.
     """
 
@@ -60,7 +60,7 @@ class SweepTable:
 
 def tables_of(results: Mapping[str, Results]) -> tuple[SweepTable, ...]:
     """Put the measurements of finished points, by label, into one table for each measurement."""
-    names = dict.fromkeys(found.name for result in results.values() for found in result.measurements)
+    names = dict.fromkeys(measurement.name for result in results.values() for measurement in result.measurements)
     texts = {stage.fingerprint for result in results.values() for stage in result.stages if stage.name == "text"}
     return tuple(_table(name, results, same_texts=len(texts) <= 1) for name in names)
 
@@ -69,10 +69,10 @@ def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> Sw
     by_column: dict[str, dict[str, dict[int | None, Measurement]]] = {}
     for label, result in results.items():
         subjects = {subject.name: subject for subject in result.subjects}
-        for found in result.measurements:
-            if found.name == name:
-                subject = subjects[found.subject]
-                by_column.setdefault(_column(subject), {}).setdefault(label, {})[subject.seed] = found
+        for measurement in result.measurements:
+            if measurement.name == name:
+                subject = subjects[measurement.subject]
+                by_column.setdefault(_column(subject), {}).setdefault(label, {})[subject.seed] = measurement
     columns = _in_order(by_column, results.values())
     ranked_by = next((column for column in columns if column == "student" or column.startswith("student-")), "")
     standings, note = _standings(by_column[ranked_by]) if ranked_by else ({}, "")
@@ -91,7 +91,7 @@ def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> Sw
 
 
 def _column(subject: Subject) -> str:
-    """Return the subject's name without its seed: what is the same at all points."""
+    """Return the subject's name without its seed, which is the same at all points."""
     return subject.name if subject.seed is None else re.sub(rf"-seed{subject.seed}(?!\d)", "", subject.name)
 
 
@@ -102,18 +102,18 @@ def _in_order(columns: Collection[str], results: Iterable[Results]) -> tuple[str
     return tuple(name for name in known if name in columns)
 
 
-def _cell(found: BySeed) -> SweepCell:
-    bounds = interval(list(found.values())) if len(found) > 1 else None
+def _cell(by_seed: BySeed) -> SweepCell:
+    bounds = interval(list(by_seed.values())) if len(by_seed) > 1 else None
     low, high = bounds or (None, None)
-    return SweepCell(_mean(found), low, high, len(found))
+    return SweepCell(_mean(by_seed), low, high, len(by_seed))
 
 
-def _mean(found: BySeed) -> float:
-    return fmean(measurement.value for measurement in found.values())
+def _mean(by_seed: BySeed) -> float:
+    return fmean(measurement.value for measurement in by_seed.values())
 
 
 def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
-    """Return how each point stands to the best, and what to say of it; nothing where they cannot be compared."""
+    """Return how each point compares with the best, and a note; nothing if they cannot be compared."""
     if len(points) < 2:
         return {}, ""
     differs = _difference(points)
@@ -121,32 +121,32 @@ def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
         return {}, f"not ranked: {differs}"
     sign = 1 if _first(points).higher_is_better else -1
     best = max(points, key=lambda label: sign * _mean(points[label]))
-    if any(measurement.items is None for found in points.values() for measurement in found.values()):
+    if any(measurement.items is None for by_seed in points.values() for measurement in by_seed.values()):
         return {best: "best value"}, "differences are not tested: it is not measured item by item"
     standings: dict[str, Standing] = {best: "best"}
-    for label, found in points.items():
+    for label, by_seed in points.items():
         if label != best:
-            pairs = [(found[seed], points[best][seed]) for seed in found]
-            found_out = compare(label, best, pairs)
-            standings[label] = "worse" if found_out and found_out.verdict == "worse" else "not shown to differ"
+            pairs = [(by_seed[seed], points[best][seed]) for seed in by_seed]
+            comparison = compare(label, best, pairs)
+            standings[label] = "worse" if comparison and comparison.verdict == "worse" else "not shown to differ"
     tied = "worse" not in standings.values()
     return standings, "no point is shown to differ from the best" if tied else ""
 
 
 def _difference(points: Mapping[str, BySeed]) -> str:
-    """Say in which way the points were measured differently; "" if in none."""
-    others = [next(iter(found.values())) for found in points.values()]
+    """Return how the points were measured differently; "" if they were not."""
+    others = [next(iter(by_seed.values())) for by_seed in points.values()]
     keys = sorted({key for other in others for key in differing(others[0], other)})
     if keys:
         return f"the points were measured differently ({', '.join(keys)})"
-    if any(found.keys() != _seeds(points) for found in points.values()):
+    if any(by_seed.keys() != _seeds(points) for by_seed in points.values()):
         return "the points have different seeds"
-    items = [set(read_items(measurement.items)) for found in points.values() for measurement in found.values()]
+    items = [set(read_items(measurement.items)) for by_seed in points.values() for measurement in by_seed.values()]
     return "" if all(names == items[0] for names in items) else "the points were measured on different items"
 
 
 def _first(points: Mapping[str, BySeed]) -> Measurement:
-    return next(measurement for found in points.values() for measurement in found.values())
+    return next(measurement for by_seed in points.values() for measurement in by_seed.values())
 
 
 def _seeds(points: Mapping[str, BySeed]) -> Collection[int | None]:

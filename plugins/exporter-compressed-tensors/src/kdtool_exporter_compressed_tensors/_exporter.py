@@ -19,7 +19,7 @@ _NAMES = {"w8a8": "w8a8-int8", "w8a16": "w8a16-int8", "w4a16": "w4a16"}
 _BYTES = {"w8a8": 1.0, "w8a16": 1 + 2 / 32, "w4a16": 0.5 + 2 / 32}
 """Bytes of a weight at most, with its share of a scale."""
 _LIMIT = {"w8a8": 0.35, "w8a16": 0.07, "w4a16": 1.2}
-"""Standard deviations by which logits may differ from the student's; the README has the measurement behind them."""
+"""Standard deviations by which logits may differ from the student's; the README has the measurements they follow from."""
 _EXACT = 1e-3
 
 
@@ -33,7 +33,7 @@ class CompressedTensors(kdtool.Exporter):
         """`w8a8`: int8 weights with a scale per row, inputs rounded to int8 per token as the model runs. `w8a16`, `w4a16`:
         packed int8 or int4 weights with a scale for 128 of them, or for 64 or 32 where 128 does not divide the widths."""
         dtype: Literal["bfloat16", "float16"] = "bfloat16"
-        """Precision of scales, embeddings, the head and norms; GPUs before Ampere compute in `float16` alone."""
+        """Precision of scales, embeddings, the head and norms; GPUs before Ampere compute only in `float16`."""
 
     config: Config
 
@@ -64,7 +64,7 @@ class CompressedTensors(kdtool.Exporter):
 
         Raises:
             UsageError: the scheme can quantise none of the student's layers.
-            PluginError: the folder holds another model, or rounding moves the logits beyond the scheme's limit.
+            PluginError: the folder contains another model, or rounding moves the logits beyond the scheme's limit.
         """
         import torch
         from kdtool_model_card import model_card, write_notices
@@ -115,10 +115,10 @@ class CompressedTensors(kdtool.Exporter):
 
 
 def _require_same(folder: Path, rows: Sequence[Tensor], rounded: Tensor) -> None:
-    """Refuse a folder from which transformers computes other logits than the rounded student's, shape (tokens, vocabulary).
+    """Refuse a folder whose logits in transformers differ from the rounded student's, shape (tokens, vocabulary).
 
     Raises:
-        PluginError: it does.
+        PluginError: they differ.
     """
     import torch
 
@@ -150,7 +150,7 @@ def _require_close(rounded: Tensor, expected: Tensor, scheme: str) -> str:
 
 
 def _draw_rows(model: kdtool.LanguageModel) -> list[Tensor]:
-    """Return rows of tokens that the model draws itself, 33 each at most, behind a random first token."""
+    """Return rows of tokens that the model samples itself after a random first token, at most 33 each."""
     import torch
 
     count, length = 4, 32
@@ -164,13 +164,13 @@ def _logits(model: kdtool.LanguageModel, rows: Sequence[Tensor]) -> Tensor:
     import torch
 
     with torch.no_grad():
-        found = [model.model(input_ids=row).logits[0, :, : model.head.vocabulary].float() for row in rows]
-    return torch.cat(found)
+        logits = [model.model(input_ids=row).logits[0, :, : model.head.vocabulary].float() for row in rows]
+    return torch.cat(logits)
 
 
-def _deviation(found: Tensor, expected: Tensor) -> float:
+def _deviation(logits: Tensor, expected: Tensor) -> float:
     """Return how far logits are from those expected, in their standard deviations."""
-    return float((found - expected).square().mean().sqrt() / expected.std())
+    return float((logits - expected).square().mean().sqrt() / expected.std())
 
 
 def _how_to_use(folder: str) -> str:

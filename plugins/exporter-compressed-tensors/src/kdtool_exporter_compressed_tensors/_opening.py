@@ -16,7 +16,7 @@ __all__ = ["is_compressed", "open_compressed"]
 
 
 def is_compressed(folder: Path | None) -> bool:
-    """Return whether a folder holds a model in the compressed-tensors format."""
+    """Return whether a folder contains a model in the compressed-tensors format."""
     config = None if folder is None else folder / "config.json"
     if config is None or not config.is_file():
         return False

@@ -40,7 +40,7 @@ def split_layers(causal: Any, scheme: SchemeName) -> tuple[dict[str, nn.Linear],
     if not linear:
         raise kdtool.UsageError(
             f"exporters.compressed-tensors: a student with nn.Linear layers was expected, but {type(causal).__name__} has "
-            "none beside its head; export it with safetensors"
+            "none except its head; export it with safetensors"
         )
     if scheme == "w8a8":
         return linear, 0, []

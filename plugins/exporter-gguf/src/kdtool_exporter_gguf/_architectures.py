@@ -81,12 +81,12 @@ def _find_unsupported(config: Any, known: _Architecture) -> Iterator[str]:
     if kind not in ("default", "linear", "yarn") and (kind, known) != ("llama3", _LLAMA):
         yield f"rope_type {kind}"
     for name, value in _REQUIRED.items():
-        found = rope.get(name, getattr(config, name, value))
-        if found not in (value, None):
-            yield f"{name} {found}"
+        given = rope.get(name, getattr(config, name, value))
+        if given not in (value, None):
+            yield f"{name} {given}"
     width = config.num_attention_heads * _head_size(config)
     if known.fills_hidden and width != config.hidden_size:
-        yield f"heads that are {width} wide beside a hidden size of {config.hidden_size}"
+        yield f"heads that are {width} wide with a hidden size of {config.hidden_size}"
 
 
 def writer_of(config: Any, file: Any) -> gguf.GGUFWriter:
@@ -151,12 +151,12 @@ def gguf_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if theirs is None:
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise kdtool.UsageError(f"GGUF has no place for the weight {name} of a {config.model_type}: {CONVERT}")
         count = rotated.get(name.split(".")[-2]) if known is _LLAMA else None
         yield (
-            theirs,
+            gguf_name,
             _arrange(weight, count, transposed=known.kind == gguf.MODEL_ARCH.GPT2 and name.endswith(_TRANSPOSED)),
         )
     if _rope(config).get("rope_type") == "llama3":

@@ -65,6 +65,6 @@ def require_same(student: TransformersModel, file: Path, prepared: Prepared, con
             raise kdtool.PluginError(
                 f"gguf: llama.cpp splits {text!r} differently from the student's tokenizer; export safetensors"
             )
-        found = compare(student, prepared.windows, prepared.states, decoder)
-    require_parity(found, config.type, file)
-    return found
+        parity = compare(student, prepared.windows, prepared.states, decoder)
+    require_parity(parity, config.type, file)
+    return parity

@@ -21,11 +21,11 @@ READY = "ready: "
 """Prefix of the line that a process writes once it has opened its file; the rest of the line is JSON."""
 
 _PATIENCE = 10
-"""Seconds for a process to end that broke off its connection."""
+"""Seconds for a process to end after it closed its connection."""
 
 
 class Child(AbstractContextManager["Child"]):
-    """A running process of one GGUF file; `ready` is what it wrote once it was ready.
+    """A running process of one GGUF file; `ready` is its output once it was ready.
 
     Args:
         module: the process's module in this package.

@@ -22,7 +22,7 @@ class GGUFConfig(kdtool.Config):
     calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
     """For `imatrix: text`: tokens of training text."""
     compare: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
-    """Tokens of held-out text on which the file is compared with the student."""
+    """Tokens of held-out text to compare the file with the student on."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """For opened files: maximum tokens of a prompt with its answer; the model's own context is the upper limit."""
     threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())

@@ -55,8 +55,8 @@ class Decoder(Child):
             line = self.stdout.readline()
         if not line:
             raise self.end_error()
-        found: list[int] = json.loads(line)
-        return found
+        tokens: list[int] = json.loads(line)
+        return tokens
 
     def tokenize_infilling(self, before: str, after: str) -> list[int]:
         """Return the infilling prompt for two texts, as `kdtool_transformers` writes it; `infilling` is not empty.
@@ -76,7 +76,7 @@ class Decoder(Child):
         return self.tokenize(_ALONE + text)[len(self.tokenize(_ALONE)) :]
 
     def logits(self, tokens: Sequence[int], first: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Yield the logits [≤ 512, vocabulary] behind each token from number `first` on; read them all.
+        """Yield the logits [≤ 512, vocabulary] after each token from number `first` on; read them all.
 
         Each call starts with an empty context, so that logits do not depend on earlier calls.
 
@@ -87,14 +87,14 @@ class Decoder(Child):
             self._send({"tokens": [*tokens], "first": first})
             for start in range(first - first % BATCH, len(tokens), BATCH):
                 rows = min(start + BATCH, len(tokens)) - max(start, first)
-                found = np.empty((rows, self.vocabulary), dtype=np.float32)
-                buffer, filled = memoryview(found.data).cast("B"), 0
-                while filled < found.nbytes:
+                block = np.empty((rows, self.vocabulary), dtype=np.float32)
+                buffer, filled = memoryview(block.data).cast("B"), 0
+                while filled < block.nbytes:
                     count = self.stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
                     if not count:
                         raise self.end_error()
                     filled += count
-                yield found
+                yield block
 
     def _send(self, request: Mapping[str, Any]) -> None:
         try:

@@ -94,19 +94,19 @@ class _Model:
         self.vocabulary = library.llama_model_get_vocab(model)
         self.converses = library.llama_model_chat_template(model, None) is not None
         self.size = library.llama_vocab_n_tokens(self.vocabulary)
-        own = library.llama_model_n_ctx_train(model)
-        parameters.numbers[:3] = min(context, own), BATCH, BATCH
+        trained_context = library.llama_model_n_ctx_train(model)
+        parameters.numbers[:3] = min(context, trained_context), BATCH, BATCH
         self.context = library.llama_init_from_model(model, parameters)
         if not self.context:
             sys.exit(1)
-        self.longest = min(library.llama_n_ctx(self.context), own)
+        self.longest = min(library.llama_n_ctx(self.context), trained_context)
         library.llama_set_n_threads(self.context, threads, threads)
 
     def tokenize(self, text: bytes, *, begun: bool) -> list[int]:
         room = len(text) + 8
-        found = (c_int32 * room)()
-        count = self.library.llama_tokenize(self.vocabulary, text, len(text), found, room, begun, True)
-        return found[: max(0, count)]
+        tokens = (c_int32 * room)()
+        count = self.library.llama_tokenize(self.vocabulary, text, len(text), tokens, room, begun, True)
+        return tokens[: max(0, count)]
 
     def infilling(self) -> list[tuple[int, str]]:
         """Return the marks before the prefix, the suffix and the middle, as ids and text; [] without them."""
@@ -116,20 +116,20 @@ class _Model:
         return [(token, self.library.llama_vocab_get_text(self.vocabulary, token).decode()) for token in ids]
 
     def logits(self, tokens: list[int], first: int) -> None:
-        """Write the logits behind each token from number `first` on: rows of float32."""
+        """Write the logits after each token from number `first` on: rows of float32."""
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
         for start in range(0, len(tokens), BATCH):
             part = tokens[start : start + BATCH]
             batch, wanted = self.batch, max(0, first - start)
             batch.n_tokens = len(part)
-            for place, token in enumerate(part):
-                batch.token[place], batch.pos[place] = token, start + place
-                batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
-                batch.logits[place] = place >= wanted
+            for position, token in enumerate(part):
+                batch.token[position], batch.pos[position] = token, start + position
+                batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
+                batch.logits[position] = position >= wanted
             if self.library.llama_decode(self.context, batch) != 0:
                 sys.exit("llama_decode failed")
             if wanted < len(part):
-                rows = self.library.llama_get_logits_ith(self.context, wanted)  # the rows lie one behind the other
+                rows = self.library.llama_get_logits_ith(self.context, wanted)  # the rows are contiguous
                 sys.stdout.buffer.write(np.ctypeslib.as_array(rows, (len(part) - wanted, self.size)).data)
         sys.stdout.buffer.flush()
 

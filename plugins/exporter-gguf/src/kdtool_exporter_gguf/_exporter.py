@@ -36,7 +36,7 @@ class GGUF(kdtool.Exporter):
         """Yield memory and disk of the export.
 
         Raises:
-            UsageError: the student cannot be exported, as far as this is known before its tokenizer is downloaded.
+            UsageError: the student cannot be exported, if this is known before its tokenizer is downloaded.
         """
         from kdtool_exporter_gguf._ahead import estimated_bytes, open_questions
 

@@ -1,4 +1,4 @@
-"""Linear layers that compute with the weights of a GGUF file while a phase trains, and hold these afterwards.
+"""Linear layers that compute with the weights of a GGUF file while a phase trains, and keep these afterwards.
 
 Called by `GGUFGrid`. Each matrix is rounded by the code that writes files, to the type that it has in the file; rounding
 has a gradient of one (the straight-through estimator, arXiv 1308.3432). Embeddings and head keep all their bits: trainers
@@ -87,7 +87,7 @@ class _Rounded(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def round_weight(self) -> Tensor:
-        """Return the rounded weight; computed anew when the weight has changed, such as by a step or a checkpoint."""
+        """Return the rounded weight; computed again when the weight has changed, such as by a step or a checkpoint."""
         weight = self.weight.detach()
         if self._last is None or not torch.equal(self._last[0], weight):
             values = round_values(weight.float().cpu().numpy(), self._kind, self._importance)
@@ -110,19 +110,19 @@ def _linear_layers(student: TransformersModel) -> dict[str, Any]:
         UsageError: there is none, or another transform has changed one.
     """
     head, model = student.head.weight, student.model
-    found = {
+    layers = {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | _Rounded) and module.weight is not head
     }
-    if not found:
+    if not layers:
         raise kdtool.UsageError(
             f"gguf-grid rounds layers of class torch.nn.Linear, and {type(model).__name__} has none: leave it out"
         )
-    for path, module in found.items():
+    for path, module in layers.items():
         if type(module) is not nn.Linear or getattr(model, "peft_config", None):
             raise kdtool.UsageError(
                 f"gguf-grid rounds plain linear layers, and another transform of this phase changed {path}: give "
-                "gguf-grid a phase of its own, after the other's"
+                "gguf-grid a separate phase, after the other's"
             )
-    return found
+    return layers

@@ -19,7 +19,7 @@ _SAMPLE = (
     "        self.items.append(item)\n        return len(self.items)\n\n\nfor i, line in enumerate(open('a.txt')):\n"
     "    if not line.strip():\n        continue\n    print(i, line.split(',')[0], sep=': ')\n"
 )
-"""Text to compare on where the run has none."""
+"""Text to compare on if the run has none."""
 
 
 def windows_of(
@@ -39,28 +39,28 @@ def windows_of(
 
 def _measured_texts(run: kdtool.RunInfo, tokens: int) -> list[str]:
     for split in ("test", "validation"):
-        found = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)
-        if found:
-            return [document.text for document in found]
+        documents = held_out(run, split, most=_most(tokens), characters=_CHARACTERS)
+        if documents:
+            return [document.text for document in documents]
     return [_SAMPLE]
 
 
 def _most(tokens: int) -> int:
-    """Return a number of documents that holds so many tokens, if a document has a quarter of a window."""
+    """Return a number of documents that contains `tokens` tokens, if a document has a quarter of a window."""
     return max(16, tokens // (WINDOW // 4))
 
 
 def _windows(texts: list[str], tokenizer: TransformersTokenizer, size: int, tokens: int) -> list[list[int]]:
     """Cut each text into windows of `size` that begin as a document does, until there are `tokens`."""
-    context, found = tokenizer.scoring_context, []
+    context, windows = tokenizer.scoring_context, []
     size -= len(context)
     for text in texts:
         ids = tokenizer.encode(text)
         parts = (ids[start : start + size] for start in range(0, len(ids), size))
-        found += [[*context, *part] for part in islice(parts, 2)]
+        windows += [[*context, *part] for part in islice(parts, 2)]
     total = 0
-    for number, window in enumerate(found):
+    for number, window in enumerate(windows):
         total += len(window)
         if total >= tokens:
-            return found[: number + 1]
-    return found
+            return windows[: number + 1]
+    return windows

@@ -81,11 +81,11 @@ def read_importance(file: Path) -> Importance:
     """Read an importance matrix in GGUF.
 
     Raises:
-        UsageError: the file cannot be read, or holds none.
+        UsageError: the file cannot be read, or contains none.
     """
     try:
         stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
-        found = {
+        importance = {
             name.removesuffix(".in_sum2"): values.reshape(-1)
             / max(1.0, float(stored[f"{name.removesuffix('.in_sum2')}.counts"].max()))
             for name, values in stored.items()
@@ -95,11 +95,11 @@ def read_importance(file: Path) -> Importance:
         raise kdtool.UsageError(
             f"gguf.imatrix: {file} cannot be read ({error}); expected a file of llama-imatrix in GGUF, `text`, or `none`"
         ) from error
-    if not found:
+    if not importance:
         raise kdtool.UsageError(
-            f"gguf.imatrix: {file} holds no importance matrix; expected a file of llama-imatrix in GGUF"
+            f"gguf.imatrix: {file} contains no importance matrix; expected a file of llama-imatrix in GGUF"
         )
-    return found
+    return importance
 
 
 def require_fitting(importance: Importance, config: Any, file: Path) -> None:
@@ -111,9 +111,9 @@ def require_fitting(importance: Importance, config: Any, file: Path) -> None:
     for name, module in _matrices(without_weights(config)):
         width = _width(module)
         if name not in importance or importance[name].size != width:
-            found = f"has {importance[name].size} columns of {name}" if name in importance else f"lacks {name}"
+            difference = f"has {importance[name].size} columns of {name}" if name in importance else f"lacks {name}"
             raise kdtool.UsageError(
-                f"gguf.imatrix: {file} {found}, and the student's have {width}, so it is of another model; "
+                f"gguf.imatrix: {file} {difference}, and the student's have {width}, so it is of another model; "
                 "make one of this student, or set imatrix: text"
             )
 
@@ -121,10 +121,10 @@ def require_fitting(importance: Importance, config: Any, file: Path) -> None:
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the matrices of a model's layers, each by the name of its weight in a GGUF file."""
     name_in_file = names_in_file(model.config)
-    found = ((f"{name_in_file(name)}.weight", module) for name, module in model.named_modules())
+    modules = ((f"{name_in_file(name)}.weight", module) for name, module in model.named_modules())
     return [
         (name, module)
-        for name, module in found
+        for name, module in modules
         if name.startswith("blk.") and getattr(getattr(module, "weight", None), "ndim", 0) == 2
     ]
 

@@ -24,9 +24,9 @@ _LARGEST = {
     "f32": 0.03, "f16": 0.03, "bf16": 0.05, "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.3, "q4_k_m": 0.5, "iq4_xs": 0.7,
     "q4_0": 1.0, "q3_k_m": 1.5, "q2_k": 4.0,
 }  # fmt: skip
-"""Largest mean KL divergence in nats, by type; README.md holds the measurements behind them."""
+"""Largest mean KL divergence in nats, by type; README.md has the measurements they follow from."""
 _BLOCK = 16
-"""Rows that are compared at once: their logits and what is computed of them fit into the processor's cache."""
+"""Rows that are compared at once: their logits and the values computed from them fit into the processor's cache."""
 
 
 class Parity(NamedTuple):
@@ -75,7 +75,7 @@ def compare(
             logits = exact_logits(head, state[done:end])
             rows.append(_compare_rows(logits, torch.from_numpy(chunk), torch.tensor(window[done + 1 : end + 1])))
             done = end
-    divergence, same, own, theirs = torch.cat(rows, 1).double()
+    divergence, same, of_student, of_file = torch.cat(rows, 1).double()
     p95, p99 = divergence.quantile(torch.tensor([0.95, 0.99], dtype=torch.double)).tolist()
     return Parity(
         tokens=divergence.numel(),
@@ -84,21 +84,21 @@ def compare(
         p95=p95,
         p99=p99,
         agreement=float(same.mean()),
-        perplexity=exp(-float(theirs.mean())),
-        student=exp(-float(own.mean())),
+        perplexity=exp(-float(of_file.mean())),
+        student=exp(-float(of_student.mean())),
         seconds=time.monotonic() - begun,
     )
 
 
-def require_parity(found: Parity, mix: str, file: Path) -> None:
+def require_parity(parity: Parity, mix: str, file: Path) -> None:
     """Refuse a file that is further from the student than its type explains.
 
     Raises:
         PluginError: the mean divergence is above the type's limit, or not a number.
     """
-    if not found.mean <= _LARGEST[mix]:
+    if not parity.mean <= _LARGEST[mix]:
         raise kdtool.PluginError(
-            f"gguf: {file.name} differs from the student: {found}; expected a mean of {_LARGEST[mix]} at most in {mix}. "
+            f"gguf: {file.name} differs from the student: {parity}; expected a mean of {_LARGEST[mix]} at most in {mix}. "
             "Export with type: f32 to see whether the type or the file is at fault"
         )
 
@@ -111,28 +111,30 @@ def _margin_of_mean(windows: Sequence[Tensor]) -> float:
     return 1.96 * sqrt((len(windows) - 1) * float(means.var(correction=0)))
 
 
-def _compare_rows(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
-    """Return [4, N]: the divergence of each row, 1 where the maxima are equal, and both log-likelihoods of the targets.
+def _compare_rows(student: Tensor, file: Tensor, targets: Tensor) -> Tensor:
+    """Return [4, N]: the divergence of each row, 1 if the maxima are equal, and both log-likelihoods of the targets.
 
     Both logits are overwritten.
     """
-    blocks = zip(*(torch.split(each, _BLOCK) for each in (own, theirs, targets)), strict=True)
+    blocks = zip(*(torch.split(each, _BLOCK) for each in (student, file, targets)), strict=True)
     return torch.cat([_compare_block(*block) for block in blocks], 1)
 
 
-def _compare_block(own: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
-    """Compare a few rows, with p and q the probabilities of `own` and `theirs`, and a and b their logits.
+def _compare_block(student: Tensor, file: Tensor, targets: Tensor) -> Tensor:
+    """Compare a few rows, with p and q the probabilities of `student` and `file`, and a and b their logits.
 
     KL(p, q) = sum p (log p - log q) = sum p (a - b) - log sum exp a + log sum exp b.
     """
-    highest, likeliest = own.max(1, keepdim=True)
-    same = likeliest.squeeze(1) == theirs.argmax(1)
-    own_target, their_target = (logits.gather(1, targets[:, None]).squeeze(1) for logits in (own, theirs))
-    their_total = theirs.logsumexp(1)
-    theirs = theirs[:, : own.shape[1]]  # beyond are rows that pad the vocabulary
-    gaps = torch.sub(own, theirs, out=theirs)
-    weights = own.sub_(highest).exp_()
+    highest, likeliest = student.max(1, keepdim=True)
+    same = likeliest.squeeze(1) == file.argmax(1)
+    student_target, file_target = (logits.gather(1, targets[:, None]).squeeze(1) for logits in (student, file))
+    file_total = file.logsumexp(1)
+    file = file[:, : student.shape[1]]  # beyond are rows that pad the vocabulary
+    gaps = torch.sub(student, file, out=file)
+    weights = student.sub_(highest).exp_()
     total = weights.sum(1)
-    own_total = highest.squeeze(1) + total.log()
-    divergence = torch.linalg.vecdot(weights, gaps) / total - own_total + their_total
-    return torch.stack([divergence.clamp(min=0), same.float(), own_target - own_total, their_target - their_total])
+    student_total = highest.squeeze(1) + total.log()
+    divergence = torch.linalg.vecdot(weights, gaps) / total - student_total + file_total
+    return torch.stack(
+        [divergence.clamp(min=0), same.float(), student_target - student_total, file_target - file_total]
+    )

@@ -1,4 +1,4 @@
-"""llama.cpp's names for the ways in which byte-level tokenizers split text into words."""
+"""llama.cpp's names for the ways byte-level tokenizers split text into words."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ __all__ = ["Prepared", "prepare"]
 class Prepared(NamedTuple):
     """Held-out windows of tokens, the student's final states on each, and the importance of columns.
 
-    `calibrated` is the number of training tokens behind the importance; 0 where it was read from a file, or is None.
+    `calibrated` is the number of training tokens that the importance was computed on; 0 if it was read from a
+    file, or is None.
     """
 
     windows: Sequence[Sequence[int]]

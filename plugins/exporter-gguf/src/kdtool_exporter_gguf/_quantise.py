@@ -39,39 +39,42 @@ def encode(
         PluginError: the weights are not finite, or llama.cpp wrote another number of bytes.
     """
     if not np.isfinite(values).all():
-        raise kdtool.PluginError("gguf: the student's weights hold infinities or NaN; train it again at a lower rate")
+        raise kdtool.PluginError(
+            "gguf: the student's weights contain infinities or NaN; train it again at a lower rate"
+        )
     if kind in _IN_NUMPY:
         stored: NDArray[Any] = quantize(values, kind)
         return stored
     library = _library()
     rows, width = values.shape
     block, size = GGML_QUANT_SIZES[kind]
-    found = np.zeros((rows, width // block * size), dtype=np.uint8)
+    encoded = np.zeros((rows, width // block * size), dtype=np.uint8)
     values = np.ascontiguousarray(values)
     weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
     pointer = None if weights is None else weights.ctypes.data
 
     def quantise(first: int) -> int:
         count = min(_ROWS, rows - first)
-        ends = values.ctypes.data, found.ctypes.data
+        ends = values.ctypes.data, encoded.ctypes.data
         return int(library.ggml_quantize_chunk(kind.value, *ends, first * width, count, width, pointer))
 
     library.ggml_quantize_init(kind.value)  # builds tables, which threads share
     with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool:
         written = sum(pool.map(quantise, range(0, rows, _ROWS)))
-    if written != found.nbytes:
+    if written != encoded.nbytes:
         raise kdtool.PluginError(
-            f"gguf: llama.cpp wrote {written} bytes of {kind.name}, not {found.nbytes}; install another version of xllamacpp"
+            f"gguf: llama.cpp wrote {written} bytes of {kind.name}, not {encoded.nbytes}; "
+            "install another version of xllamacpp"
         )
-    return found
+    return encoded
 
 
 def round_values(
     values: NDArray[np.float32], kind: GGMLQuantizationType, importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Return the weights that the stored form of a tensor stands for; arguments and errors as in `encode`."""
-    found: NDArray[np.float32] = dequantize(encode(values, kind, importance), kind)
-    return found
+    rounded: NDArray[np.float32] = dequantize(encode(values, kind, importance), kind)
+    return rounded
 
 
 @cache

@@ -54,16 +54,16 @@ def text_pieces(
 ) -> Iterator[kdtool.TextPiece]:
     """Yield the piece of an answer in each event, and without text while the prompt is read; the answer ends before `stops`.
 
-    Text that may begin a stop string is held back. llama.cpp would not return it where the answer then ends otherwise, so
-    the stop strings are not sent with the request. So is text that may repeat the beginning of the suffix.
+    Text that may begin a stop string, or repeat the beginning of the suffix, is held back. Stop strings are not sent with
+    the request: llama.cpp would not return such text if the answer then ends otherwise.
     """
     text, shown, suffix = "", 0, request.suffix or ""
     for event in events:
         text += event["content"]
-        found = [place for place in (text.find(stop, shown) for stop in stops) if place >= 0]
-        finish: Literal["stop", "length"] | None = "stop" if found else _finish(event) if event["stop"] else None
+        ends = [position for position in (text.find(stop, shown) for stop in stops) if position >= 0]
+        finish: Literal["stop", "length"] | None = "stop" if ends else _finish(event) if event["stop"] else None
         if finish:
-            text = trim_suffix(text[: min(found, default=len(text))], suffix, cut=finish == "length")
+            text = trim_suffix(text[: min(ends, default=len(text))], suffix, cut=finish == "length")
             ready = len(text)
         else:
             ready = len(text) - held_back(text[shown:], stops, suffix)
@@ -84,6 +84,6 @@ def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:
 
 
 def _logprobs(event: Mapping[str, Any], count: int | None) -> Iterator[kdtool.TokenLogprob]:
-    for one in event.get("completion_probabilities", ()):
-        top = tuple((other["token"], other["logprob"]) for other in one["top_logprobs"][:count])
-        yield kdtool.TokenLogprob(one["token"], one["logprob"], top)
+    for generated in event.get("completion_probabilities", ()):
+        top = tuple((other["token"], other["logprob"]) for other in generated["top_logprobs"][:count])
+        yield kdtool.TokenLogprob(generated["token"], generated["logprob"], top)

@@ -33,7 +33,7 @@ class GGUFRuntime(kdtool.Runtime):
     """A file's processes: `decoder` reads text, `server` answers for measurements, and another server streams.
 
     `server` gets one request at a time and reuses nothing, so that results do not depend on other requests; the one that
-    streams serves several at once, and reads only what is new in a prompt. Each starts with the first request for it.
+    streams serves several at once, and reads only the new part of a prompt. Each starts with the first request for it.
     Arguments as for `LlamaCpp`.
     """
 
@@ -95,8 +95,8 @@ class GGUFRuntime(kdtool.Runtime):
 
     def memory(self) -> int | None:
         """Return the bytes of memory of the processes that run."""
-        found = [child.memory() for child in self._children()]
-        return None if None in found else sum(filter(None, found))
+        sizes = [child.memory() for child in self._children()]
+        return None if None in sizes else sum(filter(None, sizes))
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order.
@@ -150,22 +150,22 @@ class GGUFRuntime(kdtool.Runtime):
             yield "infill"
 
     def _log_likelihood(self, tokens: Sequence[int], first: int) -> float:
-        """Return the log-likelihood of all tokens behind number `first`, each given those before it, in nats."""
+        """Return the log-likelihood of all tokens after number `first`, each given those before it, in nats."""
         total, done = 0.0, first + 1
         for chunk in self.decoder.logits(tokens[:-1], first):
             logits = torch.from_numpy(chunk)
             targets = torch.tensor(tokens[done : done + len(chunk)])
             done += len(chunk)
-            found = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
-            total += float(found.double().sum())
+            log_probabilities = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+            total += float(log_probabilities.double().sum())
         return total
 
     @cached_property
     def _end_of_text(self) -> int:
         for token in _DOCUMENT_ENDS:
-            found = self.decoder.tokenize(token)
-            if len(found) == 1:
-                return found[0]
+            ids = self.decoder.tokenize(token)
+            if len(ids) == 1:
+                return ids[0]
         if self.decoder.end < 0:
             raise kdtool.UsageError(
                 "the GGUF file has no end-of-sequence token, which scoring needs; convert the model again"
@@ -176,8 +176,8 @@ class GGUFRuntime(kdtool.Runtime):
         """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
         if request.suffix is not None:
             return self._infilling(request, request.suffix)
-        found, start = self.decoder.tokenize(_render(request, server)), self.decoder.start
-        return (found if found[:1] == start else [*start, *found]) or [self._end_of_text]
+        ids, start = self.decoder.tokenize(_render(request, server)), self.decoder.start
+        return (ids if ids[:1] == start else [*start, *ids]) or [self._end_of_text]
 
     def _marks(self, request: kdtool.Request) -> list[str]:
         """Return the tokens that end an infilled answer."""

@@ -1,6 +1,6 @@
 """Tokenizers in the manner of sentencepiece (Llama 2, Code Llama, Mistral), as llama.cpp's kind `llama`.
 
-tokenizer.json lists merges, where sentencepiece and llama.cpp score tokens: both join the best neighbours first. They are
+tokenizer.json lists merges, whereas sentencepiece and llama.cpp score tokens: both join the best neighbours first. They are
 the same tokenizer if every way to join two tokens into a third is a merge, and all ways to one token are next to each other.
 Runs of spaces, which Llama 2 scores alike, come out the same in any order.
 """

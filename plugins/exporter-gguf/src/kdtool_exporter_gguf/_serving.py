@@ -28,13 +28,13 @@ def main() -> None:
     params.offline = True
     params.ui = False
     params.warmup = False
-    params.verbosity = 1  # errors alone: what it writes is kept until it ends
+    params.verbosity = 1  # only errors: the output is kept until the process ends
     params.n_parallel = settings["slots"]
     params.n_ctx = settings["slots"] * settings["context"]  # each slot gets its part
     params.cache_ram_mib = 0  # slots keep their own last text, and no others
     if settings["slots"] > 1:
         params.n_batch = params.n_ubatch = (
-            128  # a long prompt holds up the others, and cancellation, for so many tokens
+            128  # a long prompt delays the others, and cancellation, by this number of tokens
         )
     if settings["threads"]:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]

@@ -102,7 +102,7 @@ def _of_layer(mix: str, part: str, layer: int, model: ModelShape, weighted: bool
 
 def _fitting(kind: GGMLQuantizationType, width: int) -> GGMLQuantizationType:
     """Return a type that stores rows of `width`: this one, its fallback, or F16."""
-    for one in (kind, _FALLBACKS.get(kind, kind)):
-        if width % GGML_QUANT_SIZES[one][0] == 0:
-            return one
+    for candidate in (kind, _FALLBACKS.get(kind, kind)):
+        if width % GGML_QUANT_SIZES[candidate][0] == 0:
+            return candidate
     return _T.F16

@@ -16,7 +16,7 @@ __all__ = ["GGUFGrid"]
 
 
 class GGUFGrid(kdtool.Transform):
-    """Trains with the weights that a GGUF file of a type would hold, so that the export changes them little."""
+    """Trains with the weights that a GGUF file of a type would contain, so that the export changes them little."""
 
     class Config(GGUFGridConfig):
         """Settings of the transform `gguf-grid`: those of the file that the student will be exported to."""

@@ -19,7 +19,7 @@ CONVERT = "export safetensors, and convert those by llama.cpp's convert_hf_to_gg
 _NOT_APPLIED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 """Settings of BPE in tokenizer.json that llama.cpp ignores."""
 _NEVER = "ÿ"
-"""A byte that no UTF-8 holds."""
+"""A byte that never occurs in UTF-8."""
 _COMPOSE = {"type": "NFC"}
 _FIM = (gguf.Keys.Tokenizer.FIM_PRE_ID, gguf.Keys.Tokenizer.FIM_SUF_ID, gguf.Keys.Tokenizer.FIM_MID_ID)
 

@@ -27,7 +27,7 @@ def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: P
     """Write `<run>-<type>.gguf` below the run's folder, with `<run>-imatrix.gguf` if text was calibrated on.
 
     Raises:
-        StorageError: a file cannot be written; none is left behind.
+        StorageError: a file cannot be written; none is left.
     """
     shape = ModelShape.of(student.model.config)
     importance = prepared.importance or {}

@@ -93,8 +93,8 @@ class ONNX(kdtool.Exporter):
         """Return how far the graph's logits are from the student's, in their standard deviations."""
         from kdtool_exporter_onnx._model import OnnxModel
 
-        found = _logits(OnnxModel(folder, self.config.threads), expected.shape[-1])
-        deviation = float((found - expected).square().mean().sqrt() / expected.std())
+        logits = _logits(OnnxModel(folder, self.config.threads), expected.shape[-1])
+        deviation = float((logits - expected).square().mean().sqrt() / expected.std())
         limit = _TOLERANCE[self.config.dtype]
         if not deviation <= limit:
             raise kdtool.PluginError(
@@ -116,7 +116,7 @@ def _logits(model: object, vocabulary: int) -> Tensor:
 
 
 def _how_to_use(folder: str) -> str:
-    """Return lines of Python that complete a piece of code with ONNX Runtime alone."""
+    """Return lines of Python that complete a piece of code with only ONNX Runtime and a tokenizer."""
     return f"""\
 import numpy as np, onnxruntime
 from tokenizers import Tokenizer

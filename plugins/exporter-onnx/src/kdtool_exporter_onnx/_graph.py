@@ -21,9 +21,9 @@ _NOISY = ("torch.onnx", "transformers.exporters", "onnxscript", "onnx_ir", "root
 
 
 def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
-    """Write `model.onnx`, its weights beside it, config.json and export.json into a folder.
+    """Write `model.onnx`, its weights next to it, config.json and export.json into a folder.
 
-    The graph reads any number of tokens of any number of texts behind a cache, which may be empty: it serves the prompt and
+    The graph reads any number of tokens of any number of texts after a cache, which may be empty: it serves the prompt and
     every token after it. `attention_mask` covers cache and tokens. `int8`: matrices of products, and an embedding that is
     one of them, have 8 bits.
     """
@@ -45,7 +45,7 @@ def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
 
 
 def _sample(model: Any) -> dict[str, Any]:
-    """Return the inputs of a step of two tokens behind a cache, of two texts, of which one is padded."""
+    """Return the inputs of a step of two tokens after a cache, for two texts; one of them is padded."""
     from transformers.exporters.utils import decompose_for_generation
 
     vocabulary = model.config.get_text_config().vocab_size

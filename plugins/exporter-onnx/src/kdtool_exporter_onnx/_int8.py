@@ -20,17 +20,17 @@ BLOCK = 64
 _ZERO = 128
 """The stored number that stands for 0."""
 _IN_FLOAT32 = 1
-"""The `accuracy_level` at which activations stay in float32."""
+"""The `accuracy_level` that keeps activations in float32."""
 
 
 def quantise(graph: ir.Graph) -> None:
     """Store the matrices of all products in 8 bits, and an embedding that is a product's matrix, too, with it."""
     stored: dict[tuple[str, bool], tuple[ir.Value, ir.Value]] = {}
     for node in list(graph):
-        found = _matrix(node)
-        if found is None:
+        matrix = _matrix(node)
+        if matrix is None:
             continue
-        value, by_rows = found
+        value, by_rows = matrix
         key = (str(value.name), by_rows)
         if key not in stored:
             stored[key] = _store(graph, value, by_rows)
@@ -112,5 +112,5 @@ def _rows(graph: ir.Graph, node: ir.Node, numbers: ir.Value, scales: ir.Value) -
 
 
 def _replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Put nodes in the place of one; the last gives its output."""
+    """Replace a node by others; the last one produces its output."""
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, nodes[-1].outputs)

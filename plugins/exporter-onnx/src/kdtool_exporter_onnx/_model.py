@@ -27,8 +27,8 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if threads is not None:
             options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        self._reads = {one.name: one for one in self._session.get_inputs()}
-        self._writes = [one.name for one in self._session.get_outputs()]
+        self._reads = {tensor.name: tensor for tensor in self._session.get_inputs()}
+        self._writes = [tensor.name for tensor in self._session.get_outputs()]
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +48,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         past_key_values: DynamicCache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Return logits of the tokens `input_ids` [B, T] behind a cache, and the cache with them.
+        """Return logits of the tokens `input_ids` [B, T] after a cache, and the cache with them.
 
         `attention_mask` [B, cached + T] is 0 for padding; None: there is none. `position_ids` [B, T] follow from it.
         """
@@ -64,8 +64,8 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             "position_ids": position_ids.numpy(),
             **self._cache(layers, len(input_ids)),
         }
-        found = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
-        written = dict(zip(self._writes, map(torch.from_numpy, found), strict=True))
+        outputs = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
+        written = dict(zip(self._writes, map(torch.from_numpy, outputs), strict=True))
         count = sum(name.startswith(_AFTER) for name in written) // 2
         cache = DynamicCache(
             [(written[f"{_AFTER}{layer}.keys"], written[f"{_AFTER}{layer}.values"]) for layer in range(count)]
@@ -84,8 +84,11 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 for at, layer in enumerate(layers)
                 for part in ("keys", "values")
             }
-        caches = [one for name, one in self._reads.items() if name.startswith(_BEFORE)]
-        return {one.name: np.zeros((texts, _width(one, 1), 0, _width(one, 3)), dtype=np.float32) for one in caches}
+        caches = [tensor for name, tensor in self._reads.items() if name.startswith(_BEFORE)]
+        return {
+            tensor.name: np.zeros((texts, _width(tensor, 1), 0, _width(tensor, 3)), dtype=np.float32)
+            for tensor in caches
+        }
 
 
 def _width(described: Any, dimension: int) -> int:

@@ -43,12 +43,12 @@ class OnnxRuntime(kdtool.Runtime):
         """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""
         context = self._tokenizer.scoring_context
         window = min(_LONGEST_WINDOW, self.context or _LONGEST_WINDOW)
-        for text, own in zip(texts, self._tokenizer.encode_batch(texts), strict=True):
-            ids, total = torch.tensor([*context, *own]), 0.0
+        for text, tokens in zip(texts, self._tokenizer.encode_batch(texts), strict=True):
+            ids, total = torch.tensor([*context, *tokens]), 0.0
             for start, scored, stop in windows(len(ids) - 1, window, len(context) - 1):
                 logits = self._graph(ids[None, start:stop]).logits[0, scored - start :, : self._tokenizer.vocabulary]
                 total += float(log_likelihood(logits, ids[scored + 1 : stop + 1]).double().sum())
-            yield kdtool.LogLikelihood(total, len(own), len(text.encode("utf-8")))
+            yield kdtool.LogLikelihood(total, len(tokens), len(text.encode("utf-8")))
 
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""

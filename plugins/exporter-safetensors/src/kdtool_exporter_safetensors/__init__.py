@@ -40,7 +40,7 @@ class Safetensors(kdtool.Exporter):
 
             trained = ahead.student_bytes // student.parameters
             size = trained if self.config.dtype == "same" else itemsize(self.config.dtype)
-            # One model at a time, in its own dtype; what was rounded is compared in the trained one's.
+            # One model at a time, in its own dtype; rounded weights are compared in the trained model's dtype.
             yield kdtool.Estimate("exported student", ("exports",), max(trained, size) * student.parameters)
             yield kdtool.Estimate("exported student", disk_bytes=size * student.parameters)
 
@@ -71,7 +71,7 @@ class Safetensors(kdtool.Exporter):
         return complete_card(results, artifact)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
+        """Open a folder with safetensors; in float32, which represents any stored value, if bfloat16 is slower."""
         import torch
         from kdtool_torch import compute_dtype, pick_device, widen
         from kdtool_transformers import TransformersRuntime, open_model
@@ -94,7 +94,7 @@ class Safetensors(kdtool.Exporter):
         on top: it is not a fault of the file, but users must know it.
 
         Raises:
-            PluginError: the written model is another one.
+            PluginError: the written model differs.
         """
         import torch
         from kdtool_transformers import open_model
@@ -114,12 +114,12 @@ class Safetensors(kdtool.Exporter):
                 f"the exported model differs from the trained one: logits deviate by {deviation:.2g} standard deviations "
                 f"(allowed {limit:g}) with weights in {name}; export with dtype: float32"
             )
-        said = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
+        sentence = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
         if computed <= limit:
-            return f"{said}.", name
+            return f"{sentence}.", name
         run.say(f"safetensors: computed in {name}, the student's logits deviate by {computed:.2g} standard deviations")
-        said += f", and by {computed:.1e} where they are computed in {name}: open it in float32, as below."
-        return said, _name(torch.float32)
+        sentence += f", and by {computed:.1e} if they are computed in {name}: open it in float32, as below."
+        return sentence, _name(torch.float32)
 
 
 def _is_compressed(folder: Path) -> bool:

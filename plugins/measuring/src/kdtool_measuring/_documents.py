@@ -27,7 +27,7 @@ class DocumentEvaluator(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Documents at most, chosen by the hashes of their ids."""
         characters: int = kdtool.Field(default=4000, ge=1, le=10_000_000)
-        """Each document is cut after so many characters."""
+        """Maximum number of characters of a document; the rest is cut."""
 
     config: Config
 
@@ -37,10 +37,10 @@ class DocumentEvaluator(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the split has no text.
         """
-        found = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
-        if not found:
+        chosen = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        if not chosen:
             raise without_text(run, self.name, self.config.split)
-        return found
+        return chosen
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.

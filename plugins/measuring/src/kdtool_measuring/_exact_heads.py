@@ -1,4 +1,4 @@
-"""Predicted memory of heads in float32, by which evaluators compute the logits that they report."""
+"""Predicted memory of heads in float32, which evaluators use for the logits that they report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bytes_of_exact_heads(ahead: kdtool.RunForecast, teachers: Sequence[str] = ()
     student = ahead.models[ahead.student]
     copied = [student] if ahead.student_bytes < 4 * student.parameters else []
     described = [ahead.models[name] for name in teachers if name in ahead.models]
-    copied += sorted((one for one in described if one.dtype != "float32"), key=_head_bytes)[-1:]
+    copied += sorted((facts for facts in described if facts.dtype != "float32"), key=_head_bytes)[-1:]
     return sum(map(_head_bytes, copied))
 
 

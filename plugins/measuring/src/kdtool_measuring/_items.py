@@ -58,7 +58,7 @@ def without_text(
             "recipe that the models were trained by), or remove the evaluator"
         )
     return kdtool.UsageError(
-        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
+        f"{evaluator}.split: {split!r} has {lacking}, so there is nothing to measure on; give the recipe text of that "
         f"split (by a corpus setting such as `{split}_share` or `split`), or remove the evaluator"
     )
 
@@ -68,10 +68,10 @@ def digest(documents: Sequence[Document]) -> str:
 
     Runs are compared only if all settings are equal, so different texts with the same ids are never mixed up.
     """
-    found = sha256()
+    hash_ = sha256()
     for document in documents:
-        found.update(json.dumps([document.id, document.text]).encode())
-    return found.hexdigest()[:12]
+        hash_.update(json.dumps([document.id, document.text]).encode())
+    return hash_.hexdigest()[:12]
 
 
 def make_measurement(

@@ -1,4 +1,4 @@
-"""Read published test sets: lines of JSON, optionally gzipped, of which all or some items are used."""
+"""Read published test sets: lines of JSON, optionally gzipped; all or some of their items are used."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def records_of(
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{key}: {file}, line {number}"
+        location = f"{key}: {file}, line {number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise kdtool.UsageError(f"{place}: not JSON: {error}; expected {expected}") from error
+            raise kdtool.UsageError(f"{location}: not JSON: {error}; expected {expected}") from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
-            raise kdtool.UsageError(f"{place}: not a record with {', '.join(needed)}; expected {expected}")
-        check_fields(record, needed, place, expected)
-        yield place, record
+            raise kdtool.UsageError(f"{location}: not a record with {', '.join(needed)}; expected {expected}")
+        check_fields(record, needed, location, expected)
+        yield location, record
 
 
-def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: str, expected: str) -> None:
+def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], location: str, expected: str) -> None:
     """Check that all fields are present and of the expected type. Arguments as for `records_of`.
 
     Raises:
@@ -87,16 +87,16 @@ def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: s
     """
     for name, kind in needed.items():
         if name not in record:
-            raise kdtool.UsageError(f"{place}: {name} is missing; expected {expected}")
+            raise kdtool.UsageError(f"{location}: {name} is missing; expected {expected}")
         if not _is(record[name], kind):
             shown = json.dumps(record[name])[:40]
             wanted = "a list of texts" if kind == "texts" else f"a {kind}"
-            raise kdtool.UsageError(f"{place}: {name} is {shown}, not {wanted}; expected {expected}")
+            raise kdtool.UsageError(f"{location}: {name} is {shown}, not {wanted}; expected {expected}")
 
 
 def _is(value: Any, kind: Kind) -> bool:
     if kind == "texts":
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     number = kind == "text or number" and isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str) or number
 
@@ -108,5 +108,7 @@ def choose(items: Sequence[T], most: int | None) -> Sequence[T]:
     """
     if most is None or most >= len(items):
         return items
-    names = {one.id for one in nsmallest(most, items, key=lambda one: hashlib.sha256(one.id.encode("utf-8")).digest())}
-    return [one for one in items if one.id in names]
+    names = {
+        item.id for item in nsmallest(most, items, key=lambda item: hashlib.sha256(item.id.encode("utf-8")).digest())
+    }
+    return [item for item in items if item.id in names]

@@ -16,7 +16,7 @@ __all__ = ["build_card", "complete_card"]
 
 
 def complete_card(results: kdtool.Results, artifact: kdtool.Artifact) -> str:
-    """Return the complete card of one artefact, beside which it lies: for `Exporter.kdtool_card`."""
+    """Return the complete card of one artefact, to be stored next to it: for `Exporter.kdtool_card`."""
     return build_card(results, [CardFile(artifact, "." if artifact.path.is_dir() else artifact.path.name)])
 
 
@@ -32,15 +32,15 @@ def build_card(
 
     Args:
         results: the run that exported them.
-        files: what the card describes, at least one; the first one's own card supplies title, precision and licences.
+        files: the files to describe, at least one; the first one's own card supplies title, precision and licences.
         name: the model's name; "" takes the title of the first file's card.
-        repository: `owner/name` on the Hub; "" for a card beside the files.
-        licence_file: a file beside the card with the terms of all licences; "" without one.
+        repository: `owner/name` on the Hub; "" for a card next to the files.
+        licence_file: a file next to the card with the terms of all licences; "" without one.
     """
     from huggingface_hub import ModelCard
 
-    own = ModelCard(files[0].artifact.card, ignore_metadata_errors=True)
-    head, sections = _split(own.text)
+    exported = ModelCard(files[0].artifact.card, ignore_metadata_errors=True)
+    head, sections = _split(exported.text)
     title = name or next((line[2:] for line in head if line.startswith("# ")), results.name)
     body = [
         f"# {title}",
@@ -56,12 +56,12 @@ def build_card(
         *(line for heading, text in sections.items() if heading != "Use" for line in _section(heading, text)),
         *_section("Citation", citation(results, title, repository)),
     ]
-    metadata = front_matter(results, files, own.data, title, licence_file).to_yaml()
+    metadata = front_matter(results, files, exported.data, title, licence_file).to_yaml()
     return f"---\n{metadata}\n---\n\n" + "\n".join(body).rstrip() + "\n"
 
 
 def _section(heading: str, lines: Iterator[str] | Sequence[str]) -> list[str]:
-    """Return a section, nothing where it lacks lines."""
+    """Return a section; nothing if it has no lines."""
     body = "\n".join(lines).strip()
     return [f"## {heading}", "", body, ""] if body else []
 

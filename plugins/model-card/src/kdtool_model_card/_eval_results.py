@@ -18,10 +18,12 @@ def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     entries = []
-    for one in scores(results, files):
-        if benchmark_of(one) in BENCHMARKS and one.name.endswith(".pass@1"):
-            dataset, task = BENCHMARKS[benchmark_of(one)]
-            bounds = f", 95 % interval {one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high else ""
-            notes = f"{one.name} by kdtool, {one.n} problems{bounds}"
-            entries.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=one.value, notes=notes))
+    for score in scores(results, files):
+        if benchmark_of(score) in BENCHMARKS and score.name.endswith(".pass@1"):
+            dataset, task = BENCHMARKS[benchmark_of(score)]
+            bounds = (
+                f", 95 % interval {score.low:.4g} to {score.high:.4g}" if score.low is not None and score.high else ""
+            )
+            notes = f"{score.name} by kdtool, {score.n} problems{bounds}"
+            entries.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=score.value, notes=notes))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else ""

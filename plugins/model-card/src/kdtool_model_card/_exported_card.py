@@ -1,4 +1,4 @@
-"""The first model card of an exported student: what it is, its licence, how to use it; `_build` adds the run's results."""
+"""The first model card of an exported student: its shape, its licence, how to use it; `_build` adds the run's results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model_card(
         stored: a sentence on the numbers that are stored.
         library: what opens the artefact, as hubs name it in `library_name`.
         use: a block of code that uses the artefact from its own folder.
-        base: the name on a hub of the model that the artefact goes on top of, for an adapter.
+        base: for an adapter, the Hub name of the model that it is applied to.
     """
     binding = [licensed for licensed in run.licences if licensed.transfers]
     return _template().format(
@@ -40,7 +40,7 @@ def model_card(
 
 
 def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
-    """Write NOTICE where the terms that the model is under ask for notices."""
+    """Write NOTICE if the model's licence terms require notices."""
     notices = _notices([licensed for licensed in run.licences if licensed.transfers])
     if notices:
         (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
@@ -58,8 +58,8 @@ def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -
     from huggingface_hub import ModelCardData
 
     terms = list({licensed.terms.licence: licensed.terms for licensed in binding}.values())
-    expression = " AND ".join(one.licence for one in terms)
-    name = card_name([one.licence for one in terms])
+    expression = " AND ".join(licence.licence for licence in terms)
+    name = card_name([licence.licence for licence in terms])
     other = name == "other" and bool(terms)
     data = ModelCardData(
         license=name,
@@ -75,7 +75,7 @@ def _front_matter(binding: Sequence[kdtool.Licensed], library: str, base: str) -
 
 
 def _terms(licences: Sequence[kdtool.Licensed]) -> Iterator[str]:
-    """Yield what the model took of whom, under which terms."""
+    """Yield the sources of the model, with their terms."""
     if not licences:
         yield "None of the recipe's components named any: check before you publish."
     for licensed in licences:

@@ -22,20 +22,20 @@ BENCHMARKS = {
     "humaneval+": ("evalplus/humanevalplus", "default"),
     "mbpp+": ("evalplus/mbppplus", "default"),
 }
-"""Data set on the Hub and its configuration, by the first part of a measurement's name."""
+"""Dataset on the Hub and its configuration, by the first part of a measurement's name."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_PAGE = re.compile(r"https://huggingface\.co/(?!spaces/|datasets/)([\w.-]+/[\w.-]+)/?")
 _DATASETS = {"mbpp": "google-research-datasets/mbpp"}
-"""Data sets of corpora that read one alone."""
+"""Datasets of corpora that read only one."""
 
 
 def front_matter(
-    results: kdtool.Results, files: Sequence[CardFile], own: CardData, title: str, licence_file: str = ""
+    results: kdtool.Results, files: Sequence[CardFile], exported: CardData, title: str, licence_file: str = ""
 ) -> ModelCardData:
-    """Return the metadata of an exporter's card, completed; `licence_file` holds the terms of several licences."""
+    """Return the metadata of an exporter's card, completed; `licence_file` contains the terms of several licences."""
     from huggingface_hub import ModelCardData
 
-    data = {key: value for key, value in vars(own).items() if value is not None}
+    data = {key: value for key, value in vars(exported).items() if value is not None}
     if "base_model" not in data and (bases := list(_base_models(results))):
         data["base_model"] = bases[0] if len(bases) == 1 else bases
     if licence_file and data.get("license") == "other" and "license_link" not in data:
@@ -56,10 +56,10 @@ def front_matter(
 
 def hub_names(results: kdtool.Results, components: Collection[str]) -> Iterator[str]:
     """Yield the models on the Hub that these components name, or that their licences link to."""
-    pages = {one.component: _HUB_PAGE.fullmatch(one.terms.url) for one in results.licences}
-    for one in results.components:
-        if one.name in components:
-            model, page = one.config.get("model"), pages.get(one.name)
+    pages = {licensed.component: _HUB_PAGE.fullmatch(licensed.terms.url) for licensed in results.licences}
+    for component in results.components:
+        if component.name in components:
+            model, page = component.config.get("model"), pages.get(component.name)
             if isinstance(model, str) and _HUB_NAME.fullmatch(model) and not model.startswith("."):
                 yield model
             elif page:
@@ -74,25 +74,27 @@ def benchmark_of(measurement: kdtool.Measurement) -> str:
 def scores(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[kdtool.Measurement]:
     """Yield measurements of quality of the first file that was measured, else of the student it was exported from."""
     subjects = [subject_of(results, file.artifact) for file in files]
-    students = [one for one in results.subjects if one.role == "student" and one.seed == results.arms[0].seed]
+    students = [
+        subject for subject in results.subjects if subject.role == "student" and subject.seed == results.arms[0].seed
+    ]
     for subject in (*subjects, *students):
-        found = [one for one in results.measurements if subject is not None and one.subject == subject.name]
-        if wanted := [one for one in found if not is_of((*COST, *RISK), one.name)]:
+        measured = [each for each in results.measurements if subject is not None and each.subject == subject.name]
+        if wanted := [each for each in measured if not is_of((*COST, *RISK), each.name)]:
             yield from wanted
             return
 
 
 def _base_models(results: kdtool.Results) -> Iterator[str]:
     """Yield the models whose weights the student starts from; without any, its teachers."""
-    taken = {one.component for one in results.licences if "weights" in one.transfers}
-    teachers = {one.name for one in results.components if one.kind == "teacher"}
+    taken = {licensed.component for licensed in results.licences if "weights" in licensed.transfers}
+    teachers = {component.name for component in results.components if component.kind == "teacher"}
     yield from dict.fromkeys(hub_names(results, taken or teachers))
 
 
 def _datasets(results: kdtool.Results) -> Iterator[str]:
-    for one in results.components:
-        if one.kind == "corpus":
-            name = one.config.get("dataset") or _DATASETS.get(one.use, "")
+    for component in results.components:
+        if component.kind == "corpus":
+            name = component.config.get("dataset") or _DATASETS.get(component.use, "")
             if isinstance(name, str) and _HUB_NAME.fullmatch(name):
                 yield name
 
@@ -100,18 +102,18 @@ def _datasets(results: kdtool.Results) -> Iterator[str]:
 def _eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    for one in scores(results, files):
-        benchmark = benchmark_of(one) if "." in one.name else f"{results.name}-text"
+    for score in scores(results, files):
+        benchmark = benchmark_of(score) if "." in score.name else f"{results.name}-text"
         dataset, config = BENCHMARKS.get(benchmark, (benchmark, None))
-        interval = {"low": one.low, "high": one.high} if one.low is not None and one.high is not None else {}
+        interval = {"low": score.low, "high": score.high} if score.low is not None and score.high is not None else {}
         yield EvalResult(
             task_type="text-generation",
             dataset_type=dataset,
             dataset_name=benchmark,
             dataset_config=config,
-            dataset_split=one.settings.get("split"),
-            metric_type=one.name.partition(".")[2] or one.name,
-            metric_name=f"{one.name} ({one.unit})" if one.unit else one.name,
-            metric_value=one.value,
-            metric_args={"items": one.n, **interval},
+            dataset_split=score.settings.get("split"),
+            metric_type=score.name.partition(".")[2] or score.name,
+            metric_name=f"{score.name} ({score.unit})" if score.unit else score.name,
+            metric_value=score.value,
+            metric_args={"items": score.n, **interval},
         )

@@ -1,6 +1,6 @@
-"""Licences of published models: which one a model names, and what it asks of those who distil from the model.
+"""Licences of published models: which one a model names, and its requirements for models distilled from it.
 
-`licences.yaml` holds the terms, and how licences are recognised in hub names and files.
+`licences.yaml` contains the terms, and patterns that recognise licences in Hub names and files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _AND = " AND "
 _GGUF_KEY = struct.pack("<Q15sI", 15, b"general.license", 8)
 """The key of a licence in the header of a GGUF file, and the type of its value, a string."""
 _GGUF_HEADER = 1_000_000
-"""Bytes of a GGUF file in which its licence is searched: it precedes the vocabulary."""
+"""Bytes at the beginning of a GGUF file to search for its licence: it precedes the vocabulary."""
 
 
 def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
-    """Return the terms of a licence by its name on the hub (`llama3.2`); of an unknown one, only the name.
+    """Return the terms of a licence by its name on the Hub (`llama3.2`); of an unknown one, only the name.
 
     Args:
         name: as model cards write it after `license:`, or licences joined by AND, as exported students name theirs.
@@ -35,17 +35,17 @@ def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
     """
     known = {**_terms(), **{terms.licence: terms for terms in _terms().values()}}
     parts = [known.get(part, known.get(part.lower())) for part in name.split(_AND)]
-    found = [terms for terms in parts if terms is not None]
-    if not found:
+    recognised = [terms for terms in parts if terms is not None]
+    if not recognised:
         return kdtool.LicenceTerms(_data()["plain"].get(name.lower(), name), url)
     if len(parts) == 1:
-        return found[0]
+        return recognised[0]
     return kdtool.LicenceTerms(
         name,
-        restrictions=tuple(text for terms in found for text in terms.restrictions),
-        forbids=tuple(sorted({transfer for terms in found for transfer in terms.forbids})),
-        notices=tuple(text for terms in found for text in terms.notices),
-        name_prefix=next((terms.name_prefix for terms in found if terms.name_prefix), ""),
+        restrictions=tuple(text for terms in recognised for text in terms.restrictions),
+        forbids=tuple(sorted({transfer for terms in recognised for transfer in terms.forbids})),
+        notices=tuple(text for terms in recognised for text in terms.notices),
+        name_prefix=next((terms.name_prefix for terms in recognised if terms.name_prefix), ""),
     )
 
 
@@ -107,11 +107,11 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
 def _of_gguf(file: Path) -> str | None:
     with file.open("rb") as opened:
         header = opened.read(_GGUF_HEADER)
-    place = header.find(_GGUF_KEY) + len(_GGUF_KEY)
-    if place < len(_GGUF_KEY) or len(header) < place + 8:
+    offset = header.find(_GGUF_KEY) + len(_GGUF_KEY)
+    if offset < len(_GGUF_KEY) or len(header) < offset + 8:
         return None
-    (length,) = struct.unpack_from("<Q", header, place)
-    return header[place + 8 : place + 8 + length].decode("utf-8", errors="replace") or None
+    (length,) = struct.unpack_from("<Q", header, offset)
+    return header[offset + 8 : offset + 8 + length].decode("utf-8", errors="replace") or None
 
 
 def _of_cache(hub_name: str) -> str | None:

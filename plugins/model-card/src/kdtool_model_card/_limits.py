@@ -15,7 +15,7 @@ __all__ = ["intended_use", "limits"]
 def intended_use(results: kdtool.Results) -> Iterator[str]:
     """Yield lines on the use that the student is made for."""
     languages = ", ".join(results.data.get("languages", {})) or "the languages of its training text"
-    yield f"Completion and generation of source code ({languages}) where a small model on own hardware is wanted: in an"
+    yield f"Completion and generation of source code ({languages}) with a small model on your own hardware: in an"
     yield "editor, as the draft model of speculative decoding, or as the start of further training."
     yield ""
     yield "Not intended for code that runs without review, for decisions about people, or as a source of facts. Execute"
@@ -29,19 +29,19 @@ def limits(results: kdtool.Results) -> Iterator[str]:
         yield f"- At most {student.context:,} tokens of context; {student.parameters:,} parameters hold less knowledge than"
         yield "  a large model's, and generated code can be wrong, insecure or outdated."
     yield from _bias(results)
-    if teachers := [one.name for one in results.components if one.kind == "teacher"]:
+    if teachers := [component.name for component in results.components if component.kind == "teacher"]:
         names = ", ".join(f"`{name}`" for name in teachers)
         yield f"- Errors and biases of {names} can pass into the student. They were not measured, nor was the security of"
         yield "  generated code."
-    seeds = {one.seed for one in results.arms if one.arm == "student"}
+    seeds = {arm.seed for arm in results.arms if arm.arm == "student"}
     if len(seeds) == 1:
         yield "- Trained with one seed: intervals cover the choice of test items, not the luck of training."
-    measured = {name for name in RISK if any(is_of((name,), one.name) for one in results.measurements)}
+    measured = {name for name in RISK if any(is_of((name,), each.name) for each in results.measurements)}
     if not measured & {"memorised", "longest-copy"}:
         yield "- Verbatim repetition of training text was not measured. Check generated code for licences of others."
     if "contamination" not in measured:
         yield "- Overlap of the training text with benchmarks was not measured."
-    if not any(one.name == "energy-per-token" for one in results.measurements):
+    if not any(each.name == "energy-per-token" for each in results.measurements):
         yield "- Energy was not measured."
 
 

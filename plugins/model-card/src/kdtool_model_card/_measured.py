@@ -1,4 +1,4 @@
-"""Tables of what the run measured of the files, the student, its controls and its teachers."""
+"""Tables of the run's measurements: of the files, the student, its controls and its teachers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COST = (
     "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory", "resident-memory",
     "peak-device-memory", "energy-per-token", "break-even",
 )  # fmt: skip
-"""Measurements of what a model costs its user."""
+"""Measurements of a model's cost for its user."""
 RISK = ("memorised", "longest-copy", "memorisation", "contamination")
-"""Measurements of what a model repeats of its training text, and of benchmarks found in that text."""
+"""Measurements of verbatim repetition of training text, and of benchmarks found in that text."""
 _ORDER = ("student", "control", "base", "teacher")
 
 
@@ -29,7 +29,9 @@ def is_of(group: Sequence[str], measurement: str) -> bool:
 
 def subject_of(results: kdtool.Results, artifact: kdtool.Artifact) -> kdtool.Subject | None:
     """Return the measured subject that an artefact is."""
-    return next((one for one in results.subjects if one.role == "artifact" and one.path == artifact.path), None)
+    return next(
+        (subject for subject in results.subjects if subject.role == "artifact" and subject.path == artifact.path), None
+    )
 
 
 def measurements(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[str]:
@@ -37,35 +39,35 @@ def measurements(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator
     columns = _columns(results, files)
     wanted: dict[str, kdtool.Measurement] = {}
     for subject in columns.values():  # files first
-        for one in results.measurements if subject.role in ("artifact", "student") else ():
-            if one.subject == subject.name and not is_of(COST, one.name):
-                wanted.setdefault(one.name, one)
+        for measured in results.measurements if subject.role in ("artifact", "student") else ():
+            if measured.subject == subject.name and not is_of(COST, measured.name):
+                wanted.setdefault(measured.name, measured)
     if not wanted:
         yield "Not measured."
         return
     yield f"By kdtool in the run `{results.name}`; in brackets 95 % intervals over the measured items."
-    if not any(one.role == "artifact" for one in columns.values()):
+    if not any(subject.role == "artifact" for subject in columns.values()):
         yield "The files themselves were not measured: the student is what they were exported from."
-    yield from ("", _table(results, columns, [one for one in wanted.values() if not is_of(RISK, one.name)]))
-    if risk := [one for one in wanted.values() if is_of(RISK, one.name)]:
+    yield from ("", _table(results, columns, [each for each in wanted.values() if not is_of(RISK, each.name)]))
+    if risk := [each for each in wanted.values() if is_of(RISK, each.name)]:
         yield from ("", "### Memorisation and contamination", "", _table(results, columns, risk))
     yield from ("", results.verdict)
     yield from ("", "<details><summary>How it was measured</summary>", "", "```json")
-    settings = {name: public(one.settings) for name, one in wanted.items()}
+    settings = {name: public(each.settings) for name, each in wanted.items()}
     yield json.dumps(settings, indent=1, ensure_ascii=False).replace("`", "\\u0060")  # cannot end the fence
     yield from ("```", "", "</details>")
 
 
 def file_table(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[str]:
-    """Yield the table of files with their sizes, and of what each costs where that was measured."""
-    subjects = {one.place: subject_of(results, one.artifact) for one in files}
-    names = {one.name for one in subjects.values() if one is not None}
-    known = {(one.name, one.subject): one for one in results.measurements}
-    costs = {one.name: one for one in results.measurements if is_of(COST[1:], one.name) and one.subject in names}
+    """Yield the table of files with their sizes, and with the cost of each if it was measured."""
+    subjects = {file.place: subject_of(results, file.artifact) for file in files}
+    names = {subject.name for subject in subjects.values() if subject is not None}
+    known = {(each.name, each.subject): each for each in results.measurements}
+    costs = {each.name: each for each in results.measurements if is_of(COST[1:], each.name) and each.subject in names}
     rows = []
     for file in files:
         subject = subjects[file.place]
-        found = [known.get((name, subject.name)) if subject else None for name in costs]
+        measured = [known.get((name, subject.name)) if subject else None for name in costs]
         artifact = file.artifact
         rows.append(
             [
@@ -73,11 +75,11 @@ def file_table(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[s
                 artifact.format,
                 artifact.quantisation or "–",
                 size(artifact.bytes),
-                *map(_value, found),
+                *map(_value, measured),
             ]
         )
     yield table(
-        ["file", "format", "quantisation", "size", *(f"{one.name} ({one.unit})" for one in costs.values())], rows
+        ["file", "format", "quantisation", "size", *(f"{cost.name} ({cost.unit})" for cost in costs.values())], rows
     )
     if costs:
         yield f"\nMeasured on {machine(results)}."
@@ -91,25 +93,35 @@ def _place_in_words(file: CardFile) -> str:
 
 def _columns(results: kdtool.Results, files: Sequence[CardFile]) -> dict[str, kdtool.Subject]:
     """Return the files that were measured, then the student and controls of their seed, and the teachers, by heading."""
-    measured = {one.subject for one in results.measurements}
-    found = {_place_in_words(file): subject_of(results, file.artifact) for file in files}
-    own = {shown: one for shown, one in found.items() if one is not None and one.name in measured}
+    measured = {each.subject for each in results.measurements}
+    subjects = {_place_in_words(file): subject_of(results, file.artifact) for file in files}
+    exported = {
+        shown: subject for shown, subject in subjects.items() if subject is not None and subject.name in measured
+    }
     if len(files) == 1:
-        own = dict(zip(["this model"], own.values(), strict=False))
-    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, results.arms[0].seed)]
-    others.sort(key=lambda one: _ORDER.index(one.role))
-    return {**own, **{one.name: one for one in others if one.name in measured}}
+        exported = dict(zip(["this model"], exported.values(), strict=False))
+    others = [
+        subject
+        for subject in results.subjects
+        if subject.role != "artifact" and subject.seed in (None, results.arms[0].seed)
+    ]
+    others.sort(key=lambda subject: _ORDER.index(subject.role))
+    return {**exported, **{subject.name: subject for subject in others if subject.name in measured}}
 
 
 def _table(results: kdtool.Results, columns: dict[str, kdtool.Subject], wanted: Sequence[kdtool.Measurement]) -> str:
-    found = {(one.name, one.subject): one for one in results.measurements}
-    shares = {one.measurement: one for one in results.comparisons if one.arm == "student" and one.share is not None}
+    known = {(each.name, each.subject): each for each in results.measurements}
+    shares = {
+        comparison.measurement: comparison
+        for comparison in results.comparisons
+        if comparison.arm == "student" and comparison.share is not None
+    }
     rows = []
-    for one in wanted:
-        direction = "higher" if one.higher_is_better else "lower"
-        title = ", ".join(filter(None, (one.name, one.unit, f"{direction} is better")))
-        cells = [_value(found.get((one.name, subject.name))) for subject in columns.values()]
-        share = shares.get(one.name)
+    for row in wanted:
+        direction = "higher" if row.higher_is_better else "lower"
+        title = ", ".join(filter(None, (row.name, row.unit, f"{direction} is better")))
+        cells = [_value(known.get((row.name, subject.name))) for subject in columns.values()]
+        share = shares.get(row.name)
         rows.append([title, *cells, *([_share(share)] if shares else [])])
     return table(["measurement", *columns, *(["student, % of the teacher"] if shares else [])], rows)
 
@@ -122,8 +134,12 @@ def _share(comparison: kdtool.Comparison | None) -> str:
     return f"{percent(value)}{bounds}"
 
 
-def _value(one: kdtool.Measurement | None) -> str:
-    if one is None:
+def _value(measured: kdtool.Measurement | None) -> str:
+    if measured is None:
         return "–"
-    bounds = f" ({number(one.low)} to {number(one.high)})" if one.low is not None and one.high is not None else ""
-    return f"{number(one.value)}{bounds}"
+    bounds = (
+        f" ({number(measured.low)} to {number(measured.high)})"
+        if measured.low is not None and measured.high is not None
+        else ""
+    )
+    return f"{number(measured.value)}{bounds}"

@@ -24,13 +24,14 @@ def recipe(results: kdtool.Results) -> Iterator[str]:
     """Yield teachers and transfers, phases with their cost, hyperparameters, and the whole recipe."""
     import yaml
 
-    terms = {one.component: one for one in results.licences}
-    makers = [one for one in results.components if one.kind in ("teacher", "student", "transform")]
+    terms = {licensed.component: licensed for licensed in results.licences}
+    makers = [maker for maker in results.components if maker.kind in ("teacher", "student", "transform")]
     rows = []
-    for one in makers:
-        facts, own = results.models.get(one.name), terms.get(one.name)
-        model = public(one.config.get("model")) or public(one.use)
-        rows.append([f"`{one.name}`", model, number(facts.parameters) if facts else "–", _transfer(own)])
+    for maker in makers:
+        facts = results.models.get(maker.name)
+        model = public(maker.config.get("model")) or public(maker.use)
+        parameters = number(facts.parameters) if facts else "–"
+        rows.append([f"`{maker.name}`", model, parameters, _transfer(terms.get(maker.name))])
     yield table(["component", "model", "parameters", "licence and transfer"], rows)
     yield from ("", *_phases(results))
     yield from ("", table(["setting", "value"], list(_hyperparameters(results))))
@@ -39,19 +40,20 @@ def recipe(results: kdtool.Results) -> Iterator[str]:
     yield from ("```", "", "</details>")
 
 
-def _transfer(own: kdtool.Licensed | None) -> str:
-    if own is None:
+def _transfer(licensed: kdtool.Licensed | None) -> str:
+    if licensed is None:
         return "–"
-    return f"{own.terms.licence}: the student {' and '.join(_HOW[each] for each in own.transfers) or 'takes nothing of it'}"
+    transfers = " and ".join(_HOW[each] for each in licensed.transfers) or "takes nothing of it"
+    return f"{licensed.terms.licence}: the student {transfers}"
 
 
 def _phases(results: kdtool.Results) -> Iterator[str]:
-    arm = next((one for one in results.arms if one.arm == "student"), None)
+    arm = next((arm for arm in results.arms if arm.arm == "student"), None)
     if arm is None:
         return
     rows = [
-        [name, f"{one.steps:,}", f"{one.tokens:,}", f"{one.seconds / 3600:.2f}", one.dtype]
-        for name, one in arm.phases.items()
+        [name, f"{phase.steps:,}", f"{phase.tokens:,}", f"{phase.seconds / 3600:.2f}", phase.dtype]
+        for name, phase in arm.phases.items()
     ]
     yield table(["phase", "steps", "tokens", "hours", "precision"], rows)
     yield f"\nSeed {arm.seed}, on {machine(results)}. The energy of training was not measured."
@@ -59,16 +61,19 @@ def _phases(results: kdtool.Results) -> Iterator[str]:
 
 def _hyperparameters(results: kdtool.Results) -> Iterator[list[object]]:
     """Yield the settings of trainer, losses and transforms of the student, defaults included."""
-    for one in results.components:
-        if one.kind in ("trainer", "loss", "weighting", "transform", "packer", "cache"):
-            settings = {key: value for key, value in public(one.config).items() if value is not None}
+    for component in results.components:
+        if component.kind in ("trainer", "loss", "weighting", "transform", "packer", "cache"):
+            settings = {key: value for key, value in public(component.config).items() if value is not None}
             text = ", ".join(f"{key}={_plain(value)}" for key, value in settings.items())
-            yield [f"{one.kind} `{one.name}` ({public(one.use)})", text or "no settings"]
+            yield [f"{component.kind} `{component.name}` ({public(component.use)})", text or "no settings"]
     for key in ("train", "phases"):
         for name, phase in (results.recipe.get(key) or {}).items():
             if isinstance(phase, Mapping):
-                own = {each: value for each, value in phase.items() if each not in ("losses", "trainer")}
-                yield [f"phase `{name}`", ", ".join(f"{each}={_plain(public(value))}" for each, value in own.items())]
+                kept = {each: value for each, value in phase.items() if each not in ("losses", "trainer")}
+                yield [
+                    f"phase `{name}`",
+                    ", ".join(f"{each}={_plain(public(value))}" for each, value in kept.items()),
+                ]
                 yield [f"phase `{name}`: weights of losses", ", ".join(_weights(phase.get("losses") or {}))]
 
 
@@ -84,18 +89,24 @@ def _plain(value: Any) -> str:
 
 def data(results: kdtool.Results) -> Iterator[str]:
     """Yield the corpora with licences and languages, the splits, and what filters rejected."""
-    found = results.data
+    facts = results.data
     rows = [
-        [f"`{name}`", f"{own['documents']:,}", size(own["bytes"]), _counts(own["licences"]), _counts(own["languages"])]
-        for name, own in found.get("corpora", {}).items()
+        [
+            f"`{name}`",
+            f"{corpus['documents']:,}",
+            size(corpus["bytes"]),
+            _counts(corpus["licences"]),
+            _counts(corpus["languages"]),
+        ]
+        for name, corpus in facts.get("corpora", {}).items()
     ]
     yield table(["corpus", "documents", "size", "licences (documents)", "languages (documents)"], rows)
-    splits = ", ".join(f"{name} {own['documents']:,}" for name, own in found.get("splits", {}).items())
+    splits = ", ".join(f"{name} {split['documents']:,}" for name, split in facts.get("splits", {}).items())
     if splits:
         yield f"\nDocuments by split: {splits}. A document is in one split only."
-    for filter_, reasons in found.get("rejected", {}).items():
+    for filter_, reasons in facts.get("rejected", {}).items():
         yield f"\nRejected by `{filter_}`: {_counts(reasons)}."
-    unknown = {name: count for name, count in found.get("licences", {}).items() if name in ("", "unknown")}
+    unknown = {name: count for name, count in facts.get("licences", {}).items() if name in ("", "unknown")}
     if unknown:
         yield f"\nThe licence of {sum(unknown.values()):,} documents is not known."
 
@@ -113,6 +124,6 @@ def citation(results: kdtool.Results, title: str, repository: str) -> Iterator[s
     yield "@software{kdtool,\n  title = {kdtool, a plugin-based toolkit for distilling code models},"
     yield f"  author = {{{{The kdtool authors}}}},\n  version = {{{version}}}\n}}"
     yield "```"
-    makers = {one.name for one in results.components if one.kind in ("teacher", "student")}
+    makers = {component.name for component in results.components if component.kind in ("teacher", "student")}
     for name in dict.fromkeys(hub_names(results, makers)):
         yield f"\nPlease also cite the makers of [{name}](https://huggingface.co/{name})."

@@ -15,7 +15,7 @@ _SECRET = re.compile(r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,})")
 
 
 def number(value: float) -> str:
-    """Return a number: whole where it is large, else with four digits."""
+    """Return a number as text: whole if it is large, else with four digits."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 

@@ -20,7 +20,7 @@ class CardFile:
 
 
 def modelfile(results: kdtool.Results, file: CardFile) -> str:
-    """Return the file that `ollama create` reads for a GGUF file beside it."""
+    """Return the file that `ollama create` reads for a GGUF file next to it."""
     student = results.models.get("student")
     context = [f"PARAMETER num_ctx {student.context}"] if student else []
     return "\n".join([f"FROM ./{file.place}", *context, "PARAMETER temperature 0"]) + "\n"
@@ -52,11 +52,11 @@ def _title(file: CardFile) -> str:
 
 def _exporter_code(results: kdtool.Results, file: CardFile, repository: str) -> Iterator[str]:
     """Yield the exporter's code, with the file's place for its path, also for a run that was moved."""
-    place = repository if repository and file.place == "." else file.place
+    target = repository if repository and file.place == "." else file.place
     path = file.artifact.path
     below = path.relative_to(results.folder).as_posix() if path.is_relative_to(results.folder) else path.name
-    code = file.artifact.how_to_use.replace(str(path), place)
-    code = re.sub(rf"[^\s'\"]*/{re.escape(below)}", lambda _: place, code)
+    code = file.artifact.how_to_use.replace(str(path), target)
+    code = re.sub(rf"[^\s'\"]*/{re.escape(below)}", lambda _: target, code)
     yield from _block("python" if "import " in code else "console", code)
 
 
@@ -80,9 +80,9 @@ print(answer["choices"][0]["text"])
 
 
 def _vllm(results: kdtool.Results, file: CardFile, repository: str) -> Iterator[str]:
-    place = repository if repository and file.place == "." else file.place
+    target = repository if repository and file.place == "." else file.place
     limit = f" --max-model-len {results.models['student'].context}" if "student" in results.models else ""
-    yield from ("### vLLM", *_block("console", f"vllm serve {place}{limit}"), "")
+    yield from ("### vLLM", *_block("console", f"vllm serve {target}{limit}"), "")
     yield "The line for vLLM was not executed by the tests of kdtool."
 
 

@@ -1,8 +1,8 @@
 """The time that a task is charged with: time on the clock, minus the time for which it waited for a processor.
 
-On an idle machine nothing is subtracted. On a busy one a task gets as much processor time as elsewhere, and takes longer.
-All processor time counts: of the tests, of the program and of the processes that it starts. Of the waiting, only that of
-tests and program is subtracted, or a program could sleep while its children wait. Compilers are different: their children do
+On an idle machine nothing is subtracted. On a busy one each task gets as much processor time as elsewhere, and takes longer.
+All processor time counts: of the tests, of the program and of the processes that it starts. Only the time for which tests
+and program wait is subtracted, or a program could sleep while its children wait. Compilers are different: their children do
 the work.
 """
 
@@ -34,7 +34,7 @@ class Limit:
 
 
 class Clock:
-    """Measures one module or step from now on; `process` holds its sandbox."""
+    """Measures one module or step, starting now; `process` runs its sandbox."""
 
     def __init__(self, limit: Limit, process: int) -> None:
         self._limit = limit

@@ -55,9 +55,9 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
     if continues:
         return answer.partition("\n```")[0]
     text = _THOUGHT.sub("", answer.replace("\r\n", "\n"))
-    blocks = [*_fences(text)] or [_Block("python", found["code"].rstrip("\n")) for found in _TAGGED.finditer(text)]
-    if names and (found := _join_blocks(blocks, names) or _between_prose(text, names)):
-        return found
+    blocks = [*_fences(text)] or [_Block("python", match["code"].rstrip("\n")) for match in _TAGGED.finditer(text)]
+    if names and (code := _join_blocks(blocks, names) or _between_prose(text, names)):
+        return code
     filled = [block for block in blocks if block.code.strip()]
     if not filled:
         return "" if blocks else text
@@ -96,17 +96,17 @@ def _block(info: str, lines: Sequence[str]) -> _Block:
 def _join_blocks(blocks: Sequence[_Block], names: Sequence[str]) -> str:
     """Join the first blocks that define the names and the blocks that they use; "" if no block defines one."""
     defining = [_defined_names(block.code) for block in blocks]
-    first = (next((position for position, found in enumerate(defining) if name in found), None) for name in names)
+    first = (next((position for position, defined in enumerate(defining) if name in defined), None) for name in names)
     taken = {position for position in first if position is not None}
     if not taken:
         return ""
     others = {
-        position: found
-        for position, found in enumerate(defining)
-        if position not in taken and not found & {*names} and _only_defines(blocks[position].code, names)
+        position: defined
+        for position, defined in enumerate(defining)
+        if position not in taken and not defined & {*names} and _only_defines(blocks[position].code, names)
     }
     wanted, bound = _names_of(blocks[position].code for position in taken)
-    while used := {position for position, found in others.items() if found & {"*", *wanted - bound}} - taken:
+    while used := {position for position, defined in others.items() if defined & {"*", *wanted - bound}} - taken:
         taken |= used
         more_wanted, more_bound = _names_of(blocks[position].code for position in used)
         wanted, bound = wanted | more_wanted, bound | more_bound
@@ -148,22 +148,22 @@ def _defined_names(code: str) -> set[str]:
     parsed = _parse(code)
     if parsed is None:
         return {function or name for function, name in _DEFINED.findall(code)}
-    found: set[str] = set()
+    names: set[str] = set()
     for statement in parsed.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(statement.name)
+            names.add(statement.name)
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            found |= {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-    return found
+            names |= {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return names
 
 
 def _between_prose(text: str, names: Sequence[str]) -> str:
     """Return the first run of lines that is Python and defines the names; "" if there is none.
 
-    A run begins with an import, a decorator, a function or a class, and extends as far as it parses.
+    A run begins with an import, a decorator, a function or a class, and continues for as long as it parses.
     """
     lines = text.split("\n")
     searched = 0  # lines of runs that do not define the names

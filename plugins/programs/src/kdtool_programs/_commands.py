@@ -22,7 +22,7 @@ __all__ = ["NAME", "TMP_BYTES", "USER", "bubblewrap", "container", "container_en
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
 USER = "USER"
-"""Stands for a worker's own user and nobody's group in its commands: the kernel counts pipes and pending signals by user."""
+"""Placeholder for a worker's user and nobody's group in its commands: the kernel counts pipes and signals by user."""
 TMP_BYTES = 128 * 2**20
 _BYTES_OF_ALL = ("--memory", str(2 * 2**30), "--memory-swap", str(2 * 2**30))
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
@@ -55,8 +55,8 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     """Return a worker's command in bubblewrap.
 
     Args:
-        toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows Python alone.
-            Only where there are some, which may find their libraries by /proc/self/exe, there is a /proc.
+        toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows only Python.
+            /proc exists only with toolchains: they may find their libraries by /proc/self/exe.
 
     Raises:
         SandboxError: bubblewrap is missing, or too old, or there is something that it cannot show.
@@ -117,7 +117,7 @@ def container(program: str, image: str) -> list[str]:
 
 
 def container_ending(program: str) -> list[str]:
-    """Return what ends a container, which goes on where the process of its command is killed.
+    """Return the command that ends a container, which would outlive the killed process that started it.
 
     Raises:
         SandboxError: the program is missing.
@@ -144,8 +144,8 @@ def _python(executable: str) -> list[str]:
 
 @cache
 def _check_version(program: str) -> None:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    found = re.search(r"(\d+)\.(\d+)", said)
-    if found and tuple(map(int, found.groups())) < _OLDEST:
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    if numbers and tuple(map(int, numbers.groups())) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        raise kdtool.SandboxError(f"{said.strip()} is too old: {oldest} is the first that is used here; {_INSTALL}")
+        raise kdtool.SandboxError(f"{version.strip()} is too old: expected {oldest} or newer; {_INSTALL}")

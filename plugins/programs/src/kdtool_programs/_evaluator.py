@@ -55,8 +55,8 @@ class PassAtK(kdtool.Evaluator):
     def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
         """Return all problems as the prompt for base models with the reference solution."""
         return [
-            kdtool.Example(one.id, kdtool.Completion(one.forms["base"].prompt, one.solution), "test")
-            for one in self.problems(run)
+            kdtool.Example(problem.id, kdtool.Completion(problem.forms["base"].prompt, problem.solution), "test")
+            for problem in self.problems(run)
         ]
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:

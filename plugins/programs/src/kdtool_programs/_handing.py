@@ -48,7 +48,7 @@ def frames_of(task: Task) -> tuple[list[bytes], list[Limit]]:
 
 
 def _limits_inside(limit: Limit, late: str) -> dict[str, object]:
-    """Return what the sandbox itself enforces: processor time when a program has ended, and time on the clock."""
+    """Return the limits that the sandbox itself enforces: processor time when a program has ended, and time on the clock."""
     return {
         "seconds": limit.seconds,
         "processor": limit.seconds * limit.processors,

@@ -1,6 +1,6 @@
 """Started in the Python that programs will run in: prints, as JSON, the files that its standard library consists of.
 
-Run as a script, with -I and -S, so that `sys.path` holds nothing but the standard library. Every extension module in it is
+Run as a script, with -I and -S, so that `sys.path` contains only the standard library. Every extension module in it is
 imported, and the loader is asked which shared libraries that took.
 """
 
@@ -26,13 +26,13 @@ def main() -> None:
             _import_extensions(folder)
     with suppress(OSError):
         ctypes.CDLL(_WHEN_THREADS_END)
-    found = {
+    inventory = {
         "path": [folder for folder in sys.path if os.path.exists(folder)],  # noqa: PTH110
         "libraries": _libraries(),
         "prefixes": [sys.base_prefix, sys.base_exec_prefix],
         "modules": sorted(sys.stdlib_module_names),
     }
-    sys.stdout.write(f"\n{json.dumps(found)}\n")
+    sys.stdout.write(f"\n{json.dumps(inventory)}\n")
 
 
 def _import_extensions(folder: str) -> None:
@@ -44,16 +44,16 @@ def _import_extensions(folder: str) -> None:
 
 
 def _libraries() -> list[str]:
-    """Return the paths by which the loader found what this process has loaded."""
-    found: list[str] = []
+    """Return the paths of the libraries that this process has loaded, as the loader found them."""
+    paths: list[str] = []
 
     def note(loaded: Any, _size: int, _data: object) -> int:
-        found.append(os.fsdecode(loaded.contents.name or b""))
+        paths.append(os.fsdecode(loaded.contents.name or b""))
         return 0
 
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Loaded), ctypes.c_size_t, ctypes.c_void_p)
     ctypes.CDLL(None).dl_iterate_phdr(kind(note), None)
-    return [path for path in found if path.startswith("/")]
+    return [path for path in paths if path.startswith("/")]
 
 
 if __name__ == "__main__":

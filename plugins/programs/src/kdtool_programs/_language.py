@@ -1,7 +1,7 @@
 """Interface of programming languages: how to recognise, check and run source.
 
 A language is a plugin of this library: a class that extends `Language`, named in the entry-point group
-`kdtool_programs.languages`. Another one needs a package of its own and no change here.
+`kdtool_programs.languages`. To add another one, write a package; nothing changes here.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Language(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     """Ends of file names, with the dot."""
     stops: ClassVar[tuple[str, ...]]
-    """Texts at which an answer to a function's prompt is over."""
+    """Texts that end an answer to a function's prompt."""
     programs: ClassVar[tuple[str, ...]] = ()
-    """Programs that must be there."""
+    """Programs that must be installed."""
     trial: ClassVar[str] = ""
     """A program that does nothing and passes without tests: `Sandbox` runs it before others in the language."""
 
     def detect(self, path: str, text: str) -> bool:
-        """Say whether a file is in this language, by its name, or by its first line where it has no suffix."""
+        """Return whether a file is in this language, by its name, or by its first line if it has no suffix."""
         suffix = PurePath(path).suffix
         first = text.partition("\n")[0]
         return suffix.lower() in self.suffixes if suffix else first.startswith("#!") and self.name in first
@@ -47,10 +47,10 @@ class Language(ABC):
         return tuple(program for program in self.programs if shutil.which(program) is None)
 
     def folders(self) -> tuple[Path, ...]:
-        """Return folders that the toolchain needs, for `Sandbox`, besides `bin`, `lib`, `libexec` and `include` of /usr.
+        """Return folders that the toolchain needs, for `Sandbox`, except `bin`, `lib`, `libexec` and `include` of /usr.
 
-        Asked only where nothing is missing. They are those parts of the folders that its programs were installed to, where
-        these are their own. Folders of installed packages in them, such as `node_modules`, are not shown.
+        Called only if nothing is missing. They are parts of the folders that its programs were installed to, if these
+        contain nothing else. Folders of installed packages in them, such as `node_modules`, are not shown.
         """
         return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(locate(program))))
 
@@ -107,7 +107,7 @@ _PARTS = ("bin", "lib", "lib64", "libexec", "include")
 def _own_parts(program: Path) -> list[Path]:
     """Return the parts of the folder that a program was installed to; none of /usr, nor of one with a user's other things.
 
-    An installation has `bin`, and `lib` or `include` beside it.
+    An installation has `bin`, and `lib` or `include` next to it.
     """
     folder, home = program.parent.parent, Path.home()
     everybodys = folder.is_relative_to("/usr") or home.is_relative_to(folder) or folder == home / ".local"

@@ -42,9 +42,9 @@ def _find_closed(folder: str) -> str | None:
     """Return the uppermost folder on the path that other users may not enter."""
     parts = folder.split("/")
     for end in range(1, len(parts) + 1):
-        place = "/".join(parts[:end]) or "/"
-        if not os.stat(place).st_mode & _ANYBODY_MAY_ENTER:  # noqa: PTH116
-            return place
+        ancestor = "/".join(parts[:end]) or "/"
+        if not os.stat(ancestor).st_mode & _ANYBODY_MAY_ENTER:  # noqa: PTH116
+            return ancestor
     return None
 
 
@@ -53,10 +53,10 @@ def _uncover(covers: dict[str, str]) -> None:
 
     def mount(source: str, target: str, flags: int, kind: bytes | None = None, data: bytes | None = None) -> None:
         if library.mount(source.encode(), os.fsencode(target), kind, flags, data) != 0:
-            raise OSError(ctypes.get_errno(), f"{target} cannot be shown to the sandbox alone")
+            raise OSError(ctypes.get_errno(), f"{target} cannot be mounted only in the sandbox")
 
     if library.unshare(_NEW_MOUNTS) != 0:
-        raise OSError(ctypes.get_errno(), "root may not make a view of files of its own here")
+        raise OSError(ctypes.get_errno(), "root may not create a mount namespace here")
     mount("none", "/", _RECURSIVE | _PRIVATE)
     opened = {folder: os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in covers}
     for cover in sorted(set(covers.values())):

@@ -1,6 +1,6 @@
-"""A memory group of the kernel (cgroup) for each worker, where systemd grants one.
+"""A memory group of the kernel (cgroup) for each worker, if systemd grants one.
 
-The kernel counts all memory of a group, also its own, of which a worker's samples see a part only.
+The kernel counts all memory of a group, including its own memory; a worker's samples see only a part of that.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ __all__ = ["Form", "Limits", "Problem", "digest_of"]
 class Form(NamedTuple):
     """One form of prompt: a conversation (empty for base models), the beginning of the answer, and stop strings.
 
-    `suffix` is the code behind the answer (infilling); None continues the prompt.
+    `suffix` is the code after the answer (infilling); None continues the prompt.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -54,12 +54,12 @@ def digest_of(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str
 
     It covers their ids, their prompts in this form, and the programs of an empty answer, which contain the tests.
     """
-    found = sha256()
-    for one in problems:
-        programs = [_content(make("")) for make in (one.continued, one.whole)]
-        asked = [part for part in one.forms[form] if part is not None]
-        found.update(json.dumps([one.id, asked, programs], sort_keys=True).encode())
-    return found.hexdigest()[:12]
+    digest = sha256()
+    for problem in problems:
+        programs = [_content(make("")) for make in (problem.continued, problem.whole)]
+        asked = [part for part in problem.forms[form] if part is not None]
+        digest.update(json.dumps([problem.id, asked, programs], sort_keys=True).encode())
+    return digest.hexdigest()[:12]
 
 
 def _content(work: Module | Program) -> object:

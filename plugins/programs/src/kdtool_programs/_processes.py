@@ -1,6 +1,6 @@
-"""Processes of a sandbox as /proc of this machine shows them: the memory that they hold, and the processors that they use.
+"""Processes of a sandbox as /proc of this machine shows them: the memory and the processors that they use.
 
-Shared memory belongs to no single process, and stays when all but a page of it is released: it is refused, not counted,
+Shared memory belongs to no single process, and all of it stays if a single page is kept: it is refused, not counted,
 except for files in the one writable folder, which has its own limit. Data queued in sockets is kernel memory: each socket of
 a sandbox counts with its maximum. Mappings of addresses use kernel memory as well.
 """
@@ -21,18 +21,18 @@ from typing import NamedTuple
 __all__ = ["Times", "calm", "children", "descendants", "memory_of", "pipes_are_short", "times_of"]
 
 _OWN = re.compile(r"^(?:RssAnon|VmPTE|VmSwap|HugetlbPages):\s*(\d+) kB$", re.MULTILINE)
-"""Pages, the tables that say where they are, what is swapped out, and huge pages, which are not among the pages."""
+"""Pages, page tables, swapped pages, and huge pages, which do not count as pages."""
 _ADDRESSES = re.compile(r"^VmSize:\s*(\d+) kB$", re.MULTILINE)
 _PAGE = 4096
 _OF_A_MAPPING = 512
-"""Bytes that the kernel holds for one."""
+"""Bytes that the kernel uses for each mapping."""
 
 _BUFFER = Path("/proc/sys/net/core/wmem_default")
 _LAST = 2**17
-"""Bytes of the message by which a socket's buffer gets over its edge."""
+"""Bytes of the last message that a socket's buffer accepts beyond its limit."""
 
 _OF_A_TASK = 3
-"""Generation of the first process of a task, behind bubblewrap, tester and keeper."""
+"""Generation of the first process of a task, after bubblewrap, tester and keeper."""
 _BUSY = 2
 """Threads that a task may keep busy for each processor that it may run on."""
 _LOWEST, _WEIGHT_OF_A_STEP = 19, 1.25
@@ -61,13 +61,13 @@ class Times(NamedTuple):
 
 
 def times_of(process: int) -> dict[int, Times]:
-    """Return the times of each thread of a process and its descendants; empty where the kernel does not count them."""
+    """Return the times of each thread of a process and its descendants; empty if the kernel does not count them."""
     threads = [thread for folder, _ in _family(process) for thread in _threads(folder)]
     counters = {thread: _text(thread / "schedstat").split() for thread in threads}
     return {
-        int(thread.name): Times(int(thread.parent.parent.name), int(found[0]) / 1e9, int(found[1]) / 1e9)
-        for thread, found in counters.items()
-        if found
+        int(thread.name): Times(int(thread.parent.parent.name), int(counts[0]) / 1e9, int(counts[1]) / 1e9)
+        for thread, counts in counters.items()
+        if counts
     }
 
 
@@ -141,7 +141,7 @@ def _pages(status: str) -> int:
 
 
 def _mappings(folder: Path, addresses: int) -> int:
-    """Return how many mappings a process has. Where it may not be looked into, as many as it can have in its addresses."""
+    """Return the number of mappings of a process; if it cannot be read, the largest number that fits its addresses."""
     try:
         return (folder / "maps").read_bytes().count(b"\n")
     except OSError:
@@ -154,8 +154,8 @@ def _most_mappings() -> int:
 
 
 def _sockets(folder: Path) -> int:
-    """Return how many local sockets there are in the network of a process; 0 where that is this process's, too."""
-    listed = [place / "net" / "unix" for place in (Path("/proc/self"), folder)]
+    """Return the number of local sockets in the network of a process; 0 if this process is in the same network."""
+    listed = [process / "net" / "unix" for process in (Path("/proc/self"), folder)]
     try:
         return 0 if listed[0].samefile(listed[1]) else listed[1].read_bytes().count(b"\n") - 1
     except OSError:

@@ -1,4 +1,4 @@
-"""Tasks that wait for a worker, and tasks in work."""
+"""Tasks that wait for a worker, and running tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Queue", "Running"]
 
 @dataclass
 class Running:
-    """A task in work."""
+    """A running task."""
 
     task: Task
     again: bool = False
@@ -24,7 +24,7 @@ class Running:
 
 
 class Queue:
-    """Tasks to start: those whose worker ended, then new ones, at the end one after the other those to be tried alone."""
+    """Tasks to start: those whose worker ended, then new ones, and at the end those to run with no other, one by one."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._new = (Running(task) for task in tasks)
@@ -32,6 +32,6 @@ class Queue:
         self.alone: list[Running] = []
 
     def take(self, others: bool) -> Running | None:
-        """Return the next task, None if there is none to start; `others`: some are in work."""
+        """Return the next task, None if there is none to start; `others`: some are running."""
         running = self.again.pop() if self.again else next(self._new, None)
         return self.alone.pop() if running is None and self.alone and not others else running

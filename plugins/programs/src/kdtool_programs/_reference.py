@@ -29,7 +29,7 @@ def allclose(out, exp, rtol=1e-05, atol=1e-08):
     )
 """
 """Source of `allclose`, numpy's function of that name under EvalPlus' rules: both values have the same type, and infinities
-and NaN are close to nothing but an equal value. Shapes are equal; numpy would broadcast."""
+and NaN are close only to an equal value. Shapes are equal; numpy would broadcast."""
 EVALPLUS_NUMPY = f"""\
 import sys
 import types
@@ -41,8 +41,8 @@ numpy.allclose, numpy.ndarray = allclose, type("ndarray", (), {{}})
 numpy.float64 = numpy.float32 = float
 sys.modules["numpy"] = numpy
 """
-"""Helpers for tests of EvalPlus, which compare floats by numpy's `allclose` and use nothing else of it. This module stands
-in for numpy on every machine, so that verdicts do not depend on what is installed. It makes the checks of EvalPlus' own
+"""Helpers for tests of EvalPlus, which compare floats by numpy's `allclose` and use nothing else of it. This module
+replaces numpy on every machine, so that verdicts do not depend on installed packages. It makes the checks of EvalPlus' own
 scorer, the same type and the same length, which the published tests lack."""
 
 _TEMPLATE = """\
@@ -76,9 +76,9 @@ for _number, _given in enumerate(_inputs):
 def against_reference(reference: str, name: str, inputs: Sequence[Sequence[Any]], tolerance: float = 0.0) -> str:
     """Return tests for a `Module`: `name` must give what the reference's function of that name gives for all inputs.
 
-    Equal is as in EvalPlus 0.3: equal values, or, where the reference gives floats or a tolerance is set, values of the same
+    Equal is as in EvalPlus 0.3: equal values, or, if the reference returns floats or a tolerance is set, values of the same
     type and shape with |found - expected| <= tolerance + 1e-7 |expected|, with 1e-6 as the tolerance of floats. Infinities
-    and NaN are close to no other value. A task whose answer is not unique needs tests of its own.
+    and NaN are close to no other value. A task whose answer is not unique needs different tests.
 
     Args:
         reference: the reference's whole module; it runs in the tests' process.

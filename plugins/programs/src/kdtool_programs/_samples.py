@@ -18,7 +18,7 @@ __all__ = ["Sample", "collect_samples"]
 
 @dataclass(frozen=True)
 class Sample(Answer):
-    """An answer to a problem. If it does not continue the form's prompt, a server began a turn of its own."""
+    """An answer to a problem. If it does not continue the form's prompt, a server began a separate turn."""
 
     problem: str
 
@@ -40,7 +40,7 @@ def collect_samples(
         return _unfit(runtime, config)
 
     answers = collect_answers(run, subject, list(wanted), request, evaluator=benchmark, unfit=unfit)
-    return None if answers is None else [Sample(**asdict(one), problem=wanted[one.id].id) for one in answers]
+    return None if answers is None else [Sample(**asdict(answer), problem=wanted[answer.id].id) for answer in answers]
 
 
 def _unfit(runtime: kdtool.Runtime, config: PassAtKConfig) -> str:

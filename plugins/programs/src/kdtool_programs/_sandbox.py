@@ -36,10 +36,10 @@ _GRACE = 15.0
 _LOOK = 0.1
 """Seconds between checks of the tasks' memory: most tasks end before the first."""
 _HEADROOM = 128 * 2**20
-"""Bytes of tester, keeper and tests, besides a task."""
+"""Bytes of tester, keeper and tests, in addition to a task."""
 _TRIAL_SECONDS, _TRIAL_MEMORY = 60.0, 2**30
 _TRIED: set[str] = set()
-"""Kinds of sandboxes with what ran there in other languages: a compiler may take long, and is tried once in a process."""
+"""Kinds of sandboxes, with languages that were tried there: a compiler may take long, so each process tries it once."""
 
 _PROBE_ISOLATED = """\
 import _socket, os
@@ -65,8 +65,8 @@ class Sandbox:
 
     Args:
         workers: number of tasks that run in parallel.
-        engine: bubblewrap, or docker or podman where bubblewrap cannot be had; a container starts ten times slower.
-        image: for docker and podman, an image that is here and has Python 3.11 or newer as `python3`.
+        engine: bubblewrap, or docker or podman if bubblewrap is not available; a container starts ten times slower.
+        image: for docker and podman, a local image that has Python 3.11 or newer as `python3`.
         languages: those of the programs to come; their toolchains are read-only inside. Python needs not be named.
         unsafe_run_without_isolation: run programs with the rights of this process; every verdict records it.
 
@@ -133,7 +133,7 @@ class Sandbox:
     def run(self, tasks: Iterable[Task]) -> Generator[Verdict, None, None]:
         """Run tasks and give verdicts as they come, in any order; tasks are taken as they can be started.
 
-        A task that failed for want of processors or pipes is run once more at the end, alone.
+        A task that failed for lack of processors or pipes is run once more at the end, with no other task running.
 
         Raises:
             SandboxError: no new worker could be started in place of one that ended.
@@ -169,7 +169,7 @@ class Sandbox:
                 yield from self._retry_or_fail(worker, str(ended), queue)
 
     def _collect(self, queue: Queue) -> Iterator[Verdict]:
-        """Wait until something happens, or until it is time to look at what tasks hold."""
+        """Wait until something happens, or until it is time to check the memory of tasks."""
         connections = {worker.connection.fileno(): worker for worker in self._running}
         poll = select.poll()  # select() knows no descriptor above 1,023
         for descriptor in connections:
@@ -194,7 +194,7 @@ class Sandbox:
             yield from self._look(queue)
 
     def _settle(self, running: Running, verdict: Verdict, late: bool, queue: Queue) -> Iterator[Verdict]:
-        """Give a verdict, or let the task be tried alone if it is `late` or lacked pipes: others may be the cause."""
+        """Yield a verdict, or queue the task to run by itself if it is `late` or lacked pipes: others may be the cause."""
         if verdict.has_passed or running.alone or not (late or running.disturbed or self._lacks_pipes()):
             yield verdict
         else:
@@ -274,15 +274,17 @@ class Sandbox:
                 raise kdtool.SandboxError(
                     f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"
-                    "a toolchain must be in /usr or in a folder of its own, and need nothing that is elsewhere"
+                    "a toolchain must be in /usr or in a separate folder, and need no files elsewhere"
                 )
             _TRIED.add(keys[verdict.id])
 
     def _remedy(self, why: str) -> str:
-        said = f"a program that was started to try the sandbox ({self._engine}) did not run: {why or 'it said nothing'}"
+        problem = (
+            f"a program that was started to try the sandbox ({self._engine}) did not run: {why or 'without a message'}"
+        )
         if self._engine != "bubblewrap":
-            return f"{said}\nis the service running, and is the image here (docker images)?"
-        return f"{said}\n{_UNREADABLE if _OF_FILES.search(why) else _NO_NAMESPACES}"
+            return f"{problem}\nis the service running, and is the image here (docker images)?"
+        return f"{problem}\n{_UNREADABLE if _OF_FILES.search(why) else _NO_NAMESPACES}"
 
     def _isolation(self, task: Task) -> Isolation:
         if self._unsafe:
@@ -297,18 +299,18 @@ def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
 
 
 def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return why programs cannot be run safely on this machine, with the remedy; nothing where they can.
+    """Return the reasons why programs cannot be run safely on this machine, with remedies; empty if they can.
 
     For `kdtool_check` of components that run programs: a sandbox is started and tried, and a program of each language.
     """
-    found = []
+    reasons = []
     for spoken in ([], *([name] for name in languages)):
         try:
             with Sandbox(languages=[language(name) for name in spoken]):
                 pass
         except kdtool.SandboxError as error:
-            found.append(str(error))
-    return tuple(dict.fromkeys(found))
+            reasons.append(str(error))
+    return tuple(dict.fromkeys(reasons))
 
 
 _OF_FILES = re.compile(r"execvp|Can't (?:find|create|bind|open)|shared librar|No module named|Permission denied")
@@ -317,7 +319,7 @@ _UNREADABLE = """\
 the sandbox cannot open a file that Python needs; expected an installation that every user may read, with libraries where
 the loader finds them; install Python in another folder, or set engine to docker or podman"""
 _NO_NAMESPACES = """\
-where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or
+if the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or
 sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);
 in a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined;
 in a chroot: leave it. Or use engine docker or podman."""
@@ -325,4 +327,7 @@ in a chroot: leave it. Or use engine docker or podman."""
 
 def _readable(text: str) -> str:
     """Write out what would do something to the terminal that shows a program's text."""
-    return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in text)
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
+        for character in text
+    )

@@ -1,9 +1,9 @@
-"""The filter of system calls: a deny list as a BPF program, for the processor architectures that are known here.
+"""The filter of system calls: a deny list as a BPF program, for the supported processor architectures.
 
-Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
-shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities,
-limits of other processes, watching files, Landlock, attributes of files, and every socket but local ones. These have the
-buffers that they have: to ask for larger ones does nothing. Locks of parts of a file, which the kernel holds in memory that
+It refuses calls that reach beyond the sandbox, outlive a task, change other processes, or open much of the kernel: tracing,
+shared memory except of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities,
+limits of other processes, watching files, Landlock, attributes of files, and every socket except local ones. Buffers of
+sockets cannot grow: asking for larger ones has no effect. Locks of parts of a file, which the kernel keeps in memory that
 is counted nowhere, are granted to tasks without effect.
 """
 
@@ -173,7 +173,7 @@ def seccomp_filter(machine: str = "") -> bytes:
 
 
 def task_filter(machine: str = "") -> bytes:
-    """Return the filter that the processes of a task have besides. Raises as `seccomp_filter`."""
+    """Return the additional filter of a task's processes. Raises as `seccomp_filter`."""
     machine, column = _known_machine(machine)
     locks = [step for command in _LOCKS for step in (_step(_EQUAL, command, 0, 1), _refuse(_NO_ERROR))]
     check = [_step(_LOAD, _SECOND), *locks, _step(_EQUAL, _WATCH, 0, 1), _refuse(errno.EPERM)]
@@ -208,7 +208,7 @@ def _refusals(calls: dict[str, tuple[int, int]], column: int) -> list[bytes]:
 
 
 def _check(number: int, steps: list[bytes]) -> list[bytes]:
-    """Run `steps` for one call only, then allow it; the accumulator must hold the call's number."""
+    """Run `steps` for one call only, then allow it; the accumulator must contain the call's number."""
     return [_step(_EQUAL, number, 0, len(steps) + 1), *steps, _step(_RETURN, _ALLOW)]
 
 

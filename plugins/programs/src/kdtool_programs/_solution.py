@@ -28,7 +28,9 @@ def module_like(solution: str, tests: str, helpers: str = "") -> Callable[[str],
     """
     parsed = ast.parse(solution)
     names = tuple(_definitions(parsed, _used_names(compile(tests, "<tests>", "exec", dont_inherit=True))))
-    imports = (ast.unparse(one) for one in parsed.body if isinstance(one, ast.Import | ast.ImportFrom))
+    imports = (
+        ast.unparse(statement) for statement in parsed.body if isinstance(statement, ast.Import | ast.ImportFrom)
+    )
     helpers = helpers + "\n".join(imports) + "\n"
     return lambda source: Module(source, tests, names, helpers)
 
@@ -46,26 +48,26 @@ def _definitions(solution: ast.Module, used: set[str]) -> Iterator[str]:
 def _used_names(tests: CodeType) -> set[str]:
     """Return the names that the tests use but do not define.
 
-    A name is theirs from where they first give it a value on; in functions, which are called later, wherever they do. Tests
-    of EvalPlus bring the reference, and some of its helper functions, along.
+    Tests define a name from its first assignment on; in functions, which are called later, an assignment anywhere counts.
+    Tests of EvalPlus include the reference and some of its helper functions.
     """
     used: set[str] = set()
-    own: set[str] = set()
+    defined: set[str] = set()
     for instruction in dis.get_instructions(tests):
         if instruction.opname == "STORE_NAME":
-            own.add(instruction.argval)
-        elif instruction.opname == "LOAD_NAME" and instruction.argval not in own:
+            defined.add(instruction.argval)
+        elif instruction.opname == "LOAD_NAME" and instruction.argval not in defined:
             used.add(instruction.argval)
-    return used | (_of_functions(tests) - own)
+    return used | (_of_functions(tests) - defined)
 
 
 def _of_functions(code: CodeType) -> set[str]:
     """Return the global names that functions, classes and comprehensions within code read."""
-    found: set[str] = set()
+    names: set[str] = set()
     for inner in (constant for constant in code.co_consts if isinstance(constant, CodeType)):
-        read = (one.argval for one in dis.get_instructions(inner) if one.opname in _READING)
-        found |= {*read} | _of_functions(inner)
-    return found
+        read = (instruction.argval for instruction in dis.get_instructions(inner) if instruction.opname in _READING)
+        names |= {*read} | _of_functions(inner)
+    return names
 
 
 _READING = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})

@@ -24,7 +24,7 @@ class Module:
     names: tuple[str, ...] = ()
     """Names of the module that the tests use, such as its entry point."""
     helpers: str = ""
-    """Further code that the tests use, from the data set (for HumanEval the prompt); it does not see the module."""
+    """Further code that the tests use, from the dataset (for HumanEval the prompt); it does not see the module."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Step:
     seconds: float | None = None
     """As in `Task`; None takes those of the task."""
     ending: str = ""
-    """Text that must be at the end of what the command writes: without it, an early exit with code 0 has not passed."""
+    """Text that the command's output must end with: without it, an early exit with code 0 has not passed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Verdict:
     isolation: Isolation
     reason: str = ""
     stderr: str = ""
-    """The end of what the tests or the program's commands wrote about a failure; control characters are written out."""
+    """The end of the error output of the tests or the program's commands; control characters are escaped."""
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The files of this machine that a sandbox shows: a list of what is allowed, and nothing else.
+"""The files of this machine that a sandbox shows: only those on a list.
 
 Programs see Python's standard library and the shared libraries that it loads. For other languages they also see programs,
 libraries and headers of /usr, and the folders of the toolchains. Installed packages are in none of it: some carry benchmarks
@@ -29,7 +29,7 @@ _DATA = ("/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
 _PARTS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include")
 _PACKAGES = frozenset(("site-packages", "dist-packages", "node_modules", "site-library", "gems"))
 _DEPTH = 5
-"""Levels of folders among which packages are looked for: /opt/conda/envs/NAME/lib/python3.11/site-packages has five."""
+"""Levels of folders in which to look for packages: /opt/conda/envs/NAME/lib/python3.11/site-packages has five."""
 _BESIDE_MODULES = re.compile(
     r"lib-dynload|__pycache__|_sysconfigdata|_test|_ctypes_test|_?xx|__p?hello__|LICENSE|EXTERN"
 )
@@ -46,13 +46,13 @@ class View:
 
     def arguments(self) -> list[str]:
         """Return the arguments for bubblewrap."""
-        found = [part for source, place in self.shown for part in ("--ro-bind", str(source), str(place))]
-        for source, place in self.covered:
+        options = [part for source, target in self.shown for part in ("--ro-bind", str(source), str(target))]
+        for source, target in self.covered:
             if source.is_dir():
-                found += ["--perms", "0555", "--size", "4096", "--tmpfs", str(place), "--remount-ro", str(place)]
+                options += ["--perms", "0555", "--size", "4096", "--tmpfs", str(target), "--remount-ro", str(target)]
             else:
-                found += ["--ro-bind", os.devnull, str(place)]
-        return found
+                options += ["--ro-bind", os.devnull, str(target)]
+        return options
 
     def folders(self) -> list[str]:
         """Return the outermost folders outside of /usr that the user who starts bubblewrap must be able to enter."""
@@ -62,7 +62,7 @@ class View:
 
 
 def base_executable() -> Path:
-    """Return the Python of which this one may be a virtual environment."""
+    """Return the base Python, if this one is a virtual environment."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
@@ -70,22 +70,22 @@ def view_of(toolchains: Sequence[Path] | None) -> View:
     """Return the files for Python and, unless `toolchains` is None, for programs in other languages.
 
     Raises:
-        SandboxError: Python does not say which files it consists of, or a toolchain is where nothing can be shown.
+        SandboxError: Python does not report its files, or a toolchain is in a folder that cannot be shown.
     """
     python = _python(base_executable())
     if toolchains is None:
         return python
     places = [Path("/usr") / part for part in _PARTS] + [Path("/usr/local") / part for part in _PARTS]
     places += [Path("/") / part for part in _PARTS if not (Path("/") / part).is_symlink()]
-    outer = _outer([*(place for place in places if place.is_dir()), *(folder.resolve() for folder in toolchains)])
+    outer = _outer([*(path for path in places if path.is_dir()), *(folder.resolve() for folder in toolchains)])
     if hidden := [folder for folder in outer if folder.is_relative_to("/tmp")]:  # noqa: S108 (the sandbox's own)
         raise kdtool.SandboxError(
             f"the toolchain in {hidden[0]} cannot be shown to programs: their own folder is /tmp; install it elsewhere"
         )
-    own = [(source, place) for source, place in python.shown if not _is_below(Path(place).resolve(), outer)]
+    of_python = [(source, path) for source, path in python.shown if not _is_below(Path(path).resolve(), outer)]
     return View(
-        (*((folder, PurePosixPath(folder)) for folder in outer), *own),
-        (*((found, PurePosixPath(found)) for folder in outer for found in _packages(folder)), *python.covered),
+        (*((folder, PurePosixPath(folder)) for folder in outer), *of_python),
+        (*((package, PurePosixPath(package)) for folder in outer for package in _packages(folder)), *python.covered),
     )
 
 
@@ -97,18 +97,18 @@ def system_parts() -> list[str]:
 
 @cache
 def _python(executable: Path) -> View:
-    found = _inventory(executable)
-    prefixes, modules = [Path(prefix) for prefix in found["prefixes"]], frozenset(found["modules"])
-    folders = _outer(Path(folder) for folder in found["path"])
+    inventory = _inventory(executable)
+    prefixes, modules = [Path(prefix) for prefix in inventory["prefixes"]], frozenset(inventory["modules"])
+    folders = _outer(Path(folder) for folder in inventory["path"])
     library = [(folder.resolve(), _place(folder, prefixes)) for folder in folders]
-    shared = [Path(path) for path in found["libraries"] if not _is_below(Path(path), folders)]
+    shared = [Path(path) for path in inventory["libraries"] if not _is_below(Path(path), folders)]
     loaders = [path for path in shared if _LOADER.match(path.name)]
     shown = [(executable, EXECUTABLE), *library]
     shown += [(path.resolve(), PurePosixPath(path) if path in loaders else LIBRARIES / path.name) for path in shared]
     shown += [(Path(data), PurePosixPath(data)) for data in _DATA if Path(data).is_dir()]
     covered = [
-        (path, place / path.relative_to(folder))
-        for folder, place in library
+        (path, shown_as / path.relative_to(folder))
+        for folder, shown_as in library
         if folder.is_dir()
         for path in _beside_modules(folder, modules)
     ]
@@ -118,19 +118,19 @@ def _python(executable: Path) -> View:
 def _inventory(executable: Path) -> dict[str, list[str]]:
     command = [str(executable), "-I", "-S", "-B", "-W", "ignore", str(Path(__file__).with_name("_inventory.py"))]
     try:
-        said = subprocess.run(command, capture_output=True, check=True, text=True, timeout=_SECONDS)  # noqa: S603 (Python)
-        found: dict[str, list[str]] = json.loads(said.stdout.splitlines()[-1])
+        completed = subprocess.run(command, capture_output=True, check=True, text=True, timeout=_SECONDS)  # noqa: S603 (Python)
+        inventory: dict[str, list[str]] = json.loads(completed.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        said_last = (getattr(error, "stderr", None) or str(error)).strip()
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
         raise kdtool.SandboxError(
-            f"{executable} does not say which files its standard library consists of: {said_last}; "
+            f"{executable} does not report the files of its standard library: {reason}; "
             "expected a Python that starts with -I -S; install kdtool in another one"
         ) from error
-    return found
+    return inventory
 
 
 def _beside_modules(folder: Path, modules: frozenset[str]) -> Iterator[Path]:
-    """Yield the entries beside the modules of the standard library, except links, whose targets are hidden."""
+    """Yield the entries next to the modules of the standard library, except links, whose targets are hidden."""
     for path in sorted(folder.iterdir()):
         if (
             not path.is_symlink()
@@ -145,16 +145,16 @@ def _beside_modules(folder: Path, modules: frozenset[str]) -> Iterator[Path]:
 @cache
 def _packages(folder: Path) -> tuple[Path, ...]:
     """Return the folders of installed packages below one."""
-    found = []
-    for place, names, _ in os.walk(folder):
-        found += [Path(place, name) for name in names if name in _PACKAGES and not Path(place, name).is_symlink()]
-        deep = len(Path(place).relative_to(folder).parts) + 1 >= _DEPTH
+    packages = []
+    for parent, names, _ in os.walk(folder):
+        packages += [Path(parent, name) for name in names if name in _PACKAGES and not Path(parent, name).is_symlink()]
+        deep = len(Path(parent).relative_to(folder).parts) + 1 >= _DEPTH
         names[:] = [] if deep else [name for name in names if name not in _PACKAGES]
-    return tuple(sorted(found))
+    return tuple(sorted(packages))
 
 
 def _outer(folders: Iterable[Path]) -> list[Path]:
-    """Return folders of which none lies inside another."""
+    """Return the folders that are in none of the others."""
     every = sorted(set(folders))
     return [folder for folder in every if not any(other in folder.parents for other in every)]
 

@@ -1,4 +1,4 @@
-"""One worker: a process that holds a sandbox with a tester inside, and the connection to it."""
+"""One worker: a process of a sandbox with a tester inside, and the connection to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MODULES = (
 )
 _REMARKS = 2000
 _BYTES_OF_A_FILE = 2**11
-"""Memory that the kernel holds at most for a file, a folder or a link with a long name, whatever is in it."""
+"""Memory that the kernel needs at most for a file, a folder or a link with a long name, regardless of its content."""
 _FIRST_USER, _USERS, _NOBODY = 20_000, 40_000, 65_534
 """Users of containers: an image seldom has them, and an engine without root has 65,536."""
 _FORMAT = 4
@@ -71,24 +71,24 @@ class Worker:
     Args:
         command: what starts it.
         compiled: whether the Python inside is the one outside, so that it can be handed compiled code.
-        number: of this worker; workers with different ones run on different processors, as far as there are so many.
-        ending: what ends the sandbox besides, where it does not end with the command's process. It is the engine of a
-            container then, which finds its service, its settings and its own programs by this process's environment.
+        number: of this worker; workers with different ones run on different processors, as far as there are enough.
+        ending: a further command that ends the sandbox, if it does not end with the command's process: the engine of a
+            container, which finds its service, its settings and its programs by this process's environment.
     """
 
     def __init__(self, command: Sequence[str], compiled: bool, number: int, ending: Sequence[str] = ()) -> None:
         self._compiled = compiled
         self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
-        mine = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
-        command, self._ending = ([mine.get(part, part) for part in parts] for parts in (command, ending))
-        self.connection, theirs = socket.socketpair()
+        substitutes = {NAME: Path(self._folder).name, USER: f"{_FIRST_USER + number % _USERS}:{_NOBODY}"}
+        command, self._ending = ([substitutes.get(part, part) for part in parts] for parts in (command, ending))
+        self.connection, inside = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        with theirs:
+        with inside:
             self._process = subprocess.Popen(  # noqa: S603 (the sandbox)
                 command,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
+                stdin=inside.fileno(),
+                stdout=inside.fileno(),
                 stderr=self._remarks,
                 cwd=self._folder,
                 start_new_session=True,
@@ -99,7 +99,7 @@ class Worker:
         self._inside: list[int] = []
 
     def greet(self, filter_: bytes, of_tasks: bytes) -> None:
-        """Hand over the tester's code, the filter of system calls, and the one that tasks have besides.
+        """Hand over the tester's code, the filter of system calls, and the additional one of tasks.
 
         Raises:
             Ended: it does not take them.
@@ -135,7 +135,7 @@ class Worker:
             self._hand(part)
 
     def answer(self) -> dict[str, Any] | None:
-        """Return the answer, of which the first bytes are here; None if it announces a step.
+        """Return the answer whose first bytes have arrived; None if it announces a step.
 
         Raises:
             Ended: none comes.
@@ -154,7 +154,7 @@ class Worker:
         return self.clock.look() or ("no verdict, although its time on the clock is over" if stuck else "")
 
     def memory(self) -> int:
-        """Return the bytes that all processes of the sandbox hold, and the kernel for them."""
+        """Return the bytes that all processes of the sandbox use, and the kernel uses for them."""
         used = 0
         if self._space is not None:
             space = os.fstatvfs(self._space)

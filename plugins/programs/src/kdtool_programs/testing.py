@@ -1,4 +1,4 @@
-"""For tests of what runs programs."""
+"""For tests of components that run programs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
-- `LogitsRuntime` opens a teacher that has nothing but logits (`_logits_runtime`)
+- `LogitsRuntime` opens a teacher that only has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder

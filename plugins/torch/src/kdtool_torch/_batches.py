@@ -20,9 +20,9 @@ NO_LABEL = -100
 def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None) -> kdtool.Batch:
     """Make a batch of B rows of L tokens each.
 
-    `labels[b, i]` is token i + 1 where that token is labelled and belongs to the document of token i; elsewhere, so at a
-    document's last token and on padding, it is `NO_LABEL`. `positions` restart at 0 with each document and with padding.
-    `columns` speak of the token that is predicted, as labels do: `columns[name][b, i]` is the row's entry i + 1, and 0
+    `labels[b, i]` is token i + 1 where that token is labelled and belongs to the document of token i; elsewhere, such as at
+    a document's last token and on padding, it is `NO_LABEL`. `positions` restart at 0 with each document and with padding.
+    `columns` describe the predicted token, as labels do: `columns[name][b, i]` is the row's entry i + 1, and 0
     where there is no label.
 
     Args:

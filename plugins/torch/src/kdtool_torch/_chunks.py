@@ -30,5 +30,5 @@ def in_chunks(values: Callable[[slice], Tensor], count: int, vocabulary: int) ->
 def _again(values: Callable[[slice], Tensor], part: slice) -> Tensor:
     from torch.utils.checkpoint import checkpoint
 
-    found: Tensor = checkpoint(values, part, use_reentrant=False, preserve_rng_state=False)
-    return found
+    recomputed: Tensor = checkpoint(values, part, use_reentrant=False, preserve_rng_state=False)
+    return recomputed

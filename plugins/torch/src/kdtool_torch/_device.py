@@ -56,9 +56,9 @@ def pick_device() -> torch.device:
     if kdtool.Gpu.of_check() is not None:
         return torch.device("cuda")
     if torch.cuda.is_available():
-        own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
         # Measurements name the device: that of the only process, or the first one, has no number.
-        return torch.device("cuda", own) if own else torch.device("cuda")
+        return torch.device("cuda", index) if index else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -77,14 +77,14 @@ def named_device(name: str) -> torch.device:
 
     if name != "cuda":
         return torch.device(name)
-    own = pick_device().index
+    index = pick_device().index
     if kdtool.Gpu.of_check() is not None:
         return torch.device(name)
-    return torch.device("cuda", torch.cuda.current_device() if own is None else own)
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """Return the dtype of that name; "auto" is bfloat16 where it is faster than float32 on this device, else float32."""
+    """Return the dtype of that name; "auto" is bfloat16 if it is faster than float32 on this device, else float32."""
     import torch
 
     if name != "auto":
@@ -144,7 +144,7 @@ def _machine_key(device_type: str) -> str:
 
 
 def gpu_bytes() -> int:
-    """Return the memory of all CUDA devices together, 0 where there is none."""
+    """Return the memory of all CUDA devices together, 0 if there is none."""
     import torch
 
     assumed = kdtool.Gpu.of_check()
@@ -172,7 +172,7 @@ def _bfloat16_is_faster(device_type: str) -> bool:
 
 
 def _read(kept: Path) -> bool | None:
-    """Return what was measured before, None where that is not known."""
+    """Return the stored measurement; None if there is none."""
     try:
         return {"True": True, "False": False}.get(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -185,7 +185,7 @@ def _product_speed(device_type: str, dtype: torch.dtype) -> float:
 
 
 def _speed_of_thread(device_type: str, dtype: torch.dtype) -> float:
-    """Time one thread by its own processor time, which leaves out the time in which others had the processor."""
+    """Time one thread by its own processor time, which excludes the time that others used the processor."""
     import torch
 
     threads = torch.get_num_threads()
@@ -203,7 +203,7 @@ def _speed_of_thread(device_type: str, dtype: torch.dtype) -> float:
 
 
 def _speed_of_device(device_type: str, dtype: torch.dtype) -> float:
-    """Time large products that are enqueued one behind the other, and waited for once."""
+    """Time large products that are enqueued one after the other, and waited for once."""
     import torch
 
     matrix = torch.ones(_LARGE_MATRIX, _LARGE_MATRIX, dtype=dtype, device=device_type)

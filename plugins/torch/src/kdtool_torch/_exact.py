@@ -1,4 +1,4 @@
-"""Logits for numbers that are reported: in float32, whatever precision the model computes in."""
+"""Logits for numbers that are reported: in float32, regardless of the model's precision."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None 
 
     Args:
         seed: seed of Python's, NumPy's and torch's generators; None leaves them as they are.
-        waiting: called once if another thread holds the lock.
+        waiting: called once if another thread has the lock.
     """
     _take_turn(waiting)
     try:
@@ -63,13 +63,13 @@ def _restore_generators() -> Iterator[None]:
 
     cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if cuda else ()
-    own, numpys = random.getstate(), np.random.get_state()  # libraries draw from it
+    python, numpys = random.getstate(), np.random.get_state()  # libraries draw from both
     metal = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        random.setstate(own)
+        random.setstate(python)
         np.random.set_state(numpys)
         if metal is not None:
             torch.mps.set_rng_state(metal)

@@ -1,4 +1,4 @@
-"""A runtime for teachers that have nothing but logits: no neural networks, or small ones on plain torch."""
+"""A runtime for teachers that only have logits: no neural networks, or small ones on plain torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class LogitsRuntime(kdtool.Runtime):
     """Scores texts and continues prompts by a teacher's logits: one text at a time, one signal for each new token.
 
     For a teacher that offers logits and reads texts of any length. `kdtool_open` returns it in one line. A model with a
-    limited context or a costly pass has a runtime of its own, which cuts texts into windows and keeps what it has read.
+    limited context or a costly pass needs its own runtime, which cuts texts into windows and keeps the
+    states of the text it has read.
     """
 
     abilities = frozenset({"continue", "score"})
@@ -71,8 +72,8 @@ class LogitsRuntime(kdtool.Runtime):
         lazy = self._logits(self._tokenizer.scoring_context, ids)
         head, labels = exact_head(lazy.head), torch.tensor(ids, device=lazy.hidden.device)
         parts = zip(torch.split(lazy.hidden, _ROWS), torch.split(labels, _ROWS), strict=True)
-        found = [log_likelihood(exact_logits(head, states), own).double().sum() for states, own in parts]
-        return float(torch.stack(found).sum())
+        sums = [log_likelihood(exact_logits(head, states), labels).double().sum() for states, labels in parts]
+        return float(torch.stack(sums).sum())
 
     def _continuation(self, prompt: Sequence[int], request: kdtool.Request) -> Iterator[int]:
         """Yield new tokens, as many as the request allows."""
@@ -90,7 +91,7 @@ class LogitsRuntime(kdtool.Runtime):
             yield ids[-1]
 
     def _logits(self, before: Sequence[int], ids: Sequence[int]) -> kdtool.LazyLogits:
-        """Return the logits from which `ids` are predicted when they follow `before`, which is one document."""
+        """Return the logits that predict `ids` after `before`, which is one document."""
         import torch
 
         tokens = torch.tensor([[*before, *ids]])

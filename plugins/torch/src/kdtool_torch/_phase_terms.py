@@ -1,4 +1,4 @@
-"""The terms of a phase on some of its rows, for trainers that hold all logits of a step at once."""
+"""The terms of a phase on some of its rows, for trainers that keep all logits of a step in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, from which weightings
-    of losses compute the next weights. A term without tokens is missing there.
+    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, which weightings
+    of losses use to compute the next weights. A term without tokens is missing there.
 
     Args:
         run: of the trainer.
         phase: the phase to train.
-        student: its backbone runs once a step, with gradient.
+        student: its backbone runs once per step, with gradient.
 
     Raises:
         kdtool.UsageError: the phase has no rows, a loss with two passes, or one that learns from several teachers.
@@ -45,8 +45,8 @@ class PhaseTerms:
             if term.mixture:
                 raise kdtool.UsageError(f"{term.name} learns from several teachers: write `teacher: NAME`")
         self._run, self._phase, self._student = run, phase, student
-        found = {_key(term): self._module(term) for term in phase.terms}
-        self.modules = nn.ModuleDict({name: module for name, module in found.items() if module is not None})
+        modules = {_key(term): self._module(term) for term in phase.terms}
+        self.modules = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.reports = {}
 
     def loss(self, rows: Sequence[int], step: int) -> tuple[Tensor, int]:
@@ -64,8 +64,11 @@ class PhaseTerms:
         phase, head = self._phase, self._student.head
         device = head.weight.device
         batch = collate([phase.rows[row] for row in rows], device)
-        theirs = {name: collate([own[row] for row in rows], device) for name, own in phase.teacher_rows.items()}
-        signals = {name: source.signal(theirs.get(name, batch)) for name, source in phase.signals.items()}
+        teacher_batches = {
+            name: collate([teacher_rows[row] for row in rows], device)
+            for name, teacher_rows in phase.teacher_rows.items()
+        }
+        signals = {name: source.signal(teacher_batches.get(name, batch)) for name, source in phase.signals.items()}
         outputs = self._student.backbone(batch, phase.student_request)
         logits = head.logits(outputs.last)
         progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
@@ -76,7 +79,7 @@ class PhaseTerms:
         for term in phase.terms:
             view = kdtool.StepView(
                 batch, outputs, signals.get(term.teacher or ""), torch.tensor(progress, device=device),
-                torch.tensor(step, device=device), theirs.get(term.teacher or ""), head,
+                torch.tensor(step, device=device), teacher_batches.get(term.teacher or ""), head,
                 layers=term.layers, module=dict(self.modules.items()).get(_key(term)),
             )  # fmt: skip
             weight = term.weight_at(progress) * prod(factor.get(term.name, 1.0) for factor in factors)
@@ -97,8 +100,8 @@ class PhaseTerms:
     def _values(self, term: kdtool.LossTerm, view: kdtool.StepView, logits: Tensor, kept: Any) -> Tensor:
         if term.name in self._run.implementing("kdtool_token_loss"):
             return self._token_values(term, _chunk(term, view, logits), kept)
-        found = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(view)
-        return found.values[kept] if isinstance(found, kdtool.PerToken) else found.values
+        loss = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(view)
+        return loss.values[kept] if isinstance(loss, kdtool.PerToken) else loss.values
 
     def _token_values(self, term: kdtool.LossTerm, chunk: kdtool.TokenChunk, kept: Any) -> Tensor:
         """Return the loss at each position that is kept, times its token weight."""

@@ -36,7 +36,7 @@ class RecordedRows:
     """Signals recorded in one folder. A file's hash is checked when the process first opens it.
 
     Raises:
-        kdtool.StorageError: the folder holds no recording, or a manifest is damaged.
+        kdtool.StorageError: the folder contains no recording, or a manifest is damaged.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Record all rows of a cache, shard by shard. Called by caches, once for each set of signals, on every rank.
 
-Rank r of w records the shards r, r + w, … Ranks coordinate through files alone: rank 0 writes what is stored once for all
-rows, the others wait for it, and rank 0 is the last to finish.
+Rank r of w records the shards r, r + w, … Ranks coordinate only through files: rank 0 writes the tensors that are stored
+once for all rows, the others wait for it, and rank 0 is the last to finish.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def record_rows(
 
 
 class _Recorder:
-    """Writes shards; rank 0 also writes what is stored once, with its first shard."""
+    """Writes shards; rank 0 also writes the tensors that are stored once, with its first shard."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Recorder:
         return range(start, min(start + self._rows_per_shard, len(self._rows)))
 
     def _has(self, index: int, rows: list[kdtool.Row]) -> bool:
-        """Return whether a shard is complete and holds these rows."""
+        """Return whether a shard is complete and contains these rows."""
         manifest = load_manifest(self._folder, shard_name(index))
         if manifest is None or manifest["rows"] != [row.key for row in rows]:
             return False
@@ -140,7 +140,7 @@ class _Recorder:
         return True
 
     def _report(self, beyond: int = 0, *, at_once: bool = False) -> None:
-        """Report progress of all ranks, a few times a second at most: rows of complete shards plus `beyond`."""
+        """Report progress of all ranks, at most a few times per second: rows of complete shards plus `beyond`."""
         if self._run.rank == 0 and (at_once or monotonic() - self._reported > _BETWEEN_REPORTS):
             self._reported = monotonic()
             there = self._complete

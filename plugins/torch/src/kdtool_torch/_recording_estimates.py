@@ -45,7 +45,7 @@ def recording_estimates(
         held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
         host = held + in_use if on_host else held
         note = (
-            "" if signals.tokens else f"{size:.0f} bytes a token; the number of tokens is known when the text is read"
+            "" if signals.tokens else f"{size:.0f} bytes per token; the number of tokens is known when the text is read"
         )
         yield kdtool.Estimate("teacher signals", (signals.stage,), host, held + in_use - host)
         yield kdtool.Estimate("teacher signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

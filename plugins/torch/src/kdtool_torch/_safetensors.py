@@ -1,4 +1,4 @@
-"""Tensors in files that all may read whom the umask allows."""
+"""Tensors in files with the permissions of the umask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def give_usual_mode(file: Path) -> None:
-    """Give a file the mode of any new file: safetensors makes its own readable by their owner alone."""
+    """Give a file the mode of any new file: safetensors creates files that only their owner can read."""
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
     os.close(handle)
     probe = Path(name)

@@ -1,7 +1,7 @@
 """Read and write the files of a recording: safetensors, each with a manifest.
 
-`shard-00000.safetensors` holds the tensors of its rows, concatenated; `teacher.safetensors` holds what is stored once for
-all rows. `<name>.json` beside each is its manifest: size, SHA-256 and further facts. The manifest is written last, so a
+`shard-00000.safetensors` contains the tensors of its rows, concatenated; `teacher.safetensors` those that are stored once
+for all rows. `<name>.json` next to each is its manifest: size, SHA-256 and further facts. The manifest is written last, so a
 file without one is incomplete. Both are committed first, so that other leftovers of a killed process are ignored.
 Independent of signals.
 """
@@ -27,8 +27,8 @@ __all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "load_manifests", "save"
 FORMAT = 2
 ONCE = "teacher"
 _OWN = "manifest"
-"""The key under which a manifest holds the SHA-256 of the rest of itself."""
-REMEDY = "delete the folder and run again to record the signals anew"
+"""The manifest's key for the SHA-256 of the rest of the manifest."""
+REMEDY = "delete the folder and run again to record the signals"
 
 
 def shard_name(index: int) -> str:
@@ -72,7 +72,7 @@ def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
                 f"{path} has format {manifest['format']}, but this version reads {FORMAT}; {REMEDY}"
             )
         if manifest.pop(_OWN) != _own_digest(manifest):
-            raise ValueError("its content is not what was recorded")
+            raise ValueError("its content differs from the recorded one")
         return manifest  # type: ignore[no-any-return]
     except FileNotFoundError:
         return None
@@ -105,7 +105,7 @@ def verify(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
             return path
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error
-    raise kdtool.StorageError(f"{path} is damaged: its content is not what was recorded; {REMEDY}")
+    raise kdtool.StorageError(f"{path} is damaged: its content differs from the recorded one; {REMEDY}")
 
 
 def _own_digest(manifest: Mapping[str, Any]) -> str:

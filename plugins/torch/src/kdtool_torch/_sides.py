@@ -19,7 +19,7 @@ __all__ = ["Side", "both_sides"]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One model at the N labelled positions of its own batch: `states` [N, H], `labels` [N]."""
+    """One model at the N labelled positions of its batch: `states` [N, H], `labels` [N]."""
 
     states: Tensor
     labels: Tensor
@@ -47,20 +47,20 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     """
     if view.head is None:
         raise kdtool.PluginError(
-            f"{loss} compares logits, but this trainer gives sequence losses no head of the student (StepView.head); take "
+            f"{loss} compares logits, but this trainer passes sequence losses no head of the student (StepView.head); use "
             "trainer: standard, or a loss that needs no logits"
         )
     if view.teacher is None or view.teacher.lazy is None:
-        raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and the signal it was given holds none")
+        raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
     bias = None if lazy.head.bias is None else lazy.head.bias.detach()
-    mine = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
+    student = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
     frozen = replace(lazy.head, weight=lazy.head.weight.detach(), bias=bias)
-    theirs = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], frozen)
-    for who, side in (("student's", mine), ("teacher's", theirs)):
+    teacher = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], frozen)
+    for who, side in (("student's", student), ("teacher's", teacher)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(
                 f"{loss}: the {who} states are of {len(side.states)} positions, but its rows have {len(side.labels)} "
                 "labels; one for each is expected"
             )
-    return mine, theirs
+    return student, teacher

@@ -1,4 +1,4 @@
-"""Files in the user's cache: models, and what was measured of this machine."""
+"""Files in the user's cache: models, and measurements of this machine."""
 
 from __future__ import annotations
 

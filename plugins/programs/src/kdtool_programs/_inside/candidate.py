@@ -1,4 +1,4 @@
-"""The process in which the program under test runs. It never holds the tests, and decides nothing."""
+"""The process in which the program under test runs. It never has the tests, and decides nothing."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def hide() -> None:
 
 
 def share_heaps() -> None:
-    """Let all threads of this process and its children take memory of one heap.
+    """Make all threads of this process and its children allocate memory from one heap.
 
     Else the C library reserves 64 MiB of addresses for each thread, and an allowance of addresses is soon used up.
     """
@@ -55,7 +55,7 @@ def adopt_orphans() -> None:
 
 
 def stay_on(processors: set[int]) -> None:
-    """Run on some processors alone, where this is allowed."""
+    """Run only on these processors, if this is allowed."""
     with suppress(OSError):
         os.sched_setaffinity(0, processors)
 

@@ -1,7 +1,7 @@
 """Frames: a length of eight bytes, then that many bytes. Never read to the end of a stream that others may hold open.
 
-JSON uses the C scanner and encoder behind `json.loads` and `json.dumps`: each Python function that a forked process is the
-first to call copies memory pages with reference counts.
+JSON is read and written by the C scanner and encoder of `json.loads` and `json.dumps`: each Python function that a forked
+process is the first to call copies memory pages with reference counts.
 """
 
 from __future__ import annotations

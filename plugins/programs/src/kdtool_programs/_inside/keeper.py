@@ -1,4 +1,4 @@
-"""The keeper starts what is under test, and ends all that came of it.
+"""The keeper starts the programs under test, and ends all processes that they started.
 
 It is the only process that forks for a task, and reads neither modules nor their tests, so a candidate finds nothing of
 either in the memory that it inherits, nor anything of an earlier task. It does read programs of other languages, whose
@@ -28,20 +28,20 @@ _PORTION = 2**16
 _TAIL = 4000
 _NAMED = frozenset(signal.Signals)
 DESCRIPTOR_BYTES = 4
-"""Bytes of a descriptor where it is handed to another process."""
+"""Bytes of a descriptor that is handed to another process."""
 
 
-def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+def keep(control: _socket.socket, everywhere: set[int], isolated: bool, of_tasks: bytes) -> None:
     """Do what the tester asks for on `control` until it ends.
 
-    Programs of other languages may run on the processors `everywhere`; with `alone`, all other processes are a task's.
-    Tasks have the filter `of_tasks` besides the keeper's own.
+    Programs of other languages may run on the processors `everywhere`; if `isolated`, all other processes are a task's.
+    Tasks have the filter `of_tasks` in addition to the keeper's.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
         signal.signal(number, signal.SIG_DFL)
-    if alone:
+    if isolated:
         adopt_orphans()
-    keeper = _Keeper(control, everywhere, alone, of_tasks)
+    keeper = _Keeper(control, everywhere, isolated, of_tasks)
     while (asked := read_message(control.fileno())) is not None:
         keeper.do(*asked)
     keeper.end()
@@ -50,16 +50,16 @@ def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: b
 class _Keeper:
     """Starts and ends the processes of the present task."""
 
-    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+    def __init__(self, control: _socket.socket, everywhere: set[int], isolated: bool, of_tasks: bytes) -> None:
         self._of_tasks = of_tasks
         self._everywhere = everywhere
         self._control = control
-        self._alone = alone
+        self._isolated = isolated
         self._started: list[int] = []
         self._used = 0.0
 
     def do(self, what: str, *given: Any) -> None:
-        """Do what is asked for, and say what came of it."""
+        """Execute the requests, and report the outcomes."""
         if what == "begin":
             self.begin(*given)
         elif what == "run":
@@ -138,9 +138,9 @@ class _Keeper:
             os._exit(code)
 
     def end(self) -> dict[int, int]:
-        """End whatever the task started, in whatever session it is, and return how each process that was started ended."""
+        """End all processes that the task started, in any session, and return how each process that was started ended."""
         ended: dict[int, int] = {}
-        if self._alone:  # the tester, the first process, is spared, and so is this one
+        if self._isolated:  # the tester, the first process, is spared, and so is this one
             targets: list[tuple[Callable[[int, int], None], int]] = [(os.kill, -1)]
         else:
             targets = [(kill, process) for process in self._started for kill in (os.killpg, os.kill)]
@@ -169,13 +169,13 @@ def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:
 
 
 def _from_three(descriptors: tuple[int, ...]) -> list[int]:
-    """Give descriptors the numbers 3 and following."""
+    """Renumber descriptors, starting at 3."""
     aside = [os.dup2(descriptor, 500 + descriptor) for descriptor in descriptors]
     return [os.dup2(descriptor, number) for number, descriptor in enumerate(aside, 3)]
 
 
 def _output(reading: int, process: int, deadline: float) -> tuple[bytes, bool]:
-    """Return the end of what a process writes, and whether it ended in time; others may hold its pipe longer."""
+    """Return the end of a process's output, and whether the process ended in time; others may keep its pipe open longer."""
     tail = b""
     waiting = [reading, process]
     while (left := deadline - time.monotonic()) > 0:

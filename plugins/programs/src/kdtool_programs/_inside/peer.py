@@ -24,7 +24,7 @@ _LARGEST = 2**20
 """Items, and characters of texts among them, of a sequence that is copied as a whole."""
 _PIECE = 2**18
 _BY_VALUE = 2
-"""The version of marshal's format in which what is written depends on values alone, not on who shares them."""
+"""The version of marshal's format whose bytes depend only on values, not on which references are shared."""
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
 _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
@@ -53,12 +53,12 @@ class Remote:
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._peer.ask("iterate", self)
-        while found := self._peer.ask("advance", iterator):
-            yield found[0]
+        while step := self._peer.ask("advance", iterator):
+            yield step[0]
 
     def __next__(self) -> Any:
-        if found := self._peer.ask("advance", self):
-            return found[0]
+        if step := self._peer.ask("advance", self):
+            return step[0]
         raise StopIteration
 
     def __len__(self) -> int:
@@ -107,8 +107,8 @@ class Pieces(Remote):
         super().__init__(peer, number)
         if type(length) is not int or type(size) is not int or size <= _LARGEST or length < 1:
             raise ValueError("no large sequence")
-        own = {"_hashes": {}, "_values": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind]}
-        for name, value in {**own, "_length": length, "_size": size}.items():
+        state = {"_hashes": {}, "_values": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind]}
+        for name, value in {**state, "_length": length, "_size": size}.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class Pieces(Remote):
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` is true after
+    If it `keeps_large`, large sequences that a call returns stay here, to be compared by pieces. `gone` is true after
     the other side has ended.
     """
 
@@ -165,7 +165,7 @@ class Peer:
         self._remotes: dict[int, Remote] = {}
 
     def ask(self, action: str, *arguments: Any, **named: Any) -> Any:
-        """Ask the other side for an action and return its value, or raise what it raised."""
+        """Ask the other side for an action and return its value, or raise its exception."""
         self._send(["ask", action, *(self._plain(part) for part in (arguments, named))])
         while True:
             what, *content = self._receive()
@@ -278,20 +278,20 @@ def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
 
     piece = sequence[start:stop]
     parts = [part for part in piece if type(part) is list or type(part) is tuple]
-    for one in (*parts, [part for part in piece if type(part) is not list and type(part) is not tuple]):
-        kinds = set(map(type, one))
-        if not kinds <= _HASHED or (float in kinds and any(number != number for number in one)):  # noqa: PLR0124 (not a number)
+    for group in (*parts, [part for part in piece if type(part) is not list and type(part) is not tuple]):
+        kinds = set(map(type, group))
+        if not kinds <= _HASHED or (float in kinds and any(number != number for number in group)):  # noqa: PLR0124 (not a number)
             return ""
     return blake2b(marshal.dumps(piece, _BY_VALUE), key=key).hexdigest()
 
 
 def _take_over(old: Any, new: Any) -> None:
-    """Make `old`, and what is in it, equal to `new` in place."""
+    """Make `old` and its content equal to `new` in place."""
     if type(old) is not type(new):
         return
     if isinstance(old, list):
         same = len(old) == len(new)
-        old[:] = [_merge(mine, its) for mine, its in zip(old, new, strict=True)] if same else new
+        old[:] = [_merge(old_item, new_item) for old_item, new_item in zip(old, new, strict=True)] if same else new
     elif isinstance(old, dict):
         merged = {key: _merge(old[key], value) if key in old else value for key, value in new.items()}
         old.clear()
@@ -300,8 +300,8 @@ def _take_over(old: Any, new: Any) -> None:
         old.clear()
         old.update(new) if isinstance(old, set) else old.extend(new)
     elif isinstance(old, tuple) and len(old) == len(new):
-        for mine, its in zip(old, new, strict=True):
-            _take_over(mine, its)
+        for old_item, new_item in zip(old, new, strict=True):
+            _take_over(old_item, new_item)
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -1,6 +1,6 @@
 """The tester of one worker: the first process of its sandbox. It takes tasks off standard input, one after the other.
 
-It alone runs tests and gives verdicts. Nothing of a program under test runs in it: each candidate is started by the keeper,
+Only it runs tests and gives verdicts. Nothing of a program under test runs in it: each candidate is started by the keeper,
 takes its program off the stream itself, and answers questions.
 """
 
@@ -64,19 +64,19 @@ def serve(greeting: dict[str, Any]) -> None:
 
 def _with_keeper(everywhere: set[int], of_tasks: bytes) -> tuple[int, _socket.socket]:
     """Start the keeper, while there is nothing that it should not know."""
-    alone = os.getpid() == 1
-    ours, theirs = _socket.socketpair()
+    isolated = os.getpid() == 1
+    to_keeper, to_tester = _socket.socketpair()
     rehearse()
     gc.collect()
     gc.freeze()
     if keeper := os.fork():
-        theirs.close()
-        return keeper, ours
+        to_tester.close()
+        return keeper, to_keeper
     try:
         gc.disable()
-        ours.close()
+        to_keeper.close()
         os.close(1)
-        keep(theirs, everywhere, alone, of_tasks)
+        keep(to_tester, everywhere, isolated, of_tasks)
     except BaseException as error:
         os.write(2, f"the keeper ended: {type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
@@ -90,12 +90,12 @@ class _Tester:
         self._verdicts = verdicts
         self._addresses = resource.getrlimit(resource.RLIMIT_AS)
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
-        self._alone = os.getpid() == 1
+        self._isolated = os.getpid() == 1
         self._untouched = self._state()
         self._largest = _peak_memory() + _GROWTH
 
     def serve(self) -> bool:
-        """Take tasks, and give a verdict on each, until there are no more. Return whether nothing was left behind."""
+        """Take tasks, and give a verdict on each, until they end. Return whether they left nothing in the folder."""
         self._greet()
         while (task := read_message(self._stream)) is not None:
             verdict = self._of_program(task) if "steps" in task else self._of_module(task["limits"])
@@ -106,8 +106,8 @@ class _Tester:
         return True
 
     def _greet(self) -> None:
-        """Say that tasks can come, and hand over the folder, so that the files in it can be counted from outside."""
-        if not self._alone or not stat.S_ISSOCK(os.fstat(self._verdicts).st_mode):
+        """Announce that tasks can come, and pass on the folder, so that its files can be counted from outside."""
+        if not self._isolated or not stat.S_ISSOCK(os.fstat(self._verdicts).st_mode):
             return write_message(self._verdicts, {})
         message = encode_json({})
         stream = _socket.socket(fileno=os.dup(self._verdicts))
@@ -188,11 +188,11 @@ class _Tester:
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
 
-        Any file, name, mode or attribute changes the folder; a file without a name takes its space, longer than a program
-        lives where sockets hold it that hold each other.
+        Any file, name, mode or attribute changes the folder. A file without a name takes its space, and outlives its program
+        if it is in a cycle of sockets that keep each other open.
         """
         folder, space = os.fstat(self._folder), os.fstatvfs(self._folder)
-        free = (space.f_bfree, space.f_ffree) if self._alone else None  # elsewhere others use it, too
+        free = (space.f_bfree, space.f_ffree) if self._isolated else None  # elsewhere others use it, too
         return (
             (folder.st_mode, folder.st_ctime_ns, _place(), free),
             (sys.stdin, sys.stdout, sys.stderr, sys.getrecursionlimit(), sys.get_int_max_str_digits()),
@@ -221,7 +221,7 @@ def _is_ready(descriptor: int, seconds: float) -> bool:
 
 
 def _reap() -> None:
-    """Let processes go that tests have left; the keeper has ended them."""
+    """Reap processes that tests have left; the keeper has ended them."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

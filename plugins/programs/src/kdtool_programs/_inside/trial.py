@@ -1,4 +1,4 @@
-"""Run the tests of one task against a candidate, within a time limit. Only the data set's code runs here."""
+"""Run the tests of one task against a candidate, within a time limit. Only the dataset's code runs here."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def run_trial(reading: int, writing: int, task: dict[str, Any], limits: dict[str
     try:
         _deadline = since + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-        found = _judge(Peer(reading, writing, _ACTIONS), task, namespace)
+        judged = _judge(Peer(reading, writing, _ACTIONS), task, namespace)
         namespace.clear()
         if time.monotonic() < since + seconds:
-            verdict = found
+            verdict = judged
     except TimedOut:
         pass
     finally:
@@ -116,9 +116,9 @@ def _run(peer: Peer, helpers: CodeType, tests: CodeType, names: list[str], names
 
 def _format_traceback(error: BaseException) -> str:
     """Return where an exception came from; loading the module traceback is expensive."""
-    lines, place = [], error.__traceback__
-    while place:
-        code = place.tb_frame.f_code
-        lines.append(f"{code.co_filename}, line {place.tb_lineno}, in {code.co_name}\n")
-        place = place.tb_next
+    lines, entry = [], error.__traceback__
+    while entry:
+        code = entry.tb_frame.f_code
+        lines.append(f"{code.co_filename}, line {entry.tb_lineno}, in {code.co_name}\n")
+        entry = entry.tb_next
     return "".join(line for line in lines if line.startswith("<"))[-_TAIL:]

@@ -50,7 +50,7 @@ _VIEWS: dict[type, Each] = {
     type({}.values()): lambda items: dict(enumerate(items)).values(),
     type({}.items()): lambda items: dict(items).items(),
 }
-"""Views of dictionaries, and what makes one of its items: they equal sets, and are false where they are empty."""
+"""Views of dictionaries, with functions that make one of its items: they equal sets, and are false if empty."""
 _KINDS = (tuple, set, frozenset, deque)
 _ITEMS: dict[str, Any] = {kind.__name__: make for kind, make in (*zip(_KINDS, _KINDS, strict=True), *_VIEWS.items())}
 _PAIRS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict)}
@@ -97,7 +97,7 @@ _SPECIAL: dict[str, Callable[[Any, Each], Any]] = {
 
 
 def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
-    """Return what JSON can hold of a value; `opaque` gives a tagged form to what is not plain.
+    """Return a value in a form that JSON can represent; `opaque` returns a tagged form of objects that are not plain.
 
     It may share lists with the value: write it before anything changes.
     """

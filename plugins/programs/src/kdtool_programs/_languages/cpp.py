@@ -38,7 +38,7 @@ _RESTORE = f"""
 
 
 class Cpp(Language):
-    """C++17. It can be parsed only with what it includes, so its syntax check is the compiler's.
+    """C++17. Parsing needs the included headers, so the compiler checks the syntax.
 
     Macros of a program apply to its tests, except those called `NDEBUG`, `assert`, `main` or like a keyword.
     """

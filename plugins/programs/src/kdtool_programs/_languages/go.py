@@ -51,7 +51,7 @@ func TestMain(all *testing.M) {{
 
 
 class Go(Language):
-    """Go. Functions of the tests called `Test…` are run where there are some, `main` otherwise."""
+    """Go. Functions of the tests called `Test…` are run if there are some, `main` otherwise."""
 
     name = "go"
     suffixes = (".go",)
@@ -76,7 +76,7 @@ class Go(Language):
             files = {"program_test.go": text, "end_test.go": clause + _END_OF_TESTS}
         else:
             files = {"program.go": _MAIN.sub("func testsOfMain()", text), "end.go": clause + _END}
-        # Files are named, for Go ignores a go.mod in the folder for temporary files, where the sandbox works.
+        # Files are named because Go ignores a go.mod in the folder for temporary files, where the sandbox works.
         build = (go, *(("test", "-c") if testing else ("build",)), "-o", "program", *files)
         tested = Step(("/tmp/program",), "tests", ending=ENDING)  # noqa: S108 (the sandbox's own)
         return Program(files, (Step(build, "compiler", _COMPILING), tested))

@@ -79,7 +79,7 @@ _USE = re.compile(rf"{_LITERAL}|(?<![\w.])(?:{'|'.join(_QUALIFIED)})(?=\s*(?:\.|
 class Java(Language):
     """Java. Assertions are on; the class that has `main` is run.
 
-    Tests find classes such as `Objects` in Java's own packages, whatever classes a program declares.
+    Tests find classes such as `Objects` in Java's own packages, regardless of the classes that a program declares.
     """
 
     name = "java"
@@ -89,7 +89,7 @@ class Java(Language):
     trial = "class Main { public static void main(String[] a) {} }"
 
     def folders(self) -> tuple[Path, ...]:
-        """Return the JDK, and its settings where a distribution keeps them elsewhere."""
+        """Return the JDK, and its settings if a distribution keeps them elsewhere."""
         home = locate("java").parent.parent
         settings = (home / "conf" / "security" / "java.security", home / "lib" / "security" / "default.policy")
         linked = [path.resolve() for path in settings if path.exists()]

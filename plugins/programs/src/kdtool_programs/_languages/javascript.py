@@ -35,7 +35,7 @@ Object.defineProperty(globalThis, '_{ENDING}', {{ value: Object.freeze(tools) }}
 """
 """Runs before the program and saves what its tests need, so that the program cannot change it.
 
-The end is written after all earlier output, of which only the last part is kept.
+The end is written after all earlier output; only the last part of the output is kept.
 
 `console.assert` of Node only prints what is wrong; tests that use it would pass by exit code.
 """
@@ -70,7 +70,7 @@ class JavaScript(Language):
         return super().detect(path, text) or (text.startswith("#!") and "node" in text.partition("\n")[0])
 
     def folders(self) -> tuple[Path, ...]:
-        """Return the toolchain's folders, and those of Node's own modules where a distribution keeps them elsewhere."""
+        """Return the toolchain's folders, and those of Node's bundled modules if a distribution keeps them elsewhere."""
         return (*super().folders(), *_shared_modules(str(locate("node"))))
 
     def parse(self, source: str) -> Program:
@@ -85,6 +85,6 @@ class JavaScript(Language):
 @cache
 def _shared_modules(node: str) -> tuple[Path, ...]:
     ask = "console.log(JSON.stringify(process.config.variables.node_builtin_shareable_builtins || []))"
-    said = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=False).stdout  # noqa: S603 (Node)
-    files = [Path(file) for file in json.loads(said or "[]")]
+    output = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=False).stdout  # noqa: S603 (Node)
+    files = [Path(file) for file in json.loads(output or "[]")]
     return tuple(dict.fromkeys(file.parent for file in files if file.is_absolute() and file.is_file()))

@@ -1,4 +1,4 @@
-"""Rust, compiled by rustc alone: programs that need crates do not build."""
+"""Rust, compiled by rustc without cargo: programs that need crates do not build."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ _USE = re.compile(rf"{_LITERAL}|(?<![\w:])(?P<macro>{'|'.join(_MACROS)})!(?!=)")
 
 
 class Rust(Language):
-    """Rust, edition 2021. Functions of the tests marked `#[test]` are run where there are some, `main` otherwise.
+    """Rust, edition 2021. Functions of the tests marked `#[test]` are run if there are some, `main` otherwise.
 
-    Tests find macros such as `assert!` in the standard library, whatever macros a program declares.
+    Tests find macros such as `assert!` in the standard library, regardless of the macros that a program declares.
     """
 
     name = "rust"
@@ -103,8 +103,8 @@ def _toolchain_of(rustc: str) -> Path:
         SandboxError: it chooses none.
     """
     try:
-        said = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
+        completed = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} has no toolchain: {why}") from error
-    return Path(said.stdout.strip()).resolve()
+    return Path(completed.stdout.strip()).resolve()
