@@ -59,9 +59,9 @@ def write_gguf(
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_architecture(writer, config)
     GGUFVocabulary.of(source.tokenizer, config.vocab_size).add_to(writer, pre or name_of_splitting(source.tokenizer))
-    for name, tensor in gguf_tensors(source.model):
-        values, kind = encode(name, tensor) if encode else _encode(tensor, dtype)
-        writer.add_tensor(name, values, raw_dtype=kind)
+    for tensor_name, tensor in gguf_tensors(source.model):
+        values, kind = encode(tensor_name, tensor) if encode else _encode(tensor, dtype)
+        writer.add_tensor(tensor_name, values, raw_dtype=kind)
     with closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
