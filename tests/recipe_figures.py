@@ -23,7 +23,7 @@ PRICES = {"l4": 0.70, "a100-80gb": 2.00, "h100": 3.00}
 PRICED = "November 2026"
 ON_CPU = 0.5e12 * 0.5
 """Operations a second of training on a CPU of 500 GFLOP/s."""
-BEGIN, END = "# Memory and time by `kdtool check`", "# Time is of training alone"
+BEGIN, END = "# Memory and time by `kdtool check`", "# Time covers only training"
 TABLE_BEGIN, TABLE_END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 
@@ -77,7 +77,7 @@ def block(found: Figures) -> str:
         f"{BEGIN} (written by `{COMMAND}`):",
         f"#   {gpu} GB of GPU memory, {host} GB of main memory, {disk} GB of disk;",
         *(f"#   {line}{';' if line != times[-1] else '.'}" for line in times),
-        f"{END}, control included, at 35 % of the published speed; prices an hour are assumed ({PRICED}).",
+        f"{END}, control included, at 35 % of the published speed; prices per hour are assumed ({PRICED}).",
     ]
     return "\n".join(lines)
 
