@@ -13,7 +13,7 @@ __all__ = ["draw", "keep_likeliest", "keep_samples"]
 def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
     """Return the drafted tokens up to the first that is not the target's likeliest, and the likeliest one there.
 
-    `logits` [drafted + 1, V] are the target's, each predicting a drafted token, the last one the token behind them.
+    `logits` [drafted + 1, V] are the target's, each predicting a drafted token, the last one the token after them.
     """
     likeliest: list[int] = logits.argmax(-1).tolist()
     kept = next((at for at, token in enumerate(drafted) if token != likeliest[at]), len(drafted))
@@ -23,7 +23,7 @@ def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
 def keep_samples(
     drafted: Sequence[int], drafts: Sequence[Tensor], targets: Sequence[Tensor], generator: torch.Generator
 ) -> list[int]:
-    """Return the drafted tokens up to the first that is rejected, and a token of the target instead of it or behind them.
+    """Return the drafted tokens up to the first that is rejected, and a token of the target in its place or after them.
 
     Token x was drawn from q and is accepted with probability min(1, p(x) / q(x)); a rejected one is replaced by a draw from
     max(0, p - q), normalised. Then each token has the distribution p.
