@@ -33,11 +33,11 @@ def class_weight(classes: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 class Syntax(kdtool.Weighting):
-    """Weighs tokens by what they are in their language: keywords more, say, and comments less.
+    """Weighs tokens by their class in their language: keywords more, say, and comments less.
 
     It labels each character by pygments, as the column `syntax` of the phase's rows. A text is read in the example's
-    language. In a conversation only the code between ``` is read, each piece separately, in the language named there or
-    else the example's. Everything else is `other`. A token in which one class begins where another ends has the class of its
+    language. In a conversation only the code between ``` is read, each piece separately, in the language named there, or
+    the example's. Everything else is `other`. A token in which one class begins where another ends has the class of its
     first character that is not white space.
     """
 
@@ -66,7 +66,7 @@ class Syntax(kdtool.Weighting):
         keyword: float = kdtool.Field(default=1.0, ge=0, le=1000)
         """Keywords, `and`, `in` and `not` included."""
         name: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Names of whatever kind."""
+        """Names of any kind."""
 
         @pydantic.field_validator("language")
         @classmethod
