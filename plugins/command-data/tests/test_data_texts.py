@@ -250,7 +250,7 @@ def test_what_is_exported_is_opened_by_datasets(
     assert len(written) == 6
     assert written[0]["messages"][1]["content"] == "```python\nx = 1\n```"
     assert json.loads(written[0]["meta"])["difficulty"] == "easy"
-    assert "exists; choose another place" in say("export", source, "rows", code=2)
+    assert "exists; choose another path" in say("export", source, "rows", code=2)
     say("export", source, "rows", "--force", "--format", "parquet")
     files = {"train": str(tmp_path / "rows" / "train.parquet")}
     columns = datasets.load_dataset("parquet", data_files=files, cache_dir=cache)["train"]

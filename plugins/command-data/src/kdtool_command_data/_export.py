@@ -39,7 +39,7 @@ def export(text: FoundText, target: Path, form: str, *, force: bool) -> int:
     if not text.is_complete:
         raise kdtool.UsageError(f"{text.folder} is not complete; finish it with kdtool run, or see kdtool data recover")
     if target.exists() and not force:
-        raise kdtool.UsageError(f"{target} exists; choose another place, or replace it with --force")
+        raise kdtool.UsageError(f"{target} exists; choose another path, or replace it with --force")
     splits = text.splits()
     with writing(target) as made:
         if form == "dataset":

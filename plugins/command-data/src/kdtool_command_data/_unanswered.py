@@ -16,11 +16,11 @@ _OPEN = "under way, or its run was killed"
 
 
 def unanswered_in(ledger: Path) -> tuple[Unanswered, ...]:
-    """Return the attempts in a ledger that have no answer, also while a run writes it; none where there is no file.
+    """Return the attempts in a ledger that have no answer, also while a run writes it; none if there is no file.
 
     Raises:
         StorageError: it cannot be read.
-        UsageError: another version wrote it.
+        UsageError: another version of kdtool wrote it.
     """
     return read_summary(ledger).unanswered if ledger.exists() else ()
 

@@ -36,7 +36,7 @@ __all__ = ["push"]
 @click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
 @click.option("--branch", default="main", show_default=True, help="Branch that gets the commit.")
 @click.option("--replace", is_flag=True, help="Overwrite files of a repository that did not come from this run.")
-@click.option("--permitted", is_flag=True, help="State that you may publish where a licence forbids it.")
+@click.option("--permitted", is_flag=True, help="State that you may publish although a licence forbids it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def push(
     run: str,

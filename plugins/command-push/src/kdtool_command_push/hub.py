@@ -1,7 +1,7 @@
 """The upload: one commit with every file, so that a repository holds a whole model or none.
 
 `create_commit` first uploads the content of large files, which no branch shows, and then makes one commit. A killed upload
-is continued by the same call: the Hub has what was uploaded. `upload_folder` would make several commits, each with a part
+is continued by the same call: the Hub keeps uploaded content. `upload_folder` would make several commits, each with a part
 of the model.
 """
 

@@ -41,7 +41,7 @@ class Publication:
     without_text: Sequence[kdtool.Licensed] = ()
 
     def repository(self, owner: str) -> str:
-        """Return `owner/name`, with `owner` where none was given."""
+        """Return `owner/name`, with `owner` if none was given."""
         return f"{self.owner or owner}/{self.name}"
 
     def content(self, owner: str) -> dict[str, Path | bytes]:

@@ -23,7 +23,7 @@ _NAME = "google-research-datasets/mbpp"
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem: its number, what is asked, a solution, its tests, and what must run before them."""
+    """A problem: its number, its text, a solution, its tests, and the code that must run before them."""
 
     number: int
     text: str

@@ -73,10 +73,10 @@ class NGramIndex:
     def occurrences(self, words: list[str]) -> Iterator[Occurrence]:
         """Yield the occurrences of indexed n-grams in `words`, in order."""
         places, entries = self._table.matches(_hashes(words, self.n))
-        for place, entry in zip(places.tolist(), entries.tolist(), strict=True):
+        for position, entry in zip(places.tolist(), entries.tolist(), strict=True):
             text, start = int(self._numbers[entry]), int(self._starts[entry])
-            if self._words[text][start : start + self.n] == words[place : place + self.n]:
-                yield Occurrence(text, start, place)
+            if self._words[text][start : start + self.n] == words[position : position + self.n]:
+                yield Occurrence(text, start, position)
 
 
 def _hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:

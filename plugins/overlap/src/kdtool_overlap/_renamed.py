@@ -24,7 +24,7 @@ _COVERED = 0.85
 """Share of a code's tokens that must be there, in n-grams of the same shape."""
 
 _LONG = 20
-"""Tokens from which that is enough. Shorter code must be there whole, with the names that a copy cannot change."""
+"""Tokens from which that is enough. Shorter code must be present whole, with the names that a copy cannot change."""
 
 _SHORT = 9
 """Minimum tokens of code: shorter code is too common."""
@@ -42,7 +42,7 @@ _NEEDED = 2
 """N-grams, at the same distance as in the code, after which the rest of it is looked for."""
 
 _MOVED = 16
-"""Tokens by which n-grams of a long copy may be moved, since others were put in or left out before them."""
+"""Tokens by which n-grams of a long copy may be moved, since other tokens were added or removed before them."""
 
 _PYTHON_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
 """Strings, too: documentation is one, and what looks like a comment may be within one."""

@@ -46,7 +46,7 @@ def tokens_of(text: str) -> list[str]:
 
 def spans_of_tokens(text: str, first: int, last: int) -> list[tuple[int, int]]:
     """Return start and end in the text of the tokens from `first` to before `last`."""
-    return [found.span() for found in islice(_TOKEN.finditer(text), first, last)]
+    return [match.span() for match in islice(_TOKEN.finditer(text), first, last)]
 
 
 def kinds_of(tokens: Sequence[str]) -> NDArray[np.int8]:

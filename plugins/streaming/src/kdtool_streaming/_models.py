@@ -55,7 +55,7 @@ class StreamedModels(kdtool.Models):
             opened.pop_all()
         if runtime.dtype != "float32":
             self._say(
-                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own where two "
+                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own if two "
                 "tokens are almost equally likely"
             )
         return runtime

@@ -23,7 +23,7 @@ _LEAST = 160
 _LONGEST = 400
 """Characters of a passage whose repetition is noticed."""
 _SHOWN = 16
-"""Characters of the second copy that are kept at least, so that common short repetitions are not held back."""
+"""Minimum characters of the second copy to keep, so that common short repetitions are not held back."""
 _LITERAL = re.compile(r"(\b[rbfu]{1,2})?('[^'\n]{0,80}('|\Z)|\"[^\"\n]{0,80}(\"|\Z))|\b\d\w*", re.IGNORECASE)
 """A number, or a short string that may not be complete yet."""
 _NAME = re.compile(r"[^\W\d]")

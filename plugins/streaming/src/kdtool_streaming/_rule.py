@@ -38,7 +38,7 @@ def keep_samples(
         chance = torch.rand((), generator=generator, device=p.device)
         if chance * q[token] >= p[token]:
             excess = (p - q).clamp(min=0)
-            # Only rounding rejects where p and q are equal.
+            # If p and q are equal, only rounding rejects.
             return [*drafted[:at], draw(excess if excess.sum() > 0 else p, generator)]
     return [*drafted, draw(targets[-1], generator)]
 

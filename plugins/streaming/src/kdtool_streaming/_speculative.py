@@ -56,7 +56,7 @@ class SpeculativeRuntime(kdtool.Runtime):
 
     @property
     def dtype(self) -> str:
-        """Name of the dtype in which the target verifies; in float32, greedy answers are the target's own."""
+        """Name of the target's dtype for verification; in float32, greedy answers are the target's own."""
         with self._target.passes() as model:
             return str(self._target.compute or model.head.weight.dtype).removeprefix("torch.")
 
@@ -137,7 +137,7 @@ class SpeculativeRuntime(kdtool.Runtime):
     def _step(
         self, target: Reading, draft: Reading, row: StreamedAnswer, sampling: _Sampling
     ) -> tuple[list[int], Tensor]:
-        """Return the next tokens, and logits of which each row predicts one of them."""
+        """Return the next tokens, and logits with one row for each of them."""
         ids = row.prompt + row.text.ids
         most = min(self._tokens, row.limit - len(row.text.ids) - 1, self._room(ids))
         drafted = sampling.propose(draft, ids, most, row.ends)

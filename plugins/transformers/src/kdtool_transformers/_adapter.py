@@ -73,7 +73,7 @@ def _require_plausible(folder: Path) -> None:
 
 
 def _adapted_modules(folder: Path) -> list[str]:
-    """Return the modules for which a LoRA adapter has weights; none for other adapters."""
+    """Return the modules that a LoRA adapter has weights for; none for other adapters."""
     from kdtool_transformers._headers import read_shapes
 
     keys = (key.removeprefix("base_model.model.") for key in read_shapes(folder / _WEIGHTS))

@@ -17,7 +17,7 @@ _KEY_ALIGNMENT = 32
 class Block(NamedTuple):
     """Queries `start:stop` see keys `first:stop`, all of them those before `checked`.
 
-    `hidden` [B, 1, 1, stop - start, stop - checked] is True where they do not.
+    `hidden` [B, 1, 1, stop - start, stop - checked] is True for hidden ones.
     """
 
     start: int

@@ -62,7 +62,7 @@ def content_hash(file: Path) -> str:
 
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path | None]:
-    """Make a folder that is complete or absent, once among processes: yield where to write, or None if it is there.
+    """Make a folder that is complete or absent, once among processes: yield where to write, or None if it exists.
 
     Other processes wait. The next one removes leftovers of an exception or a killed process. The folder stores the sums of
     its files, in the format of `sha256sum`. Raises as `is_complete`.

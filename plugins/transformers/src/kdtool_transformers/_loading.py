@@ -1,4 +1,4 @@
-"""Settings by which weights are loaded: quantised to 4 or 8 bits by bitsandbytes, on one device or spread by accelerate.
+"""Settings for loading weights: quantised to 4 or 8 bits by bitsandbytes, on one device or spread by accelerate.
 
 `_open.open_model` loads by `loading_settings` and `place`; `held_bytes` counts the bytes of weights, from a model on the
 meta device. Embeddings, norms and the head stay in the dtype of the computation. Light: no torch.

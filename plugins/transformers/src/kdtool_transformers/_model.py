@@ -174,7 +174,7 @@ class TransformersModel(CausalModel):
         if TransformersTokenizer(opened).fingerprint != self.tokenizer.fingerprint:
             raise kdtool.PluginError(
                 f"transformers opens the tokenizer saved in {folder} as {type(opened).__name__}, which gives other ids than "
-                f"{type(self.tokenizer.inner).__name__}, with which the model was made; take a model whose tokenizer is of "
+                f"{type(self.tokenizer.inner).__name__}, the model's own class; take a model whose tokenizer is of "
                 f"the class that transformers expects of {self.model.config.model_type}"
             )
 

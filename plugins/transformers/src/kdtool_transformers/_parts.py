@@ -68,7 +68,7 @@ def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]]
     yield kdtool.Estimate("student before training", disk_bytes=size)
     wider = _widened_bytes(ahead, facts.parameters)
     if wider:
-        note = "it computes in float32, in which its weights are held"
+        note = "it computes in float32 and keeps its weights in float32"
         yield kdtool.Estimate("measured student in float32", ("scores",), compute_bytes=wider, note=note)
 
 

@@ -164,7 +164,7 @@ class TransformersRuntime(kdtool.Runtime):
 
 
 def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
-    """Return inputs, labels (-100 where nothing is asked) and positions (-1 on padding), stacked: [3, B, L]."""
+    """Return inputs, labels (-100 for no label) and positions (-1 on padding), stacked: [3, B, L]."""
     length = max(window.stop - window.start for _, window in rows)
     padded = []
     for tokens, (start, scored, stop) in rows:

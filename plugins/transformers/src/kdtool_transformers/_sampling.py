@@ -33,7 +33,7 @@ class Sampler:
         return cls(request.temperature, request.seed, device, request.top_k, request.top_p)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return scores [V] of which the greatest is the next token's; `logits` [V] are float32."""
+        """Return scores [V], the greatest of which is the next token's; `logits` [V] are float32."""
         if not self.draws:
             return logits
         noise = torch.empty_like(logits).exponential_(generator=self._generator)

@@ -54,7 +54,7 @@ class CausalTeacherConfig(kdtool.Config):
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> CausalTeacherConfig:
         if self.device is not None and self.device_map is not None:
-            raise ValueError("device puts the model in one place, device_map spreads it: give one of them")
+            raise ValueError("device puts the model on one device, device_map spreads it: give only one of them")
         return self
 
 
@@ -211,7 +211,7 @@ class CausalTeacher(kdtool.Teacher):
         return pick_device() if student is None else student
 
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
-        """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
+        """Return the head on `device`, copied there once: the trainer computes logits with it itself."""
         from kdtool_torch import move
 
         if model.head.weight.device == device:

@@ -38,7 +38,7 @@ _OPENING = ("is_local", "local_files_only")
 """Settings of transformers that depend on where, and how, a tokenizer was opened; they would be saved with the tokenizer."""
 
 _GROWTH = 100
-"""Times by which replacements may lengthen a text; published tokenizers have ones of a single character."""
+"""Factor by which replacements may lengthen a text; published tokenizers replace single characters."""
 
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
@@ -161,7 +161,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return ids, labelled
 
     def encode_prompt(self, turns: Turns, opening: str) -> list[int]:
-        """Return the ids of a conversation up to the assistant's next turn, of which `opening` is the beginning.
+        """Return the ids of a conversation up to the assistant's next turn, which begins with `opening`.
 
         Raises:
             UsageError: there is no chat template, or it refuses the turns.

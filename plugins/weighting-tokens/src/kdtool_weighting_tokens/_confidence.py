@@ -40,8 +40,8 @@ def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "li
     Its probability is below the least of the K, so the error is small if K is some dozen.
 
     Args:
-        ids: [C, K] integers, −1 where there is none.
-        weights: [C, K] probabilities, 0 where there is none.
+        ids: [C, K] integers, −1 for none.
+        weights: [C, K] probabilities, 0 for none.
         labels: [C] int64.
         of: whose probability.
 
@@ -53,7 +53,7 @@ def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "li
 
 
 def confidence_weight(probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0) -> Tensor:
-    """Return w = p^γ where sure positions are preferred, w = (1 − p)^γ where unsure ones are. Divide by the mean weight.
+    """Return w = p^γ if sure positions are preferred, w = (1 − p)^γ if unsure ones are. Divide by the mean weight.
 
     p^1 of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
     by the sum over the batch. (1 − p)^1 of the label is the teacher's uncertainty, by which Zhong et al. (ATKD), arXiv

@@ -22,7 +22,7 @@ def class_weight(classes: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the weight of each position's class.
 
     Args:
-        classes: [C] integers from 0; those for which there is no weight count as 0.
+        classes: [C] integers from 0; those without a weight count as 0.
         weights: of each class, in order, not negative.
 
     Returns:
@@ -92,7 +92,7 @@ class Syntax(kdtool.Weighting):
         self.label_key = config.language
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the version of pygments, by which classes may differ."""
+        """Return the version of pygments, since classes may differ between versions."""
         return {"pygments": version("pygments")}
 
     def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, bytes]:
