@@ -430,7 +430,7 @@ def test_rows_that_are_gone_are_said(inspect: Inspect, damaged: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--set", "signals=false"), "the teacher runs beside the student"),
+        (("--set", "signals=false"), "the teacher runs with the student"),
         (("--set", "signals.samples=3"), "record them with: kdtool run recipe.yaml --set signals.samples=3"),
         (("--store", "other place"), "kdtool run recipe.yaml --store 'other place'"),
         (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),

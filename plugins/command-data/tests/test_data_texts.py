@@ -194,7 +194,7 @@ def test_recovered_rows_are_those_that_the_finished_text_has(
     (tmp_path / "stop later").touch()
     with pytest.raises(kdtool.ServiceError):
         kdtool.run(recipe, store="store")
-    assert "2 rows are in so-far.jsonl; kdtool run goes on" in say("recover", "recipe.json", "so-far.jsonl")
+    assert "2 rows are in so-far.jsonl; kdtool run continues" in say("recover", "recipe.json", "so-far.jsonl")
     recovered = read_lines(tmp_path / "so-far.jsonl")
     (tmp_path / "stop later").unlink()
     kdtool.run(recipe, store="store")
@@ -250,7 +250,7 @@ def test_what_is_exported_is_opened_by_datasets(
     assert len(written) == 6
     assert written[0]["messages"][1]["content"] == "```python\nx = 1\n```"
     assert json.loads(written[0]["meta"])["difficulty"] == "easy"
-    assert "is there; choose another place" in say("export", source, "rows", code=2)
+    assert "exists; choose another path" in say("export", source, "rows", code=2)
     say("export", source, "rows", "--force", "--format", "parquet")
     files = {"train": str(tmp_path / "rows" / "train.parquet")}
     columns = datasets.load_dataset("parquet", data_files=files, cache_dir=cache)["train"]

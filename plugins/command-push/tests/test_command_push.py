@@ -349,12 +349,12 @@ def test_a_licence_without_its_text_is_noted_with_the_way_out(
 ) -> None:
     (cut / "NOTICE").touch()
     assert _run("small") == 0
-    assert "note: teacher: the Apache-2.0 goes along with weights that come from it, but" in capsys.readouterr().out
+    assert "note: teacher: weights that come from it need the text of the Apache-2.0, but" in capsys.readouterr().out
     assert _run("small", "--licence", str(tmp_path / "LICENSE")) == 2
     assert "LICENSE is not a file" in capsys.readouterr().err
     (tmp_path / "LICENSE").write_text("all of it", encoding="utf-8")
     assert _run("small", "--licence", str(tmp_path / "LICENSE"), "--yes") == 0
-    assert "goes along" not in capsys.readouterr().out
+    assert "need the text" not in capsys.readouterr().out
     assert hub.files(MODEL)["LICENSE"] == b"all of it"
 
 
@@ -436,7 +436,7 @@ def test_runs_that_cannot_be_published_say_why(results: kdtool.Results, capsys: 
 def test_an_export_with_a_missing_file_is_refused(results: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:
     (results.arms[0].artifacts[0].path / "model-00002-of-00003.safetensors").unlink()
     assert _run("small") == 8
-    assert "is not as it was exported: 600,048 of 900,048 bytes" in capsys.readouterr().err
+    assert "was changed after its export: 600,048 of 900,048 bytes" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_not_taken_for_the_hub(

@@ -1,4 +1,4 @@
-"""Records of files in every format, and a hub that is not there, is closed, or breaks off."""
+"""Records of files in every format, and a Hub that is not there, is closed, or breaks off."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_buffer_shuffles_by_its_seed(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_files_is_a_user_s_mistake(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match="in none of the formats"):
+    with pytest.raises(kdtool.UsageError, match="has an unknown suffix"):
         DataFiles([tmp_path / "a.bin"])
     with pytest.raises(kdtool.UsageError, match=r"a\.parquet and .*b\.jsonl differ"):
         DataFiles([tmp_path / "a.parquet", tmp_path / "b.jsonl"])
@@ -119,7 +119,9 @@ def _point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_data_set_that_is_not_open_is_said_to_be_so(hub: type[_Hub], status: int) -> None:
     hub.status = status
-    with pytest.raises(kdtool.UsageError, match="no data set some/set at v1 that is open to you: check the name"):
+    with pytest.raises(
+        kdtool.UsageError, match="dataset some/set at v1 is not on the Hub, or not open to you: check the name"
+    ):
         HubDataset("some/set", revision="v1").identity()
 
 
@@ -129,11 +131,11 @@ def test_a_hub_that_fails_or_is_not_there_is_said_to_be_so_at_once(
     hub.status = 500
     begin = time.monotonic()
     with pytest.raises(
-        kdtool.ServiceError, match=r"the hub answers 500\); .*\(hf download --repo-type dataset some/set"
+        kdtool.ServiceError, match=r"the Hub answers 500\); .*\(hf download --repo-type dataset some/set"
     ):
         HubDataset("some/set").identity()
     _point_to("http://127.0.0.1:9", monkeypatch)
-    with pytest.raises(kdtool.ServiceError, match=r"http://127\.0\.0\.1:9 cannot be asked"):
+    with pytest.raises(kdtool.ServiceError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         list(HubDataset("some/set").records("train"))
     assert time.monotonic() - begin < 20, "nothing is tried again and again"
 
@@ -147,7 +149,7 @@ def test_offline_nothing_is_asked(hub: type[_Hub]) -> None:
 def test_a_malformed_name_is_a_mistake_and_a_folder_of_that_name_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(kdtool.UsageError, match="is not a data set on the hub"):
+    with pytest.raises(kdtool.UsageError, match="is not a dataset on the Hub"):
         HubDataset("some//set").identity()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some" / "set").mkdir(parents=True)

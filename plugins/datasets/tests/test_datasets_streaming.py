@@ -1,4 +1,4 @@
-"""A data set streamed from a hub on this machine: configurations, splits and the commit, as `datasets` asks for them."""
+"""A dataset streamed from a Hub on this machine: configurations, splits and the commit, as `datasets` asks for them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parquet(letter: str, rows: int) -> bytes:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A server with the part of the hub's protocol that `datasets` uses for data sets of some files."""
+    """A server with the part of the Hub's protocol that `datasets` uses for datasets of some files."""
 
     protocol_version = "HTTP/1.1"
     sets: ClassVar[dict[str, dict[str, bytes]]] = {
@@ -154,5 +154,5 @@ def test_a_stream_is_of_one_commit_configuration_and_split_and_runs_no_code(hub:
     assert other["found"] == [f"o{number}" for number in range(5)]
     assert "some/set (none) cannot be read: BuilderConfig 'none' not found" in none["UsageError"]
     assert "Bad split: test. Available splits: ['train']" in without["UsageError"]
-    assert "data set own/code cannot be read: " in code["UsageError"]
+    assert "dataset own/code cannot be read: " in code["UsageError"]
     assert "this has run" not in done.stdout + done.stderr

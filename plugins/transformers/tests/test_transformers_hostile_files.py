@@ -265,7 +265,7 @@ ADAPTERS: list[tuple[dict[str, Any], str]] = [
     ({"exclude_modules": "(a+)+$"}, "exclude_modules in"),
     ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern in"),
     ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern in"),
-    ({"r": 10**9}, r"adapter_config\.json claims the rank 1000000000, but the weights beside it have 4 at most"),
+    ({"r": 10**9}, r"adapter_config\.json claims the rank 1000000000, but the weights next to it have 4 at most"),
     ({"rank_pattern": {"q_proj": 10**9}}, "claims the rank 1000000000"),
     ({"r": "4"}, "does not fit"),
     ({"r": 3}, "does not fit"),

@@ -187,7 +187,7 @@ def test_the_hub_is_not_asked_for_a_folder_that_is_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    with pytest.raises(kdtool.UsageError, match=f"no such folder: {Path(source)}, and it is not a hub name"):
+    with pytest.raises(kdtool.UsageError, match=f"no such folder: {Path(source)}, and it is not a Hub name"):
         open_tokenizer(source)
     if source == "absent":  # as the oldest models of the hub are called
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "held")

@@ -86,7 +86,7 @@ def test_the_head_is_copied_beside_the_student_once(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     lacks = Local(Local.Config(device="cuda:7")).kdtool_check(make_run(tmp_path), "start")
     assert len(lacks) == 1
-    assert lacks[0].startswith("device: cuda:7 is not there; this machine has cpu")
+    assert lacks[0].startswith("device: cuda:7 does not exist; this machine has cpu")
     assert Local(Local.Config(device="cpu")).kdtool_check(make_run(tmp_path), "start") == []
     with pytest.raises(pydantic.ValidationError, match="device"):
         Local.Config(device="gpu")

@@ -195,7 +195,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         (str(tmp_path / "absent"), None, "no such folder"),
         (str(tmp_path / "absent.gguf"), None, "no such file"),
         ("owner/name", None, "hf download owner/name"),
-        (str(tmp_path / "model"), "main", "belongs to hub names"),
+        (str(tmp_path / "model"), "main", "belongs to Hub names"),
     ):
         with pytest.raises(kdtool.KdtoolError, match=told):
             _student(model, revision=revision).kdtool_identity(run)

@@ -117,7 +117,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         ({"model": str(tmp_path / "absent")}, "no such folder"),
         ({"model": str(tmp_path / "absent.gguf")}, "no such file"),
         ({"model": "owner/name"}, "hf download owner/name"),
-        ({"model": str(tmp_path / "model"), "revision": "main"}, "belongs to hub names"),
+        ({"model": str(tmp_path / "model"), "revision": "main"}, "belongs to Hub names"),
     ):
         with pytest.raises(kdtool.KdtoolError, match=told):
             CausalLM(CausalLM.Config.model_validate(settings)).kdtool_identity(run)

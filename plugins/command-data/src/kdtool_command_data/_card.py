@@ -17,7 +17,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def data_card(text: FoundText, name: str) -> str:
-    """Return the card in Markdown, with the front matter of a data set on the Hugging Face hub."""
+    """Return the card in Markdown, with the front matter of a dataset on the Hugging Face Hub."""
     counts = text.counts()
     documents = sum(split["documents"] for split in counts["splits"].values())
     return "\n".join(
@@ -30,14 +30,16 @@ def data_card(text: FoundText, name: str) -> str:
             "",
             f"{documents:,} examples, made by [kdtool](https://pypi.org/project/kdtool/).",
             "",
-            *_table("Split", {split: own["documents"] for split, own in counts["splits"].items() if own["documents"]}),
+            *_table(
+                "Split", {split: part["documents"] for split, part in counts["splits"].items() if part["documents"]}
+            ),
             *_table("Language", counts["languages"]),
             *_table("Licence", counts["licences"]),
             *_table("Source", counts["sources"]),
             *_table("Rejected", _count_rejections(text, counts)),
             *_generations(text),
             "Fields: `id`, the text (`messages`, or `prompt` with `completion` and `rejected`, or `text`), `language`, "
-            "`licence`, `source`, and `meta`, JSON text with what is known of the row.",
+            "`licence`, `source`, and `meta`, JSON text with further facts about the row.",
             "",
         ]
     )
@@ -67,18 +69,18 @@ def _table(title: str, counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _count_rejections(text: FoundText, counts: Mapping[str, Any]) -> dict[str, int]:
-    found = Counter[str]()
+    rejections = Counter[str]()
     for filter_, reasons in counts["rejected"].items():
-        found.update({f"{filter_.rpartition('.')[2]}: {why}": count for why, count in reasons.items()})
-    for one in text.generations():
-        for cell in one.status["cells"]:
-            found.update(cell["rejected"])
-    return dict(found.most_common())
+        rejections.update({f"{filter_.rpartition('.')[2]}: {why}": count for why, count in reasons.items()})
+    for generation in text.generations():
+        for cell in generation.status["cells"]:
+            rejections.update(cell["rejected"])
+    return dict(rejections.most_common())
 
 
 def _generations(text: FoundText) -> Iterator[str]:
-    for one in text.generations():
-        total = {key: sum(cell[key] for cell in one.status["cells"]) for key in _TOTALS}
+    for generation in text.generations():
+        total = {key: sum(cell[key] for cell in generation.status["cells"]) for key in _TOTALS}
         yield (
             f"A teacher wrote {total['accepted']:,} of the rows in {total['asked']:,} requests: {total['tokens_in']:,} "
             f"tokens in, {total['tokens_out']:,} tokens out, ${total['picodollars'] / 1e12:,.2f}."

@@ -22,8 +22,8 @@ def data() -> None:
     """Inspect and export data stored by runs."""
 
 
-for _one in (plan, status, export, recover, quarantine, mend):
-    data.add_command(_one)
+for _subcommand in (plan, status, export, recover, quarantine, mend):
+    data.add_command(_subcommand)
 
 
 @data.group()
@@ -62,9 +62,9 @@ def inspect(
     from kdtool_command_data._recording import read_recording
     from kdtool_command_data._sample import take_sample
 
-    stage, found = find_signals(recipe, settings, store, name)
-    with found.open() as (rows, tokenizer, source):
-        recording = read_recording(stage, found, rows, verify=verify)
+    stage, recorded = find_signals(recipe, settings, store, name)
+    with recorded.open() as (rows, tokenizer, source):
+        recording = read_recording(stage, recorded, rows, verify=verify)
         recording.require_row(row)
         if not as_json:
             click.echo("\n".join(recording_lines(recording)))
@@ -77,5 +77,5 @@ def inspect(
         click.echo("\n".join(["", *sample_lines(sample)]))
     if recording.damaged:
         files = "; ".join(f"{damage.file} {damage.problem}" for damage in recording.damaged)
-        remedy = f"delete the folder {recording.folder} and run again to record the signals anew"
+        remedy = f"delete the folder {recording.folder} and run again to record the signals"
         raise kdtool.StorageError(f"recorded signals are damaged: {files}; {remedy}")

@@ -33,13 +33,13 @@ def export(text: FoundText, target: Path, form: str, *, force: bool) -> int:
         force: replace what is there.
 
     Raises:
-        UsageError: the target is there, or the text is not complete.
+        UsageError: the target exists, or the text is not complete.
         StorageError: the target cannot be written.
     """
     if not text.is_complete:
         raise kdtool.UsageError(f"{text.folder} is not complete; finish it with kdtool run, or see kdtool data recover")
     if target.exists() and not force:
-        raise kdtool.UsageError(f"{target} is there; choose another place, or replace it with --force")
+        raise kdtool.UsageError(f"{target} exists; choose another path, or replace it with --force")
     splits = text.splits()
     with writing(target) as made:
         if form == "dataset":
@@ -60,7 +60,7 @@ def export(text: FoundText, target: Path, form: str, *, force: bool) -> int:
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """Give a place to write to, which replaces `target` at the end; after a failure `target` is as it was.
+    """Yield a path to write to, which replaces `target` at the end; after a failure `target` is unchanged.
 
     Raises:
         StorageError: it cannot be written.
@@ -92,12 +92,12 @@ def write_lines(records: Iterable[Mapping[str, Any]], file: Path) -> int:
 
 
 def _write_parquet(records: Iterator[Mapping[str, Any]], file: Path, fields: Iterable[str]) -> int:
-    """Write batch after batch, so that memory stays the same; all files of a text have the same fields."""
+    """Write batch after batch, so that memory use stays constant; all files of a text have the same fields."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema([(name, pa.list_(turn) if name == "messages" else pa.string()) for name in fields])
+    turn_type = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema([(name, pa.list_(turn_type) if name == "messages" else pa.string()) for name in fields])
     file.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:

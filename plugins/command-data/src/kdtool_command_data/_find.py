@@ -14,7 +14,7 @@ from kdtool_command_data._results import read_results
 __all__ = ["find_signals"]
 
 _KIND = "signals/"
-_BESIDE = "without a cache or a loss that uses the teacher, the teacher runs beside the student"
+_BESIDE = "without a cache or a loss that uses the teacher, the teacher runs with the student"
 
 
 def find_signals(
@@ -33,13 +33,13 @@ def find_signals(
     """
     recipe, store = _of_run(source, store) if source.is_dir() else (source, store)
     stages = kdtool.plan(recipe, settings, store=store)
-    found = {stage.name: stage.signals for stage in stages if stage.signals is not None}
-    if not found:
+    recorded = {stage.name: stage.signals for stage in stages if stage.signals is not None}
+    if not recorded:
         raise kdtool.UsageError(
             f"{source} records no signals: {_BESIDE}; set `signals: {{use: states}}` to record them"
         )
-    chosen = _choose(source, list(found), name)
-    if not found[chosen].folder.is_dir():
+    chosen = _choose(source, list(recorded), name)
+    if not recorded[chosen].folder.is_dir():
         words = [
             "kdtool",
             "run",
@@ -49,7 +49,7 @@ def find_signals(
         words += ["--store", str(store)] if store is not None else []
         how = "run its recipe again" if source.is_dir() else f"record them with: {shlex.join(words)}"
         raise kdtool.UsageError(f"{chosen} of {source} is not recorded yet; {how}")
-    return chosen, found[chosen]
+    return chosen, recorded[chosen]
 
 
 def _choose(source: Path, names: list[str], name: str | None) -> str:

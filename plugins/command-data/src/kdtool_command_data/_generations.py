@@ -51,8 +51,8 @@ def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json:
         line for line in forecast["unknown"] if any(f" of {name}: " in line for name in parts)
     ]
     if as_json:
-        found = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
-        click.echo(json.dumps(found, indent=1))
+        report = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
+        click.echo(json.dumps(report, indent=1))
         return
     for name, action in texts.items():
         click.echo(f"{name}: {action}")
@@ -100,12 +100,12 @@ def status(
     if unknown:
         click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts)))
         return
-    for one in _generations_of(text):
+    for generation in _generations_of(text):
         if as_json:
-            click.echo(json.dumps({**one.status, "unanswered": records_of(attempts)}))
+            click.echo(json.dumps({**generation.status, "unanswered": records_of(attempts)}))
         else:
             counts = [f"  unknown   {line} (--unknown lists them)" for line in count_lines(attempts)]
-            click.echo("\n".join([*status_lines(one, cells=cells), *counts]))
+            click.echo("\n".join([*status_lines(generation, cells=cells), *counts]))
 
 
 @click.command()
@@ -153,10 +153,10 @@ def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name:
     text = find_text(recipe, settings, store, name)
     if text.is_complete:
         raise kdtool.UsageError(f"the text of {recipe} is complete; write it with kdtool data export")
-    rows = (record_of(line) for one in text.generations() for line in one.lines("rows.jsonl"))
+    rows = (record_of(line) for generation in text.generations() for line in generation.lines("rows.jsonl"))
     with writing(target) as made:
         count = write_lines(rows, made)
-    click.echo(f"{count:,} rows are in {target}; kdtool run goes on with the generation")
+    click.echo(f"{count:,} rows are in {target}; kdtool run continues the generation")
 
 
 @click.command()
@@ -183,16 +183,16 @@ def quarantine(
     from kdtool_command_data._status import rejection_lines
     from kdtool_command_data._texts import find_text
 
-    for one in _generations_of(find_text(recipe, settings, store, name)):
-        rejected = [line for line in one.lines("rejected.jsonl") if not reason or reason in line["reason"]]
-        lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, one, samples)
+    for generation in _generations_of(find_text(recipe, settings, store, name)):
+        rejected = [line for line in generation.lines("rejected.jsonl") if not reason or reason in line["reason"]]
+        lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, generation, samples)
         click.echo("\n".join(lines))
 
 
 def _generations_of(text: FoundText) -> list[Generated]:
-    found = text.generations()
-    if not found:
+    generations = text.generations()
+    if not generations:
         raise kdtool.UsageError(
-            f"{text.folder} has no generated rows; expected is a recipe with a corpus such as instruct"
+            f"{text.folder} has no generated rows; expected a recipe with a corpus such as instruct"
         )
-    return found
+    return generations

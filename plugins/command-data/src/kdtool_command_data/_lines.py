@@ -23,22 +23,23 @@ _FORMS = {
 }
 
 
-def recording_lines(found: Recording) -> Iterator[str]:
+def recording_lines(recording: Recording) -> Iterator[str]:
     """Yield the properties of a recording, one per line."""
-    yield f"{found.signals}: {'complete' if found.whole else 'incomplete; kdtool run resumes it'}"
-    layers = f", layers {', '.join(map(str, found.layers))}" if found.layers else ""
-    sparse = not {"sampled", "top-k"}.isdisjoint(found.kinds)
-    yield from _labelled_lines("folder", found.folder)
-    yield from _labelled_lines("cache", _component(found.cache))
-    yield from _labelled_lines("teacher", _component(found.teacher))
+    yield f"{recording.signals}: {'complete' if recording.whole else 'incomplete; kdtool run resumes it'}"
+    layers = f", layers {', '.join(map(str, recording.layers))}" if recording.layers else ""
+    sparse = not {"sampled", "top-k"}.isdisjoint(recording.kinds)
+    yield from _labelled_lines("folder", recording.folder)
+    yield from _labelled_lines("cache", _component(recording.cache))
+    yield from _labelled_lines("teacher", _component(recording.teacher))
     yield from _labelled_lines(
-        "holds", f"{', '.join(found.kinds)}{layers}{f', at temperature {found.temperature:g}' if sparse else ''}"
+        "holds",
+        f"{', '.join(recording.kinds)}{layers}{f', at temperature {recording.temperature:g}' if sparse else ''}",
     )
-    yield from _labelled_lines("rows", _rows(found))
-    if found.tokens is not None:
-        size = f", {found.bytes_a_token:,.1f} bytes each" if found.bytes_a_token is not None else ""
-        yield from _labelled_lines("tokens", f"{found.tokens:,} with a label{size}")
-    yield from _labelled_lines("files", f"{found.files}, {found.bytes:,} bytes; {_state(found)}")
+    yield from _labelled_lines("rows", _rows(recording))
+    if recording.tokens is not None:
+        size = f", {recording.bytes_a_token:,.1f} bytes each" if recording.bytes_a_token is not None else ""
+        yield from _labelled_lines("tokens", f"{recording.tokens:,} with a label{size}")
+    yield from _labelled_lines("files", f"{recording.files}, {recording.bytes:,} bytes; {_state(recording)}")
 
 
 def sample_lines(sample: Sample | None) -> Iterator[str]:
@@ -55,10 +56,10 @@ def sample_lines(sample: Sample | None) -> Iterator[str]:
 
 def _position_lines(position: Position) -> Iterator[str]:
     label = position.label
-    own = "-" if label.probability is None else f"{label.probability:.3f}"
+    share = "-" if label.probability is None else f"{label.probability:.3f}"
     first, *others = _fill_lines([*map(_token, position.tokens), *_rest(position)], WIDTH - _LEFT) or [""]
     text = _cut(_escape(position.before), _TEXT, end=False)
-    yield f"{position.position:>8}  {text:<{_TEXT}}  {_quote(label.text, _LABEL):<{_LABEL}} {own:>5}  {first}".rstrip()
+    yield f"{position.position:>8}  {text:<{_TEXT}}  {_quote(label.text, _LABEL):<{_LABEL}} {share:>5}  {first}".rstrip()
     for line in others:
         yield " " * _LEFT + line
 
@@ -109,18 +110,22 @@ def _component(record: kdtool.ComponentRecord) -> str:
     return f"{record.use}{origin}{': ' if settings else ''}{settings}"
 
 
-def _rows(found: Recording) -> str:
-    every = f"{found.rows:,} of {found.row_length:,} tokens"
-    if found.recorded is None:
+def _rows(recording: Recording) -> str:
+    every = f"{recording.rows:,} of {recording.row_length:,} tokens"
+    if recording.recorded is None:
         return f"{every}; only the cache knows how many are recorded"
-    if found.recorded == found.rows:
+    if recording.recorded == recording.rows:
         return f"{every}, all recorded"
-    missing = f"{found.rows - found.recorded:,} missing: {found.recorded} to {found.rows - 1}"
-    return f"{every}, {found.recorded:,} recorded; {missing}"
+    missing = f"{recording.rows - recording.recorded:,} missing: {recording.recorded} to {recording.rows - 1}"
+    return f"{every}, {recording.recorded:,} recorded; {missing}"
 
 
-def _state(found: Recording) -> str:
-    if found.damaged:
-        return f"{len(found.damaged)} damaged"
-    what = "hashes" if found.checked == "hashes" else "sizes"
-    return f"all {what} match" if found.whole or found.recorded is not None else "no manifest to check them against"
+def _state(recording: Recording) -> str:
+    if recording.damaged:
+        return f"{len(recording.damaged)} damaged"
+    what = "hashes" if recording.checked == "hashes" else "sizes"
+    return (
+        f"all {what} match"
+        if recording.whole or recording.recorded is not None
+        else "no manifest to check them against"
+    )

@@ -21,12 +21,12 @@ def _dollars(_: click.Context, __: click.Parameter, value: str | None) -> Decima
         BadParameter: it is not one.
     """
     try:
-        found = None if value is None else Decimal(value)
+        dollars = None if value is None else Decimal(value)
     except InvalidOperation:
-        found = Decimal(-1)
-    if found is not None and not 0 <= found <= _MOST:
+        dollars = Decimal(-1)
+    if dollars is not None and not 0 <= dollars <= _MOST:
         raise click.BadParameter(f"{value!r} is not a number of dollars from 0 to {_MOST:,}")
-    return found
+    return dollars
 
 
 @click.command()
@@ -36,7 +36,7 @@ def _dollars(_: click.Context, __: click.Parameter, value: str | None) -> Decima
     "missing",
     metavar="DOLLARS",
     callback=_dollars,
-    help="Money that the ledger lacks; without it, what its seal counts.",
+    help="Money that the ledger lacks; without it, the amount that its seal counts.",
 )
 def mend(ledger: Path, missing: Decimal | None) -> None:
     """Mend LEDGER, a damaged file of paid answers: keep what can be read, and count missing money against the budget.
@@ -46,14 +46,14 @@ def mend(ledger: Path, missing: Decimal | None) -> None:
     """  # noqa: D301 - click reads backspaces
     from kdtool_asking import mend_ledger
 
-    found = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
-    if found is None:
+    mended = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
+    if mended is None:
         click.echo(f"{ledger} is whole; nothing was changed")
         return
     click.echo(
-        f"{ledger} holds {found.answers:,} answers and {found.attempts:,} attempts that could be read\n"
-        f"missing: ${found.missing / _PICODOLLARS:,.6f}, reserved from now on like a request without a known outcome\n"
+        f"{ledger} holds {mended.answers:,} answers and {mended.attempts:,} attempts that could be read\n"
+        f"missing: ${mended.missing / _PICODOLLARS:,.6f}, reserved from now on like a request without a known outcome\n"
         "answers that could not be read are asked for, and paid for, again within budget_usd"
     )
-    if found.damaged.exists():
-        click.echo(f"the damaged file is kept as {found.damaged}")
+    if mended.damaged.exists():
+        click.echo(f"the damaged file is kept as {mended.damaged}")

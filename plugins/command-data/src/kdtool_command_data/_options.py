@@ -15,11 +15,11 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
     Raises:
         BadParameter: one is not of that form.
     """
-    found = [value.partition("=") for value in values]
-    for key, sign, _text in found:
+    pairs = [value.partition("=") for value in values]
+    for key, sign, _text in pairs:
         if not sign or not key.strip():
             raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
-    return {key.strip(): text for key, _, text in found}
+    return {key.strip(): text for key, _, text in pairs}
 
 
 set_option = click.option(

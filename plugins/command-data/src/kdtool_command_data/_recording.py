@@ -116,13 +116,13 @@ def _files(folder: Path) -> Mapping[str, Any]:
         files: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
         raise kdtool.StorageError(
-            f"{path} is damaged: {error!r}; delete the folder and run again to record the signals anew"
+            f"{path} is damaged: {error!r}; delete the folder and run again to record the signals"
         ) from error
     return files
 
 
 def _problem(path: Path, facts: Mapping[str, Any], *, verify: bool) -> str:
-    """Return what is wrong with a file; "" for nothing."""
+    """Return the problem of a file; "" if it is undamaged."""
     try:
         size = path.stat().st_size
         if size != facts["bytes"]:

@@ -67,12 +67,12 @@ class _Likeliest:
 
     def tokens(self, number: int, label: int, words: Mapping[int, bytes]) -> tuple[Token, tuple[Token, ...], float]:
         """Return a position's label, the teacher's tokens, and the probability of all others."""
-        own = float(self.of_labels[number])
-        kept = own > 0 or self.form == "logits"
+        of_label = float(self.of_labels[number])
+        kept = of_label > 0 or self.form == "logits"
         pairs = zip(self.ids[number].tolist(), self.probabilities[number].tolist(), strict=True)
         likeliest = {token: share for token, share in pairs if token >= 0}
         return (
-            Token(label, _text(words, [label]), own if kept else None),
+            Token(label, _text(words, [label]), of_label if kept else None),
             tuple(Token(token, _text(words, [token]), share) for token, share in likeliest.items()),
             max(0.0, 1 - sum(likeliest.values())),
         )
@@ -96,15 +96,15 @@ def take_sample(
     if teacher is None:
         return None
     before = [
-        row.input_ids[place - min(inside, BEFORE - 1) : place + 1]
-        for place, inside in zip(shown.tolist(), batch.positions[0, shown].tolist(), strict=True)
+        row.input_ids[offset - min(inside, BEFORE - 1) : offset + 1]
+        for offset, inside in zip(shown.tolist(), batch.positions[0, shown].tolist(), strict=True)
     ]
     words = _words(tokenizer, {token for line in (*before, *teacher.ids.tolist(), labels.tolist()) for token in line})
-    found = (
-        Position(place, _text(words, before[number]), *teacher.tokens(number, label, words))
-        for number, (place, label) in enumerate(zip(shown.tolist(), labels.tolist(), strict=True))
+    shown_positions = (
+        Position(offset, _text(words, before[number]), *teacher.tokens(number, label, words))
+        for number, (offset, label) in enumerate(zip(shown.tolist(), labels.tolist(), strict=True))
     )
-    return Sample(index, row.key, len(labelled), teacher.form, teacher.temperature, tuple(found))
+    return Sample(index, row.key, len(labelled), teacher.form, teacher.temperature, tuple(shown_positions))
 
 
 def _likeliest(signal: kdtool.Signal, labels: Tensor) -> _Likeliest | None:
@@ -113,8 +113,8 @@ def _likeliest(signal: kdtool.Signal, labels: Tensor) -> _Likeliest | None:
     if sparse is not None:
         weights, order = sparse.weights[: len(labels)].sort(dim=-1, descending=True, stable=True)
         ids = sparse.ids[: len(labels)].gather(1, order)
-        own = weights.masked_fill(ids != labels[:, None], 0.0).sum(-1)
-        return _Likeliest(sparse.form, sparse.temperature, ids[:, :TOP], weights[:, :TOP], own)
+        of_labels = weights.masked_fill(ids != labels[:, None], 0.0).sum(-1)
+        return _Likeliest(sparse.form, sparse.temperature, ids[:, :TOP], weights[:, :TOP], of_labels)
     if lazy is not None:
         probabilities = exact_logits(lazy.head, lazy.hidden[: len(labels)]).softmax(-1)
         likeliest, ids = probabilities.topk(min(TOP, probabilities.shape[-1]))

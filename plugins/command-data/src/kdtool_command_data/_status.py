@@ -15,18 +15,18 @@ __all__ = ["rejection_lines", "status_lines"]
 _SHOWN = 10
 
 
-def status_lines(found: Generated, *, cells: bool) -> Iterator[str]:
-    """Yield the status, a fact a line; `cells` adds a line for each cell."""
-    status, each = found.status, found.status["cells"]
+def status_lines(generation: Generated, *, cells: bool) -> Iterator[str]:
+    """Yield the status, one fact per line; `cells` adds a line for each cell."""
+    status, each = generation.status, generation.status["cells"]
     total = _total(each)
     age = max(0.0, time.time() - status["written"])  # a clock may have been set back
-    yield f"{status['state']}, {age:,.0f} seconds ago: {found.folder}"
+    yield f"{status['state']}, {age:,.0f} seconds ago: {generation.folder}"
     yield f"  rows      {total['accepted']:,} of {total['wanted']:,} accepted"
     share = f", {total['accepted'] / total['judged']:.0%} of judged ones accepted" if total["judged"] else ""
     yield f"  requests  {total['asked']:,}{share}"
     yield f"  tokens    {total['tokens_in']:,} in, {total['tokens_out']:,} out"
     if total["picodollars"]:
-        a_row = f", ${total['picodollars'] / 1e12 / total['accepted']:.4f} a row" if total["accepted"] else ""
+        a_row = f", ${total['picodollars'] / 1e12 / total['accepted']:.4f} per row" if total["accepted"] else ""
         yield f"  dollars   {total['picodollars'] / 1e12:,.2f}{a_row}"
     full = sum(cell["accepted"] == cell["wanted"] for cell in each)
     closed = [f"{cell['cell']} ({cell['closed']})" for cell in each if cell["closed"]]
@@ -39,17 +39,19 @@ def status_lines(found: Generated, *, cells: bool) -> Iterator[str]:
         yield f"  {cell['cell']:<32} {cell['accepted']:>7,} of {cell['wanted']:<7,} {cell['asked']:>7,} requests"
 
 
-def rejection_lines(rejected: Sequence[Mapping[str, Any]], found: Generated, most: int) -> Iterator[str]:
+def rejection_lines(rejected: Sequence[Mapping[str, Any]], generation: Generated, most: int) -> Iterator[str]:
     """Yield the counts of all rejections, and `most` samples of each reason."""
     shown: Counter[str] = Counter()
-    for reason, count in _count_rejections(found.status["cells"]).most_common():
+    for reason, count in _count_rejections(generation.status["cells"]).most_common():
         yield f"{count:,} {reason}"
-    for one in rejected:
-        shown[one["reason"]] += 1
-        if shown[one["reason"]] <= most:
+    for candidate in rejected:
+        shown[candidate["reason"]] += 1
+        if shown[candidate["reason"]] <= most:
             yield ""
-            yield f"{one['id']}: {one['reason']}" + (f" ({one['error']})" if one["error"] else "")
-            yield from (f"    {line}" for line in one["answer"].splitlines())
+            yield f"{candidate['id']}: {candidate['reason']}" + (
+                f" ({candidate['error']})" if candidate["error"] else ""
+            )
+            yield from (f"    {line}" for line in candidate["answer"].splitlines())
 
 
 def _total(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -42,7 +42,7 @@ class FoundText:
 
     @property
     def answers(self) -> Path:
-        """The file of the store with answers, paid ones too."""
+        """The store's file of answers, including paid ones."""
         return self.folder.parents[1] / "answers.sqlite"
 
     def splits(self) -> list[str]:
@@ -61,8 +61,8 @@ class FoundText:
 
     def generations(self) -> list[Generated]:
         """Return the records of its generations."""
-        found = sorted(self.folder.glob("*/*/status.json"))
-        return [Generated(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
+        files = sorted(self.folder.glob("*/*/status.json"))
+        return [Generated(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
 def find_text(source: Path, settings: Mapping[str, str], store: Path | None, name: str | None) -> FoundText:
@@ -72,7 +72,7 @@ def find_text(source: Path, settings: Mapping[str, str], store: Path | None, nam
         source: a recipe's file, or the folder of a finished run.
         settings: overrides of the recipe.
         store: the folder shared by runs; None for the user's.
-        name: of the text, if phases have texts of their own; None if there is only one.
+        name: name of the text, if phases have separate ones; None if there is only one.
 
     Raises:
         UsageError: there are several texts, or none has been begun.
@@ -91,7 +91,7 @@ def find_text(source: Path, settings: Mapping[str, str], store: Path | None, nam
 
 
 def record_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a flat record: `id`, the text as `messages`, `prompt` and `completion`, or `text`, and what is known of it.
+    """Return a flat record: `id`, the text as `messages`, `prompt` and `completion`, or `text`, and facts about it.
 
     `meta` is JSON text, since its keys differ from example to example.
     """
@@ -109,4 +109,4 @@ def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | No
 
 def _texts_of_run(folder: Path) -> dict[str, Path]:
     _, stages = read_results(folder)
-    return {one.name: one.path for one in stages if one.name.partition("/")[0] == "text"}
+    return {stage.name: stage.path for stage in stages if stage.name.partition("/")[0] == "text"}

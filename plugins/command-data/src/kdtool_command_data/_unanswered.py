@@ -16,36 +16,39 @@ _OPEN = "under way, or its run was killed"
 
 
 def unanswered_in(ledger: Path) -> tuple[Unanswered, ...]:
-    """Return the attempts in a ledger that have no answer, also while a run writes it; none where there is no file.
+    """Return the attempts in a ledger that have no answer, also while a run writes it; none if there is no file.
 
     Raises:
         StorageError: it cannot be read.
-        UsageError: another version wrote it.
+        UsageError: another version of kdtool wrote it.
     """
     return read_summary(ledger).unanswered if ledger.exists() else ()
 
 
 def records_of(attempts: Sequence[Unanswered]) -> list[dict[str, Any]]:
     """Return the attempts as plain data, with the time in UTC."""
-    records = [asdict(one) for one in attempts]
-    return [{**one.pop("about"), **one, "begun": _time(found)} for one, found in zip(records, attempts, strict=True)]
+    records = [asdict(attempt) for attempt in attempts]
+    return [
+        {**record.pop("about"), **record, "begun": _time(attempt)}
+        for record, attempt in zip(records, attempts, strict=True)
+    ]
 
 
 def unanswered_lines(attempts: Sequence[Unanswered]) -> Iterator[str]:
     """Yield a line for each attempt, with the reserved dollars, and one for all of each state."""
-    for one in attempts:
-        about, reason = one.about, one.reason or _OPEN
-        yield f"{_time(one)}  {about.model}  {about.purpose}  {about.request}  ${one.reserved / 1e12:.6f}  {reason}"
+    for attempt in attempts:
+        about, reason = attempt.about, attempt.reason or _OPEN
+        yield f"{_time(attempt)}  {about.model}  {about.purpose}  {about.request}  ${attempt.reserved / 1e12:.6f}  {reason}"
     yield from count_lines(attempts) if attempts else ["every request that was sent has an answer"]
 
 
 def count_lines(attempts: Sequence[Unanswered]) -> Iterator[str]:
     """Yield a line with number and reserved dollars of the attempts of each state, if there are any."""
     for state, what in (("unknown", "sent and not answered"), ("open", _OPEN)):
-        reserved = [one.reserved for one in attempts if one.state == state]
+        reserved = [attempt.reserved for attempt in attempts if attempt.state == state]
         if reserved:
             yield f"{len(reserved):,} {what}: at most ${sum(reserved) / 1e12:,.4f}"
 
 
-def _time(one: Unanswered) -> str:
-    return datetime.fromtimestamp(one.begun, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _time(attempt: Unanswered) -> str:
+    return datetime.fromtimestamp(attempt.begun, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

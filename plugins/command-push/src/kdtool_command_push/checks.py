@@ -32,7 +32,7 @@ def check(publication: Publication, *, permitted: bool = False) -> list[Check]:
     `permitted`: the user has the permission that a licence demands, as the recipe states.
     """
     results = publication.results
-    found = [
+    checks = [
         *_naming(publication),
         *_forbidden(results, permitted=permitted),
         *_private(publication),
@@ -40,7 +40,7 @@ def check(publication: Publication, *, permitted: bool = False) -> list[Check]:
         *_without_text(publication),
         *_figures(results),
     ]
-    return sorted(found, key=lambda one: not one.stops)
+    return sorted(checks, key=lambda entry: not entry.stops)
 
 
 def _naming(publication: Publication) -> Iterator[Check]:
@@ -54,12 +54,12 @@ def _naming(publication: Publication) -> Iterator[Check]:
 
 
 def _forbidden(results: kdtool.Results, *, permitted: bool) -> Iterator[Check]:
-    for one in results.licences:
-        if one.forbidden and not permitted:
+    for licensed in results.licences:
+        if licensed.forbidden and not permitted:
             yield Check(
-                f"{one.component}: the {one.terms.licence} ({one.terms.url}) forbids a model that takes "
-                f"{' and '.join(one.forbidden)} from it; the recipe states that you have permission: add --permitted if "
-                "that covers publishing, too",
+                f"{licensed.component}: the {licensed.terms.licence} ({licensed.terms.url}) forbids a model that takes "
+                f"{' and '.join(licensed.forbidden)} from it; the recipe states that you have permission: add --permitted "
+                "if that covers publishing, too",
                 stops=True,
             )
 
@@ -68,55 +68,60 @@ def _private(publication: Publication) -> Iterator[Check]:
     """Yield files with keys, and files that name folders of this machine."""
     folders = {str(Path.home()), str(publication.results.folder)} - {"/"}
     sizes = publication.sizes()
-    for place, item in publication.content(publication.owner or "OWNER").items():
-        if sizes[place] > _TEXT_LIMIT:
+    for path, item in publication.content(publication.owner or "OWNER").items():
+        if sizes[path] > _TEXT_LIMIT:
             continue
         content = item if isinstance(item, bytes) else item.read_bytes()
         if _SECRET.search(content):
-            yield Check(f"{place} holds what looks like a key; remove it from the recipe and export again", stops=True)
+            yield Check(f"{path} holds what looks like a key; remove it from the recipe and export again", stops=True)
         if any(folder.encode() in content for folder in folders):
-            yield Check(f"{place} names a folder of this machine; look whether others may read it")
+            yield Check(f"{path} names a folder of this machine; check whether others may read it")
 
 
 def _licences(results: kdtool.Results) -> Iterator[Check]:
-    for one in results.licences:
-        for restriction in one.terms.restrictions if one.transfers else ():
-            yield Check(f"{one.component}: {one.terms.licence}, which binds everyone who gets the model: {restriction}")
-        if one.transfers and not one.terms.url:
+    for licensed in results.licences:
+        for restriction in licensed.terms.restrictions if licensed.transfers else ():
             yield Check(
-                f"{one.component}: only the name of its licence is known, {one.terms.licence!r}; read it yourself"
+                f"{licensed.component}: {licensed.terms.licence}, which binds everyone who gets the model: {restriction}"
             )
-    declared = {one.component for one in results.licences}
-    for name in (one.name for one in results.components if one.kind in ("teacher", "corpus")):
+        if licensed.transfers and not licensed.terms.url:
+            yield Check(
+                f"{licensed.component}: only the name of its licence is known: {licensed.terms.licence!r}; read it yourself"
+            )
+    declared = {licensed.component for licensed in results.licences}
+    for name in (component.name for component in results.components if component.kind in ("teacher", "corpus")):
         if name not in declared:
             yield Check(f"{name}: declares no licence; make sure that you may publish a model made from it")
     unknown = sum(count for name, count in results.data.get("licences", {}).items() if name in ("", "unknown"))
     if unknown:
-        yield Check(f"the licence of {unknown:,} documents of the text is not known")
+        yield Check(f"the licence of {unknown:,} documents of the text is unknown")
 
 
 def _without_text(publication: Publication) -> Iterator[Check]:
-    for one in publication.without_text:
+    for licensed in publication.without_text:
         yield Check(
-            f"{one.component}: the {one.terms.licence} goes along with weights that come from it, but no file LICENSE lies "
-            f"beside them; add --licence FILE with its text{f', from {one.terms.url}' if one.terms.url else ''}"
+            f"{licensed.component}: weights that come from it need the text of the {licensed.terms.licence}, but there is "
+            "no file LICENSE next to them; add it with --licence FILE"
+            f"{f', from {licensed.terms.url}' if licensed.terms.url else ''}"
         )
 
 
 def _figures(results: kdtool.Results) -> Iterator[Check]:
     """Yield what a reader of the card would ask: contamination, memorisation, requirements."""
-    own = {one.name for one in results.subjects if one.role == "student"}
-    found = {one.name: one for one in results.measurements if one.subject in own}
-    overlaps = [one for name, one in found.items() if name.startswith("contamination.")]
+    students = {subject.name for subject in results.subjects if subject.role == "student"}
+    measured = {
+        measurement.name: measurement for measurement in results.measurements if measurement.subject in students
+    }
+    overlaps = [measurement for name, measurement in measured.items() if name.startswith("contamination.")]
     if not overlaps:
         yield Check("overlap of the training text with benchmarks was not measured (evaluator contamination)")
-    for one in overlaps:
-        if one.value > 0:
-            benchmark = one.name.partition(".")[2]
+    for overlap in overlaps:
+        if overlap.value > 0:
+            benchmark = overlap.name.partition(".")[2]
             yield Check(
-                f"{one.value:.1%} of the problems of {benchmark} share text with the training text, which the card shows"
+                f"{overlap.value:.1%} of the problems of {benchmark} share text with the training text, which the card shows"
             )
-    if "memorised" not in found:
+    if "memorised" not in measured:
         yield Check("verbatim repetition of training text was not measured (evaluator memorisation)")
-    for missed in (one for one in results.requirements if not one.met):
+    for missed in (requirement for requirement in results.requirements if not requirement.met):
         yield Check(f"requirement missed: {missed.measurement} {missed.text}")

@@ -19,7 +19,9 @@ __all__ = ["push"]
 
 @click.command("push")
 @click.argument("run")
-@click.option("--to", default="", metavar="OWNER/NAME", help="Repository [default: the run's name, at the user's own].")
+@click.option(
+    "--to", default="", metavar="OWNER/NAME", help="Repository [default: the run's name, in the user's account]."
+)
 @click.option("--file", "only", multiple=True, metavar="NAME", help="Publish this exporter's file only; repeatable.")
 @click.option(
     "--licence",
@@ -34,7 +36,7 @@ __all__ = ["push"]
 @click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
 @click.option("--branch", default="main", show_default=True, help="Branch that gets the commit.")
 @click.option("--replace", is_flag=True, help="Overwrite files of a repository that did not come from this run.")
-@click.option("--permitted", is_flag=True, help="State that you may publish where a licence forbids it.")
+@click.option("--permitted", is_flag=True, help="State that you may publish although a licence forbids it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def push(
     run: str,
@@ -63,41 +65,41 @@ def push(
     from kdtool_command_push.publication import plan_push
 
     publication = plan_push(run, to=to, only=only, licences=licences, out=out)
-    found = check(publication, permitted=permitted)
+    checks = check(publication, permitted=permitted)
     if as_json and not yes:
-        click.echo(json.dumps(_plain(publication, found), indent=1))
+        click.echo(json.dumps(_plain(publication, checks), indent=1))
     elif not as_json:
-        click.echo("\n".join(_lines(publication, found, public=public, branch=branch)))
-    stops = [one for one in found if one.stops]
+        click.echo("\n".join(_lines(publication, checks, public=public, branch=branch)))
+    stops = [entry for entry in checks if entry.stops]
     if stops:
-        raise kdtool.UsageError("; ".join(one.text for one in stops))
+        raise kdtool.UsageError("; ".join(entry.text for entry in stops))
     if not yes:
         click.echo("nothing was uploaded; add --yes to publish", err=True)
         return
     pushed = upload(publication, public=public, branch=branch, replace=replace)
     if as_json:
         done = {"url": pushed.url, "commit": pushed.commit, "changed": pushed.changed}
-        click.echo(json.dumps({**_plain(publication, found), **done}, indent=1))
+        click.echo(json.dumps({**_plain(publication, checks), **done}, indent=1))
     else:
         click.echo(
             f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})"
         )
 
 
-def _plain(publication: Publication, found: list[Check]) -> dict[str, object]:
+def _plain(publication: Publication, checks: list[Check]) -> dict[str, object]:
     return {
         "repository": publication.repository("OWNER"),
         "files": publication.sizes(),
-        "checks": [{"text": one.text, "stops": one.stops} for one in found],
+        "checks": [{"text": entry.text, "stops": entry.stops} for entry in checks],
     }
 
 
-def _lines(publication: Publication, found: list[Check], *, public: bool, branch: str) -> Iterator[str]:
+def _lines(publication: Publication, checks: list[Check], *, public: bool, branch: str) -> Iterator[str]:
     sizes = publication.sizes()
     yield f"repository  {publication.repository('OWNER')} ({'public' if public else 'private'}), branch {branch}"
     yield f"files       {len(sizes)}, {sum(sizes.values()):,} bytes"
     for path, count in sizes.items():
         yield f"  {count:>15,}  {path}"
-    yield "checks" + ("" if found else "      nothing found")
-    for one in found:
-        yield f"  {'stop' if one.stops else 'note'}: {one.text}"
+    yield "checks" + ("" if checks else "      nothing found")
+    for entry in checks:
+        yield f"  {'stop' if entry.stops else 'note'}: {entry.text}"

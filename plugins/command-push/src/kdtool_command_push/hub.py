@@ -1,7 +1,7 @@
 """The upload: one commit with every file, so that a repository holds a whole model or none.
 
 `create_commit` first uploads the content of large files, which no branch shows, and then makes one commit. A killed upload
-is continued by the same call: the Hub has what was uploaded. `upload_folder` would make several commits, each with a part
+is continued by the same call: the Hub keeps uploaded content. `upload_folder` would make several commits, each with a part
 of the model.
 """
 
@@ -43,7 +43,7 @@ class Pushed:
 
 
 def upload(publication: Publication, *, public: bool = False, branch: str = "main", replace: bool = False) -> Pushed:
-    """Create the repository where it is missing, and commit all files to a branch at once.
+    """Create the repository if it is missing, and commit all files to a branch at once.
 
     Args:
         publication: what to upload.
@@ -71,7 +71,7 @@ def upload(publication: Publication, *, public: bool = False, branch: str = "mai
         before = api.model_info(repository, revision=branch)
         if not public and before.private is False:
             raise kdtool.UsageError(f"{repository} is public; add --public to publish there, or choose another --to")
-        there = {one.rfilename for one in before.siblings or ()}
+        there = {file.rfilename for file in before.siblings or ()}
         earlier = _earlier(api, repository, before.sha, there, publication.results.name)
         others = sorted(there - earlier - _OWN)
         if others and not replace:
@@ -122,29 +122,29 @@ def _translate(error: Exception, repository: str, token: str) -> kdtool.KdtoolEr
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
     causes = list(_causes(error))
-    answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
+    answer = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     status = answer.response.status_code if answer is not None else 0
-    said = _first_line(answer or causes[-1]).replace(token, "[token]")
+    message = _first_line(answer or causes[-1]).replace(token, "[token]")
     again = "what is uploaded is kept, and the same command continues"
     if status == 401:
         return kdtool.AuthenticationError(
-            f"the Hub does not accept the token: {said}; log in again with `hf auth login`"
+            f"the Hub does not accept the token: {message}; log in again with `hf auth login`"
         )
     if status in (403, 404):
         return kdtool.AuthenticationError(
-            f"the token may not write to {repository}: {said}; use a token with the right to write there, or another "
+            f"the token may not write to {repository}: {message}; use a token with the right to write there, or another "
             "--to owner/name"
         )
     if status in (409, 412):
-        return kdtool.UsageError(f"{repository} was changed meanwhile: {said}; run the same command again")
+        return kdtool.UsageError(f"{repository} was changed meanwhile: {message}; run the same command again")
     if status == 400:
-        return kdtool.UsageError(f"the Hub refuses the content of {repository}: {said}; see its documentation")
-    if local := next((one for one in causes if isinstance(one, OSError) and one.errno in _LOCAL), None):
+        return kdtool.UsageError(f"the Hub refuses the content of {repository}: {message}; see its documentation")
+    if local := next((cause for cause in causes if isinstance(cause, OSError) and cause.errno in _LOCAL), None):
         return kdtool.StorageError(
-            f"a file cannot be read or written: {local}; make room or export it anew, then {again}"
+            f"a file cannot be read or written: {local}; make room or export it again, then {again}"
         )
     if status or isinstance(error, HTTPError | OSError | RuntimeError):
-        return kdtool.ServiceError(f"the Hub cannot be reached or failed: {said}; {again}")
+        return kdtool.ServiceError(f"the Hub cannot be reached or failed: {message}; {again}")
     return None
 
 

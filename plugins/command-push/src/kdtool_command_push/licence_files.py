@@ -1,4 +1,4 @@
-"""Licence texts beside the models whose weights the student has."""
+"""Licence texts next to the models whose weights the student has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WITHOUT = {"CC0-1.0", "Unlicense"}
 
 
 def find_texts(results: kdtool.Results, given: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return files with licences, notices and policies beside the weights in the student, by component; `given` by "".
+    """Return files with licences, notices and policies next to the weights in the student, by component; `given` by "".
 
     Raises:
         UsageError: a given path is not a file.
@@ -24,9 +24,11 @@ def find_texts(results: kdtool.Results, given: Sequence[Path]) -> dict[str, list
     for file in given:
         if not file.is_file():
             raise kdtool.UsageError(f"--licence: {file} is not a file; expected the text of a licence or a notice")
-    configs = {one.name: one.config for one in results.components}
-    found = {one.component: list(_beside(configs.get(one.component, {}))) for one in _weights(results)}
-    return {"": list(given), **found}
+    configs = {component.name: component.config for component in results.components}
+    texts = {
+        licensed.component: list(_find_next_to(configs.get(licensed.component, {}))) for licensed in _weights(results)
+    }
+    return {"": list(given), **texts}
 
 
 def place_texts(texts: Mapping[str, Sequence[Path]], taken: set[str]) -> Iterator[tuple[str, Path]]:
@@ -34,28 +36,28 @@ def place_texts(texts: Mapping[str, Sequence[Path]], taken: set[str]) -> Iterato
     placed: dict[str, Path] = {}
     for component, files in texts.items():
         for file in files:
-            place = f"{component or 'licences'}/{file.name}" if file.name in {*taken, *placed} else file.name
+            path = f"{component or 'licences'}/{file.name}" if file.name in {*taken, *placed} else file.name
             if all(file.read_bytes() != other.read_bytes() for other in placed.values()):
-                placed[place] = file
+                placed[path] = file
     yield from placed.items()
 
 
 def missing_texts(results: kdtool.Results, texts: Mapping[str, Sequence[Path]]) -> list[kdtool.Licensed]:
-    """Return the licences of weights that are passed on with their text, whose text was neither found nor given."""
+    """Return the licences of weights that are passed on with their text, if their text was neither found nor given."""
     return [
-        one
-        for one in _weights(results)
-        if one.terms.licence not in _WITHOUT
+        licensed
+        for licensed in _weights(results)
+        if licensed.terms.licence not in _WITHOUT
         and not texts[""]
-        and not any(file.name.upper().startswith("LICEN") for file in texts[one.component])
+        and not any(file.name.upper().startswith("LICEN") for file in texts[licensed.component])
     ]
 
 
 def _weights(results: kdtool.Results) -> list[kdtool.Licensed]:
-    return [one for one in results.licences if "weights" in one.transfers]
+    return [licensed for licensed in results.licences if "weights" in licensed.transfers]
 
 
-def _beside(config: Mapping[str, object]) -> Iterator[Path]:
+def _find_next_to(config: Mapping[str, object]) -> Iterator[Path]:
     model = config.get("model") or config.get("weights")
     folder = _folder(str(model), config.get("revision")) if model else None
     for file in sorted(folder.iterdir()) if folder else ():
@@ -64,7 +66,7 @@ def _beside(config: Mapping[str, object]) -> Iterator[Path]:
 
 
 def _folder(model: str, revision: object) -> Path | None:
-    """Return the folder of a model, or of a hub name's files on this machine."""
+    """Return the folder of a model, or of the files on this machine of a model on the Hub."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

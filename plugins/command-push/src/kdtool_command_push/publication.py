@@ -20,7 +20,7 @@ LICENCES = "LICENSE.md"
 RECORD = "kdtool-run.json"
 """The file that names a repository's run and the files that it was given."""
 _ENGINE = {"README.md", "artifact.json", "manifest.json"}
-"""Files beside an artefact that describe it to kdtool alone."""
+"""Files next to an artefact that describe it only to kdtool."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Publication:
     without_text: Sequence[kdtool.Licensed] = ()
 
     def repository(self, owner: str) -> str:
-        """Return `owner/name`, with `owner` where none was given."""
+        """Return `owner/name`, with `owner` if none was given."""
         return f"{self.owner or owner}/{self.name}"
 
     def content(self, owner: str) -> dict[str, Path | bytes]:
         """Return every file of the repository by its path there, with the card's links to `owner`."""
         licence = LICENCES if LICENCES in self.texts else ""
-        place = self.repository(owner)
-        card = build_card(self.results, self.cards, name=self.name, repository=place, licence_file=licence)
+        repository = self.repository(owner)
+        card = build_card(self.results, self.cards, name=self.name, repository=repository, licence_file=licence)
         record = {"run": self.results.name, "files": sorted([*self.files, *self.texts, CARD, RECORD])}
         texts = {**self.texts, CARD: card, RECORD: json.dumps(record, indent=1) + "\n"}
         return {**self.files, **{path: text.encode() for path, text in texts.items()}}
@@ -68,7 +68,7 @@ def plan_push(
         run: the run's folder, or its name below `out`.
         to: `owner/name` of the repository; "" for the run's name and the user that is logged in.
         only: names of exporters or files to publish; () for all.
-        licences: texts of licences to publish, beside those that lie beside the weights from which the student was made.
+        licences: texts of licences to publish, in addition to those next to the weights from which the student was made.
         out: the folder for runs.
 
     Raises:
@@ -80,19 +80,19 @@ def plan_push(
     chosen = _choose(results, only)
     owner, name = _names(to, results)
     cards = _place(chosen)
-    for one in cards:
-        _require_whole(one.artifact)
-    files, texts, found = dict(_files(cards)), dict(_texts(results, cards)), find_texts(results, licences)
-    files |= place_texts(found, {*files, *texts})
-    return Publication(results, owner, name, cards, files, texts, missing_texts(results, found))
+    for card in cards:
+        _require_whole(card.artifact)
+    files, texts, licence_texts = dict(_files(cards)), dict(_texts(results, cards)), find_texts(results, licences)
+    files |= place_texts(licence_texts, {*files, *texts})
+    return Publication(results, owner, name, cards, files, texts, missing_texts(results, licence_texts))
 
 
 def required_prefixes(results: kdtool.Results) -> dict[str, str]:
     """Return the beginnings that licences require of the model's name, by licence, as the Hub can write them."""
     return {
-        one.terms.licence: one.terms.name_prefix.replace(" ", "-")
-        for one in results.licences
-        if one.transfers and one.terms.name_prefix
+        licensed.terms.licence: licensed.terms.name_prefix.replace(" ", "-")
+        for licensed in results.licences
+        if licensed.transfers and licensed.terms.name_prefix
     }
 
 
@@ -127,36 +127,36 @@ def _choose(results: kdtool.Results, only: Sequence[str]) -> dict[str, kdtool.Ar
             f"the run {results.name!r} exported nothing; add `exporters: {{safetensors: {{}}}}` to its recipe and run it "
             "again: what is finished is reused"
         )
-    exporters = (one.name.rpartition(".")[2] for one in results.components if one.kind == "exporter")
+    exporters = (part.name.rpartition(".")[2] for part in results.components if part.kind == "exporter")
     named = dict(zip(exporters, artifacts, strict=True))
     if not only:
         return named
-    known = {name: name for name in named} | {one.path.name: name for name, one in named.items()}
+    known = {name: name for name in named} | {artifact.path.name: name for name, artifact in named.items()}
     if unknown := [name for name in only if name not in known]:
         raise kdtool.UsageError(f"--file: the run exported no {unknown[0]!r}; choose from: {', '.join(known)}")
-    return {name: one for name, one in named.items() if name in {known[each] for each in only}}
+    return {name: artifact for name, artifact in named.items() if name in {known[each] for each in only}}
 
 
 def _place(chosen: Mapping[str, kdtool.Artifact]) -> list[CardFile]:
     """Return the files with their places: the folder that transformers opens is the repository itself, and comes first."""
-    folders = [name for name, one in chosen.items() if (one.path / "config.json").is_file()]
+    folders = [name for name, artifact in chosen.items() if (artifact.path / "config.json").is_file()]
     root = min(folders, key=lambda name: chosen[name].format != "safetensors", default=None)
     placed: list[CardFile] = []
-    for name, one in chosen.items():
-        place = "." if name == root else name if one.path.is_dir() else one.path.name
-        if place in {other.place for other in placed}:
-            place = f"{name}-{place}"
-        placed.append(CardFile(one, place))
-    return sorted(placed, key=lambda one: one.place != ".")
+    for name, artifact in chosen.items():
+        path = "." if name == root else name if artifact.path.is_dir() else artifact.path.name
+        if path in {other.place for other in placed}:
+            path = f"{name}-{path}"
+        placed.append(CardFile(artifact, path))
+    return sorted(placed, key=lambda file: file.place != ".")
 
 
 def _require_whole(artifact: kdtool.Artifact) -> None:
-    own = [path for path in _walk(artifact.path) if path.name != CARD or not artifact.card]
-    there = sum(path.stat().st_size for path in own)
+    files = [path for path in _walk(artifact.path) if path.name != CARD or not artifact.card]
+    there = sum(path.stat().st_size for path in files)
     if there < artifact.bytes:
         raise kdtool.StorageError(
-            f"{artifact.path} is not as it was exported: {there:,} of {artifact.bytes:,} bytes are there; delete the folder "
-            f"{artifact.path.parent}, and run the recipe again to export it anew"
+            f"{artifact.path} was changed after its export: {there:,} of {artifact.bytes:,} bytes are there; delete the "
+            f"folder {artifact.path.parent}, and run the recipe again to export it"
         )
 
 
@@ -165,31 +165,31 @@ def _walk(path: Path) -> list[Path]:
 
 
 def _files(cards: Sequence[CardFile]) -> Iterator[tuple[str, Path]]:
-    """Yield the files of all artefacts, and notices that licences require beside them."""
-    for one in cards:
-        path = one.artifact.path
+    """Yield the files of all artefacts, and notices that licences require next to them."""
+    for card in cards:
+        path = card.artifact.path
         folder = path if path.is_dir() else path.parent
         if path.is_file():
-            yield one.place, path
+            yield card.place, path
         for each in _walk(folder) if path.is_dir() else [folder / "NOTICE"]:
             if each.is_file() and each.name not in _ENGINE:
                 below = each.relative_to(folder).as_posix()
-                yield (below if one.place == "." or path.is_file() else f"{one.place}/{below}"), each
+                yield (below if card.place == "." or path.is_file() else f"{card.place}/{below}"), each
 
 
 def _texts(results: kdtool.Results, cards: Sequence[CardFile]) -> Iterator[tuple[str, str]]:
     if scores := eval_results(results, cards):
         yield ".eval_results/kdtool.yaml", scores
-    if gguf := next((one for one in cards if one.artifact.format == "gguf" and one.artifact.path.is_file()), None):
+    if gguf := next((card for card in cards if card.artifact.format == "gguf" and card.artifact.path.is_file()), None):
         yield "Modelfile", modelfile(results, gguf)
-    if binding := [one for one in results.licences if one.transfers]:
-        yield LICENCES, "\n".join(["# Licences of what the model was made from", "", *_terms(binding)]) + "\n"
+    if binding := [licensed for licensed in results.licences if licensed.transfers]:
+        yield LICENCES, "\n".join(["# Licences of the model's sources", "", *_terms(binding)]) + "\n"
 
 
 def _terms(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:
-    for one in binding:
-        yield f"## {one.terms.licence} (`{one.component}`)"
-        yield from ("", one.terms.url, "") if one.terms.url else ("",)
-        yield from (f"- {text}" for text in one.terms.restrictions)
-        yield from (f"\n> {text}" for text in one.terms.notices)
+    for licensed in binding:
+        yield f"## {licensed.terms.licence} (`{licensed.component}`)"
+        yield from ("", licensed.terms.url, "") if licensed.terms.url else ("",)
+        yield from (f"- {text}" for text in licensed.terms.restrictions)
+        yield from (f"\n> {text}" for text in licensed.terms.notices)
         yield ""

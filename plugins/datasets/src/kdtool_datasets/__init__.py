@@ -1,7 +1,7 @@
-"""Records of data sets: of the Hugging Face hub as a stream, or of local data files. A library for corpus plugins.
+"""Records of datasets: of the Hugging Face Hub as a stream, or of local data files. A library for corpus plugins.
 
-`HubDataset` and `DataFiles` say where records are; both tell their identity and give records one by one, shuffled in a
-buffer where that is asked for. Code of a data set is never run. The library `datasets` is imported when records are read.
+`HubDataset` and `DataFiles` name the source of records; both return its identity and yield its records one by one,
+shuffled in a buffer on request. Code of a dataset is never run. The library `datasets` is imported when records are read.
 """
 
 from kdtool_datasets._files import DataFiles

@@ -39,19 +39,19 @@ class DataFiles:
         Raises:
             UsageError: a file cannot be read.
         """
-        found: dict[str, str] = {}
+        hashes: dict[str, str] = {}
         for path in self.paths:
             try:
                 with path.open("rb") as file:
-                    found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                    hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise kdtool.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-        return found
+        return hashes
 
     def records(
         self, split: str = "train", *, shuffle_buffer: int | None = None, seed: int = 0, offline: bool = False
     ) -> Iterator[Record]:
-        """Yield the records of all files, in order: files are one split, whatever it is called.
+        """Yield the records of all files, in order: files are one split, regardless of its name.
 
         Raises:
             UsageError: a file is missing or damaged.
@@ -68,7 +68,7 @@ class DataFiles:
             suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
             if suffix not in _FORMATS:
                 raise kdtool.UsageError(
-                    f"{path} is in none of the formats {', '.join(_FORMATS)} (also .gz), by its name"
+                    f"{path} has an unknown suffix; expected one of {', '.join(_FORMATS)} (also .gz)"
                 )
             formats.setdefault(_FORMATS[suffix], path)
         if len(formats) > 1:

@@ -13,14 +13,14 @@ __all__ = ["Record", "read"]
 Record = Mapping[str, Any]
 
 
-def read(place: str, path: str, shuffle_buffer: int | None, seed: int, **settings: Any) -> Iterator[Record]:
+def read(source: str, path: str, shuffle_buffer: int | None, seed: int, **settings: Any) -> Iterator[Record]:
     """Yield the records that `datasets.load_dataset(path, streaming=True, **settings)` gives.
 
     Args:
-        place: what is read, for messages.
-        path: a data set's name, or a format of files.
-        shuffle_buffer: as many records are held and drawn from at random; None keeps the order.
-        seed: of that.
+        source: name of the source, for messages.
+        path: a dataset's name, or a format of files.
+        shuffle_buffer: number of records in the buffer that is drawn from at random; None keeps the order.
+        seed: seed of the shuffling.
         settings: further arguments.
 
     Raises:
@@ -29,7 +29,7 @@ def read(place: str, path: str, shuffle_buffer: int | None, seed: int, **setting
     """
     import datasets
 
-    logging.getLogger("datasets").setLevel(logging.ERROR)  # it warns of what kdtool says in its own words
+    logging.getLogger("datasets").setLevel(logging.ERROR)  # kdtool reports the same problems in its own words
     remote = "data_files" not in settings
     try:
         stream = datasets.load_dataset(path, streaming=True, **settings)
@@ -41,11 +41,11 @@ def read(place: str, path: str, shuffle_buffer: int | None, seed: int, **setting
         raise
     except kdtool.KdtoolError:
         raise
-    except Exception as error:  # of pyarrow, json, fsspec, or whichever library for HTTP there is below
-        said = f"{place} cannot be read: {_first_line(error)}"
+    except Exception as error:  # of pyarrow, json, fsspec, or the HTTP library below
+        message = f"{source} cannot be read: {_first_line(error)}"
         if remote and not isinstance(error, ValueError | TypeError | KeyError | FileNotFoundError):
-            raise kdtool.ServiceError(f"{said}; run again: what is finished is kept") from error
-        raise kdtool.UsageError(said) from error
+            raise kdtool.ServiceError(f"{message}; run again: what is finished is kept") from error
+        raise kdtool.UsageError(message) from error
 
 
 def _first_line(error: BaseException) -> str:

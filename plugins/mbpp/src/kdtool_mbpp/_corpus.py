@@ -27,27 +27,27 @@ class MbppCorpus(kdtool.Corpus):
         """Settings of `mbpp`."""
 
         file: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
-        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the data set from the hub."""
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the dataset from the Hub."""
         variant: Literal["full", "sanitized"] = "full"
-        """All 974 problems, or the 427 that were checked by hand (120 for training). A file is what it is."""
+        """All 974 problems, or the 427 that were checked by hand (120 for training). Not used with `file`."""
         revision: str | None = None
-        """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
+        """Branch, tag or commit of the dataset on the Hub; null takes the newest. The run records the commit."""
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the file's SHA-256, or the data set's commit.
+        """Return the file's SHA-256, or the dataset's commit.
 
         Raises:
             kdtool.UsageError: the file cannot be read.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         return self._problems.identity(offline=run.offline)
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Give the licence of the problems."""
+        """Return the licence of the problems."""
         return LICENCE
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Say that the file is not there, if so."""
+        """Return a message if the file is missing."""
         file = self.config.file
         return [f"file: no such file: {file.absolute()}"] if file is not None and not file.exists() else []
 
@@ -56,7 +56,7 @@ class MbppCorpus(kdtool.Corpus):
 
         Raises:
             kdtool.UsageError: the file cannot be read, or is in neither form.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         for problem in self._problems.read(offline=run.offline):
             split = split_of(problem.number)

@@ -22,18 +22,18 @@ class MbppEvaluator(PassAtK):
     benchmark: ClassVar[str] = "mbpp"
     harness: ClassVar[Mapping[str, str]] = {
         "base": "bigcode-evaluation-harness, task mbpp (there 15 samples at temperature 0.1)",
-        "chat": "lm-evaluation-harness, task mbpp_instruct (there behind three examples, at most 256 tokens)",
+        "chat": "lm-evaluation-harness, task mbpp_instruct (there after three examples, at most 256 tokens)",
     }
 
     class Config(PassAtK.Config):
         """Settings of `mbpp`."""
 
         file: kdtool.RecipePath | None = kdtool.Field(default=None)
-        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the data set from the hub."""
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the dataset from the Hub."""
         variant: Literal["full", "sanitized"] = "full"
-        """On the hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
+        """On the Hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
         revision: str | None = None
-        """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
+        """Branch, tag or commit of the dataset on the Hub; null takes the newest. The run records the commit."""
         split: Literal["train", "validation", "test"] = "test"
         """Part of the problems; published scores are for `test`, the problems 11 to 510."""
         plus: kdtool.RecipePath | None = kdtool.Field(default=None)
@@ -49,18 +49,18 @@ class MbppEvaluator(PassAtK):
         super().__init__(config)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the SHA-256 of the file, or the data set's commit.
+        """Return the SHA-256 of the file, or the dataset's commit.
 
         Raises:
             kdtool.UsageError: the file cannot be read.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         if self.config.plus is None:
             return self._problem_file.identity(offline=run.offline)
         return {"plus": read_and_hash(self.config.plus, "mbpp.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Give the licence of the problems."""
+        """Return the licence of the problems."""
         if self.config.plus is not None:
             return kdtool.LicenceTerms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
         return LICENCE
@@ -70,17 +70,17 @@ class MbppEvaluator(PassAtK):
 
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         if self.config.plus is not None:
             return plus_problems(self.config.plus)
         published = self._problem_file.read(offline=run.offline)
-        taken = [one for one in published if split_of(one.number) == self.config.split]
+        taken = [problem for problem in published if split_of(problem.number) == self.config.split]
         if not taken:
             raise kdtool.UsageError(
-                f"mbpp.split: the problems hold none of split {self.config.split!r}; choose another split or file"
+                f"mbpp.split: there are no problems in the split {self.config.split!r}; choose another split or file"
             )
-        return [problem_of(one) for one in taken]
+        return [problem_of(problem) for problem in taken]
 
     @cached_property
     def _problem_file(self) -> MbppProblems:

@@ -71,4 +71,4 @@ def _texts(value: Any) -> list[str]:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             return []
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+    return [test for test in value if isinstance(test, str)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""MBPP's problems, from the hub or from the two published files.
+"""MBPP's problems, from the Hub or from the two published files.
 
 The files are mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`.
 """
@@ -23,7 +23,7 @@ _NAME = "google-research-datasets/mbpp"
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem: its number, what is asked, a solution, its tests, and what must run before them."""
+    """A problem: its number, its text, a solution, its tests, and the code that must run before them."""
 
     number: int
     text: str
@@ -33,22 +33,22 @@ class Problem:
 
 
 class MbppProblems:
-    """Source of the problems: a file, or the data set on the hub."""
+    """Source of the problems: a file, or the dataset on the Hub."""
 
     def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
         self._file = file
         self._hub = None if file is not None else HubDataset(_NAME, variant, revision)
 
     def identity(self, *, offline: bool) -> Mapping[str, str]:
-        """Return the file's SHA-256, or the data set's commit.
+        """Return the file's SHA-256, or the dataset's commit.
 
         Raises:
             kdtool.UsageError: the file cannot be read.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         if self._file is not None:
             return {"file": read_bytes(self._file)[1]}
-        assert self._hub is not None  # noqa: S101 - where there is no file
+        assert self._hub is not None  # noqa: S101 - set if there is no file
         return self._hub.identity(offline=offline)
 
     def read(self, *, offline: bool) -> list[Problem]:
@@ -56,13 +56,13 @@ class MbppProblems:
 
         Raises:
             kdtool.UsageError: the file cannot be read, or is in neither form.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         return sorted(self._problems(offline=offline), key=lambda problem: problem.number)
 
     def _problems(self, *, offline: bool) -> Iterator[Problem]:
         if self._hub is None:
-            assert self._file is not None  # noqa: S101 - where there is no hub
+            assert self._file is not None  # noqa: S101 - set if there is no Hub
             yield from problems_of_file(self._file)
             return
         for split in ("train", "validation", "test"):
@@ -95,7 +95,7 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
     except OSError as error:
         raise kdtool.UsageError(
             f"mbpp.file: {path} cannot be read: {error.strerror or error}; mbpp.jsonl and sanitized-mbpp.json are in the "
-            "folder mbpp of github.com/google-research/google-research; without `file` the problems come from the hub"
+            "folder mbpp of github.com/google-research/google-research; without `file` the problems come from the Hub"
         ) from error
     return content, hashlib.sha256(content).hexdigest()
 
@@ -111,13 +111,13 @@ def problems_of_file(path: Path) -> Iterator[Problem]:
         records = (
             json.loads(text)
             if text.lstrip()[:1] == "["
-            else [json.loads(one) for one in text.split("\n") if one.strip()]
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
     except ValueError as error:
         raise kdtool.UsageError(f"mbpp.file: {path} is neither JSON Lines nor a list in JSON: {error}") from error
     seen: set[int] = set()
-    for place, record in enumerate(records, 1):
-        problem = problem_of(record, f"{path}, problem {place}")
+    for number, record in enumerate(records, 1):
+        problem = problem_of(record, f"{path}, problem {number}")
         if problem.number in seen:
             raise kdtool.UsageError(f"mbpp.file: {path} holds the problem {problem.number} twice")
         seen.add(problem.number)
@@ -126,29 +126,29 @@ def problems_of_file(path: Path) -> Iterator[Problem]:
         raise kdtool.UsageError(f"mbpp.file: {path} contains no problems")
 
 
-def problem_of(record: Any, place: str) -> Problem:
-    """Return the problem that a record holds, lines ended by a line feed.
+def problem_of(record: Any, source: str) -> Problem:
+    """Return the problem of a record, with lines ended by a line feed.
 
     Raises:
-        kdtool.UsageError: it is not one.
+        kdtool.UsageError: the record is not a problem.
     """
-    found = record if isinstance(record, Mapping) else {}
-    number, text, code = found.get("task_id"), found.get("text", found.get("prompt")), found.get("code")
-    tests, setup = found.get("test_list"), found.get("test_setup_code", found.get("test_imports")) or []
+    fields = record if isinstance(record, Mapping) else {}
+    number, text, code = fields.get("task_id"), fields.get("text", fields.get("prompt")), fields.get("code")
+    tests, setup = fields.get("test_list"), fields.get("test_setup_code", fields.get("test_imports")) or []
     setup = [setup] if isinstance(setup, str) else setup
     if not (isinstance(number, int) and number > 0 and isinstance(text, str) and isinstance(code, str)):
-        raise _no_problem(place)
+        raise _no_problem(source)
     if not tests or not _are_texts(tests) or not _are_texts(setup):
-        raise _no_problem(place)
+        raise _no_problem(source)
     return Problem(number, _tidy(text), _tidy(code), tuple(map(_tidy, tests)), _tidy("\n".join(setup)))
 
 
-def _no_problem(place: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"{place}: not a problem of MBPP: it needs task_id, text or prompt, code and test_list")
+def _no_problem(source: str) -> kdtool.UsageError:
+    return kdtool.UsageError(f"{source}: not a problem of MBPP: it needs task_id, text or prompt, code and test_list")
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _tidy(text: str) -> str:

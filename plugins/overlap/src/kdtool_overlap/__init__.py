@@ -5,7 +5,7 @@
 - `Memorisation`, the evaluator `memorisation`: how much of its training text a model repeats
 
 All compare n-grams of words (`_words`, `_ngrams`). Benchmarks are the problems of the recipe's other evaluators
-(`kdtool.Evaluator.kdtool_problems`); none is known here by name.
+(`kdtool.Evaluator.kdtool_problems`); no benchmark is named here.
 """
 
 from __future__ import annotations

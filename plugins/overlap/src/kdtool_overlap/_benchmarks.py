@@ -37,7 +37,7 @@ class Benchmark:
 
     @property
     def hidden(self) -> list[str]:
-        """The ids of problems without a distinctive n-gram, of which at most renamed code can be found."""
+        """The ids of problems without a distinctive n-gram: at most their renamed code can be found."""
         return [problem.id for problem, places in zip(self.problems, self.places, strict=True) if not places]
 
 
@@ -55,27 +55,27 @@ class Benchmarks:
     """The benchmarks of a recipe, searched together."""
 
     def __init__(self, problems: Problems, n: int) -> None:
-        self.each = [Benchmark(name, found, n) for name, found in problems.items()]
-        self._problems = [(one.name, problem.id) for one in self.each for problem in one.problems]
-        self._words = [words for one in self.each for words in one.words]
-        self._index = NGramIndex(self._words, n, [places for one in self.each for places in one.places])
-        self._renamed = RenamedCopies([parts for one in self.each for parts in one.parts])
+        self.each = [Benchmark(name, examples, n) for name, examples in problems.items()]
+        self._problems = [(benchmark.name, problem.id) for benchmark in self.each for problem in benchmark.problems]
+        self._words = [words for benchmark in self.each for words in benchmark.words]
+        self._index = NGramIndex(self._words, n, [places for benchmark in self.each for places in benchmark.places])
+        self._renamed = RenamedCopies([parts for benchmark in self.each for parts in benchmark.parts])
 
     def found_in(self, texts: Sequence[str]) -> list[list[Match]]:
         """Return the problems in each text, with the first n-gram that it shares with each, or its copy of the code."""
-        return [found for some in _together(texts) for found in self._found_in(some)]
+        return [matches for group in _together(texts) for matches in self._found_in(group)]
 
     def _found_in(self, texts: Sequence[str]) -> list[list[Match]]:
-        found: list[dict[int, Match]] = [{} for _ in texts]
+        matches: list[dict[int, Match]] = [{} for _ in texts]
         documents = Documents(texts)
         words, ends = documents.words()
-        for number, start, place in self._index.occurrences(words):
+        for number, start, position in self._index.occurrences(words):
             gram = " ".join(self._words[number][start : start + self._index.n])
             match = Match(*self._problems[number], gram, is_renamed=False)
-            found[np.searchsorted(ends, place, "right")].setdefault(number, match)
+            matches[np.searchsorted(ends, position, "right")].setdefault(number, match)
         for document, number, code in self._renamed.found_in(documents):
-            found[document].setdefault(number, Match(*self._problems[number], code, is_renamed=True))
-        return [list(one.values()) for one in found]
+            matches[document].setdefault(number, Match(*self._problems[number], code, is_renamed=True))
+        return [list(by_problem.values()) for by_problem in matches]
 
 
 def _together(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -96,13 +96,18 @@ def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] 
 
     Texts with equal `tasks` are one task in several languages; by default each text is its own. N-grams shared by more than
     two tasks are not distinctive (imports, instructions; two problems may be twins), nor are those without two different
-    names (numbers or letters in a row), those of which half are numbers (lists that count), and those of which at most three
-    quarters are different words (loops, imports, lines that repeat): they occur in text that was not copied.
+    names (numbers or letters in a row), those with half of the words numbers (lists that count), and those with at most
+    three quarters different words (loops, imports, lines that repeat): they occur in text that was not copied.
     """
     grams = [[tuple(words[first : first + n]) for first in range(len(words) - n + 1)] for words in texts]
-    held = {(gram, task) for own, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in own}
+    held = {
+        (gram, task) for text_grams, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in text_grams
+    }
     holders = Counter(gram for gram, _ in held)
-    return [[first for first, gram in enumerate(own) if holders[gram] <= 2 and _is_distinctive(gram)] for own in grams]
+    return [
+        [first for first, gram in enumerate(text_grams) if holders[gram] <= 2 and _is_distinctive(gram)]
+        for text_grams in grams
+    ]
 
 
 def _is_distinctive(gram: Sequence[str]) -> bool:
@@ -121,16 +126,19 @@ def problems_of(run: kdtool.RunInfo, who: str) -> Problems:
         kdtool.UsageError: no evaluator publishes any.
     """
     answers = run.hook.kdtool_problems(run)
-    found = {name.rpartition(".")[2]: problems for name, problems in answers.items() if problems}
-    if not found:
+    published = {name.rpartition(".")[2]: problems for name, problems in answers.items() if problems}
+    if not published:
         raise kdtool.UsageError(
             f"{who}: no evaluator of the recipe publishes its problems, so there is nothing to compare the text with; add "
             f"one that does, such as humaneval or mbpp, or remove {who}"
         )
-    return found
+    return published
 
 
 def digest_of(problems: Problems) -> str:
     """Return the SHA-256 of the problems' evaluators, ids and texts."""
-    plain = {name: [[one.id, *kdtool.parts_of(one.body)] for one in each] for name, each in problems.items()}
+    plain = {
+        name: [[problem.id, *kdtool.parts_of(problem.body)] for problem in examples]
+        for name, examples in problems.items()
+    }
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

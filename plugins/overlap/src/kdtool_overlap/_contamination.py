@@ -24,7 +24,7 @@ _TOGETHER = 100
 
 
 class Contamination(kdtool.Evaluator):
-    """Measures the share of each benchmark's problems of which the training text has an n-gram of words, or renamed code.
+    """Measures how many of each benchmark's problems share an n-gram of words, or renamed code, with the training text.
 
     N-grams of more than two problems of a benchmark do not count, nor do lists and repetitions. Code is found under other
     names, in another format and without its comments. Reported for student, controls and exported files, but not for
@@ -66,8 +66,8 @@ class Contamination(kdtool.Evaluator):
         from kdtool_overlap._benchmarks import Benchmarks, problems_of
 
         benchmarks = Benchmarks(problems_of(run, "contamination"), self.config.n)
-        for one in benchmarks.each:
-            _refuse_unfindable(one, self.config.n)
+        for benchmark in benchmarks.each:
+            _refuse_unfindable(benchmark, self.config.n)
         if next(iter(run.texts.examples("train")), None) is None:
             raise kdtool.UsageError(
                 "contamination: the split 'train' holds no documents, so there is nothing to search; add a corpus to the "
@@ -91,18 +91,18 @@ class Contamination(kdtool.Evaluator):
             )
             return
         benchmarks = self._benchmarks(run)
-        found = {one.name: _Found(one) for one in benchmarks.each}
-        documents = _search(run, benchmarks, found)
-        for one in found.values():
-            one.report(run, documents)
+        results = {benchmark.name: _Found(benchmark) for benchmark in benchmarks.each}
+        documents = _search(run, benchmarks, results)
+        for result in results.values():
+            result.report(run, documents)
             settings = {
                 "n-grams": f"{self.config.n} words that at most two problems have, without lists and repetitions",
                 "code": "also under other names, formatted otherwise and without comments",
                 "text": "all documents of the recipe's split train",
-                "problems": digest_of({one.benchmark.name: one.benchmark.problems})[:12],
+                "problems": digest_of({result.benchmark.name: result.benchmark.problems})[:12],
             }
             for subject in learned:
-                yield one.measurement(subject, settings)
+                yield result.measurement(subject, settings)
 
 
 @dataclass
@@ -156,17 +156,17 @@ def _refuse_unfindable(benchmark: Benchmark, n: int) -> None:
         )
 
 
-def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, found: Mapping[str, _Found]) -> int:
+def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, results: Mapping[str, _Found]) -> int:
     """Search every document of the training text, and return the number of documents."""
     from kdtool_overlap._words import whole_text_of
 
     number, examples = 0, iter(run.texts.examples("train"))
-    while some := list(islice(examples, _TOGETHER)):
-        for example, matches in zip(some, benchmarks.found_in([*map(whole_text_of, some)]), strict=True):
+    while group := list(islice(examples, _TOGETHER)):
+        for example, matches in zip(group, benchmarks.found_in([*map(whole_text_of, group)]), strict=True):
             for match in matches:
-                one = found[match.benchmark]
-                one.documents.setdefault(match.problem, []).append(example.id)
-                one.words.setdefault(match.problem, match.words)
-        number += len(some)
+                result = results[match.benchmark]
+                result.documents.setdefault(match.problem, []).append(example.id)
+                result.words.setdefault(match.problem, match.words)
+        number += len(group)
         run.hook.kdtool_progress(run, number)
     return number

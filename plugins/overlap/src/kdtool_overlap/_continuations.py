@@ -20,7 +20,7 @@ def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequen
     None, with a message to the user, if no component opens the subject or it cannot continue text. Passages that exceed its
     context are skipped: a shorter prefix would make them easier or harder.
     """
-    by_id = {one.id: one for one in asked}
+    by_id = {passage.id: passage for passage in asked}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request | None:
         prefix, tokens = by_id[name].prefix, _tokens(by_id[name], runtime)

@@ -17,10 +17,10 @@ def longest_copies(written: Sequence[list[str]], documents: Iterable[list[str]],
     index = NGramIndex(written, n)
     longest = [0] * len(written)
     for document in documents:
-        for text, start, place in index.occurrences(document):
+        for text, start, position in index.occurrences(document):
             run = n
-            most = min(len(written[text]) - start, len(document) - place)
-            while run < most and written[text][start + run] == document[place + run]:
+            most = min(len(written[text]) - start, len(document) - position)
+            while run < most and written[text][start + run] == document[position + run]:
                 run += 1
             longest[text] = max(longest[text], run)
     return longest

@@ -54,11 +54,11 @@ class Decontamination(kdtool.Filter):
 
         if self._benchmarks is None:
             self._benchmarks = Benchmarks(problems_of(run, "decontamination"), self.config.n)
-        return [self._reason(found) for found in self._benchmarks.found_in([*map(whole_text_of, examples)])]
+        return [self._reason(matches) for matches in self._benchmarks.found_in([*map(whole_text_of, examples)])]
 
-    def _reason(self, found: Sequence[Match]) -> str | None:
-        shared = dict.fromkeys(match.benchmark for match in found if not match.is_renamed)
+    def _reason(self, matches: Sequence[Match]) -> str | None:
+        shared = dict.fromkeys(match.benchmark for match in matches if not match.is_renamed)
         if shared:
             return f"{self.config.n} words of {', '.join(shared)}"[:80]
-        renamed = dict.fromkeys(match.benchmark for match in found)
+        renamed = dict.fromkeys(match.benchmark for match in matches)
         return f"renamed code of {', '.join(renamed)}"[:80] if renamed else None

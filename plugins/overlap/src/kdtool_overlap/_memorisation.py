@@ -2,7 +2,7 @@
 
 Carlini et al. 2023, Quantifying memorization across neural language models (arXiv 2202.07646): a text is extractable if a
 model, given the words before it, continues with it greedily. Words replace tokens here, so that all subjects get the same
-prompts, whatever their tokenizers.
+prompts, regardless of their tokenizers.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Memorisation(kdtool.Evaluator):
         continuation: int = kdtool.Field(default=25, ge=1, le=100_000)
         """Words that must follow."""
         characters: int | None = kdtool.Field(default=None, ge=1)
-        """Take passages from the first so many characters of the split "train". Set it if rows use only the beginning of
-        the text; null uses all."""
+        """Take passages only from this number of characters at the beginning of the split "train". Set it if rows use only
+        the beginning of the text; null uses all."""
         n: int = kdtool.Field(default=10, ge=2, le=1_000)
         """Minimum length of a copy, in words."""
 
@@ -76,7 +76,7 @@ class Memorisation(kdtool.Evaluator):
         for subject in subjects:
             answers = continuations_of(run, subject, asked)
             if answers is not None:
-                yield from self._measurements(run, subject, asked, {one.id: one.text for one in answers})
+                yield from self._measurements(run, subject, asked, {answer.id: answer.text for answer in answers})
                 yield from measure_missing_answers("memorisation", subject, answers)
 
     def _passages(self, run: kdtool.RunInfo, most: int) -> list[Passage]:
@@ -101,7 +101,7 @@ class Memorisation(kdtool.Evaluator):
         from kdtool_overlap._words import words_of, words_of_example
 
         settings = self._settings(asked)
-        verbatim = [float(_repeats(answers[one.id], one.continuation)) for one in asked]
+        verbatim = [float(_repeats(answers[passage.id], passage.continuation)) for passage in asked]
         yield make_measurement(
             _by_document(asked, verbatim),
             run,
@@ -111,9 +111,9 @@ class Memorisation(kdtool.Evaluator):
             higher_is_better=False,
             settings=settings,
         )
-        written = [words_of(answers[one.id])[: self.config.continuation] for one in asked]
+        written = [words_of(answers[passage.id])[: self.config.continuation] for passage in asked]
         lengths = longest_copies(written, map(words_of_example, run.texts.examples("train")), self.config.n)
-        settings["copies"] = f"runs of {self.config.n} words and more that stand in any document of the split train"
+        settings["copies"] = f"runs of {self.config.n} words and more that occur in any document of the split train"
         yield make_measurement(
             _by_document(asked, lengths),
             run,
@@ -131,20 +131,20 @@ class Memorisation(kdtool.Evaluator):
         part = "" if config.characters is None else f" of the first {config.characters} characters"
         return {
             "passages": f"{len(asked)} of the split train{part}, chosen by the hashes of their ids",
-            "texts": digest([Document(one.id, one.prefix + one.continuation) for one in asked]),
+            "texts": digest([Document(passage.id, passage.prefix + passage.continuation) for passage in asked]),
             "asked": f"{config.prefix} words are given, {config.continuation} are to follow",
             "decoding": "greedy",
         }
 
 
-def _by_document(asked: Sequence[Passage], found: Sequence[float]) -> list[Item]:
+def _by_document(asked: Sequence[Passage], values: Sequence[float]) -> list[Item]:
     """Group the passages' values into one item per document: a model that knows one passage knows others, too."""
     from kdtool_measuring import Item
 
-    values: dict[str, list[float]] = {}
-    for one, value in zip(asked, found, strict=True):
-        values.setdefault(one.document, []).append(value)
-    return [Item(document, sum(own), len(own)) for document, own in values.items()]
+    by_document: dict[str, list[float]] = {}
+    for passage, value in zip(asked, values, strict=True):
+        by_document.setdefault(passage.document, []).append(value)
+    return [Item(document, sum(group), len(group)) for document, group in by_document.items()]
 
 
 def _repeats(answer: str, continuation: str) -> bool:

@@ -20,7 +20,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that no word is lost by multiplication modulo 2⁶⁴."""
 
 _FILTERED = np.uint64(44)
-"""Low bits of a hash that the filter leaves out."""
+"""Low bits of a hash that the filter ignores."""
 
 
 class Occurrence(NamedTuple):
@@ -63,9 +63,9 @@ class NGramIndex:
         self.n = n
         self._words = texts
         hashes = [_hashes(words, n) for words in texts]
-        every = [range(len(own)) for own in hashes]
-        chosen = [np.array(own, np.int64) for own in (every if places is None else places)]
-        keys = [own[at] for own, at in zip(hashes, chosen, strict=True)]
+        every = [range(len(text_hashes)) for text_hashes in hashes]
+        chosen = [np.array(starts, np.int64) for starts in (every if places is None else places)]
+        keys = [text_hashes[starts] for text_hashes, starts in zip(hashes, chosen, strict=True)]
         self._table = HashTable(np.concatenate([np.zeros(0, np.uint64), *keys]))
         self._numbers = np.repeat(np.arange(len(texts)), [len(at) for at in chosen])
         self._starts = np.concatenate([np.zeros(0, np.int64), *chosen])
@@ -73,10 +73,10 @@ class NGramIndex:
     def occurrences(self, words: list[str]) -> Iterator[Occurrence]:
         """Yield the occurrences of indexed n-grams in `words`, in order."""
         places, entries = self._table.matches(_hashes(words, self.n))
-        for place, entry in zip(places.tolist(), entries.tolist(), strict=True):
+        for position, entry in zip(places.tolist(), entries.tolist(), strict=True):
             text, start = int(self._numbers[entry]), int(self._starts[entry])
-            if self._words[text][start : start + self.n] == words[place : place + self.n]:
-                yield Occurrence(text, start, place)
+            if self._words[text][start : start + self.n] == words[position : position + self.n]:
+                yield Occurrence(text, start, position)
 
 
 def _hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:
@@ -84,8 +84,8 @@ def _hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:
 
     A polynomial over Python's own hashes of the words. These differ between processes, so never store it.
     """
-    own = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
-    found = np.zeros(max(0, len(own) - n + 1), np.uint64)
-    for offset in range(n if len(found) else 0):
-        found = found * _FACTOR + own[offset : offset + len(found)]
-    return found
+    word_hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    hashes = np.zeros(max(0, len(word_hashes) - n + 1), np.uint64)
+    for offset in range(n if len(hashes) else 0):
+        hashes = hashes * _FACTOR + word_hashes[offset : offset + len(hashes)]
+    return hashes

@@ -52,8 +52,8 @@ def passages_of(documents: Iterable[tuple[str, str]], most: int, prefix: int, co
         prefix: words in the prompt.
         continuation: words after it.
     """
-    found = (one for document in documents for one in _cut(*document, prefix, continuation))
-    return nsmallest(most, found, key=lambda one: sha256(one.id.encode("utf-8")).digest())
+    passages = (passage for document in documents for passage in _cut(*document, prefix, continuation))
+    return nsmallest(most, passages, key=lambda passage: sha256(passage.id.encode("utf-8")).digest())
 
 
 def _cut(document: str, text: str, prefix: int, continuation: int) -> Iterator[Passage]:

@@ -24,7 +24,7 @@ _COVERED = 0.85
 """Share of a code's tokens that must be there, in n-grams of the same shape."""
 
 _LONG = 20
-"""Tokens from which that is enough. Shorter code must be there whole, with the names that a copy cannot change."""
+"""Tokens from which that is enough. Shorter code must be present whole, with the names that a copy cannot change."""
 
 _SHORT = 9
 """Minimum tokens of code: shorter code is too common."""
@@ -36,13 +36,13 @@ _BETWEEN = frozenset("\n;{}")
 """Signs between statements."""
 
 _PARTS = 8
-"""Parts of a code, of each of which the rarest n-gram is looked for."""
+"""Parts of a code; the rarest n-gram of each is looked for."""
 
 _NEEDED = 2
 """N-grams, at the same distance as in the code, after which the rest of it is looked for."""
 
 _MOVED = 16
-"""Tokens by which n-grams of a long copy may be moved, since others were put in or left out before them."""
+"""Tokens by which n-grams of a long copy may be moved, since other tokens were added or removed before them."""
 
 _PYTHON_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
 """Strings, too: documentation is one, and what looks like a comment may be within one."""
@@ -53,7 +53,7 @@ _COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n]*")
 
 
 class Documents:
-    """Texts as one list of tokens, each with a token behind it that stands in none, and the hashes of their shape."""
+    """Texts as one list of tokens, each ended by a token that no text contains, and the hashes of their shape."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
@@ -68,9 +68,9 @@ class Documents:
         words = self._kinds != OPERATOR
         return list(compress(self.tokens, words.tolist())), np.cumsum(words, dtype=np.int64)[self.ends - 1]
 
-    def holding(self, place: int) -> int:
-        """Return the number of the text that holds a token, or of the nearest one."""
-        return min(int(np.searchsorted(self.ends, place, "right")), len(self.ends) - 1)
+    def holding(self, index: int) -> int:
+        """Return the number of the text that contains the token at an index, or of the nearest one."""
+        return min(int(np.searchsorted(self.ends, index, "right")), len(self.ends) - 1)
 
     def bounds(self, number: int) -> tuple[int, int]:
         """Return where the tokens of a text begin and end."""
@@ -104,12 +104,12 @@ class RenamedCopies:
         """Index the texts.
 
         Args:
-            texts: the parts of each; the last is code that may be copied alone.
+            texts: the parts of each; the last is code that may be copied without the others.
         """
         self._codes = [
             code for number, parts in enumerate(texts) for code in _forms(number, parts) if code.is_distinctive
         ]
-        holders = Counter(one for code in self._codes for one in {*code.hashes.tolist()})
+        holders = Counter(gram for code in self._codes for gram in {*code.hashes.tolist()})
         chosen = [_rarest(code, holders) for code in self._codes]
         pairs = list(zip(self._codes, chosen, strict=True))
         self._table = HashTable(np.concatenate([np.zeros(0, np.uint64), *(code.hashes[at] for code, at in pairs)]))
@@ -130,22 +130,22 @@ class RenamedCopies:
                 yield document, code.text, " ".join(documents.tokens[max(first, start) : min(last, end)])
 
     def _candidates(self, documents: Documents) -> Iterator[tuple[int, int]]:
-        """Yield codes, and where each would begin, of which enough rare n-grams stand where they would."""
+        """Yield the codes with enough rare n-grams at the right distances, and where each would begin."""
         places, entries = self._table.matches(documents.hashes)
         starts, numbers = places - self._places[entries], self._numbers[entries]
         most = max((len(code.tokens) for code in self._codes), default=0)
         width = len(documents.tokens) + most
-        found, times = np.unique(numbers * width + starts + most, return_counts=True)
-        enough = times >= self._needed[found // width]
-        for candidate in found[enough].tolist():
+        candidates, times = np.unique(numbers * width + starts + most, return_counts=True)
+        enough = times >= self._needed[candidates // width]
+        for candidate in candidates[enough].tolist():
             yield candidate // width, candidate % width - most
 
 
 def _rarest(code: _Code, holders: Mapping[int, int]) -> NDArray[np.int64]:
     """Return the rarest n-gram of each of a few parts of a code, by their indices."""
     parts = np.array_split(np.arange(len(code.hashes)), _PARTS)
-    held = np.array([holders[one] for one in code.hashes.tolist()])
-    return np.array([part[held[part].argmin()] for part in parts if len(part)], np.int64)
+    counts = np.array([holders[gram] for gram in code.hashes.tolist()])
+    return np.array([part[counts[part].argmin()] for part in parts if len(part)], np.int64)
 
 
 def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
@@ -164,24 +164,28 @@ def _is_copy(code: _Code, documents: Documents, document: int, start: int) -> bo
 
 
 def _is_short_copy(code: _Code, documents: Documents, document: int, start: int) -> bool:
-    """Return whether the whole code is at `start`, a statement of its own, with other names at most for its own ones."""
+    """Return whether the whole code is at `start` as separate statements, with at most its own names changed."""
     first, last = documents.bounds(document)
     end = start + len(code.tokens)
     if start < first or end > last:
         return False
     there, back = dict[str, str](), dict[str, str]()
-    for own, other, fixed in zip(code.tokens, documents.tokens[start:end], code.fixed.tolist(), strict=True):
-        if (own != other) if fixed else (there.setdefault(own, other) != other or back.setdefault(other, own) != own):
+    for expected, actual, fixed in zip(code.tokens, documents.tokens[start:end], code.fixed.tolist(), strict=True):
+        if (
+            (expected != actual)
+            if fixed
+            else (there.setdefault(expected, actual) != actual or back.setdefault(actual, expected) != expected)
+        ):
             return False
     return _is_apart(documents.texts[document], start - first, end - first)
 
 
 def _is_apart(text: str, first: int, last: int) -> bool:
-    """Return whether other statements, or none, stand before and behind the tokens from `first` to before `last`."""
+    """Return whether the tokens from `first` to before `last` are separate from the statements before and after them."""
     spans = [(0, 0), *spans_of_tokens(text, 0, last + 1), (len(text), len(text))]
-    before, behind = text[spans[first][1] : spans[first + 1][0]], text[spans[last][1] : spans[last + 1][0]]
+    before, after = text[spans[first][1] : spans[first + 1][0]], text[spans[last][1] : spans[last + 1][0]]
     return (first == 0 or not _BETWEEN.isdisjoint(before)) and (
-        spans[last + 1][0] == len(text) or not _BETWEEN.isdisjoint(behind)
+        spans[last + 1][0] == len(text) or not _BETWEEN.isdisjoint(after)
     )
 
 
@@ -191,7 +195,7 @@ def _count_matching(places: NDArray[np.int64]) -> int:
 
 
 def _forms(number: int, parts: Sequence[str]) -> Iterator[_Code]:
-    """Yield a problem as it is, without its documentation, and its last part alone."""
+    """Yield a problem as it is, without its documentation, and only its last part."""
     whole = "\n".join(parts)
     try:
         python = ast.parse(whole)
@@ -209,15 +213,15 @@ def _forms(number: int, parts: Sequence[str]) -> Iterator[_Code]:
         yield _Code(number, tokens, hashes[places], places, fixed | (kinds != NAME), len(names))
 
 
-def _keep_strings(found: re.Match[str]) -> str:
-    """Return what to put in the place of a comment or string: the latter remains unless it is documentation."""
-    begins = not found.string[: found.start()].rpartition("\n")[2].strip()
-    is_string = found[0][0] in "\"'"
-    return found[0] if is_string and not (begins and found[0][:3] in ('"""', "'''")) else " "
+def _keep_strings(match: re.Match[str]) -> str:
+    """Return the replacement of a comment or string; a string is kept unless it is documentation."""
+    begins = not match.string[: match.start()].rpartition("\n")[2].strip()
+    is_string = match[0][0] in "\"'"
+    return match[0] if is_string and not (begins and match[0][:3] in ('"""', "'''")) else " "
 
 
 def _find_bound(python: ast.Module) -> set[str]:
-    """Return the names that Python code gives to things itself."""
+    """Return the names that Python code binds."""
     nodes = list(ast.walk(python))
     names = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
     names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
@@ -227,6 +231,6 @@ def _find_bound(python: ast.Module) -> set[str]:
 
 
 def _find_unqualified(tokens: Sequence[str]) -> set[str]:
-    """Return the tokens that do not only occur behind a single point, as the names of methods do."""
+    """Return the tokens that occur other than after a single dot; names of methods occur only there."""
     around = zip(["", "", *tokens], ["", *tokens], tokens, strict=False)
     return {token for second, first, token in around if first != "." or second == "."}

@@ -24,14 +24,14 @@ GRAM = 8
 """Tokens per n-gram of a shape."""
 
 _KNOWN = 3
-"""An n-gram counts with as many tokens that are not names, or that repeat one of its names; others occur in prose."""
+"""An n-gram counts from this number of tokens that are not names, or that repeat one of its names; others occur in prose."""
 
 _OPERATORS = r"!#$%&*+-./:<=>?@[]^|~"
 _TOKEN = re.compile(rf"(?![bfruBFRU]{{1,2}}[\"'])\w+|[{re.escape(_OPERATORS)}]")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _FURTHER = "catch const extends false fn impl let mut null private protected public static throw throws true void"
 _KEYWORDS = frozenset((*keyword.kwlist, *_FURTHER.split()))
-"""Keywords of Python, Java, JavaScript, C++, Go and Rust, but for those that are names in code of another of them."""
+"""Keywords of Python, Java, JavaScript, C++, Go and Rust, except those that are names in another of them."""
 
 NAME, KEYWORD, OPERATOR, NUMBER = range(4)
 """Kinds of tokens."""
@@ -46,7 +46,7 @@ def tokens_of(text: str) -> list[str]:
 
 def spans_of_tokens(text: str, first: int, last: int) -> list[tuple[int, int]]:
     """Return start and end in the text of the tokens from `first` to before `last`."""
-    return [found.span() for found in islice(_TOKEN.finditer(text), first, last)]
+    return [match.span() for match in islice(_TOKEN.finditer(text), first, last)]
 
 
 def kinds_of(tokens: Sequence[str]) -> NDArray[np.int8]:
@@ -65,15 +65,15 @@ def shape_hashes(tokens: Sequence[str], kinds: NDArray[np.int8]) -> tuple[NDArra
     hashes, known = np.zeros(length, np.uint64), np.zeros(length, np.int8)
     if not length:
         return hashes, known > 0
-    own = np.fromiter(map(hash, tokens), np.int64, len(tokens))
+    token_hashes = np.fromiter(map(hash, tokens), np.int64, len(tokens))
     names = kinds == NAME
-    since = np.zeros(len(own), np.int64)
+    since = np.zeros(len(token_hashes), np.int64)
     for distance in range(GRAM - 1, 0, -1):
-        since[distance:][names[distance:] & (own[distance:] == own[:-distance])] = distance
-    own[names] = 0
+        since[distance:][names[distance:] & (token_hashes[distance:] == token_hashes[:-distance])] = distance
+    token_hashes[names] = 0
     for offset in range(GRAM):
         part = slice(offset, offset + length)
         inside = since[part] * (since[part] <= offset)
-        hashes = hashes * _FACTOR + (own[part] + inside).view(np.uint64)
+        hashes = hashes * _FACTOR + (token_hashes[part] + inside).view(np.uint64)
         known += ~names[part] | (inside > 0)
     return hashes, known >= _KNOWN

@@ -35,7 +35,7 @@ def words_of_example(example: kdtool.Example) -> list[str]:
 
 def spans_of(text: str) -> list[tuple[int, int]]:
     """Return the start and end of each word of `words_of` in the text."""
-    return [found.span() for found in _WORD.finditer(text)]
+    return [match.span() for match in _WORD.finditer(text)]
 
 
 def is_name(word: str) -> bool:

@@ -3,7 +3,7 @@
 - `StreamedModels` are the models of a run, opened for streaming, and on demand with a draft
 - `StreamingRuntime` generates several answers together; `_streamer` is its loop, `_row_cache` the keys and values
 - `SpeculativeRuntime` verifies the tokens that a draft proposes: `_reading` is one model, `_rule` decides which tokens stay
-- `end_naturally` ends an answer where its text repeats itself, or the function that it continues is over
+- `end_naturally` ends an answer when its text repeats itself, or the function that it continues ends
 """
 
 from __future__ import annotations

@@ -38,15 +38,15 @@ class StreamedAnswer:
 
     def accept(self, token: int, logits: Tensor) -> None:
         """Put the piece of a new token; `logits` [vocabulary] are those it was chosen by."""
-        found = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
+        logprobs = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
         ended = token in self.ends
         text = "" if ended else self.text.add(token)
         if ended or self.text.has_stopped() or len(self.text.ids) >= self.limit:
             rest, finish = self.text.finish(ended=ended)
             self.done = True
-            self.put(text + rest, finish, found)
+            self.put(text + rest, finish, logprobs)
         else:
-            self.put(text, None, found)
+            self.put(text, None, logprobs)
 
     def put(
         self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
@@ -55,7 +55,7 @@ class StreamedAnswer:
 
 
 class _Logprobs:
-    """Log-probabilities of tokens, beside those of the `count` likeliest."""
+    """Log-probabilities of tokens, with those of the `count` likeliest."""
 
     def __init__(self, tokenizer: TransformersTokenizer, count: int) -> None:
         self._tokenizer, self._count = tokenizer, count
@@ -71,5 +71,5 @@ class _Logprobs:
         )
 
     def _name(self, token: int) -> str:
-        # Behind a token: some tokenizers drop the space of the first.
+        # Decoded after another token, since some tokenizers drop the space of the first.
         return self._tokenizer.pieces([token, token])[1].decode("utf-8", "replace")

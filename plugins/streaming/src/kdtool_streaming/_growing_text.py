@@ -1,4 +1,4 @@
-"""The text of an answer that is being generated: whole characters, nothing that may turn out not to belong to it."""
+"""The text of an answer that is being generated: whole characters, without text that may still be cut."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from kdtool_transformers import TransformersTokenizer, finish_text, held_back, t
 __all__ = ["GrowingText"]
 
 _BEFORE = 16
-"""Tokens of the prompt behind which an answer is decoded: the first word after a space keeps it."""
+"""Tokens of the prompt that are decoded with an answer, so that its first word keeps a leading space."""
 _INCOMPLETE = "\ufffd"
-"""Decoding writes it for the bytes of a character that lacks others."""
+"""Decoding writes it for an incomplete character."""
 
 
 class GrowingText:
     """The text of an answer, released piece by piece.
 
-    It holds back an incomplete character, what may be the beginning of a stop string, and what may be the beginning of the
-    suffix that `trim_suffix` would take away, as long as it may. `ids` are the tokens of the answer so far.
+    It holds back an incomplete character, and text that may be the beginning of a stop string or of the suffix that
+    `trim_suffix` removes. `ids` are the tokens of the answer so far.
     """
 
     def __init__(self, tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int]) -> None:
@@ -38,14 +38,14 @@ class GrowingText:
         if text.endswith(_INCOMPLETE):
             return ""
         new = text[len(self._tokenizer.decode(self._window[: self._read])) :]
-        if new:  # special tokens have no text, behind which a first word would lose its space
+        if new:  # special tokens have no text, and a word decoded after them would lose its space
             del self._window[: self._read]
         self._read = len(self._window)
         self._text += new
         return self._release(len(self._text) - self._hold_back())
 
     def has_stopped(self) -> bool:
-        """Return whether there is a stop string in what is held back."""
+        """Return whether the text that is held back contains a stop string."""
         return any(stop in self._text[self._released :] for stop in self._request.stop)
 
     def finish(self, *, ended: bool) -> tuple[str, Literal["stop", "length"]]:

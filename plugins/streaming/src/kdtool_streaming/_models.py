@@ -15,13 +15,13 @@ __all__ = ["StreamedModels"]
 
 
 class StreamedModels(kdtool.Models):
-    """The models of a run; those of transformers stream their answers, as others do where their plugins can.
+    """The models of a run; those of transformers stream their answers, as others do if their plugins can.
 
     Those `drafted`, except the `draft` itself, are each opened together with the draft. `say` gets a line for each of these
     that computes in 16 bits, since its drafted answers may differ from its own.
 
     Raises:
-        UsageError: there is no model of the draft's name.
+        UsageError: no model has the draft's name.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class StreamedModels(kdtool.Models):
         self._models, self._draft, self._drafted = models, draft, {*drafted} - {draft}
         self._say = say
         if draft is not None and draft not in self.subjects:
-            models.open(draft)  # says which there are
+            models.open(draft)  # its error lists the names
 
     def open(self, name: str) -> kdtool.Runtime:
         """Open a model; see `kdtool.Models.open`.
@@ -55,7 +55,7 @@ class StreamedModels(kdtool.Models):
             opened.pop_all()
         if runtime.dtype != "float32":
             self._say(
-                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own where two "
+                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own if two "
                 "tokens are almost equally likely"
             )
         return runtime

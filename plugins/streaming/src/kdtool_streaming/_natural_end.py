@@ -1,4 +1,4 @@
-"""Natural end of a generated text whose model goes on: it repeats itself, or the function that it was asked for is over."""
+"""Natural end of a generated text whose model does not stop: it repeats itself, or the requested function is over."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LEAST = 160
 _LONGEST = 400
 """Characters of a passage whose repetition is noticed."""
 _SHOWN = 16
-"""Characters of the second copy that are kept at least, so that common short repetitions are not held back."""
+"""Minimum characters of the second copy to keep, so that common short repetitions are not held back."""
 _LITERAL = re.compile(r"(\b[rbfu]{1,2})?('[^'\n]{0,80}('|\Z)|\"[^\"\n]{0,80}(\"|\Z))|\b\d\w*", re.IGNORECASE)
-"""A number, or a short string, of which the end may not be there yet."""
+"""A number, or a short string that may not be complete yet."""
 _NAME = re.compile(r"[^\W\d]")
 _DEFINITION = re.compile(r"(async\s+def|def|class)\s+\w+\s*[(\[:]")
 _DEFINES = re.compile(r"^(@|(async\s+def|def|class)\s)", re.MULTILINE)
@@ -35,7 +35,7 @@ _NEXT_LINE = re.compile(r"^(?=[^\s#])", re.MULTILINE)
 def end_naturally(pieces: Iterator[kdtool.TextPiece], request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
     """Yield the pieces of an answer up to its natural end; the last one has the finish "stop" and the reason.
 
-    A text ends where a passage stands at least three times in a row, once the copies have 160 characters; what follows the
+    A text ends when a passage occurs at least three times in a row, once the copies have 160 characters; the text after the
     second copy is cut. Tables of literals may repeat. A text that continues a prompt whose last top-level statement is a
     Python function or class ends before the next top-level statement. Text that may still be cut is held back.
     """
@@ -63,7 +63,7 @@ def end_naturally(pieces: Iterator[kdtool.TextPiece], request: kdtool.Request) -
 
 
 def _repetition(text: str) -> int | None:
-    """Return how much of a text is kept that ends in a passage repeated too often; None if it does not."""
+    """Return how much to keep of a text that ends in a passage repeated too often; None if it does not."""
     for start, period, repeated in _cycles(text, _LEAST // _COPIES):
         is_long = repeated >= max((_COPIES - 1) * period, _LEAST - period)
         if is_long and _has_name(text, start):
@@ -72,7 +72,7 @@ def _repetition(text: str) -> int | None:
 
 
 def _has_name(text: str, start: int) -> bool:
-    """Return whether a name stands behind `start`, and not only numbers and short strings, as in tables."""
+    """Return whether a name follows `start`, rather than only numbers and short strings, as in tables."""
     line = text.rfind("\n", 0, start) + 1
     blanked = _LITERAL.sub(lambda literal: " " * len(literal[0]), text[line:])
     return bool(_NAME.search(blanked, start - line))
@@ -86,7 +86,7 @@ def _before_copies(text: str) -> int:
 
 
 def _cycles(text: str, least: int) -> Iterator[tuple[int, int, int]]:
-    """Yield start, period and repeated characters, at least so many, of each passage that a text ends in copies of."""
+    """Yield start, period and number of repeated characters, `least` or more, of each passage whose copies end a text."""
     at = len(text) - least
     tail, first = text[at:], max(0, at - _LONGEST)
     while at > 0 and (at := text.rfind(tail, first, at + least - 1)) >= 0:
@@ -105,7 +105,7 @@ def _end_of_second_copy(text: str, start: int, period: int) -> int:
 
 
 def _before_open_lines(text: str) -> int:
-    """Return the length of a text without blank lines and comments at its end, which may belong to what comes next."""
+    """Return the length of a text without blank lines and comments at its end, which may belong to the next statement."""
     lines = text.split("\n")
     while len(lines) > 1 and (not lines[-1].strip() or lines[-1].startswith("#")):
         lines.pop()
@@ -134,20 +134,20 @@ class _Definition:
             begin = definition
             while begin > 0 and whole.startswith("@", statements[begin - 1]):
                 begin -= 1
-            own = text[: self._looked - len(self._prompt)]
-            end = _before_open_lines(own)
+            before = text[: self._looked - len(self._prompt)]
+            end = _before_open_lines(before)
             self._is_over = True
-            if begin >= 0 and statements[begin] < len(self._prompt) and own[:end].strip():
+            if begin >= 0 and statements[begin] < len(self._prompt) and before[:end].strip():
                 return end if _DEFINITION.match(whole, statements[definition]) else None
         return None
 
 
 def _top_level(code: str) -> list[int]:
-    """Return where top-level statements of Python begin, with one that would follow; [] if that cannot be read."""
-    lines, place = [0], -1
-    while (place := code.find("\n", place + 1)) >= 0:
-        lines.append(place + 1)
-    found: list[int] = []
+    """Return where Python's top-level statements begin, with one appended at the end; [] if the code cannot be read."""
+    lines, newline = [0], -1
+    while (newline := code.find("\n", newline + 1)) >= 0:
+        lines.append(newline + 1)
+    starts: list[int] = []
     depth, begins = 0, True
     try:
         for token in tokenize.generate_tokens(StringIO(f"{code}pass\n").readline):
@@ -158,11 +158,11 @@ def _top_level(code: str) -> list[int]:
                 begins = begins or token.type == tokenize.NEWLINE
                 continue
             if begins and depth == 0:
-                found.append(lines[token.start[0] - 1] + token.start[1])
+                starts.append(lines[token.start[0] - 1] + token.start[1])
             begins = False
     except (tokenize.TokenError, SyntaxError):
         return []
-    return found
+    return starts
 
 
 _BETWEEN = {

@@ -1,4 +1,4 @@
-"""A model that reads a growing text, and takes back the end of it: its keys and values are cropped, not computed again."""
+"""A model that reads a growing text and can discard its end: keys and values are cropped, not recomputed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 256
 
 
 def new_cache(model: kdtool.LanguageModel) -> DynamicCache:
-    """Return an empty cache, of which sliding windows can be cropped, too."""
+    """Return an empty cache whose sliding windows can be cropped, too."""
     cache = DynamicCache(config=causal_of(model.model).config)
     cache.activate_past_recording()
     return cache
@@ -36,14 +36,14 @@ class Reading:
         self._keeps = "logits_to_keep" in inspect.signature(self._causal.forward).parameters
 
     def read_chunks(self, ids: Sequence[int]) -> Iterator[None]:
-        """Read a prompt, one chunk a step."""
+        """Read a prompt, one chunk per step."""
         while self.read < len(ids):
             self.advance(ids[: self.read + _CHUNK], 1)
             self.crop(self.read)
             yield
 
     def advance(self, ids: Sequence[int], last: int) -> Tensor:
-        """Read the tokens behind those read, and return float32 logits [last, vocabulary] behind the last tokens."""
+        """Read the unread tokens of `ids`, and return the float32 logits [last, vocabulary] of the last ones."""
         new = torch.tensor([ids[self.read :]], device=self._device)
         options = {"logits_to_keep": last} if self._keeps else {}
         with self._runtime.passes():
@@ -53,6 +53,6 @@ class Reading:
         return logits
 
     def crop(self, length: int) -> None:
-        """Forget the tokens behind the first `length`, if there are any."""
+        """Forget all tokens after the first `length`."""
         self._cache.crop(min(0, length - self.read))
         self.read = min(self.read, length)

@@ -32,11 +32,11 @@ class RowCache(Cache):  # type: ignore[misc]
         """Copy the first `length` columns of the only row of another cache into a new row."""
         while len(self.layers) < len(other.layers):
             self.layers.append(_Rows())
-        for own, layer in zip(self.layers, other.layers, strict=True):
-            own.add(layer, length)
+        for rows, other_rows in zip(self.layers, other.layers, strict=True):
+            rows.add(other_rows, length)
 
     def keep(self, rows: list[int], length: int) -> None:
-        """Keep some rows, of which the longest has `length` columns: row `rows[i]` becomes row i, and i <= rows[i]."""
+        """Keep some rows, the longest of them with `length` columns: row `rows[i]` becomes row i, and i <= rows[i]."""
         for layer in self.layers:
             layer.keep(rows, length)
 
@@ -60,12 +60,12 @@ class _Rows(DynamicLayer):  # type: ignore[misc]
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self._start(keys, values)
-        more = keys.shape[2]
-        self._make_room(len(keys), self.end - self.begin, more)
+        added = keys.shape[2]
+        self._make_room(len(keys), self.end - self.begin, added)
         self.rows = len(keys)
-        self.key_buffer[: self.rows, :, self.end : self.end + more] = keys
-        self.value_buffer[: self.rows, :, self.end : self.end + more] = values
-        self.end += more
+        self.key_buffer[: self.rows, :, self.end : self.end + added] = keys
+        self.value_buffer[: self.rows, :, self.end : self.end + added] = values
+        self.end += added
         return self._view(self.key_buffer), self._view(self.value_buffer)
 
     def get_seq_length(self) -> int:
@@ -81,11 +81,11 @@ class _Rows(DynamicLayer):  # type: ignore[misc]
             self._start(other.key_buffer, other.value_buffer)
         longest = max(length, self.end - self.begin)
         self._make_room(self.rows + 1, longest, 0)
-        for own, buffer in ((self.key_buffer, other.key_buffer), (self.value_buffer, other.value_buffer)):
-            # Zeros, not what was there: a hidden value that is not a number would spread.
-            own[: self.rows, :, self.end - longest : self.begin] = 0
-            own[self.rows, :, self.end - longest : self.end - length] = 0
-            own[self.rows, :, self.end - length : self.end] = buffer[0, :, other.begin : other.begin + length]
+        for target, source in ((self.key_buffer, other.key_buffer), (self.value_buffer, other.value_buffer)):
+            # Zeros, since NaN in a hidden column would spread.
+            target[: self.rows, :, self.end - longest : self.begin] = 0
+            target[self.rows, :, self.end - longest : self.end - length] = 0
+            target[self.rows, :, self.end - length : self.end] = source[0, :, other.begin : other.begin + length]
         self.begin = self.end - longest
         self.rows += 1
 
@@ -102,20 +102,20 @@ class _Rows(DynamicLayer):  # type: ignore[misc]
         self.value_buffer = keys.new_zeros(0, values.shape[1], 0, values.shape[3])
         self.is_initialized = True
 
-    def _make_room(self, rows: int, length: int, more: int) -> None:
-        """Make the buffers hold so many rows, with `length` columns up to `end` and `more` behind."""
+    def _make_room(self, rows: int, length: int, added: int) -> None:
+        """Make the buffers hold `rows` rows, with `length` columns up to `end` and `added` after it."""
         room, columns = self.key_buffer.shape[0], self.key_buffer.shape[2]
-        if rows <= room and length <= self.end and self.end + more <= columns:
+        if rows <= room and length <= self.end and self.end + added <= columns:
             return
         room = room if rows <= room else max(rows, 2 * room)
-        self.key_buffer = self._move(self.key_buffer, room, length, more)
-        self.value_buffer = self._move(self.value_buffer, room, length, more)
+        self.key_buffer = self._move(self.key_buffer, room, length, added)
+        self.value_buffer = self._move(self.value_buffer, room, length, added)
         self.begin, self.end = length - (self.end - self.begin), length
 
-    def _move(self, buffer: Tensor, room: int, length: int, more: int) -> Tensor:
+    def _move(self, buffer: Tensor, room: int, length: int, added: int) -> Tensor:
         used = self._view(buffer)
-        # Zeros, not what was there: a hidden value that is not a number would spread.
-        moved = buffer.new_zeros(room, buffer.shape[1], length + more + _SPARE_COLUMNS, buffer.shape[3])
+        # Zeros, since NaN in a hidden column would spread.
+        moved = buffer.new_zeros(room, buffer.shape[1], length + added + _SPARE_COLUMNS, buffer.shape[3])
         moved[: len(used), :, length - used.shape[2] : length] = used
         return moved
 

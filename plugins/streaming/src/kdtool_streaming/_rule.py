@@ -13,7 +13,7 @@ __all__ = ["draw", "keep_likeliest", "keep_samples"]
 def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
     """Return the drafted tokens up to the first that is not the target's likeliest, and the likeliest one there.
 
-    `logits` [drafted + 1, V] are the target's, each predicting a drafted token, the last one the token behind them.
+    `logits` [drafted + 1, V] are the target's, each predicting a drafted token, the last one the token after them.
     """
     likeliest: list[int] = logits.argmax(-1).tolist()
     kept = next((at for at, token in enumerate(drafted) if token != likeliest[at]), len(drafted))
@@ -23,7 +23,7 @@ def keep_likeliest(drafted: Sequence[int], logits: Tensor) -> list[int]:
 def keep_samples(
     drafted: Sequence[int], drafts: Sequence[Tensor], targets: Sequence[Tensor], generator: torch.Generator
 ) -> list[int]:
-    """Return the drafted tokens up to the first that is rejected, and a token of the target instead of it or behind them.
+    """Return the drafted tokens up to the first that is rejected, and a token of the target in its place or after them.
 
     Token x was drawn from q and is accepted with probability min(1, p(x) / q(x)); a rejected one is replaced by a draw from
     max(0, p - q), normalised. Then each token has the distribution p.
@@ -38,7 +38,7 @@ def keep_samples(
         chance = torch.rand((), generator=generator, device=p.device)
         if chance * q[token] >= p[token]:
             excess = (p - q).clamp(min=0)
-            # Only rounding rejects where p and q are equal.
+            # If p and q are equal, only rounding rejects.
             return [*drafted[:at], draw(excess if excess.sum() > 0 else p, generator)]
     return [*drafted, draw(targets[-1], generator)]
 

@@ -38,7 +38,7 @@ class StreamingRuntime(TransformersRuntime):
             return cls(model, runtime.compute, runtime.window, runtime.unload)
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        """Yield an answer while it is generated, beside those of other threads."""
+        """Yield an answer while it is generated, together with those of other threads."""
         with self._lock:
             if self._streamer is None:
                 with self.passes() as model:
@@ -51,7 +51,7 @@ class StreamingRuntime(TransformersRuntime):
         return super().memory() + (self._streamer.memory() if self._streamer else 0)
 
     def close(self) -> None:
-        """End what is streamed, and release the model."""
+        """End all streamed answers, and release the model."""
         with self._lock:
             streamer, self._streamer, self.model = self._streamer, None, None
         if streamer is not None:

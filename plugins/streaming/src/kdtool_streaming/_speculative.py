@@ -22,7 +22,7 @@ __all__ = ["Speculation", "SpeculativeRuntime"]
 
 @dataclass
 class Speculation:
-    """An answer's verification steps, each one forward pass of the target, and the tokens that came of them."""
+    """An answer's verification steps, each one forward pass of the target, and the tokens that they produced."""
 
     steps: int = 0
     tokens: int = 0
@@ -37,11 +37,11 @@ class SpeculativeRuntime(kdtool.Runtime):
     """Answers as the target does, and is closed with both models.
 
     In each step the draft proposes `tokens` tokens, and the target verifies all of them in one forward pass. Greedy answers
-    are the target's up to rounding; sampled ones have its distribution, but other draws than its own answers of that seed.
+    are the target's up to rounding; sampled ones have its distribution, but are not its own samples with the same seed.
     `last` counts the steps of the latest answer.
 
     Raises:
-        UsageError: one of both is not a model of transformers whose layers attend, or their vocabularies differ.
+        UsageError: one of them is not a model of transformers whose layers attend, or their vocabularies differ.
     """
 
     def __init__(self, target: kdtool.Runtime, draft: kdtool.Runtime, tokens: int = 4) -> None:
@@ -56,7 +56,7 @@ class SpeculativeRuntime(kdtool.Runtime):
 
     @property
     def dtype(self) -> str:
-        """Name of the dtype in which the target verifies; in float32, greedy answers are the target's own."""
+        """Name of the target's dtype for verification; in float32, greedy answers are the target's own."""
         with self._target.passes() as model:
             return str(self._target.compute or model.head.weight.dtype).removeprefix("torch.")
 
@@ -73,7 +73,7 @@ class SpeculativeRuntime(kdtool.Runtime):
             yield kdtool.TextAnswer(request.id, text, last.finish or "stop", last.tokens_in, last.tokens_out)
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        """Yield an answer while it is generated, a piece each step; see `kdtool.Runtime.stream`."""
+        """Yield an answer while it is generated, one piece per step; see `kdtool.Runtime.stream`."""
         pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
         stop = Event()
         thread = Thread(target=self._run, args=(request, pieces, stop), name="kdtool-speculation", daemon=True)
@@ -93,7 +93,7 @@ class SpeculativeRuntime(kdtool.Runtime):
     def _run(self, request: kdtool.Request, pieces: SimpleQueue[kdtool.TextPiece | BaseException], stop: Event) -> None:
         """Put the pieces of an answer, or the error that ends it, into a queue.
 
-        It runs in a thread of its own: autocast keeps the weights it converted only within its outermost context, which
+        It runs in a separate thread: autocast keeps the weights it converted only within its outermost context, which
         must not reach the thread that reads the pieces.
         """
         try:
@@ -125,9 +125,9 @@ class SpeculativeRuntime(kdtool.Runtime):
             new, logits = self._step(target, draft, row, sampling)
             count.steps += 1
             pieces = []
-            for token, own in zip(new, logits, strict=False):
+            for token, token_logits in zip(new, logits, strict=False):
                 count.tokens += 1
-                row.accept(token, own)
+                row.accept(token, token_logits)
                 pieces.append(_next_piece(row))
                 finish = pieces[-1].finish
                 if finish is not None:
@@ -137,7 +137,7 @@ class SpeculativeRuntime(kdtool.Runtime):
     def _step(
         self, target: Reading, draft: Reading, row: StreamedAnswer, sampling: _Sampling
     ) -> tuple[list[int], Tensor]:
-        """Return the next tokens, and logits of which each row predicts one of them."""
+        """Return the next tokens, and logits with one row for each of them."""
         ids = row.prompt + row.text.ids
         most = min(self._tokens, row.limit - len(row.text.ids) - 1, self._room(ids))
         drafted = sampling.propose(draft, ids, most, row.ends)
@@ -180,7 +180,7 @@ class _Sampling:
         self._drafts: list[Tensor] = []
 
     def propose(self, draft: Reading, ids: Sequence[int], most: int, ends: Sequence[int]) -> list[int]:
-        """Return the next tokens by the draft: so many at most, and none behind an end."""
+        """Return the draft's next tokens: `most` or fewer, and none after an end."""
         drafted: list[int] = []
         self._drafts = []
         while len(drafted) < most and not (drafted and drafted[-1] in ends):
@@ -222,7 +222,7 @@ def _require_transformers(runtime: kdtool.Runtime, role: str) -> TransformersRun
     with runtime.passes() as model:
         if not new_cache(model).is_croppable:
             raise kdtool.UsageError(
-                f"the {role} of speculative decoding keeps a state that cannot be taken back by a few tokens; name a model "
+                f"the {role} of speculative decoding keeps a state that cannot be rolled back by a few tokens; name a model "
                 "whose layers all attend"
             )
     return runtime
@@ -230,10 +230,10 @@ def _require_transformers(runtime: kdtool.Runtime, role: str) -> TransformersRun
 
 def _require_same_vocabulary(target: TransformersRuntime, draft: TransformersRuntime) -> None:
     with target.passes() as verifier, draft.passes() as drafter:
-        found = kdtool.Vocabularies.compare(drafter.tokenizer, verifier.tokenizer)
-    if found.relation not in ("same", "tokens"):
-        own, other = found.sizes
+        comparison = kdtool.Vocabularies.compare(drafter.tokenizer, verifier.tokenizer)
+    if comparison.relation not in ("same", "tokens"):
+        draft_size, target_size = comparison.sizes
         raise kdtool.UsageError(
-            f"the draft's vocabulary of {own:,} tokens differs from the target's of {other:,}; take a draft with "
-            "the target's tokenizer"
+            f"the draft's vocabulary of {draft_size:,} tokens differs from the target's of {target_size:,}; take a draft "
+            "with the target's tokenizer"
         )

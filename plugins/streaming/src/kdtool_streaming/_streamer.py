@@ -1,10 +1,10 @@
 """Answers that are yielded while they are generated: texts that share each forward pass, and join and leave at any token.
 
-`StreamingRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. The generation runs in a
-thread of its own, which lives as long as there is something to generate: it reads waiting prompts in chunks, and between
-the chunks generates a token for every text that is under way.
+`StreamingRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. Generation runs in a
+separate thread, which ends when nothing is left to generate. It reads waiting prompts in chunks, and between the chunks
+generates a token for every text that is under way.
 
-The batching of transformers itself draws all tokens from one seed, and changes the model's attention meanwhile.
+The batching of transformers draws all tokens from one seed, and changes the model's attention meanwhile.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CHUNK = 256
 """Tokens of prompts that are read between two tokens of the texts under way."""
 _PROMPTS_KEPT = 4
 _TOKENS_KEPT = 8192
-"""Of all prompts that are kept together."""
+"""Maximum tokens of all kept prompts together."""
 _LEAST_KEPT = 32
-"""Tokens that a prompt must begin with as an earlier one did, so that their keys and values are copied from there."""
+"""Minimum tokens that a prompt must share with an earlier one for their keys and values to be copied."""
 
 
 class _Batch(NamedTuple):
@@ -44,7 +44,7 @@ class _Batch(NamedTuple):
     cache: Any
 
     def compact(self) -> None:
-        """Take out the rows that are done: rows from the end move into their places."""
+        """Remove the rows that are done: rows from the end take their positions."""
         alive = [number for number, row in enumerate(self.rows) if not row.done]
         if len(alive) == len(self.rows):
             return
@@ -58,7 +58,7 @@ class _Batch(NamedTuple):
 
 
 class Streamer:
-    """Generates answers by a model that is not trained meanwhile.
+    """Generates answers by a model that is not being trained.
 
     `context` is the greatest number of tokens that it reads (0: not known); `passes` returns the block to compute in.
     """
@@ -99,7 +99,7 @@ class Streamer:
             row.done = True
 
     def memory(self) -> int:
-        """Return the bytes of keys and values that are held now, where they are counted."""
+        """Return the bytes of keys and values in memory, for the caches that count them."""
         caches = [
             *(cache for _, cache in self._kept),
             *(batch.cache for batch in self._batches),
@@ -131,12 +131,12 @@ class Streamer:
     def _run(self, before: Thread | None) -> None:
         """Generate until nothing is left to do, once the thread `before` has ended. An error ends every answer with it."""
         if before is not None:
-            before.join()  # it may still put the model's mode back
+            before.join()  # it may still restore the model's mode
         try:
             with self._passes():
                 while self._has_work():
                     self._step()
-        except BaseException as error:  # a thread's own errors reach nobody: those who wait for it raise them
+        except BaseException as error:  # nobody sees a thread's errors: the readers of the answers raise them
             with self._lock:
                 self._running = False
                 rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
@@ -175,7 +175,7 @@ class Streamer:
                     row.read = self._reuse(row.prompt, row.cache)
                 chunk = row.prompt[row.read : row.read + left]
                 logits = self._forward([chunk], [row.read], row.cache)
-            except Exception as error:  # such as too little memory: its cache is its own, so that the others go on
+            except Exception as error:  # such as too little memory; its cache is separate, so the others continue
                 row.done = True
                 row.pieces.put(error)
                 continue
@@ -213,7 +213,7 @@ class Streamer:
         self._kept = [(prompt, cache), *self._kept][:kept]
 
     def _reuse(self, prompt: list[int], cache: RowCache) -> int:
-        """Copy the beginning of a prompt, of all but its last token at most, from a kept one; return its length."""
+        """Copy the beginning of a prompt, without its last token, from a kept one that shares it; return its length."""
         begun, kept = max(
             ((_common(prompt[:-1], ids), kept) for ids, kept in self._kept), key=lambda each: each[0], default=(0, None)
         )
@@ -223,7 +223,7 @@ class Streamer:
         return begun
 
     def _forward(self, new: Sequence[Sequence[int]], read: Sequence[int], cache: Any) -> Tensor:
-        """Return the logits [B, V] behind as many new tokens of each row, of which so many are in the cache."""
+        """Return the logits [B, V] after the `new` tokens of each row; its first `read` tokens are in the cache."""
         device = self._model.head.weight.device
         ids = torch.tensor(new, device=device)
         lengths = torch.tensor(read, device=device)[:, None] + ids.shape[1]
@@ -246,11 +246,11 @@ class Streamer:
         vocabulary = self._model.tokenizer.vocabulary
         plain = logits[:, :vocabulary].clone() if any(row.logprobs for row in rows) else logits
         tokens = choose(logits, [row.sampler for row in rows], vocabulary).argmax(-1).tolist()
-        for row, token, own in zip(rows, tokens, plain, strict=True):
+        for row, token, row_logits in zip(rows, tokens, plain, strict=True):
             if not row.done:
-                row.accept(token, own)
+                row.accept(token, row_logits)
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

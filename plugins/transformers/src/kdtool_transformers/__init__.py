@@ -1,6 +1,6 @@
 """Language models of transformers as kdtool sees them: a library that teacher, student and exporter plugins share.
 
-- `open_model` and `open_tokenizer` open a folder or a hub name, and return `TransformersModel` and `TransformersTokenizer`;
+- `open_model` and `open_tokenizer` open a folder or a Hub name, and return `TransformersModel` and `TransformersTokenizer`;
   `TransformersRuntime` scores and answers
 - `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def _homes() -> dict[str, str]:
-    """Return the module of each public name, as the stub beside this file lists them."""
+    """Return the module of each public name, as the stub next to this file lists them."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     imports = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
     return {alias.name: str(line.module) for line in imports for alias in line.names}
@@ -28,9 +28,9 @@ def _homes() -> dict[str, str]:
 
 _HOME_OF = _homes()
 
-# Where bitsandbytes is installed, peft imports it with transformers, and it warns of a missing kernel package.
+# If bitsandbytes is installed, peft imports it with transformers, and it warns of a missing kernel package.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# Where torchao is installed, transformers imports it, and it tells of kernels for other GPUs and of its own enums.
+# If torchao is installed, transformers imports it, and it logs messages on kernels for other GPUs and on its enums.
 logging.getLogger("torchao").setLevel(logging.ERROR)
 logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in record.getMessage())
 

@@ -1,4 +1,4 @@
-"""A PEFT adapter on top of an opened model: folded into its weights, or beside them where those are quantised.
+"""A PEFT adapter on top of an opened model: folded into its weights, or kept next to them if they are quantised.
 
 `_open.open_model` calls it. Only safetensors are read.
 """
@@ -46,7 +46,7 @@ def require_adapter(folder: Path) -> None:
 
 
 def _require_plausible(folder: Path) -> None:
-    """Refuse settings that peft would search, or reserve memory, for without end."""
+    """Refuse settings for which peft would search, or allocate memory, without end."""
     from kdtool_transformers._headers import read_json, read_shapes
 
     settings, shapes = read_json(folder / _SETTINGS), read_shapes(folder / _WEIGHTS)
@@ -67,13 +67,13 @@ def _require_plausible(folder: Path) -> None:
     for rank in ranks:
         if isinstance(rank, int | float) and not rank <= greatest:
             raise kdtool.UsageError(
-                f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights beside it have {greatest} at most; "
+                f"adapter: {folder / _SETTINGS} claims the rank {rank}, but the weights next to it have {greatest} at most; "
                 "give the file that was saved with the weights"
             )
 
 
 def _adapted_modules(folder: Path) -> list[str]:
-    """Return the modules for which a LoRA adapter has weights; none for other adapters."""
+    """Return the modules that a LoRA adapter has weights for; none for other adapters."""
     from kdtool_transformers._headers import read_shapes
 
     keys = (key.removeprefix("base_model.model.") for key in read_shapes(folder / _WEIGHTS))
@@ -94,7 +94,7 @@ def _read_config(folder: Path) -> Any:
 
 
 def adapter_identity(folder: Path) -> str:
-    """Return what names an adapter's content. Raises as `require_adapter`."""
+    """Return a hash of an adapter's content. Raises as `require_adapter`."""
     from hashlib import sha256
 
     from kdtool_transformers._files import content_hash
@@ -106,8 +106,8 @@ def adapter_identity(folder: Path) -> str:
 def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> Any:
     """Return the model with the adapter in `folder`, for inference.
 
-    Plain weights take the adapter in and the model is as before; quantised ones keep it beside them, since the sum would be
-    rounded to their few levels.
+    Plain weights absorb the adapter, and the model's structure stays. Next to quantised weights it remains separate, since
+    the sum would be rounded to their few levels.
 
     Raises:
         UsageError: it is an adapter of another model, or changes the head of a quantised one.
@@ -118,7 +118,8 @@ def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> 
     try:
         with warnings.catch_warnings():  # of an attribute that transformers renamed and peft 0.21 still asks for
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            warnings.filterwarnings("error", "Found missing adapter keys")  # it would leave these at their start
+            # peft would leave missing weights at their initial values.
+            warnings.filterwarnings("error", "Found missing adapter keys")
             joined = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False, config=_read_config(folder))
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, Warning) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -132,6 +133,6 @@ def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> 
         joined.get_output_embeddings(), "modules_to_save"
     ):
         raise kdtool.UsageError(
-            f"the adapter in {folder} changes the head, which cannot be kept beside quantised weights; leave quantise out"
+            f"the adapter in {folder} changes the head, which cannot be kept with quantised weights; leave quantise out"
         )
     return joined.get_base_model()

@@ -45,7 +45,7 @@ _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=Fa
 _replacement: ContextVar[Callable[..., Tensor] | None] = ContextVar("kdtool_attention", default=None)
 
 
-# It follows each batch's documents: compiled, it would be compiled anew for every batch.
+# It follows each batch's documents: compiled, it would be recompiled for every batch.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: torch.nn.Module,
@@ -152,7 +152,7 @@ def choose_kernel(
 
 @contextmanager
 def document_masks_skipped() -> Iterator[None]:
-    """Within the block, transformers builds no mask for "kdtool": `Documents` say it all."""
+    """Within the block, transformers builds no mask for "kdtool": `Documents` have all the information."""
     token = _masks_skipped.set(True)
     try:
         yield
@@ -205,7 +205,7 @@ def attend_in_blocks(
 def _attend_blocks(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None, blocks: list[Block]
 ) -> Tensor:
-    """Return what the queries of the blocks get, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""
+    """Return the outputs for the blocks' queries, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""
     batch, kv_heads, group, _, width = query.shape
     outputs = []
     for start, stop, first, checked, hidden in blocks:
@@ -230,7 +230,7 @@ def _attention_map(query: Tensor, key: Tensor, mask: Tensor, scale: float, soft_
     scores = (query * scale) @ _repeat(key, query.shape[1]).transpose(2, 3)
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
-    # Finite, so that padding, which sees nothing, gives no values that are not numbers: 0 times those would spread.
+    # Finite, so that padding, which sees nothing, gives no NaN: 0 times NaN would spread.
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 

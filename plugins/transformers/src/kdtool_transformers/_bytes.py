@@ -1,4 +1,4 @@
-"""A tokenizer of bytes: for teachers and students that start without anybody's tokenizer, and for tests."""
+"""A tokenizer of bytes: for teachers and students that start without a tokenizer, and for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["byte_tokenizer"]
 
 
 def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:
-    """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers wants of a family."""
+    """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers uses for a family."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 

@@ -12,17 +12,17 @@ __all__ = ["CausalModel", "causal_of", "context_of"]
 
 
 class CausalModel(kdtool.LanguageModel):
-    """A `PreTrainedModel` with a language-model head, and its tokenizer. `TransformersModel` is the one that there is."""
+    """A `PreTrainedModel` with a language-model head, and its tokenizer. `TransformersModel` is its only implementation."""
 
     model: Any
     tokenizer: TransformersTokenizer
 
 
 def causal_of(model: Any) -> Any:
-    """Return the causal LM itself where an adapter wraps it."""
+    """Return the causal LM itself, also if an adapter wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def context_of(model: Any) -> int:
-    """Return the greatest number of tokens that a model reads, without counting its weights; 0 where it is not known."""
+    """Return the greatest number of tokens that a model reads, without counting its weights; 0 if it is unknown."""
     return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))

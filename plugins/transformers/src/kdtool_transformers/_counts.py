@@ -19,10 +19,10 @@ _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 def _read(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(_WRITTEN, value)
-    if found is None:
+    match = re.fullmatch(_WRITTEN, value)
+    if match is None:
         raise ValueError(f"{value!r} is not a count of parameters: write, for instance, 125M, 1.2B or 125000000")
-    number, unit = found.groups()
+    number, unit = match.groups()
     return round(float(number) * _UNITS[unit.lower()])
 
 

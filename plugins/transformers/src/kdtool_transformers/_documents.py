@@ -17,7 +17,7 @@ _KEY_ALIGNMENT = 32
 class Block(NamedTuple):
     """Queries `start:stop` see keys `first:stop`, all of them those before `checked`.
 
-    `hidden` [B, 1, 1, stop - start, stop - checked] is True where they do not.
+    `hidden` [B, 1, 1, stop - start, stop - checked] is True for hidden ones.
     """
 
     start: int
@@ -32,9 +32,9 @@ class Documents:
 
     Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
     `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
-    of `projecting` layers as attention is given them, while `collecting`: layers that activation checkpointing computes a
-    second time must take the same path, but leave nothing behind. No data class: FSDP2 makes those anew that it finds among
-    a layer's arguments, and what is collected in a copy would be lost.
+    of `projecting` layers as attention receives them, while `collecting`: layers that activation checkpointing computes a
+    second time must take the same path, but collect nothing. Not a dataclass: FSDP2 copies dataclasses among a layer's
+    arguments, and the tensors collected in a copy would be lost.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Documents:
     ) -> Documents:
         """Find the documents of rows from `positions` (restarting at 0 in each) and `document` (-1 on padding).
 
-        A padding token is a document of its own, so that its softmax is finite and other tokens do not see it.
+        Each padding token is a separate document, so that its softmax is finite and other tokens do not see it.
         """
         index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         return cls(torch.where(document < 0, index, index - positions), wanted, projecting)
 
     def on(self, device: torch.device) -> Documents:
-        """Return the same documents for layers on another device; what is collected is in one place."""
+        """Return the same documents for layers on another device; all collect into the same dictionaries."""
         if device == self.start.device:
             return self
         if device not in self._elsewhere:

@@ -11,14 +11,14 @@ import kdtool
 __all__ = ["NO_TOKENIZER", "explain"]
 
 NO_TOKENIZER = "backend tokenizer"
-"""Words of transformers where no file of a tokenizer is found."""
+"""Part of transformers' message if no file of a tokenizer is found."""
 
 
 @contextmanager
 def explain(source: str | Path, where: str | Path, offline: bool, part: str = "") -> Iterator[None]:
     """Convert exceptions of transformers into kdtool's errors: it raises any kind for a file that it cannot use.
 
-    `where` is the folder or hub name that `source` resolves to; `part` is the file that is read, as messages name it.
+    `where` is the folder or Hub name that `source` resolves to; `part` is the file that is read, as messages name it.
     """
     from safetensors import SafetensorError
 
@@ -51,8 +51,8 @@ def explain(source: str | Path, where: str | Path, offline: bool, part: str = ""
             ) from error
         if isinstance(error, OSError) and not is_local:
             raise kdtool.ServiceError(
-                f"{source} could not be had from the hub: {_reason(error)}; check the name and the connection, or give "
-                "a local folder"
+                f"{source} could not be downloaded from the Hub: {_reason(error)}; check the name and the connection, or "
+                "give a local folder"
             ) from error
         raise kdtool.UsageError(
             f"{source}{part} cannot be opened: {_reason(error)}; expected a model as transformers saves it: download or "

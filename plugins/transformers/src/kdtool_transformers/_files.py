@@ -55,14 +55,14 @@ def content_hash(file: Path) -> str:
     known = _read_hashes(store)
     if key in known:
         return known[key]
-    found = _hash(file)
-    write_cached(store, json.dumps({**_read_hashes(store), key: found}))
-    return found
+    digest = _hash(file)
+    write_cached(store, json.dumps({**_read_hashes(store), key: digest}))
+    return digest
 
 
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path | None]:
-    """Make a folder that is complete or absent, once among processes: yield where to write, or None if it is there.
+    """Make a folder that is complete or absent, once among processes: yield where to write, or None if it exists.
 
     Other processes wait. The next one removes leftovers of an exception or a killed process. The folder stores the sums of
     its files, in the format of `sha256sum`. Raises as `is_complete`.
@@ -90,23 +90,23 @@ def complete_folder(target: Path) -> Iterator[Path | None]:
 
 
 def is_complete(target: Path) -> bool:
-    """Say whether a folder that `complete_folder` makes is there. Its files are read once in a process.
+    """Return whether a folder made by `complete_folder` exists. Its files are read once per process.
 
     Raises:
-        StorageError: a file of it is missing or is not what was written.
+        StorageError: one of its files is missing or changed.
     """
     if not target.is_dir():
         return False
     if not (target / _SUMS).is_file():
         raise kdtool.StorageError(
-            f"the stored folder {target} has no {_SUMS} and may be incomplete. Delete it and run again to make it anew"
+            f"the stored folder {target} has no {_SUMS} and may be incomplete. Delete it and run again to recreate it"
         )
     for line in (target / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         if not _is_as_written(target / name, expected):
             raise kdtool.StorageError(
-                f"the stored file {target / name} is missing or damaged: it does not match {_SUMS} beside it. Delete the "
-                f"folder {target} and run again to make it anew"
+                f"the stored file {target / name} is missing or damaged: it does not match {_SUMS} next to it. Delete the "
+                f"folder {target} and run again to recreate it"
             )
     return True
 
@@ -140,7 +140,7 @@ def _hash(file: Path) -> str:
 
 def _read_hashes(store: Path) -> dict[str, str]:
     try:
-        found: Any = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, or another process's work cut short: hash again
+        hashes: Any = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or another process was interrupted while writing: hash again
         return {}
-    return found if isinstance(found, dict) else {}
+    return hashes if isinstance(hashes, dict) else {}

@@ -1,4 +1,4 @@
-"""New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
+"""New tokens after prompts, by `model.generate`: answers to requests, and text that a student writes during training.
 
 `TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `kdtool_streaming` yields the same
 answers while they are generated, and ends them by the rules of this file.
@@ -29,7 +29,7 @@ __all__ = [
 _REQUESTS_SORTED = 64
 _TEXTS_AT_ONCE = 32
 _TOKENS_AT_ONCE = 16384
-"""Prompts and what follows them, of a batch together: what its key-value cache has to hold."""
+"""Total tokens of a batch, prompts and answers: the size of its key-value cache."""
 
 
 class _Text(NamedTuple):
@@ -90,11 +90,11 @@ def continue_ids(
         )
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
     ]
-    found: dict[int, list[int]] = {}
+    by_number: dict[int, list[int]] = {}
     for numbers in together([len(text.prompt) + text.limit for text in texts]):
         new = _continue(model, tokenizer, device, [texts[number] for number in numbers])
-        found.update(zip(numbers, new, strict=True))
-    return [found[number] for number in range(len(texts))]
+        by_number.update(zip(numbers, new, strict=True))
+    return [by_number[number] for number in range(len(texts))]
 
 
 def answer_requests(
@@ -121,7 +121,7 @@ def answer_requests(
 
 
 def together(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Group texts of so many tokens, by number, longest first: so little is padded, and a batch's cache has its size."""
+    """Group texts of these sizes in tokens, by number, longest first: this limits padding and the batch's cache."""
     order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
     while order:
         count = max(1, min(_TEXTS_AT_ONCE, _TOKENS_AT_ONCE // max(1, sizes[order[0]])))
@@ -136,14 +136,14 @@ def _continue(
     longest = max(len(text.prompt) for text in texts)
     context = context_of(model)
     if len(texts) > 1 and 0 < context < longest + max(text.limit for text in texts) and not _rotates(model):
-        # A text that has ended is read on until all have, and a table of positions ends with the context.
+        # An ended text is extended until all have ended, and a table of positions ends with the context.
         return [ids for text in texts for ids in _continue(model, tokenizer, device, [text])]
     padded = [[tokenizer.end_of_text] * (longest - len(text.prompt)) + list(text.prompt) for text in texts]
     mask = [[0] * (longest - len(text.prompt)) + [1] * len(text.prompt) for text in texts]
     settings = GenerationConfig(
         max_new_tokens=max(text.limit for text in texts),
         do_sample=False,
-        use_cache=True,  # whatever a training left in the configuration
+        use_cache=True,  # training may have switched it off in the configuration
         pad_token_id=tokenizer.end_of_text,
         eos_token_id=list(tokenizer.end_ids),
     )
@@ -167,7 +167,7 @@ def _continue(
 
 
 def _rotates(model: Any) -> bool:
-    """Return whether positions are angles, which never end, and not rows of a table."""
+    """Return whether positions are angles, which are unlimited, rather than rows of a table."""
     return any(name.startswith("rope") for name in causal_of(model).config.get_text_config().to_dict())
 
 
@@ -180,7 +180,7 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
     """Return the ids of a request's prompt as the model expects it, one at least.
 
     Raises:
-        UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them; or there is a
+        UsageError: the request has turns, and the tokenizer has no template or its template refuses them; or it has a
             suffix, and the tokenizer has no FIM tokens.
     """
     if request.turns and request.suffix is not None:
@@ -203,8 +203,8 @@ def end_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> tuple[
 
 
 def text_behind(tokenizer: TransformersTokenizer, prompt: list[int], ids: list[int]) -> str:
-    """Return the text of `ids` behind a prompt."""
-    # Some tokenizers drop a leading space of what they decode; decoding behind the prompt keeps it.
+    """Return the text of `ids` after a prompt."""
+    # Some tokenizers drop a leading space of the text that they decode; decoding after the prompt keeps it.
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + ids)
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)
 
@@ -250,7 +250,7 @@ class _Stopper:
         self._texts = texts
         self._tokenizer = tokenizer
         self._prompt = prompt
-        # Every token stands for at least one byte, so a stop string that just ended lies in that many tokens.
+        # Every token stands for at least one byte, so a stop string that just ended is within that many tokens.
         self._tails = [max((len(stop.encode()) for stop in text.stop), default=0) + 1 for text in texts]
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:

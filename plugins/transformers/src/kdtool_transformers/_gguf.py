@@ -20,7 +20,7 @@ from kdtool_transformers._model import no_progress_bar
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
 _FORMAT = 1
-"""Grows when a conversion gives other files than before, so that old ones are not used."""
+"""Increased whenever a conversion writes other files than before, so that old ones are not used."""
 
 _DIGITS_ALONE = {"smollm", "starcoder", "refact", "command-r"}
 """Values of tokenizer.ggml.pre whose pre-tokenizer takes digits one by one before the GPT-2 pattern. transformers leaves

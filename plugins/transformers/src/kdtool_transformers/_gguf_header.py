@@ -1,4 +1,4 @@
-"""GGUF files that are read only as far as they are whole: the library trusts every length in a header."""
+"""GGUF files, checked while they are read: the library trusts every length in a header."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _TEXT_BYTES = 128_000_000
 _JSON_BYTES = 32_000_000
 _TEXTS = frozenset({".json", ".txt", ".model", ".jinja"})
 _COUNT_KEYS = re.compile(r"n_layers?|num_(\w+_)?layers|num_labels|(num|n)_(\w+_)?experts")
-"""Keys of config.json that say how many modules, or entries, transformers creates one by one."""
+"""Keys of config.json with the number of modules or entries that transformers creates one by one."""
 _GREATEST_COUNT = 10_000
 _AGAIN = "download or save the model again"
 
@@ -66,10 +66,10 @@ def require_plausible(folder: Path) -> None:
 
 
 def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
-    """Compare a configuration with the headers of the weights beside it; the model is built without memory for its values.
+    """Compare a configuration with the headers of the weights next to it; the model is built without memory for its values.
 
     Weights that a library quantised have other shapes, which only that library knows: they are not compared. Nor are those
-    in a cache of the hub (`is_cache`) of which some are still to be downloaded.
+    in a cache of the Hub (`is_cache`) that is not downloaded in full.
 
     Raises:
         UsageError: shapes differ, or weights are missing.
@@ -98,7 +98,7 @@ def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
 def require_complete(where: Path | str, model: Any, loaded: Mapping[str, Any]) -> None:
     """Refuse weights that transformers did not find in full, given the information that it returns about loading.
 
-    It would draw these at random, and only warn.
+    transformers would draw the missing ones at random, and only warn.
 
     Raises:
         UsageError: shapes differ, or weights are missing.
@@ -179,7 +179,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in names:
         if not re.fullmatch(r"[^/\\:]+\.safetensors", name):
             raise kdtool.UsageError(
-                f"{index} names {name!r} as a file of weights; expected names of .safetensors files beside it: {_AGAIN}"
+                f"{index} names {name!r} as a file of weights; expected names of .safetensors files next to it: {_AGAIN}"
             )
     return [folder / name for name in names]
 

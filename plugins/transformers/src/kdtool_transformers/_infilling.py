@@ -1,6 +1,6 @@
 """Infilling: prompts for the code missing between two pieces, training on it, and answers that repeat what follows. Light.
 
-Knows the FIM tokens of every family and their positions; teachers name theirs, tokenizers find theirs by its tokens.
+Knows the FIM tokens of every family and their positions; teachers name their family, tokenizers find theirs by its tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILL_ME = "<FILL_ME>"
 class Infilling:
     """A family's FIM tokens before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
 
-    `behind_prefix` stands between the token and the code before the middle. `end` is the token that ends what was missing;
+    `behind_prefix` is between the prefix token and the code before the middle. `end` is the token that ends the middle;
     "" is the end of the text.
     """
 
@@ -34,9 +34,9 @@ class Infilling:
         return tuple(token for token in (self.prefix, self.suffix, self.middle, self.end) if token)
 
     def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
-        """Return a whole text with its middle last, as (token or "", text behind it): each is encoded on its own.
+        """Return a whole text with its middle last, as (token or "", text after it): each is encoded separately.
 
-        With `suffix_first` in the order that the paper calls SPM, variant 2: no token parts
+        With `suffix_first` in the order that the paper calls SPM, variant 2: no token separates
         the code before the middle from the middle.
         """
         code = f"{self.behind_prefix}{before}"
@@ -48,7 +48,7 @@ class Infilling:
 STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 """Also of SantaCoder, StableCode and Granite Code."""
 CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
-"""sentencepiece writes the first word of a text with a space before it, also behind a FIM token."""
+"""sentencepiece writes the first word of a text with a space before it, also after a FIM token."""
 FAMILIES = (
     STARCODER,
     CODE_LLAMA,
@@ -58,13 +58,13 @@ FAMILIES = (
 
 
 def trim_suffix(answer: str, suffix: str, *, cut: bool = False) -> str:
-    """Return an infilled answer without the suffix's beginning, where it ends by repeating that.
+    """Return an infilled answer without the suffix's beginning, if it ends by repeating that.
 
-    The longest end of the answer that is a beginning of the suffix is a repetition if it holds a whole line of the suffix
-    with a letter or a digit, as a line of its own in the answer too. Shorter ones are often the code itself: in
-    `f(g(|))` the answer ends with a bracket as the suffix begins, and between two lines with a line break; `return x` may
-    stand behind `if y:` and, less indented, below. A line at the end of an answer that was `cut` off at its limit of
-    tokens is whole as far as it goes.
+    The longest end of the answer that is a beginning of the suffix is a repetition if it contains a whole line of the suffix
+    with a letter or a digit that is a whole line in the answer, too. Shorter ones are often the code itself: in `f(g(|))`
+    the answer ends with a bracket, as the suffix begins, and between two lines with a line break; `return x` may follow
+    `if y:` and, less indented, also come below. The last line of an answer that was `cut` off at its limit of tokens counts
+    as whole.
     """
     begin = len(answer) - overlap(answer, suffix)
     repeated, rest = answer[begin:], suffix[len(answer) - begin :]
@@ -83,7 +83,7 @@ def overlap(text: str, suffix: str) -> int:
 
 
 def held_back(text: str, stops: Sequence[str], suffix: str) -> int:
-    """Return how many characters at the end of a growing text may turn out not to belong to the answer.
+    """Return how many characters at the end of a growing text may still be cut from the answer.
 
     They begin a stop string, or repeat the suffix's beginning; an answer that ends before a stop string may repeat it there.
     """

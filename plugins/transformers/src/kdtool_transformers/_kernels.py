@@ -1,6 +1,6 @@
-"""Widths that kernels and GGUF's K-quants like, and what is said of others. Light: torch loads in `uses_of`.
+"""Widths that suit kernels and GGUF's K-quants, and notes on others. Light: torch loads in `uses_of`.
 
-Used by students whose shape is chosen, drawn from nothing or cut from a teacher.
+Used by students whose shape is chosen, from random weights or cut from a teacher.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes", "uses_of"]
 KERNEL_MULTIPLE = 64
 """Matrix units of GPUs are filled by widths that are multiples of this."""
 QUANT_MULTIPLE = 256
-"""K-quants of GGUF store so many values of a row together."""
+"""K-quants of GGUF store this number of a row's values together."""
 
 
 def uses_of(run: kdtool.RunInfo) -> dict[str, bool]:
@@ -27,7 +27,7 @@ def uses_of(run: kdtool.RunInfo) -> dict[str, bool]:
 
 
 def kernel_notes(rows: Mapping[str, int], head_size: int, *, gpu: bool = True, gguf: bool = True) -> Iterator[str]:
-    """Yield what kernels and K-quants do not like about a shape.
+    """Yield a note for each width of a shape that does not suit kernels or K-quants.
 
     Args:
         rows: every width that is the length of a matrix's rows, by name.

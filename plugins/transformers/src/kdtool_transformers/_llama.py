@@ -1,10 +1,10 @@
 """Shapes of transformers' Llama class: counted, judged and made configurations, before there is a model.
 
-Used by students that start from random weights. Light: transformers loads in `llama_config` alone.
+Used by students that start from random weights. Light: only `llama_config` loads transformers.
 
-The Llama class, because llama.cpp converts it with every kind of tokenizer that teachers have (its converter takes GPT-2's
-class with byte-level BPE alone), because transformers opens all of those beside it (Qwen2's class insists on its own),
-because its positions take no parameters, and because kernels know it.
+Why the Llama class: llama.cpp converts it with every kind of tokenizer that teachers have (its converter accepts GPT-2's
+class only with byte-level BPE), transformers opens it with all of them (Qwen2's class requires its own tokenizer), its
+positions need no parameters, and kernels support it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ class LlamaShape(NamedTuple):
     feed_forward: int
 
     def mistake(self) -> str | None:
-        """Say why no model has these sizes, or None."""
+        """Return why no model has these sizes, or None."""
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             return (
                 f"hidden {self.hidden} must be heads {self.heads} times an even number: rotary embeddings rotate pairs"
             )
         if self.heads % self.kv_heads:
-            return f"kv_heads {self.kv_heads} does not divide heads {self.heads}: every one serves equally many heads"
+            return (
+                f"kv_heads {self.kv_heads} does not divide heads {self.heads}: each must serve the same number of heads"
+            )
         return None
 
     def embedding_parameters(self, vocabulary: int, tied: bool) -> int:
-        """Count the embedding, and the head where it is not the same matrix."""
+        """Count the embedding, and the head if it is not the same matrix."""
         return vocabulary * self.hidden * (1 if tied else 2)
 
     def parameters(self, vocabulary: int, tied: bool) -> int:
@@ -56,7 +58,7 @@ class LlamaShape(NamedTuple):
         return self.embedding_parameters(vocabulary, tied) + self.layers * layer + self.hidden
 
     def sentence(self, vocabulary: int, tied: bool) -> str:
-        """Say the shape in a line, embeddings apart."""
+        """Return the shape in one line, with embeddings counted separately."""
         whole, words = self.parameters(vocabulary, tied), self.embedding_parameters(vocabulary, tied)
         heads = f"{_count(self.heads, 'head')} of {self.hidden // self.heads}"
         if self.kv_heads != self.heads:
@@ -68,13 +70,13 @@ class LlamaShape(NamedTuple):
         )
 
     def notes(self, **uses: bool) -> Iterator[str]:
-        """Return what kernels and GGUF's K-quants do not like about the shape; `uses` are those of `kernel_notes`."""
+        """Return notes on widths that do not suit kernels or GGUF's K-quants; `uses` are those of `kernel_notes`."""
         rows = {"hidden": self.hidden, "feed_forward": self.feed_forward}
         return kernel_notes(rows, self.hidden // self.heads, **uses)
 
 
 def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer | int, *, context: int, tied: bool) -> LlamaConfig:
-    """Return the configuration of a Llama for a tokenizer, or for one that is not here and has so many tokens; in float32.
+    """Return the configuration of a Llama for a tokenizer, or for a missing one with this number of tokens; in float32.
 
     Raises:
         UsageError: no model has such a shape.

@@ -1,4 +1,4 @@
-"""Settings by which weights are loaded: quantised to 4 or 8 bits by bitsandbytes, on one device or spread by accelerate.
+"""Settings for loading weights: quantised to 4 or 8 bits by bitsandbytes, on one device or spread by accelerate.
 
 `_open.open_model` loads by `loading_settings` and `place`; `held_bytes` counts the bytes of weights, from a model on the
 meta device. Embeddings, norms and the head stay in the dtype of the computation. Light: no torch.
@@ -20,7 +20,7 @@ __all__ = ["Quantisation", "held_bytes", "loading_settings", "place"]
 Quantisation = Literal["nf4", "int8"]
 
 _BITS_A_WEIGHT = {"nf4": 4 + (8 + 32 / 256) / 64, "int8": 8}
-"""With their scales: nf4 has one of 8 bits for 64 weights, and one of 32 bits for 256 of those. int8 has one a row."""
+"""With their scales: nf4 has one of 8 bits for 64 weights, and one of 32 bits for 256 of those. int8 has one per row."""
 
 
 def loading_settings(
@@ -30,7 +30,7 @@ def loading_settings(
     quantise: Quantisation | None,
     device_map: str | None,
 ) -> dict[str, Any]:
-    """Return what `from_pretrained` needs to load weights in this form and place.
+    """Return the arguments of `from_pretrained` that load weights in this form and on this device.
 
     Raises:
         UsageError: bitsandbytes is needed and not installed.
@@ -39,7 +39,7 @@ def loading_settings(
         return {} if device_map is None else {"device_map": device_map}
     import torch
 
-    # Quantised weights are made where they will lie: they cannot be moved in every form.
+    # Quantised weights are created on their final device: not every form can be moved.
     where = {"": torch.device(device)} if device_map is None else device_map
     return {"device_map": where, "quantization_config": _quantisation(quantise, dtype or config.dtype or torch.float32)}
 
@@ -52,7 +52,7 @@ def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
             f"quantise: {quantise} needs bitsandbytes, which is not installed: "
             "pip install bitsandbytes; or leave quantise out"
         )
-    # It tells every layer of every step that it casts, and what would be faster, on the user's terminal.
+    # It logs every cast of every layer and step, and faster alternatives, on the user's terminal.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quantise == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -67,7 +67,7 @@ def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
 def place(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
     """Move a loaded model to `device`; quantised weights are there already.
 
-    Of a model that accelerate spread only the head is moved, for good: kdtool computes with its weight itself.
+    If accelerate spread the model, only its head is moved, permanently: kdtool computes with its weight itself.
     """
     if device_map is None:
         return model if quantise is not None else model.to(device)
@@ -80,7 +80,7 @@ def place(model: Any, device: torch.device | str, quantise: Quantisation | None,
 
 
 def held_bytes(model: Any, dtype: torch.dtype, quantisation: Quantisation | None) -> int:
-    """Return the bytes that the weights of a causal LM take when loaded so; the model may lie on the meta device."""
+    """Return the bytes that the weights of a causal LM take when loaded so; the model may be on the meta device."""
     from torch import nn
 
     total: int = sum(parameter.numel() for parameter in model.parameters())

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 ORIGIN_FILE = "kdtool.json"
-"""Beside config.json: what a folder of weights cannot say itself, such as the layers it was copied from."""
+"""Next to config.json: facts that weights do not contain, such as the layers that they were copied from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +62,10 @@ class TransformersFacts(kdtool.ModelFacts):
 class TransformersModel(CausalModel):
     """A causal LM of transformers with its tokenizer.
 
-    `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's where that can be.
+    `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's if possible.
     `copied_layers[i]` is the teacher's layer that layer i began as; it is written by `save` and read by `open_model`.
     `built_from` names the published model, or the folder, whose weights these are, and is written by `save`; `open_model`
-    reads it as `base`, which is not written again: what was trained is no longer that model.
+    reads it as `base`, which is not written again: trained weights are no longer that model.
     """
 
     built_from = ""
@@ -103,7 +103,7 @@ class TransformersModel(CausalModel):
         )
 
     def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
-        """Run everything but the head; see `kdtool.LanguageModel.backbone`."""
+        """Run everything except the head; see `kdtool.LanguageModel.backbone`."""
         causal = causal_of(self.model)
         labelled, padding = batch.labels != -100, batch.document < 0
         layers = want.layers if "hidden" in want.kinds else ()
@@ -120,13 +120,14 @@ class TransformersModel(CausalModel):
             and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules())
         ):
             _refuse_cut_gradients(collected)
-        place = batch.input_ids.device  # a spread model leaves its states where its layers lie
+        device = batch.input_ids.device  # a spread model leaves its states on its layers' devices
         return kdtool.ModelOutputs(
-            last=last.to(place)[labelled],
-            hidden={layer: states[layer].to(place)[labelled] for layer in layers},
-            attentions={layer: weights.to(place) for layer, weights in attentions.items()},
+            last=last.to(device)[labelled],
+            hidden={layer: states[layer].to(device)[labelled] for layer in layers},
+            attentions={layer: weights.to(device) for layer, weights in attentions.items()},
             projections={
-                layer: kdtool.Projections(*(heads.to(place) for heads in own)) for layer, own in projections.items()
+                layer: kdtool.Projections(*(heads.to(device) for heads in tensors))
+                for layer, tensors in projections.items()
             },
         )
 
@@ -154,7 +155,8 @@ class TransformersModel(CausalModel):
         causal = causal_of(self.model)
         dtypes = {parameter.dtype for parameter in causal.parameters()}
         if len(dtypes) > 1 and all(dtype.is_floating_point for dtype in dtypes):
-            widen(causal)  # a phase leaves what learned in float32 beside what was frozen: one dtype is opened
+            # A phase leaves trained weights in float32 and frozen ones in their dtype: files must have one.
+            widen(causal)
         with no_progress_bar():
             causal.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):
@@ -167,12 +169,12 @@ class TransformersModel(CausalModel):
         self._check_tokenizer(folder)
 
     def _check_tokenizer(self, folder: Path) -> None:
-        # For some model types AutoTokenizer builds its own class whatever tokenizer.json says.
+        # For some model types AutoTokenizer builds its own class regardless of tokenizer.json.
         opened = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if TransformersTokenizer(opened).fingerprint != self.tokenizer.fingerprint:
             raise kdtool.PluginError(
                 f"transformers opens the tokenizer saved in {folder} as {type(opened).__name__}, which gives other ids than "
-                f"{type(self.tokenizer.inner).__name__}, with which the model was made; take a model whose tokenizer is of "
+                f"{type(self.tokenizer.inner).__name__}, the model's own class; take a model whose tokenizer is of "
                 f"the class that transformers expects of {self.model.config.model_type}"
             )
 
@@ -180,7 +182,7 @@ class TransformersModel(CausalModel):
 def facts_of(
     model: Any, tokenizer: TransformersTokenizer | None, copied_layers: tuple[int, ...] = ()
 ) -> TransformersFacts:
-    """Count a model, which may lie on the meta device, by the values that its weights stand for.
+    """Count a model, which may be on the meta device, by the values that its weights represent.
 
     Without a tokenizer the vocabulary is the configuration's.
     """
@@ -235,16 +237,18 @@ def no_progress_bar() -> Iterator[None]:
 
 
 def decoder_layers(causal: Any) -> nn.ModuleList:
-    """Return the decoder layers of a causal LM, whatever its family calls them."""
+    """Return the decoder layers of a causal LM, under any name."""
     count = causal.config.get_text_config().num_hidden_layers
-    found = layers_among(causal.base_model, count)
-    if found is None:
-        raise kdtool.PluginError(f"{type(causal).__name__} keeps its {count} layers in no list that kdtool can find")
-    return found
+    layers = layers_among(causal.base_model, count)
+    if layers is None:
+        raise kdtool.PluginError(
+            f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
+        )
+    return layers
 
 
 def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
-    """Return the first list of `count` modules inside a model, which are its layers; None where there is none."""
+    """Return the first list of `count` modules inside a model, which are its layers; None if there is none."""
     for module in model.modules():
         for child in module.children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
@@ -268,7 +272,7 @@ def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: 
     ours = has_document_attention(causal)
     if (documents.wanted or documents.projecting) and not ours:
         raise kdtool.PluginError(
-            f"attention maps and projections of {type(causal).__name__} cannot be had: its attention is fixed"
+            f"attention maps and projections of {type(causal).__name__} are not available: its attention cannot be replaced"
         )
     with document_masks_skipped() if ours else nullcontext():
         final: Tensor = causal.base_model(
@@ -282,7 +286,7 @@ def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: 
 
 @contextmanager
 def _capture(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the outputs of decoder layers while the block runs: without the hooks in place all others cost nothing."""
+    """Collect the outputs of decoder layers while the block runs: other passes have no hooks and no cost."""
     states: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:

@@ -1,4 +1,4 @@
-"""Opening models and tokenizers from folders and hub names, with errors that say what to do.
+"""Opening models and tokenizers from folders and Hub names, with errors that say what to do.
 
 Safetensors only, never code from a repository (`trust_remote_code` stays off), no network when offline. GGUF files are
 converted first, by `_gguf`.
@@ -48,23 +48,23 @@ def open_model(
     device_map: Literal["auto"] | None = None,
     adapter: Path | None = None,
 ) -> TransformersModel:
-    """Open a causal language model from a folder or by its hub name. It is in evaluation mode.
+    """Open a causal language model from a folder or by its Hub name. It is in evaluation mode.
 
     Args:
-        source: folder or hub name.
+        source: folder or Hub name.
         dtype: None keeps the stored one.
-        device: where to; with `device_map` where its head lies, and where it takes batches.
-        revision: of a hub name.
-        offline: take nothing that is not here.
-        quantise: hold the weights of linear layers in few bits, by bitsandbytes.
+        device: device of the model; with `device_map`, of its head and of batches.
+        revision: of a Hub name.
+        offline: use only files on this machine.
+        quantise: keep the weights of linear layers in few bits, by bitsandbytes.
         device_map: "auto" lets accelerate spread layers over GPUs, memory and disk.
-        adapter: folder of a PEFT adapter, which is folded in, or stays beside quantised weights.
+        adapter: folder of a PEFT adapter, which is folded in, or kept next to quantised weights.
 
     Raises:
         UsageError: the folder is missing, is not a model, holds pickled or incomplete weights, or needs custom code; the
             adapter is invalid or another model's; a requested library is not installed.
         StorageError: a weight file is damaged.
-        ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
+        ServiceError: it is not in the local cache and the Hub cannot be reached or must not be.
     """
     from kdtool_torch import isolated_rng
 
@@ -112,7 +112,7 @@ def _read_weights(where: Path | str, config: Any, *, revision: str | None, offli
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
-    """Open a tokenizer from a folder, by its hub name, or out of a GGUF file, without weights. Raises as `open_model`."""
+    """Open a tokenizer from a folder, by its Hub name, or out of a GGUF file, without weights. Raises as `open_model`."""
     from transformers import AutoTokenizer
 
     from kdtool_transformers._gguf import save_gguf_tokenizer
@@ -123,23 +123,24 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
         with TemporaryDirectory() as scratch:
             save_gguf_tokenizer(folder, Path(scratch))
             return open_tokenizer(scratch)
-    where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
+    # A folder with only a tokenizer suffices.
+    where = folder if (folder / "tokenizer.json").is_file() else resolve(source)
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with explain(source, where, offline, ": its tokenizer"):
         _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
-            # It adds <FILL_ME> to the vocabulary, behind the last token that the model knows.
+            # It adds <FILL_ME> to the vocabulary, after the last token that the model knows.
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
         elif type(inner).__name__ == "GPT2Tokenizer":
             inner = _as_stored(inner, where, settings)
-        if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers made up an empty one
+        if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers created an empty one
             raise ValueError(NO_TOKENIZER)
     return TransformersTokenizer(inner)
 
 
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
-    """Open the configuration of a folder or hub name, compared with the weights there. Raises as `open_model`."""
+    """Open the configuration of a folder or Hub name, compared with the weights there. Raises as `open_model`."""
     from transformers import AutoConfig
 
     from kdtool_transformers._headers import require_fit
@@ -158,7 +159,7 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
 def open_facts(
     source: str | Path, tokenizer: TransformersTokenizer, *, revision: str | None = None, offline: bool = False
 ) -> kdtool.ModelFacts:
-    """Tell a model's shapes from its configuration: the model is built without memory for its weights.
+    """Return a model's shapes from its configuration: the model is built without memory for its weights.
 
     Raises as `open_model`.
     """
@@ -180,15 +181,15 @@ def without_weights(config: Any) -> Any:
 
 
 def hub_commit(source: str, *, revision: str | None = None, offline: bool = False) -> str:
-    """Return the commit that a hub name stands for, which names its files' content."""
+    """Return the commit that a Hub name stands for, which names its files' content."""
     commit = getattr(open_config(source, revision=revision, offline=offline), "_commit_hash", None)
     if not commit:
-        raise kdtool.ServiceError(f"the hub named no commit for {source}; give a revision or a local folder")
+        raise kdtool.ServiceError(f"the Hub returned no commit for {source}; give a revision or a local folder")
     return str(commit)
 
 
 def resolve(source: str | Path) -> Path | str:
-    """Return the folder that `source` names, or the hub name that it is.
+    """Return the folder that `source` names, or the Hub name that it is.
 
     Raises:
         UsageError: it is neither.
@@ -198,7 +199,7 @@ def resolve(source: str | Path) -> Path | str:
         if not (path / "config.json").is_file():
             if (path / "adapter_config.json").is_file():
                 raise kdtool.UsageError(
-                    f"{path} is not a model folder but holds a PEFT adapter, which goes on top of a model: give that model, "
+                    f"{path} is not a model folder but holds a PEFT adapter, which needs a model: give that model, "
                     "and this folder as `adapter`, a setting of teachers (`kdtool eval --set teacher.use=causal-lm --set "
                     "teacher.model=… --set teacher.adapter=…` measures both together); or merge them once"
                 )
@@ -211,11 +212,11 @@ def resolve(source: str | Path) -> Path | str:
         raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
     if isinstance(source, str) and _is_hub_name(source):
         return source
-    raise kdtool.UsageError(f"no such folder: {path}, and it is not a hub name (those look like owner/name)")
+    raise kdtool.UsageError(f"no such folder: {path}, and it is not a Hub name (those look like owner/name)")
 
 
 def _is_hub_name(text: str) -> bool:
-    """Return whether a name that is not a folder is one of the hub: owner and name, or an old name that is cached."""
+    """Return whether a name that is not a folder is one of the Hub: owner and name, or an old name that is cached."""
     from huggingface_hub import try_to_load_from_cache
 
     owner, _, name = text.partition("/")
@@ -253,7 +254,7 @@ def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
     """Return a GPT-2 tokenizer with the pre-tokenizer of its file.
 
     transformers 5 gives every tokenizer of this class the one of GPT-2 (transformers issue 45812), which splits numbers
-    otherwise than StarCoder2, SmolLM2 and others were trained with.
+    in another way than StarCoder2, SmolLM2 and others were trained with.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -267,7 +268,7 @@ def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
 
 
 def _local_folder(where: Path | str, revision: str | None, offline: bool, file: str) -> Path | None:
-    """Return the folder of a model; of a hub name the one that holds `file`, None if the model lacks it.
+    """Return the folder of a model; for a Hub name, the one with `file`, or None if the model lacks it.
 
     Raises:
         UsageError: files of the folder are implausible.
@@ -279,7 +280,7 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
     if isinstance(where, Path):
         folder = where
     else:
-        found = cached_file(
+        cached = cached_file(
             where,
             file,
             local_files_only=offline,
@@ -287,8 +288,8 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        if found is None:
+        if cached is None:
             return None
-        folder = Path(found).parent
+        folder = Path(cached).parent
     require_plausible(folder)
     return folder

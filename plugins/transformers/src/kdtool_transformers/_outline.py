@@ -1,4 +1,4 @@
-"""Outlines: models without memory for their weights, by which recipes are checked."""
+"""Outlines: models without memory for their weights, for the check of recipes."""
 
 from __future__ import annotations
 

@@ -17,23 +17,23 @@ _SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int8": 1, "u
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of a value by the name of its dtype, 4 for one that is not known."""
+    """Return the bytes of a value by the name of its dtype, 4 for an unknown one."""
     return _SIZES.get(dtype, 4)
 
 
 def forward_bytes(facts: kdtool.ModelFacts, tokens: int, dtype: str) -> int:
-    """Return what a forward pass without gradient has in use at once: one layer's states and its feed-forward."""
+    """Return the peak bytes of a forward pass without gradient: one layer's states and its feed-forward."""
     return tokens * itemsize(dtype) * (4 * facts.hidden + 3 * facts.feed_forward)
 
 
 def download_parts(source: str, revision: str | None, parameters: int) -> Iterator[kdtool.Estimate]:
-    """Yield the download of a model that is not on this machine yet, and what it takes in the hub's cache.
+    """Yield the download of a model that is not on this machine yet, and the space it takes in the Hub's cache.
 
     Args:
-        source: a folder, which is here, or a hub name.
-        revision: of a hub name.
-        parameters: of the model, which tell about how large it is where its publisher's figure is not known; 0 where it is
-            not described yet.
+        source: a folder, which is here, or a Hub name.
+        revision: of a Hub name.
+        parameters: number of the model's parameters, for its approximate size if the published one is unknown; 0 if it
+            is not described yet.
     """
     from kdtool_transformers._published import published_bytes
     from kdtool_transformers._sources import is_cached
@@ -45,11 +45,11 @@ def download_parts(source: str, revision: str | None, parameters: int) -> Iterat
     note = (
         "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
     )
-    yield kdtool.Estimate(f"weights of {source} from the hub", disk_bytes=size, download_bytes=size, note=note)
+    yield kdtool.Estimate(f"weights of {source} from the Hub", disk_bytes=size, download_bytes=size, note=note)
 
 
 def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]] = ()) -> Iterator[kdtool.Estimate]:
-    """Yield the needs of a student on transformers beside its training: building it, its files, measuring it.
+    """Yield the needs of a student on transformers apart from training: building it, its files, measuring it.
 
     Args:
         ahead: the planned run.
@@ -68,14 +68,14 @@ def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]]
     yield kdtool.Estimate("student before training", disk_bytes=size)
     wider = _widened_bytes(ahead, facts.parameters)
     if wider:
-        note = "it computes in float32, in which its weights are held"
+        note = "it computes in float32 and keeps its weights in float32"
         yield kdtool.Estimate("measured student in float32", ("scores",), compute_bytes=wider, note=note)
 
 
 def _widened_bytes(ahead: kdtool.RunForecast, parameters: int) -> int:
-    """Return the bytes that the student's weights take more, opened for measurement, than as they are saved.
+    """Return how many more bytes the student's weights take when opened for measurement than when saved.
 
-    `TransformersRuntime` holds those of 16 bits in float32 where the device computes in another dtype than theirs.
+    `TransformersRuntime` keeps 16-bit weights in float32 if the device computes in another dtype than theirs.
     """
     from kdtool_torch import compute_dtype, pick_device
 

@@ -31,19 +31,19 @@ class Pieces:
         else:
             raise kdtool.UsageError(
                 "the bytes of this tokenizer's tokens are unknown: its decoder is "
-                f"{', '.join(sorted(decoders)) or 'none'}, where byte-level ones and those in the manner of sentencepiece "
-                "are known"
+                f"{', '.join(sorted(decoders)) or 'none'}, but only byte-level ones and those in the manner of "
+                "sentencepiece are supported"
             )
         self._bytes = [b"" if index in special else bytes_of(token) for index, token in enumerate(tokens)]
         self._drops_space = "ByteLevel" not in decoders
 
     def of(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes of each id in a text that begins with the first."""
-        found = [self._bytes[index] for index in ids]
-        first = next((number for number, piece in enumerate(found) if piece), None)
+        pieces = [self._bytes[index] for index in ids]
+        first = next((number for number, piece in enumerate(pieces) if piece), None)
         if self._drops_space and first is not None:
-            found[first] = found[first].removeprefix(b" ")
-        return found
+            pieces[first] = pieces[first].removeprefix(b" ")
+        return pieces
 
 
 def _decoders(decoder: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:

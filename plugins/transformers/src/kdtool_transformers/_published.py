@@ -1,4 +1,4 @@
-"""Models that are known before anything is fetched: `published.json` holds their configurations, as published.
+"""Models that are known before anything is downloaded: `published.json` contains their published configurations.
 
 `kdtool check` describes them by it without a network. Weights are fetched when a run needs them.
 """
@@ -20,7 +20,7 @@ __all__ = ["absent_config", "absent_facts", "published_bytes", "published_config
 
 
 def published_config(hub_name: str) -> Mapping[str, Any]:
-    """Return the content of the published config.json of a hub name, without a network; empty if it is unknown.
+    """Return the content of the published config.json of a Hub name, without a network; empty if it is unknown.
 
     `published.json` holds what models of a family have in common, model type included, and what each adds to it.
     """
@@ -30,22 +30,22 @@ def published_config(hub_name: str) -> Mapping[str, Any]:
 
 
 def published_bytes(hub_name: str) -> int | None:
-    """Return the bytes of the published safetensors of a hub name, without a network; None if they are unknown."""
+    """Return the bytes of the published safetensors of a Hub name, without a network; None if they are unknown."""
     model = _content()["models"].get(hub_name)
     return None if model is None else int(model["bytes"])
 
 
 def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any] | None:
-    """Return the content of the published config.json of a hub name that is not on this machine.
+    """Return the content of the published config.json of a Hub name that is not on this machine.
 
-    None if it is on this machine, is not a hub name, or is unknown, such as a branch or commit.
+    None if it is on this machine, is not a Hub name, or is unknown, such as a branch or commit.
     """
     known = published_config(source) if revision is None else {}
     return known if known and not Path(source).expanduser().exists() and not is_cached(source) else None
 
 
 def absent_facts(config: Mapping[str, Any]) -> kdtool.ModelFacts:
-    """Tell the shapes of a model by its published configuration."""
+    """Return the shapes of a model by its published configuration."""
     from transformers import AutoConfig
 
     from kdtool_transformers._model import facts_of

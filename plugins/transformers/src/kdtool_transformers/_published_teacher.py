@@ -20,18 +20,18 @@ class PublishedTeacherConfig(CausalTeacherConfig):
     """Settings that every teacher of a known family has."""
 
     weights: kdtool.RecipePathOrName = kdtool.Field(default="auto", min_length=1)
-    """`auto`: the published weights, from the local cache or the hub. Or a folder, another hub name, or a .gguf file."""
+    """`auto`: the published weights, from the local cache or the Hub. Or a folder, another Hub name, or a .gguf file."""
 
 
 class PublishedTeacher(CausalTeacher):
-    """A teacher of a known family. Described from its published configuration until its weights are there."""
+    """A teacher of a known family. Described by its published configuration until its weights are downloaded."""
 
     config: PublishedTeacherConfig
     infilling: Infilling
     """Format of infilling prompts, for prompts that contain `FILL_ME`."""
 
     def hub_name(self) -> str:
-        """Return the hub name of the published model that the settings select."""
+        """Return the Hub name of the published model that the settings select."""
         raise NotImplementedError
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:

@@ -1,6 +1,6 @@
 """Rendering of chat templates in a separate process, since a template can loop for ever or exhaust the memory.
 
-Run as a module, this file is that process: it answers a line of JSON by another one, and ends itself at its limits.
+Run as a module, this file is that process: it answers each line of JSON with another one, and exits at its limits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Renderer:
 
 
 RENDERER = Renderer()
-"""The one of this process."""
+"""The renderer of this process."""
 
 
 def _main() -> None:
@@ -97,7 +97,7 @@ def _main() -> None:
     _limit_memory()
     print(flush=True)
     for line in sys.stdin:
-        faulthandler.dump_traceback_later(_SECONDS, exit=True)  # ends the process whatever it does
+        faulthandler.dump_traceback_later(_SECONDS, exit=True)  # ends the process in any state
         try:
             ((text,), _) = render_jinja_template(**json.loads(line))
             answer = {"text": text} if len(text) <= _LONGEST else {"error": f"it writes more than {_LIMITS}"}

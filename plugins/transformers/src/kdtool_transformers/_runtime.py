@@ -36,8 +36,8 @@ class TransformersRuntime(kdtool.Runtime):
 
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
-    first window that holds it, with at least half a window of context before it. `unload` frees what the model's owner
-    holds of it. It infills if the tokenizer has FIM tokens.
+    first window that holds it, with at least half a window of context before it. `unload` releases the model
+    where it was opened. It infills if the tokenizer has FIM tokens.
     """
 
     model: CausalModel | None
@@ -63,7 +63,7 @@ class TransformersRuntime(kdtool.Runtime):
         tokenizer, head = model.tokenizer, exact_head(model.head)
         context = tokenizer.scoring_context
         for group in _groups(texts, _TEXTS_AT_ONCE):
-            ids = [[*context, *found] for found in tokenizer.encode_batch(group)]
+            ids = [[*context, *tokens_of_text] for tokens_of_text in tokenizer.encode_batch(group)]
             totals = [0.0] * len(group)
             for batch in self._batches(ids, len(context)):
                 rows = [(ids[text], window) for text, window in batch]
@@ -83,7 +83,7 @@ class TransformersRuntime(kdtool.Runtime):
 
     @contextmanager
     def passes(self) -> Iterator[CausalModel]:
-        """Give the model for forward passes as this computes its answers: without dropout and gradients."""
+        """Yield the model for forward passes like those of its answers: without dropout and gradients."""
         model = self._require_open()
         with eval_mode(model.model), self._autocast():
             yield model
@@ -102,7 +102,7 @@ class TransformersRuntime(kdtool.Runtime):
         self.model = None
 
     def unload(self) -> None:
-        """Let go of the model, here and where it was opened."""
+        """Release the model, here and where it was opened."""
         self.close()
         if self._unload is not None:
             self._unload()
@@ -113,7 +113,7 @@ class TransformersRuntime(kdtool.Runtime):
             raise kdtool.UsageError("this runtime is closed")
         stored = self.model.head.weight.dtype
         if self.compute not in (None, stored) and stored in (torch.bfloat16, torch.float16):
-            widen(self.model.model)  # float32 holds any stored value; autocast rounds to what is computed in
+            widen(self.model.model)  # float32 represents any stored value; autocast rounds to the computing dtype
         return self.model
 
     def _generate(self, requests: list[kdtool.Request]) -> list[kdtool.TextAnswer]:
@@ -122,7 +122,7 @@ class TransformersRuntime(kdtool.Runtime):
             return generate(model.model, model.tokenizer, model.head.weight.device, requests)
 
     def _batches(self, ids: list[list[int]], before: int) -> Iterator[list[tuple[int, Window]]]:
-        """Group windows of similar length so that a padded batch has about as many tokens as there is room for.
+        """Group windows of similar length so that a padded batch has about `_BATCH_TOKENS` tokens.
 
         Each goes with the number of its text. The first `before` tokens of a text are not scored.
         """
@@ -138,7 +138,7 @@ class TransformersRuntime(kdtool.Runtime):
             parts = parts[count:]
 
     def _log_likelihoods(self, rows: list[tuple[list[int], Window]], head: kdtool.Head) -> list[float]:
-        """Return what each window adds to the log-likelihood of its text."""
+        """Return each window's part of the log-likelihood of its text."""
         model = self._require_open()
         with eval_mode(model.model), self._autocast():
             batch = _pad(rows).to(model.head.weight.device)
@@ -148,12 +148,12 @@ class TransformersRuntime(kdtool.Runtime):
                 kdtool.SignalRequest(),
             ).last
             targets = batch[1][batch[1] != -100]
-            found = [
+            likelihoods = [
                 log_likelihood(exact_logits(head, states), target)
                 for states, target in zip(torch.split(last, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
             ]
         counts = [window.stop - window.scored for _, window in rows]
-        values = torch.split(torch.cat(found).double().cpu(), counts)
+        values = torch.split(torch.cat(likelihoods).double().cpu(), counts)
         return [float(value.sum()) for value in values]
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -164,7 +164,7 @@ class TransformersRuntime(kdtool.Runtime):
 
 
 def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
-    """Return inputs, labels (-100 where nothing is asked) and positions (-1 on padding), stacked: [3, B, L]."""
+    """Return inputs, labels (-100 for no label) and positions (-1 on padding), stacked: [3, B, L]."""
     length = max(window.stop - window.start for _, window in rows)
     padded = []
     for tokens, (start, scored, stop) in rows:

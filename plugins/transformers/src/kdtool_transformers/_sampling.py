@@ -1,7 +1,7 @@
-"""The next token of a text: the likeliest one, or one drawn by the text's own generator.
+"""The next token of a text: the likeliest one, or one drawn by the text's generator.
 
 Sampling adds Gumbel noise from that generator to the logits and takes the greatest (Gumbel-max trick: an exact sample of
-the softmax), so that a text does not depend on what shares its batch.
+the softmax), so that a text does not depend on others in its batch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["Sampler", "choose"]
 
 
 class Sampler:
-    """Draws the tokens of one text from softmax(logits / temperature), without those that `top_k` and `top_p` leave out.
+    """Draws the tokens of one text from softmax(logits / temperature), without those that `top_k` and `top_p` exclude.
 
-    `top_k` keeps so many of the likeliest tokens (0: all); `top_p` keeps the fewest likeliest of these that together have
-    this share of their probability, one at least. At temperature 0 it takes the likeliest.
+    `top_k` is the number of likeliest tokens to keep (0: all); `top_p` keeps the fewest likeliest of these that together
+    have this share of their probability, one at least. At temperature 0 it takes the likeliest.
     """
 
     def __init__(self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class Sampler:
         return cls(request.temperature, request.seed, device, request.top_k, request.top_p)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return scores [V] of which the greatest is the next token's; `logits` [V] are float32."""
+        """Return scores [V], the greatest of which is the next token's; `logits` [V] are float32."""
         if not self.draws:
             return logits
         noise = torch.empty_like(logits).exponential_(generator=self._generator)

@@ -26,7 +26,7 @@ def best_shape(
 
     Args:
         wanted: parameters.
-        shapes: gives all shapes whose count lies within bounds; there must be one at all.
+        shapes: yields all shapes with a count within bounds; at least one shape must exist.
         count: a shape's parameters.
         cost: how unusual a shape of the wanted count is; its error is added to it.
     """
@@ -41,7 +41,7 @@ def best_shape(
     if fitting is not None:
         return fitting, True
     tolerance, nearest = TOLERANCE, None
-    while nearest is None:  # looking ever further around
+    while nearest is None:  # widen the bounds until a shape is found
         tolerance *= 1.5
         nearest = min(within(tolerance), key=lambda shape: (abs(count(shape) - wanted), shape), default=None)
     return nearest, False

@@ -1,4 +1,4 @@
-"""Locate a model's weights, given a recipe's folder, hub name, or .gguf file to convert. Light."""
+"""Locate a model's weights, given a recipe's folder, Hub name, or .gguf file to convert. Light."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Source", "find_source", "is_cached", "source_identity"]
 
 
 class Source(NamedTuple):
-    """Source of weights: a folder, or a hub name with a revision (None: the newest)."""
+    """Source of weights: a folder, or a Hub name with a revision (None: the newest)."""
 
     place: Path | str
     revision: str | None = None
@@ -24,25 +24,25 @@ def find_source(text: str, revision: str | None = None, say: Callable[[str], Non
     """Return where the weights are that `text` names; a .gguf file is converted, once.
 
     Raises:
-        UsageError: there is no such file or folder, and it is not a hub name; or a revision of a folder was given.
+        UsageError: there is no such file or folder, and it is not a Hub name; or a revision of a folder was given.
     """
     path = Path(text).expanduser()
     if path.suffix.lower() == ".gguf":
         from kdtool_transformers._gguf import convert_gguf
 
         if not path.is_file():
-            raise kdtool.UsageError(f"no such file: {path}; give a folder, a hub name or a .gguf file")
+            raise kdtool.UsageError(f"no such file: {path}; give a folder, a Hub name or a .gguf file")
         return Source(convert_gguf(path, say))
     from kdtool_transformers._open import resolve
 
-    place = resolve(text)
-    if isinstance(place, Path) and revision is not None:
-        raise kdtool.UsageError(f"revision {revision!r} belongs to hub names; {place} is a folder")
-    return Source(place, revision)
+    location = resolve(text)
+    if isinstance(location, Path) and revision is not None:
+        raise kdtool.UsageError(f"revision {revision!r} belongs to Hub names; {location} is a folder")
+    return Source(location, revision)
 
 
 def source_identity(source: Source, *, offline: bool = False) -> str:
-    """Return what names the weights' content: the SHA-256 of a folder's files, or the commit of a hub name."""
+    """Return a name of the weights' content: the SHA-256 of a folder's files, or the commit of a Hub name."""
     from kdtool_transformers._open import hub_commit
 
     if isinstance(source.place, Path):
@@ -51,7 +51,7 @@ def source_identity(source: Source, *, offline: bool = False) -> str:
 
 
 def is_cached(hub_name: str, revision: str | None = None) -> bool:
-    """Say whether the files of a hub name are on this machine: configuration, tokenizer, and weights or their index."""
+    """Return whether the files of a Hub name are on this machine: configuration, tokenizer, and weights or their index."""
     from huggingface_hub import try_to_load_from_cache
 
     def is_held(name: str) -> bool:

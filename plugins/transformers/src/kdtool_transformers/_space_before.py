@@ -1,4 +1,4 @@
-"""The space that some tokenizers put before every text, told from their tokenizer.json. Called by `TransformersTokenizer`.
+"""The space that some tokenizers put before every text, found in their tokenizer.json. Called by `TransformersTokenizer`.
 
 Those in the manner of sentencepiece write "x" as "▁x", so that a word has one token at the beginning and within a text.
 """
@@ -16,7 +16,7 @@ _NEVER = {"prepend_scheme": "never", "add_prefix_space": False}
 
 
 def without_space_before(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a normalizer or pre-tokenizer that does the same but puts nothing before a text; None if that is all."""
+    """Return a normalizer or pre-tokenizer that does the same but puts nothing before a text; None if nothing remains."""
     if part is None or part["type"] == "Prepend":
         return None
     changed = {

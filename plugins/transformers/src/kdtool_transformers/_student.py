@@ -1,7 +1,7 @@
 """Students on transformers: what all of them share, and those of the Llama class that start from random weights.
 
-Student plugins subclass `CausalStudent` (opens what was saved) or `LlamaStudent` (all but the shape). Light: torch and
-transformers load in hooks.
+Student plugins subclass `CausalStudent` (opens saved folders) or `LlamaStudent` (everything except the shape). Light: torch
+and transformers load in hooks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CausalStudent(kdtool.Student):
     """
 
     _or_own = ""
-    """Another remedy where no teacher has a tokenizer that fits."""
+    """Another remedy if no teacher has a tokenizer that fits."""
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers._tokenizer import TransformersTokenizer
@@ -64,12 +64,12 @@ class CausalStudent(kdtool.Student):
             raise kdtool.UsageError(
                 f"source: {source} is not a teacher of this recipe with a tokenizer; {there}{self._or_own}"
             )
-        found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
-        if not isinstance(found, TransformersTokenizer):
+        tokenizer = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
+        if not isinstance(tokenizer, TransformersTokenizer):
             raise kdtool.UsageError(
                 f"source: the tokenizer of {source} is not one of transformers; name another teacher{self._or_own}"
             )
-        return found
+        return tokenizer
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._parts import student_parts
@@ -94,12 +94,12 @@ class CausalStudent(kdtool.Student):
 
 
 class LlamaStudentConfig(kdtool.Config):
-    """Settings that every student has which starts from random weights."""
+    """Settings of every student that starts from random weights."""
 
     source: str = "teacher"
     """The component whose tokenizer it takes: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
     tokenizer: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
-    """A folder or hub name whose tokenizer it takes instead. Then losses on the teacher's tokens ask for the same one."""
+    """A folder or Hub name whose tokenizer it takes instead. Losses on the teacher's tokens then require the same one."""
 
 
 class LlamaStudent(CausalStudent):
@@ -109,7 +109,7 @@ class LlamaStudent(CausalStudent):
     """
 
     config: LlamaStudentConfig
-    _or_own = ", or give tokenizer: a folder or hub name"
+    _or_own = ", or give tokenizer: a folder or Hub name"
 
     def __init__(self, config: LlamaStudentConfig) -> None:
         super().__init__(config)
@@ -131,7 +131,7 @@ class LlamaStudent(CausalStudent):
         raise NotImplementedError
 
     def notes(self, run: kdtool.RunInfo, vocabulary: int) -> list[str]:
-        """Return what the user must know of the shape."""
+        """Return notes on the shape for the user."""
         return list(self.shape(vocabulary).notes(**uses_of(run)))
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
@@ -165,7 +165,7 @@ class LlamaStudent(CausalStudent):
         return TransformersModel(model.eval(), tokenizer)
 
     def _absent_vocabulary(self, run: kdtool.RunInfo) -> int | None:
-        """Return how many tokens a published tokenizer has that is not on this machine, None where it is here."""
+        """Return the vocabulary size of a published tokenizer that is not on this machine; None if it is."""
         from kdtool_transformers._published import absent_config
 
         if self.config.tokenizer is not None:

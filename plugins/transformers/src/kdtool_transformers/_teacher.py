@@ -1,7 +1,7 @@
-"""A teacher that is a causal language model: everything but where its weights come from.
+"""A teacher that is a causal language model: everything except the source of its weights.
 
-Teacher plugins subclass `CausalTeacher` and say where (`locate`), and where they have something to say how prompts are
-written (`render_prompt`). Light: torch and transformers load in hooks.
+Teacher plugins subclass `CausalTeacher`, return that source (`locate`), and may format prompts (`render_prompt`).
+Light: torch and transformers load in hooks.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class CausalTeacherConfig(kdtool.Config):
     """Settings that every teacher of this sort has."""
 
     dtype: DtypeName = "auto"
-    """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
+    """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     quantise: Quantisation | None = None
-    """Hold the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: keep `dtype`."""
+    """Keep the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: keep `dtype`."""
     device_map: Literal["auto"] | None = None
     """`auto`: spread over the GPUs, then main memory, then disk, by accelerate. None: one device."""
     device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
@@ -54,14 +54,14 @@ class CausalTeacherConfig(kdtool.Config):
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> CausalTeacherConfig:
         if self.device is not None and self.device_map is not None:
-            raise ValueError("device puts the model in one place, device_map spreads it: give one of them")
+            raise ValueError("device puts the model on one device, device_map spreads it: give only one of them")
         return self
 
 
 class CausalTeacher(kdtool.Teacher):
     """A teacher on transformers: logits, hidden states, attention maps, projections and text.
 
-    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`; in which
+    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`; their
     precision does not depend on the batch. It can be trained: `kdtool_load_weights` names the folder they come from
     afterwards.
     """
@@ -83,11 +83,11 @@ class CausalTeacher(kdtool.Teacher):
         self._adapted: Path | None = None
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
-        """Say where the weights are, fetching or converting them if need be. Called once; `run` is None in bare calls."""
+        """Return where the weights are, fetched or converted if needed. Called once; `run` is None in bare calls."""
         raise NotImplementedError
 
     def hub_source(self) -> tuple[str, str | None] | None:
-        """Return the source (folder, file or hub name) and revision of the settings; None if the hub is not used."""
+        """Return the source (folder, file or Hub name) and revision of the settings; None if the Hub is not used."""
         return None
 
     def absent(self) -> Mapping[str, Any] | None:
@@ -112,7 +112,7 @@ class CausalTeacher(kdtool.Teacher):
         asked, here = self.config.device, devices_here()
         if asked is None or asked in here or (asked == "cuda" and "cuda:0" in here):
             return []
-        return [f"device: {asked} is not there; this machine has {', '.join(here)}"]
+        return [f"device: {asked} does not exist; this machine has {', '.join(here)}"]
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._opened_tokenizer(run)
@@ -211,7 +211,7 @@ class CausalTeacher(kdtool.Teacher):
         return pick_device() if student is None else student
 
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
-        """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
+        """Return the head on `device`, copied there once: the trainer computes logits with it itself."""
         from kdtool_torch import move
 
         if model.head.weight.device == device:
@@ -232,8 +232,8 @@ class CausalTeacher(kdtool.Teacher):
         if self._meta is None:
             published = self.absent()
             if published is None:
-                place, revision = self._locate(run)
-                config = open_config(place, revision=revision, offline=self._offline)
+                location, revision = self._locate(run)
+                config = open_config(location, revision=revision, offline=self._offline)
             else:
                 config = AutoConfig.for_model(**published)
             self._meta = without_weights(config)
@@ -249,9 +249,9 @@ class CausalTeacher(kdtool.Teacher):
     def _opened_tokenizer(self, run: kdtool.RunInfo | None) -> TransformersTokenizer:
         from kdtool_transformers._open import open_tokenizer
 
-        place, revision = self._locate(run)
+        location, revision = self._locate(run)
         if self._tokenizer is None:
-            self._tokenizer = open_tokenizer(place, revision=revision, offline=self._offline)
+            self._tokenizer = open_tokenizer(location, revision=revision, offline=self._offline)
             self._tokenizer.answer_ends = self.answer_ends
         return self._tokenizer
 
@@ -267,27 +267,27 @@ class CausalTeacher(kdtool.Teacher):
         return self._fingerprint
 
     def _dtype(self) -> torch.dtype:
-        """Return its precision: one on this machine, wherever a batch is, since stored signals are named by it."""
+        """Return its precision: the same for all batches on this machine, since stored signals are named by it."""
         return compute_dtype(self.config.dtype, self._place())
 
     def _open(self, student: torch.device | None = None) -> TransformersModel:
         """Return the model on its device. A spread or quantised model stays where it was loaded."""
-        place = self._place(student)
+        device = self._place(student)
         if self._model is None:
-            self._model = self._load(place)
+            self._model = self._load(device)
             self._model.model.requires_grad_(False)
         there, movable = self._model.head.weight.device, not (self.config.quantise or self.config.device_map)
-        if movable and (there.type != place.type or place.index not in (None, there.index)):
-            self._model.model.to(place)
+        if movable and (there.type != device.type or device.index not in (None, there.index)):
+            self._model.model.to(device)
         return self._model
 
     def _load(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
         """Load the fine-tuned or the original model. A trainable model is unquantised and on one device."""
         from kdtool_transformers._open import open_model
 
-        place, revision = self._locate(None) if self._adapted is None else Source(self._adapted)
+        location, revision = self._locate(None) if self._adapted is None else Source(self._adapted)
         model = open_model(
-            place,
+            location,
             dtype=self._dtype(),
             device=device,
             revision=revision,
@@ -301,9 +301,9 @@ class CausalTeacher(kdtool.Teacher):
 
     @property
     def _adapter(self) -> Path | None:
-        """The folder of its adapter; none where the model has taken that in, and learnt since."""
-        own = self.config.adapter if self._adapted is None else None
-        return None if own is None else Path(own).expanduser()
+        """The folder of its adapter; None if the model was fine-tuned with it, and its weights contain it."""
+        adapter = self.config.adapter if self._adapted is None else None
+        return None if adapter is None else Path(adapter).expanduser()
 
 
 def _detach(head: kdtool.Head) -> kdtool.Head:

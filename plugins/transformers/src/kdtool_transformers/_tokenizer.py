@@ -35,17 +35,17 @@ _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 """Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
 
 _OPENING = ("is_local", "local_files_only")
-"""Settings of transformers that depend on where, and how, a tokenizer was opened; it would save them with the tokenizer."""
+"""Settings of transformers that depend on where, and how, a tokenizer was opened; they would be saved with the tokenizer."""
 
 _GROWTH = 100
-"""Times by which replacements may lengthen a text; published tokenizers have ones of a single character."""
+"""Factor by which replacements may lengthen a text; published tokenizers replace single characters."""
 
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
 
 
 class TransformersTokenizer(kdtool.Tokenizer):
-    """Text to ids and back. `inner` is the `PreTrainedTokenizerFast` behind it, chat template included.
+    """Text to ids and back. `inner` is the wrapped `PreTrainedTokenizerFast`, with its chat template.
 
     `answer_ends` names tokens that end an answer, besides those of `end_ids` that the tokenizer knows itself.
     """
@@ -76,9 +76,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def end_of_text(self) -> int:
         """The id that ends a document: the pre-training separator if there is one, else the end-of-sequence token."""
         for token in _DOCUMENT_ENDS:
-            found = self._backend.token_to_id(token)
-            if found is not None:
-                return int(found)
+            index = self._backend.token_to_id(token)
+            if index is not None:
+                return int(index)
         if self.inner.eos_token_id is None:
             raise kdtool.UsageError(f"the tokenizer of {self.inner.name_or_path} has no end-of-sequence token")
         return int(self.inner.eos_token_id)
@@ -99,20 +99,20 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the map from text to ids, and the end-of-text id."""
+        """SHA-256 over the parts that map text to ids, and the end-of-text id."""
         content = json.loads(self._backend.to_str())
         canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
         return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
-        """SHA-256 over all that decides what a model is given for a text or a conversation, and where its answers end."""
+        """SHA-256 over everything that decides the ids of a text or a conversation, and where answers end."""
         about = [self.fingerprint, self.chat_fingerprint, self.document_start, self.end_ids]
         return sha256(json.dumps(about).encode()).hexdigest()
 
     @cached_property
     def infilling(self) -> Infilling | None:
-        """The vocabulary's FIM tokens; None where it has none that are known."""
+        """The vocabulary's FIM tokens; None if it has no known ones."""
         return next((family for family in FAMILIES if all(map(self.has_token, family.tokens))), None)
 
     @cached_property
@@ -122,7 +122,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return tuple(sorted({*self.end_ids, *(self._backend.token_to_id(mark) for mark in fim)}))
 
     def has_token(self, token: str) -> bool:
-        """Say whether `token` is one of the vocabulary as a whole."""
+        """Return whether `token` is one token of the vocabulary."""
         return self._backend.token_to_id(token) is not None
 
     def encode(self, text: str) -> list[int]:
@@ -131,9 +131,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
             return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
 
     def encode_behind(self, before: str, text: str) -> list[int]:
-        """Return the ids of `text` where it stands behind `before`, without the space that may be put before a first text.
+        """Return the ids of `text` after `before`, without the space that some tokenizers put before a text.
 
-        Behind a special token the text is encoded as the tokenizer does there.
+        After a special token, the text is encoded as the tokenizer does there.
         """
         if not before or not text:
             return self.encode(text)
@@ -154,28 +154,28 @@ class TransformersTokenizer(kdtool.Tokenizer):
         labelled: list[bool] = []
         before = ""
         for piece, learned in cut(self._render, turns, self._special, str(self.inner.name_or_path)):
-            own = self.encode_behind(before, piece)
-            ids += own
-            labelled += [learned] * len(own)
+            piece_ids = self.encode_behind(before, piece)
+            ids += piece_ids
+            labelled += [learned] * len(piece_ids)
             before = piece
         return ids, labelled
 
     def encode_prompt(self, turns: Turns, opening: str) -> list[int]:
-        """Return the ids of a conversation up to the assistant's next turn, of which `opening` is the beginning.
+        """Return the ids of a conversation up to the assistant's next turn, which begins with `opening`.
 
         Raises:
             UsageError: there is no chat template, or it refuses the turns.
         """
         if not self.chat_fingerprint:
             raise kdtool.UsageError(
-                f"the tokenizer of {self.inner.name_or_path} has no chat template, by which a conversation could be written"
+                f"the tokenizer of {self.inner.name_or_path} has no chat template, which a conversation needs"
             )
         asked = self._render(turns, True)
         ids = self.encode(asked)
         return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        """Return a text's ids with its middle last, between FIM tokens; None too where the text holds one itself."""
+        """Return a text's ids with its middle last, between FIM tokens; None also if the text contains one itself."""
         fim = self.infilling
         if fim is None or any(mark in text for mark in fim.tokens for text in (before, middle, after)):
             return None
@@ -196,7 +196,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
 
     def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the ids of texts behind FIM tokens."""
+        """Return the ids of texts after FIM tokens."""
         ids: list[int] = []
         written = ""
         for mark, text in pieces:
@@ -211,7 +211,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
             encoded = self._backend.encode_batch_fast(
                 [self._add_space(text) for text in texts], add_special_tokens=False
             )
-        return [list(one.ids) for one in encoded]
+        return [list(encoding.ids) for encoding in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens left out."""
@@ -244,7 +244,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @cached_property
     def _behind_text(self) -> Any:
-        """The tokenizer as it is for what stands behind other text: the same, but it puts no space before."""
+        """The tokenizer for text that follows other text: the same, without a space before the text."""
         content = json.loads(self._backend.to_str())
         changed = {name: without_space_before(content[name]) for name in ("normalizer", "pre_tokenizer")}
         if all(content[name] == part for name, part in changed.items()):
@@ -253,7 +253,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @cached_property
     def _special(self) -> dict[str, bool]:
-        """The special tokens, and whether each swallows the white space behind it."""
+        """The special tokens, and whether each absorbs the white space after it."""
         added = self._backend.get_added_tokens_decoder().values()
         return {
             token.content: token.rstrip for token in added if token.special or token.content == self.inner.eos_token
@@ -261,7 +261,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @contextmanager
     def _explain(self) -> Iterator[None]:
-        """Blame the tokenizer's file for what it cannot encode, such as a pattern that takes too many steps."""
+        """Raise errors of encoding, such as a pattern that takes too many steps, as ones of the tokenizer's file."""
         try:
             yield
         except BaseException as error:  # a panic in Rust is no Exception
@@ -300,14 +300,14 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def _add_space(self, text: str) -> str:
         # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
-        # for such tokenizers leaves it out where the text has a space there already, which would be lost.
+        # for such tokenizers leaves it out if the text already begins with a space, which would be lost.
         pre = self._backend.pre_tokenizer
         lacking = isinstance(pre, Metaspace) and pre.prepend_scheme != "never"
         return f" {text}" if lacking and text.startswith(" ") else text
 
 
 def _require_bounds(part: Any, owner: str) -> None:
-    """Refuse a normalizer or decoder that makes texts longer and longer: the tokenizers library would exhaust the memory.
+    """Refuse a normalizer or decoder that lengthens texts without bounds: the tokenizers library would exhaust the memory.
 
     Raises:
         UsageError: its replacements together lengthen a text too much.

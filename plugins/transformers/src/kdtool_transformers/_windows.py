@@ -9,7 +9,7 @@ __all__ = ["Window", "windows"]
 
 
 class Window(NamedTuple):
-    """Tokens `start:stop` are read; what they predict before `scored` was predicted in an earlier window."""
+    """Tokens `start:stop` are read; predictions before `scored` were made in an earlier window."""
 
     start: int
     scored: int
@@ -19,8 +19,8 @@ class Window(NamedTuple):
 def windows(count: int, size: int, done: int = 0) -> Iterator[Window]:
     """Divide `count` predictions into windows of at most `size` tokens that advance by half.
 
-    Each prediction is made once, in the first window that holds it, with at least half a window before it (where there is
-    as much text). Prediction n is of token n + 1 of the text. The first `done` predictions are not made.
+    Each prediction is made once, in the first window that holds it, with at least half a window before it (if the text
+    is that long). Prediction n is of token n + 1 of the text. The first `done` predictions are not made.
     """
     start, scored = 0, done
     while scored < count:

@@ -103,9 +103,9 @@ def save_tiny(
 
 
 def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0, **settings: Any) -> None:
-    """Write a model of a published configuration, made small, with random weights, beside a tokenizer in its folder.
+    """Write a model of a published configuration, made small, with random weights, into a folder with a tokenizer.
 
-    `settings` are laid over its configuration last.
+    `settings` override its configuration last.
     """
     heads, kv_heads = published["num_attention_heads"], published["num_key_value_heads"]
     small = {

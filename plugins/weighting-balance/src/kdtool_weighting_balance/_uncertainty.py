@@ -18,7 +18,7 @@ def uncertainty_step(
     their equation 7 for squared errors, for the other losses it is taken over as usual. They let the network's optimiser
     learn s; here it is plain descent.
 
-    Each s_i stays within ±log `limit`: a loss near 0 would else have a weight without bound.
+    Each s_i stays within ±log `limit`: a loss near 0 would otherwise get an unbounded weight.
 
     Args:
         log_variances: s of each term; one that is missing begins at 0.

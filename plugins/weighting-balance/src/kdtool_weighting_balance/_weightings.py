@@ -28,9 +28,9 @@ class Uncertainty(kdtool.Weighting):
         """Settings of `uncertainty`."""
 
         learning_rate: float = kdtool.Field(default=0.05, gt=0, le=1)
-        """Of the log-variances: near rest, 2 / learning_rate steps take away most of what is missing."""
+        """Step size of the log-variances: near rest, 2 / learning_rate steps cover most of the remaining distance."""
         limit: float = kdtool.Field(default=100.0, gt=1, le=1e6)
-        """No factor is above this, or below 1 / limit: a loss that comes to 0 has else a weight without bound."""
+        """No factor is above this, or below 1 / limit: a loss near 0 would otherwise get an unbounded weight."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -45,7 +45,7 @@ class Uncertainty(kdtool.Weighting):
         return {name: exp(-s) for name, s in self._log_variances.items()}
 
     def kdtool_state(self) -> Mapping[str, Any]:
-        """Give s of each term."""
+        """Return s of each term."""
         return dict(self._log_variances)
 
     def kdtool_restore(self, state: Mapping[str, Any]) -> None:
@@ -66,9 +66,9 @@ class GradNorm(kdtool.Weighting):
         """Settings of `gradnorm`."""
 
         alpha: float = kdtool.Field(default=1.5, ge=0, le=10)
-        """Strength with which training rates are drawn together; 0 makes gradient norms equal, whatever the rates."""
+        """Strength with which training rates are drawn together; 0 makes gradient norms equal, regardless of the rates."""
         learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
-        """Share of the way to their targets that the factors go in one step; norms of single steps are noisy."""
+        """Share of the distance to their targets that the factors cover per step; norms of single steps are noisy."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -89,7 +89,7 @@ class GradNorm(kdtool.Weighting):
         return {name: exp(logarithm) for name, logarithm in self._log_factors.items()}
 
     def kdtool_state(self) -> Mapping[str, Any]:
-        """Give each term's first value and the logarithm of its factor."""
+        """Return each term's first value and the logarithm of its factor."""
         return {"first": dict(self._first), "log_factors": dict(self._log_factors)}
 
     def kdtool_restore(self, state: Mapping[str, Any]) -> None:
@@ -111,17 +111,17 @@ class OnMetric(kdtool.Weighting):
         watch: str = kdtool.Field(min_length=1, max_length=64)
         """The loss whose value decides, by its name in the recipe."""
         below: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
-        """The bound that its running mean comes below; either this or `above`."""
+        """Threshold below which its running mean must fall; set either this or `above`."""
         above: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
-        """The bound that its running mean comes above."""
+        """Threshold above which its running mean must rise."""
         change: str = kdtool.Field(min_length=1, max_length=64)
         """The loss whose weight changes then; it may be the same."""
         factor: float = kdtool.Field(default=0.0, ge=0, le=1e6)
         """Factor of its weight; 0 switches it off."""
         over: int = kdtool.Field(default=1, ge=1, le=1_000_000)
-        """Number of steps in which the factor goes linearly from 1 to that; 1 is at once."""
+        """Number of steps over which the factor changes linearly from 1 to `factor`; 1 changes it at once."""
         smoothing: float = kdtool.Field(default=0.9, ge=0, lt=1)
-        """Share of the running mean that stays at each step; at 0 the last step's value alone decides."""
+        """Share of the running mean that stays at each step; at 0 only the last step's value counts."""
 
         @pydantic.model_validator(mode="after")
         def _one_bound(self) -> OnMetric.Config:
@@ -140,7 +140,7 @@ class OnMetric(kdtool.Weighting):
         """Return the factor of the loss that changes, once it has begun to change."""
         config = self.config
         self._paths |= {short: name for name in terms if (short := name.rpartition(".")[2]) in self.terms}
-        watched = terms.get(self._paths.get(config.watch, ""))  # missing where it saw no token at this step
+        watched = terms.get(self._paths.get(config.watch, ""))  # missing if the loss saw no token at this step
         if watched is not None and isfinite(watched.value):
             value = watched.value
             self._mean = value if self._mean is None else self._mean + (1 - config.smoothing) * (value - self._mean)
@@ -158,7 +158,7 @@ class OnMetric(kdtool.Weighting):
         return self._mean < below if below is not None else above is not None and self._mean > above
 
     def kdtool_state(self) -> Mapping[str, Any]:
-        """Give the running mean, the step at which the change began, and the components of both losses."""
+        """Return the running mean, the step at which the change began, and the components of both losses."""
         return {"mean": self._mean, "begun": self._begun, "paths": dict(self._paths)}
 
     def kdtool_restore(self, state: Mapping[str, Any]) -> None:

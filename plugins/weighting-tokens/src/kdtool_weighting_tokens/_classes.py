@@ -27,7 +27,7 @@ strings are `comment`."""
 _OTHER, _SPACE = SYNTAX_CLASSES.index("other"), SYNTAX_CLASSES.index("whitespace")
 _CLASS_OF = {
     "Comment": "comment",
-    "Comment.Preproc": "keyword",  # #define, <?php: what tells a compiler something
+    "Comment.Preproc": "keyword",  # #define, <?php: directives
     "Comment.PreprocFile": "string",
     "Keyword": "keyword",
     "Literal": "string",
@@ -38,17 +38,17 @@ _CLASS_OF = {
     "Operator.Word": "keyword",  # and, in, not
     "Punctuation": "punctuation",
 }
-"""By pygments' name of a type; a type that is not here is what the type above it is."""
+"""By pygments' name of a type; a missing type has the class of its parent."""
 
 
 def syntax_classes(text: str, language: str) -> bytes:
     """Return the class of each character of code, its index in `SYNTAX_CLASSES`.
 
-    Text that begins or ends anywhere is read as it is: what is not understood is `other`, and what is not closed goes on to
-    the end. White space is `whitespace` between tokens, within comments and strings what these are.
+    Text that begins or ends anywhere is read as it is: text that is not understood is `other`, and an unclosed comment or
+    string extends to the end. White space is `whitespace` between tokens, and part of comments and strings within them.
 
     Args:
-        text: the code, as it stands in its document.
+        text: the code, as it is in its document.
         language: a name or alias that pygments knows, in any case; for another one, and for "", all is `other`.
 
     Returns:
@@ -63,7 +63,7 @@ def syntax_classes(text: str, language: str) -> bytes:
                 classes[start : start + len(value)] = [_SPACE if letter.isspace() else _OTHER for letter in value]
             else:
                 classes[start : start + len(value)] = bytes([number]) * len(value)
-    return bytes(classes[: len(text)])  # one of pygments' lexers reads a line's end that is not there
+    return bytes(classes[: len(text)])  # one of pygments' lexers adds a line end that the text lacks
 
 
 def is_known(language: str) -> bool:

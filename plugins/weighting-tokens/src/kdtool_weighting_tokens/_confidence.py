@@ -30,36 +30,35 @@ def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest", temperatur
     logits = at_least_float32(logits) / temperature
     known = labels < logits.shape[-1]
     chosen = logits.amax(-1) if of == "likeliest" else logits.gather(-1, labels.where(known, 0)[:, None])[:, 0]
-    found = (chosen - logits.logsumexp(-1)).exp().clamp(max=1)
-    return found if of == "likeliest" else found.where(known, 0)
+    probabilities = (chosen - logits.logsumexp(-1)).exp().clamp(max=1)
+    return probabilities if of == "likeliest" else probabilities.where(known, 0)
 
 
 def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "likeliest") -> Tensor:
-    """Return the same from a teacher's likeliest tokens alone; a label that is not among them counts as 0.
+    """Return the same from only a teacher's likeliest tokens; a label that is not among them counts as 0.
 
-    It is below the least of the K, so what is lost is little where K is some dozen.
+    Its probability is below the least of the K, so the error is small if K is some dozen.
 
     Args:
-        ids: [C, K] integers, −1 where there is none.
-        weights: [C, K] probabilities, 0 where there is none.
+        ids: [C, K] integers, −1 for none.
+        weights: [C, K] probabilities, 0 for none.
         labels: [C] int64.
         of: whose probability.
 
     Returns:
         [C], from 0 to 1.
     """
-    found = weights.amax(-1) if of == "likeliest" else weights.where(ids == labels[:, None], 0).sum(-1)
-    return found.clamp(max=1)
+    probabilities = weights.amax(-1) if of == "likeliest" else weights.where(ids == labels[:, None], 0).sum(-1)
+    return probabilities.clamp(max=1)
 
 
 def confidence_weight(probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0) -> Tensor:
-    """Return w = p^γ where sure positions are preferred, w = (1 − p)^γ where unsure ones are. Divide by the mean weight.
+    """Return w = p^γ if sure positions are preferred, w = (1 − p)^γ if unsure ones are. Divide by the mean weight.
 
     p^1 of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
-    by the sum over the batch. (1 − p)^1 of the label is the
-    teacher's uncertainty by which Zhong et al. (ATKD), arXiv 2402.11890, tell hard tokens from easy ones; (1 − p)^γ is the
-    factor of the focal loss (Lin et al., arXiv 1708.02002, section 3.2), here with the teacher's p in place of the
-    student's.
+    by the sum over the batch. (1 − p)^1 of the label is the teacher's uncertainty, by which Zhong et al. (ATKD), arXiv
+    2402.11890, separate hard tokens from easy ones. (1 − p)^γ is the factor of the focal loss (Lin et al., arXiv
+    1708.02002, section 3.2), here with the teacher's p in place of the student's.
 
     Args:
         probabilities: [C], from 0 to 1.

@@ -13,14 +13,14 @@ _FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>[^\s`{]*)[^\n`]*(?:\n|\Z)", r
 def stretches(content: str, language: str) -> Iterator[tuple[str, str]]:
     """Yield (text, language of the code that it is, or ""): together the content.
 
-    Code stands between two lines that begin with ```, or behind the last one of an odd number: a cut text. The first of the
-    two may name its language, else it is `language`.
+    Code is between two lines that begin with ```; if their number is odd, the text was cut, and the rest is code. The first
+    of the two lines may name the code's language; the default is `language`.
     """
     start, inside = 0, False
-    spoken = ""
+    code_language = ""
     for fence in _FENCE.finditer(content):
-        yield content[start : fence.start()], spoken if inside else ""
+        yield content[start : fence.start()], code_language if inside else ""
         yield fence[0], ""
         start, inside = fence.end(), not inside
-        spoken = fence["language"] or language
-    yield content[start:], spoken if inside else ""
+        code_language = fence["language"] or language
+    yield content[start:], code_language if inside else ""

@@ -22,7 +22,7 @@ def class_weight(classes: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the weight of each position's class.
 
     Args:
-        classes: [C] integers from 0; those for which there is no weight count as 0.
+        classes: [C] integers from 0; those without a weight count as 0.
         weights: of each class, in order, not negative.
 
     Returns:
@@ -33,11 +33,11 @@ def class_weight(classes: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 class Syntax(kdtool.Weighting):
-    """Weighs tokens by what they are in their language: keywords more, say, and comments less.
+    """Weighs tokens by their class in their language: keywords more, say, and comments less.
 
     It labels each character by pygments, as the column `syntax` of the phase's rows. A text is read in the example's
-    language. In a conversation only the code between ``` is read, each piece separately, in the language named there or
-    else the example's. Everything else is `other`. A token in which one class begins where another ends has the class of its
+    language. In a conversation only the code between ``` is read, each piece separately, in the language named there, or
+    the example's. Everything else is `other`. A token in which one class begins where another ends has the class of its
     first character that is not white space.
     """
 
@@ -66,7 +66,7 @@ class Syntax(kdtool.Weighting):
         keyword: float = kdtool.Field(default=1.0, ge=0, le=1000)
         """Keywords, `and`, `in` and `not` included."""
         name: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Names of whatever kind."""
+        """Names of any kind."""
 
         @pydantic.field_validator("language")
         @classmethod
@@ -92,7 +92,7 @@ class Syntax(kdtool.Weighting):
         self.label_key = config.language
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the version of pygments, by which classes may differ."""
+        """Return the version of pygments, since classes may differ between versions."""
         return {"pygments": version("pygments")}
 
     def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, bytes]:

@@ -33,14 +33,14 @@ class _Entropy(kdtool.Weighting):
 
     def _weight(self, logits: Tensor) -> Tensor:
         config = self.config
-        found = entropy(logits.detach(), config.temperature)
-        return entropy_weight(found, config.threshold, config.power)
+        entropies = entropy(logits.detach(), config.temperature)
+        return entropy_weight(entropies, config.threshold, config.power)
 
 
 class TeacherEntropy(_Entropy):
     """Weighs positions by the teacher's entropy: where much may follow, there is much to learn from its distribution.
 
-    Where there is no teacher, as in the control, all positions weigh 1. Sampled and top-k tokens do not tell its entropy.
+    Without a teacher, as in the control, all positions weigh 1. Its entropy cannot be computed from sampled or top-k tokens.
     """
 
     needs = "logits"
@@ -63,7 +63,7 @@ class TeacherEntropy(_Entropy):
 class StudentEntropy(_Entropy):
     """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
 
-    Needs nothing of a teacher, so it serves any signal, and weighs the control in the same way.
+    Needs no teacher, so it works with any signal, and weighs the control in the same way.
     """
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
@@ -74,7 +74,7 @@ class StudentEntropy(_Entropy):
 class Confidence(kdtool.Weighting):
     """Weighs positions by how sure the teacher is: of its likeliest token, or of the token that really follows.
 
-    Where there is no teacher, as in the control, all positions weigh 1.
+    Without a teacher, as in the control, all positions weigh 1.
     """
 
     needs = ("logits", "top-k")
@@ -88,7 +88,7 @@ class Confidence(kdtool.Weighting):
         prefer: Literal["sure", "unsure"] = "sure"
         """Positions that count more: those of high probability p, by p, or those of low probability, by 1 - p."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)
-        """Of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
+        """Exponent of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
         temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
         """The probability is that of the teacher's distribution at this temperature."""
 
@@ -103,10 +103,10 @@ class Confidence(kdtool.Weighting):
             return _ones(chunk)
         if isinstance(teacher, kdtool.SparseTokens):
             self._refuse_unless_it_serves(teacher)
-            found = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
+            probabilities = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
         else:
-            found = probability(teacher.logits, chunk.labels, config.of, config.temperature)
-        return confidence_weight(found, config.prefer, config.power)
+            probabilities = probability(teacher.logits, chunk.labels, config.of, config.temperature)
+        return confidence_weight(probabilities, config.prefer, config.power)
 
     def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
         if teacher.form == "sampled":  # weights of the same samples as the loss would make its mean another one
@@ -132,9 +132,9 @@ class Position(kdtool.Weighting):
         first: float = kdtool.Field(default=0.0, ge=0, le=100)
         """Weight of a document's first token, relative to the rest, which is 1. Below 1 a ramp, above 1 a decay."""
         tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Number of tokens: a line has arrived there, an exponential has gone half of the way."""
+        """Number of tokens after which a line reaches 1, and an exponential has covered half of the distance to it."""
         shape: Literal["linear", "exponential"] = "linear"
-        """Shape of the way: a line, or an exponential that halves the rest again and again."""
+        """Shape of the transition: a line, or an exponential that keeps halving the rest."""
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `position_weight` of the chunk, [C]."""
