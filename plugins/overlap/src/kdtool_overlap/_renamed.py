@@ -47,8 +47,6 @@ _MOVED = 16
 _PYTHON_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
 """Strings, too: documentation is one, and what looks like a comment may be within one."""
 
-_COMMENT = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|#[^\n]*')
-_COMMENT = re.compile(r'^[ \t]*"""[\s\S]*?"""|^[ \t]*\'\'\'[\s\S]*?\'\'\'|#[^\n]*', re.MULTILINE)
 _COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n]*")
 
 
