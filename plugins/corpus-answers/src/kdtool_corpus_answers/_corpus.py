@@ -167,11 +167,11 @@ class Answers(kdtool.Corpus):
         return fallback if refused else first
 
     def _requests(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> Iterator[kdtool.Request]:
-        for prompt in self._prompts(run):
-            if not isinstance(prompt, Prompt) or prompt.id in journals[teacher]:
+        for item in self._prompts(run):
+            if not isinstance(item, Prompt) or item.id in journals[teacher]:
                 continue
-            if self._teacher_for(prompt, journals) == teacher:
-                yield self._request(run, prompt)
+            if self._teacher_for(item, journals) == teacher:
+                yield self._request(run, item)
 
     def _request(self, run: kdtool.RunInfo, prompt: Prompt) -> kdtool.Request:
         return kdtool.Request(
@@ -188,21 +188,21 @@ class Answers(kdtool.Corpus):
         account = Account()
         taken: Counter[str] = Counter()
         refusal = ""
-        for prompt in self._prompts(run):
-            if isinstance(prompt, kdtool.Example):
-                yield prompt
+        for item in self._prompts(run):
+            if isinstance(item, kdtool.Example):
+                yield item
                 continue
-            teacher = self._teacher_for(prompt, journals)
-            answer = journals[teacher].get(prompt.id)
+            teacher = self._teacher_for(item, journals)
+            answer = journals[teacher].get(item.id)
             if answer is None:
-                raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {prompt.id!r}")
+                raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {item.id!r}")
             account.add(answer)
             if reason := self._useless(answer):
                 account.rejected[reason] += 1
                 refusal = refusal or answer.reason
                 continue
             taken[teacher] += 1
-            yield self._example(prompt, answer, teacher, licences[teacher])
+            yield self._example(item, answer, teacher, licences[teacher])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.rejected.most_common())
         if not taken:
             problem = f"{' and '.join(self._teachers)} returned no usable answer"
