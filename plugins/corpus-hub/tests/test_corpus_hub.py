@@ -146,10 +146,10 @@ def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
     ("options", "message"),
     [
         ({"text_column": "code"}, r"no column 'code'; there are content, number"),
-        ({"text_column": "number"}, r"column 'number' holds 1, not text"),
-        ({"messages_column": "content"}, r"column 'content' holds 'a', not a list of turns"),
-        ({"text_column": "content", "split_column": "content"}, r"holds 'a', not train, validation or test"),
-        ({"text_column": "content", "id_column": "half"}, r"column 'half' holds 0.5, not an id"),
+        ({"text_column": "number"}, r"column 'number' contains 1, not text"),
+        ({"messages_column": "content"}, r"column 'content' contains 'a', not a list of turns"),
+        ({"text_column": "content", "split_column": "content"}, r"contains 'a', not train, validation or test"),
+        ({"text_column": "content", "id_column": "half"}, r"column 'half' contains 0.5, not an id"),
     ],
 )
 def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -68,7 +68,7 @@ def text_of(record: Record, column: str | None) -> str:
 
 
 def words_of(record: Record, column: str | None) -> str:
-    """Return a column's text, or the texts of its list as an SPDX expression in which all hold."""
+    """Return a column's text, or the texts of its list as an SPDX expression in which all apply."""
     value = None if column is None else _value(record, column)
     if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return " AND ".join(dict.fromkeys(value))
@@ -101,7 +101,7 @@ def _value(record: Record, column: str) -> Any:
 
 
 def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"hub: column {column!r} holds {_describe(value)}, not {expected}")
+    return kdtool.UsageError(f"hub: column {column!r} contains {_describe(value)}, not {expected}")
 
 
 def _describe(value: Any) -> str:

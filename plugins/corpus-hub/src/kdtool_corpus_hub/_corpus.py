@@ -106,7 +106,7 @@ class Hub(kdtool.Corpus):
         return [split for split in order if split in self.config.splits]
 
     def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
-        """Return the id in a record's column; add its digest to `known`, where it must be new."""
+        """Return the id in a record's column; add its digest to `known`; raise if it is there already."""
         from kdtool_corpus_hub._columns import id_of
 
         identifier = id_of(record, str(self.config.id_column))

@@ -176,7 +176,7 @@ class _Line:
             raise self._wrong(name, "must be a list of messages")
         for turn in turns:
             if not (isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))):
-                raise self._wrong(name, 'must hold objects with the texts "role" and "content"')
+                raise self._wrong(name, 'must contain objects with the text fields "role" and "content"')
             self._whole(name, turn["role"] + turn["content"])
         return tuple((turn["role"], turn["content"]) for turn in turns)
 
