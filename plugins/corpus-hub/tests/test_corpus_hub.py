@@ -120,7 +120,7 @@ def test_ids_and_splits_may_be_columns(tmp_path: Path) -> None:
     rows = [{"content": "a", "path": "one.py", "part": "test"}, {"content": "b", "path": "two.py", "part": "train"}]
     found = examples(tmp_path, rows, text_column="content", id_column="path", split_column="part")
     assert [(e.id, e.split) for e in found] == [("one.py", "test"), ("two.py", "train")]
-    with pytest.raises(kdtool.UsageError, match="the id 'test' comes twice in column 'part'"):
+    with pytest.raises(kdtool.UsageError, match="the id 'test' is not unique in column 'part'"):
         examples(tmp_path, [rows[0], {**rows[1], "part": "test"}], text_column="content", id_column="part")
 
 
@@ -136,7 +136,7 @@ def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
     corpus = Hub(Hub.Config(files=(write(tmp_path / "data.parquet", rows),), **options))
     found = list(corpus.kdtool_examples(make_run(tmp_path, say=said.append)))
     assert [example.body for example in found] == [kdtool.Text(f"x = {number}") for number in range(100)]
-    assert said == ["hub: 100 records hold the same as one before them and were left out"]
+    assert said == ["hub: 100 records repeat an earlier one and were left out"]
     forks = examples(tmp_path, rows[1::2], "forks.parquet", **options)
     assert [e.split for e in forks] == [e.split for e in found], "another copy of a text is on the same side"
     assert len({e.split for e in found}) == 2
@@ -146,10 +146,10 @@ def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
     ("options", "message"),
     [
         ({"text_column": "code"}, r"no column 'code'; there are content, number"),
-        ({"text_column": "number"}, r"column 'number' holds 1, not text"),
-        ({"messages_column": "content"}, r"column 'content' holds 'a', not a list of turns"),
-        ({"text_column": "content", "split_column": "content"}, r"holds 'a', not train, validation or test"),
-        ({"text_column": "content", "id_column": "half"}, r"column 'half' holds 0.5, not an id"),
+        ({"text_column": "number"}, r"column 'number' contains 1, not text"),
+        ({"messages_column": "content"}, r"column 'content' contains 'a', not a list of turns"),
+        ({"text_column": "content", "split_column": "content"}, r"contains 'a', not train, validation or test"),
+        ({"text_column": "content", "id_column": "half"}, r"column 'half' contains 0.5, not an id"),
     ],
 )
 def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -163,10 +163,10 @@ def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, An
     [
         ({"text_column": "a"}, "needs `dataset`"),
         ({"dataset": "a/b", "files": (Path("x.parquet"),), "text_column": "a"}, "not both"),
-        ({"files": (Path("x.parquet"),), "revision": "main", "text_column": "a"}, "belong to data sets of the hub"),
+        ({"files": (Path("x.parquet"),), "revision": "main", "text_column": "a"}, "apply to datasets on the Hub"),
         ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
-        ({"dataset": "a/b"}, "name the columns of one form"),
-        ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one form"),
+        ({"dataset": "a/b"}, "name the columns of one format"),
+        ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one format"),
         ({"dataset": "a/b", "prompt_column": "a"}, "goes together"),
         ({"dataset": "a/b", "completion_column": "a"}, "goes together"),
         ({"dataset": "a/b", "prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),

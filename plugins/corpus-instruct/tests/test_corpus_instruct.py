@@ -200,7 +200,7 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))
     assert (price.picodollars, teacher.asked) == (24 * PRICE, [])
     assert (teacher.times, teacher.most) == (1, 4)
-    assert price.note == "up to 4 times as much where rows are rejected"
+    assert price.note == "up to 4 times as much if rows are rejected"
     assert len(list(corpus.kdtool_examples(run))) == 24
     assert {teacher.answer_key(one) for one in teacher.sample} == {teacher.answer_key(one) for one in teacher.asked}
     (_, price) = Instruct(Instruct.Config(rows=100_000)).kdtool_estimate(run, cast("Any", None))
@@ -419,9 +419,9 @@ def test_code_of_a_response() -> None:
     [
         ({"styles": ("seed",)}, "need seeds"),
         ({"tasks": ("riddle",)}, "tasks without a template: riddle"),
-        ({"templates": {"riddle": "a.jinja"}}, "templates of no task: riddle"),
+        ({"templates": {"riddle": "a.jinja"}}, "templates without a task: riddle"),
         ({"languages": ("cobol",)}, "languages"),
-        ({"variables": {"seed": "x"}}, "variables that requests have already: seed"),
+        ({"variables": {"seed": "x"}}, "names that requests already use: seed"),
         ({"give": "pairs"}, "set repairs"),
     ],
 )

@@ -359,7 +359,7 @@ def test_damaged_lines_cost_their_own_answers_and_verdicts_alone(
 )
 def test_examples_that_are_no_problems_are_refused(changes: Mapping[str, Any], message: str) -> None:
     with pytest.raises(
-        kdtool.UsageError, match=rf"verified\.corpus: 'inc' of ours .*{message}.*as the corpus mbpp gives"
+        kdtool.UsageError, match=rf"verified\.corpus: 'inc' of ours .*{message}.*in the format of the corpus mbpp"
     ):
         problem_of(problem("inc", **changes))
 

@@ -260,7 +260,7 @@ def test_cheaper_filters_stand_before_it(tmp_path: Path) -> None:
     assert problems("filters.length", "filters.judge", "filters.second") == ()
     assert problems("filters.judge", "train.prefer.filters.length") == (), "a phase has other filters"
     (problem,) = problems("filters.length", "filters.judge", "filters.syntax", "filters.more")
-    assert "rows that filters.syntax, filters.more reject: write filters.judge behind them" in problem
+    assert "rows that filters.syntax, filters.more reject: move filters.judge after them" in problem
 
 
 def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Teachers' answers to prompts, as text to learn from.
 
-`Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` shares them out where several
-teachers answer. Every answer is kept from the moment that it is there, so that a killed run asks nothing twice.
+`Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` distributes them if several
+teachers answer. Every answer is stored as soon as it arrives, so a run that resumes after a kill asks nothing twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The corpus `answers`: asks teachers, and makes examples of their answers."""
+"""The corpus `answers`: asks teachers, and turns their answers into examples."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kdtool_corpus_answers._routing import route
 __all__ = ["Answers"]
 
 FOLDER = "answers"
-"""Subfolder for answers, in the folder of the text that they become part of."""
-_SECONDS_BETWEEN_TELLING = 0.2
+"""Subfolder for answers, in the folder of the text that contains them."""
+_SECONDS_BETWEEN_REPORTS = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"
 _Answered = Mapping[str, Journal[kdtool.TextAnswer]]
@@ -41,37 +41,37 @@ class Answers(kdtool.Corpus):
 
         ask: _Name | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = "teacher"
         """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`. Or several, with their shares
-        of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id decides whom it goes to."""
+        of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id selects its teacher."""
         fallback: _Name | None = None
-        """The teacher that is asked where another one refuses; null leaves such prompts out."""
+        """The teacher that is asked if another one refuses; null leaves such prompts out."""
         prompts: tuple[kdtool.RecipePath, ...] = ()
-        """JSON Lines files with a `prompt` in each line, and an `id`, `language` and `licence` where they are known."""
+        """JSON Lines files with a `prompt` in each line, and optionally an `id`, `language` and `licence`."""
         corpus: str | None = kdtool.Field(default=None, min_length=1)
-        """Take the prompts from this corpus of the recipe (`corpora.NAME`) instead: what it gives to learn from is asked
-        for anew and not learned from itself, what it gives for validation and test stays as it is."""
+        """Take the prompts from the training examples of this corpus of the recipe (`corpora.NAME`) instead; the teacher's
+        answers replace their original text. Validation and test examples are used unchanged."""
         prefix_lines: int = kdtool.Field(default=16, ge=1, le=10_000)
-        """Number of first lines of a plain text that form the prompt. Of prompts with completions, the prompt is used."""
+        """Number of first lines of a plain text that form the prompt. Examples with a completion already have a prompt."""
         limit: int | None = kdtool.Field(default=None, ge=1)
-        """Maximum number of prompts, from the first on; null uses all."""
+        """Use only the first N prompts; null uses all."""
         max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
-        """Tokens of an answer at most."""
+        """Maximum tokens per answer."""
         temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
-        """0 takes the likeliest token each time; above it answers are drawn, each with a seed of its own."""
+        """0 takes the likeliest token each time; above 0 answers are sampled, each with its own seed."""
         stop: tuple[str, ...] = ()
         """Texts before which an answer ends, such as a blank line before the next function."""
         keep_truncated: bool = False
-        """Keep answers that `max_tokens` cut off. The student then learns to stop where they do."""
+        """Keep answers that `max_tokens` cut off. The student then learns to stop at the cut."""
 
         @pydantic.model_validator(mode="after")
         def _one_source(self) -> Answers.Config:
             if bool(self.prompts) == (self.corpus is not None):
                 raise ValueError("give either prompts (files) or corpus (another corpus of the recipe)")
             if len({path.name for path in self.prompts}) < len(self.prompts):
-                raise ValueError("two files have the same name, by which prompts and the run's record tell them apart")
+                raise ValueError("two files have the same name, and the run records files by name; rename one")
             if "" in self.stop:
                 raise ValueError("`stop` must not contain empty text")
             if set(self.shares) == {self.fallback}:
-                raise ValueError("fallback is the one teacher that is asked anyway; name another, or leave it out")
+                raise ValueError("fallback is the only teacher in `ask`; name another one, or remove it")
             return self
 
         @property
@@ -84,37 +84,39 @@ class Answers(kdtool.Corpus):
         self._teachers = sorted(config.shares)  # in the order in which they are asked
         if config.fallback is not None:
             self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
-        taken = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
-        self.derives_from = dict.fromkeys(sorted(taken), "text")
+        sources = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
+        self.derives_from = dict.fromkeys(sorted(sources), "text")
         self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return each file's SHA-256.
 
         Raises:
-            kdtool.UsageError: a file holds something that is not a prompt.
+            kdtool.UsageError: a line of a file is not a prompt.
         """
         for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
             pass
         return {path.name: digest(path) for path in self.config.prompts}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Say which files are not there."""
+        """Report missing files."""
         return [f"prompts: no such file: {path.absolute()}" for path in self.config.prompts if not path.exists()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield what the answers of teachers that cost money will cost."""
+        """Yield the price of the answers, for teachers that cost money."""
         for name in sorted(self.config.shares.keys() & {*run.implementing("kdtool_estimate_answers")}):
-            prompts = (one for one in self._prompts(run) if isinstance(one, Prompt))
-            requests = (self._request(run, one) for one in prompts if route(one.id, self.config.shares) == name)
+            prompts = (prompt for prompt in self._prompts(run) if isinstance(prompt, Prompt))
+            requests = (
+                self._request(run, prompt) for prompt in prompts if route(prompt.id, self.config.shares) == name
+            )
             yield from run.component(name, kdtool.Teacher).kdtool_estimate_answers(run, requests, 1, 1) or ()
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
+        """Yield the prompts with the teachers' answers, in the order of the prompts, after all have been answered.
 
         Raises:
-            kdtool.UsageError: a file of prompts is wrong, a teacher refuses everything, or no answer can be learned from.
-            kdtool.PluginError: a teacher gives what was not asked for.
+            kdtool.UsageError: a file of prompts is invalid, a teacher refuses everything, or no answer is usable.
+            kdtool.PluginError: a teacher does not answer a request.
         """
         base = self._base(run)
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -132,44 +134,44 @@ class Answers(kdtool.Corpus):
         return Account.read(self._base(run).with_suffix(".json"))
 
     def _base(self, run: kdtool.RunInfo) -> Path:
-        """Return the path that names of this corpus's files begin with; corpora of other settings have others."""
+        """Return the path that this corpus's file names begin with; it depends on the settings."""
         settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
-        """Ask a teacher for what is not in its journal yet."""
-        told_at, pace = 0.0, Pace(run.say)
+        """Ask a teacher for the answers that are missing from its journal."""
+        reported_at, pace = 0.0, Pace(run.say)
 
         def progress() -> None:
-            nonlocal told_at
-            if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
-                told_at = time.monotonic()
+            nonlocal reported_at
+            if time.monotonic() - reported_at > _SECONDS_BETWEEN_REPORTS:
+                reported_at = time.monotonic()
                 run.hook.kdtool_progress(run, sum(map(len, journals.values())))
             if pace.is_due():
                 done = sum(map(len, journals.values()))
-                most = sum(isinstance(one, Prompt) for one in self._prompts(run))
+                most = sum(isinstance(prompt, Prompt) for prompt in self._prompts(run))
                 pace.show(f"{done:,} of {most:,} prompts answered", done / most)
 
         requests = self._requests(run, teacher, journals)
         replaced = self.config.fallback not in {None, teacher}
         ask_teacher(run, teacher, requests, journals[teacher], progress=progress, replaced=replaced)
 
-    def _whom(self, prompt: Prompt, journals: _Answered) -> str:
-        """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
+    def _teacher_for(self, prompt: Prompt, journals: _Answered) -> str:
+        """Return the teacher that the prompt's id selects, or the fallback once that teacher has refused."""
         first, fallback = route(prompt.id, self.config.shares), self.config.fallback
         if fallback is None:
             return first
         answer = journals[first].get(prompt.id)
-        # A refusal of an earlier process is not there any more; what was answered instead still is.
+        # An earlier process's refusal is no longer stored, but the fallback's answer is.
         refused = prompt.id in journals[fallback] if answer is None else answer.finish == "refused"
         return fallback if refused else first
 
     def _requests(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> Iterator[kdtool.Request]:
-        for found in self._prompts(run):
-            if not isinstance(found, Prompt) or found.id in journals[teacher]:
+        for item in self._prompts(run):
+            if not isinstance(item, Prompt) or item.id in journals[teacher]:
                 continue
-            if self._whom(found, journals) == teacher:
-                yield self._request(run, found)
+            if self._teacher_for(item, journals) == teacher:
+                yield self._request(run, item)
 
     def _request(self, run: kdtool.RunInfo, prompt: Prompt) -> kdtool.Request:
         return kdtool.Request(
@@ -186,27 +188,27 @@ class Answers(kdtool.Corpus):
         account = Account()
         taken: Counter[str] = Counter()
         refusal = ""
-        for found in self._prompts(run):
-            if isinstance(found, kdtool.Example):
-                yield found
+        for item in self._prompts(run):
+            if isinstance(item, kdtool.Example):
+                yield item
                 continue
-            teacher = self._whom(found, journals)
-            answer = journals[teacher].get(found.id)
+            teacher = self._teacher_for(item, journals)
+            answer = journals[teacher].get(item.id)
             if answer is None:
-                raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {found.id!r}")
+                raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {item.id!r}")
             account.add(answer)
             if reason := self._useless(answer):
                 account.rejected[reason] += 1
                 refusal = refusal or answer.reason
                 continue
             taken[teacher] += 1
-            yield self._example(found, answer, teacher, licences[teacher])
+            yield self._example(item, answer, teacher, licences[teacher])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.rejected.most_common())
         if not taken:
-            found_wanting = f"{' and '.join(self._teachers)} returned no usable answer"
+            problem = f"{' and '.join(self._teachers)} returned no usable answer"
             reasons += f", the first with: {refusal}" if refusal else ""
             raise kdtool.UsageError(
-                f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(account.rejected, refusal)}"
+                f"{problem} ({reasons or 'nothing was asked'}); {_remedy(account.rejected, refusal)}"
             )
         counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
         account.rows = taken.total()
@@ -220,7 +222,7 @@ class Answers(kdtool.Corpus):
         return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer) -> str:
-        """Say why an answer is left out, "" for one that is taken."""
+        """Return the reason for leaving an answer out, "" if it is kept."""
         if answer.finish == "refused":
             return _REFUSED
         if answer.finish == "length" and not self.config.keep_truncated:
@@ -249,23 +251,23 @@ class Answers(kdtool.Corpus):
         )
 
     def _prompts(self, run: kdtool.RunInfo) -> Iterator[Prompt | kdtool.Example]:
-        """Yield prompts, and examples that are passed on as they are."""
+        """Yield prompts, and examples that pass through unchanged."""
         if self.config.corpus is None:
-            found: Iterator[Prompt | kdtool.Example] = from_files(self.config.prompts)
+            items: Iterator[Prompt | kdtool.Example] = from_files(self.config.prompts)
         else:
             corpus = run.component(self.config.corpus, kdtool.Corpus)
-            found = from_corpus(corpus.kdtool_examples(run), self.config.prefix_lines)
+            items = from_corpus(corpus.kdtool_examples(run), self.config.prefix_lines)
         asked = 0
-        for one in found:
-            if isinstance(one, Prompt):
+        for item in items:
+            if isinstance(item, Prompt):
                 asked += 1
                 if self.config.limit is not None and asked > self.config.limit:
                     continue
-            yield one
+            yield item
 
 
 def _remedy(left_out: Counter[str], refusal: str) -> str:
-    """Say what to do where nothing can be learned from, by what most answers were left out for."""
+    """Return what to do if no answer is usable, depending on the most frequent reason."""
     if not left_out:
         return "give prompts"
     ((commonest, _),) = left_out.most_common(1)

@@ -20,7 +20,7 @@ _LONGEST = 64 * 2**20
 
 @dataclass(frozen=True)
 class Prompt:
-    """Something to be answered, and what is known of it."""
+    """A text to answer, with the metadata that is known."""
 
     id: str
     text: str
@@ -41,7 +41,7 @@ def digest(path: Path) -> str:
     """Return a file's SHA-256.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -75,10 +75,10 @@ def from_files(paths: Iterable[Path]) -> Iterator[Prompt]:
 
 
 def from_corpus(examples: Iterable[kdtool.Example], lines: int) -> Iterator[Prompt | kdtool.Example]:
-    """Yield the prompts of examples to learn from, and examples of other splits as they are.
+    """Yield the prompts of training examples, and examples of other splits unchanged.
 
     Raises:
-        UsageError: an example is a conversation, which no prompt stands for.
+        UsageError: an example is a conversation, which has no single prompt.
     """
     for example in examples:
         body = example.body
@@ -98,15 +98,15 @@ def _beginning(text: str, lines: int) -> str:
     return "".join(islice(text.splitlines(keepends=True), lines))
 
 
-def _read(place: str, content: bytes, source: str) -> Prompt:
+def _read(location: str, content: bytes, source: str) -> Prompt:
     try:
         line = _Line.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(map(str, problem["loc"]))
-        raise kdtool.UsageError(f"{place}: {f'{field}: ' if field else ''}{problem['msg']}") from None
-    known = place if line.id is None else str(line.id)
-    return Prompt(known, line.prompt, line.language.lower(), line.licence, source)
+        raise kdtool.UsageError(f"{location}: {f'{field}: ' if field else ''}{problem['msg']}") from None
+    identifier = location if line.id is None else str(line.id)
+    return Prompt(identifier, line.prompt, line.language.lower(), line.licence, source)
 
 
 def _unreadable(path: Path, error: OSError) -> kdtool.UsageError:

@@ -1,4 +1,4 @@
-"""Routing of prompts that several teachers share."""
+"""Distribute prompts over several teachers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ __all__ = ["route"]
 
 
 def route(name: str, shares: Mapping[str, float]) -> str:
-    """Return the teacher that the prompt of this id goes to.
+    """Return the teacher that answers the prompt with this id.
 
-    The id alone decides, never the order of prompts or which others there are: of many prompts each teacher gets about its
+    The teacher depends only on the id, never on other prompts or their order. Of many prompts each teacher gets about its
     share.
 
     Args:
         name: the prompt's id.
-        shares: of each teacher, above 0; what they sum to stands for all prompts. Their order has no influence.
+        shares: of each teacher, above 0, relative to their sum. Their order has no influence.
     """
-    place = int.from_bytes(hashlib.sha256(f"whom to ask {name}".encode()).digest()[:8]) / 2**64 * sum(shares.values())
+    remainder = (
+        int.from_bytes(hashlib.sha256(f"whom to ask {name}".encode()).digest()[:8]) / 2**64 * sum(shares.values())
+    )
     teachers = sorted(shares)
     for teacher in teachers:
-        place -= shares[teacher]
-        if place < 0:
+        remainder -= shares[teacher]
+        if remainder < 0:
             return teacher
-    return teachers[-1]  # what rounding left over
+    return teachers[-1]  # rounding left a remainder of 0 or a little more

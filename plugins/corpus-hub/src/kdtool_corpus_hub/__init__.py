@@ -1,7 +1,7 @@
-"""A data set of the Hugging Face hub as a stream, or local data files.
+"""A dataset of the Hugging Face Hub as a stream, or local data files.
 
-`Hub` is the corpus that recipes call `hub`. Where records are and how they are read is `kdtool_datasets`'s; columns
-become examples in `_columns`, each with a split.
+`Hub` is the corpus that recipes call `hub`. `kdtool_datasets` locates and reads the records, `_columns` turns their columns
+into examples, each with a split.
 """
 
 from __future__ import annotations

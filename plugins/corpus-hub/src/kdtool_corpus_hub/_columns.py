@@ -1,4 +1,4 @@
-"""A record's columns as what an example holds. Called by the corpus, once a record; mistakes are said with the column."""
+"""Turn a record's columns into the parts of an example. The corpus calls this per record; errors name the column."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["body_of", "content_hash", "id_of", "split_of", "text_of", "words_of"
 Record = Mapping[str, Any]
 Body = kdtool.Text | kdtool.Completion | kdtool.Messages
 _ROLES = {"human": "user", "gpt": "assistant"}
-"""Names of roles in ShareGPT's form."""
+"""Names of roles in ShareGPT's format."""
 
 
 def body_of(record: Record, config: HubConfig) -> Body | None:
-    """Return what is learned from a record; None where there is nothing in it."""
+    """Return the body of a record's example; None if it is empty."""
     if config.messages_column is not None:
         turns = _turns(_value(record, config.messages_column), config.messages_column)
         return kdtool.Messages(turns) if any(content for _, content in turns) else None
@@ -36,12 +36,12 @@ def body_of(record: Record, config: HubConfig) -> Body | None:
 
 
 def content_hash(body: Body) -> str:
-    """Return what is alike for copies alone: a hash of what is learned from a record."""
+    """Return a hash of a record's body: equal only for copies."""
     return hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def id_of(record: Record, column: str) -> str:
-    """Return the id that a record's column holds."""
+    """Return the id in a record's column."""
     value = _value(record, column)
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         raise _wrong(column, value, "an id: text or a whole number")
@@ -49,7 +49,7 @@ def id_of(record: Record, column: str) -> str:
 
 
 def split_of(record: Record, column: str) -> kdtool.Split:
-    """Return the split that a record's column names."""
+    """Return the split in a record's column."""
     value = _value(record, column)
     if value not in get_args(kdtool.Split):
         raise _wrong(column, value, "train, validation or test")
@@ -58,7 +58,7 @@ def split_of(record: Record, column: str) -> kdtool.Split:
 
 
 def text_of(record: Record, column: str | None) -> str:
-    """Return a column's text; "" without a column, or where the record holds nothing in it."""
+    """Return a column's text; "" without a column, or if the record has no value in it."""
     value = None if column is None else _value(record, column)
     if value is None:
         return ""
@@ -68,9 +68,9 @@ def text_of(record: Record, column: str | None) -> str:
 
 
 def words_of(record: Record, column: str | None) -> str:
-    """Return a column's text, or the texts of its list as an SPDX expression in which all hold."""
+    """Return a column's text, or the texts of its list as an SPDX expression in which all apply."""
     value = None if column is None else _value(record, column)
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+    if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return " AND ".join(dict.fromkeys(value))
     return text_of(record, column)
 
@@ -79,16 +79,19 @@ def _turns(value: Any, column: str) -> tuple[tuple[str, str], ...]:
     form = "a list of turns with the texts `role` and `content`, or `from` and `value`"
     if not isinstance(value, list | tuple) or not value:
         raise _wrong(column, value, form)
-    found = []
-    for turn in value:
+    turns = []
+    for message in value:
         pair = None
-        if isinstance(turn, Mapping):
-            role, content = (turn.get(own, turn.get(other)) for own, other in (("role", "from"), ("content", "value")))
+        if isinstance(message, Mapping):
+            role, content = (
+                message.get(key, message.get(sharegpt_key))
+                for key, sharegpt_key in (("role", "from"), ("content", "value"))
+            )
             pair = (role, content) if isinstance(role, str) and isinstance(content, str) else None
         if pair is None:
-            raise _wrong(column, turn, form)
-        found.append((_ROLES.get(pair[0], pair[0]), pair[1]))
-    return tuple(found)
+            raise _wrong(column, message, form)
+        turns.append((_ROLES.get(pair[0], pair[0]), pair[1]))
+    return tuple(turns)
 
 
 def _value(record: Record, column: str) -> Any:
@@ -98,7 +101,7 @@ def _value(record: Record, column: str) -> Any:
 
 
 def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"hub: column {column!r} holds {_describe(value)}, not {expected}")
+    return kdtool.UsageError(f"hub: column {column!r} contains {_describe(value)}, not {expected}")
 
 
 def _describe(value: Any) -> str:

@@ -17,10 +17,10 @@ __all__ = ["Hub"]
 
 
 class Hub(kdtool.Corpus):
-    """One example for each record of a data set, from the columns that the recipe names. Its code is never run.
+    """One example for each record of a dataset, from the columns that the recipe names. A dataset's code is never run.
 
-    Further copies of an example are left out, whatever their ids, and its content decides its split. Without a column of ids
-    it is called by its content.
+    Further copies of an example are left out, even if their ids differ. Its content determines its split and, without a
+    column of ids, its id.
     """
 
     config: Config
@@ -33,16 +33,16 @@ class Hub(kdtool.Corpus):
         self._opened: DataFiles | HubDataset | None = None
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the data set's commit, or each file's SHA-256.
+        """Return the dataset's commit, or each file's SHA-256.
 
         Raises:
-            kdtool.UsageError: there is no such data set, or a file cannot be read.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.UsageError: the dataset does not exist, or a file cannot be read.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         return self._source().identity(offline=run.offline)
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
-        """Say where to read a data set's licence, unless the recipe names one; that of files is the user's to know."""
+        """Return the recipe's licence, else where to read the dataset's; the user is responsible for that of files."""
         if self.config.licence:
             return kdtool.LicenceTerms(self.config.licence)
         if not self.config.dataset:
@@ -52,15 +52,15 @@ class Hub(kdtool.Corpus):
         )
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Say which files are not there."""
+        """Report missing files."""
         return [f"files: no such file: {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the examples, split by split; how many copies were left out is said.
+        """Yield the examples, split by split, and report the number of copies that were left out.
 
         Raises:
-            kdtool.UsageError: a column is not there or holds something else, an id comes twice, or data cannot be read.
-            kdtool.ServiceError: the hub cannot be reached.
+            kdtool.UsageError: a column is missing or has the wrong type, an id is not unique, or data cannot be read.
+            kdtool.ServiceError: the Hub cannot be reached.
         """
         from kdtool_corpus_hub._columns import body_of, content_hash, text_of, words_of
 
@@ -90,7 +90,7 @@ class Hub(kdtool.Corpus):
                     source=config.dataset or "files",
                 )
         if copies:
-            run.say(f"hub: {copies:,} records hold the same as one before them and were left out")
+            run.say(f"hub: {copies:,} records repeat an earlier one and were left out")
 
     def _source(self) -> DataFiles | HubDataset:
         if self._opened is None:
@@ -106,15 +106,15 @@ class Hub(kdtool.Corpus):
         return [split for split in order if split in self.config.splits]
 
     def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
-        """Return the id that a record's column holds, whose digest must not be `known`, and add that."""
+        """Return the id in a record's column; add its digest to `known`; raise if it is there already."""
         from kdtool_corpus_hub._columns import id_of
 
         identifier = id_of(record, str(self.config.id_column))
         digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
         if digest in known:
             raise kdtool.UsageError(
-                f"hub.id_column: the id {identifier!r} comes twice in column {self.config.id_column!r}; name another "
-                "one, or none: then examples are called by their content"
+                f"hub.id_column: the id {identifier!r} is not unique in column {self.config.id_column!r}; name another "
+                "column, or remove id_column: examples then get hashes of their content as ids"
             )
         known.add(digest)
         return identifier
@@ -126,7 +126,7 @@ class Hub(kdtool.Corpus):
             return split_of(record, self.config.split_column)
         if split != "train":
             return split
-        place = int.from_bytes(hashlib.sha256(f"split {content}".encode()).digest()[:8], "big") / 2**64
-        if place < self.config.test_share:
+        fraction = int.from_bytes(hashlib.sha256(f"split {content}".encode()).digest()[:8], "big") / 2**64
+        if fraction < self.config.test_share:
             return "test"
-        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+        return "validation" if fraction < self.config.test_share + self.config.validation_share else "train"

@@ -29,14 +29,14 @@ class Parts:
 
 
 def read_parts(text: str, *, tested: bool) -> Parts | str:
-    """Return the parts of an answer, or the name of the one that is missing as `no <response>`."""
-    found = {name: _part(text, name) for name in ("instruction", "response", *(("tests",) if tested else ()))}
-    for name, content in found.items():
+    """Return the parts of an answer, or which part is missing, such as `no <response>`."""
+    parts = {name: _part(text, name) for name in ("instruction", "response", *(("tests",) if tested else ()))}
+    for name, content in parts.items():
         if not content:
             return f"no <{name}>"
-    tests = found.get("tests", "")
+    tests = parts.get("tests", "")
     block = _FENCE.search(tests)
-    return Parts(found["instruction"], found["response"], block[2] if block else tests)
+    return Parts(parts["instruction"], parts["response"], block[2] if block else tests)
 
 
 def code_of(response: str, language: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows that are missing, and the answers that may fill them."""
+"""Missing rows, and the answers that may fill them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Slot:
-    """A row that is missing: its cell and number, and how often it was asked for.
+    """A missing row: its cell and number, and the number of requests for it so far.
 
-    A repair goes on in a `conversation`; `failed` are the answers in it, the newest last.
+    A repair continues a `conversation`; `failed` are the failed answers in it, the newest last.
     """
 
     cell: Cell
@@ -46,7 +46,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An answer for a slot: its parts, or the reason why it is useless, with an `error` if it can be repaired."""
+    """An answer for a slot: its parts, or the reason for its rejection, with an `error` if it can be repaired."""
 
     slot: Slot
     request: kdtool.Request

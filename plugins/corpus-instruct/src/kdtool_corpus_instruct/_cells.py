@@ -33,7 +33,7 @@ Shares = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination, which has its own number of rows."""
+    """One combination, with its own number of rows."""
 
     language: str
     difficulty: str
@@ -46,18 +46,18 @@ class Cell:
 def quotas(rows: int, languages: Shares, difficulties: Shares, tasks: Shares) -> dict[Cell, int]:
     """Return the rows of each cell: `rows` in total, by the products of the shares, to the nearest row.
 
-    Rows that are left over by rounding down go to the cells with the largest remainders, the first ones of equals.
+    Shares are rounded down; the remaining rows go to the cells with the largest remainders, and among equals to the first.
     """
     cells = [Cell(*names) for names in product(languages, difficulties, tasks)]
     weights = [languages[cell.language] * difficulties[cell.difficulty] * tasks[cell.task] for cell in cells]
     exact = [rows * weight / sum(weights) for weight in weights]
-    found = [int(share) for share in exact]
-    order = sorted(range(len(cells)), key=lambda place: (found[place] - exact[place], place))
-    for place in order[: rows - sum(found)]:
-        found[place] += 1
-    return {cell: count for cell, count in zip(cells, found, strict=True) if count}
+    counts = [int(share) for share in exact]
+    order = sorted(range(len(cells)), key=lambda index: (counts[index] - exact[index], index))
+    for index in order[: rows - sum(counts)]:
+        counts[index] += 1
+    return {cell: count for cell, count in zip(cells, counts, strict=True) if count}
 
 
 def shares_of(given: Collection[str]) -> Shares:
-    """Return shares by name; names in a list have equal ones."""
+    """Return shares by name; names in a list have equal shares."""
     return dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)

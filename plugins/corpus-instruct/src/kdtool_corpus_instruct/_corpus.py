@@ -1,4 +1,4 @@
-"""The corpus `instruct`: instruction data that a teacher writes, to quotas of rows that the recipe's filters accept."""
+"""The corpus `instruct`: instruction data written by a teacher, with quotas of rows that the recipe's filters accept."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FOLDER = "instruct"
 _CELLS, _REASONS = 5, 4
 _CHARACTERS_A_TOKEN = 3.5
 _PRICED = 1_000
-"""Most requests that a teacher is asked to price; each stands for those beside it."""
+"""Maximum number of requests that a teacher prices; each also represents its neighbours."""
 _BYTES_A_ROW = 4_000
-"""Of an answer, and of the row that is made of it: a usual size."""
+"""Typical size of an answer, and of the row made from it."""
 
 
 class Instruct(kdtool.Corpus):
-    """Tasks with answers in several programming languages, written by a teacher, to a quota of each kind."""
+    """Tasks with answers in several programming languages, written by a teacher, with a quota for each kind."""
 
     config: Config
 
@@ -62,11 +62,11 @@ class Instruct(kdtool.Corpus):
         Raises:
             kdtool.UsageError: a template cannot be read, or uses a variable that is not declared.
         """
-        found = {name: self._templates.find(name).version for name in self._template_names}
-        return {**found, **({"python": platform.python_version()} if self.config.tested else {})}
+        versions = {name: self._templates.find(name).version for name in self._template_names}
+        return {**versions, **({"python": platform.python_version()} if self.config.tested else {})}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Return templates that cannot be used, and what the sandbox lacks to run tests."""
+        """Report unusable templates, and requirements of the sandbox that are missing."""
         problems = []
         for name in self._template_names:
             try:
@@ -76,9 +76,9 @@ class Instruct(kdtool.Corpus):
         return [*problems, *self._missing()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield the disk for answers and rows, and the teacher's price of a first answer to each.
+        """Yield the disk space for answers and rows, and the teacher's price of one answer per row.
 
-        Tokens are in the teacher's estimate; only for one without a price they are estimated here.
+        The teacher's estimate includes the tokens; they are estimated here only for a teacher without prices.
         """
         config = self.config
         requests = self._first_requests(run)
@@ -89,18 +89,18 @@ class Instruct(kdtool.Corpus):
         if not is_priced:
             prompts = share * sum(len(text) for request in requests for _, text in request.turns)
             note += (
-                f"; if all are accepted some {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
+                f"; if all are accepted about {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
                 f"{config.rows * config.max_tokens:,} out"
             )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
         if is_priced:
-            more = f"up to {most / config.rows:g} times as much where rows are rejected"
+            retries = f"up to {most / config.rows:g} times as much if rows are rejected"
             teacher = run.component(config.ask, kdtool.Teacher)
-            for found in teacher.kdtool_estimate_answers(run, requests, share, most / config.rows) or ():
-                yield replace(found, note="; ".join(filter(None, (found.note, more))))
+            for estimate in teacher.kdtool_estimate_answers(run, requests, share, most / config.rows) or ():
+                yield replace(estimate, note="; ".join(filter(None, (estimate.note, retries))))
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:
-        """Return the requests for the rows, or an even selection of many rows. Seeds that must be fetched are replaced."""
+        """Return the requests for the rows, evenly thinned if there are many. Seeds that need a download are replaced."""
         from kdtool_corpus_instruct._candidates import Slot
         from kdtool_corpus_instruct._drawing import read_seeds
         from kdtool_corpus_instruct._requests import request_of
@@ -114,7 +114,7 @@ class Instruct(kdtool.Corpus):
         return [request_of(slot, self.config, self._templates, seeds, run.seed)[0] for slot in chosen]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the rows as they are accepted, in an order that depends on the answers alone.
+        """Yield the rows as they are accepted, in an order that depends only on the answers.
 
         Raises:
             kdtool.UsageError: a cell cannot be filled within its limits, or the teacher refuses everything.
@@ -144,7 +144,7 @@ class Instruct(kdtool.Corpus):
         return read_account(self._folder(run))
 
     def _folder(self, run: kdtool.RunInfo) -> Path:
-        """Return the folder of this corpus's files; corpora of other settings have others."""
+        """Return the folder of this corpus's files; it depends on the settings."""
         settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
@@ -160,7 +160,7 @@ class Instruct(kdtool.Corpus):
         return missing(self.config.tested)
 
     def _say_result(self, run: kdtool.RunInfo, record: Record) -> None:
-        """Say how many rows were accepted and what was rejected.
+        """Report how many rows were accepted, and why others were rejected.
 
         Raises:
             UsageError: a cell is not full, and `fewer` is false.
@@ -169,10 +169,10 @@ class Instruct(kdtool.Corpus):
         rejected = sum((tally.rejected for tally in tallies), Counter[str]())
         accepted, asked = sum(tally.accepted for tally in tallies), sum(tally.asked for tally in tallies)
         dollars = sum(tally.picodollars for tally in tallies) / 1e12
-        said = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
-        said += f", ${dollars:,.2f}" if dollars else ""
-        said += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
-        run.say(said + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
+        summary = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
+        summary += f", ${dollars:,.2f}" if dollars else ""
+        summary += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
+        run.say(summary + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
         short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}
         if not short:
             self._require_pairs(record)
@@ -182,8 +182,8 @@ class Instruct(kdtool.Corpus):
             f"({_reasons(tally.rejected)})"
             for cell, tally in list(short.items())[:_CELLS]
         )
-        more = f"; and {len(short) - _CELLS} more" if len(short) > _CELLS else ""
-        message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{more}"
+        others = f"; and {len(short) - _CELLS} more" if len(short) > _CELLS else ""
+        message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{others}"
         if not self.config.fewer:
             remedy = (
                 "raise candidates or dollars, ease the filters, or set fewer: true; stored answers are not asked again"

@@ -1,4 +1,4 @@
-"""Draw what makes each request different: subject, setting, seeds, the recipe's own variables."""
+"""Sample the variables that make each request different: subject, setting, seeds, the recipe's own variables."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["draw", "read_seeds"]
 
 _SEEDS = 20_000
-"""Seeds that are held, the first ones of their corpus."""
+"""Maximum number of seeds in memory: the first ones of their corpus."""
 _LINES = 15
-"""Lines of a piece of code at most, as in OSS-Instruct."""
+"""Maximum lines of a piece of code, as in OSS-Instruct."""
 _CHARACTERS = 2_000
 _EXAMPLES = 2
 
@@ -29,10 +29,10 @@ def read_seeds(examples: Iterable[kdtool.Example]) -> list[str]:
     """Return pieces of a corpus's training examples: the first turn or prompt, or some lines of a plain text.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the corpus has no training examples.
     """
-    found = (_piece(example) for example in examples if example.split == "train")
-    seeds = list(islice((piece for piece in found if piece), _SEEDS))
+    pieces = (_piece(example) for example in examples if example.split == "train")
+    seeds = list(islice((piece for piece in pieces if piece), _SEEDS))
     if not seeds:
         raise kdtool.UsageError(
             "instruct.seeds: the corpus has no training examples; name another one, or style `concept`"
@@ -41,14 +41,15 @@ def read_seeds(examples: Iterable[kdtool.Example]) -> list[str]:
 
 
 def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Sequence[str]) -> Mapping[str, Any]:
-    """Return the variables of a request. They depend on `key` alone, apart from settings and seeds."""
+    """Return the variables of a request. They depend only on `key`, the settings and the seeds."""
+    # The order of the draws is part of the result: a draw in between would change all requests.
     drawn = random.Random(key)
     style = drawn.choice(config.drawn_styles)
-    own = {
+    variables = {
         name: text if isinstance(text, str) else drawn.choice(text) for name, text in sorted(config.variables.items())
     }
     return {
-        **own,
+        **variables,
         "language": cell.language,
         "language_name": NAMES[cell.language],
         "fence": cell.language,

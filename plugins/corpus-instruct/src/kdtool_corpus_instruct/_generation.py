@@ -1,7 +1,7 @@
-"""Generate rows in rounds: ask for every row that is missing, judge the answers in order, ask anew for what was rejected.
+"""Generate rows in rounds: request every missing row, judge the answers in order, and request the rejected rows again.
 
-Nothing depends on the order in which answers arrive, so that a resumed run, which finds answers in the cache, comes to the
-same rows. Never more is asked for than is missing: quotas are never exceeded.
+Nothing depends on the order in which answers arrive, so a resumed run, which finds answers in the cache, produces the same
+rows. Only missing rows are requested, so quotas are never exceeded.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Generation:
 
         Raises:
             UsageError: the teacher refuses everything.
-            PluginError: it does not answer a request.
+            PluginError: the teacher does not answer a request.
         """
         fresh = (Slot(cell, number) for cell, tally in self._record.cells.items() for number in range(tally.wanted))
         again: list[Slot] = []
@@ -125,24 +125,24 @@ class Generation:
     def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
         """Return the answers by id."""
         self._record.write_status("asking", now=True)
-        found: dict[str, kdtool.TextAnswer] = {}
+        answers: dict[str, kdtool.TextAnswer] = {}
         for answer in self._run.component(self._config.ask, kdtool.Teacher).kdtool_answer(iter(requests)):
-            found[answer.id] = answer
+            answers[answer.id] = answer
             self._record.write_status("asking")
-            self._show_progress(len(found))
-        missing = next((request.id for request in requests if request.id not in found), None)
+            self._show_progress(len(answers))
+        missing = next((request.id for request in requests if request.id not in answers), None)
         if missing is not None:
             raise kdtool.PluginError(
                 f"{self._run.hook.owner(self._config.ask)} returned no answer to {missing!r}; kdtool_answer must yield one "
                 "per request"
             )
-        refusals = [answer.reason for answer in found.values() if answer.finish == "refused" and answer.reason]
+        refusals = [answer.reason for answer in answers.values() if answer.finish == "refused" and answer.reason]
         if not self._accepted and len(refusals) == len(requests):
             raise kdtool.UsageError(
                 f"instruct.ask: {self._config.ask} refused each of {len(requests):,} requests ({refusals[0]}); "
                 f"{refusal_remedy(refusals[0])}"
             )
-        return found
+        return answers
 
     def _show_progress(self, waiting: int) -> None:
         """Show accepted rows every half minute; `waiting` answers of this round are not judged yet."""
@@ -160,7 +160,7 @@ class Generation:
             tally.tokens_in += answer.tokens_in
             tally.tokens_out += answer.tokens_out
             tally.picodollars += answer.picodollars
-            if answer.finish != "refused":  # which may be free where others are not
+            if answer.finish != "refused":  # refusals may be free, and must not lower the known price
                 self._dearest = max(self._dearest or 0, answer.picodollars)
         read = [self._read(candidate) for candidate in batch]
         judged = self._filter(run_tests(self._run, self._config, self._folder / f"verdicts-{self._round}.jsonl", read))
@@ -196,9 +196,9 @@ class Generation:
         return replace(candidate, parts=parts)
 
     def _filter(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, kdtool.Example | None]]:
-        """Return the candidates in order, each with its row, or rejected by one of the recipe's filters."""
-        found: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
-        rows = {one.request.id: self._rows.make(one) for one in candidates if not one.reason}
+        """Return the candidates in order, each with its row, or without a row if a filter of the recipe rejected it."""
+        judged: dict[str, Candidate] = {candidate.request.id: candidate for candidate in candidates}
+        rows = {candidate.request.id: self._rows.make(candidate) for candidate in candidates if not candidate.reason}
         for name in self._filters:
             filter_ = self._run.component(name, kdtool.Filter)
             verdicts = filter_.kdtool_filter(self._run, list(rows.values()))
@@ -207,13 +207,13 @@ class Generation:
                 if verdict is not None:
                     is_repaired = short in self._config.repaired and verdict not in filter_.undecided
                     error = f"it was rejected: {verdict}" if is_repaired else ""
-                    found[key] = found[key].reject(f"{short}: {verdict}", error)
+                    judged[key] = judged[key].reject(f"{short}: {verdict}", error)
                     del rows[key]
-        return [(candidate, rows.get(key)) for key, candidate in found.items()]
+        return [(candidate, rows.get(key)) for key, candidate in judged.items()]
 
 
 def filters_of(run: kdtool.RunInfo) -> list[str]:
-    """Return the filters of the text that is made, in order: those of its phase if it has its own, else the recipe's."""
+    """Return the names of the filters to apply, in order: the phase's own if it has any, else the recipe's."""
     names = run.implementing("kdtool_filter")
     own = [name for name in names if name.startswith(f"train.{run.label}.")]
     return own or [name for name in names if not name.startswith("train.")]

@@ -1,6 +1,6 @@
 """Subjects, settings and ways to evolve a task, and names of templates and of their variables.
 
-They are drawn for each request, since some services cannot sample at random.
+They are sampled for each request here, because some services cannot sample at random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VARIABLES = frozenset(
         "setting", "style", "task", "test_form", "tested", "topic",
     }
 )  # fmt: skip
-"""Variables that every template may use; that of repairs `error` besides."""
+"""Variables that every template may use; the template of repairs may also use `error`."""
 REPAIR = "_repair"
 """Template of the turn that asks for a repair."""
 NAMES = {"python": "Python", "javascript": "JavaScript", "java": "Java", "cpp": "C++", "go": "Go", "rust": "Rust"}

@@ -17,9 +17,9 @@ __all__ = ["Record", "Tally", "read_account"]
 
 _SECONDS = 1.0
 _SAMPLES = 10
-"""Rejected candidates that are kept of each cell and reason."""
+"""Rejected candidates that are kept per cell and reason."""
 _SHOWN = 2
-"""Rejected candidates of each reason in a report."""
+"""Rejected candidates per reason in a report."""
 _STATUS, _REJECTED = "status.json", "rejected.jsonl"
 
 
@@ -39,7 +39,7 @@ class Tally:
 
 
 class Record:
-    """Files in a folder: `status.json` (replaced as a whole), `rows.jsonl` and `rejected.jsonl` (a line each)."""
+    """Files in a folder: `status.json` (replaced as a whole), `rows.jsonl` and `rejected.jsonl` (one line per row)."""
 
     def __init__(self, folder: Path, cells: Mapping[Cell, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,14 +51,14 @@ class Record:
         self._rejected = (folder / _REJECTED).open("w", encoding="utf-8", newline="\n")
 
     def accept(self, cell: Cell, row: Mapping[str, Any] | None) -> None:
-        """Count an accepted row, and write it; None for one that is left out, since only pairs are given."""
+        """Count an accepted row, and write it; None counts a row that is left out because only pairs are given."""
         self.cells[cell].accepted += 1
         if row is not None:
             self.given += 1
             self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def reject(self, cell: Cell, reason: str, candidate: Mapping[str, Any]) -> None:
-        """Count a rejection, and write the first ones of each cell and reason."""
+        """Count a rejection; write the candidate if it is among the first of its cell and reason."""
         tally = self.cells[cell]
         tally.rejected[reason] += 1
         if tally.rejected[reason] <= _SAMPLES:
@@ -66,7 +66,7 @@ class Record:
             self._rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def write_status(self, state: str, *, now: bool = False) -> None:
-        """Replace the status, at most once a second unless `now`."""
+        """Replace the status, at most once per second unless `now`."""
         if not now and time.monotonic() - self._written < _SECONDS:
             return
         self._written = time.monotonic()
@@ -78,7 +78,7 @@ class Record:
         new.replace(self._folder / _STATUS)
 
     def close(self, state: str) -> None:
-        """Write the last status; the rows of a complete generation are in the text, and are deleted here."""
+        """Write the last status; delete the rows of a complete generation, which are in the text by then."""
         self.write_status(state, now=True)
         self._rejected.close()
         self._rows.close()
@@ -96,11 +96,12 @@ def read_account(folder: Path) -> Mapping[str, Any] | None:
     }
     samples, shown = [], Counter[str]()
     with (folder / _REJECTED).open(encoding="utf-8") as lines:
-        for one in map(json.loads, lines):
-            shown[one["reason"]] += 1
-            if shown[one["reason"]] <= _SHOWN:
-                text = f"{one['error']}\n\n{one['answer']}".strip()
-                samples.append({"reason": one["reason"], "id": one["id"], "text": text})
+        for candidate in map(json.loads, lines):
+            reason = candidate["reason"]
+            shown[reason] += 1
+            if shown[reason] <= _SHOWN:
+                text = f"{candidate['error']}\n\n{candidate['answer']}".strip()
+                samples.append({"reason": reason, "id": candidate["id"], "text": text})
     return {
         **{name: sum(cell[key] for cell in cells) for name, key in names.items()},
         "rejected": dict(sum((Counter(cell["rejected"]) for cell in cells), Counter[str]()).most_common()),

@@ -1,4 +1,4 @@
-"""Requests for rows that are missing: a template with what is drawn for it, or the next turn of a repair."""
+"""Requests for missing rows: a template with its sampled variables, or the next message of a repair."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def templates_of(config: InstructConfig) -> Templates:
 def request_of(
     slot: Slot, config: InstructConfig, templates: Templates, seeds: Sequence[str], seed: int
 ) -> tuple[kdtool.Request, Mapping[str, Any]]:
-    """Return the request for a slot, and the variables that were drawn for it; a repair has those of the first attempt.
+    """Return the request for a slot, and its sampled variables; a repair keeps those of the attempt that it repairs.
 
     Args:
-        slot: the row, and how often it was asked for.
+        slot: the row, and the number of requests for it so far.
         config: settings of the corpus.
         templates: of all tasks.
         seeds: pieces of code or tasks.
@@ -52,7 +52,7 @@ def request_of(
 
 
 def next_slot(candidate: Candidate, templates: Templates, repairs: int) -> Slot:
-    """Return the slot of a rejected candidate: for its repair if it can be repaired, else for another one.
+    """Return the slot after a rejection: for a repair of the candidate if possible, else for a new candidate.
 
     Raises:
         UsageError: the template of repairs fails.

@@ -1,4 +1,4 @@
-"""Rows of accepted answers, with their provenance: conversations, completions, or preferences over a failed answer."""
+"""Turn accepted answers into rows with their provenance: conversations, completions, or preferences over a failed answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdtool_corpus_instruct._ideas import REPAIR
 __all__ = ["Rows", "plain"]
 
 _GAP = "\n\n"
-"""Between a task and its answer, where the row has no turns."""
+"""Between a task and its answer, if the row is not a conversation."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Rows:
     versions: Mapping[str, str]
 
     def make(self, candidate: Candidate) -> kdtool.Example:
-        """Return the row of a candidate that is not rejected. With `give: pairs` it is a preference if that can be."""
-        assert candidate.parts is not None  # noqa: S101 - of candidates without a reason
+        """Return the row of a candidate that is not rejected. With `give: pairs` it is a preference if possible."""
+        assert candidate.parts is not None  # noqa: S101 - candidates without a reason have parts
         slot, parts, answer = candidate.slot, candidate.parts, candidate.answer
         failed = _failed_alike(slot.failed, parts) if self.config.give == "pairs" else None
         about = {
@@ -49,9 +49,9 @@ class Rows:
             "topic": str(candidate.values["topic"]),
             "attempt": str(slot.attempt),
             "repairs": str(len(slot.failed)) if slot.failed else "",
-            "repaired": "; ".join(one.reason for one in slot.failed),
+            "repaired": "; ".join(failure.reason for failure in slot.failed),
             "rejected": failed.reason if failed else "",
-            "repaired_picodollars": str(sum(one.picodollars for one in slot.failed) or ""),
+            "repaired_picodollars": str(sum(failure.picodollars for failure in slot.failed) or ""),
             "tests": parts.tests,
             "tokens_in": str(answer.tokens_in),
             "tokens_out": str(answer.tokens_out),
@@ -77,9 +77,10 @@ class Rows:
 
 def _failed_alike(failed: tuple[Failure, ...], accepted: Parts) -> Failure | None:
     """Return the newest failed answer with another response to the same task, by the same tests; None without one."""
-    for one in reversed(failed):
-        if one.parts is not None and replace(one.parts, response=accepted.response) == accepted != one.parts:
-            return one
+    for failure in reversed(failed):
+        parts = failure.parts
+        if parts is not None and replace(parts, response=accepted.response) == accepted != parts:
+            return failure
     return None
 
 

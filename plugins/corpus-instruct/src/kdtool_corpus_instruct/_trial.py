@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["run_tests"]
 
 _ERROR = 1_000
-"""Characters of an error's end that go back to the teacher."""
+"""Characters from the end of an error that go back to the teacher."""
 
 
 def run_tests(
@@ -30,36 +30,36 @@ def run_tests(
     Args:
         run: the run, for messages.
         config: time limit and workers.
-        file: journal of the verdicts; none in it is found again.
-        candidates: those with tests are run, unless they are rejected already.
+        file: journal of the verdicts; verdicts in it are reused.
+        candidates: those with tests are run, unless they are already rejected.
 
     Raises:
         SandboxError: programs cannot be run safely here.
     """
     from kdtool_programs import Task, verdicts_of
 
-    found = {one.request.id: one for one in candidates}
+    judged = {candidate.request.id: candidate for candidate in candidates}
     tasks: dict[str, list[Task]] = {}
-    for one in candidates:
-        if one.parts is None or not one.parts.tests:
+    for candidate in candidates:
+        if candidate.parts is None or not candidate.parts.tests:
             continue
-        language = one.slot.cell.language
-        work = _work(code_of(one.parts.response, language), one.parts.tests, language)
+        key, parts, language = candidate.request.id, candidate.parts, candidate.slot.cell.language
+        work = _work(code_of(parts.response, language), parts.tests, language)
         if isinstance(work, str):
-            found[one.request.id] = one.reject(f"tests: {language} does not parse", work)
+            judged[key] = candidate.reject(f"tests: {language} does not parse", work)
         else:
-            tasks.setdefault(language, []).append(Task(one.request.id, work, config.seconds))
+            tasks.setdefault(language, []).append(Task(key, work, config.seconds))
     verdicts = verdicts_of(run, file, tasks, config.workers) if tasks else {}
     for key, verdict in verdicts.items():
         if not verdict.has_passed:
             error = f"its tests fail: {verdict.reason} {verdict.stderr}".strip()[-_ERROR:]
             reason = f"tests: {verdict.reason.partition(':')[0].strip() or verdict.status}"
-            found[key] = found[key].reject(reason[:80], error)
-    return list(found.values())
+            judged[key] = judged[key].reject(reason[:80], error)
+    return list(judged.values())
 
 
 def _work(code: str, tests: str, language: str) -> Module | Program | str:
-    """Return what is run, or the error of Python that does not parse."""
+    """Return the program to run, or the error if Python code does not parse."""
     from kdtool_programs import language as language_called
     from kdtool_programs import module_like
 

@@ -1,7 +1,7 @@
 """Examples from JSON Lines files, plain or gzip.
 
-`JsonLines` is the corpus that recipes call `jsonl`. A line is an object; which form its example has follows from the
-fields that are there. Whatever is wrong with a line is said with file and line.
+`JsonLines` is the corpus that recipes call `jsonl`. A line is an object; the format of its example follows from its fields.
+Errors in a line are reported with file and line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST = 64 * 2**20
 class JsonLines(kdtool.Corpus):
     """One example for each line of the files: messages, a preference, prompt with completion, or text.
 
-    It is what the line has first.
+    If a line has fields of several formats, the first of this list applies.
     """
 
     config: Config
@@ -68,7 +68,7 @@ class JsonLines(kdtool.Corpus):
         @classmethod
         def _names_differ(cls, files: tuple[kdtool.RecipePath, ...]) -> tuple[Path, ...]:
             if len({path.name for path in files}) < len(files):
-                raise ValueError("two files have the same name, by which examples and the run's record tell them apart")
+                raise ValueError("two files have the same name, and the run records files by name; rename one")
             return files
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -76,21 +76,21 @@ class JsonLines(kdtool.Corpus):
         return {path.name: _digest(path) for path in self.config.files}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Say which files are not there."""
+        """Report missing files."""
         return [f"files: no such file: {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, line by line.
 
         Raises:
-            kdtool.UsageError: a file is not there, or a line is wrong.
+            kdtool.UsageError: a file is missing, or a line is invalid.
         """
         seen: set[str] = set()
         for path in self.config.files:
-            for place, record in _records(path):
-                example = _Line(place, record, self.config).example()
+            for location, record in _records(path):
+                example = _Line(location, record, self.config).example()
                 if example.id in seen:
-                    raise kdtool.UsageError(f"{place}: the id {example.id!r} was given before; ids must be unique")
+                    raise kdtool.UsageError(f"{location}: the id {example.id!r} was given before; ids must be unique")
                 seen.add(example.id)
                 yield example
 
@@ -119,23 +119,23 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise kdtool.UsageError(f"jsonl.files: {path} cannot be read: {error}") from error
 
 
-def _object(place: str, line: bytes) -> dict[str, Any]:
+def _object(location: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise kdtool.UsageError(f"{place}:{error.colno}: not JSON: {error.msg}") from error
+        raise kdtool.UsageError(f"{location}:{error.colno}: not JSON: {error.msg}") from error
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise kdtool.UsageError(f"{place}: not JSON in UTF-8: {error}") from error
+        raise kdtool.UsageError(f"{location}: not JSON in UTF-8: {error}") from error
     if not isinstance(record, dict):
-        raise kdtool.UsageError(f"{place}: expected an object, found {type(record).__name__}")
+        raise kdtool.UsageError(f"{location}: expected an object, found {type(record).__name__}")
     return record
 
 
 class _Line:
-    """One line with its place, read by the names of fields that the config gives."""
+    """One line with its location, parsed by the field names in the config."""
 
-    def __init__(self, place: str, record: dict[str, Any], config: JsonLines.Config) -> None:
-        self._place = place
+    def __init__(self, location: str, record: dict[str, Any], config: JsonLines.Config) -> None:
+        self._location = location
         self._record = record
         self._config = config
 
@@ -145,12 +145,12 @@ class _Line:
         if split not in get_args(kdtool.Split):
             raise self._wrong(config.split_field, f'must be "train", "validation" or "test", not {split!r}')
         return kdtool.Example(
-            id=self._text(config.id_field, self._place) or self._place,
+            id=self._text(config.id_field, self._location) or self._location,
             body=self._body(),
             split=split,  # type: ignore[arg-type]
             language=self._text(config.language_field, config.language).lower(),
             licence=self._text(config.licence_field, config.licence),
-            source=self._place.rpartition(":")[0],
+            source=self._location.rpartition(":")[0],
         )
 
     def _body(self) -> kdtool.Text | kdtool.Completion | kdtool.Messages:
@@ -165,7 +165,7 @@ class _Line:
         if config.text_field in record:
             return kdtool.Text(self._text(config.text_field))
         raise kdtool.UsageError(
-            f"{self._place}: found none of the fields {config.messages_field!r}, {config.prompt_field!r} and "
+            f"{self._location}: found none of the fields {config.messages_field!r}, {config.prompt_field!r} and "
             f"{config.text_field!r}, only {sorted(record)}; name yours by messages_field, prompt_field or text_field"
         )
 
@@ -176,7 +176,7 @@ class _Line:
             raise self._wrong(name, "must be a list of messages")
         for turn in turns:
             if not (isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))):
-                raise self._wrong(name, 'must hold objects with the texts "role" and "content"')
+                raise self._wrong(name, 'must contain objects with the text fields "role" and "content"')
             self._whole(name, turn["role"] + turn["content"])
         return tuple((turn["role"], turn["content"]) for turn in turns)
 
@@ -191,7 +191,7 @@ class _Line:
         return self._whole(name, value)
 
     def _whole(self, name: str, text: str) -> str:
-        """Return a text that files can hold: JSON can name half a character, a lone surrogate."""
+        """Return the text unchanged; raise if it has an unpaired surrogate, which JSON can express but UTF-8 cannot."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -200,4 +200,4 @@ class _Line:
         return text
 
     def _wrong(self, name: str, what: str) -> kdtool.UsageError:
-        return kdtool.UsageError(f"{self._place}: field {name!r} {what}")
+        return kdtool.UsageError(f"{self._location}: field {name!r} {what}")

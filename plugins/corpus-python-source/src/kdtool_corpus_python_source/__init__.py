@@ -1,7 +1,7 @@
 """Python files: the interpreter's own standard library, or a folder.
 
-`PythonSource` is the corpus that recipes call `python-source`. Files are found and filtered in `_files`; each becomes
-an example, or several (`_pairs`), in an order and with a split that follow from hashes of its path. Nothing is downloaded.
+`PythonSource` is the corpus that recipes call `python-source`. `_files` finds and filters files; each becomes an
+example, or several (`_pairs`). Hashes of a file's path determine its position and its split. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The corpus `python-source`: files become examples, in an order and with a split that follow from their paths."""
+"""The corpus `python-source`: files become examples; their paths determine order and split."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NOTHING: Mapping[str, str] = {}
 class PythonSource(kdtool.Corpus):
     """One example for each Python file, or for each of its documented functions and explained snippets (`forms`).
 
-    The id begins with the path below the folder, which alone decides the split: all of a file is in one.
+    The id begins with the path below the folder. This path determines the split, so all examples of a file are in one split.
 
-    Generated files, files whose name or text is not UTF-8, and further copies of a file are left out; of the standard
-    library also tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
+    Generated files, files whose name or text is not UTF-8, and further copies of a file are left out, and from the standard
+    library also tests, tables and demonstrations. The order is shuffled, so the first files are a fair sample of all.
     """
 
     config: Config
@@ -43,8 +43,8 @@ class PythonSource(kdtool.Corpus):
         glob: str = "**/*.py"
         """Pattern of files below the folder."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
-        """Examples made of a file: `file` is all of it as plain text. `implement` asks for bodies of its functions after
-        signature and documentation, `document` for documentation after the code, `explain` for comments on lines of code."""
+        """Examples to make from a file: `file` is the whole file as plain text. `implement` asks for function bodies, given
+        signature and documentation; `document` for documentation, given code; `explain` for comments on lines of code."""
         licence: str = ""
         """SPDX expression for the files of `folder`; the standard library's is known."""
         minimum_bytes: int = kdtool.Field(default=200, ge=0)
@@ -52,17 +52,17 @@ class PythonSource(kdtool.Corpus):
         maximum_bytes: int = kdtool.Field(default=200_000, ge=1)
         """Larger files are left out: they are mostly tables."""
         validation_share: float = kdtool.Field(default=0.05, ge=0, le=0.5)
-        """Share of files that settings are chosen on."""
+        """Share of files for choosing settings."""
         test_share: float = kdtool.Field(default=0.1, ge=0, le=0.49)
-        """Share of files that are scored at the end."""
+        """Share of files for scoring at the end."""
         train_files: int | None = kdtool.Field(default=None, ge=1)
-        """At most so many files to learn from; null takes all."""
+        """Maximum number of training files; null uses all."""
         validation_files: int | None = kdtool.Field(default=None, ge=1)
-        """At most so many files to choose settings on; null takes all."""
+        """Maximum number of validation files; null uses all."""
         test_files: int | None = kdtool.Field(default=None, ge=1)
-        """At most so many files to score; null takes all."""
+        """Maximum number of test files; null uses all."""
         seed: int = kdtool.Field(default=0, ge=0)
-        """Shuffles the order, and so which files a limit keeps. It never changes the split."""
+        """Seed of the shuffle, which determines the files that a limit keeps. It never changes the split."""
 
         @pydantic.field_validator("glob")
         @classmethod
@@ -77,7 +77,7 @@ class PythonSource(kdtool.Corpus):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._found: tuple[SourceFile, ...] | None = None
+        self._source_files: tuple[SourceFile, ...] | None = None
         self._unread: list[str] = []
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -86,12 +86,12 @@ class PythonSource(kdtool.Corpus):
         return {"files": hashlib.sha256(lines.encode("utf-8")).hexdigest()}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Say that the folder is not there, if so."""
+        """Report a missing folder."""
         folder = self.config.folder
         return [f"folder: no such folder: {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
-        """Give the licence of the standard library; that of a folder is the user's to know."""
+        """Return the licence of the standard library; None for a folder, whose licence only the user knows."""
         if self.config.folder is not None:
             return None
         return kdtool.LicenceTerms("Python-2.0", "https://docs.python.org/3/license.html")
@@ -99,10 +99,10 @@ class PythonSource(kdtool.Corpus):
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, shuffled, up to the limits of their splits.
 
-        Messages give the number of unreadable files and, if there are few files, name empty splits.
+        Messages report the number of unreadable files, and any splits that stay empty because there are few files.
 
         Raises:
-            kdtool.UsageError: there is no such folder, or no file to be taken.
+            kdtool.UsageError: the folder does not exist, or no file in it qualifies.
             kdtool.StorageError: a file changed after the run began.
         """
         config = self.config
@@ -129,21 +129,21 @@ class PythonSource(kdtool.Corpus):
                 run.say(f"python-source: none of {len(self._files()):,} files is for {missed}; raise {missed}_share")
 
     def _files(self) -> tuple[SourceFile, ...]:
-        if self._found is None:
+        if self._source_files is None:
             from kdtool_corpus_python_source._files import NOT_FOR_LEARNING, find_files
 
             config = self.config
             folder = config.folder or Path(sysconfig.get_path("stdlib"))
             skipped = frozenset() if config.folder else NOT_FOR_LEARNING
             sizes = config.minimum_bytes, config.maximum_bytes
-            self._found = tuple(find_files(folder, config.glob, *sizes, skipped, self._unread))
-        return self._found
+            self._source_files = tuple(find_files(folder, config.glob, *sizes, skipped, self._unread))
+        return self._source_files
 
     def _split(self, identifier: str) -> kdtool.Split:
-        place = _number(f"split {identifier}") / 2**64
-        if place < self.config.test_share:
+        fraction = _number(f"split {identifier}") / 2**64
+        if fraction < self.config.test_share:
             return "test"
-        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+        return "validation" if fraction < self.config.test_share + self.config.validation_share else "train"
 
     def _examples(self, file: SourceFile, split: kdtool.Split) -> Iterator[kdtool.Example]:
         from kdtool_corpus_python_source._pairs import pairs_of
@@ -164,18 +164,18 @@ class PythonSource(kdtool.Corpus):
         split: kdtool.Split,
         about: Mapping[str, str] = _NOTHING,
     ) -> kdtool.Example:
-        own = self.config.folder is None
+        is_stdlib = self.config.folder is None
         return kdtool.Example(
             id=identifier,
             body=body,
             split=split,
             language="python",
-            licence="Python-2.0" if own else self.config.licence,
-            source="Python standard library" if own else "folder",
+            licence="Python-2.0" if is_stdlib else self.config.licence,
+            source="Python standard library" if is_stdlib else "folder",
             meta=about,
         )
 
 
 def _number(text: str) -> int:
-    """Return 64 bits that follow from `text`, alike on every machine."""
+    """Return a hash of `text` of 64 bits, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""Files of a folder that are hand-written source. Called by the corpus once, for its identity and its examples."""
+"""Find the hand-written source files of a folder. The corpus calls this once, for its identity and its examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import kdtool
 __all__ = ["NOT_FOR_LEARNING", "SourceFile", "find_files"]
 
 NOT_OF_THE_PROJECT = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
-"""Folders that are never read, like those whose name begins with a dot."""
+"""Folders that are never read, in addition to those whose name begins with a dot."""
 NOT_FOR_LEARNING = frozenset(
     {
         *("test", "tests", "idle_test"),  # they repeat what they test
@@ -25,12 +25,12 @@ NOT_FOR_LEARNING = frozenset(
 GENERATED = re.compile(
     r"auto-?generated|automatically generated|generated (from|by|and used by)|do not edit", re.IGNORECASE
 )
-"""Found near the start of files that a program wrote."""
+"""Matches near the start of generated files."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file: its path below the folder with slashes, where it is, and the SHA-256 of its text."""
+    """A file: its path below the folder with slashes, its location, and the SHA-256 of its text."""
 
     id: str
     path: Path
@@ -40,7 +40,7 @@ class SourceFile:
         """Return the text, lines ended by a line feed.
 
         Raises:
-            kdtool.StorageError: it is not what it was when the files were looked for.
+            kdtool.StorageError: the file has changed since it was found.
         """
         text = _read(self.path)
         if text is None or _digest(text) != self.digest:
@@ -51,15 +51,17 @@ class SourceFile:
 def find_files(
     folder: Path, pattern: str, minimum_bytes: int, maximum_bytes: int, skipped: frozenset[str], unread: list[str]
 ) -> Iterator[SourceFile]:
-    """Yield the files to be taken, sorted by id; of files with the same text only the first. None below a `skipped` name.
+    """Yield the files that qualify, sorted by id: the first of several with the same text, and none below a `skipped` name.
 
-    `unread` gets the ids of those that cannot be read, or whose name or text is not UTF-8.
+    Ids of files that cannot be read, or whose name or text is not UTF-8, are appended to `unread`.
 
     Raises:
-        kdtool.UsageError: there is no such folder, or no file to be taken.
+        kdtool.UsageError: the folder does not exist, or no file in it qualifies.
     """
     if not folder.is_dir():
-        raise kdtool.UsageError(f"python-source.folder: {folder} is not a directory; give one that holds Python files")
+        raise kdtool.UsageError(
+            f"python-source.folder: {folder} is not a directory; name one that contains Python files"
+        )
     seen: set[str] = set()
     for identifier, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob(pattern)):
         if (
@@ -90,7 +92,7 @@ def _is_skipped(identifier: str, skipped: frozenset[str]) -> bool:
 
 
 def _is_text(name: str) -> bool:
-    """Say whether a name is UTF-8: Python writes the bytes of others as single surrogates, which nothing can store."""
+    """Return whether a name is UTF-8: Python decodes others with unpaired surrogates, which cannot be stored."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -99,7 +101,7 @@ def _is_text(name: str) -> bool:
 
 
 def _read(path: Path) -> str | None:
-    """Return a file's text, or None where it cannot be read as UTF-8."""
+    """Return a file's text, or None if it cannot be read as UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):

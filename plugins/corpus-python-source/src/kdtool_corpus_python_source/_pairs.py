@@ -1,7 +1,7 @@
 """Pairs of prompt and completion in a source file: documentation with its implementation, and snippets that are explained.
 
-Called by the corpus for each file, where its settings ask for other forms than whole files. Everything stands in the file as
-somebody wrote it; nothing is made up. A file that this interpreter cannot parse has none.
+The corpus calls this for each file if its settings ask for forms other than whole files. All text is from the file as its
+authors wrote it; nothing is generated. A file that this interpreter cannot parse has no pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Form", "Pair", "PairForm", "pairs_of"]
 PairForm = Literal["implement", "document", "explain"]
 Form = Literal["file"] | PairForm
 _WORDS = 5
-"""Fewer words document or explain nothing."""
+"""Minimum words of documentation or of an explanation: shorter ones explain nothing."""
 _SNIPPET_LINES = 20
 _NO_EXPLANATION = re.compile(
     r"\b(todo|fixme|xxx|hack|noqa|pragma|pylint|mypy|type:|copyright|licen[cs]e|coding[:=])|[-=*#~_]{4,}", re.IGNORECASE
@@ -43,12 +43,12 @@ def pairs_of(text: str, forms: Sequence[PairForm]) -> Iterator[Pair]:
     """Yield the pairs of the wanted forms in a file, form by form, in the order of the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the file's own strings escape is not ours
+            warnings.simplefilter("ignore")  # invalid escapes in the file's strings are not kdtool's to report
             tree = ast.parse(text)
-        comments = _own_lines_of_comments(text)
+        comments = _lines_of_comments(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         return
-    lines = text.split("\n")  # as the parser counts them: splitlines ends a line at more
+    lines = text.split("\n")  # the parser counts lines like this; splitlines also breaks at other characters
     for form in forms:
         if form == "explain":
             yield from _explain(tree, lines, comments)
@@ -63,7 +63,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _functions(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[_Function, str]]:
-    """Yield functions and methods with their qualified names; not what is defined inside a function."""
+    """Yield functions and methods with their qualified names, except functions defined inside others."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node, f"{prefix}{node.name}"
@@ -72,19 +72,19 @@ def _functions(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[_Functio
 
 
 def _document(function: _Function, name: str, lines: Sequence[str], form: PairForm) -> Pair | None:
-    """Return a function that is documented and does something, as implementation of its documentation or the reverse."""
+    """Return the pair of a documented function with a body: from documentation to implementation, or the reverse."""
     docstring = ast.get_docstring(function, clean=False)
     if docstring is None or len(docstring.split()) < _WORDS or not _does_something(function.body[1:]):
         return None
-    said, first = function.body[0], function.body[1]
-    signature_end, said_end = said.lineno - 1, said.end_lineno or said.lineno
-    if first.lineno <= said_end or lines[signature_end][: said.col_offset].strip():
+    documented, first = function.body[0], function.body[1]
+    signature_end, documentation_end = documented.lineno - 1, documented.end_lineno or documented.lineno
+    if first.lineno <= documentation_end or lines[signature_end][: documented.col_offset].strip():
         return None  # on one line with something else
     begin = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
     end = function.end_lineno or function.lineno
     head, documentation, rest = (
         _dedent(lines[start:stop], function.col_offset)
-        for start, stop in ((begin - 1, signature_end), (signature_end, said_end), (said_end, end))
+        for start, stop in ((begin - 1, signature_end), (signature_end, documentation_end), (documentation_end, end))
     )
     if form == "implement":
         return Pair(form, begin, name, head + documentation, rest)
@@ -93,7 +93,7 @@ def _document(function: _Function, name: str, lines: Sequence[str], form: PairFo
 
 
 def _does_something(body: Sequence[ast.stmt]) -> bool:
-    """Return whether there is more than pass, dots, or raising NotImplementedError."""
+    """Return whether a body is more than `pass`, `...`, or a NotImplementedError."""
     if not body:
         return False
     only = body[0]
@@ -105,9 +105,9 @@ def _does_something(body: Sequence[ast.stmt]) -> bool:
 
 
 def _explain(tree: ast.Module, lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
-    """Yield statements that follow each other without a gap, with the comment right above them."""
-    found = [pair for body in _bodies(tree) for pair in _explained_in(body, lines, comments)]
-    yield from sorted(found, key=lambda pair: pair.line)
+    """Yield statements that follow each other without a gap, with the comment directly above them."""
+    pairs = [pair for body in _bodies(tree) for pair in _explained_in(body, lines, comments)]
+    yield from sorted(pairs, key=lambda pair: pair.line)
 
 
 def _explained_in(body: Sequence[ast.stmt], lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
@@ -129,7 +129,7 @@ def _explained_in(body: Sequence[ast.stmt], lines: Sequence[str], comments: set[
 
 
 def _end_of_group(statements: Sequence[ast.stmt]) -> int:
-    """Return the last line of the statements that follow each other without a line between."""
+    """Return the last line of the statements that follow each other without a line in between."""
     end = statements[0].end_lineno or statements[0].lineno
     for statement in statements[1:]:
         if statement.lineno > end + 1:
@@ -160,8 +160,8 @@ def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
                 yield body
 
 
-def _own_lines_of_comments(text: str) -> set[int]:
-    """Return the numbers of lines that hold nothing but a comment."""
+def _lines_of_comments(text: str) -> set[int]:
+    """Return the numbers of lines that contain only a comment."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return {
         token.start[0]

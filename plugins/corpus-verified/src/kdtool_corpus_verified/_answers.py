@@ -27,7 +27,7 @@ def ask_for_answers(
     Args:
         run: the run, which reaches the teacher.
         config: the teacher, and the settings of its answers.
-        prompts: by id, which determines the seed for sampling.
+        prompts: by id; the id determines the seed for sampling.
         file: journal of the answers.
         again: retry requests that were refused before.
 

@@ -22,7 +22,7 @@ REFUSED = "refused by the teacher"
 
 @dataclass(frozen=True)
 class Attempt:
-    """A completion of the prompt, with its verdict `judged`, or in `unfit` the reason why it was not run.
+    """A completion of the prompt, with its verdict `judged`, or with the reason why it was not run in `unfit`.
 
     `refusal` is the teacher's reason for refusing the request.
     """
@@ -99,7 +99,9 @@ def run_attempts(
     from kdtool_programs import Task
 
     names = {
-        name_of(key, number): one.module("").names for key, one in problems.items() for number in range(config.samples)
+        name_of(key, number): problem.module("").names
+        for key, problem in problems.items()
+        for number in range(config.samples)
     }
     codes = {name: _completion(answer, config, names[name]) for name, answer in answers.items()}
     reasons = {name: _unfit(answer, codes[name]) for name, answer in answers.items()}
@@ -120,12 +122,12 @@ def run_attempts(
 
 def passing(attempts: Sequence[Attempt], most: int) -> list[Attempt]:
     """Return the first `most` distinct attempts that passed."""
-    return _distinct(one for one in attempts if one.has_passed)[:most]
+    return _distinct(attempt for attempt in attempts if attempt.has_passed)[:most]
 
 
 def pairs(attempts: Sequence[Attempt], most: int) -> list[tuple[Attempt, Attempt]]:
     """Return at most `most` pairs of a passed and a failed attempt; no text is in two pairs."""
-    failed = _distinct(one for one in attempts if one.has_failed)
+    failed = _distinct(attempt for attempt in attempts if attempt.has_failed)
     return list(zip(passing(attempts, most), failed, strict=False))
 
 

@@ -34,11 +34,11 @@ class VerifiedConfig(kdtool.Config):
     stop: tuple[str, ...] | None = None
     """Stop strings; null uses those of bigcode-evaluation-harness for MBPP, and none for `chat`."""
     limit: int | None = kdtool.Field(default=None, ge=1)
-    """Ask about the first so many problems; null asks about all."""
+    """Ask only about the first N problems; null asks about all."""
     seconds: float = kdtool.Field(default=3.0, gt=0, le=600)
     """Time limit per program; a program that exceeds it fails."""
     workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Programs run in parallel."""
+    """Number of programs to run in parallel."""
 
     @pydantic.model_validator(mode="after")
     def _can_give_that(self) -> VerifiedConfig:

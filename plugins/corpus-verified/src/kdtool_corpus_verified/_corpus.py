@@ -1,4 +1,4 @@
-"""The corpus `verified`: asks a teacher, runs its programs, and makes examples of those that pass."""
+"""The corpus `verified`: asks a teacher, runs its programs, and turns those that pass into examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Verified"]
 
 FOLDER = "verified"
-"""Subfolder for answers and verdicts, in the folder of the text that they become part of."""
+"""Subfolder for answers and verdicts, in the folder of the text that contains them."""
 
 
 class Verified(kdtool.Corpus):
@@ -44,7 +44,7 @@ class Verified(kdtool.Corpus):
         return {"python": platform.python_version()}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Return what the sandbox lacks to run programs safely here."""
+        """Report missing requirements of the sandbox."""
         from kdtool_programs import missing
 
         return missing()
@@ -64,14 +64,15 @@ class Verified(kdtool.Corpus):
 
         problems, account = self._problems(run), Account()
         attempts = self._attempts(run, problems, account)
-        given = {name: list(self._make_examples(run, problems[name], found)) for name, found in attempts.items()}
-        run.say(summarise_attempts(self.config, attempts, sum(map(len, given.values()))))
-        account.rows = sum(map(len, given.values()))
-        account.rejected.update(one.reason for found in attempts.values() for one in found if not one.has_passed)
+        examples = {name: list(self._make_examples(run, problems[name], tried)) for name, tried in attempts.items()}
+        account.rows = sum(map(len, examples.values()))
+        run.say(summarise_attempts(self.config, attempts, account.rows))
+        every = (attempt for tried in attempts.values() for attempt in tried)
+        account.rejected.update(attempt.reason for attempt in every if not attempt.has_passed)
         account.write(self._base(run).with_suffix(".json"))
         for example in self._source(run):
             if example.split == "train":
-                yield from given.get(example.id, ())
+                yield from examples.get(example.id, ())
             else:
                 yield example
 
@@ -81,7 +82,7 @@ class Verified(kdtool.Corpus):
         return Account.read(self._base(run).with_suffix(".json"))
 
     def _base(self, run: kdtool.RunInfo) -> Path:
-        """Return the path that names of this corpus's files begin with: several corpora of this kind share the folder."""
+        """Return the path that this corpus's file names begin with: several corpora of this kind share the folder."""
         settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
         return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
@@ -92,13 +93,13 @@ class Verified(kdtool.Corpus):
         from kdtool_corpus_verified._problems import problem_of
 
         to_learn_from = (example for example in self._source(run) if example.split == "train")
-        found = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
-        if not found:
+        problems = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
+        if not problems:
             raise kdtool.UsageError(
                 f"verified.corpus: {self.config.corpus} contains no problem to learn from: expected examples of the split "
                 "'train'; name another corpus"
             )
-        return found
+        return problems
 
     def _attempts(
         self, run: kdtool.RunInfo, problems: Mapping[str, Problem], account: Account
@@ -136,12 +137,12 @@ class Verified(kdtool.Corpus):
         """Yield training examples from the attempts at a problem."""
         from kdtool_corpus_verified._attempts import name_of, pairs, passing
 
-        about = {**self._about(run), "passed": f"{sum(one.has_passed for one in attempts)} of {len(attempts)}"}
+        about = {**self._about(run), "passed": f"{sum(attempt.has_passed for attempt in attempts)} of {len(attempts)}"}
         prompt, name = problem.prompt, problem.example.id
         if self.config.give == "passing":
-            for one in passing(attempts, self.config.keep):
-                body = kdtool.Completion(prompt, one.completion)
-                yield self._example(problem.example, name_of(name, one.number), body, about)
+            for attempt in passing(attempts, self.config.keep):
+                body = kdtool.Completion(prompt, attempt.completion)
+                yield self._example(problem.example, name_of(name, attempt.number), body, about)
         else:
             for chosen, rejected in pairs(attempts, self.config.keep):
                 pair = kdtool.Preference(prompt, chosen.completion, rejected.completion)
@@ -150,9 +151,9 @@ class Verified(kdtool.Corpus):
                 yield self._example(problem.example, key, pair, {**about, **why})
 
     def _about(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the teacher's name, and its licence if that is known."""
-        own = [each.terms.licence for each in run.licences if each.component == self.config.ask]
-        return {"teacher": self.config.ask, **({"teacher_licence": own[0]} if own else {})}
+        """Return the teacher's name, and its licence if known."""
+        licences = [each.terms.licence for each in run.licences if each.component == self.config.ask]
+        return {"teacher": self.config.ask, **({"teacher_licence": licences[0]} if licences else {})}
 
     def _example(
         self, problem: kdtool.Example, name: str, body: kdtool.Completion, about: Mapping[str, str]

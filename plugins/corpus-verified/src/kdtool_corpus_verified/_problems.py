@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "problem_of"]
 
 _EXPECTED = (
-    "expected are problems as the corpus mbpp gives them: a prompt with its Python solution, and in `meta` the key `tests`, "
+    "expected problems in the format of the corpus mbpp: a prompt with its Python solution, and in `meta` the key `tests`, "
     "a JSON list of Python statements (optionally `setup`, code to run before them); name such a corpus"
 )
 
@@ -51,11 +51,11 @@ def problem_of(example: kdtool.Example) -> Problem:
         with suppress(SyntaxError, ValueError):  # a ValueError is a null character, in Python 3.11
             made = module_like(before + body.completion, tests)
             if made("").names:
-                return Problem(example, body.prompt, body.completion, _behind(before, made))
+                return Problem(example, body.prompt, body.completion, _prepend(before, made))
     raise _refusal(example, "has tests that use nothing of its solution, or one of the two does not parse")
 
 
-def _behind(before: str, made: Callable[[str], Module]) -> Callable[[str], Module]:
+def _prepend(before: str, made: Callable[[str], Module]) -> Callable[[str], Module]:
     return lambda completion: made(before + completion)
 
 

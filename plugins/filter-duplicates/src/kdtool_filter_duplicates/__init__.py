@@ -1,7 +1,7 @@
-"""The filter `duplicates`: no text that was there before, exactly or nearly.
+"""The filter `duplicates`: rejects exact and near-duplicates of earlier texts.
 
-`_filter` judges examples. `_exact` remembers whole texts on disk. `_shingles` cuts texts into overlapping pieces of some
-words, and `_near` finds the kept texts that share most of them.
+`_filter` judges examples. `_exact` remembers whole texts on disk. `_shingles` cuts texts into overlapping runs of words, and
+`_near` finds the kept texts that share most of them.
 """
 
 from __future__ import annotations

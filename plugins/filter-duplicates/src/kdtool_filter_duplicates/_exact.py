@@ -1,4 +1,4 @@
-"""Remember whole texts in a temporary database on disk, with the example that had each first."""
+"""Remember whole texts in a temporary database on disk, with the first example that had each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CACHE_KIBIBYTES = 16_384
 
 
 class ExactTexts:
-    """Texts by 64 bits of their hash. Memory stays the same, disk grows by some 30 bytes a text."""
+    """Texts by 64 bits of their hash. Memory stays constant, disk space grows by about 30 bytes per text."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect(
@@ -24,9 +24,9 @@ class ExactTexts:
         self._database.execute("CREATE TABLE texts (text INTEGER PRIMARY KEY, owner INTEGER)")
 
     def owner(self, text: int) -> int | None:
-        """Return the example that had a text first, None for a new text."""
-        found = self._database.execute("SELECT owner FROM texts WHERE text = ?", (text,)).fetchone()
-        return None if found is None else int(found[0])
+        """Return the first example that had a text, None for a new text."""
+        row = self._database.execute("SELECT owner FROM texts WHERE text = ?", (text,)).fetchone()
+        return None if row is None else int(row[0])
 
     def add(self, text: int, owner: int) -> None:
         """Remember a text."""
@@ -38,6 +38,6 @@ class ExactTexts:
 
 
 def number_of(*texts: str) -> int:
-    """Return a signed number of 64 bits for texts in this order, the same in every process."""
+    """Return a signed hash of 64 bits for texts in this order, the same in every process."""
     digest = blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little", signed=True)

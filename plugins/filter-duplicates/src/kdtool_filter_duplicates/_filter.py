@@ -1,4 +1,4 @@
-"""The filter `duplicates`: compares each example with those that it kept before."""
+"""The filter `duplicates`: compares each example with those that it has kept."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["DuplicatesFilter"]
 
 
 class DuplicatesFilter(kdtool.Filter):
-    """Rejects examples that equal a kept one but for white space at the ends of lines, or share most of its shingles.
+    """Rejects examples that equal a kept one except for white space at the ends of lines, or share most of its shingles.
 
-    The first of several is kept. A kept example that is judged again is kept again, also if its text was repaired.
+    The first of several is kept. A kept example that is judged again is kept again, even if its text was repaired.
     """
 
     class Config(kdtool.Config):
         """Settings of `duplicates`."""
 
         near: float | None = kdtool.Field(default=0.8, ge=0.5, le=1)
-        """Least Jaccard index of the shingles of near-duplicates; null looks for exact duplicates only."""
+        """Minimum Jaccard index of the shingles of near-duplicates; null rejects only exact duplicates."""
         words: int = kdtool.Field(default=5, ge=1, le=100)
-        """Words per shingle: names, numbers and signs."""
+        """Words per shingle; names, numbers and signs count as words."""
         remember: int = kdtool.Field(default=1_000_000, ge=1, le=100_000_000)
-        """Kept texts that are compared nearly, the newest ones. Exact duplicates are found however old they are."""
+        """Number of kept texts, the newest ones, to compare for near-duplicates. Exact duplicates are found among all."""
 
     config: Config
 
@@ -55,7 +55,7 @@ class DuplicatesFilter(kdtool.Filter):
 
         shingles = [shingles_of(text, self.config.words) for text in texts]
         signatures = self._near.signatures(shingles)
-        return [self._judge(*one) for one in zip(examples, texts, shingles, signatures, strict=True)]
+        return [self._judge(*arguments) for arguments in zip(examples, texts, shingles, signatures, strict=True)]
 
     def kdtool_close(self) -> None:
         """Delete the temporary files."""

@@ -1,9 +1,9 @@
 """Find kept texts with nearly the same shingles: candidates by MinHash, verified by their exact Jaccard index.
 
 A text's signature (128 minima of hashes, by rensa) is cut into bands. Two texts of similarity s agree in a band of r
-minima with the probability s^r; candidates agree in at least one. Each band has a hash table of rows: `heads` holds the
-newest row of a slot, `nexts` the row that was its newest before, and so on. Shingles and tables lie in temporary files,
-so that the process's own memory does not grow with the rows: the system keeps what it has room for.
+minima with the probability s^r; candidates agree in at least one. Each band has a hash table of rows: `heads` has the newest
+row of each slot, `nexts` the one before each row in its slot. Shingles and tables are in temporary files, so the process's
+own memory does not grow with the rows: the system caches as many pages as it has room for.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SEED = 42
 _RECALL = 0.99
 _FIRST_ROWS = 1024
 _CANDIDATES = 512
-"""Most candidates that are verified for a text, the newest first."""
+"""Maximum number of candidates that are verified for a text, the newest first."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def bands_for(similarity: float) -> tuple[int, int]:
-    """Return the number of bands and the minima in each: as long as finds texts of that similarity 99 times of 100."""
+    """Return the number of bands and of minima in each: the longest bands that find such texts 99 times out of 100."""
     for length in range(_MINIMA, 1, -1):
         bands = _MINIMA // length
         if 1 - (1 - similarity**length) ** bands >= _RECALL:
@@ -44,9 +44,9 @@ class NearTexts:
     """Texts that were kept, as sets of shingles.
 
     Args:
-        similarity: least Jaccard index of near-duplicates.
-        most: number of texts that are remembered, the newest ones. Each takes 16 bytes of disk a band: some 350 bytes at
-            0.8; and 8 bytes a shingle.
+        similarity: minimum Jaccard index of near-duplicates.
+        most: number of texts to remember, the newest ones. Each takes 16 bytes of disk space per band (about 350 bytes at
+            0.8) and 8 bytes per shingle.
     """
 
     def __init__(self, similarity: float, most: int) -> None:
@@ -68,40 +68,40 @@ class NearTexts:
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, _MINIMA, _SEED)
         minima = np.array(matrix.to_rows(), np.uint64).reshape(len(texts), _MINIMA)
         bands = minima[:, : self._bands * self._minima].reshape(len(texts), self._bands, self._minima)
-        found = np.zeros(bands.shape[:2], np.uint64)
-        for place in range(self._minima):
-            found = (found + bands[:, :, place]) * _FACTOR
-        return (found >> np.uint64(32)).astype(np.uint32)
+        hashes = np.zeros(bands.shape[:2], np.uint64)
+        for index in range(self._minima):
+            hashes = (hashes + bands[:, :, index]) * _FACTOR
+        return (hashes >> np.uint64(32)).astype(np.uint32)
 
     def has_near(self, text: NDArray[np.uint64], signature: NDArray[np.uint32], owner: int) -> bool:
         """Return whether a remembered text of another owner is at least as similar as `similarity`."""
         for number, row in enumerate(self._candidates(signature.tolist())):
             if number == _CANDIDATES:
                 return False
-            place = row % self._capacity
-            size = self._sizes[place]
-            if self._owners[place] == owner:
+            index = row % self._capacity
+            size = self._sizes[index]
+            if self._owners[index] == owner:
                 continue
             if min(size, len(text)) < self._similarity * max(size, len(text)):
                 continue  # too different in length
-            self._file.seek(self._offsets[place])
+            self._file.seek(self._offsets[index])
             other = np.frombuffer(self._file.read(8 * int(size)), np.uint64)
             if jaccard(text, other) >= self._similarity:
                 return True
         return False
 
     def add(self, text: NDArray[np.uint64], signature: NDArray[np.uint32], owner: int) -> None:
-        """Remember a text of an owner; the oldest one is forgotten if there are too many."""
+        """Remember a text of an owner; forget the oldest one if there are too many."""
         if self._rows == self._capacity < self._most:
             self._grow()
-        row, place = self._rows, self._rows % self._capacity
+        row, index = self._rows, self._rows % self._capacity
         self._file.seek(self._end)
         self._file.write(text.tobytes())
-        self._offsets[place], self._sizes[place], self._owners[place] = self._end, len(text), owner
+        self._offsets[index], self._sizes[index], self._owners[index] = self._end, len(text), owner
         slots = signature & self._mask
         bands = np.arange(self._bands)
-        self._hashes[place] = signature
-        self._nexts[place] = self._heads[bands, slots]
+        self._hashes[index] = signature
+        self._nexts[index] = self._heads[bands, slots]
         self._heads[bands, slots] = row + 1
         self._end += text.nbytes
         self._rows += 1
@@ -117,11 +117,11 @@ class NearTexts:
         for band, value in enumerate(signature):
             row = int(self._heads[band, value & int(self._mask)]) - 1
             while row >= max(oldest, 0):
-                place = row % self._capacity
-                if row not in seen and self._hashes[place, band] == value:
+                index = row % self._capacity
+                if row not in seen and self._hashes[index, band] == value:
                     seen.add(row)
                     yield row
-                row = int(self._nexts[place, band]) - 1
+                row = int(self._nexts[index, band]) - 1
 
     def _allocate(self, capacity: int) -> None:
         self._capacity = capacity
@@ -135,7 +135,7 @@ class NearTexts:
         self._owners = _table((capacity,), np.int64)
 
     def _grow(self) -> None:
-        """Double the tables; every row has its own number as its place as long as they grow."""
+        """Double the tables; as long as they grow, a row's number is also its index."""
         rows, hashes, offsets, sizes, owners = self._rows, self._hashes, self._offsets, self._sizes, self._owners
         self._allocate(min(2 * self._capacity, self._most))
         self._hashes[:rows], self._offsets[:rows] = hashes, offsets

@@ -23,22 +23,22 @@ _HALF = np.uint64(32)
 def shingles_of(text: str, words: int) -> NDArray[np.uint64]:
     """Return the hashes of a text's distinct shingles, sorted; names, numbers and signs are words.
 
-    A text of fewer than `words` words is one shingle, an empty one has none.
+    A text of fewer than `words` words is one shingle; an empty text has none.
     """
-    own = np.fromiter(map(_hash, _WORD.findall(text)), np.uint64)
-    length = min(words, len(own))
+    word_hashes = np.fromiter(map(_hash, _WORD.findall(text)), np.uint64)
+    length = min(words, len(word_hashes))
     if not length:
-        return own
-    found = np.zeros(len(own) - length + 1, np.uint64)
+        return word_hashes
+    hashes = np.zeros(len(word_hashes) - length + 1, np.uint64)
     for offset in range(length):
-        found = found * _FACTOR + own[offset : offset + len(found)]
-    found ^= found >> _HALF
-    found *= _MIX
-    return np.unique(found ^ (found >> _HALF))
+        hashes = hashes * _FACTOR + word_hashes[offset : offset + len(hashes)]
+    hashes ^= hashes >> _HALF
+    hashes *= _MIX
+    return np.unique(hashes ^ (hashes >> _HALF))
 
 
 def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
-    """Return the share of common elements of two sorted sets, of which one is not empty."""
+    """Return the share of common elements of two sorted sets; at least one must not be empty."""
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
 

@@ -1,6 +1,6 @@
 """The filter `judge`: a teacher scores each example that all other filters keep.
 
-`_filter` asks, `_requests` makes requests of examples, `_verdicts` reads scores and records them with their provenance.
+`_filter` asks, `_requests` turns examples into requests, `_verdicts` reads scores and records them with their provenance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests for verdicts: an example as a task with its answer, in the turns of a template."""
+"""Requests for verdicts: an example as a task with its answer, rendered by a template."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kdtool_asking import Templates
 __all__ = ["NAME", "VARIABLES", "request_for", "templates_of"]
 
 NAME = "template"
-"""The setting with a template of the recipe's own, and the name of the package's."""
+"""Name of the setting for the recipe's own template, and of the package's template."""
 VARIABLES = frozenset({"answer", "criteria", "language", "task"})
 
 
 def templates_of(own: Path | None, variables: Mapping[str, str]) -> Templates:
-    """Return the templates of this package, and the recipe's own one."""
+    """Return this package's templates and the recipe's own."""
     shipped, files = Path(__file__).with_name("templates"), {} if own is None else {NAME: own}
     return Templates(shipped, files, VARIABLES.union(variables), key="judge.")
 
@@ -26,7 +26,7 @@ def templates_of(own: Path | None, variables: Mapping[str, str]) -> Templates:
 def request_for(
     example: kdtool.Example, templates: Templates, criteria: Mapping[str, int], variables: Mapping[str, str], most: int
 ) -> kdtool.Request:
-    """Return the request for the verdict on an example, of at most `most` tokens. Equal texts have equal requests.
+    """Return the request for a verdict of at most `most` tokens on an example. Equal texts have equal requests.
 
     Raises:
         UsageError: the template fails on this example.
@@ -44,7 +44,7 @@ def request_for(
 
 
 def _task_and_answer(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> tuple[str, str]:
-    """Return what is asked and what is learned, without white space at the ends; of a text the latter alone."""
+    """Return an example's task and the answer to learn, without white space at the ends; a text has no task."""
     if isinstance(body, kdtool.Text):
         return "", body.text.strip()
     if isinstance(body, kdtool.Completion):

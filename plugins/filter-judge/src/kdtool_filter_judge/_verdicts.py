@@ -1,4 +1,4 @@
-"""Verdicts: scores read from a teacher's answer, and a record of them beside the text."""
+"""Verdicts: scores read from a teacher's answer, and a record of them next to the text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE = re.compile(r"^[ \t]*([a-z_][a-z0-9_]*)[ \t]*:[ \t]*(.*?)[ \t]*$", re.MUL
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on an example, with its provenance; `rejected` is the reason of the rejection, "" for a kept one."""
+    """The verdict on an example, with its provenance; `rejected` is the reason for the rejection, "" if it was kept."""
 
     id: str
     source: str
@@ -37,22 +37,22 @@ def read_scores(text: str, criteria: Iterable[str]) -> tuple[Mapping[str, int], 
     """Return scores by criterion and the sentence of an answer that ends with a verdict; no scores if any is unreadable."""
     block = _BLOCK.search(text)
     lines = _LINE.findall(block[1]) if block else []
-    found = dict(lines)
-    scores = {name: found.get(name, "") for name in criteria}
-    if len(found) < len(lines) or not all(score in {"1", "2", "3", "4", "5"} for score in scores.values()):
+    values = dict(lines)
+    scores = {name: values.get(name, "") for name in criteria}
+    if len(values) < len(lines) or not all(score in {"1", "2", "3", "4", "5"} for score in scores.values()):
         return {}, ""
-    return {name: int(score) for name, score in scores.items()}, found.get("reason", "")
+    return {name: int(score) for name, score in scores.items()}, values.get("reason", "")
 
 
 def reason_to_reject(scores: Mapping[str, int], criteria: Mapping[str, int]) -> str:
-    """Return why scores are rejected, "" if they are not. `criteria` are the lowest scores that are accepted."""
+    """Return why scores are rejected, "" if they are not. `criteria` are the minimum scores."""
     if not scores:
         return UNREADABLE
     return next((f"{name} below {least}" for name, least in criteria.items() if scores[name] < least), "")
 
 
-def record(file: Path, verdicts: Iterable[Verdict], *, anew: bool) -> None:
-    """Append verdicts to a file of JSON Lines; `anew` begins it."""
+def record(file: Path, verdicts: Iterable[Verdict], *, is_new: bool) -> None:
+    """Append verdicts to a file of JSON Lines; with `is_new` replace the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w" if anew else "a", encoding="utf-8", newline="\n") as lines:
+    with file.open("w" if is_new else "a", encoding="utf-8", newline="\n") as lines:
         lines.writelines(json.dumps(asdict(verdict), ensure_ascii=False) + "\n" for verdict in verdicts)

@@ -1,4 +1,4 @@
-"""The filter `length`: no texts that are too short or too long, and none with lines that no person wrote."""
+"""The filter `length`: rejects texts that are too short or too long, or have lines too long to be hand-written."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["LengthFilter"]
 
 
 class LengthFilter(kdtool.Filter):
-    """Rejects examples by the characters of their text, of its longest line, and of what a student learns of it."""
+    """Rejects examples by the length of their text, of its longest line, and of the part that a student learns."""
 
     class Config(kdtool.Config):
         """Settings of `length`."""
 
         minimum: int = kdtool.Field(default=1, ge=0, le=1_000_000_000)
-        """Fewest characters of all parts together, without white space at both ends."""
+        """Minimum characters of all parts together, without white space at both ends of each."""
         maximum: int = kdtool.Field(default=100_000, ge=1, le=1_000_000_000)
-        """Most characters of all parts together."""
+        """Maximum characters of all parts together."""
         learned: int = kdtool.Field(default=1, ge=0, le=1_000_000_000)
-        """Fewest characters that are learned: of a completion, or of the assistant's turns."""
+        """Minimum characters that are learned: in a text, a completion, or the assistant's messages."""
         line: int = kdtool.Field(default=1_000, ge=1, le=1_000_000_000)
-        """Most characters of a line; files with longer ones are mostly data or minified (Codex, arXiv 2107.03374)."""
+        """Maximum characters of a line; files with longer ones are mostly data or minified (Codex, arXiv 2107.03374)."""
 
         @pydantic.model_validator(mode="after")
         def _leaves_room(self) -> LengthFilter.Config:

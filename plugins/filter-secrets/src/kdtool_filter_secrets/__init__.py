@@ -1,6 +1,6 @@
-"""The filter `secrets`: no texts with keys, tokens or passwords.
+"""The filter `secrets`: rejects texts with keys, tokens or passwords.
 
-`_rules` holds the forms that are looked for; `find_secret` serves without kdtool's runs.
+`_rules` has the patterns to search for; `find_secret` also works outside of runs.
 """
 
 from __future__ import annotations

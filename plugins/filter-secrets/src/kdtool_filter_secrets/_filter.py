@@ -12,7 +12,7 @@ __all__ = ["SecretsFilter"]
 
 
 class SecretsFilter(kdtool.Filter):
-    """Rejects examples that hold a key, token or password in a form that services publish, or a random value named so."""
+    """Rejects examples with a key, token or password in a published format, or a random value with such a name."""
 
     class Config(kdtool.Config):
         """No settings."""
@@ -20,7 +20,7 @@ class SecretsFilter(kdtool.Filter):
     config: Config
 
     def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
-        """Return the form of the first secret in an example, or None; the secret itself is never returned."""
+        """Return the type of the first secret in an example, or None; the secret itself is never returned."""
         return [self._filter(example.body) for example in examples]
 
     def _filter(self, body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str | None:

@@ -1,7 +1,7 @@
-"""Forms of secrets: tokens that services mark with a prefix, private keys, and random values of names such as `api_key`.
+"""Patterns of secrets: tokens that services mark with a prefix, private keys, and random values of names such as `api_key`.
 
-The prefixes are those that the services publish so that secrets can be found. A rule is a pattern with the group `secret`;
-its random part decides whether it is one: placeholders such as `ghp_xxxxxxxx` and documented examples are not.
+The services publish the prefixes so that secrets can be found. A rule is a pattern with the group `secret`. A match counts
+only if it is random: placeholders such as `ghp_xxxxxxxx` and documented examples are not secrets.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["RULES", "find_secret"]
 
 
 class Rule(NamedTuple):
-    """A form of secrets. `hints` are texts of which one occurs in every match, lower case.
+    """A pattern of secrets. Every match contains one of the `hints`, in lower case.
 
-    They spare most texts the search.
+    Texts without a hint are not searched, which is most of them.
     """
 
     name: str
     hints: tuple[str, ...]
     pattern: re.Pattern[str]
     bits: float = 3.0
-    """Least entropy of the secret's characters, in bits a character."""
+    """Minimum entropy of the secret's characters, in bits per character."""
 
 
 def _rule(name: str, hints: str, pattern: str, bits: float = 3.0) -> Rule:
@@ -102,5 +102,5 @@ def _is_random(secret: str, bits: float) -> bool:
 
 
 def _entropy(text: str) -> float:
-    """Return the Shannon entropy of the characters, in bits a character."""
+    """Return the Shannon entropy of the characters, in bits per character."""
     return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())

@@ -1,4 +1,4 @@
-"""The filter `syntax`: no code that does not parse.
+"""The filter `syntax`: rejects code that does not parse.
 
 `_filter` judges examples, `_code` finds the code in them, `_parsers` parses it.
 """

@@ -1,4 +1,4 @@
-"""Find the code in an example: all of a program, or the fenced blocks of an answer in Markdown."""
+"""Find the code in an example: the whole program, or the fenced blocks of an answer in Markdown."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class Code(NamedTuple):
 
     texts: tuple[str, ...]
     language: str
-    """As the block or the example names it, "" if neither does."""
+    """The language that the block or else the example names; "" if neither does."""
 
 
 def code_of(example: kdtool.Example) -> Iterator[Code]:
     """Yield the code that a student learns from an example.
 
-    Of a conversation these are the fenced blocks of the assistant's turns, of a completion its fenced blocks. A completion
-    without any is code itself, alone or after its prompt. A text is code as a whole, unless it is in no language and has
-    fenced blocks. A prompt, a user's turn and a rejected answer may hold broken code on purpose.
+    In a conversation these are the fenced blocks of the assistant's messages, in a completion its fenced blocks. If a
+    completion has none, it is code itself, with or without its prompt. A text with a language is code as a whole; a text
+    without one may have fenced blocks. Prompts, users' messages and rejected answers are skipped: they may be broken on
+    purpose.
     """
     body = example.body
     if isinstance(body, kdtool.Messages):
@@ -44,7 +45,7 @@ def code_of(example: kdtool.Example) -> Iterator[Code]:
 
 
 def fenced_code(text: str, language: str) -> Iterator[Code]:
-    """Yield the fenced blocks of a Markdown text, without common indentation; `language` is that of blocks without a name.
+    """Yield the fenced blocks of a Markdown text, without common indentation; `language` applies to blocks that name none.
 
     A block that is not closed ends with the text.
     """

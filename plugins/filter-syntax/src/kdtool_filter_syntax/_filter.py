@@ -15,10 +15,10 @@ __all__ = ["SyntaxFilter"]
 
 
 class SyntaxFilter(kdtool.Filter):
-    """Rejects examples with code that does not parse in its language; code in other languages passes unread.
+    """Rejects examples with code that does not parse in its language; code in other languages passes unchecked.
 
-    Python is compiled and not executed, the others are parsed by tree-sitter. A text in one of the languages is read as a
-    whole, of answers in Markdown each fenced block.
+    Python is compiled and not executed, the others are parsed by tree-sitter. A text in one of the languages is parsed as a
+    whole; in answers in Markdown, each fenced block is parsed.
     """
 
     class Config(kdtool.Config):
@@ -27,15 +27,15 @@ class SyntaxFilter(kdtool.Filter):
         languages: tuple[Language, ...] = kdtool.Field(default=LANGUAGES, min_length=1)
         """Languages to check; code in others passes."""
         language: Language | None = None
-        """Language of code that names none; null lets it pass."""
+        """Language of code that does not name one; null lets such code pass."""
 
     config: Config
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the versions of Python and of the grammars, by which judgements may differ."""
+        """Return the versions of Python and of the grammars, which may change the verdicts."""
         grammars = [name for name in self.config.languages if name != "python"]
-        found = {f"tree-sitter-{name}": version(f"tree-sitter-{name}") for name in grammars}
-        return {**found, **({"python": python_version()} if "python" in self.config.languages else {})}
+        versions = {f"tree-sitter-{name}": version(f"tree-sitter-{name}") for name in grammars}
+        return {**versions, **({"python": python_version()} if "python" in self.config.languages else {})}
 
     def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
         """Return the language of the first code that does not parse, as `python does not parse`, or None."""

@@ -1,4 +1,4 @@
-"""Parse code: Python by its own compiler, other languages by tree-sitter, one grammar in a wheel for each."""
+"""Parse code: Python by its own compiler, other languages by tree-sitter, with a grammar from a wheel for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRAMMARS = {
 }
 Language = Literal["python", "cpp", "go", "java", "javascript", "rust"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-"""Languages that are checked."""
+"""Languages that can be checked."""
 _ALIASES = {
     "c++": "cpp",
     "cc": "cpp",
@@ -40,15 +40,15 @@ _ALIASES = {
 def language_of(name: str) -> str:
     """Return the name in `LANGUAGES` of a language or its abbreviation, such as `py` or `C++`; "" for others."""
     lower = name.strip().lower()
-    found = _ALIASES.get(lower, lower)
-    return found if found in LANGUAGES else ""
+    language = _ALIASES.get(lower, lower)
+    return language if language in LANGUAGES else ""
 
 
 def parses(code: str, language: str) -> bool:
     """Return whether code parses in one of `LANGUAGES`; nothing is executed."""
     if language == "python":
         return _is_python(code)
-    if language == "cpp":  # tree-sitter-cpp 0.23 takes typeid(int) for an error, and knows sizeof of types and values
+    if language == "cpp":  # tree-sitter-cpp 0.23 rejects typeid(int), but accepts sizeof for types and values
         code = re.sub(r"\btypeid\b", "sizeof", code)
     try:
         tree = _parser(language).parse(code.encode())
@@ -59,7 +59,7 @@ def parses(code: str, language: str) -> bool:
 
 def _is_python(code: str) -> bool:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of invalid escapes, and `is` with literals
+        warnings.simplefilter("ignore")  # warnings about invalid escapes, and about `is` with literals
         try:
             compile(code, "<example>", "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
