@@ -96,7 +96,11 @@ def page_of(package: str) -> str:
     blocks = [re.sub(r"\]\((?!https?:|#)([^)#]+)", lambda link: f"]({_page(link[1], folder, '..')}", text).strip()]
     for kind, name in components_by_package().get(package, ()):
         cls = load(kind, name, Path.cwd(), print).cls
-        blocks += [f"## Settings of the {kind} `{name}`", f"{inspect.getdoc(cls)}", _table(cls.Config.model_json_schema())]
+        blocks += [
+            f"## Settings of the {kind} `{name}`",
+            f"{inspect.getdoc(cls)}",
+            _table(cls.Config.model_json_schema()),
+        ]
     return "\n\n".join(blocks) + "\n"
 
 

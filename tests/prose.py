@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("*.md", "changelog.d/*.md", "docs/**/*.md", "*/README.md", "*/*/README.md")
 SOURCES = ("*/src/**/*.py", "*/*/src/**/*.py")
+GENERATED = ROOT / "docs" / "packages"  # from the packages' READMEs
 
 COMPARATIVES = "longer|shorter|more|less|fewer|better|worse|larger|smaller|faster|slower|higher|lower|wider|narrower"
 PATTERNS = {
@@ -27,11 +28,26 @@ PATTERNS = {
     "chain of semicolons": r"^[^{}]*;[^{}]*;[^{}]*;[^{}]*$",
     "roundabout term": r"\btakes? the place of\b|\bof one's own\b|\bown text\b|\btext of the student's own\b",
     "roundabout verb": r"\b(is|are) to be\b|\bmust not be\b.*\bbut\b",
+    "a number named by its size": r"\bso (many|long|few)\b(?!.* (as|that)\b)",
+    "stands or lies": r"\b(stands?|lies?|stood) (in|beside|behind|before|there)\b",
+    "'of its own'": r"\bof (its|their|your|one's|\w+'s) own\b",
+    "old adverb or verb": r"\b(anew|(go|goes|going) on|be had|(is|are) said|at work|whatever|learnt)\b",
+    "'behind' for 'after'": r"\bbehind\b(?! (a|the) (\w+ )?(proxy|cursor|flag|queue|name))",
+    "'beside' for 'with'": r"\bbeside\b",
+    "'what' behind a preposition": r"\b(of|with|from|by) what\b",
+    "opens with 'of'": r"^Of (the|an?|text|these|those|all)\b",
+    "'but' for 'except'": r"\b(but for|all but|nothing but|none but)\b",
+    "'alone' for 'only'": r"(?<!let )(?<!stand-)\balone\b",
+    "'a' for 'per'": r"\b(bytes?|tokens?|bits?|ms|[GMk]i?B|times|samples|rows|steps|dollars|requests|calls|once|one|\d) an? "
+    r"(token|step|row|second|day|line|document|minute|hour|position|word|file|item|task|call|request|process|rank)\b",
+    "two words for 'dataset'": r"\b[Dd]ata sets?\b",
     "merge marker": r"<{7} \w",
 }
 # Sent to models as they are: other words would change answers.
 PROMPTS = {"Write Python code that does what this says."}
 PARTICIPLE = "participle as a function name"
+VAGUE = "vague name in a function of more than ten lines"
+VAGUE_NAMES = {"one", "own", "found", "theirs", "place", "turn", "more"}
 IRREGULAR = "begun|built|chosen|drawn|found|given|held|kept|known|left|lost|made|met|said|seen|shown|taken|told|written"
 # A participle, alone or behind one word, unless that word makes it a predicate or an imperative.
 NAME = re.compile(rf"_*(kdtool_)?([a-z]+_)?({IRREGULAR}|(?!need|feed|seed|speed|embed|proceed|exceed)[a-z]+ed)")
@@ -91,16 +107,31 @@ def find(path: Path) -> Iterator[tuple[str, str, str]]:
             continue
         if NAME.fullmatch(node.name) and not NOT_A_NOUN.match(node.name) and node.name not in OF_ASYNCIO:
             yield PARTICIPLE, f"{place}:{node.lineno}", node.name
+        yield from ((VAGUE, f"{place}:{node.lineno}", f"{name} in {node.name}") for name in vague_names(node))
+
+
+def vague_names(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return arguments and variables of a long function whose names do not say what they are."""
+    if (function.end_lineno or 0) - function.lineno < 10:
+        return []
+    stored = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return sorted(
+        (stored | {argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]}) & VAGUE_NAMES
+    )
 
 
 def main() -> int:
-    """Print places and counts, and return the exit code."""
-    paths = sorted({path for glob in (*DOCUMENTS, *SOURCES) for path in ROOT.glob(glob)})
+    """Print places and counts, in the folders given as arguments or all, and return the exit code."""
+    paths = sorted(
+        {path for glob in (*DOCUMENTS, *SOURCES) for path in ROOT.glob(glob) if GENERATED not in path.parents}
+    )
+    folders = [Path(name).resolve() for name in sys.argv[1:]]
+    paths = [path for path in paths if not folders or any(path.is_relative_to(folder) for folder in folders)]
     hits = [hit for path in paths for hit in find(path)]
     for name, place, excerpt in hits:
         print(f"{place}: {name}: {excerpt}")
     counts = Counter(name for name, _, _ in hits)
-    print(f"{len(paths)} files: " + ", ".join(f"{name}: {counts[name]}" for name in (*PATTERNS, PARTICIPLE)))
+    print(f"{len(paths)} files: " + ", ".join(f"{name}: {counts[name]}" for name in (*PATTERNS, PARTICIPLE, VAGUE)))
     return 1 if hits else 0
 
 

@@ -22,12 +22,12 @@ def move(value: T, device: torch.device) -> T:
     """
     import torch
 
-    found: Any = value
+    moved: Any = value
     if isinstance(value, torch.Tensor):
-        found = value.to(device, non_blocking=device.type != "cpu")
+        moved = value.to(device, non_blocking=device.type != "cpu")
     elif isinstance(value, Mapping):
-        found = {key: move(own, device) for key, own in value.items()}
+        moved = {key: move(item, device) for key, item in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
-        found = replace(value, **{field.name: move(getattr(value, field.name), device) for field in fields(value)})
-    result: T = found
+        moved = replace(value, **{field.name: move(getattr(value, field.name), device) for field in fields(value)})
+    result: T = moved
     return result

@@ -25,7 +25,7 @@ _REWRITTEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = None) -> float:
-    """Compare head(backbone(x)) of two packed documents with the model's own logits of each document alone.
+    """Compare head(backbone(x)) of two packed documents with the model's own logits of each document by itself.
 
     Finds a head that is scaled, capped or biased differently from `LanguageModel.head`, and documents that see each other.
     Returns the root mean square of the deviation relative to the logits' standard deviation. A model with weights of
@@ -51,7 +51,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
 
 
 def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
-    """Return the deviation of each of two packed documents from the document alone, in standard deviations of logits."""
+    """Return the deviation of each of two packed documents from the document by itself, in standard deviations of logits."""
     import torch
 
     model, vocabulary = language_model.model, language_model.head.vocabulary
@@ -107,8 +107,8 @@ def require_same_logits(language_model: kdtool.LanguageModel, what: str) -> Iter
     before = _drawn_logits(language_model)
     yield
     after = _drawn_logits(language_model)
-    found = {str(parameter.dtype).removeprefix("torch.") for parameter in language_model.model.parameters()}
-    dtype = max(found & _REWRITTEN_TOLERANCE.keys(), key=_REWRITTEN_TOLERANCE.__getitem__)
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in language_model.model.parameters()}
+    dtype = max(dtypes & _REWRITTEN_TOLERANCE.keys(), key=_REWRITTEN_TOLERANCE.__getitem__)
     away = float((after - before).square().mean().sqrt() / before.std())
     if not away <= _REWRITTEN_TOLERANCE[dtype]:
         raise kdtool.PluginError(
