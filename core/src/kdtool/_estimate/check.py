@@ -137,7 +137,7 @@ def check(
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
         `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
-        once), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on this machine),
+        once), `vocabularies` (the student's compared with each teacher's; null if a tokenizer is not on this machine),
         `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
 
     Raises:

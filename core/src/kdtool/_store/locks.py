@@ -1,4 +1,4 @@
-"""One process a run: a lock on the run's folder, with the holder's pid, host, time and a random id beside it."""
+"""One process per run: a lock on the run's folder, and a file with the holder's pid, host, time and a random id."""
 
 from __future__ import annotations
 
