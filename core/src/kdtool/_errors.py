@@ -120,12 +120,6 @@ class MemoryExceededError(KdtoolError):
     exit_code = 9
 
 
-class SandboxError(KdtoolError):
-    """Generated code cannot be executed safely on this machine."""
-
-    exit_code = 10
-
-
 def is_interrupt(error: BaseException) -> bool:
     """Return whether Ctrl-C or a stop signal ended the work.
 
