@@ -70,7 +70,7 @@ def held_against(
     students: Sequence[str],
     comparisons: Sequence[Comparison],
 ) -> list[Requirement]:
-    """Hold the student's values, means over its seeds, against what the recipe requires.
+    """Compare the student's values, means over its seeds, with the requirements of the recipe.
 
     Args:
         recipe: the recipe's data.
