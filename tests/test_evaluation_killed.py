@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdtool import SandboxError
 from kdtool._cli import call
-from kdtool_programs import Sandbox
+from kdtool_programs import Sandbox, SandboxError
 
 pytestmark = pytest.mark.slow
 

@@ -98,7 +98,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(preferring
         kdtool.check(preferring, {"train.prefer.rows": {"use": "packed", "length": 64}})
     with pytest.raises(
         kdtool.RecipeError,
-        match=r"losses\.preference: learns from rows of the corpus alone.*\n.*`train\.prefer\.trainer\.on_policy: null`",
+        match=r"losses\.preference: learns only from rows of the corpus.*\n.*`train\.prefer\.trainer\.on_policy: null`",
     ):
         kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False})
     kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False, "train.prefer.trainer.on_policy": None})

@@ -92,7 +92,7 @@ def test_rows_with_tokens_that_the_teacher_lacks_are_refused_by_name(
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("bytes", "the student has 257 tokens and teacher 512; ids that stand for different tokens begin with: 0 is "),
+        ("bytes", "the student has 257 tokens and teacher 512; the first ids with different tokens: 0 is "),
         (
             "merges",
             "the student has 600 tokens and teacher 512; the first 512 are the same, but they split texts differently",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
-from kdtool_programs import Module, Problem, Sandbox, Task
+from kdtool_programs import Module, Problem, Sandbox, SandboxError, Task
 
 _EQUAL = """
 class Equal:
@@ -74,8 +74,6 @@ def _modules(problem: Problem) -> Iterator[tuple[str, Module]]:
 
 def need_sandbox() -> None:
     """Skip the test where no sandbox can be opened."""
-    from kdtool import SandboxError
-
     try:
         Sandbox().__enter__().__exit__(None, None, None)
     except SandboxError as error:

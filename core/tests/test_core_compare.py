@@ -122,7 +122,7 @@ def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pyte
     assert call(["compare", "one", "copied"]) == 2
     error = capsys.readouterr().err
     assert f"{Path('copied').absolute()} lacks scores/" in error
-    assert "copy the run's folder whole" in error
+    assert "copy the whole folder of the run" in error
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_text_written_by_a_trained_teacher_is_learnt_after_it_is_written(fitting
         ({"corpus": use("Sayings")}, "learns from the recipe's text, so it cannot write that text"),
         (
             {"train": {"adapt": {"trains": "teacher", "losses": {"count": use("Count")}, "steps": 1}}},
-            "learns from the recipe's text alone",
+            "learns only from the recipe's text",
         ),
         ({"teacher": {"use": "./half.py:Half"}}, "implements kdtool_fit without kdtool_load_weights"),
     ],

@@ -430,7 +430,9 @@ def test_singular_and_plural_exclude_each_other_in_phases_and_the_control(tmp_pa
         control = f"{{{losses}}}" if section == "control" else "false"
         return _write(tmp_path, BASE.partition("train:")[0] + f"train: {train}\ncontrol: {control}\n")
 
-    with pytest.raises(kdtool.RecipeError, match=rf"{section}\.loss: stands beside 'losses': use one of them"):
+    with pytest.raises(
+        kdtool.RecipeError, match=rf"{section}\.loss: cannot be combined with 'losses': use one of them"
+    ):
         load_recipe(recipe("loss: ce, losses: {focal: {}}"))
     found = load_recipe(recipe("loss: false, losses: {focal: {}}"))
     phases = found.control.phases if section == "control" and found.control else found.phases

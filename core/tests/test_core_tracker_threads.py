@@ -82,7 +82,7 @@ def expected(place: str, what: str) -> str:
     if what.startswith("hang"):
         return f"{WHO}{'did not close in time' if closing else 'did not finish in time'}{OFF}{REMEDY}"
     if what == "overflow":
-        return f"{WHO}is 2 events behind{OFF}{REMEDY}"
+        return f"{WHO}has 2 unprocessed events{OFF}{REMEDY}"
     if what == "interrupt":
         return f"{WHO}ended its thread: KeyboardInterrupt{OFF}{REMEDY}"
     cause = {"raise": "ValueError: no space", "exit": "PluginError: tried to end the process by sys.exit(3)"}[what]
@@ -185,7 +185,7 @@ def test_a_tracker_that_is_too_far_behind_is_switched_off_and_closed_all_the_sam
     for number in range(30):
         put.put("kdtool_step_end", number)
     (line,) = put.said
-    assert line == f"tracker 'trackers.x' (x) is 10 events behind{OFF}; send it the whole run later: " + (
+    assert line == f"tracker 'trackers.x' (x) has 10 unprocessed events{OFF}; send it the whole run later: " + (
         "kdtool runs sync 'a run' --to x"
     )
     put.go.set()

@@ -86,7 +86,7 @@ def test_other_addresses_need_the_command_line_or_the_environment(
     written: Path, monkeypatch: pytest.MonkeyPatch, corpus: dict[str, Any], origin: str
 ) -> None:
     (found,) = [problem for problem in mistakes(written, corpus) if problem.startswith("corpus.url")]
-    assert f"a recipe alone may not send {'a key' if 'access' in corpus else 'text'} to {origin};" in found
+    assert f"a recipe may not send {'a key' if 'access' in corpus else 'text'} to {origin};" in found
     assert "--set corpus.url=URL" in found
     assert mistakes(written, corpus, **{"corpus.url": corpus["url"]}) == []
     assert mistakes(written, corpus, **{"corpus.access.key_variable": "OTHER_API_KEY"})

@@ -57,7 +57,7 @@ def test_equal_fingerprints_are_believed() -> None:
 def test_sentences_name_sizes_and_the_first_ids_that_differ() -> None:
     own, other = Named(["<end>", "a", "b", "c", "d", "e"]), Named(["<end>", "A", "b", "C", "D", "E", "f"])
     assert kdtool.Vocabularies.compare(own, other).sentence("the student", "teacher") == (
-        "the student has 6 tokens and teacher 7; ids that stand for different tokens begin with: 1 is 'a' and 'A'; "
+        "the student has 6 tokens and teacher 7; the first ids with different tokens: 1 is 'a' and 'A'; "
         "3 is 'c' and 'C'; 4 is 'd' and 'D'"
     )
     longer = Named(["<end>", "a", "b", "c", "d", "e", "<fim>"])

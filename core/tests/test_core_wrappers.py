@@ -176,7 +176,7 @@ def _yields(self: Any, chunks: Any) -> Generator[None, Any, Any]:
         (_tracker(kdtool_token_loss=_wrapper(_yields)), "did you mean 'chunk'"),
         (_tracker(kdtool_token_loss=_wrapper(lambda self, chunk: None)), "does not yield"),
         (_tracker(kdtool_token_los=_wrapper(_yields)), "which is not a hook"),
-        (_tracker(kdtool_close=_wrapper(_tens)), "called on each component alone"),
+        (_tracker(kdtool_close=_wrapper(_tens)), "called on each component separately"),
     ],
 )
 def test_a_mistake_in_a_wrapper_is_named(cls: Any, message: str) -> None:

@@ -3,7 +3,7 @@
 Plugin authors import from here and from `kdtool_testing`; nothing else is promised. Names are imported when
 one of them is first used, so that `import kdtool` and the command line stay light.
 
-Example, a loss in a file beside the recipe:
+Example, a loss in a file next to the recipe:
 
     import kdtool
 

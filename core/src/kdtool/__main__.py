@@ -33,8 +33,8 @@ def begin() -> None:
 def wait_passively_if_busy(environment: MutableMapping[str, str]) -> None:
     """Have OpenMP's threads sleep while they wait if the machine's load leaves too few cores; a user's setting stays.
 
-    Spinning threads are fastest on an idle machine. Beside other processes they spin whole time slices away, and decoding
-    takes ten times as long. OpenMP reads its settings once, when torch is imported.
+    Spinning threads are fastest on an idle machine. On a busy one they waste whole time slices, and decoding takes ten
+    times as long. OpenMP reads its settings once, when torch is imported.
     """
     if _PASSIVE.keys() & environment.keys() or not hasattr(os, "getloadavg"):
         return

@@ -14,7 +14,7 @@ def begin_again_with_joined_blocks() -> None:
 
     Processes that this one starts do not inherit the setting.
 
-    Aligning a tensor leaves small blocks, which the cache never joins with free memory beside them, so that the room of a
+    Aligning a tensor leaves small blocks, which the cache never joins with adjacent free memory, so that the room of a
     freed tensor does not hold the next one of its size. Without the cache a training run takes up to a fifth less memory
     (docs/benchmarks/memory.md). glibc reads the variable only at the start. Call it only in the command line's process.
     """

@@ -1,4 +1,4 @@
-"""The Python API behind the commands: `kdtool.run`, `plan`, `load`, `runs`, `report`."""
+"""The Python API that the commands call: `kdtool.run`, `plan`, `load`, `runs`, `report`."""
 
 from __future__ import annotations
 

@@ -120,16 +120,10 @@ class MemoryExceededError(KdtoolError):
     exit_code = 9
 
 
-class SandboxError(KdtoolError):
-    """Generated code cannot be executed safely on this machine."""
-
-    exit_code = 10
-
-
 def is_interrupt(error: BaseException) -> bool:
     """Return whether Ctrl-C or a stop signal ended the work.
 
-    pydantic turns a signal that arrives while it writes JSON into an error of its own, without a cause.
+    pydantic turns a signal that arrives while it writes JSON into its own error, without a cause.
     """
     swallowed = type(error).__name__ == "PydanticSerializationError" and "KeyboardInterrupt" in str(error)
     return swallowed or isinstance(error, KeyboardInterrupt)

@@ -95,7 +95,6 @@ from kdtool._errors import MemoryExceededError as MemoryExceededError
 from kdtool._errors import PluginError as PluginError
 from kdtool._errors import Problem as Problem
 from kdtool._errors import RecipeError as RecipeError
-from kdtool._errors import SandboxError as SandboxError
 from kdtool._errors import ServiceError as ServiceError
 from kdtool._errors import StorageError as StorageError
 from kdtool._errors import TargetMissedError as TargetMissedError

@@ -165,9 +165,7 @@ def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"any": opener}, EXAMPLES, say=heard.append)
     assert evaluate(run, TEACHER, STUDENT, CONTROL) == {}
     sizes = f"student has {other.vocabulary} tokens and teacher {tokenizer.vocabulary}"
-    assert heard[0].startswith(
-        f"agreement: student is left out: {sizes}; ids that stand for different tokens begin with"
-    )
+    assert heard[0].startswith(f"agreement: student is left out: {sizes}; the first ids with different tokens")
     assert heard[1:] == [
         "agreement: control is left out, no component opens it; its component must implement kdtool_open"
     ]

@@ -13,7 +13,7 @@ from kdtool_evaluator_answers_match import AnswersMatch
 from kdtool_evaluator_answers_match._programs import names_of
 from kdtool_evaluator_answers_match._questions import Question, read_questions
 from kdtool_evaluator_answers_match._scores import score
-from kdtool_programs import Sandbox
+from kdtool_programs import Sandbox, SandboxError
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -150,7 +150,7 @@ def test_programs_are_run_under_their_tests(tmp_path: Path) -> None:
     try:
         with Sandbox():
             pass
-    except kdtool.SandboxError:
+    except SandboxError:
         pytest.skip("no sandbox on this machine")
     runtime = answer_from({"def add(a, b):\n": "    return a + b\n", "def sub(a, b):\n": "    return a + b\n"})
     (found,) = evaluate(tmp_path, PROGRAMS, runtime).values()

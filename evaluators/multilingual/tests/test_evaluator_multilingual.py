@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._sources import close_function, go_program
-from kdtool_programs import Language, Problem, Sandbox, Task, Verdict, language
+from kdtool_programs import Language, Problem, Sandbox, SandboxError, Task, Verdict, language
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
@@ -53,7 +53,7 @@ needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on
 def spoken(name: str) -> Language:
     try:
         return language(name)
-    except kdtool.SandboxError as missing:
+    except SandboxError as missing:
         pytest.skip(str(missing))
 
 

@@ -15,6 +15,7 @@ from kdtool_programs import (
     Module,
     Program,
     Sandbox,
+    SandboxError,
     Step,
     Task,
     Verdict,
@@ -159,7 +160,7 @@ CHANGING = {
 def _run_one(name: str, source: str, tests: str) -> Verdict:
     try:
         spoken = language(name.partition(",")[0])
-    except kdtool.SandboxError as missing:
+    except SandboxError as missing:
         pytest.skip(str(missing))
     with Sandbox(languages=[spoken]) as sandbox:
         (verdict,) = sandbox.run([Task(name, spoken.run(source, tests), 60.0, 2**30)])
@@ -197,7 +198,7 @@ def test_every_language_is_tried_here() -> None:
 def test_language_parses_and_runs(needs_bubblewrap: None, name: str) -> None:
     try:
         spoken = language(name)
-    except kdtool.SandboxError as missing:
+    except SandboxError as missing:
         pytest.skip(str(missing))
     source, right, wrong = PROGRAMS[name]
     works = {"right": spoken.run(source, right, ("f",)), "wrong": spoken.run(source, wrong, ("f",))}
@@ -233,7 +234,7 @@ def test_scripts_are_known_by_their_first_line() -> None:
 
 def test_missing_toolchain_and_unknown_language_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(kdtool.SandboxError, match=r"programs in go cannot be run: go and gofmt not found") as caught:
+    with pytest.raises(SandboxError, match=r"programs in go cannot be run: go and gofmt not found") as caught:
         language("go")
     assert caught.value.exit_code == 10
     with pytest.raises(kdtool.UsageError, match="'kotlin'; installed: cpp, go, java"):
@@ -292,7 +293,7 @@ def test_folder_where_a_user_keeps_other_things_is_not_shown(home: Path, monkeyp
 def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _installed(home, "gcc", "exit 0", monkeypatch)
     _installed(home, "rustc", "echo no default toolchain is configured >&2; exit 1", monkeypatch)
-    with pytest.raises(kdtool.SandboxError, match=r"programs in rust cannot be run: .*\s.*no default toolchain"):
+    with pytest.raises(SandboxError, match=r"programs in rust cannot be run: .*\s.*no default toolchain"):
         Sandbox(languages=[language("rust")])
 
 

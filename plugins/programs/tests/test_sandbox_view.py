@@ -11,9 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import kdtool
 import pytest
-from kdtool_programs import Language, Module, Program, Sandbox, Step, Task, language
+from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task, language
 
 MARK = "benchmark_with_solutions"
 SEEN = f"""
@@ -159,7 +158,7 @@ def test_a_toolchain_below_tmp_is_refused_with_the_reason(
     needs_bubblewrap: None, shell: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(shell), "folders", lambda self: (Path("/tmp"),))  # noqa: S108
-    with pytest.raises(kdtool.SandboxError, match="cannot be shown to programs: their own folder is /tmp"):
+    with pytest.raises(SandboxError, match="cannot be shown to programs: their own folder is /tmp"):
         Sandbox(languages=[shell])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_programs import Language, Module, Program, Sandbox, Step, Task
+from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task
 from kdtool_programs._commands import container, container_ending
 from kdtool_programs._sandbox import Engine
 from kdtool_programs._seccomp import seccomp_filter
@@ -211,7 +211,7 @@ def _command_lines() -> list[bytes]:
 
 def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(kdtool.SandboxError, match="apt-get install bubblewrap") as caught:
+    with pytest.raises(SandboxError, match="apt-get install bubblewrap") as caught:
         Sandbox()
     assert caught.value.exit_code == 10
 
@@ -246,7 +246,7 @@ def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
     _fake(tmp_path, "bwrap", script, monkeypatch)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     before = _descriptors(), _left()
-    with pytest.raises(kdtool.SandboxError, match=said), Sandbox():
+    with pytest.raises(SandboxError, match=said), Sandbox():
         pass
     assert (_descriptors(), _left()) == before
 
@@ -260,17 +260,17 @@ def test_sandbox_that_isolates_nothing_is_refused(tmp_path: Path, monkeypatch: p
     _fake(tmp_path, "bwrap", fake, monkeypatch)
     monkeypatch.setattr("kdtool_programs._sandbox.seccomp_filter", lambda: b"")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(kdtool.SandboxError, match="did not run: failed"), Sandbox():
+    with pytest.raises(SandboxError, match="did not run: failed"), Sandbox():
         pass
 
 
 def test_other_systems_and_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seccomp_filter("aarch64")) % 8 == 0
     assert seccomp_filter("arm64") == seccomp_filter("aarch64") != seccomp_filter("x86_64")
-    with pytest.raises(kdtool.SandboxError, match="riscv64"):
+    with pytest.raises(SandboxError, match="riscv64"):
         seccomp_filter("riscv64")
     monkeypatch.setattr("sys.platform", "darwin")
-    with pytest.raises(kdtool.SandboxError, match="needs Linux; this is darwin"):
+    with pytest.raises(SandboxError, match="needs Linux; this is darwin"):
         Sandbox()
 
 
@@ -290,12 +290,12 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
     assert joined.endswith("--init=false --no-healthcheck --entrypoint python3 python:3.12-slim -I")
     assert "/usr:" not in joined
     with (
-        pytest.raises(kdtool.SandboxError, match="is the service running, and is the image here"),
+        pytest.raises(SandboxError, match="is the service running, and is the image here"),
         Sandbox(engine="docker"),
     ):
         pass
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(kdtool.SandboxError, match="podman is not here"):
+    with pytest.raises(SandboxError, match="podman is not here"):
         Sandbox(engine="podman")
 
 
@@ -325,7 +325,7 @@ def test_engine_is_started_in_the_environment_that_says_where_its_service_is(
 ) -> None:
     _fake(tmp_path, "docker", "echo at $DOCKER_HOST >&2; exit 1", monkeypatch)
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
-    with pytest.raises(kdtool.SandboxError, match=r"at unix:///run/user/1000/docker\.sock"), Sandbox(engine="docker"):
+    with pytest.raises(SandboxError, match=r"at unix:///run/user/1000/docker\.sock"), Sandbox(engine="docker"):
         pass
 
 

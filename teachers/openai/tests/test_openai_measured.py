@@ -69,7 +69,7 @@ def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> 
     try:
         with sandbox.Sandbox(workers=1):
             pass
-    except kdtool.SandboxError as error:
+    except sandbox.SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
 
     def script(call: Call, _: int) -> Reply:

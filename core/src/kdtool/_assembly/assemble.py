@@ -35,8 +35,8 @@ from kdtool._recipe.yaml import KeyPath
 class Assembly:
     """A recipe with one instance of every component; a context manager that closes them at its end.
 
-    These instances answer questions about themselves. Each phase of each arm trains with new ones of its own (losses,
-    transforms, weightings, trainer) and hooks of its own: two phases, arms or runs in one process never see each other.
+    These instances answer questions about themselves. Each phase of each arm trains with its own new instances (losses,
+    transforms, weightings, trainer) and its own hooks: two phases, arms or runs in one process never share state.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Assembly:
             yield self._hooks({**self._shared_built, **fresh}, instead, whole=self.hooks())
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
-        """Return what stands behind the components of a scope, by name."""
+        """Return the built components of a scope, by name."""
         own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
         return {**self._shared_built, **own}
 
@@ -191,7 +191,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
 
 
 def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Path]]:
-    """Yield each text below a key with the folder of the recipe in which it stands."""
+    """Yield each text below a key with the folder of the recipe that contains it."""
     if isinstance(value, str) and (place := recipe.place(key)):
         yield value, place.folder
     entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()

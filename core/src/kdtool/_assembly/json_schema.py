@@ -69,7 +69,7 @@ def class_and_settings(kind: str, name: str) -> tuple[type[Component], dict[str,
 
 
 def _section(model: type[Config], keys: Iterable[str], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a section with keys of its own, and keys of components in plural and singular form."""
+    """Return the schema of a section with its own keys, and keys of components in plural and singular form."""
     properties = _own_keys(model, definitions)
     for key in keys:
         if key in SINGLE:

@@ -39,7 +39,7 @@ def refuse_untrusted(recipe: Recipe, key: KeyPath, config: BaseModel) -> Iterato
         is_safe = is_own or origin in trusted or (not has_key and _is_here(setting.value))
         if setting.mark == KEY_VARIABLE or is_safe or (position is not None and position.from_settings):
             continue
-        message = f"a recipe alone may not send {'a key' if has_key else 'text'} to {origin or 'this address'}"
+        message = f"a recipe may not send {'a key' if has_key else 'text'} to {origin or 'this address'}"
         remedy = f"if you trust it, repeat it on the command line (--set {as_written(setting.key)}=URL)"
         remedy += f" or set the environment variable {TRUST}={origin}" if origin else ""
         yield problem_at(recipe, setting.key, message, remedy)

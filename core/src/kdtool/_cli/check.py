@@ -149,7 +149,7 @@ def _value(value: Any) -> str:
 
 
 def _blocks(report: Mapping[str, Any], verbose: bool) -> Iterator[str]:
-    """Yield the headings of what is known, each with its lines below."""
+    """Yield the headings of the report, each with its lines below."""
     blocks = {
         "Memory": _memory(report),
         "Disk": _disk(report),

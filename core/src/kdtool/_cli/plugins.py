@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kdtool._assembly.settings import Setting
     from kdtool._contract.component import Component
 
-_NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
+_NOTHING_INSTALLED = """No plugins are installed, and the core does nothing without them. For the quickstart:
 
     {}
 """
@@ -176,7 +176,7 @@ def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
 
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
-    """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
+    """Return the kinds of component that have a plugin of this name; only `kind` if it is given."""
     kinds = [each for each in GROUPS if name in entries_by_name(each)]
     if not kinds and any(name == each.name for each in TABLE):
         raise UsageError(f"{name!r} is a kind, not a plugin; see: kdtool plugins hooks {name}")

@@ -57,17 +57,11 @@ class _Checked:
 
 @dataclass(frozen=True)
 class _Limits:
-    """Bytes that a run may use; 0 for no limit. `memory_given`: by the user, not by this machine."""
+    """Bytes that a run may use; 0 for no limit."""
 
     memory: int
     disk: int
     gpu: int
-    memory_given: bool
-
-
-def _limits(memory: int | None, gpu: Gpu | None, *folders: Path) -> _Limits:
-    here = memory_here() if gpu is None else 0  # nothing is known of the machine with an assumed GPU
-    return _Limits(memory or here, min(map(free_disk, folders)), gpu.memory if gpu else 0, memory is not None)
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ def check(
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
         `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
-        once), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on this machine),
+        once), `vocabularies` (the student's compared with each teacher's; null if a tokenizer is not on this machine),
         `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
 
     Raises:
@@ -150,7 +144,9 @@ def check(
     show = progress or (lambda _: None)
     asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
     checked = asked.check()
-    limits = _limits(limit, assumed, asked.out, asked.store)
+    here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
+    free = min(free_disk(asked.out), free_disk(asked.store))
+    limits = _Limits(limit or here, free, assumed.memory if assumed else 0)
     fits = {
         "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
         "gpu": not limits.gpu or checked.forecast.device_memory.peak <= limits.gpu,

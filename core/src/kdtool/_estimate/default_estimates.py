@@ -9,11 +9,11 @@ from kdtool._contract.estimates import Estimate, RunForecast, bytes_of_weights
 from kdtool._contract.run_info import Owner
 
 _PROCESS_BYTES = 650_000_000
-"""Memory beside tensors: Python, torch, transformers, text (Linux, CPU). Fitted to runs: docs/benchmarks/memory.md."""
+"""Memory other than tensors: Python, torch, transformers, text (Linux, CPU). Fitted to runs: docs/benchmarks/memory.md."""
 
 
 def estimate_process(ahead: RunForecast) -> Estimate:
-    """Return the memory of every run beside its models."""
+    """Return the memory of every run in addition to its models."""
     return Estimate("process", ahead.stages, host_bytes=_PROCESS_BYTES, note="Python, torch, transformers")
 
 

@@ -1,6 +1,6 @@
 """Changes of a recipe under which it would fit; each is tried by checking the recipe again.
 
-Components propose settings of their own (`Estimate.savings`), installed transforms with a known cost
+Components propose settings (`Estimate.savings`), installed transforms with a known cost
 (`Transform.saves_memory`) are proposed for phases without them, and evaluators can be left out. Changes that leave the
 result as it is come first, then evaluators, then changes of the result. A change is tried only where it can help: at a
 moment of the run that does not fit.

@@ -99,7 +99,7 @@ def _place(part: AttributedEstimate, where: str) -> AttributedEstimate:
 
 
 def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
-    """Return the bytes of keys and values of so many tokens, by default of the whole context in 16 bits."""
+    """Return the bytes of a KV cache for this number of tokens, by default the whole context in 16 bits."""
     width = facts.head_size or facts.hidden // max(1, facts.heads)
     return 2 * facts.layers * facts.kv_heads * width * (tokens or facts.context) * itemsize
 

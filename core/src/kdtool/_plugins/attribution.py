@@ -64,8 +64,8 @@ def using(owner: Owner, what: str) -> Iterator[None]:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            place = place_of(error)
-            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}{place and f' ({place})'}") from error
+            location = place_of(error)
+            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}{location and f' ({location})'}") from error
 
 
 @contextmanager

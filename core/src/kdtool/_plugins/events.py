@@ -1,4 +1,4 @@
-"""The events of a run: hook calls that go into its log and to its trackers, each of which works in a thread of its own."""
+"""The events of a run: hook calls that go into its log and to its trackers, each of which works in its own thread."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Log(Protocol):
 class TrackerThread:
     """Calls the hooks of one tracker in a daemon thread, in order, so that no caller waits for it.
 
-    A tracker that is too many events behind, does not finish at the end of the run, or ends its thread is switched off:
+    A tracker with too many waiting events, that does not finish at the end of the run, or ends its thread is switched off:
     waiting events are dropped, and the user gets one line with the command that sends it the run later.
     """
 
@@ -64,7 +64,7 @@ class TrackerThread:
         if waiting < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
             self._put(partial(self._call, call, *args, **kwargs))
         elif hook != "kdtool_progress":
-            self._switch_off(f"is {waiting:,} events behind")
+            self._switch_off(f"has {waiting:,} unprocessed events")
             self._calls = SimpleQueue()  # frees the events while the thread is in a call
 
     def finish(self, deadline: float) -> None:
@@ -78,7 +78,7 @@ class TrackerThread:
             self._switch_off("did not finish in time")
 
     def close(self, close: Callable[[], object]) -> None:
-        """Close the tracker in its thread, and end the thread; one that hangs is left behind and ends with the process."""
+        """Close the tracker in its thread, and end the thread; one that hangs ends with the process."""
         if os.getpid() != self._process:
             return
         thread, now = self._put(close), time.monotonic()
@@ -120,7 +120,7 @@ class TrackerThread:
 
 
 class Events:
-    """The way of events in one assembly: `threads` of trackers by name, and the log while a run is on."""
+    """Events of one assembly: `threads` of trackers by name, and the log during a run."""
 
     def __init__(self, threads: Mapping[str, TrackerThread]) -> None:
         self.threads = threads
@@ -134,7 +134,7 @@ class Events:
     def record(self, hook: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Log an event, and return the arguments for trackers: `run` with the time and the folder of the whole run.
 
-        From there no models and rows of a stage can be reached, so that a tracker that is behind does not keep them.
+        They hold no references to models and rows of a stage, so that a slow tracker does not keep these alive.
         """
         run = values["run"]
         whole = self._run or run

@@ -25,7 +25,7 @@ class GuardedHooks:
 
     Args:
         component: the component.
-        owner: the plugin behind it.
+        owner: the plugin that provides it.
         muted: components whose wrappers are passed over.
     """
 

@@ -1,7 +1,7 @@
 """Calling hooks: every call goes through pluggy, to one component at a time, with all wrappers around it.
 
-`ComponentHooks` registers the components of one scope (one phase of one arm, with those that the run shares) in a pluggy
-manager of its own. An addressed call leaves all other implementations out (`subset_hook_caller`); a call of all
+`ComponentHooks` registers the components of one scope (one phase of one arm, with those that the run shares) in its own
+pluggy manager. An addressed call leaves all other implementations out (`subset_hook_caller`); a call of all
 components is a series of addressed ones, so that answers go by name and one failing tracker does not stop the others.
 Components are registered last to first: pluggy calls what registered last first, so the recipe's order is the calling order.
 """
@@ -94,7 +94,7 @@ class ComponentHooks:
         }
 
     def owner(self, name: str) -> Owner | None:
-        """Return the plugin behind the component of that name."""
+        """Return the plugin that provides the component of that name."""
         return self.owners.get(name)
 
     def replacing(self, hook: str, by: Mapping[str, Callable[..., Any]]) -> ComponentHooks:

@@ -1,7 +1,7 @@
-"""Import plugins: from an entry point, or from a Python file beside the recipe (`use: ./focal.py:Focal`).
+"""Import plugins: from an entry point, or from a Python file next to the recipe (`use: ./focal.py:Focal`).
 
 Whatever a module raises while it is imported ends in a `PluginError` that names it. Its output goes to standard error, so
-that it does not mix with what machines read.
+that it does not mix with machine-readable output.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def import_point(kind: str, use: str, point: EntryPoint) -> tuple[Any, Origin]:
 def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
     """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`), under a private module name.
 
-    Files beside it cannot be imported by it and are not part of its fingerprint.
+    It cannot import files next to it, and they are not part of its fingerprint.
 
     Raises:
         UsageError: the file cannot be read.

@@ -60,7 +60,7 @@ def _is_of_project(name: str) -> bool:
 
 
 def _missing_folders(name: str) -> list[Path]:
-    """Return the clone's folders of a package and of what it needs of the project, without those that are installed."""
+    """Return the clone's folders of a package and of the project's packages that it needs, without installed ones."""
     core = _installed_from("kdtool")
     if core is None or not (core.parent / "bootstrap.py").is_file():
         return []

@@ -1,7 +1,7 @@
-"""Find installed components by kind and name, from package metadata alone.
+"""Find installed components by kind and name, from package metadata only.
 
-Listing, searching and suggesting import nothing but `importlib.metadata`. `load` imports the one class that is used:
-by a registered name, as `module:Class`, or as `./file.py:Class` beside the recipe. It raises `PluginError` with the
+Listing, searching and suggesting import only `importlib.metadata`. `load` imports the one class that is used:
+by a registered name, as `module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the
 distribution, the cause and the remedy.
 """
 
@@ -100,7 +100,7 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
 
     Args:
         kind: the kind it must be of (not checked here).
-        use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
+        use: a registered name, `module:Class`, or a path to a Python file followed by `:Class`.
         folder: where a relative path starts.
         announce: called with a line before code from a local file runs.
 

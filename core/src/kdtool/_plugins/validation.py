@@ -91,7 +91,7 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
         if wraps and not inspect.isgeneratorfunction(method):
             yield f"has {name} as a wrapper that does not yield; write `answer = yield` at the place of the call"
         if wraps and name == "kdtool_close":
-            yield "wraps kdtool_close, which is called on each component alone"
+            yield "wraps kdtool_close, which is called on each component separately"
 
 
 def _method_mistakes(name: str, method: object, declared: tuple[str, ...]) -> Iterator[str]:

@@ -25,7 +25,7 @@ def invalid(
 ) -> Iterator[Problem]:
     """Yield a problem for each of pydantic's errors in the settings under a key: those of `what`, declared by `config`.
 
-    The `core_keys` stand beside the settings, such as a loss's weight, and are suggested, too.
+    The `core_keys`, such as a loss's weight, are written among the settings and are suggested, too.
     """
     try:
         whole = resolve(config.model_json_schema())

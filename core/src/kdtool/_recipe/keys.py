@@ -58,7 +58,7 @@ def _as_name(name: str | float | None) -> str | None:
 
 
 class RecipeKeys(Config):
-    """Keys beside the components."""
+    """Keys of a recipe other than components."""
 
     name: Annotated[
         str | int | float | bool | None,

@@ -32,7 +32,7 @@ _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 
 SHARED_KEYS = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
-"""Keys of components beside the phases."""
+"""Keys of components outside the phases."""
 TOP_KEYS = ("name", "seeds", "terms_acknowledged", *SHARED_KEYS, "trainer", "train", "control", "require")
 """Keys of a recipe without sugar and `extends`."""
 
@@ -171,8 +171,8 @@ def _expand(section: Node, prefix: str, problems: list[Problem]) -> Node:
         elif _is_off(given) and isinstance(several.value, dict):
             expanded[plural] = Node({singular: entry, **several.value}, several.place, several.whole)
         else:
-            message = f"stands beside {plural!r}: use one of them"
-            remedy = f"`{singular}: false` beside {plural!r} removes an inherited {singular}"
+            message = f"cannot be combined with {plural!r}: use one of them"
+            remedy = f"`{singular}: false` together with {plural!r} removes an inherited {singular}"
             problems.append(given.place.problem(prefix + singular, message, remedy))
     return Node(expanded, section.place)
 

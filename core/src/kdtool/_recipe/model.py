@@ -75,7 +75,7 @@ class ControlSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `shared` holds the components beside the phases, in the order of the table of kinds."""
+    """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds."""
 
     name: str
     seeds: tuple[int, ...]

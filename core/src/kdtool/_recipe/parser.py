@@ -29,11 +29,11 @@ from kdtool._text.schema_words import show_value
 CONTROL_KEYS = ("match", "losses", "trainer")
 LARGEST = 2**53 - 1
 """Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
-_MAP = "write a component that has settings, or is there twice, under a name of its own: `{NAME: {use: …}, …}`"
+_MAP = "write a component that has settings, or is used twice, under its own name: `{NAME: {use: …}, …}`"
 
 
 class Parser:
-    """Reads a recipe's composed data and gathers problems; `shared` holds the components beside the phases."""
+    """Reads a recipe's composed data and gathers problems; `shared` holds the components outside the phases."""
 
     def __init__(self, empty: Recipe) -> None:
         self.empty = empty
@@ -48,14 +48,14 @@ class Parser:
             RecipeError: with all that is wrong.
         """
         self.refuse_unknown((), TOP_KEYS)
-        own, phases = self._own_keys((), RecipeKeys), self._phases()
+        core_keys, phases = self._own_keys((), RecipeKeys), self._phases()
         control = self._control(tuple(phase for phase in phases if phase.trains is None))
         for key in ("corpora", "student", *(() if phases else ("rows", "trainer"))):
             self._need((), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
-        name = own["name"] or self.empty.name
-        return replace(self.empty, name=name, seeds=own["seeds"], shared=self.shared, phases=phases, control=control)
+        name, seeds = core_keys["name"] or self.empty.name, core_keys["seeds"]
+        return replace(self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=control)
 
     def refuse_unknown(self, path: KeyPath, known: tuple[str, ...]) -> None:
         """Add a problem for each unknown key of a section."""
@@ -193,7 +193,7 @@ class Parser:
         return holds
 
     def _need(self, path: KeyPath, key: str) -> None:
-        """Add a problem if a component is missing; one that is there and wrong has a problem of its own."""
+        """Add a problem if a component is missing; an invalid one already has its own problem."""
         if key != "losses" and self._at((*path, key)) is None:
             path = ()  # the recipe's own serve all phases
         value = self._at((*path, key))

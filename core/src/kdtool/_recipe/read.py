@@ -24,9 +24,9 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
         RecipeError: with all that is wrong.
     """
     if isinstance(recipe, Mapping):
-        own = {key: value for key, value in recipe.items() if key != "extends"}
+        content = {key: value for key, value in recipe.items() if key != "extends"}
         below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
-        stack, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
+        stack, name = [*below, as_node(content, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
         stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
     composed = layers.compose([*stack, layers.settings_layer(settings or {})])

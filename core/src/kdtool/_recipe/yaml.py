@@ -1,7 +1,7 @@
 """YAML 1.2 in which every value has its place: `no` is text, and `1e-4` a number.
 
-Duplicate keys, anchors, tags, and documents that are too large or too deep are refused. A syntax error is reported alone,
-since nothing after it can be trusted.
+Duplicate keys, anchors, tags, and documents that are too large or too deep are refused. A syntax error is the only one
+reported, since nothing after it can be trusted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Place:
 class Node:
     """A value with its place: a scalar, a list of nodes, or a mapping of keys to nodes.
 
-    Beside the entries of a mapping that is `whole` nothing of a layer below is kept.
+    A mapping that is `whole` replaces that of the layer below instead of being merged with it.
     """
 
     value: Any

@@ -143,7 +143,7 @@ def read_items(path: Path | None) -> Mapping[str, Pair]:
 
 
 def _pair_by_seed(one: BySeed, other: BySeed) -> Iterator[MeasurementPair]:
-    """Yield pairs of one seed; a subject without seed (a teacher) stands beside every seed of the other."""
+    """Yield pairs of one seed; a subject without seed (a teacher) is paired with every seed of the other."""
     for seed in sorted({*one, *other} - {None}, key=str) or [None]:
         pair = one.get(seed, one.get(None)), other.get(seed, other.get(None))
         if pair[0] is not None and pair[1] is not None:

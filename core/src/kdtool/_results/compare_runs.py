@@ -1,6 +1,6 @@
 """Finished runs side by side: every subject's values, and the differences between runs, with intervals.
 
-Nothing is measured anew: values come from `results.json`, and pairs from the items that evaluators wrote.
+Nothing is measured again: values come from `results.json`, and pairs from the items that evaluators wrote.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
 
     Example:
-        found = kdtool.compare(["quickstart", "longer"])
-        print(found.verdict)
+        compared = kdtool.compare(["quickstart", "longer"])
+        print(compared.verdict)
     """
     folders = list(dict.fromkeys(find_run(run, out) for run in runs))
     if len(folders) < 2:
@@ -100,29 +100,29 @@ def _with_items(results: Results) -> Iterator[Measurement]:
     for measurement in results.measurements:
         items = measurement.items and results.folder / measurement.items
         if items and not items.is_file():
-            remedy = "copy the run's folder whole, with scores/ and not results.json alone"
+            remedy = "copy the whole folder of the run, including scores/ and not just results.json"
             raise UsageError(f"{results.folder} lacks {measurement.items}, from which runs are compared; {remedy}")
         yield replace(measurement, items=items)
 
 
-def as_results(found: Compared, folder: Path) -> Results:
+def as_results(compared: Compared, folder: Path) -> Results:
     """Return a comparison as the results of a run, for reporters."""
     values = tuple(
-        replace(value, arm=f"{label}/{value.arm}") for label, values in found.values.items() for value in values
+        replace(value, arm=f"{label}/{value.arm}") for label, values in compared.values.items() for value in values
     )
     nothing: dict[str, Any] = {"arms": (), "stages": (), "components": (), "models": {}, "data": {}, "recipe": {}}
     return Results(
-        name="comparison", folder=folder, verdict=found.verdict, measurements=found.measurements,
-        comparisons=found.comparisons, recipe_text="", environment={}, seconds=0.0, notes=found.notes,
-        subjects=found.subjects, values=values, **nothing,
+        name="comparison", folder=folder, verdict=compared.verdict, measurements=compared.measurements,
+        comparisons=compared.comparisons, recipe_text="", environment={}, seconds=0.0, notes=compared.notes,
+        subjects=compared.subjects, values=values, **nothing,
     )  # fmt: skip
 
 
-def settings_by_run(found: Compared) -> dict[str, dict[str, Mapping[str, str]]]:
+def settings_by_run(compared: Compared) -> dict[str, dict[str, Mapping[str, str]]]:
     """Return the settings by measurement and run, without those that differ between a run's own subjects."""
     settings: dict[str, dict[str, Mapping[str, str]]] = {}
-    for measurement in found.measurements:
-        run = next(run for run in found.values if measurement.subject.startswith(f"{run}/"))
+    for measurement in compared.measurements:
+        run = next(run for run in compared.values if measurement.subject.startswith(f"{run}/"))
         runs, own = settings.setdefault(measurement.name, {}), measurement.settings
         runs[run] = {key: value for key, value in runs.get(run, own).items() if own.get(key) == value}
     return settings

@@ -46,9 +46,9 @@ def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks
             return folder.absolute()
         if (folder / GRAPH).is_file():
             raise UsageError(f"the run {str(run)!r} is not finished; run its recipe again to finish it")
-    found = (path for mark in marks for place in ("*", "*/*") for path in Path(out).glob(f"{place}/{mark}"))
-    there = {path.parent.relative_to(out).as_posix() for path in found}
-    hint = did_you_mean(str(run), there, what="there are") or "it holds none"
+    marked = (path for mark in marks for depth in ("*", "*/*") for path in Path(out).glob(f"{depth}/{mark}"))
+    names = {path.parent.relative_to(out).as_posix() for path in marked}
+    hint = did_you_mean(str(run), names, what="there are") or "it holds none"
     raise UsageError(f"{str(run)!r} is not a {what}: neither a folder of a run nor a name in {out}; {hint}")
 
 
@@ -69,13 +69,13 @@ def read_results(folder: Path) -> Results:
         StorageError: the file is damaged.
     """
     path = folder / RESULTS
-    remedy = "Run the recipe again to write it anew; what is finished is reused"
+    remedy = "Run the recipe again to rewrite it; finished work is reused"
     try:
         results = _ADAPTER.validate_json(read_sealed(path, remedy))
         plain = map_paths(_ADAPTER.dump_python(results), Places.of(folder).find)
         return replace(_ADAPTER.validate_python(plain), folder=folder)
     except FileNotFoundError as error:
-        raise UsageError(f"{folder} holds no finished run: there is no {RESULTS} in it") from error
+        raise UsageError(f"{folder} holds no finished run: it lacks {RESULTS}") from error
     except ValidationError as error:
         raise StorageError(f"{path} cannot be read: {error.error_count()} entries are not as written") from error
 
@@ -90,7 +90,7 @@ def component_record(built: Built) -> ComponentRecord:
 
 def environment() -> Mapping[str, str]:
     """Return the surroundings that a run's numbers depend on: Python, system, processor, libraries."""
-    found = {
+    versions = {
         "kdtool": version("kdtool"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -98,8 +98,8 @@ def environment() -> Mapping[str, str]:
     }
     for library in _LIBRARIES:
         with suppress(PackageNotFoundError):
-            found[library] = version(library)
-    return found
+            versions[library] = version(library)
+    return versions
 
 
 def map_paths(value: Any, change: Callable[[Path], object]) -> Any:

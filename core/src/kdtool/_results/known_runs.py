@@ -103,7 +103,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def remove_run(folder: Path) -> None:
-    """Delete the folder of a run, or of runs (`runs_in`); everything in the store stays. Of a link only the link is deleted.
+    """Delete the folder of a run, or of runs (`runs_in`); the store is left as it is. A link is deleted, its target kept.
 
     Raises:
         LockedError: a process works on it.
@@ -168,7 +168,7 @@ def _is_ended(folder: Path) -> bool:
 
 
 def _figure(results: Results) -> str:
-    """Return the first compared measurement of the student beside controls and teachers; of a run of `eval`, its models."""
+    """Return the first compared measurement of student, controls and teachers; for a run of `eval`, of its models."""
     roles = {arm_of(subject): subject.role for subject in results.subjects}
     names = [one.measurement for one in results.comparisons] + [one.measurement for one in results.values]
     shown = [value for value in results.values if value.measurement == names[0]]

@@ -1,4 +1,4 @@
-"""The place of model cards: README.md in an artefact's folder, or beside its file.
+"""The place of model cards: README.md in an artefact's folder, or next to its file.
 
 A card does not belong to the artefact: measuring comes later, and another evaluator changes the card and not the model.
 """
@@ -15,7 +15,7 @@ CARD = "README.md"
 
 
 def card_of(artifact: Artifact) -> Path:
-    """Return where an artefact's card is: in its folder, or beside its file."""
+    """Return where an artefact's card is: in its folder, or next to its file."""
     return (artifact.path if artifact.path.is_dir() else artifact.path.parent) / CARD
 
 

@@ -1,6 +1,6 @@
 """Places in the records of a run, which others may see: relative to the run, `store:` for the store, `~` for the home.
 
-`graph.json` alone holds the store's path on this machine. No tracker or report reads it.
+Only `graph.json` holds the store's path on this machine. No tracker or report reads it.
 """
 
 from __future__ import annotations

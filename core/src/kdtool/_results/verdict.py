@@ -1,4 +1,4 @@
-"""The verdict of a run in words, from its intervals alone."""
+"""The verdict of a run in words, from its intervals."""
 
 from __future__ import annotations
 

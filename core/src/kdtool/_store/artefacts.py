@@ -76,7 +76,7 @@ class Artefacts:
         """Return the artefact if it is complete, after comparing the sizes of its files with its manifest.
 
         Raises:
-            StorageError: a file of it is missing or has another size; it is named, with what to do.
+            StorageError: one of its files is missing or has another size; the message names it and the remedy.
         """
         path = self.path_of(kind, label, fingerprint)
         if not path.exists():
@@ -110,9 +110,9 @@ class Artefacts:
             make_private(self.root)
             path.parent.mkdir(exist_ok=True)
         with storage_errors(path.parent, anywhere=False), _lock(path.with_name(path.name + ".lock"), waiting):
-            found = self.find(kind, label, fingerprint)
-            if found is not None:
-                return found
+            existing = self.find(kind, label, fingerprint)
+            if existing is not None:
+                return existing
             return self._build(path, fingerprint, build, waiting, about or {})
 
     def _build(
@@ -167,7 +167,7 @@ def verify(path: Path, *, hashing: bool = True) -> None:
     """Compare the files of a complete artefact with its manifest: by size, and by content where `hashing`.
 
     Raises:
-        StorageError: one is missing or is not what was written; it is named, with what to do.
+        StorageError: a file is missing or is not what was written; the message names it and the remedy.
     """
     for name, entry in _manifest(path)["files"].items():
         if problem := problem_of(path / name, entry, hashing=hashing):
@@ -177,7 +177,7 @@ def verify(path: Path, *, hashing: bool = True) -> None:
 def check_file(path: Path, name: str) -> Path:
     """Return the path of a file of a complete artefact, after comparing it with the manifest; of a partial one as it is.
 
-    Of several processes the first alone compares contents.
+    Of several processes, only the first compares contents.
 
     Raises:
         StorageError: it is missing or is not what was written.
@@ -198,7 +198,7 @@ def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
     except (StorageError, OSError, ValueError, KeyError, TypeError):
         say(f"{file} is damaged: the time that was spent before is not counted")
         return 0.0
-    last = max(found.lstat().st_mtime for found in (partial, *partial.rglob("*")))  # a link may lead nowhere
+    last = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))  # a link may lead nowhere
     return before + max(0.0, last - file.stat().st_mtime)
 
 
@@ -207,7 +207,7 @@ def storage_errors(folder: Path, *, anywhere: bool = True) -> Iterator[None]:
     """Turn the error of a full or read-only disk into a StorageError; finished work stays.
 
     With `anywhere` every refused write counts, otherwise only those below `folder`. Libraries that write weights report a
-    full disk as errors of their own, which contain the system's words for it.
+    full disk as their own errors, which contain the system's words for it.
     """
     try:
         yield
@@ -261,7 +261,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _damage(path: Path, problem: str) -> StorageError:
-    remedy = f"Delete the folder {path} and run again to make it anew"
+    remedy = f"Delete the folder {path} and run again to make it again"
     return StorageError(
         f"a stored file is damaged: {problem}. {remedy}; kdtool run --verify finds what else is damaged"
     )

@@ -26,7 +26,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_beside(path: Path, text: str) -> None:
-    """Write a small file beside its place, sync it, and rename it, so that it is never half there.
+    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written.
 
     Raises:
         StorageError: a folder is in its place.

@@ -97,8 +97,8 @@ def _needs(store: Path, folder: Path) -> Iterator[Path]:
 
 
 def _find_unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Iterator[Found]:
-    places = [root / kind for root in (store, *folders) for kind in (*SHARED_KINDS, *OWN_KINDS)]
-    for path in (path for place in places for path in sorted(place.glob("*"))):
+    parents = [root / kind for root in (store, *folders) for kind in (*SHARED_KINDS, *OWN_KINDS)]
+    for path in (path for parent in parents for path in sorted(parent.glob("*"))):
         name = _NAME.fullmatch(path.name)
         if name is None or not path.is_dir() or path.is_symlink():
             continue

@@ -1,7 +1,7 @@
 """Files of an unfinished folder that survive a kill: each recorded by digest, all others discarded.
 
 A stage calls `commit` for each file worth keeping once it is whole; the engine calls `discard_uncommitted` before it resumes
-the folder of a killed process. So a stage finds the committed files byte by byte, and nothing else. The record lies beside
+the folder of a killed process. So a stage finds the committed files byte by byte, and nothing else. The record is next to
 the files, a line of JSON for each call and a file for each process of a run: `.committed-0`. A file that grows line by line
 is committed once, and each of its lines carries its own digest (`seal_line`, `unseal_line`).
 """
@@ -40,7 +40,7 @@ def commit(
     Args:
         folder: where the record is kept; `run.folder`, or a folder below it.
         paths: files, or folders with all files in them. They are synced to disk first.
-        growing: they are written line by line, each line by `seal_line`; then nothing but their names is recorded.
+        growing: they are written line by line, each line by `seal_line`; then only their names are recorded.
         pending: for files of `paths` that are not there yet, those that the caller renames to them afterwards.
         gone: files or folders that the caller is about to delete, also those that other processes committed.
 

@@ -7,11 +7,11 @@ GRAPH = "graph.json"
 MODEL = "model"
 """The folder of a model inside its artefact."""
 SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
-"""Kinds of artefacts that lie in the store that runs share."""
+"""Kinds of artefacts in the store that runs share."""
 OWN_KINDS = ("phases", "exports", "scores")
-"""Kinds of artefacts that lie in a run's folder; those of controls may lie in the store, and scores of teachers do."""
+"""Kinds of artefacts in a run's folder; those of controls may be in the store, and scores of teachers are."""
 PRIVATE_KINDS = ("text", "rows", "signals", "scores")
-"""Kinds of artefacts with prompts and answers: only their owner reads them, wherever they lie."""
+"""Kinds of artefacts with prompts and answers: only their owner can read them, in the store and in runs."""
 STORE_MARK = "kdtool-store.json"
 """The file that marks a folder as a store that runs share."""
 RESULTS = "results.json"

@@ -1,4 +1,4 @@
-"""One process a run: a lock on the run's folder, with the holder's pid, host, time and a random id beside it."""
+"""One process per run: a lock on the run's folder, and a file with the holder's pid, host, time and a random id."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=_GLIMPSE)
         except Timeout as error:
-            raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
+            raise LockedError(
+                f"{folder} is in use{_by_holder(folder)}; wait for it, or choose another --out"
+            ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
@@ -97,9 +99,9 @@ def worker_of(folder: Path) -> str | None:
         lock.acquire(timeout=_LOOK, poll_interval=_LOOK / 4)  # others who look hold it for a moment, too
         lock.release()
     except Timeout:
-        return _holder(folder / HOLDER).removeprefix(" by ") or "another process"
+        return _by_holder(folder).removeprefix(" by ") or "another process"
     except OSError:
-        return _holder(folder / HOLDER).removeprefix(" by ") or None
+        return _by_holder(folder).removeprefix(" by ") or None
     return None
 
 
@@ -123,9 +125,6 @@ def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
     return leader is not None and holder_of(folder) == leader
 
 
-def _holder(path: Path) -> str:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return f" by process {about['pid']} on {about['host']} since {about['since']}"
-    except (OSError, ValueError, KeyError):
-        return ""
+def _by_holder(folder: Path) -> str:
+    holder = recorded_holder(folder) or {}
+    return f" by process {holder['pid']} on {holder['host']} since {holder['since']}" if "since" in holder else ""

@@ -18,8 +18,8 @@ def did_you_mean(given: str, known: Iterable[str], *, what: str = "known", shown
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     if not names:
         return ""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{what}: {', '.join(names[:shown])}{more}"
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{what}: {', '.join(names[:shown])}{rest}"
 
 
 def _initials(name: str) -> str:

@@ -36,9 +36,9 @@ def resolve(schema: Any, definitions: Mapping[str, Any] | None = None, depth: in
 
 
 def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
-    """Return the values that a schema allows beside null, such as "a whole number from 1 to 100"; "" if it states none."""
+    """Return the values other than null that a schema allows, such as "a whole number from 1 to 100"; "" if unstated."""
     if "anyOf" in schema:
-        options = (describe(one, plural=plural) for one in schema["anyOf"] if one.get("type") != "null")
+        options = (describe(option, plural=plural) for option in schema["anyOf"] if option.get("type") != "null")
         return " or ".join(dict.fromkeys(filter(None, options)))
     if "enum" in schema or "const" in schema:
         *others, last = map(show_value, schema.get("enum") or [schema["const"]])

@@ -22,12 +22,12 @@ def quantity_of(self, items: list[str], *, limit: int = 1024) -> float:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """Two tokenizers compared, a student's (`own`) and a teacher's (`other`).
+    """Two tokenizers compared, such as a student's (`first`) and a teacher's (`second`).
 
     `relation`: "same" (the same map from text to ids), "tokens" (the same tokens by the same ids, but texts are split
     otherwise), "prefix" (one begins with all tokens of the other, and plain text is the same in both), "different". `sizes`
     are both true vocabularies, `shared` the number of ids from 0 with the same token in both, `differing` the first ids
-    without, with own and other token.
+    without, with the token of each.
     """
 
     relation: Literal["same", "tokens", "prefix", "different"]
@@ -36,12 +36,12 @@ class Vocabularies:
     differing: tuple[tuple[int, str, str], ...] = ()
 
     @classmethod
-    def compare(cls, own: Tokenizer, other: Tokenizer) -> Vocabularies:
+    def compare(cls, first: Tokenizer, second: Tokenizer) -> Vocabularies:
         """Compare two tokenizers by their tokens, and by the ids of a few lines of code. Since 0.1."""
-        sizes = (own.vocabulary, other.vocabulary)
-        if own.fingerprint == other.fingerprint:
-            return cls("same", sizes, own.vocabulary)
-        pairs = list(zip_longest(own.tokens(), other.tokens(), fillvalue=""))
+        sizes = (first.vocabulary, second.vocabulary)
+        if first.fingerprint == second.fingerprint:
+            return cls("same", sizes, first.vocabulary)
+        pairs = list(zip_longest(first.tokens(), second.tokens(), fillvalue=""))
         shortest = min(sizes)
         differing = [(index, *pair) for index, pair in enumerate(pairs[:shortest]) if pair[0] != pair[1]]
         if differing:
@@ -49,7 +49,7 @@ class Vocabularies:
         if sizes[0] == sizes[1]:
             return cls("tokens", sizes, shortest)
         # A longer list of merges begins with the shorter one, too, but then models of the two expect other tokens.
-        alike = own.encode(_PROBE) == other.encode(_PROBE)
+        alike = first.encode(_PROBE) == second.encode(_PROBE)
         return cls("prefix" if alike else "different", sizes, shortest)
 
     @property
@@ -57,16 +57,18 @@ class Vocabularies:
         """True if logits can be compared token by token, over the first `shared` tokens."""
         return self.relation != "different"
 
-    def sentence(self, own: str, other: str) -> str:
-        """Return a sentence on the differences, with the names of both sides; "" where they are the same."""
+    def sentence(self, first: str, second: str) -> str:
+        """Return a sentence on the differences, with the names of both sides; "" if they are the same."""
         if self.relation == "same":
             return ""
-        sizes = f"{own} has {self.sizes[0]:,} tokens and {other} {self.sizes[1]:,}"
+        sizes = f"{first} has {self.sizes[0]:,} tokens and {second} {self.sizes[1]:,}"
         if self.relation == "tokens":
-            return f"the tokenizers of {own} and {other} split texts differently into the same {self.shared:,} tokens"
+            return (
+                f"the tokenizers of {first} and {second} split texts differently into the same {self.shared:,} tokens"
+            )
         if self.relation == "prefix":
             return f"{sizes}; the first {self.shared:,} are the same: they are compared over these"
         if not self.differing:
             return f"{sizes}; the first {self.shared:,} are the same, but they split texts differently"
-        shown = "; ".join(f"{index} is {mine!r} and {theirs!r}" for index, mine, theirs in self.differing)
-        return f"{sizes}; ids that stand for different tokens begin with: {shown}"
+        shown = "; ".join(f"{index} is {token!r} and {other!r}" for index, token, other in self.differing)
+        return f"{sizes}; the first ids with different tokens: {shown}"

@@ -27,7 +27,7 @@ def judge(
     """Return score and verdict in words of each question, by its id; `file` keeps verdicts of a killed run.
 
     Raises:
-        kdtool.SandboxError: programs cannot be run safely here.
+        kdtool_programs.SandboxError: programs cannot be run safely here.
     """
     tasks = [
         Task(f"{question.id}#{number}", _module(question, answer, tests), seconds, _MEMORY)

@@ -119,7 +119,7 @@ class Instruct(kdtool.Corpus):
         Raises:
             kdtool.UsageError: a cell cannot be filled within its limits, or the teacher refuses everything.
             kdtool.PluginError: the teacher does not answer a request.
-            kdtool.SandboxError: tests cannot be run safely here.
+            kdtool_programs.SandboxError: tests cannot be run safely here.
         """
         from kdtool_corpus_instruct._drawing import read_seeds
         from kdtool_corpus_instruct._generation import Generation

@@ -56,7 +56,7 @@ class Verified(kdtool.Corpus):
             kdtool.UsageError: a training example is not a Python problem with tests, no reference solution passes here,
                 the teacher refuses all requests, or no answer is usable.
             kdtool.PluginError: the teacher skips a request.
-            kdtool.SandboxError: programs cannot be run safely here.
+            kdtool_programs.SandboxError: programs cannot be run safely here.
         """
         from kdtool_asking import Account
 

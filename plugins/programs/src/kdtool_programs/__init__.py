@@ -13,6 +13,7 @@ one counts, so that a resumed run repeats no finished sample. Other plugins that
 from __future__ import annotations
 
 from kdtool_programs._code import code_of
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._estimator import pass_at_k
 from kdtool_programs._evalplus import EVALPLUS
 from kdtool_programs._evaluator import PassAtK
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "Program",
     "Sandbox",
+    "SandboxError",
     "Status",
     "Step",
     "Task",

@@ -12,8 +12,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import kdtool
-
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._memory_group import memory_group
 from kdtool_programs._view import EXECUTABLE, LIBRARIES, base_executable, system_parts, view_of
 
@@ -63,9 +62,7 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     """
     program = shutil.which("bwrap")
     if program is None:
-        raise kdtool.SandboxError(
-            f"generated code runs only in a sandbox, and bubblewrap (bwrap) is not here; {_INSTALL}"
-        )
+        raise SandboxError(f"generated code runs only in a sandbox, and bubblewrap (bwrap) is not here; {_INSTALL}")
     _check_version(program)
     view = view_of(toolchains)
     command = [program, *(f"--unshare-{name}" for name in _NAMESPACES), "--disable-userns", "--die-with-parent"]
@@ -133,7 +130,7 @@ def unsafe() -> list[str]:
 def _engine(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise kdtool.SandboxError(f"{program} is not here; install it, or bubblewrap, which is faster")
+        raise SandboxError(f"{program} is not here; install it, or bubblewrap, which is faster")
     return path
 
 
@@ -148,4 +145,4 @@ def _check_version(program: str) -> None:
     numbers = re.search(r"(\d+)\.(\d+)", version)
     if numbers and tuple(map(int, numbers.groups())) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        raise kdtool.SandboxError(f"{version.strip()} is too old: expected {oldest} or newer; {_INSTALL}")
+        raise SandboxError(f"{version.strip()} is too old: expected {oldest} or newer; {_INSTALL}")

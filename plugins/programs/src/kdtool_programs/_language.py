@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import kdtool
 
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._task import Module, Program
 
 __all__ = ["GROUP", "Language", "installed_languages", "language", "locate"]
@@ -83,7 +84,7 @@ def language(name: str) -> Language:
     if not isinstance(made, Language):
         raise kdtool.PluginError(f"language {name!r} ({points[name].value}) is not a kdtool_programs.Language")
     if missing := made.missing():
-        raise kdtool.SandboxError(
+        raise SandboxError(
             f"programs in {name} cannot be run: {' and '.join(missing)} not found; install the toolchain"
         )
     return made
@@ -97,7 +98,7 @@ def locate(program: str) -> Path:
     """
     path = shutil.which(program)
     if path is None:
-        raise kdtool.SandboxError(f"{program} not found; install it")
+        raise SandboxError(f"{program} not found; install it")
     return Path(path).resolve()
 
 

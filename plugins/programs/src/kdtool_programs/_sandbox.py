@@ -16,6 +16,7 @@ from typing import Literal, Self
 import kdtool
 
 from kdtool_programs._commands import bubblewrap, container, container_ending, unsafe
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._handing import frames_of
 from kdtool_programs._language import Language, language
 from kdtool_programs._processes import pipes_are_short
@@ -96,7 +97,7 @@ class Sandbox:
             self._command, self._filters = unsafe(), (b"", b"")
             return
         if not sys.platform.startswith("linux"):
-            raise kdtool.SandboxError(
+            raise SandboxError(
                 f"generated code runs only in a sandbox, which needs Linux; this is {sys.platform}: use a virtual machine"
             )
         self._filters = seccomp_filter(), task_filter()
@@ -249,7 +250,7 @@ class Sandbox:
             for worker in started:
                 worker.ready(_STARTING)
         except (OSError, Ended) as error:
-            raise kdtool.SandboxError(self._remedy(str(error))) from error
+            raise SandboxError(self._remedy(str(error))) from error
 
     def _free_number(self) -> int:
         """Return a number that no worker has, other sandboxes' workers seldom."""
@@ -261,7 +262,7 @@ class Sandbox:
         source = "def answer(numbers):\n    return 41 + len(numbers)\n"
         (verdict,) = self.run([Task("probe", Module(source, tests, ("answer",)), seconds=10.0)])
         if not verdict.has_passed:
-            raise kdtool.SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
+            raise SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
 
     def _try_languages(self) -> None:
         works = {spoken.name: spoken.run(spoken.trial, "") for spoken in self._languages}
@@ -271,7 +272,7 @@ class Sandbox:
         ]
         for verdict in self.run(tasks):
             if not verdict.has_passed:
-                raise kdtool.SandboxError(
+                raise SandboxError(
                     f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"
                     "a toolchain must be in /usr or in a separate folder, and need no files elsewhere"
@@ -308,7 +309,7 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
         try:
             with Sandbox(languages=[language(name) for name in spoken]):
                 pass
-        except kdtool.SandboxError as error:
+        except SandboxError as error:
             reasons.append(str(error))
     return tuple(dict.fromkeys(reasons))
 

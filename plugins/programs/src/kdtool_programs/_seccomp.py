@@ -13,7 +13,7 @@ import errno
 import platform
 import struct
 
-import kdtool
+from kdtool_programs._errors import SandboxError
 
 __all__ = ["seccomp_filter", "task_filter"]
 
@@ -185,7 +185,7 @@ def _known_machine(machine: str) -> tuple[str, int]:
     machine = machine or platform.machine()
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     if machine not in _AUDIT:
-        raise kdtool.SandboxError(
+        raise SandboxError(
             f"system calls are not filtered on {machine}: only on {' and '.join(_AUDIT)}; evaluate on such a machine"
         )
     return machine, list(_AUDIT).index(machine)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import kdtool
+from kdtool_programs._errors import SandboxError
 
 __all__ = ["EXECUTABLE", "LIBRARIES", "View", "base_executable", "system_parts", "view_of"]
 
@@ -79,7 +79,7 @@ def view_of(toolchains: Sequence[Path] | None) -> View:
     places += [Path("/") / part for part in _PARTS if not (Path("/") / part).is_symlink()]
     outer = _outer([*(path for path in places if path.is_dir()), *(folder.resolve() for folder in toolchains)])
     if hidden := [folder for folder in outer if folder.is_relative_to("/tmp")]:  # noqa: S108 (the sandbox's own)
-        raise kdtool.SandboxError(
+        raise SandboxError(
             f"the toolchain in {hidden[0]} cannot be shown to programs: their own folder is /tmp; install it elsewhere"
         )
     of_python = [(source, path) for source, path in python.shown if not _is_below(Path(path).resolve(), outer)]
@@ -122,7 +122,7 @@ def _inventory(executable: Path) -> dict[str, list[str]]:
         inventory: dict[str, list[str]] = json.loads(completed.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
-        raise kdtool.SandboxError(
+        raise SandboxError(
             f"{executable} does not report the files of its standard library: {reason}; "
             "expected a Python that starts with -I -S; install kdtool in another one"
         ) from error

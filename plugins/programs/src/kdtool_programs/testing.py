@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import kdtool
-
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._sandbox import Sandbox
 
 __all__ = ["sandbox_is_there"]
@@ -17,5 +16,5 @@ def sandbox_is_there() -> bool:
     try:
         with Sandbox():
             return True
-    except kdtool.SandboxError:
+    except SandboxError:
         return False

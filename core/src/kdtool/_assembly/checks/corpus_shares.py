@@ -1,4 +1,4 @@
-"""Shares of corpora that are mixed: the key `share` stands beside each corpus or beside none."""
+"""Shares of corpora that are mixed: either every corpus has the key `share`, or none."""
 
 from __future__ import annotations
 

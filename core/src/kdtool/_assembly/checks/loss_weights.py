@@ -14,7 +14,7 @@ def check_weights(parts: BuiltRecipe) -> Iterator[Problem]:
     """Yield the phases that would learn nothing, since all their losses weigh 0 from beginning to end."""
     for phase in parts.recipe.phases:
         if not any(weighs(spec.weight) for spec in phase.losses):
-            message = f"in phase {phase.name!r} all losses weigh 0: nothing would be learnt"
+            message = f"in phase {phase.name!r} all losses weigh 0: the student would learn nothing"
             yield parts.problem((*phase.key, "losses"), message, "give one of them a weight above 0")
 
 

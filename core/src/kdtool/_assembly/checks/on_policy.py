@@ -1,7 +1,7 @@
 """On-policy phases: their losses, teachers and caches can work on text that the student writes.
 
 A teacher must score such text, so its signals cannot be recorded. Phases without a loss that learns from a teacher, such as
-the control's, do not use it, whatever their trainer's setting.
+the control's, do not use it, regardless of their trainer's setting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def on_policy_key(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> KeyPath |
 
 
 def check_on_policy(parts: BuiltRecipe) -> Iterator[Problem]:
-    """Yield what cannot work on on-policy text, or cannot work without it."""
+    """Yield the components that cannot work on on-policy text, or cannot work without it."""
     for phase in parts.recipe.phases:
         if phase.trains is None:
             key = on_policy_key(phase, parts.built)
@@ -42,7 +42,7 @@ def _check_without(parts: BuiltRecipe, phase: PhaseSpec) -> Iterator[Problem]:
     setting = _setting(phase, parts.built)
     for spec in phase.losses:
         if parts.component(spec).on_policy:
-            message = "needs on-policy text, but this phase trains on the corpus alone"
+            message = "needs on-policy text, but this phase trains only on the corpus"
             remedy = f"set `{as_written(setting)}`" if setting else "use a trainer with an on-policy setting"
             yield parts.problem(spec.key, message, remedy)
 
@@ -54,12 +54,12 @@ def _check_with(parts: BuiltRecipe, phase: PhaseSpec, key: KeyPath) -> Iterator[
         yield parts.problem(key, message, "add a loss that does, such as a divergence, or leave this setting out")
     for spec, loss in zip(phase.losses, losses, strict=True):
         if loss.corpus_only:
-            message = "learns from rows of the corpus alone, but this phase also trains on on-policy text"
+            message = "learns only from rows of the corpus, but this phase also trains on on-policy text"
             off = as_written((*phase.key, "trainer", key[-1]))
             yield parts.problem(spec.key, message, f"set `{off}: null` for this phase, or leave this loss out")
     caches = of_kind(phase.sources, "cache")
     if caches and any(loss.needs for loss in losses):
         name, off = as_written(caches[0].key), as_written((*phase.key, "signals"))
         message = f"asks teachers to score on-policy text, which `{name}` cannot have recorded"
-        remedy = f"leave `{name}` out (`{off}: false` for this phase alone), or this setting"
+        remedy = f"leave `{name}` out (`{off}: false` for this phase only), or this setting"
         yield parts.problem(key, message, remedy)

@@ -1,8 +1,8 @@
 """Requirements of the student, such as `require: {humaneval.pass@1: ">= 0.70"}`: checked, and checked against results.
 
-A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a
-number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`, which holds if the
-95 % interval of the difference is on the better side.
+A key is EVALUATOR.MEASUREMENT, or just the measurement's name if that begins with the evaluator's. A condition is a
+comparison with a number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`,
+which holds if the 95 % interval of the difference is on the better side.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def held_against(
     students: Sequence[str],
     comparisons: Sequence[Comparison],
 ) -> list[Requirement]:
-    """Hold the student's values, means over its seeds, against what the recipe requires.
+    """Compare the student's values, means over its seeds, with the requirements of the recipe.
 
     Args:
         recipe: the recipe's data.
@@ -103,11 +103,12 @@ def refuse_missed(results: Results) -> None:
         UsageError: a required measurement does not exist.
         TargetMissedError: one was missed.
     """
-    missed = [one for one in results.requirements if not one.met]
+    missed = [requirement for requirement in results.requirements if not requirement.met]
     if missed:
-        text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
+        text = "; ".join(f"{requirement.measurement} {requirement.text}" for requirement in missed)
         message = f"required: {text}. Everything is kept; {where(results)}"
-        raise UsageError(message) if any(one.value is None for one in missed) else TargetMissedError(message, results)
+        is_unmeasured = any(requirement.value is None for requirement in missed)
+        raise UsageError(message) if is_unmeasured else TargetMissedError(message, results)
 
 
 def _unknown(key: str, evaluator: str, component: Component) -> str:

@@ -103,7 +103,7 @@ def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpe
     message = f"needs {in_words(parts.component(spec).needs)}, but the {_offer(parts, source)}"
     remedy = "use another loss, or another teacher"
     if source.kind == "cache":
-        remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
+        remedy = "leave `signals` out, so that the teacher runs alongside the student, or use another loss"
     return parts.problem(spec.key, message, remedy)
 
 

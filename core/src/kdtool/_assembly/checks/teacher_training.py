@@ -1,6 +1,6 @@
 """Phases that fine-tune a teacher before distillation, and teachers that learn from the recipe's text.
 
-They come before all others, wherever they stand: a recipe that extends another can only add phases behind.
+They run before all other phases, regardless of their order: a recipe that extends another can only append phases.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
             continue
         built = parts.built[teacher.key]
         if implements(built.loaded.cls, "kdtool_fit"):
-            yield parts.problem(key, f"{built.owner} learns from the recipe's text alone", "leave this phase out")
+            yield parts.problem(key, f"{built.owner} learns only from the recipe's text", "leave this phase out")
             continue
         if missing := [name for name in _NEEDED if not implements(built.loaded.cls, name)]:
             message = f"{built.owner} cannot be trained: it does not implement {' and '.join(missing)}"
@@ -51,7 +51,7 @@ def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
             yield parts.problem(key, message, remedy)
         for loss in phase.losses:
             if parts.component(loss).needs:
-                message = f"needs a teacher, but this phase trains the teacher {phase.trains!r} on the text alone"
+                message = f"needs a teacher, but this phase trains the teacher {phase.trains!r} only on text"
                 yield parts.problem(loss.key, message, "use a loss that needs none, or train the student here")
 
 

@@ -7,8 +7,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import kdtool
-
+from kdtool_programs._errors import SandboxError
 from kdtool_programs._language import Language, locate
 from kdtool_programs._task import ENDING, Program, Step
 
@@ -106,5 +105,5 @@ def _toolchain_of(rustc: str) -> Path:
         completed = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} has no toolchain: {why}") from error
+        raise SandboxError(f"programs in rust cannot be run: {rustc} has no toolchain: {why}") from error
     return Path(completed.stdout.strip()).resolve()
