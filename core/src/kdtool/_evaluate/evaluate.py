@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
-            each may have a name in front: "base=path/to/model". None to measure teachers alone.
+            each may have a name in front: "base=path/to/model". None to measure only teachers.
         evaluators: names of evaluators; by default those of the recipe.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
         corpus: the plugin that provides held-out text; by default the recipe's.
@@ -101,7 +101,7 @@ def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[obj
 
 
 def _measure(models: Sequence[Model], others: Collection[str], context: Context, run: RunInfo) -> Results:
-    """Measure models beside the recipe's teachers, by all evaluators but `others`.
+    """Measure models and the recipe's teachers, by all evaluators except `others`.
 
     Raises:
         UsageError: nothing was measured.

@@ -1,6 +1,6 @@
 """Cache of paid answers: neither a corpus nor an evaluator asks a teacher the same question twice.
 
-All answers lie in one SQLite file of the store, by `Teacher.answer_key`. `kdtool clean` leaves it alone: it cost money or
+All answers are in one SQLite file of the store, by `Teacher.answer_key`. `kdtool clean` keeps it: it cost money or
 time. Teachers that store answers themselves (`stores_answers`) write into the same table, and are not asked here.
 """
 
@@ -66,7 +66,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
         if version not in {0, _VERSION}:
             raise UsageError(
                 f"{file} holds answers in format {version}, but this kdtool reads format {_VERSION}: install the version "
-                "that wrote it, or move the file away to ask anew"
+                "that wrote it, or move the file away to ask again"
             )
         if not version and not read_only:
             for statement in _SETUP:

@@ -171,7 +171,7 @@ class Context:
         return self.made[node.name]
 
     def refuse_moved(self) -> None:
-        """Refuse to go on if the run's folder is not where it was when its lock was taken.
+        """Refuse to continue if the run's folder is not where it was when its lock was taken.
 
         Raises:
             StorageError: it was renamed, moved or deleted.

@@ -35,7 +35,7 @@ __all__ = ["Event", "EventLog", "read_events", "superseded_steps"]
 class EventLog:
     """Appends events to `events.jsonl` in `folder`.
 
-    Events that cannot be written are left out, with one line to `complain`; the run goes on. `about` goes into the line of
+    Events that cannot be written are left out, with one line to `complain`; the run continues. `about` goes into the line of
     `run_start`. Places are written as in `Places`.
     """
 
@@ -57,7 +57,7 @@ class EventLog:
             if not self._failed:
                 self._failed = True
                 self._complain(
-                    f"{self._path} lacks events of this run: {cause_of(error)}; the run goes on, but `kdtool runs sync` "
+                    f"{self._path} lacks events of this run: {cause_of(error)}; the run continues, but `kdtool runs sync` "
                     "cannot send what is missing. Make room or the file writable; later events are then written again"
                 )
 

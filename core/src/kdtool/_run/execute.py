@@ -1,8 +1,8 @@
 """A run, from an assembled recipe to results.
 
 The nodes of the graph are made in order, each reused unless something that it depends on has changed. Then the arms are
-compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens alone lie in
-the store that runs share.
+compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens
+(unless there is one at equal time) are in the store that runs share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._assembly.checks.requirements import held_against
+from kdtool._assembly.checks.requirements import checked_against
 from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
@@ -196,7 +196,7 @@ def _write_first_card(context: Context, artifact: Artifact) -> None:
 
 
 def _complete_cards(context: Context, run: RunInfo, results: Results) -> None:
-    """Write the cards of exported models again, with what was measured."""
+    """Write the cards of exported models again, with the measurements."""
     for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
         text = context.hooks.component(name, Exporter).kdtool_card(run, artifact, results)
         with storage_errors(context.folder):
@@ -300,7 +300,7 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
         ),
         subjects=tuple(subjects),
         licences=context.licences,
-        requirements=tuple(held_against(assembly.recipe.data, by_short_name, students, comparisons)),
+        requirements=tuple(checked_against(assembly.recipe.data, by_short_name, students, comparisons)),
         values=arm_values(measurements, subjects),
     )
 

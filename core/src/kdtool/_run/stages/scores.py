@@ -93,7 +93,7 @@ def add_scores(
 
     Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher has
     one set of weights at a time, so that its weights before training are left out of joint measurements. The scores of
-    teachers and shared controls lie in the store, too.
+    teachers and shared controls are in the store, too.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.of_kind("evaluator").items():

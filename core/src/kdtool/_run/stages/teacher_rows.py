@@ -80,12 +80,12 @@ class Translation:
         return found
 
     def _add(self, tokens: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
-        """Add a document, or the part of one that lies in the row."""
+        """Add a document, or the part of it that is in the row."""
         pieces = self._own.pieces(ids)
         content = b"".join(pieces)
         try:
             begin, text = whole_characters(content)
-        except UnicodeDecodeError:  # a character lacks bytes in the middle, where a special token stands
+        except UnicodeDecodeError:  # a character lacks bytes in the middle, at a special token
             self.left_out += 1
             return
         encoded = self._other.encode(text)
@@ -98,10 +98,10 @@ class Translation:
         encoded, other_pieces = [*first, *encoded], [*(b"" for _ in first), *other_pieces]
         if ended:
             encoded, other_pieces = [*encoded, self._other.end_of_text], [*other_pieces, b""]
-        learnt = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
+        learned = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
         starts, ends = byte_spans(other_pieces, begin)
         tokens.ids += encoded
-        tokens.labelled += [start < end and all(learnt[start:end]) for start, end in zip(starts, ends, strict=True)]
+        tokens.labelled += [start < end and all(learned[start:end]) for start, end in zip(starts, ends, strict=True)]
         if ended:
             tokens.labelled[-1] = labelled[-1]
         tokens.document += [number] * len(encoded)
