@@ -118,10 +118,10 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():
         context.make(node)
-    measurements = list(chain.from_iterable(read_scores(context, scores).values()))
+    measurements = list(chain.from_iterable(read_scores(context, scores, measured).values()))
     subjects = tuple(target.subject() for target in measured)
     comparisons, notes = compare_all(measurements, subjects, {target.name: target.arm for target in measured})
-    notes += said_of(context, chain.from_iterable(scores.values()))
+    notes += said_of(chain.from_iterable(scores.values()))
     unmeasured = {model.name for model in models} - {each.subject for each in measurements}
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(

@@ -254,7 +254,7 @@ def _stage_record(node: Node) -> StageRecord:
 
 def _results(context: Context, run_graph: RunGraph) -> Results:
     assembly = context.assembly
-    by_evaluator = read_scores(context, run_graph.scores)
+    by_evaluator = read_scores(context, run_graph.scores, run_graph.measured)
     measurements = list(chain.from_iterable(by_evaluator.values()))
     subjects = [measured.subject() for measured in run_graph.measured]
     arm_of = {measured.name: measured.arm for measured in run_graph.measured}
@@ -295,7 +295,7 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
         notes=(
             *_recipe_notes(context),
             *trained_notes,
-            *said_of(context, chain.from_iterable(run_graph.scores.values())),
+            *said_of(chain.from_iterable(run_graph.scores.values())),
             *apart,
         ),
         subjects=tuple(subjects),
