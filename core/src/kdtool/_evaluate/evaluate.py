@@ -147,4 +147,4 @@ _NOTHING = (
 
 def _subject_of(model: Model) -> Measured:
     subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
-    return Measured(model.name, model.arm, model.name, None, lambda: subject, content=model.digest())
+    return Measured(model.name, model.name, model.arm, model.name, None, lambda: subject, content=model.digest())

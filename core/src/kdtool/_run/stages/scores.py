@@ -41,11 +41,12 @@ class Measured:
 
     `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
     is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
-    of a model that no node holds. `stored_name` is the name in its artefact, where that is not `name`: the student's name
-    depends on the number of seeds, its measurements do not.
+    of a model that no node holds. `kept_as` is the name in its artefact: the student's `name` depends on the number of
+    seeds, its measurements do not.
     """
 
     name: str
+    kept_as: str
     arm: str
     title: str
     node: Node | None
@@ -53,12 +54,6 @@ class Measured:
     teacher: str = ""
     unadapted: bool = False
     content: str = ""
-    stored_name: str = ""
-
-    @property
-    def kept_as(self) -> str:
-        """The name in its artefact."""
-        return self.stored_name or self.name
 
 
 def subjects_of(
@@ -154,13 +149,14 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
-    subject = Subject(name + suffix, "teacher")
+    called = name + suffix
+    subject = Subject(called, "teacher")
     title = f"{name} before its training" if suffix else name
-    return Measured(subject.name, subject.name, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
+    return Measured(called, called, called, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
 def _of_base(node: Node) -> Measured:
-    return Measured("base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
+    return Measured("base", "base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
 
 
 def _of_arm(context: Context, arm: TrainedModel) -> Measured:
@@ -168,7 +164,7 @@ def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
-    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, stored_name=f"{arm.arm}-seed{arm.seed}")
+    return Measured(name, f"{arm.arm}-seed{arm.seed}", arm.arm, title, arm.nodes[-1], lambda: subject)
 
 
 def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
@@ -178,7 +174,7 @@ def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> 
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
     title = f"{trained.title} ({label})"
-    return Measured(name, kind, title, node, subject, stored_name=f"{trained.kept_as}-{label}")
+    return Measured(name, f"{trained.kept_as}-{label}", kind, title, node, subject)
 
 
 def _add_group(
