@@ -183,7 +183,9 @@ def test_a_control_that_would_see_other_tokens_is_refused_before_anything_is_mad
     Path(file).write_text(json.dumps(recipe), encoding="utf-8")
     for command in ("check", "run"):
         assert call([command, file]) == 2
-        assert "control: it would train on 4 rows a step in phase 'train', the student on 2" in capsys.readouterr().err
+        assert (
+            "control: it would train on 4 rows per step in phase 'train', the student on 2" in capsys.readouterr().err
+        )
     assert not list(Path("runs").glob("*/phases")) + list(Path("store").glob("text"))
     recipe["control"]["trainer"] = {"learning_rate": 1e-3}
     Path(file).write_text(json.dumps(recipe), encoding="utf-8")

@@ -116,14 +116,14 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "kept"),
-    [(b'{"event": "progr', 1), (b'{"event": "message"}', 2), (b'{"text": "\xc3', 1), (b"", 1)],
+    "left",
+    [b'{"event": "progr', b'{"event": "message"}', b'{"text": "\xc3', b""],
     ids=["torn", "only the end of line is missing", "torn inside a character", "whole"],
 )
-def test_a_torn_last_line_does_not_spoil_the_file(tmp_path: Path, left: bytes, kept: int) -> None:
+def test_a_torn_last_line_does_not_spoil_the_file(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "events.jsonl").write_bytes(b'{"event": "run_start"}\n' + left)
     write(tmp_path, ("kdtool_run_start", {"run": make_run(tmp_path)}))
-    assert len(lines(tmp_path)) == kept + 1
+    assert len(lines(tmp_path)) == 2
 
 
 def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly.checks.requirements import held_against
+from kdtool._assembly.checks.requirements import checked_against
 from kdtool._cli import call
 from kdtool._recipe.layers import compose, settings_layer
 from kdtool._recipe.yaml import Place, as_node
@@ -114,9 +114,9 @@ def test_measurement_that_bears_its_evaluators_name_needs_no_prefix() -> None:
         "humaneval": [kdtool.Measurement("humaneval.pass@1", "student", "fraction", 0.72, 1, higher_is_better=True)]
     }
     for key in ("humaneval.pass@1", "humaneval.humaneval.pass@1"):
-        (found,) = held_against({"require": {key: ">= 0.70"}}, measured, ["student"], [])
+        (found,) = checked_against({"require": {key: ">= 0.70"}}, measured, ["student"], [])
         assert found.met
-    (found,) = held_against({"require": {"humaneval.pass@10": ">= 0.70"}}, measured, ["student"], [])
+    (found,) = checked_against({"require": {"humaneval.pass@10": ">= 0.70"}}, measured, ["student"], [])
     assert found.value is None
 
 
@@ -149,7 +149,7 @@ def test_a_requirement_is_set_on_the_command_line_by_its_name_in_the_recipe(name
         assert composed == {"require": {name: read, "nats.other": "< 1"}}
 
 
-def test_a_requirement_on_the_command_line_is_held_against_the_student(
+def test_a_requirement_on_the_command_line_is_checked_against_the_student(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")

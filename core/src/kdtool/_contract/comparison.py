@@ -88,18 +88,18 @@ def main_figures(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) 
 
 def shorten(comparisons: Sequence[Comparison]) -> str:
     """Return the verdict in a few words: of the student against its controls, or of two arms that were only measured."""
-    own = [found for found in comparisons if found.arm == "student" and found.against.startswith("control")]
-    if not own and any(found.arm == "student" for found in comparisons):
+    main = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
+    if not main and any(each.arm == "student" for each in comparisons):
         return "not compared with a control"
-    pairs = dict.fromkeys((found.arm, found.against) for found in own or comparisons)
+    pairs = dict.fromkeys((each.arm, each.against) for each in main or comparisons)
     if len(pairs) > 2:
         return f"{len(pairs)} pairs compared"
-    found: dict[tuple[str, str], list[str]] = {}
+    opponents: dict[tuple[str, str], list[str]] = {}
     for arm, against in pairs:
-        made = [found for found in comparisons if (found.arm, found.against) == (arm, against)]
+        made = [each for each in comparisons if (each.arm, each.against) == (arm, against)]
         for verdict, words in _IN_BRIEF.items():
-            if names := [found.measurement for found in made if found.verdict == verdict]:
+            if names := [each.measurement for each in made if each.verdict == verdict]:
                 where = " and ".join(names) if len(names) < 3 else f"{len(names)} of {len(made)} measurements"
-                found.setdefault((words if own else f"{arm} {words}", where), []).append(against)
-    parts = [f"{words} {' and '.join(others)} in {where}" for (words, where), others in found.items()]
+                opponents.setdefault((words if main else f"{arm} {words}", where), []).append(against)
+    parts = [f"{words} {' and '.join(others)} in {where}" for (words, where), others in opponents.items()]
     return "; ".join(parts) or "nothing was compared"

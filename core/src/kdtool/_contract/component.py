@@ -64,13 +64,13 @@ class Component:
     def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
         """Return the identity beyond the config: hashes of files, of weights, an interpreter's version.
 
-        Called by the engine on every component before any stage, once a run, and by `kdtool check`, which fetches nothing.
+        Called by the engine on every component before any stage, once per run, and by `kdtool check`, which fetches nothing.
         Cheap: no weights are loaded. The result enters the fingerprint of every artefact that depends on the component. An
         exception stops the run. Since 0.1.
         """
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
-        """Return a model's shapes from its configuration alone (teachers and students).
+        """Return a model's shapes, read only from its configuration (teachers and students).
 
         Called by `kdtool check` and before training, on rank 0, no weights loaded. None if the component is not a
         neural network, such as a teacher that counts or a service: losses of layers then refuse it. Since 0.1.

@@ -62,7 +62,7 @@ class Packer(Component):
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
         endless: yield rows as soon as they are full. Row keys are unique and depend on the content, not on the machine.
-        Also called without examples before a run makes anything, to refuse an unsuitable tokenizer, and for the first row
-        alone, to refuse text without one. Since 0.1.
+        Also called without examples before a run makes anything, to refuse an unsuitable tokenizer, and again for only
+        the first row, to refuse text that does not yield one. Since 0.1.
         """
         raise NotImplementedError

@@ -60,8 +60,7 @@ class Estimate:
 class PlannedPhase:
     """A planned phase of training: `stage` is that of the first seed. `row_length` is 0 if unknown.
 
-    `outline` is the student as the phase trains it, shapes without weights; None if the student has none. `beside` names
-    the teachers that run beside the student, `cached` those whose signals were recorded before.
+    `outline` is the student as the phase trains it, shapes without weights; None if the student has none.
     """
 
     name: str
@@ -73,7 +72,9 @@ class PlannedPhase:
     outline: LanguageModel | None
     facts: ModelFacts | None
     beside: tuple[str, ...] = ()
+    """Online teachers, which run with the student."""
     cached: tuple[str, ...] = ()
+    """Teachers whose signals were recorded before."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class RunForecast:
     def student_bytes(self) -> int:
         """Bytes of the trained student's weights, as saved and opened; 0 if the student is not described.
 
-        Weights that learn are saved in float32, and all others beside them. If only additions of a phase learn, such as
-        adapters, the student keeps its original dtype.
+        A trained student is saved in float32. If only additions of a phase learn, such as adapters, it keeps its original
+        dtype.
         """
         student = self.models.get(self.student)
         if student is None:

@@ -14,7 +14,7 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
 
 Role = Literal["artifact", "student", "control", "base", "teacher"]
-"""Roles in the order of comparisons: each is compared with those behind it. "base" is the student before it was
+"""Roles in the order of comparisons: each is compared with those after it. "base" is the student before it was
 trained by the run."""
 
 
@@ -70,7 +70,7 @@ class Artifact:
     """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none.
 
     `how_to_use` is code to copy, with `{path}` for the artefact's final place. `card` is a model card in Markdown, which
-    the engine writes as README.md into the artefact's folder, or beside its file; `Exporter.kdtool_card` completes it.
+    the engine writes as README.md into the artefact's folder, or next to its file; `Exporter.kdtool_card` completes it.
     """
 
     path: Path

@@ -21,7 +21,7 @@ class Exporter(Component):
     def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact:
         """Write the student in folder `trained` (written by `LanguageModel.save`) below `run.folder`. On rank 0.
 
-        The artefact is a file or folder of its own there; the engine moves it, so it must not contain its path. The same
+        The artefact is a separate file or folder there; the engine moves it, so it must not contain its path. The same
         student and `run.texts` give the same files. Do not change `trained`. Since 0.1.
         """
         raise NotImplementedError
@@ -31,7 +31,7 @@ class Exporter(Component):
         """Open an artefact of this exporter (role "artifact"), wherever it is now; None for others. Since 0.1."""
 
     def kdtool_card(self, run: RunInfo, artifact: Artifact, results: Results) -> str | None:
-        """Return the artefact's model card with what the run measured, in Markdown; None keeps `artifact.card`.
+        """Return the artefact's model card with the run's measurements, in Markdown; None keeps `artifact.card`.
 
         Called at the end of every run, on rank 0, for an artefact that has a card. The same results give the same card.
         Since 0.1.

@@ -13,9 +13,9 @@ __all__ = ["TABLE", "Kind", "reserved_keys"]
 class Kind(NamedTuple):
     """A kind: its base class as `module:Class`, and its key in recipes.
 
-    `scope` is where components stand in a recipe: those of a "source" beside the phases or in one, those of a "run" beside
-    them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
-    own keys of an entry, beside the settings. `forms` are the classes of which a component extends one, if not the base.
+    `scope` is the part of a recipe that lists components: a "phase", the top level for a "run", or either of them for a
+    "source". `single`: the key holds one component, not a map of named ones. `keys` are the core's own keys of an entry,
+    in addition to the settings. `forms` are the classes of which a component extends one, if not the base.
     `enough` names what a first component declares, if not just the required hooks of the (first) form.
     `shows`: components show a run and never change it; where a recipe does not have the key, the default plugin is used.
     """

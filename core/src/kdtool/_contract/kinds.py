@@ -13,7 +13,7 @@ KINDS: Mapping[str, type[Component]] = {kind.name: pkgutil.resolve_name(kind.bas
 FORMS: Mapping[str, tuple[type[Component], ...]] = {
     kind.name: tuple(map(pkgutil.resolve_name, kind.forms or (kind.base,))) for kind in TABLE
 }
-"""The classes of which a component extends exactly one, by the kind's name: the base class, but for losses."""
+"""The classes of which a component extends exactly one, by the kind's name: the base class, except for losses."""
 
 
 def form_of(cls: type, kind: str) -> type[Component]:

@@ -77,8 +77,8 @@ class LanguageModel(ABC):
 
         Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0. A continuation ends with
         the first token that ends a text (or an answer, if the tokenizer has such a token), inclusive, else at its limit or
-        at the end of the context. It depends on its prompt and its seed (0 to 2⁶³ − 1) alone, whatever is continued beside
-        it, up to rounding. No dropout, no gradient; parameters, training mode and generators are afterwards as before.
+        at the end of the context. Up to rounding, it depends only on its prompt and its seed (0 to 2⁶³ − 1), not on the
+        other prompts. No dropout, no gradient; parameters, training mode and generators are afterwards as before.
         Trainers with on-policy text call it, under the autocast of training. Since 0.1.
 
         Raises:
@@ -106,10 +106,10 @@ class Request:
     """A prompt to answer. `temperature` 0 is greedy; `seed` fixes sampling if the runtime supports it.
 
     `turns` are a preceding conversation, as (role, content) pairs: the answer is then the assistant's next turn, and
-    `prompt` is its beginning, which servers refuse. `suffix` is the text behind the answer (infilling);
+    `prompt` is its beginning, which servers refuse. `suffix` is the text after the answer (infilling);
     None continues the prompt. Sampling considers the `top_k` likeliest tokens (0: all), and of these the likeliest that
-    together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probability of each token, beside
-    those of so many likeliest ones; None for none.
+    together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probabilities of each token
+    and of this number of likeliest ones; None for none.
     """
 
     id: str
@@ -183,7 +183,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """An opened subject. Close it after use; it is a context manager."""
 
     model: LanguageModel | None = None
-    """The model behind it, if its states are accessible; None for servers and foreign formats."""
+    """The opened model, if its states are accessible; None for servers and foreign formats."""
     abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
     """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
     answer (`prefill`), to `score` texts, to `infill` what is missing before `Request.suffix`. Since 0.1."""
@@ -197,7 +197,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        """Answer requests, in any order; results carry the request's id. A request that is too long is refused alone."""
+        """Answer requests, in any order; results carry the request's id. Only requests that are too long are refused."""
 
     def stream(self, request: Request) -> Iterator[TextPiece]:
         """Yield an answer while it is generated; together its pieces are the text of `answer`.
@@ -227,7 +227,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     def unload(self) -> None:
         """Close, and release the weights in the component that opened this; it loads them again when it needs them.
 
-        For measurements that hold the same model in a process of their own. Since 0.1.
+        For measurements that hold the same model in a separate process. Since 0.1.
         """
         self.close()
 

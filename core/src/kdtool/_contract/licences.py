@@ -96,15 +96,14 @@ def judge_terms(
         The terms of all components, and the changes that the recipe needs before it may run.
     """
     weights = {terms[name].licence for name in terms if "weights" in set(taken.get(name, ()))}
-    found = []
-    for name, own in terms.items():
+    licences = []
+    for name, licence in terms.items():
         transfers: tuple[Transfer, ...] = tuple(sorted(set(taken.get(name, ()))))
-        forbidden = tuple(each for each in transfers if each in own.forbids and own.licence not in weights)
-        said = acknowledged.get(name, "")
-        found.append(Licensed(name, own, transfers, forbidden, said))
-    wanted = {each.component: each.needed for each in found if each.needed}
-    objections = [*_unknown(found, acknowledged), *_unsaid(found, wanted, sorted(weights))]
-    return tuple(found), tuple(objections)
+        forbidden = tuple(each for each in transfers if each in licence.forbids and licence.licence not in weights)
+        licences.append(Licensed(name, licence, transfers, forbidden, acknowledged.get(name, "")))
+    wanted = {each.component: each.needed for each in licences if each.needed}
+    objections = [*_unknown(licences, acknowledged), *_unsaid(licences, wanted, sorted(weights))]
+    return tuple(licences), tuple(objections)
 
 
 def published_name(name: str, licences: Iterable[Licensed]) -> str:
@@ -126,8 +125,8 @@ def licence_lines(licences: Iterable[Licensed], name: str) -> Iterator[str]:
         yield f"the terms above require a name such as {published} for a published model of this run"
 
 
-def _unknown(found: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iterable[Objection]:
-    here = {each.component: each for each in found}
+def _unknown(licences: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iterable[Objection]:
+    here = {each.component: each for each in licences}
     for name, text in acknowledged.items():
         if name not in here:
             there = ", ".join(here) or "none"
@@ -142,20 +141,20 @@ def _with_permission(licensed: Licensed) -> str:
     return f"{licensed.terms.licence}, with permission for {' and '.join(licensed.transfers)}"
 
 
-def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[str]) -> Iterable[Objection]:
+def _unsaid(licences: Iterable[Licensed], wanted: Mapping[str, str], weights: list[str]) -> Iterable[Objection]:
     line = ", ".join(f'{name}: "{text}"' for name, text in wanted.items())
     line = f"terms_acknowledged: {{{line}}}"
-    for each in found:
+    for each in licences:
         if not each.needed or each.acknowledged == each.needed:
             continue
         terms, where = each.terms, f" ({each.terms.url})" if each.terms.url else ""
         taken = " and ".join(_WORDS[transfer] for transfer in each.transfers)
         if each.forbidden:
-            own = f"its weights are under {' and '.join(weights)}" if weights else "it has no weights of others"
+            student = f"its weights are under {' and '.join(weights)}" if weights else "it has no weights of others"
             message = (
                 f"the {terms.licence}{where} forbids what this recipe does: a model learns "
                 f"{' and '.join(_WORDS[transfer] for transfer in each.forbidden)}, though none of its weights are under the "
-                f"same licence ({own})"
+                f"same licence ({student})"
             )
             remedy = (
                 f"take a student that is cut from this model, or another teacher; who has permission writes\n    {line}"

@@ -109,8 +109,8 @@ class Loss(Component):
     """True if it needs the column `student_generated` of a trainer with on-policy text: 1 for tokens that the student
     generated, 0 for the corpus's. Other trainers are refused. May depend on the config."""
     corpus_only: bool = False
-    """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
-    also learns on on-policy text refuses it. May depend on the config."""
+    """True if it learns only from rows of the corpus, such as pairs of answers that a packer marks. It is refused in a
+    phase whose trainer also learns on on-policy text. May depend on the config."""
 
 
 class TokenLoss(Loss):
@@ -120,8 +120,8 @@ class TokenLoss(Loss):
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
-        Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
-        chunk's logits alone, of both passes if there are two: no parameters, no state, nothing changed in place. The engine
+        Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken only with respect to
+        the chunk's logits, of both passes if there are two: no parameters, no state, nothing changed in place. The engine
         weights, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
         raise NotImplementedError
@@ -130,14 +130,14 @@ class TokenLoss(Loss):
         """Return the values of `kdtool_token_loss`, and each value's gradient by its own row of logits, [C, V]: for speed.
 
         Called instead, for any chunk of a step, on every rank, without recording for autograd, if losses are not compiled.
-        Both are float32 (float64 for float64 logits); the engine weights them. The gradient is in memory of its own, which
-        the caller may change; do not change the chunk. None: use autograd, as without this hook. Not called for losses with
+        Both are float32 (float64 for float64 logits); the engine weights them. The gradient is in separate memory, which the
+        caller may change; do not change the chunk. None: use autograd, as without this hook. Not called for losses with
         two passes. Compared with autograd before training. Since 0.1.
         """
 
 
 class SequenceLoss(Loss):
-    """A loss of whole rows: of hidden states, attention, or text that a teacher reads in tokens of its own."""
+    """A loss of whole rows: of hidden states, attention, or text that a teacher reads in its own tokens."""
 
     same_vocabulary: bool = True
     """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
@@ -186,7 +186,7 @@ class Weighting(Component):
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
 
-        Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is stored or
+        Called for every chunk, perhaps compiled: a weight depends only on its own position, and nothing is stored or
         changed in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so they do
         not change the weight of a loss. Since 0.1.
         """
@@ -206,7 +206,7 @@ class Weighting(Component):
 
         For a weighting that labels text itself: the packer transfers the numbers to tokens, as columns of the phase's rows.
         The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example when the phase's
-        rows are made, on rank 0, for examples that the filters kept. An answer depends on its example alone. Since 0.1.
+        rows are made, on rank 0, for examples that the filters kept. The numbers depend only on the example. Since 0.1.
         """
         raise NotImplementedError
 

@@ -38,7 +38,7 @@ class Schedule:
             ValueError: `begin` is not before `until`.
         """
         if not self.begin < self.until:
-            raise ValueError("begin must lie before until; both are shares of the phase")
+            raise ValueError("begin must come before until; both are shares of the phase")
 
     def at(self, progress: float) -> float:
         """Return the value at `progress`."""

@@ -30,9 +30,9 @@ def _path_or_name(value: Any, info: ValidationInfo) -> Any:
 
 
 RecipePath = Annotated[Path, BeforeValidator(_path)]
-"""A `Config` field for a file or folder. Relative paths start at the folder of the recipe file in which they stand, those of
+"""A `Config` field for a file or folder. Relative paths start at the folder of the recipe file that names them, those of
 `--set`, of recipes in Python and of defaults at the working directory. Records and fingerprints hold the path as written:
 let `kdtool_identity` hash the content. Pipes and devices are refused: reading them may never end. Since 0.1."""
 RecipePathOrName = Annotated[str, BeforeValidator(_path_or_name)]
-"""A `Config` field for a path or a name, such as a model's on the hub. It is a path, as in `RecipePath`, if it begins with
-`./`, `../` or `~/`, or if it exists beside the recipe. Since 0.1."""
+"""A `Config` field for a path or a name, such as a model's on the Hub. It is a path, as in `RecipePath`, if it begins with
+`./`, `../` or `~/`, or if it exists in the recipe's folder. Since 0.1."""

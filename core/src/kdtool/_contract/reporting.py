@@ -135,12 +135,12 @@ class Results:
         """
         students = sorted((arm for arm in self.arms if arm.arm == "student"), key=lambda arm: arm.seed)
         arms = {subject.path: subject.arm or subject.name for subject in self.subjects if subject.role == "artifact"}
-        found = []
+        files = []
         for artifact in students[0].artifacts if students else ():
             arm = arms.get(artifact.path, "")
-            own = [one for one in self.comparisons if (one.arm, one.against) == (arm, "student")]
-            found.append(ExportedFile(artifact, arm, {one.measurement: one for one in own}))
-        return found
+            compared = [each for each in self.comparisons if (each.arm, each.against) == (arm, "student")]
+            files.append(ExportedFile(artifact, arm, {each.measurement: each for each in compared}))
+        return files
 
     def path_of(self, artifact: Artifact) -> Path:
         """Return where users find an exported file or folder: `exports/NAME` in the run's folder, without a fingerprint.
@@ -174,7 +174,7 @@ class Results:
 def export_link(artifact: Artifact, folder: Path) -> Path:
     """Return `exports/NAME` below a run's folder: a file's own name, the exporter's for folders, since several may be alike.
 
-    An artefact that does not lie in `exports/EXPORTER-FINGERPRINT` is returned as it is.
+    The path of an artefact outside `exports/EXPORTER-FINGERPRINT` is returned unchanged.
     """
     exports, path = folder / "exports", folder / artifact.path
     below = path.relative_to(exports).parts[:1] if path.is_relative_to(exports) else ()
@@ -196,7 +196,7 @@ class Tracker(Component):
     with `kdtool_run_start`, in the same folder; steps after the last checkpoint then come again. A phase went back if a
     step's number is not above the last one of its stage: what was logged from that number on is superseded.
 
-    Hooks are called in order in a thread of the tracker's own, `kdtool_close` included, so that no step waits. They get the
+    Hooks are called in order in the tracker's own thread, `kdtool_close` included, so that no step waits. They get the
     run as a whole: `run.folder` is the run's, `run.time` the time of the event. Use no other component of the run. Events
     are shared: do not change them.
     """
@@ -229,7 +229,7 @@ class Tracker(Component):
 
     @hook(tolerant=True)
     def kdtool_progress(self, run: RunInfo, done: int) -> None:
-        """`done` units of the stage are done. Called at most some ten times a second. Since 0.1."""
+        """`done` units of the stage are done. Called at most about ten times per second. Since 0.1."""
 
     @hook(tolerant=True)
     def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:

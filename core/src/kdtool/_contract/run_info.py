@@ -23,7 +23,7 @@ class Named(NamedTuple, Generic[N]):
 
 @dataclass(frozen=True)
 class Owner:
-    """The plugin behind a component: for messages."""
+    """The plugin that provides a component: for messages."""
 
     name: str
     kind: str
@@ -67,7 +67,7 @@ class Hooks(Protocol):
         """
 
     def owner(self, name: str) -> Owner | None:
-        """Return the plugin behind a component, for messages; None for an unknown name."""
+        """Return the plugin that provides a component, for messages; None for an unknown name."""
 
 
 @dataclass(frozen=True)

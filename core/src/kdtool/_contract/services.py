@@ -1,4 +1,4 @@
-"""Types of settings that name a service and its key, so that a recipe alone cannot send a key elsewhere."""
+"""Types of settings that name a service and its key, so that a recipe cannot send a key elsewhere by itself."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ one only on the command line (`--set`) or if its origin is listed in KDTOOL_TRUS
 if the config names no `KeyVariable`. Checked with the recipe, not where a config is made by code. Since 0.1."""
 KeyVariable = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+_API_KEY$"), KEY_VARIABLE]
 """A `Config` field for the environment variable that holds a service's key. Its name ends in `_API_KEY`, so that a recipe
-cannot send other secrets. Use it beside `ServiceUrl`. Since 0.1."""
+cannot send other secrets. Use it together with `ServiceUrl`. Since 0.1."""

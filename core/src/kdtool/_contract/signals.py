@@ -93,7 +93,7 @@ class DenseTokens:
 
 @dataclass(frozen=True, eq=False)
 class SparseTokens:
-    """A teacher's distribution on K tokens a position; tensors are [C, K] in a chunk, [N, K] in a `Signal`.
+    """A teacher's distribution on K tokens per position; tensors are [C, K] in a chunk, [N, K] in a `Signal`.
 
     `ids` int32, padded with -1; `weights` float32, padded with 0. Form "sampled": counts / samples, sums to 1, unbiased.
     Form "top-k": probabilities, sums to at most 1. `temperature` was fixed when the signal was taken. A mixture of teachers

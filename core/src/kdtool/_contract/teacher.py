@@ -48,7 +48,7 @@ class Teacher(Component):
     """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
     initial_student: str | None = None
     """For a teacher that is the student itself: the phase before which, "" for the phase that learns from it. That student's
-    folder comes by `kdtool_load_weights`. It runs beside the student, and is not measured. None, the default: another
+    folder comes by `kdtool_load_weights`. It runs with the student, and is not measured. None, the default: another
     model. May depend on the config. Since 0.1."""
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -75,14 +75,14 @@ class Teacher(Component):
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
-        None, the default, suits a teacher that offers text alone: no loss compares its tokens. Since 0.1.
+        None, the default, suits a teacher that offers only text: no loss compares its tokens. Since 0.1.
         """
 
     def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are recorded or, without a cache, during training; every rank calls its
-        own. Weights load at the first call and stay until `kdtool_close`. The signal of a row depends on that row alone, up
+        own. Weights load at the first call and stay until `kdtool_close`. The signal of a row depends only on that row, up
         to rounding, and is the same each time; documents of a row do not see each other. Tensors are ordinary ones, not of
         inference mode: losses keep them for backward. Since 0.1.
         """
@@ -92,7 +92,7 @@ class Teacher(Component):
         """Answer prompts in any order; answers carry the request's id. On rank 0.
 
         An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
-        whatever the other requests. Since 0.1.
+        regardless of the other requests. Since 0.1.
         """
         raise NotImplementedError
 
@@ -102,7 +102,7 @@ class Teacher(Component):
         """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
 
         `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
-        rejected and asked for anew. The price is that without rejections. Nothing is asked. Answers that are stored cost
+        rejected and requested again. The price is that without rejections. Nothing is asked. Answers that are stored cost
         nothing. None, the default, for a teacher without a price. Since 0.1.
         """
 
@@ -126,8 +126,8 @@ class Teacher(Component):
         """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
-        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement `kdtool_load_weights`
-        beside it. Since 0.1.
+        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement `kdtool_load_weights`,
+        too. Since 0.1.
         """
         raise NotImplementedError
 
@@ -147,7 +147,7 @@ class Cache(Component):
     offers: frozenset[SignalKind] = frozenset()
     """Signals that `kdtool_recall` returns; may depend on the config."""
     every_rank_records: bool = False
-    """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise on rank 0 alone."""
+    """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise only on rank 0."""
 
     @hook(needed=True)
     def kdtool_choose_signals(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:

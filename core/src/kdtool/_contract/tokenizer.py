@@ -50,14 +50,15 @@ class Tokenizer(ABC):
         """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
 
         If two tokenizers begin with the same names, these ids mean the same to models of both. By default an id is named by
-        its bytes; special tokens but the end, and further ids of the same bytes, have names of this tokenizer alone.
+        its bytes; special tokens except the end, and further ids of the same bytes, have names that are unique to this
+        tokenizer.
         Since 0.1.
         """
         names: list[str] = []
         known = {b""}
         for number, piece in enumerate(self.pieces(range(self.vocabulary))):
-            own = f"<{self.fingerprint} {number}>" if piece in known else f"<{piece.hex()}>"
-            names.append("<end>" if number == self.end_of_text else own)
+            name = f"<{self.fingerprint} {number}>" if piece in known else f"<{piece.hex()}>"
+            names.append("<end>" if number == self.end_of_text else name)
             known.add(piece)
         return names
 
@@ -81,8 +82,8 @@ class Tokenizer(ABC):
     def scoring_context(self) -> tuple[int, ...]:
         """The ids after which the first token of a text is scored: `document_start`, else the end-of-text token.
 
-        Models without a start token are pre-trained on documents that follow each other, so that an end of text stands
-        before most of them. Since 0.1.
+        Models without a start token are pre-trained on documents that follow each other, so that most of them
+        come after an end of text. Since 0.1.
         """
         return self.document_start or (self.end_of_text,)
 

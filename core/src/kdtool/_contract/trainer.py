@@ -85,8 +85,8 @@ class Trainer(Component):
     kind = "trainer"
     on_policy: str = ""
     """The setting that enables on-policy text, which the student writes during training; None in the config disables it. ""
-    if there is no such setting. Signals of such text cannot be recorded, so teachers run beside the student and must use
-    its tokens. Losses that learn from labels alone receive none of it."""
+    if there is no such setting. Signals of such text cannot be recorded, so teachers run with the student and must use
+    its tokens. Losses that learn only from labels do not receive it."""
     validators: Sequence[str] = ()
     """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
     config. They must exist, and the result of a phase depends on them."""

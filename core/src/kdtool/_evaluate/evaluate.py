@@ -23,7 +23,7 @@ from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import publish_graph, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.refusals import identify, refuse_missing, refuse_unmeasurable
+from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.teachers import add_fits
@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
-            each may have a name in front: "base=path/to/model". None to measure teachers alone.
+            each may have a name in front: "base=path/to/model". None to measure only teachers.
         evaluators: names of evaluators; by default those of the recipe.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
         corpus: the plugin that provides held-out text; by default the recipe's.
@@ -84,14 +84,9 @@ def evaluate(
             )
         named = assembly.of_kind("evaluator")
         others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-        work, check = partial(_measure, chosen, others), partial(_check, {*others, *assembly.of_kind("exporter")})
+        work, unused = partial(_measure, chosen, others), {*others, *assembly.of_kind("exporter")}
         folder = Path(out).absolute() / name
-        return session(assembly, folder, store_folder(store), work, check=check, offline=offline)
-
-
-def _check(unused: Collection[str], context: Context, run: RunInfo) -> None:
-    refuse_missing(context.assembly, run, but=unused)
-    identify(context, run)
+        return session(assembly, folder, store_folder(store), work, unused=unused, offline=offline)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
@@ -101,13 +96,13 @@ def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[obj
 
 
 def _measure(models: Sequence[Model], others: Collection[str], context: Context, run: RunInfo) -> Results:
-    """Measure models beside the recipe's teachers, by all evaluators but `others`.
+    """Measure models and the recipe's teachers, by all evaluators except `others`.
 
     Raises:
         UsageError: nothing was measured.
     """
     start = time.monotonic()
-    identify(context, run)  # of other processes than the first, which `_check` does not see
+    identify(context, run)  # of other processes than the first, which `session` does not check
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)
@@ -118,10 +113,10 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():
         context.make(node)
-    measurements = list(chain.from_iterable(read_scores(context, scores).values()))
+    measurements = list(chain.from_iterable(read_scores(context, scores, measured).values()))
     subjects = tuple(target.subject() for target in measured)
     comparisons, notes = compare_all(measurements, subjects, {target.name: target.arm for target in measured})
-    notes += said_of(context, chain.from_iterable(scores.values()))
+    notes += said_of(chain.from_iterable(scores.values()))
     unmeasured = {model.name for model in models} - {each.subject for each in measurements}
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(
@@ -147,4 +142,4 @@ _NOTHING = (
 
 def _subject_of(model: Model) -> Measured:
     subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
-    return Measured(model.name, model.arm, model.name, None, lambda: subject, content=model.digest())
+    return Measured(model.name, model.name, model.arm, model.name, None, lambda: subject, content=model.digest())

@@ -50,11 +50,11 @@ def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
     Raises:
         UsageError: one is missing, or two have the same name.
     """
-    found = [list(_models(str(each), out)) for each in given]
-    names = [name for models in found for name in {name for model in models for name in (model.arm, model.name)}]
+    groups = [list(_models(str(each), out)) for each in given]
+    names = [name for models in groups for name in {name for model in models for name in (model.arm, model.name)}]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two models are called {twice[0]!r}: give them names, such as first={given[0]}")
-    return [model for models in found for model in models]
+    return [model for models in groups for model in models]
 
 
 def is_model(path: Path) -> bool:

@@ -84,7 +84,7 @@ def _with_openers(name: str, composed: Node) -> Recipe:
 def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
     """Return the parts of a recipe for measuring.
 
-    All evaluators stay beside filters, which may ask them for their problems: without some the text would change.
+    A recipe with filters keeps all evaluators: filters may ask them for their problems, so the text depends on them.
     """
     kept = {key: node for key, node in whole.value.items() if key in _KEYS}
     if corpus:
@@ -92,8 +92,8 @@ def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
         kept.pop("filters", None)
     named = kept.get("evaluators")
     if named is not None and evaluators and isinstance(named.value, dict) and "filters" not in kept:
-        own = {name: node for name, node in named.value.items() if name in evaluators}
-        kept["evaluators"] = Node(own, named.place)
+        selected = {name: node for name, node in named.value.items() if name in evaluators}
+        kept["evaluators"] = Node(selected, named.place)
     return Node(kept, whole.place)
 
 

@@ -1,6 +1,6 @@
 """Cache of paid answers: neither a corpus nor an evaluator asks a teacher the same question twice.
 
-All answers lie in one SQLite file of the store, by `Teacher.answer_key`. `kdtool clean` leaves it alone: it cost money or
+All answers are in one SQLite file of the store, by `Teacher.answer_key`. `kdtool clean` keeps it: it cost money or
 time. Teachers that store answers themselves (`stores_answers`) write into the same table, and are not asked here.
 """
 
@@ -33,12 +33,10 @@ _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
 """Writes nothing if a teacher stored the same answer when it arrived."""
-_SETUP = (
-    "BEGIN IMMEDIATE",
-    f"PRAGMA user_version = {_VERSION}",
-    "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)",
-    "COMMIT",
-)
+_SETUP = f"""BEGIN IMMEDIATE;
+    PRAGMA user_version = {_VERSION};
+    CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL);
+    COMMIT"""
 
 
 def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -66,11 +64,10 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
         if version not in {0, _VERSION}:
             raise UsageError(
                 f"{file} holds answers in format {version}, but this kdtool reads format {_VERSION}: install the version "
-                "that wrote it, or move the file away to ask anew"
+                "that wrote it, or move the file away to ask again"
             )
         if not version and not read_only:
-            for statement in _SETUP:
-                database.execute(statement)
+            database.executescript(_SETUP)
             with suppress(sqlite3.OperationalError):  # another process that opens the file does it now
                 database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")

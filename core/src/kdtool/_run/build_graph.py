@@ -81,7 +81,7 @@ def build_graph(context: Context, described: Mapping[str, ModelFacts]) -> RunGra
 
 
 def _teachers_first(graph: Graph, ahead: int) -> Graph:
-    """Move the scores of teachers and the base behind the first `ahead` nodes, before anything is trained.
+    """Move the scores of teachers and the base right after the first `ahead` nodes, before anything is trained.
 
     So a missing key, a server that does not answer or a model that does not fit is known before hours are spent.
     """

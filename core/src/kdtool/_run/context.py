@@ -49,8 +49,7 @@ class Context:
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `identity` is that of `folder` since its lock is held.
-    `adapted` holds the last node that trained or fitted a teacher, by teacher. `names` are the names of measured subjects in
-    this run, by the name of the node that measures them and their name in its artefact.
+    `adapted` holds the last node that trained or fitted a teacher, by teacher.
     """
 
     assembly: Assembly
@@ -71,7 +70,6 @@ class Context:
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
-    names: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     _loaded: dict[str, Node | None] = field(default_factory=dict)
     _tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -171,7 +169,7 @@ class Context:
         return self.made[node.name]
 
     def refuse_moved(self) -> None:
-        """Refuse to go on if the run's folder is not where it was when its lock was taken.
+        """Refuse to continue if the run's folder is not where it was when its lock was taken.
 
         Raises:
             StorageError: it was renamed, moved or deleted.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ __all__ = ["Event", "EventLog", "read_events", "superseded_steps"]
 class EventLog:
     """Appends events to `events.jsonl` in `folder`.
 
-    Events that cannot be written are left out, with one line to `complain`; the run goes on. `about` goes into the line of
+    Events that cannot be written are left out, with one line to `complain`; the run continues. `about` goes into the line of
     `run_start`. Places are written as in `Places`.
     """
 
@@ -57,7 +58,7 @@ class EventLog:
             if not self._failed:
                 self._failed = True
                 self._complain(
-                    f"{self._path} lacks events of this run: {cause_of(error)}; the run goes on, but `kdtool runs sync` "
+                    f"{self._path} lacks events of this run: {cause_of(error)}; the run continues, but `kdtool runs sync` "
                     "cannot send what is missing. Make room or the file writable; later events are then written again"
                 )
 
@@ -96,25 +97,13 @@ def _plain(value: object) -> object:
 
 
 def _mend(path: Path) -> None:
-    """Cut off what a killed process left of its last line; a whole line that only lacks its end gets it."""
-    content = path.read_bytes()
-    torn = content[content.rfind(b"\n") + 1 :]
-    if not torn:
-        return
-    with path.open("r+b") as file:
-        try:
-            json.loads(torn)
-        except ValueError:
-            file.truncate(len(content) - len(torn))
-        else:
-            file.seek(0, 2)
-            file.write(b"\n")
+    """Cut off the last line if a killed process left it without its end."""
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 _PLACE: Mapping[str, Any] = {"stage": str, "label": str, "stage_title": str, "phase": str, "arm": str, "seed": int}
 _WHOLE: Mapping[str, Any] = {
     "name": str,
-    "folder": Path,
     "world": int,
     "offline": bool,
     "licences": tuple[Licensed, ...],
@@ -140,21 +129,19 @@ def read_events(run: RunInfo) -> Iterator[Event]:
 
     Fields of `run` that the log does not hold are as given.
     """
-    recorded, places = run.folder, Places.of(run.folder)
+    places = Places.of(run.folder)
     for text in json_lines(run.folder / EVENTS):
         try:
             line = json.loads(text)
             hook = PREFIX + line["event"]
             values, fields = _read(line, _arguments(hook)), _read(line, _PLACE)
             if hook == "kdtool_run_start":
-                whole = _read(line, _WHOLE)
-                recorded = whole.pop("folder")
-                run = replace(run, **whole)
+                run = replace(run, **_read(line, _WHOLE))
             run = replace(run, **fields, time=datetime.fromisoformat(line["time"]).timestamp())
         except (LookupError, TypeError, ValueError):
             yield Event(len(text))
             continue
-        values = _move_paths(values, _arguments(hook), recorded, places)
+        values = _find_paths(values, _arguments(hook), places)
         yield Event(len(text), hook, {"run": run, **values}, line)
 
 
@@ -187,18 +174,10 @@ def _read(line: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _move_paths(values: Mapping[str, Any], types: Mapping[str, Any], before: Path, now: Places) -> dict[str, Any]:
-    """Return the arguments with absolute paths; those below the folder `before` are put below the run's."""
-
-    def move(path: Path) -> Path:
-        moved = now.folder / now.find(path)  # absolute in logs of earlier versions
-        return (
-            now.folder / moved.relative_to(before) if before.is_absolute() and moved.is_relative_to(before) else moved
-        )
-
-    return _read(
-        {name: map_paths(_adapter(types[name]).dump_python(value), move) for name, value in values.items()}, types
-    )
+def _find_paths(values: Mapping[str, Any], types: Mapping[str, Any], places: Places) -> dict[str, Any]:
+    """Return the arguments with absolute paths."""
+    plain = {name: _adapter(types[name]).dump_python(value) for name, value in values.items()}
+    return _read(map_paths(plain, lambda path: places.folder / places.find(path)), types)
 
 
 @cache

@@ -1,15 +1,15 @@
 """A run, from an assembled recipe to results.
 
 The nodes of the graph are made in order, each reused unless something that it depends on has changed. Then the arms are
-compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens alone lie in
-the store that runs share.
+compared and reported. Text, untrained students, rows, signals, scores of teachers, and controls at equal tokens
+(unless there is one at equal time) are in the store that runs share.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._assembly.checks.requirements import held_against
+from kdtool._assembly.checks.requirements import checked_against
 from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
@@ -93,7 +93,7 @@ def execute(
     """
     licences = licences_of(assembly, assembly.hooks())
     work = partial(_run, recipe_text)
-    return session(assembly, folder, store, work, check=_check, offline=offline, licences=licences, verify=verify)
+    return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
 
 
 def session(
@@ -102,21 +102,24 @@ def session(
     store: Path,
     work: Callable[[Context, RunInfo], Results],
     *,
-    check: Callable[[Context, RunInfo], None],
+    unused: Collection[str] = (),
     offline: bool,
     licences: tuple[Licensed, ...] = (),
     verify: bool = False,
 ) -> Results:
     """Do the work of a run in its folder: locked, registered in the store, shown by the trackers.
 
-    Of several processes only the first does so, after it has made the `check`, whose refusals no tracker sees.
+    Of several processes only the first does so, after it has checked the components except the `unused` ones. No tracker
+    sees the refusals of these checks.
     """
     context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
     run = context.info()
     if context.rank:
         return work(context, run)
     with refusals_with_places(assembly):
-        check(context, run)
+        refuse_missing(assembly, run, but=unused)
+        identify(context, run)
+        refuse_uneven_trainers(assembly)
     with run_lock(folder):
         context.identity = identity_of(folder)
         register_run(store, folder)
@@ -146,12 +149,6 @@ def _about(assembly: Assembly) -> dict[str, Any]:
     }
     used = {name: {"use": record.use, **record.config} for name, record in records.items()}
     return {"recipe": assembly.recipe.data, "trackers": used}
-
-
-def _check(context: Context, run: RunInfo) -> None:
-    refuse_missing(context.assembly, run)
-    identify(context, run)
-    refuse_uneven_trainers(context.assembly)
 
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
@@ -196,7 +193,7 @@ def _write_first_card(context: Context, artifact: Artifact) -> None:
 
 
 def _complete_cards(context: Context, run: RunInfo, results: Results) -> None:
-    """Write the cards of exported models again, with what was measured."""
+    """Write the cards of exported models again, with the measurements."""
     for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
         text = context.hooks.component(name, Exporter).kdtool_card(run, artifact, results)
         with storage_errors(context.folder):
@@ -254,7 +251,7 @@ def _stage_record(node: Node) -> StageRecord:
 
 def _results(context: Context, run_graph: RunGraph) -> Results:
     assembly = context.assembly
-    by_evaluator = read_scores(context, run_graph.scores)
+    by_evaluator = read_scores(context, run_graph.scores, run_graph.measured)
     measurements = list(chain.from_iterable(by_evaluator.values()))
     subjects = [measured.subject() for measured in run_graph.measured]
     arm_of = {measured.name: measured.arm for measured in run_graph.measured}
@@ -295,12 +292,12 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
         notes=(
             *_recipe_notes(context),
             *trained_notes,
-            *said_of(context, chain.from_iterable(run_graph.scores.values())),
+            *said_of(chain.from_iterable(run_graph.scores.values())),
             *apart,
         ),
         subjects=tuple(subjects),
         licences=context.licences,
-        requirements=tuple(held_against(assembly.recipe.data, by_short_name, students, comparisons)),
+        requirements=tuple(checked_against(assembly.recipe.data, by_short_name, students, comparisons)),
         values=arm_values(measurements, subjects),
     )
 

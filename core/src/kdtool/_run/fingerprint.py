@@ -3,7 +3,7 @@
 In it: the format's number, the stage, inputs' fingerprints, the seed where it is used, and of each component that took
 part kind, plugin, class, distribution, version, settings with defaults, a hash of its Python sources, and `identity()`.
 Sources are also those of all libraries of this project that the distribution requires, directly or through others.
-Versions alone do not tell code apart: it may be a file, a folder, or a wheel that was built again. Not in it: names, paths,
+Versions do not identify code: it may be a file, a folder, or a wheel that was built again. Not in it: names, paths,
 tool versions, settings marked as not affecting results, at any depth.
 """
 
@@ -90,10 +90,10 @@ def _affects(field: Any) -> bool:
 
 @cache
 def _sources_of(cls: type) -> str:
-    """Hash the outermost package that a class lies in, or its module where that is in none.
+    """Hash the outermost package that contains a class, or its module if no package does.
 
-    A class that was made anew, as by reloading its module, is hashed anew. One that lies in no file, such as a notebook's,
-    is another one in every process, so that a change of it cannot be detected.
+    A class that was created again, as by reloading its module, is hashed again. A class without a file, such as one in a
+    notebook, gets another hash in every process, since a change of it cannot be detected.
     """
     parts = cls.__module__.split(".")
     modules = (sys.modules.get(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))

@@ -34,8 +34,8 @@ class Node:
         build: fills its folder, which still holds the files that a killed process committed.
         texts: the text that components may read meanwhile, or None.
         total: returns the number of units to do, given the folder that is filled, once its inputs exist.
-        phase: the phase with components of its own that take part, or None.
-        join: fills the folder together with rank 0, on other ranks, and returns whether it could; None for rank 0 alone.
+        phase: the phase whose own components take part, or None.
+        join: fills the folder together with rank 0, on other ranks, and returns whether it could; None: only rank 0 does.
         teachers: the teachers that it asks, each with the node that made its weights, or None.
         arm: the arm that it serves, or the teacher that it trains.
         seed: the seed that it serves.
@@ -91,7 +91,7 @@ class Node:
 
     @property
     def weights(self) -> Path:
-        """The folder of the model that it trained or built, or of what a teacher learned from text."""
+        """The folder of the model that it trained or built, or that a teacher fitted to text."""
         return self.path if self.kind == "teachers" and self.phase is None else self.path / MODEL
 
     @property

@@ -8,14 +8,14 @@ from kdtool._contract.run_info import Named, RunInfo
 from kdtool._contract.teacher import Teacher
 
 UNADAPTED = ".unadapted"
-"""Behind a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
+"""Suffix of a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
 
 
 def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     """Open a subject and return (name, value): the component that opened it, and the runtime; None if none can.
 
-    A teacher is opened by its own component, which it is named after, perhaps with `UNADAPTED` behind. All other subjects
-    are opened by the first component that can. For a model in memory the name is "". The caller closes the runtime.
+    A teacher is opened by its own component, which it is named after, perhaps with the suffix `UNADAPTED`. All other
+    subjects are opened by the first component that can. For a model in memory the name is "". The caller closes the runtime.
     """
     if (runtime := subject.open_runtime()) is not None:
         return Named("", runtime)

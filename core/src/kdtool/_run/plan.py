@@ -109,7 +109,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
 def _last_nodes(folder: Path) -> Mapping[str, Any]:
     """Return the nodes of the last run; none without a readable record."""
     try:
-        nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
+        nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is then rewritten"))["nodes"]
     except (FileNotFoundError, StorageError):
         return {}
     return nodes

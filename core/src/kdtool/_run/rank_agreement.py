@@ -69,20 +69,18 @@ def agree(folder: Path, graph: Graph, rank: int, world: int) -> dict[str, Any] |
 
 def _difference(graph: Graph, published: dict[str, Any], rank: int) -> str:
     """Describe where the graph first differs from the published one; "" where it does not."""
-    for name, node in graph.nodes.items():
-        there = published.get(name)
-        if there is None or there["fingerprint"] != node.fingerprint:
-            why = "; ".join(changes(node, published)) if there else "process 0 does not have it"
-            break
-    else:
-        name = next((name for name in published if name not in graph.nodes), "")
-        why = f"process {rank} does not have it"
-    if not name:
-        return ""
-    return (
-        f"processes 0 and {rank} of this run would not make the same: {name} differs ({why}). Give all processes the same "
-        "recipe, settings, files, code and environment, and start them again"
-    )
+    for name in {**graph.nodes, **published}:
+        node, there = graph.nodes.get(name), published.get(name)
+        if node and there and there["fingerprint"] == node.fingerprint:
+            continue
+        why = (
+            "; ".join(changes(node, published)) if node and there else f"process {0 if node else rank} does not have it"
+        )
+        return (
+            f"processes 0 and {rank} of this run would not make the same: {name} differs ({why}). Give all processes the "
+            "same recipe, settings, files, code and environment, and start them again"
+        )
+    return ""
 
 
 def _read(path: Path) -> dict[str, Any] | None:

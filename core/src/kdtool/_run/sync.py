@@ -81,7 +81,7 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
 
 
 def _assemble_tracker(folder: Path, to: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> Assembly:
-    """Return the tracker alone; its mistakes are reported without a recipe, which nobody wrote."""
+    """Return an assembly of only the tracker; its mistakes are reported without a recipe, which nobody wrote."""
     try:
         return assemble(_recipe(folder.name, to, used, settings), print_line)
     except RecipeError as error:
@@ -90,7 +90,7 @@ def _assemble_tracker(folder: Path, to: str, used: Mapping[str, Any], settings: 
 
 
 def _recipe(run: str, to: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
-    """Return a recipe of one tracker alone. It is required, so that an error in it is raised."""
+    """Return a recipe with only one tracker. It is required, so that an error in it is raised."""
     own = used.get(to) or next((entry for entry in used.values() if entry["use"] == to), {"use": to})
     name = to if NAME.fullmatch(to) else "tracker"
     below = as_node({"trackers": {name: own}}, Place("", 0, 0, Path.cwd()))

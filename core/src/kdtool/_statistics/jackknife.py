@@ -1,6 +1,6 @@
 """95 % intervals of statistics of items and seeds, by the jackknife over each.
 
-A statistic is computed anew without each item, then without each seed. Each end of the interval is
+A statistic is computed again without each item, then without each seed. Each end of the interval is
 √(q²·V_items + t²(S − 1)·V_seeds) away from the statistic, with t the 97.5 % point of Student's distribution. With
 q = t(m − 1), where m = (Σw)²/Σw² is the effective number of items, this covers at least 95 % where both parts are normal
 (Banerjee, Sankhyā 23, 1961). Where items are skewed, Student's interval ends too early on their long side; q is then
@@ -36,7 +36,7 @@ def estimate(statistic: Statistic, tables: Sequence[Table]) -> float:
 def margins(statistic: Statistic, tables: Sequence[Table], *, skewed: bool = True) -> tuple[float, float] | None:
     """Return how far the statistic's 95 % interval reaches below and above it; None for fewer than two items with weight.
 
-    The interval covers other items, and other seeds where there are several. It is Student's alone unless `skewed`.
+    The interval covers other items, and other seeds where there are several. Unless `skewed`, it is just Student's interval.
     """
     totals, shares = _totals(tables), _shares(tables)
     if weighing(tables) < 2:

@@ -15,7 +15,7 @@ _FINEST = 100
 _MOST = 1 << 13
 """The most parts that are counted together. Beyond it sizes are rounded, which favours no arm."""
 _MANY = 300
-"""Beyond so many items, Student's interval decides alone."""
+"""Beyond this number of items, only Student's interval decides."""
 _ROUNDED = 1e-9
 
 

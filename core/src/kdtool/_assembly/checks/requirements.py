@@ -64,13 +64,13 @@ def check_requirements(parts: BuiltRecipe) -> Iterator[Problem]:
             yield parts.problem(("require", key), message, hint)
 
 
-def held_against(
+def checked_against(
     recipe: Mapping[str, Any],
     measured: Mapping[str, Sequence[Measurement]],
     students: Sequence[str],
     comparisons: Sequence[Comparison],
 ) -> list[Requirement]:
-    """Compare the student's values, means over its seeds, with the requirements of the recipe.
+    """Compare the student's values, means over its seeds, with the recipe's requirements.
 
     Args:
         recipe: the recipe's data.

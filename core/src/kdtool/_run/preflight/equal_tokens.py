@@ -43,7 +43,7 @@ def refuse_uneven_trainers(assembly: Assembly) -> None:
         student, control = _rows_per_step(assembly, phase), controls.get(phase.name)
         if student and control and student != control and not on_policy_keys(assembly):
             raise _uneven(
-                f"it would train on {control:,} rows a step in phase {phase.name!r}, the student on {student:,}"
+                f"it would train on {control:,} rows per step in phase {phase.name!r}, the student on {student:,}"
             )
 
 

@@ -91,7 +91,7 @@ def refuse_empty_text(context: Context, texts: Node) -> None:
 def _require_row(
     context: Context, run: RunInfo, phase: PhaseSpec, examples: Iterable[Example], most: int | None = None
 ) -> None:
-    """Refuse `examples` without a row; `most` of them are not all, so that there may be one behind them."""
+    """Refuse `examples` without a row; if there are `most` of them, text was cut there and a row may follow."""
     (student,) = context.assembly.of_kind("student")
     seen = train = 0
 

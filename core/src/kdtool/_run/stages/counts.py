@@ -37,56 +37,56 @@ class Counts:
 
     def add(self, corpus: str, example: Example) -> None:
         """Count an example that was written."""
-        size, own = size_of(example), self._corpora[corpus]
-        for counter in (self._splits[example.split], own.kept):
+        size, counts = size_of(example), self._corpora[corpus]
+        for counter in (self._splits[example.split], counts.kept):
             counter["documents"] += 1
             counter["bytes"] += size
-        own.train_bytes += size if example.split == "train" else 0
+        counts.train_bytes += size if example.split == "train" else 0
         for name, attribute in _ABOUT.items():
             value = getattr(example, attribute) or "unknown"
             self._by[name][value] += 1
-            own.by[name][value] += 1
+            counts.by[name][value] += 1
 
     def reject(self, filter_: str, examples: Iterable[tuple[str, Example, str]]) -> None:
         """Count examples that a filter rejected, each with its corpus and the reason; keep the ids of the first ones."""
-        found = self._rejected.setdefault(filter_, Counter())
+        reasons = self._rejected.setdefault(filter_, Counter())
         for corpus, example, reason in examples:
-            if found[reason] < _SAMPLES:
+            if reasons[reason] < _SAMPLES:
                 self._samples.setdefault(f"{filter_}: {reason}", []).append(example.id)
-            found[reason] += 1
+            reasons[reason] += 1
             self._corpora[corpus].rejected[reason] += 1
 
     def leave_out(self, corpus: str, example: Example) -> None:
         """Count an example that exceeds the share of its corpus."""
-        own = self._corpora[corpus].left_out
-        own["documents"] += 1
-        own["bytes"] += size_of(example)
+        left_out = self._corpora[corpus].left_out
+        left_out["documents"] += 1
+        left_out["bytes"] += size_of(example)
 
     def left_out(self) -> dict[str, tuple[int, int]]:
         """Return documents and bytes that exceeded the shares, of each corpus that has any."""
-        found = {name: own.left_out for name, own in self._corpora.items() if own.left_out["documents"]}
-        return {name: (counter["documents"], counter["bytes"]) for name, counter in found.items()}
+        counters = {name: counts.left_out for name, counts in self._corpora.items() if counts.left_out["documents"]}
+        return {name: (counter["documents"], counter["bytes"]) for name, counter in counters.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain data; corpora in their order, since the artefact knows no names."""
         by = {name: dict(counter.most_common(_SHOWN)) for name, counter in self._by.items()}
-        train = sum(own.train_bytes for own in self._corpora.values())
+        train = sum(counts.train_bytes for counts in self._corpora.values())
         return {
             "splits": self._splits,
             **by,
-            "corpora": [self._describe(name, own, train) for name, own in self._corpora.items()],
-            "rejected": {name: dict(found) for name, found in self._rejected.items()},
+            "corpora": [self._describe(name, counts, train) for name, counts in self._corpora.items()],
+            "rejected": {name: dict(reasons) for name, reasons in self._rejected.items()},
             **({"rejected_examples": self._samples} if self._samples else {}),
         }
 
-    def _describe(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:
-        about = {key: dict(own.by[key].most_common(_SHOWN)) for key in ("licences", "languages")}
-        about |= {"rejected": dict(own.rejected.most_common(_SHOWN))} if own.rejected else {}
+    def _describe(self, name: str, counts: _Corpus, train: int) -> dict[str, Any]:
+        about = {key: dict(counts.by[key].most_common(_SHOWN)) for key in ("licences", "languages")}
+        about |= {"rejected": dict(counts.rejected.most_common(_SHOWN))} if counts.rejected else {}
         if name not in self._shares:
-            return {**own.kept, **about}
-        left_out = {f"left_out_{key}": value for key, value in own.left_out.items()}
-        share = {"share_wanted": self._shares[name], "share_of_training": own.train_bytes / train if train else 0.0}
-        return {**own.kept, **share, **left_out, **about}
+            return {**counts.kept, **about}
+        left_out = {f"left_out_{key}": value for key, value in counts.left_out.items()}
+        share = {"share_wanted": self._shares[name], "share_of_training": counts.train_bytes / train if train else 0.0}
+        return {**counts.kept, **share, **left_out, **about}
 
 
 @dataclass

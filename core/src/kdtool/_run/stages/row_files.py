@@ -99,7 +99,7 @@ def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int, ow
         header[name] = {"dtype": dtype, "shape": [len(rows), length], "data_offsets": [end, end + len(content)]}
         end += len(content)
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format aligns tensors by spaces behind the header
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns tensors by spaces after the header
     file = f"rows-{number:05}.safetensors"
     with (folder / file).open("wb") as out:
         out.write(len(encoded).to_bytes(8, "little") + encoded)
@@ -126,7 +126,7 @@ def _integers(rows: Iterable[Sequence[int]]) -> bytes:
 
 
 class _Shard:
-    """One safetensors file behind a memory map: 8 bytes of header length, a JSON header, then the tensors."""
+    """One safetensors file, read through a memory map: 8 bytes of header length, a JSON header, then the tensors."""
 
     def __init__(self, path: Path) -> None:
         try:

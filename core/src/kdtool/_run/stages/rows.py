@@ -50,7 +50,7 @@ ANSWERS = "answers.sqlite"
 class Materials:
     """Data and signals of a phase.
 
-    `recordings` are recorded signals by teacher; a teacher without one runs beside the student. `teacher_rows` are the rows
+    `recordings` are recorded signals by teacher; a teacher without one runs with the student. `teacher_rows` are the rows
     for teachers that do not read the student's tokens.
     """
 

@@ -21,7 +21,6 @@ from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
@@ -42,11 +41,12 @@ class Measured:
 
     `title` is the model in words. `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher`
     is the component of a teacher, `unadapted` if it is measured before phases of this run trained it. `content` is the hash
-    of a model that no node holds. `stored_name` is the name in its artefact, where that is not `name`: the student's name
-    depends on the number of seeds, its measurements do not.
+    of a model that no node holds. `kept_as` is the name in its artefact: the student's `name` depends on the number of
+    seeds, its measurements do not.
     """
 
     name: str
+    kept_as: str
     arm: str
     title: str
     node: Node | None
@@ -54,12 +54,6 @@ class Measured:
     teacher: str = ""
     unadapted: bool = False
     content: str = ""
-    stored_name: str = ""
-
-    @property
-    def kept_as(self) -> str:
-        """The name in its artefact."""
-        return self.stored_name or self.name
 
 
 def subjects_of(
@@ -91,9 +85,8 @@ def add_scores(
 ) -> dict[str, list[Node]]:
     """Add the scores of every evaluator `but` some, by name: a node for each subject, or one for all (`measures_jointly`).
 
-    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher has
-    one set of weights at a time, so that its weights before training are left out of joint measurements. The scores of
-    teachers and shared controls lie in the store, too.
+    A teacher has one set of weights at a time, so that its weights before training are left out of joint measurements. The
+    scores of teachers and shared controls are in the store, too.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.of_kind("evaluator").items():
@@ -101,37 +94,22 @@ def add_scores(
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
         now = [subject for subject in measured if not subject.unadapted]
-        alike = [[subject] for subject in now] if together else _alike(context, measured)
-        firsts = [same[0] for same in alike]
-        groups: list[Sequence[Measured]] = [firsts] if together else [(subject,) for subject in firsts]
-        names = {same[0].kept_as: tuple(subject.name for subject in same) for same in alike}
-        nodes[name] = []
-        for group in filter(None, groups):
-            node = _add_group(context, graph, name, group, texts, together=together)
-            nodes[name].append(node)
-            context.names.update({(node.name, subject.kept_as): names[subject.kept_as] for subject in group})
+        groups = [now] if together else [[subject] for subject in measured]
+        nodes[name] = [
+            _add_group(context, graph, name, group, texts, together=together) for group in filter(None, groups)
+        ]
     return nodes
 
 
-def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured]]:
-    """Group subjects that are one model under several names: teachers of the same settings, code and weights."""
-    found: dict[str, list[Measured]] = {}
-    for one in measured:
-        key = one.name
-        if one.teacher:
-            adapted = None if one.unadapted else context.adapted.get(one.teacher)
-            key = fingerprint("teacher", {**context.part(one.teacher), "adapted": adapted and adapted.fingerprint})
-        found.setdefault(key, []).append(one)
-    return list(found.values())
-
-
-def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
+def read_scores(
+    context: Context, scores: Mapping[str, Iterable[Node]], measured: Iterable[Measured]
+) -> dict[str, list[Measurement]]:
     """Read the measurements of made nodes, by evaluator and under the names that subjects have now; notify the trackers.
 
     Measurements of an evaluator that is not named as its plugin (`chat: {use: humaneval}`) are named by evaluator and name,
     as in `require`; so are those that two evaluators have under one name.
     """
-    built = context.assembly.built_for()
+    built, names = context.assembly.built_for(), {subject.kept_as: subject.name for subject in measured}
     renamed = {
         name for name in scores if not built[name].loaded.source and built[name].spec.use != name.rpartition(".")[2]
     }
@@ -143,25 +121,18 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         evaluators[stored.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
     for evaluator, node, stored in read:
-        for subject in context.names[node.name, stored.subject]:
-            measurement = replace(stored, subject=subject)
-            if evaluator in renamed or len(evaluators[stored.name]) > 1:
-                measurement = _with_prefix(evaluator, measurement)
-            context.hooks.kdtool_measurement(context.info(node), measurement)
-            called[evaluator].append(measurement)
+        measurement = replace(stored, subject=names[stored.subject])
+        if evaluator in renamed or len(evaluators[stored.name]) > 1:
+            measurement = _with_prefix(evaluator, measurement)
+        context.hooks.kdtool_measurement(context.info(node), measurement)
+        called[evaluator].append(measurement)
     return called
 
 
-def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Return the lines that evaluators showed while they measured, each once, then the names that are one model."""
+def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return the lines that evaluators showed while they measured, each once."""
     files = [check_file(node.path, _SAID) for node in nodes]
-    lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
-    same = [
-        f"{', '.join(others)}: the same model as {first}, measured once"
-        for first, *others in context.names.values()
-        if others
-    ]
-    return tuple(dict.fromkeys([*lines, *same]))
+    return tuple(dict.fromkeys(line for file in files for line in json.loads(file.read_text(encoding="utf-8"))))
 
 
 def _read(node: Node) -> Iterator[Measurement]:
@@ -178,13 +149,14 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
-    subject = Subject(name + suffix, "teacher")
+    called = name + suffix
+    subject = Subject(called, "teacher")
     title = f"{name} before its training" if suffix else name
-    return Measured(subject.name, subject.name, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
+    return Measured(called, called, called, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
 def _of_base(node: Node) -> Measured:
-    return Measured("base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
+    return Measured("base", "base", "base", "base", node, lambda: Subject("base", "base", node.path / MODEL))
 
 
 def _of_arm(context: Context, arm: TrainedModel) -> Measured:
@@ -192,7 +164,7 @@ def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
-    return Measured(name, arm.arm, title, arm.nodes[-1], lambda: subject, stored_name=f"{arm.arm}-seed{arm.seed}")
+    return Measured(name, f"{arm.arm}-seed{arm.seed}", arm.arm, title, arm.nodes[-1], lambda: subject)
 
 
 def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> Measured:
@@ -202,7 +174,7 @@ def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> 
         return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
 
     title = f"{trained.title} ({label})"
-    return Measured(name, kind, title, node, subject, stored_name=f"{trained.kept_as}-{label}")
+    return Measured(name, f"{trained.kept_as}-{label}", kind, title, node, subject)
 
 
 def _add_group(

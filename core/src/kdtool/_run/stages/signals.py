@@ -19,7 +19,7 @@ from kdtool._tokenizers.vocabulary import Vocabularies
 
 @dataclass(frozen=True)
 class BoundSignals:
-    """A `SignalSource` on one hook of one component. `shared`: signals are cut to so many tokens, None: they are not."""
+    """A `SignalSource` on one hook of one component. Signals are cut to the first `shared` tokens, unless it is None."""
 
     want: SignalRequest
     ask: Callable[[Batch], Signal]
@@ -69,7 +69,7 @@ class _FirstCompared:
 def cut_signal(signal: Signal, shared: int) -> Signal:
     """Return the signal over the first `shared` tokens.
 
-    Logits are cut before any softmax, and sampled tokens weighted anew: both are the teacher's distribution conditional on
+    Logits are cut before any softmax, and sampled tokens weighted again: both are the teacher's distribution conditional on
     these tokens. Top-k tokens outside are dropped, and the rest keep their probability.
     """
     lazy, sparse = signal.lazy, signal.sparse

@@ -7,8 +7,8 @@ covers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from kdtool._contract.data import Row, RowSource
@@ -16,6 +16,8 @@ from kdtool._contract.tokenizer import Tokenizer
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
 
 _MULTIPLE = 8
+_Token = tuple[int, bool, int, int, int]
+"""Id, label, number of the document, and the bytes of the document that the token covers: start and end."""
 
 
 class Spelled:
@@ -38,17 +40,6 @@ class Spelled:
         return replace(row, columns={**row.columns, BYTE_START: starts, BYTE_END: ends})
 
 
-@dataclass
-class _Tokens:
-    """A translated row before padding."""
-
-    ids: list[int] = field(default_factory=list)
-    labelled: list[bool] = field(default_factory=list)
-    document: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-
-
 class Translation:
     """The student's rows in another tokenizer. `left_out` counts documents that do not survive it byte by byte."""
 
@@ -58,55 +49,49 @@ class Translation:
 
     def rows(self) -> Iterator[Row]:
         """Yield rows of one length, one for each of the student's, in their order."""
-        longest = max((len(self._translate(self._rows[index]).ids) for index in range(len(self._rows))), default=0)
+        longest = max((len(self._tokens(self._rows[index])) for index in range(len(self._rows))), default=0)
         length = max(2, -(-longest // _MULTIPLE) * _MULTIPLE)
+        padding: _Token = (self._other.end_of_text, False, -1, 0, 0)
         self.left_out = 0
         for index in range(len(self._rows)):
             row = self._rows[index]
-            tokens = self._translate(row)
-            missing = length - len(tokens.ids)
-            yield Row(
-                row.key,
-                tokens.ids + [self._other.end_of_text] * missing,
-                tokens.labelled + [False] * missing,
-                tokens.document + [-1] * missing,
-                {BYTE_START: tokens.starts + [0] * missing, BYTE_END: tokens.ends + [0] * missing},
-            )
+            tokens = self._tokens(row)
+            tokens += [padding] * (length - len(tokens))
+            ids, labelled, document, starts, ends = map(list, zip(*tokens, strict=True))
+            yield Row(row.key, ids, labelled, document, {BYTE_START: starts, BYTE_END: ends})
 
-    def _translate(self, row: Row) -> _Tokens:
-        found = _Tokens()
-        for part in _documents(row):
-            self._add(found, row.input_ids[part], row.labelled[part], row.document[part.start])
-        return found
+    def _tokens(self, row: Row) -> list[_Token]:
+        documents = (
+            self._translate(row.input_ids[part], row.labelled[part], row.document[part.start])
+            for part in _documents(row)
+        )
+        return [token for tokens in documents for token in tokens]
 
-    def _add(self, tokens: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
-        """Add a document, or the part of one that lies in the row."""
+    def _translate(self, ids: Sequence[int], labelled: Sequence[bool], number: int) -> Iterable[_Token]:
+        """Return the tokens of a document, or of the part of it that is in the row."""
         pieces = self._own.pieces(ids)
         content = b"".join(pieces)
         try:
             begin, text = whole_characters(content)
-        except UnicodeDecodeError:  # a character lacks bytes in the middle, where a special token stands
+        except UnicodeDecodeError:  # a character lacks bytes in the middle, at a special token
             self.left_out += 1
-            return
+            return ()
         encoded = self._other.encode(text)
         other_pieces = list(self._other.pieces(encoded))
         if b"".join(other_pieces) != text.encode():
             self.left_out += 1
-            return
+            return ()
         ended = bool(ids) and ids[-1] == self._own.end_of_text
         first = self._other.missing_start(encoded)
         encoded, other_pieces = [*first, *encoded], [*(b"" for _ in first), *other_pieces]
         if ended:
             encoded, other_pieces = [*encoded, self._other.end_of_text], [*other_pieces, b""]
-        learnt = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
+        learned = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
         starts, ends = byte_spans(other_pieces, begin)
-        tokens.ids += encoded
-        tokens.labelled += [start < end and all(learnt[start:end]) for start, end in zip(starts, ends, strict=True)]
+        labels = [start < end and all(learned[start:end]) for start, end in zip(starts, ends, strict=True)]
         if ended:
-            tokens.labelled[-1] = labelled[-1]
-        tokens.document += [number] * len(encoded)
-        tokens.starts += starts
-        tokens.ends += ends
+            labels[-1] = labelled[-1]
+        return zip(encoded, labels, [number] * len(encoded), starts, ends, strict=True)
 
 
 def _documents(row: Row) -> Iterator[slice]:
