@@ -243,7 +243,7 @@ def test_what_a_hook_gave_and_fails_later_names_the_plugin(
 
 
 ANSWERS = {
-    "Corpus.kdtool_examples": "None;text;numbers;same id;surrogate;late ValueError",
+    "Corpus.kdtool_examples": "None;text;numbers;same id;wrong split;body is text;surrogate;late ValueError",
     "Corpus.kdtool_identity": "text",
     "Filter.kdtool_filter": "None;too few;numbers",
     "Weighting.kdtool_annotate": "None;text;numbers for text;short values;other names",

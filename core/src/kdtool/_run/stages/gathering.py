@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import get_args
 
 from kdtool._contract.corpus import Corpus, Filter
-from kdtool._contract.data import Example, Messages
+from kdtool._contract.data import Completion, Example, Messages, Split, Text
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._run.stages.counts import Counts, size_of, texts_of
@@ -31,8 +32,8 @@ def gather(
     is exhausted, and the rest of the others is only counted. Examples of other splits are all kept.
 
     Raises:
-        PluginError: a corpus yields an id twice or text that is not valid Unicode, or a filter returns another number of
-            verdicts than it got examples.
+        PluginError: a corpus yields an id twice, an unknown split or text that is not valid Unicode, or a filter returns
+            another number of verdicts than it got examples.
         UsageError: a corpus with a share yields no example of the split "train".
     """
     if not shares:
@@ -98,6 +99,13 @@ class _Stream:
 def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
     seen: set[str] = set()
     for example in run.component(corpus, Corpus).kdtool_examples(run):
+        # The commonest mistakes of a new corpus: a body that is plain text, and a split like "dev".
+        if example.split not in get_args(Split) or not isinstance(example.body, Text | Completion | Messages):
+            raise PluginError(
+                f"{run.hook.owner(corpus)} yields example {example.id!r} with the split {example.split!r} and a body of "
+                f"type {type(example.body).__name__}; expected one of {', '.join(get_args(Split))}, and a kdtool.Text, "
+                "kdtool.Completion or kdtool.Messages"
+            )
         if example.id in seen:
             raise PluginError(f"{run.hook.owner(corpus)} yields the example id {example.id!r} twice")
         if not _is_text(example):
