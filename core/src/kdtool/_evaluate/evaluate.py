@@ -23,7 +23,7 @@ from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import publish_graph, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.refusals import identify, refuse_missing, refuse_unmeasurable
+from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.teachers import add_fits
@@ -84,14 +84,9 @@ def evaluate(
             )
         named = assembly.of_kind("evaluator")
         others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-        work, check = partial(_measure, chosen, others), partial(_check, {*others, *assembly.of_kind("exporter")})
+        work, unused = partial(_measure, chosen, others), {*others, *assembly.of_kind("exporter")}
         folder = Path(out).absolute() / name
-        return session(assembly, folder, store_folder(store), work, check=check, offline=offline)
-
-
-def _check(unused: Collection[str], context: Context, run: RunInfo) -> None:
-    refuse_missing(context.assembly, run, but=unused)
-    identify(context, run)
+        return session(assembly, folder, store_folder(store), work, unused=unused, offline=offline)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
@@ -107,7 +102,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
         UsageError: nothing was measured.
     """
     start = time.monotonic()
-    identify(context, run)  # of other processes than the first, which `_check` does not see
+    identify(context, run)  # of other processes than the first, which `session` does not check
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)

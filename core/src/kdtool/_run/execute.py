@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -93,7 +93,7 @@ def execute(
     """
     licences = licences_of(assembly, assembly.hooks())
     work = partial(_run, recipe_text)
-    return session(assembly, folder, store, work, check=_check, offline=offline, licences=licences, verify=verify)
+    return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
 
 
 def session(
@@ -102,21 +102,24 @@ def session(
     store: Path,
     work: Callable[[Context, RunInfo], Results],
     *,
-    check: Callable[[Context, RunInfo], None],
+    unused: Collection[str] = (),
     offline: bool,
     licences: tuple[Licensed, ...] = (),
     verify: bool = False,
 ) -> Results:
     """Do the work of a run in its folder: locked, registered in the store, shown by the trackers.
 
-    Of several processes only the first does so, after it has made the `check`, whose refusals no tracker sees.
+    Of several processes only the first does so, after it has checked the components except the `unused` ones. No tracker
+    sees the refusals of these checks.
     """
     context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
     run = context.info()
     if context.rank:
         return work(context, run)
     with refusals_with_places(assembly):
-        check(context, run)
+        refuse_missing(assembly, run, but=unused)
+        identify(context, run)
+        refuse_uneven_trainers(assembly)
     with run_lock(folder):
         context.identity = identity_of(folder)
         register_run(store, folder)
@@ -146,12 +149,6 @@ def _about(assembly: Assembly) -> dict[str, Any]:
     }
     used = {name: {"use": record.use, **record.config} for name, record in records.items()}
     return {"recipe": assembly.recipe.data, "trackers": used}
-
-
-def _check(context: Context, run: RunInfo) -> None:
-    refuse_missing(context.assembly, run)
-    identify(context, run)
-    refuse_uneven_trainers(context.assembly)
 
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
