@@ -178,8 +178,8 @@ def test_an_interrupted_run_leaves_no_export_without_a_card(recipe: dict[str, An
 
 def test_measuring_again_does_not_take_a_new_card_for_a_new_model(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("1", encoding="utf-8")
-    before = Model("model", tmp_path).digest()
+    before = Model("model", "model", tmp_path).digest()
     (tmp_path / "README.md").write_text("# Model", encoding="utf-8")
-    assert Model("model", tmp_path).digest() == before
+    assert Model("model", "model", tmp_path).digest() == before
     (tmp_path / "weights").write_text("2", encoding="utf-8")
-    assert Model("model", tmp_path).digest() != before
+    assert Model("model", "model", tmp_path).digest() != before

@@ -17,21 +17,16 @@ from kdtool._text.names import name_from
 
 @dataclass(frozen=True)
 class Model:
-    """One model: `arm` is the name of all its seeds, `of` their number; `seed` and `run` are None for one from elsewhere.
+    """One model: `arm` is the name of all its seeds; `seed` and `run` are None for one from elsewhere.
 
     `run` is the folder of the run that trained it.
     """
 
+    name: str
     arm: str
     path: Path
     seed: int | None = None
-    of: int = 1
     run: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The subject's name."""
-        return f"{self.arm}-seed{self.seed}" if self.of > 1 else self.arm
 
     def digest(self) -> str:
         """Return a hash of all its files except the card: another model in the same place is measured again."""
@@ -68,17 +63,17 @@ def _models(given: str, out: Path) -> Iterator[Model]:
         label, text = "", given
     path = Path(text).absolute()
     if is_model(path):
-        generic = {
-            MODEL,
-            *entries_by_name("exporter"),
-        }  # folders of a run that are named by what kind of thing is in them
+        # Folders of a run that are named by the kind of their content.
+        generic = {MODEL, *entries_by_name("exporter")}
         plain_name = path.parent.name if path.name in generic else path.name
-        yield Model(name_from(label or plain_name, "model", dots=True), path)
+        name = name_from(label or plain_name, "model", dots=True)
+        yield Model(name, name, path)
         return
     folder = find_run(text, out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
+    name = name_from(label or folder.name, "model", dots=True)
     for arm in students:
-        name = name_from(label or folder.name, "model", dots=True)
-        yield Model(name, folder / arm.path, arm.seed, len(students), folder)
+        of_seed = f"{name}-seed{arm.seed}" if len(students) > 1 else name
+        yield Model(of_seed, name, folder / arm.path, arm.seed, folder)

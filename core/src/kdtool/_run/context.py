@@ -149,7 +149,6 @@ class Context:
         for name in {*teachers} & {*self.hooks.implementing("kdtool_tokenizer")}:
             with suppress(KdtoolError):  # then no other component can get its tokenizer either
                 self.tokenizer_part(name)
-            self._tokenizers.setdefault(name, {})
         return {name: self._tokenizers[name] for name in teachers if self._tokenizers.get(name)}
 
     def weights_of(self, teachers: Iterable[str]) -> dict[str, Node | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._contract.evaluation import Subject
@@ -25,7 +25,7 @@ from kdtool._run.graph import Node
 def hooks_of(assembly: Assembly, shared: Hooks, node: Node) -> Iterator[Hooks]:
     """Yield the hooks with which a node is made; `shared` are those of the run. Components of a phase close at the end."""
     hidden = {
-        name: _Undeclared(name, teacher, node.title, inherited=name in node.known_teachers)
+        name: _Undeclared(name, cast("Teacher", teacher), node.title, inherited=name in node.known_teachers)
         for name, teacher in assembly.of_kind("teacher").items()
         if name not in node.teachers
     }
@@ -42,7 +42,7 @@ class _Undeclared(Teacher):
     With `inherited` a source of the node asked it, so that its settings are in the node's fingerprint.
     """
 
-    def __init__(self, name: str, teacher: Any, stage: str, *, inherited: bool) -> None:
+    def __init__(self, name: str, teacher: Teacher, stage: str, *, inherited: bool) -> None:
         super().__init__(teacher.config)
         self._name, self._teacher, self._stage, self._inherited = name, teacher, stage, inherited
 
@@ -53,12 +53,10 @@ class _Undeclared(Teacher):
         )
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
-        found: Tokenizer | None = self._teacher.kdtool_tokenizer(run)
-        return found
+        return self._teacher.kdtool_tokenizer(run)
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
-        found: ModelFacts | None = self._teacher.kdtool_describe(run) if self._inherited else self._refuse()
-        return found
+        return self._teacher.kdtool_describe(run) if self._inherited else self._refuse()
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         return self._refuse() if subject.role == "teacher" else None

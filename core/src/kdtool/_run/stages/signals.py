@@ -47,23 +47,19 @@ def from_teacher(
 
 def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> BoundSignals:
     """Return signals that the cache recorded in `folder`."""
-    recall = hooks.component(cache, Cache).kdtool_recall
-    return BoundSignals(want, _FirstCompared(lambda batch: recall(batch, want, folder), hooks, cache))
+    recall, is_compared = hooks.component(cache, Cache).kdtool_recall, False
 
+    def ask(batch: Batch) -> Signal:
+        """Recall a signal. The first one must cover the labels of its batch: an error names the cache."""
+        nonlocal is_compared
+        signal = recall(batch, want, folder)
+        if not is_compared:
+            with blame(hooks.owner(cache), "a signal"):
+                check_rows(batch, signal)
+        is_compared = True
+        return signal
 
-class _FirstCompared:
-    """Asks a cache for signals. The first one must cover the labels of its batch: an error names the cache."""
-
-    def __init__(self, ask: Callable[[Batch], Signal], hooks: Hooks, name: str) -> None:
-        self._ask, self._owner, self._compared = ask, hooks.owner(name), False
-
-    def __call__(self, batch: Batch) -> Signal:
-        found = self._ask(batch)
-        if not self._compared:
-            with blame(self._owner, "a signal"):
-                check_rows(batch, found)
-        self._compared = True
-        return found
+    return BoundSignals(want, ask)
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
