@@ -113,7 +113,7 @@ def test_evaluators_that_find_nothing_in_the_split_validation_are_refused_before
     short["corpus"] = {"use": "jsonl", "files": [str(tmp_path / "text.jsonl")]}
     short["evaluators"]["perplexity"]["split"] = "test"
     short["trainer"] |= {"validation": {"every": 5, "evaluators": ["perplexity"]}}
-    with pytest.raises(kdtool.UsageError, match=r"holds no documents.*the split 'validation' stands for 'test'"):
+    with pytest.raises(kdtool.UsageError, match=r"has no documents.*the split 'validation' stands for 'test'"):
         kdtool.run(short, out=tmp_path / "runs")
     assert not list((tmp_path / "store").rglob("history.jsonl"))
     assert not list((tmp_path / "runs").rglob("history.jsonl"))

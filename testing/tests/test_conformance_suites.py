@@ -225,7 +225,7 @@ def test_packers_and_tokenizers_that_put_a_space_between_a_prompt_and_its_comple
 
     check_tokenizer(SpacedTokenizer(), tmp_path / "right")
     wrong = type("Wrong", (SpacedTokenizer,), {"encode_behind": kdtool.Tokenizer.encode_behind})
-    with pytest.raises(AssertionError, match="follows it as it is"):
+    with pytest.raises(AssertionError, match="follows it unchanged"):
         check_tokenizer(wrong(), tmp_path / "wrong")
 
 

@@ -223,7 +223,7 @@ def test_a_run_that_cannot_be_measured_says_why(tmp_path: Path, subjects: list[k
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
     evaluator = Agreement(Agreement.Config(split="validation"))
-    with pytest.raises(kdtool.UsageError, match=r"agreement\.split: 'validation' holds no documents"):
+    with pytest.raises(kdtool.UsageError, match=r"agreement\.split: 'validation' has no documents"):
         list(evaluator.kdtool_evaluate(make_run(tmp_path, examples=EXAMPLES), [TEACHER, STUDENT]))
 
 

@@ -153,7 +153,7 @@ def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_split_without_places_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"line-completion\.split: 'validation' holds no document of several"):
+    with pytest.raises(kdtool.UsageError, match=r"line-completion\.split: 'validation' has no document of several"):
         evaluate(tmp_path, Knowing(), split="validation")
 
 

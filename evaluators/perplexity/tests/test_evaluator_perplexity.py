@@ -83,7 +83,7 @@ def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`"):
+    with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' has no .*`validation_share`"):
         evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}, EXAMPLES), split="validation")
 
 

@@ -307,7 +307,7 @@ def test_people_get_a_table_of_100_columns(inspect: Inspect, cache: str) -> None
     assert code == 0
     overview, _, table = out.partition("\n\n")
     assert overview.startswith("signals/teacher: complete\n")
-    assert f"{cache} (kdtool-cache-{cache} " in overview
+    assert f"{cache} (kdtool-caches " in overview
     assert f"{ROWS} of {LENGTH} tokens, all recorded" in overview
     assert "all sizes match" in overview
     lines = table.splitlines()

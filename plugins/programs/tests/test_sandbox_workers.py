@@ -227,7 +227,7 @@ def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo bubblewrap 0.6.1", "is too old: 0.8"),
+        ("echo bubblewrap 0.6.1", "is too old: expected 0.8"),
         (
             "[ $1 = --version ] && echo bubblewrap 0.8.0 || { echo No permissions to create new namespace >&2; exit 1; }",
             "No perm",

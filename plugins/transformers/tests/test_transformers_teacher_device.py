@@ -90,7 +90,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pat
     assert Local(Local.Config(device="cpu")).kdtool_check(make_run(tmp_path), "start") == []
     with pytest.raises(pydantic.ValidationError, match="device"):
         Local.Config(device="gpu")
-    with pytest.raises(pydantic.ValidationError, match="one place"):
+    with pytest.raises(pydantic.ValidationError, match="give only one of them"):
         Local.Config(device="cpu", device_map="auto")
 
 

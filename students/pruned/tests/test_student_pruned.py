@@ -219,7 +219,7 @@ def test_widths_of_other_classes_are_refused(tmp_path: Path) -> None:
     run = _run(tmp_path, tiny_model("gpt2", 4))
     for config in (Pruned.Config(parameters=20_000), Pruned.Config(hidden=16)):
         with pytest.raises(
-            kdtool.UsageError, match=r"teacher is of class gpt2, .* Llama, Qwen2, Starcoder2: give layers"
+            kdtool.UsageError, match=r"teacher is of class gpt2, .* Llama, Qwen2, Starcoder2: set only layers"
         ):
             Pruned(config).kdtool_describe(run)
 

@@ -77,7 +77,7 @@ def test_a_gap_is_filled_by_the_suffix_of_completions(tmp_path: Path) -> None:
     with (
         serving(lambda *_: filled) as served,
         teacher(served) as asked,
-        pytest.raises(kdtool.UsageError, match="`api: completions` alone"),
+        pytest.raises(kdtool.UsageError, match="needs `api: completions`"),
     ):
         list(asked.kdtool_answer([request]))
 
