@@ -75,8 +75,8 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def read_screens(path: Path) -> list[Screen]:
-    """Return the screens of a recording, each different from the one before."""
+def read_screens(path: Path, start: float = 0.0) -> list[Screen]:
+    """Return the screens of a recording, each different from the one before; output before `start` is left out."""
     import pyte
 
     screen = pyte.Screen(COLUMNS, LINES)
@@ -84,6 +84,8 @@ def read_screens(path: Path) -> list[Screen]:
     screens: list[Screen] = []
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         seconds, _, text = json.loads(line)
+        if seconds < start:
+            continue
         stream.feed(text)
         lines = tuple(_runs([screen.buffer[row][column] for column in range(COLUMNS)]) for row in range(LINES))
         if not screens or lines != screens[-1].lines:
@@ -97,9 +99,9 @@ def _runs(characters: Sequence[Any]) -> tuple[tuple[str, str, bool], ...]:
     return tuple(("".join(character.data for character in group), fg, bold) for (fg, bold), group in looks)
 
 
-def choose(screens: Sequence[Screen], number: int, start: float = 0.0) -> list[Screen]:
-    """Return at most `number` different screens: those that are shown at even distances in time, from `start` on."""
-    first, end = max(start, screens[0].seconds), screens[-1].seconds
+def choose(screens: Sequence[Screen], number: int) -> list[Screen]:
+    """Return at most `number` different screens: those that are shown at even distances in time."""
+    first, end = screens[0].seconds, screens[-1].seconds
     moments = [first + (end - first) * index / (number - 1) for index in range(number)]
     shown = [next(screen for screen in reversed(screens) if screen.seconds <= moment + 1e-9) for moment in moments]
     return [screen for screen, _ in groupby(shown)]
@@ -172,7 +174,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.job == "record":
         return record(options.command, options.recording)
-    screens = choose(read_screens(options.recording), options.screens, options.start)
+    screens = choose(read_screens(options.recording, options.start), options.screens)
     options.picture.write_text(draw(screens, options.seconds, options.label), encoding="utf-8")
     return 0
 
