@@ -29,8 +29,9 @@ else:
 
     def __getattr__(name: str) -> Any:
         for interface in _INTERFACES if name == "__version__" or not name.startswith("_") else ():
-            if hasattr(import_module(interface), name):
-                return getattr(import_module(interface), name)
+            if hasattr(module := import_module(interface), name):
+                value = globals()[name] = getattr(module, name)  # plugins use names in hot loops
+                return value
         raise AttributeError(f"module 'kdtool' has no attribute {name!r}")
 
     def __dir__() -> list[str]:

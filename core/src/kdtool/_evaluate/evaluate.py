@@ -25,7 +25,7 @@ from kdtool._run.execute import publish_graph, session, write_report
 from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
-from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
+from kdtool._run.stages.scores import Measured, add_scores, messages_of, read_scores, subjects_of
 from kdtool._run.stages.teachers import add_fits
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
@@ -116,7 +116,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     measurements = list(chain.from_iterable(read_scores(context, scores, measured).values()))
     subjects = tuple(target.subject() for target in measured)
     comparisons, notes = compare_all(measurements, subjects, {target.name: target.arm for target in measured})
-    notes += said_of(chain.from_iterable(scores.values()))
+    notes += messages_of(chain.from_iterable(scores.values()))
     unmeasured = {model.name for model in models} - {each.subject for each in measurements}
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(

@@ -55,7 +55,7 @@ from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.rows import corpora_of, rows_of
-from kdtool._run.stages.scores import read_scores, said_of
+from kdtool._run.stages.scores import messages_of, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
@@ -292,7 +292,7 @@ def _results(context: Context, run_graph: RunGraph) -> Results:
         notes=(
             *_recipe_notes(context),
             *trained_notes,
-            *said_of(chain.from_iterable(run_graph.scores.values())),
+            *messages_of(chain.from_iterable(run_graph.scores.values())),
             *apart,
         ),
         subjects=tuple(subjects),

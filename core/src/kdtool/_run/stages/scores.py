@@ -32,7 +32,7 @@ from kdtool._store.layout import MODEL
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
-_SAID = "messages.json"
+_MESSAGES = "messages.json"
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ def read_scores(
     return called
 
 
-def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+def messages_of(nodes: Iterable[Node]) -> tuple[str, ...]:
     """Return the lines that evaluators showed while they measured, each once."""
-    files = [check_file(node.path, _SAID) for node in nodes]
+    files = [check_file(node.path, _MESSAGES) for node in nodes]
     return tuple(dict.fromkeys(line for file in files for line in json.loads(file.read_text(encoding="utf-8"))))
 
 
@@ -239,7 +239,7 @@ def _measure(
     if not (lines or said):
         say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
     (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
+    (folder / _MESSAGES).write_text(json.dumps(said), encoding="utf-8")
 
 
 def _problem_of_name(measurement: Measurement, evaluator: Component) -> str:
