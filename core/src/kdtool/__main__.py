@@ -31,16 +31,15 @@ def begin() -> None:
 
 
 def wait_passively_if_busy(environment: MutableMapping[str, str]) -> None:
-    """Have OpenMP's threads sleep while they wait if the machine's load leaves too few cores; a user's setting stays.
+    """Have OpenMP's threads sleep while they wait if others keep all cores busy; a user's setting stays.
 
     Spinning threads are fastest on an idle machine. On a busy one they waste whole time slices, and decoding takes ten
     times as long. OpenMP reads its settings once, when torch is imported.
     """
     if _PASSIVE.keys() & environment.keys() or not hasattr(os, "getloadavg"):
         return
-    cores, limit = os.cpu_count() or 1, environment.get("OMP_NUM_THREADS", "")
-    threads = int(limit) if limit.isdecimal() else cores
-    if os.getloadavg()[0] + threads > cores + 0.5:
+    # A mean over the last minute: an installation or a run that has just ended must not count, and adds one per core at most.
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
         environment.update(_PASSIVE)
 
 
