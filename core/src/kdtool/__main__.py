@@ -38,7 +38,7 @@ def wait_passively_if_busy(environment: MutableMapping[str, str]) -> None:
     """
     if _PASSIVE.keys() & environment.keys() or not hasattr(os, "getloadavg"):
         return
-    # A mean over the last minute: an installation or a run that has just ended must not count, and adds one per core at most.
+    # A mean over the last minute, to which an installation or a run that just ended adds one per core at most.
     if os.getloadavg()[0] > (os.cpu_count() or 1):
         environment.update(_PASSIVE)
 
