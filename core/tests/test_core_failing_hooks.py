@@ -242,3 +242,22 @@ def test_a_signal_of_too_many_positions_names_the_teacher() -> None:
         source.signal(SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]])))  # type: ignore[arg-type]
     assert "in teacher 'teacher'" in describe(caught.value)
     source.signal(SimpleNamespace(labels=torch.tensor([[1, 2, 2, 3]])))  # type: ignore[arg-type]
+
+
+def test_rows_of_each_kind_of_signal_are_compared_once() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Teaches(kdtool.Teacher):
+        def kdtool_signal(self, batch: Any, want: Any) -> Any:
+            return kdtool.Signal("f", hidden={layer: torch.zeros(4, 2) for layer in want.layers})
+
+    teacher = Teaches(None)
+    batch: Any = SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]]))
+    teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"attentions"})))
+    hidden = kdtool.SignalRequest(frozenset({"hidden"}), layers=(1,))
+    with pytest.raises(kdtool.PluginError, match=re.escape("4 rows in hidden[1]")):
+        teacher.kdtool_signal(batch, hidden)
+    batch.labels = torch.tensor([[1, 2, 2, 3]])
+    teacher.kdtool_signal(batch, hidden)
+    batch.labels = torch.tensor([[1, -100, 2, 3]])
+    teacher.kdtool_signal(batch, hidden)

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from kdtool._contract.data import Batch
 from kdtool._contract.signals import LazyLogits, Signal, SparseTokens
@@ -19,11 +19,11 @@ __all__ = ["check_rows", "checking_signals"]
 
 
 def checking_signals(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a teacher's `kdtool_signal` that checks what it returns; the rows of each teacher's first signal only.
+    """Return a teacher's `kdtool_signal` that checks what it returns; rows only of its first signal of each kind.
 
     Counting labels makes a GPU wait. Errors name the teacher's class, since a runtime may call it outside of hooks.
     """
-    signature, compared = inspect.signature(method), WeakSet[Any]()
+    signature, compared = inspect.signature(method), WeakKeyDictionary[Any, set[str]]()
 
     @wraps(method)
     def kdtool_signal(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -31,9 +31,10 @@ def checking_signals(method: Callable[..., Any]) -> Callable[..., Any]:
         batch = signature.bind(self, *args, **kwargs).arguments.get("batch")
         try:
             _check_classes(signal)
-            if batch is not None and self not in compared:
+            kinds, checked = _kinds(signal), compared.setdefault(self, set())
+            if batch is not None and not kinds <= checked:
                 check_rows(batch, signal)
-                compared.add(self)
+                checked |= kinds
         except PluginError as error:
             raise PluginError(f"{type(self).__qualname__}: {error}") from None
         return signal
@@ -61,6 +62,11 @@ def check_rows(batch: Batch, signal: Signal) -> None:
                 f"its signal has width {width} in lazy.hidden, but its head multiplies width {wanted}; return one row of H "
                 "numbers for each label and a weight [V, H], or build the signal by kdtool.Signal.of_logits"
             )
+
+
+def _kinds(signal: Signal) -> set[str]:
+    """Return the names of the signal's parts that have a row for each label."""
+    return {name for name in ("hidden", "lazy", "sparse") if getattr(signal, name)}
 
 
 def _check_classes(signal: object) -> None:
