@@ -80,8 +80,6 @@ def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) 
     assert run_ranks(killed, None) == [0, 0]
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
     assert figures(killed) == figures(whole)
-    files = {file.name for file in (killed / "checkpoints" / "checkpoint-12").iterdir()}
-    assert {"student.safetensors", "loss_modules.safetensors", "optimizer.pt"} <= files
     # Divided or not, checkpoints are the same: each goes on from the other's.
     shutil.rmtree(killed / "checkpoints" / "checkpoint-12")
     assert run_ranks(killed, None, "off") == [0, 0]
@@ -117,7 +115,7 @@ def test_a_student_whose_layers_cannot_be_found_is_refused(tmp_path: Path) -> No
     model.model.layers.append(torch.nn.Linear(1, 1))
     module = SimpleNamespace(named_parameters=model.model.named_parameters, language_model=model, student=model.model)
     with pytest.raises(kdtool.UsageError, match=r"Blocks has no list of its 2 layers; take sharding: off"):
-        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]
+        Sharding(module, torch.device("cpu"), "full")  # type: ignore[arg-type]
     model.model.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(kdtool.UsageError, match="cannot divide packed"):
-        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]
+        Sharding(module, torch.device("cpu"), "full")  # type: ignore[arg-type]

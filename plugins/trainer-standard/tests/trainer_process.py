@@ -51,10 +51,12 @@ def arm(when: str) -> None:
     if what == "step":
         ended = TrainingLoop.end_step
 
-        def end_step(self: Any, step: int, control: Any) -> None:
-            ended(self, step, control)
+        def end_step(self: Any, step: int) -> bool:
+            continues = ended(self, step)
             if step == int(number):
+                self.checkpoints.finish()
                 die()
+            return continues
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:
@@ -62,7 +64,7 @@ def arm(when: str) -> None:
 
         def sync(path: Path) -> None:
             synced(path)
-            if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
+            if path.parent.name == f"checkpoint-{number}" and path.name.startswith("shard"):
                 die()
 
         committed.sync = sync

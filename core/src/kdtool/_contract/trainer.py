@@ -91,7 +91,11 @@ class Trainer(Component):
     """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
     config. They must exist, and the result of a phase depends on them."""
     rows_per_step: int = 0
-    """Rows of a step in one process; may depend on the config. 0: unknown. A control of equal tokens must have as many."""
+    """Rows of a step in one process, or in all of them if `elastic`; may depend on the config. 0: unknown. A control of
+    equal tokens must have as many."""
+    elastic: bool = False
+    """True if a step has the same rows with any number of processes, so that a phase resumes with another number; may depend
+    on the config. Since 0.1."""
 
     @hook(needed=True)
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:
