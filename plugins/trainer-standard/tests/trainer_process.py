@@ -35,6 +35,7 @@ from trainer_models import (
     make_trainer,
     mixture,
     train,
+    unmeasured,
 )
 
 
@@ -114,7 +115,7 @@ def train_recorded(
         found.update({f"{steps} {name}": p.grad.clone() for name, p in named if p.grad is not None})
 
     still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1}
-    with _as_rank(rank, world, port) as run:
+    with _as_rank(rank, world, port) as run, unmeasured():
         handle = register_optimizer_step_pre_hook(catch)
         try:
             train(folder, student, rows=make_rows(12), run=run, more=components, **{**still, **settings})
@@ -200,6 +201,25 @@ def train_rank_until(
     with _as_rank(rank, world, port) as run:
         train_small(folder, student, accumulation=1, run=run, sharding=sharding)
     if rank == 0:
+        save_model(student.model, str(folder / "final.safetensors"))
+
+
+def train_elastic(folder: Path, when: str | None, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """As `train_rank_until`, eight rows a step with any number of processes, two on each machine; without dropout.
+
+    Rank 0 writes the gradients of the first step that is made here.
+    """
+    if when and rank == 0:
+        arm(when)
+    student = make_model(1)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    with _as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
+        train(
+            folder, student, steps=14, rows_per_step=8, batch=2, checkpoint_every=3, log_every=1, run=run,
+            sharding=sharding,
+        )  # fmt: skip
+    if rank == 0:
+        save_file(gradients, str(folder / "gradients.safetensors"))
         save_model(student.model, str(folder / "final.safetensors"))
 
 

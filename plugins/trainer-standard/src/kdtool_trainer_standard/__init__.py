@@ -1,12 +1,18 @@
-"""The standard trainer: one phase of distillation on `transformers.Trainer`, with chunked losses.
+"""The standard trainer: one phase of distillation, with chunked losses.
 
 `StandardTrainer` is the component; recipes name it `standard`. Nothing heavy is imported before training starts.
 
 - `_train` `kdtool_train`: set-up, self-tests, the run, the end
-- `_loop` our subclass of `transformers.Trainer`: steps and reports
-- `_resumable` its base: writing checkpoints, and resuming from them
-- `_progress` the state of an unfinished phase
-- `_schedule` the learning-rate schedule
+- `_loop` the steps of a phase
+- `_inputs` the next steps' rows and recorded signals, prepared in a thread
+- `_optimizer` parameter groups, the learning-rate schedule, the optimiser's state
+- `_reports` figures of a step, and factors that balance its terms
+- `_notes` notes on a finished phase
+- `_checkpointing` when checkpoints are written, and what they hold
+- `_state` tensors in checkpoints, written and read by any number of ranks
+- `_generators` random generators in checkpoints
+- `_progress` the rest of an unfinished phase's state
+- `_distributed` the group of processes, and what they agree on
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once
 - `_chunk` the function called on each chunk, eager or compiled
@@ -19,15 +25,15 @@
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` frozen weights, in the dtype that they are computed in
 - `_norms` the norm of each term's gradient
+- `_row_selection` some rows of a micro-batch, with their signals
 - `_selftest` checks before the first step
 - `_nonfinite` the origin of a value that is not finite
 - `_teacher_signals` the signals of all teachers for a micro-batch
 - `_checkpoints` folders that are complete or absent
 - `_history` the file of logged steps
 - `_order` the shuffled order of rows
-- `_on_policy` micro-batches that the student generates
+- `_on_policy` steps whose text the student generates
 - `_validation` evaluators during training, and early stopping
-- `_fsdp_sync` backward passes within forward, under FSDP
 - `_estimate` memory, disk and time of a phase, predicted
 - `_machine` precision, memory allocator, chunk sizes
 """

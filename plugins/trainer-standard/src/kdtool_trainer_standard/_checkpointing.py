@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what they hold; a thread writes, hashes and commits them beside the training.
+"""When checkpoints are written, and what they hold; a background thread writes, hashes and commits them.
 
 A checkpoint's folder contains the tensors of each rank (`_state`), `progress.json`, `history.jsonl`, and the random
 generators of each rank. None of its files is a pickle. Called by the loop on every rank.
@@ -52,7 +52,7 @@ class Checkpointing:
         self._config, self._run, self._root, self._device = config, run, phase.checkpoints, device
         self._module, self._optimizer, self._scaler, self._validator = module, optimizer, scaler, validator
         self._group = dist.new_group(backend="gloo") if run.world > 1 else None
-        """Ranks meet here in their threads, while the others' collectives go on."""
+        """Threads of all ranks meet here, apart from the collectives of training."""
         self._thread = ThreadPoolExecutor(1, "kdtool checkpoint")
         self._writing: Future[Path] | None = None
         self._last = perf_counter()

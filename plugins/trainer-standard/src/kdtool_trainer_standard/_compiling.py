@@ -11,8 +11,8 @@ __all__ = ["compiled_or_eager"]
 
 _LOGITS_TO_PAY = 10_000_000_000
 """Logits to come, over the vocabulary and all processes, from which compiling pays on a CPU. Measured on two cores with
-49,152 tokens: an eager loss takes about 0.25 ms a position, a compiled one half of it, and compiling 12 s: 100,000
-positions, and twice as many to be sure."""
+49,152 tokens: an eager loss takes about 0.25 ms per position, a compiled one half of it, and compiling 12 s: about
+100,000 positions, and twice as many to be sure."""
 
 
 def compiled_or_eager(

@@ -53,15 +53,15 @@ def micro_batch_sync(model: nn.Module, last: bool) -> AbstractContextManager[Non
 
 def sum_over_ranks(values: Sequence[float], world: int) -> list[float]:
     """Return the sums of these values over all ranks; exact for counts."""
-    return _reduced(values, world, dist.ReduceOp.SUM)
+    return _reduce(values, world, dist.ReduceOp.SUM)
 
 
 def max_over_ranks(values: Sequence[float], world: int) -> list[float]:
     """Return the maxima of these values over all ranks."""
-    return _reduced(values, world, dist.ReduceOp.MAX)
+    return _reduce(values, world, dist.ReduceOp.MAX)
 
 
-def _reduced(values: Sequence[float], world: int, operation: dist.ReduceOp.RedOpType) -> list[float]:
+def _reduce(values: Sequence[float], world: int, operation: dist.ReduceOp.RedOpType) -> list[float]:
     if world == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64)

@@ -15,10 +15,11 @@ __all__ = ["describe_generators", "restore_generators"]
 
 def describe_generators(device: torch.device) -> str:
     """Return the state of Python's, NumPy's and torch's generators, and of the device's, as JSON."""
-    kind, keys, *rest = np.random.get_state()
+    legacy: tuple[Any, ...] = np.random.get_state()  # type: ignore[assignment]  # a tuple, unless a dict is asked for
+    kind, keys, *rest = legacy
     states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],  # type: ignore[union-attr]  # the form of the legacy generator
+        "numpy": [kind, keys.tolist(), *rest],
         "torch": _hex(torch.get_rng_state()),
     }
     if device.type != "cpu":

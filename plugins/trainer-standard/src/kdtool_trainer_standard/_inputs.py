@@ -9,9 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import kdtool
 import torch
@@ -31,7 +31,7 @@ _DEPTH = 2
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """A micro-batch on the device, the batches of teachers with rows of their own, and the recorded signals."""
+    """A micro-batch on the device, the batches of teachers with their own rows, and the recorded signals."""
 
     batch: kdtool.Batch
     teacher_batches: dict[str, kdtool.Batch]
@@ -77,7 +77,7 @@ class StepInputs:
     """The inputs of a rank's steps from `first`, counted from 0. Use it as a context: it ends the thread.
 
     Args:
-        teachers: their signals are decoded in advance if they were recorded; None for batches alone.
+        teachers: their signals are decoded in advance if they were recorded; None for only the batches.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class StepInputs:
                 for batch in batches:
                     moved = to_device(batch, self._device)
                     with torch.no_grad():
-                        yield MicroBatch(moved, *self._teachers.recorded(moved))
+                        yield MicroBatch(moved, *self._teachers.recall(moved))
             step += 1
 
     def _collate(self, number: int) -> kdtool.Batch:
@@ -136,14 +136,12 @@ class StepInputs:
 def to_device(batch: kdtool.Batch, device: torch.device) -> kdtool.Batch:
     """Copy a batch to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
     if device.type == "cuda":
-        batch = _pinned(batch)
+        batch = _pin(batch)
     return move(batch, device)
 
 
-def _pinned(batch: kdtool.Batch) -> kdtool.Batch:
-    from dataclasses import fields, replace
-
-    def pin(value: object) -> object:
+def _pin(batch: kdtool.Batch) -> kdtool.Batch:
+    def pin(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: pin(item) for name, item in value.items()}
         return value.pin_memory() if isinstance(value, Tensor) else value

@@ -74,7 +74,7 @@ class TrainingLoop:
             dtype=dtype_name(module.sizes.dtype),
             on_policy=None if sampler is None else sampler.counts,
         )
-        self.teachers = TeacherSignals(phase)
+        self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
         self.checkpoints = Checkpointing(config, run, phase, module, self.optimizer, self.scaler, validator, device)
         self.stop = StopSignal()
         self.step = 0
@@ -86,7 +86,7 @@ class TrainingLoop:
         self._learning_rate = self._gradient_norm = 0.0
 
     def resume(self, folder: Path) -> None:
-        """Continue from a checkpoint. With other processes than before, random generators start anew."""
+        """Continue from a checkpoint. With other processes than before, random generators get new seeds."""
         self.progress = self.checkpoints.load(folder)
         self.step = _checkpoints.step_of(folder)
         if self.progress.world == self.run.world:
@@ -193,20 +193,22 @@ class TrainingLoop:
         return counts[0]
 
     def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
-        """Add a micro-batch's gradient. Teachers are outside the student's autocast."""
-        signals = self._signals(micro_batch)
+        """Add a micro-batch's gradient. Teachers choose their own precision."""
+        signals, teacher_batches = self._signals(micro_batch), micro_batch.teacher_batches
+        with self._autocast():
+            self.module.measure_norms(micro_batch.batch, signals, tokens, teacher_batches)
         with self._autocast():
             loss = self.model(
                 batch=micro_batch.batch,
                 signals=signals,
-                teacher_batches=micro_batch.teacher_batches,
+                teacher_batches=teacher_batches,
                 num_items_in_batch=tokens,
             )["loss"]
-        self.scaler.scale(loss * self.run.world).backward()  # type: ignore[no-untyped-call]  # torch averages over ranks
+        self.scaler.scale(loss * self.run.world).backward()  # torch averages over ranks
 
     def _signals(self, micro_batch: MicroBatch) -> Mapping[str, kdtool.Signal]:
         with torch.no_grad():
-            return {**micro_batch.signals, **self.teachers.live(micro_batch.batch, micro_batch.teacher_batches)}
+            return {**micro_batch.signals, **self.teachers.query_live(micro_batch.batch, micro_batch.teacher_batches)}
 
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = self.module.sizes.dtype
@@ -216,7 +218,7 @@ class TrainingLoop:
         """Clip the gradient and update the weights. float16 skips the update if the gradient overflowed."""
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip or math.inf)
-        self._gradient_norm = self._checked(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+        self._gradient_norm = self._check_norm(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
         # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
         factor = learning_rate_factor(self.config, self.step, self.phase.steps)
         self._learning_rate = set_learning_rate(self.optimizer, factor)
@@ -224,7 +226,7 @@ class TrainingLoop:
         self.scaler.update()
         self.optimizer.zero_grad()
 
-    def _checked(self, norm: float) -> float:
+    def _check_norm(self, norm: float) -> float:
         """Return the gradient's norm, 0 if float16's scaling made it overflow; raise if nothing else explains it."""
         if math.isfinite(norm):
             return norm
@@ -291,8 +293,8 @@ class TrainingLoop:
 
         Clocks of ranks differ: rank 0 decides. A signal may have reached only some ranks, and all stop at the same step.
         """
-        due = self.run.rank == 0 and not last and self.checkpoints.is_due(step)
-        number, due = map(int, max_over_ranks([self.stop.number, due], self.run.world))
+        is_due = self.run.rank == 0 and not last and self.checkpoints.is_due(step)
+        number, due = map(int, max_over_ranks([self.stop.number, is_due], self.run.world))
         if due or number:
             self.checkpoints.save(step, self.progress)
         if number:

@@ -6,34 +6,49 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import kdtool
+import torch
 from kdtool_torch import collate
 
 __all__ = ["TeacherSignals"]
 
 
 class TeacherSignals:
-    """Queries every teacher for one micro-batch: `recorded` may run in a thread of its own, `live` runs models."""
+    """Queries every teacher for one micro-batch: `recall` may run in a background thread, `query_live` runs models.
 
-    def __init__(self, phase: kdtool.Phase) -> None:
+    A teacher chooses its own precision. One that is the initial student computes in `dtype`, that of the student: with
+    equal weights, their likelihoods are equal too, and the margin of DPO is 0 at the first step.
+    """
+
+    def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._initial_students = frozenset(
+            name
+            for name in phase.signals.keys() & run.implementing("kdtool_signal")
+            if run.component(name, kdtool.Teacher).initial_student is not None
+        )
         self._rows = phase.teacher_rows
         self._numbers: dict[str, dict[str, int]] = {}
-        recorded = {name for name, source in phase.signals.items() if getattr(source, "recorded", False)}
-        self._recorded = {name: source for name, source in phase.signals.items() if name in recorded}
-        self._live = {name: source for name, source in phase.signals.items() if name not in recorded}
+        self._recorded = {name: each for name, each in phase.signals.items() if getattr(each, "recorded", False)}
+        self._live = {name: each for name, each in phase.signals.items() if name not in self._recorded}
 
     def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
         """Return the batches of teachers with their own rows, and the signals of all teachers."""
-        batches, recorded = self.recorded(batch)
-        return batches, {**recorded, **self.live(batch, batches)}
+        batches, recorded = self.recall(batch)
+        return batches, {**recorded, **self.query_live(batch, batches)}
 
-    def recorded(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
+    def recall(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
         """Return the batches of teachers with their own rows, and the signals that are read from caches."""
         batches = {name: self._batch(name, batch) for name in self._rows}
-        return batches, _signals(self._recorded, batch, batches)
+        return batches, {name: each.signal(batches.get(name, batch)) for name, each in self._recorded.items()}
 
-    def live(self, batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]) -> dict[str, kdtool.Signal]:
+    def query_live(self, batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]) -> dict[str, kdtool.Signal]:
         """Return the signals of teachers that run with the student; `batches` are those of teachers with their own rows."""
-        return _signals(self._live, batch, batches)
+        return {name: self._ask(name, batches.get(name, batch)) for name in self._live}
+
+    def _ask(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
+        enabled = teacher in self._initial_students and self._dtype != torch.float32
+        with torch.autocast(batch.input_ids.device.type, self._dtype, enabled=enabled):
+            return self._live[teacher].signal(batch)
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)
@@ -45,9 +60,3 @@ class TeacherSignals:
             rows = self._rows[teacher]
             self._numbers[teacher] = {rows[number].key: number for number in range(len(rows))}
         return self._numbers[teacher]
-
-
-def _signals(
-    sources: Mapping[str, kdtool.SignalSource], batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]
-) -> dict[str, kdtool.Signal]:
-    return {name: source.signal(batches.get(name, batch)) for name, source in sources.items()}
