@@ -32,7 +32,7 @@ def test_labels_are_selected_row_by_row_with_their_gradient() -> None:
     values = torch.arange(24.0).view(2, 6, 2).requires_grad_()
     selected = select_labelled(values, rows)
     assert torch.equal(selected, values[rows.labels != -100])
-    selected.sum().backward()
+    selected.sum().backward()  # type: ignore[no-untyped-call]
     assert values.grad is not None
     assert torch.equal(values.grad[..., 0] > 0, rows.labels != -100)
 

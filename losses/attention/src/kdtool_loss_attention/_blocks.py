@@ -91,10 +91,11 @@ def _spans(document: Tensor, labelled: Tensor, *, heads: int) -> tuple[_Span, ..
 
 def _first_keys(document: Tensor) -> Tensor:
     """Return the first position of each position's document, [L]."""
-    _, number = document.unique(return_inverse=True)
+    number = document.unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
     index = number.new_ones(len(number)).cumsum(0) - 1
     firsts = index.new_full((len(index),), len(index)).scatter_reduce(0, number, index, "amin")
-    return firsts[number]
+    first: Tensor = firsts[number]
+    return first
 
 
 def _block(span: _Span, document: Tensor) -> Block:
