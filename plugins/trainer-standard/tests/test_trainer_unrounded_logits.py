@@ -29,7 +29,7 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.mm(a.float(), b.float(), out=out)
 
     monkeypatch.setattr(_projection, "returns_float32", lambda _device, dtype: dtype == HALF)
-    monkeypatch.setattr(_projection, "_unrounded", unrounded)
+    monkeypatch.setattr(_projection, "_product_in_float32", unrounded)
 
 
 def test_cuda_returns_float32_from_half_precision_only() -> None:

@@ -10,23 +10,23 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Projection", "add_product", "product", "projected", "returns_float32", "share_bytes"]
+__all__ = ["Projection", "add_product", "logits_product", "product", "returns_float32", "share_bytes"]
 
 _ROWS = 8192
 """Rows of a gradient by the head's weight that are computed at once where they cannot be added in place."""
 
 
 def returns_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether products of half-precision operands can be had in float32, unrounded."""
+    """Return whether products of half-precision operands are available in float32, unrounded."""
     return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
 
 
-def projected(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+def logits_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """Return a · b for logits: in float32 if the device returns that, else in the operands' dtype; in `out` if given."""
-    return _unrounded(a, b, out) if returns_float32(a.device, a.dtype) else torch.mm(a, b, out=out)
+    return _product_in_float32(a, b, out) if returns_float32(a.device, a.dtype) else torch.mm(a, b, out=out)
 
 
-def _unrounded(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+def _product_in_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a, b, out_dtype=torch.float32, out=out)
@@ -58,7 +58,7 @@ class Projection:
         They are of `logits_dtype`: losses get unrounded logits where the device returns them.
         """
         target = None if out is None else out[: hidden.shape[0]]
-        z = projected(hidden.detach().to(self.dtype), self.weight.t(), target)
+        z = logits_product(hidden.detach().to(self.dtype), self.weight.t(), target)
         if self.bias is not None:
             z += self.bias
         if self.head.scale != 1.0:
@@ -80,7 +80,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     Sums over rows, which nothing has divided yet, may be more than float16 holds.
     """
     if returns_float32(a.device, a.dtype):
-        return _unrounded(a, b)
+        return _product_in_float32(a, b)
     return torch.mm(a.float(), b.float()) if a.dtype == torch.float16 else torch.mm(a, b)
 
 

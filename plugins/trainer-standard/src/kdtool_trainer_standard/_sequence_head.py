@@ -13,7 +13,7 @@ import kdtool
 import torch
 from torch import Tensor
 
-from kdtool_trainer_standard._projection import add_product, product, projected
+from kdtool_trainer_standard._projection import add_product, logits_product, product
 
 __all__ = ["SequenceHead", "sequence_head"]
 
@@ -94,7 +94,7 @@ class _Logits(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight)
         ctx.vocabulary, ctx.operand = vocabulary, operand
         with torch.autocast(hidden.device.type, enabled=False):
-            return projected(hidden.to(weight.dtype), weight[:vocabulary].t())
+            return logits_product(hidden.to(weight.dtype), weight[:vocabulary].t())
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, None, None, None]:
