@@ -1,7 +1,7 @@
 """Library for what computes with torch: batches, logits by chunks, recorded signals, device and random state. Not a plugin.
 
 - `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
-  evaluates the terms of a phase on them (`_phase_terms`)
+  evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`)
 - `move` brings a batch to a device; indices and lengths that depend on its values are computed in main memory
   (`compute_on_host`, `label_index`, `document_bounds`), so that no GPU waits (`_on_host`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
@@ -57,6 +57,7 @@ from kdtool_torch._sides import Side, both_sides
 from kdtool_torch._sizes import forward_bytes, itemsize, store_as, stored_bytes
 from kdtool_torch._student_estimates import student_estimates
 from kdtool_torch._user_cache import cache_folder, write_cached
+from kdtool_torch._weight_means import WeightMeans
 from kdtool_torch._weights_memory import give_back_memory, release_mapping, widen
 from kdtool_torch._windows import Window, windows
 
@@ -70,6 +71,7 @@ __all__ = [
     "RecordedRows",
     "Recording",
     "Side",
+    "WeightMeans",
     "Window",
     "at_least_float32",
     "both_sides",
