@@ -16,13 +16,13 @@ from time import perf_counter
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL
+from kdtool_torch import NO_LABEL, WeightMeans
 from torch.distributed.tensor import DTensor
 
 from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._denominators import CorpusCounts, WeightMeans, count_corpus
+from kdtool_trainer_standard._denominators import CorpusCounts, count_corpus
 from kdtool_trainer_standard._distributed import (
     average_gradients,
     max_over_ranks,
