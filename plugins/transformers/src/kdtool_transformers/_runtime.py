@@ -17,6 +17,7 @@ import torch
 from kdtool_torch import eval_mode, exact_head, exact_logits, log_likelihood, widen
 from torch import Tensor
 
+from kdtool_transformers._capacity import capacity_of
 from kdtool_transformers._causal import CausalModel
 from kdtool_transformers._generate import answer_requests, generate
 from kdtool_transformers._windows import Window, windows
@@ -78,8 +79,9 @@ class TransformersRuntime(kdtool.Runtime):
 
         One whose prompt leaves no room in the context is "refused".
         """
-        tokenizer = self._require_open().tokenizer
-        yield from answer_requests(requests, tokenizer, self.context, self._generate)
+        model = self._require_open()
+        capacity = capacity_of(model.model, model.head.weight.device)
+        yield from answer_requests(requests, model.tokenizer, self.context, self._generate, capacity)
 
     @contextmanager
     def passes(self) -> Iterator[CausalModel]:
