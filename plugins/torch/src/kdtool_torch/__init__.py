@@ -39,7 +39,7 @@ from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
-from kdtool_torch._moved import move
+from kdtool_torch._moved import copy_to_host, move
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._recall import RecordedRows
@@ -67,6 +67,7 @@ __all__ = [
     "cache_folder",
     "collate",
     "compute_dtype",
+    "copy_to_host",
     "devices_here",
     "eval_mode",
     "exact_head",

@@ -162,6 +162,9 @@ def free_gpu_bytes(device: torch.device) -> int | None:
 
     if device.type != "cuda":
         return None
+    assumed = kdtool.Gpu.of_check()
+    if assumed is not None:
+        return assumed.memory
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
