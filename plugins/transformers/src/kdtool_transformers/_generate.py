@@ -257,7 +257,9 @@ class _Stopper:
         self._texts, self._tokenizer, self._prompt = texts, tokenizer, prompt
         self._limits = torch.tensor([text.limit for text in texts], device=device)
         most = max(len(text.ends) for text in texts)
-        self._ends = torch.tensor([[*text.ends, *[_NO_TOKEN] * (most - len(text.ends))] for text in texts], device=device)
+        self._ends = torch.tensor(
+            [[*text.ends, *[_NO_TOKEN] * (most - len(text.ends))] for text in texts], device=device
+        )
         # Every token stands for at least one byte, so a stop string that just ended is within that many tokens.
         self._tails = {
             row: max(len(stop.encode()) for stop in text.stop) + 1 for row, text in enumerate(texts) if text.stop

@@ -70,9 +70,9 @@ class Pruned(CausalStudent):
         return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers import forward_bytes, student_parts
+        from kdtool_torch import forward_bytes, student_estimates
 
-        yield from student_parts(ahead)
+        yield from student_estimates(ahead)
         source = ahead.models.get(self.config.source)
         if source is not None:
             tokens = self.config.calibration_length * 4
@@ -101,7 +101,8 @@ class Pruned(CausalStudent):
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""
-        from kdtool_transformers import TransformersFacts, uses_of
+        from kdtool_student_gpt import uses_of
+        from kdtool_transformers import TransformersFacts
 
         from kdtool_student_pruned._anatomy import Anatomy
         from kdtool_student_pruned._wanted import sentence, shape_notes, wanted_shape
