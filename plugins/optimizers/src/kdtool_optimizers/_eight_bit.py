@@ -1,0 +1,18 @@
+"""AdamW of bitsandbytes, with a state that checkpoints can store. Imports bitsandbytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes
+import torch
+
+__all__ = ["EightBitAdamW"]
+
+
+class EightBitAdamW(bitsandbytes.optim.AdamW8bit):
+    """Tensors of fewer than 4,096 numbers keep their averages in float32."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as any other optimizer does; bitsandbytes nests its tensors to hide them from FSDP1."""
+        return torch.optim.Optimizer.state_dict(self)
