@@ -167,4 +167,4 @@ def test_bitsandbytes_that_is_not_installed_is_a_problem_of_the_check(tmp_path: 
     component = AdamW8Bit(AdamW8Bit.Config())
     monkeypatch.setattr("kdtool_optimizers._adamw.find_spec", lambda name: None)
     (problem,) = component.kdtool_check(make_run(tmp_path), "start")
-    assert "pip install 'kdtool-optimizers[adamw-8bit]'" in problem
+    assert "pip install bitsandbytes" in problem

@@ -47,7 +47,7 @@ class AdamW8Bit(AdamW):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str]:
         if find_spec("bitsandbytes") is None:
-            return ["needs bitsandbytes, which is not installed: pip install 'kdtool-optimizers[adamw-8bit]'"]
+            return ["needs bitsandbytes, which is not installed: pip install bitsandbytes; or use adamw"]
         return []
 
     def kdtool_optimizer(

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import kdtool
-from pydantic import Field
+from kdtool import Field
 
 if TYPE_CHECKING:
     from torch import Tensor

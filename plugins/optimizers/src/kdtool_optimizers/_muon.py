@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import kdtool
-from pydantic import Field
+from kdtool import Field
 
 from kdtool_optimizers._groups import Betas, GroupedConfig, group_parameters, refuse_unmatched
 
