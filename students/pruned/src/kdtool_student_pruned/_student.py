@@ -70,9 +70,9 @@ class Pruned(CausalStudent):
         return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers import forward_bytes, student_parts
+        from kdtool_torch import forward_bytes, student_estimates
 
-        yield from student_parts(ahead)
+        yield from student_estimates(ahead)
         source = ahead.models.get(self.config.source)
         if source is not None:
             tokens = self.config.calibration_length * 4
