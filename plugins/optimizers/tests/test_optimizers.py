@@ -126,7 +126,7 @@ def test_muon_trains_matrices_of_layers_and_adamw_the_rest(tmp_path: Path) -> No
     generator = torch.Generator().manual_seed(0)
     for parameter in plain.values():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    muon.step()
+    muon.step()  # type: ignore[no-untyped-call]
     adamw.step()
     same(result, {name: weight.detach() for name, weight in plain.items()})
 

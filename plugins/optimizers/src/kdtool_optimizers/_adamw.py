@@ -57,4 +57,4 @@ class AdamW8Bit(AdamW):
 
         refuse_unmatched(parameters, self.config)
         groups = group_parameters(parameters, self.config, learning_rate)
-        return EightBitAdamW(groups, betas=self.config.betas)
+        return EightBitAdamW(groups, self.config.betas)
