@@ -1,7 +1,7 @@
 """Library for what computes with torch: batches, logits by chunks, recorded signals, device and random state. Not a plugin.
 
 - `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
-  evaluates the terms of a phase on them (`_phase_terms`)
+  evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
@@ -54,6 +54,7 @@ from kdtool_torch._sides import Side, both_sides
 from kdtool_torch._sizes import forward_bytes, itemsize, store_as, stored_bytes
 from kdtool_torch._student_estimates import student_estimates
 from kdtool_torch._user_cache import cache_folder, write_cached
+from kdtool_torch._weight_means import WeightMeans
 from kdtool_torch._weights_memory import give_back_memory, release_mapping, widen
 from kdtool_torch._windows import Window, windows
 
@@ -67,6 +68,7 @@ __all__ = [
     "RecordedRows",
     "Recording",
     "Side",
+    "WeightMeans",
     "Window",
     "at_least_float32",
     "both_sides",

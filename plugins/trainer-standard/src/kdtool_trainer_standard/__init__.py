@@ -13,6 +13,7 @@
 - `_chunk` the function called on each chunk, eager or compiled
 - `_compiling` the decision to compile it
 - `_projection` final states to logits, according to a `Head`
+- `_sequence_head` the head with which sequence losses compute logits
 - `_terms` the phase's losses bound to callables, teachers and weights
 - `_loss_mask` the positions that token losses see, without rejected text
 - `_mixture` several teachers as one, for terms that learn from a mixture

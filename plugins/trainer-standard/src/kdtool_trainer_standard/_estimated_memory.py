@@ -20,6 +20,7 @@ from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._named_optimizer import named_optimizer
 from kdtool_trainer_standard._outlines import activation_memory, measure_outline
+from kdtool_trainer_standard._projection import returns_float32, share_bytes
 from kdtool_trainer_standard._terms import learns_on_policy
 
 __all__ = ["Sizes", "memory_of", "sizes_of"]
@@ -129,8 +130,11 @@ def _head_bytes(
     # A head that learns, or is the embedding in wider numbers, is cast for products; else it is held in the dtype.
     cast = head.requires_grad or (facts.tied and head.dtype.itemsize > dtype.itemsize)
     copy = head.numel() * dtype.itemsize * (cast and dtype != torch.float32)
-    gradient = head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad  # with a chunk's share of it
-    return chunk * vocabulary * dtype.itemsize * (passes + len(dense)), losses + states + copy + gradient
+    gradient = (head.numel() * _FLOAT + share_bytes(head, dtype)) * head.requires_grad
+    logits = chunk * vocabulary * dtype.itemsize * (passes + len(dense))
+    if returns_float32(pick_device(), dtype):  # only gradients are kept in half precision
+        logits = chunk * vocabulary * dtype.itemsize * passes + call * vocabulary * _FLOAT * (passes + len(dense))
+    return logits, losses + states + copy + gradient
 
 
 def _generation_bytes(

@@ -19,14 +19,14 @@ import kdtool
 import torch
 import torch.distributed as dist
 import transformers
-from kdtool_torch import collate
+from kdtool_torch import WeightMeans, collate
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
 from kdtool_trainer_standard import _history
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
+from kdtool_trainer_standard._denominators import count_corpus
 from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loss_mask import loss_labels
