@@ -2,6 +2,8 @@
 
 - `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
   evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`)
+- `move` brings a batch to a device; indices and lengths that depend on its values are computed in main memory
+  (`compute_on_host`, `label_index`, `document_bounds`), so that no GPU waits (`_on_host`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
@@ -41,7 +43,8 @@ from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
-from kdtool_torch._moved import move
+from kdtool_torch._moved import move, original_of
+from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_labelled
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._recall import RecordedRows
@@ -76,8 +79,10 @@ __all__ = [
     "collate",
     "complete_folder",
     "compute_dtype",
+    "compute_on_host",
     "content_hash",
     "devices_here",
+    "document_bounds",
     "eval_mode",
     "exact_head",
     "exact_logits",
@@ -89,19 +94,23 @@ __all__ = [
     "has_flash",
     "in_chunks",
     "is_complete",
+    "is_labelled",
     "isolated_rng",
     "itemsize",
+    "label_index",
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
     "move",
     "named_device",
+    "original_of",
     "pick_device",
     "product_speed",
     "record_rows",
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "select_labelled",
     "self_check",
     "store_as",
     "stored_bytes",
