@@ -8,7 +8,8 @@
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
-- `LogitsRuntime` opens a teacher that only has logits (`_logits_runtime`)
+- `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
+  has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder
@@ -52,6 +53,7 @@ from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._scoring import score_texts
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
@@ -113,6 +115,7 @@ __all__ = [
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "score_texts",
     "select_labelled",
     "self_check",
     "store_as",
