@@ -257,7 +257,6 @@ ANSWERS = {
     "Cache.kdtool_choose_signals": "None;text",
     "Cache.kdtool_record": "None;text;fewer",
     "Teacher.kdtool_signal": "None;text",
-    "Teacher.kdtool_acknowledge": "text",
     "Cache.kdtool_recall": "None;text",
     "Transform.kdtool_transform": "text",
     "Transform.kdtool_finish": "text",

@@ -179,15 +179,13 @@ class Teacher(kdtool.Teacher):
     """A teacher that knows the alphabet."""
 
     offers = frozenset({"logits"})
+    licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org")
 
     def kdtool_tokenizer(self, run: RunInfo) -> kdtool.Tokenizer:
         return Bytes()
 
     def kdtool_describe(self, run: RunInfo) -> kdtool.ModelFacts:
         return Unigram({}).facts
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return kdtool.LicenceTerms("Apache-2.0", "https://example.org")
 
     def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
         return Alphabet("alphabet", counts=_ALPHABET)

@@ -146,11 +146,11 @@ def test_a_gguf_file_is_opened_as_what_it_is_converted_to(tmp_path: Path, monkey
 
 def test_its_licence_is_the_models(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    assert _student(tmp_path / "model").kdtool_acknowledge() is None
+    assert _student(tmp_path / "model").licence_terms is None
     (tmp_path / "model" / "README.md").write_text("---\nlicense: bigcode-openrail-m\n---\n", encoding="utf-8")
-    assert _student(tmp_path / "model").kdtool_acknowledge() == known_terms("bigcode-openrail-m")
-    assert _student("bigcode/starcoder2-3b").kdtool_acknowledge() == known_terms("bigcode-openrail-m")
-    hub = _student("somebody/model").kdtool_acknowledge()
+    assert _student(tmp_path / "model").licence_terms == known_terms("bigcode-openrail-m")
+    assert _student("bigcode/starcoder2-3b").licence_terms == known_terms("bigcode-openrail-m")
+    hub = _student("somebody/model").licence_terms
     assert hub is not None
     assert hub.url == "https://huggingface.co/somebody/model"
 

@@ -285,7 +285,7 @@ def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tm
 
 
 def test_its_terms_need_to_be_acknowledged_for_text() -> None:
-    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).kdtool_acknowledge()
+    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).licence_terms
     assert "competing models" in terms.restrictions[0]
     assert MODEL in terms.notices[0]
 

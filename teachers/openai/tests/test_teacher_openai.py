@@ -209,7 +209,7 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
 def test_the_licence_is_the_model_s_and_unknown_is_not_free(
     settings: dict[str, Any], licence: str, forbidden: tuple[str, ...]
 ) -> None:
-    terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).kdtool_acknowledge()
+    terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).licence_terms
     assert (terms.licence, terms.forbids) == (licence, forbidden)
     assert licence == "Apache-2.0" or terms.restrictions
 

@@ -151,7 +151,7 @@ def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
     identity = hooks.kdtool_identity(run)
     facts = hooks.kdtool_describe(run)
     missing = hooks.kdtool_check(run, "start")
-    return identity, facts, hooks.kdtool_acknowledge(), missing
+    return identity, facts, component.licence_terms, missing
 
 
 _STAGES = ("students", "signals/teacher", "phases/student-seed0-train", "exports/safetensors", "scores/perplexity")

@@ -61,6 +61,16 @@ class Component:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @property
+    def licence_terms(self) -> LicenceTerms | None:
+        """The licence or terms of use of the weights, data or service that the component provides; None if it provides none.
+
+        Override it as a property, or as an attribute of the class. Read once before a run, on rank 0; fetch nothing. Shown
+        to the user, compared with the student's use of the component (its signals, its weights, its text), and recorded in
+        results and model card. Since 0.1.
+        """
+        return None
+
     def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
         """Return the identity beyond the config: hashes of files, of weights, an interpreter's version.
 
@@ -83,13 +93,6 @@ class Component:
         seconds at most, and load or fetch nothing. Leave unknown parts out, or mention them in a note; after an exception
         the part is unknown. Without this hook, models are estimated from `kdtool_describe`, evaluators as holding a student.
         Raise a `UsageError` to refuse a recipe that would fail during the run. Since 0.1.
-        """
-
-    def kdtool_acknowledge(self) -> LicenceTerms | None:
-        """Return the licence or terms of use of the weights, data or service that the component provides.
-
-        Called once before a run, on rank 0; nothing is fetched. Shown to the user, compared with the student's use of the
-        component (its signals, its weights, its text), and recorded in results and model card. Since 0.1.
         """
 
     def kdtool_check(self, run: RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str] | None:

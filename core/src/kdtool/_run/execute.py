@@ -91,7 +91,7 @@ def execute(
 
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
-    licences = licences_of(assembly, assembly.hooks())
+    licences = licences_of(assembly)
     work = partial(_run, recipe_text)
     return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
 

@@ -218,7 +218,7 @@ class Answers(kdtool.Corpus):
         run.say(counts + paid + (f"; left out: {reasons}" if reasons else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
-        terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()
+        terms = run.component(teacher, kdtool.Component).licence_terms
         return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer) -> str:

@@ -98,7 +98,8 @@ class Pretrained(CausalStudent):
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
         from kdtool_model_card import terms_of
 
         return terms_of(self.config.model)

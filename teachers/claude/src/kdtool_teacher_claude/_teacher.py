@@ -48,7 +48,8 @@ class Claude(kdtool.Teacher):
         self._opened: kdtool.Runtime | None = None
         self._planned = 0
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Return Anthropic's terms, which a recipe must acknowledge."""
         return kdtool.LicenceTerms(
             _TERMS,
