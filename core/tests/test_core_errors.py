@@ -254,7 +254,7 @@ ANSWERS = {
     "Packer.kdtool_rows": (
         "None;text;numbers;same key;short labels;huge ids;ids are text;short column;other columns;late ValueError"
     ),
-    "Cache.kdtool_choose_signals": "None;text",
+    "Cache.records": "None;text",
     "Cache.kdtool_record": "None;text;fewer",
     "Teacher.kdtool_signal": "None;text",
     "Cache.kdtool_recall": "None;text",

@@ -275,7 +275,7 @@ class Cache(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_choose_signals(self, want: SignalRequest, offers: Any) -> SignalRequest:
+    def records(self, want: SignalRequest, offers: Any) -> SignalRequest:
         return want
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:

@@ -333,7 +333,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
             "api": "completions",
         }
         asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.kdtool_choose_signals(kdtool.SignalRequest(TOP), asked.offers))
+        source = Asking(asked, cache.records(kdtool.SignalRequest(TOP), asked.offers))
         told = source.signal(batch).sparse
         before = len(served.posts)
         run = make_run(tmp_path, say=lambda _: None)

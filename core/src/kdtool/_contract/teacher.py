@@ -149,14 +149,13 @@ class Cache(Component):
     every_rank_records: bool = False
     """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise only on rank 0."""
 
-    @hook(needed=True)
-    def kdtool_choose_signals(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
-        """Return the signals to record so that `want`, the union of the losses' needs, can be served.
+    def records(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
+        """Return the signals to record so that `want`, the union of the losses' needs, can be served: by default `want`.
 
         `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is refused.
-        Since 0.1.
+        Called by `kdtool check` and before `kdtool_record`; may depend on the config. Since 0.1.
         """
-        raise NotImplementedError
+        return want
 
     @hook(needed=True)
     def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int:
