@@ -454,21 +454,21 @@ class Adapter(kdtool.Transform):
 
     on_meta_device = True
 
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         layer = student.model.layers[0]
         shape = layer.weight.shape
         start = torch.randn(shape[0], 2, generator=self.generator(run)).to(layer.weight)
         student.model.requires_grad_(requires_grad=False)
         torch.nn.utils.parametrize.register_parametrization(layer, "weight", _LowRank(start, shape[1]))
-        return student
+        yield student
+        self.finish(student)
 
     def generator(self, run: kdtool.RunInfo) -> torch.Generator | None:
         return torch.Generator().manual_seed(run.seed)
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class _LowRank(torch.nn.Module):
@@ -484,28 +484,25 @@ class _LowRank(torch.nn.Module):
 class Unmerged(Adapter):
     """Leaves the adapter where it is."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class Thrown(Adapter):
     """Throws away what was learnt."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         layer = student.model.layers[0]
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class Frozen(Adapter):
     """Leaves everything frozen."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
         student.model.requires_grad_(requires_grad=False)
-        return student
 
 
 class Drawn(Adapter):

@@ -20,6 +20,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.stages.rows import Materials, Recording
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
+from kdtool._run.transforming import Transforming
 
 
 @dataclass(frozen=True)
@@ -182,18 +183,19 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
         name, run = student, replace(run, hook=hooks)
         try:
             outline = hooks.component(student, Student).kdtool_outline(run)
+            transforming = None if outline is None else Transforming(outline)
             for spec in phase.transforms:
                 name = spec.path
                 transform = hooks.component(name, Transform)
-                if outline is not None and transform.on_meta_device:
-                    outline = transform.kdtool_transform(outline, run) or outline
+                if transforming is not None and transform.on_meta_device:
+                    transforming.apply(transform, run)
         except Exception as error:
             missing_tokenizer = isinstance(error, ServiceError)
             if isinstance(error, KdtoolError) and not missing_tokenizer:
                 raise
             unknown.append(f"the student's memory in training, since {hooks.owner(name)} failed: {_reason(error)}")
             return None
-    return outline
+    return None if transforming is None else transforming.student
 
 
 def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:
