@@ -50,14 +50,8 @@ class Even(kdtool.Weighting):
     def kdtool_token_weight(self, chunk):
         return chunk.labels.new_ones(chunk.labels.shape).float()
 
-    def kdtool_balance(self, terms, step):
+    def kdtool_balance(self, terms, step, state):
         return dict.fromkeys(terms, 1.0)
-
-    def kdtool_state(self):
-        return {}
-
-    def kdtool_restore(self, state):
-        assert state == {}
 
 
 class Once(kdtool.Tracker):

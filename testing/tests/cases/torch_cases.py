@@ -595,34 +595,34 @@ class Branching(Early):
 class Running(kdtool.Weighting):
     """Balances terms by running means."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.means: dict[str, float] = {}
-
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
         for name, term in terms.items():
-            self.means[name] = 0.9 * self.means.get(name, term.value) + 0.1 * term.value
-        return {name: 1 / (1 + mean) for name, mean in self.means.items()}
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return dict(self.means)
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self.means = dict(state)
+            state[name] = 0.9 * state.get(name, term.value) + 0.1 * term.value
+        return {name: 1 / (1 + mean) for name, mean in state.items()}
 
 
 class Amnesic(Running):
     """Forgets its means when a phase is killed."""
 
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return {}
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.means: dict[str, Any] = {}
+
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        return super().kdtool_balance(terms, step, self.means)
 
 
 class Foreign(Running):
     """Gives a factor for a term that there is not."""
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
-        return {**super().kdtool_balance(terms, step), "losses.other": 1.0}
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        return {**super().kdtool_balance(terms, step, state), "losses.other": 1.0}
 
 
 class Digits(Early):

@@ -121,19 +121,6 @@ class Component:
         account covers all runs that share its money. Since 0.1.
         """
 
-    def kdtool_state(self) -> Mapping[str, Any] | None:
-        """Return the state that a component of a phase keeps from step to step, such as a running mean; None if it has none.
-
-        Called by the trainer with each checkpoint, on rank 0, and stored as JSON: text, whole and finite numbers, booleans,
-        None, lists, and mappings with text as keys. Trained tensors belong into `kdtool_modules` instead. Since 0.1.
-        """
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state returned by `kdtool_state`, so that a killed phase resumes as if it had not been interrupted.
-
-        Called by the trainer when it resumes from a checkpoint, on every rank, before the first step. Since 0.1.
-        """
-
     def kdtool_close(self) -> None:
         """Release memory, processes and files. Called once at the end of each instance's life, also after errors.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, Example
@@ -192,13 +192,18 @@ class Weighting(Component):
         """
         raise NotImplementedError
 
-    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
+    def kdtool_balance(
+        self, terms: Mapping[str, TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
         Terms are named by their components; a term that is left out keeps its weight. A term without tokens at the last
         step is not in `terms`; it may have a factor. Called before every step except the first, on every rank with the same
-        figures. Factors of several weightings are multiplied. Return state that is kept between calls from `kdtool_state`.
-        Since 0.1.
+        figures. Factors of several weightings are multiplied.
+
+        Whatever is kept between calls, such as a running mean, belongs in `state`: empty at the phase's start, stored in
+        each checkpoint and restored from it. It holds what JSON can express: text, whole and finite numbers, booleans, None,
+        lists, and mappings with text as keys. Since 0.1.
         """
 
     def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:

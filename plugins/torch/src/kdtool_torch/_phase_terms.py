@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, which weightings
-    of losses use to compute the next weights. A term without tokens is missing there.
+    Train `modules` with the student. Store `reports` and `states` in checkpoints. `reports` holds the last step's figures by
+    term, which weightings of losses use to compute the next weights; a term without tokens is missing there. `states` holds
+    what these weightings keep from step to step, as JSON can express it.
 
     Args:
         run: of the trainer.
@@ -33,6 +34,7 @@ class PhaseTerms:
 
     modules: nn.ModuleDict
     reports: dict[str, kdtool.TermReport]
+    states: dict[str, dict[str, Any]]
 
     def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> None:
         from torch import nn
@@ -48,6 +50,7 @@ class PhaseTerms:
         modules = {_key(term): self._module(term) for term in phase.terms}
         self.modules = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.reports = {}
+        self.states = {}
 
     def loss(self, rows: Sequence[int], step: int) -> tuple[Tensor, int]:
         """Return the weighted sum of the terms on these rows, with gradient, and the number of tokens learned from.
@@ -74,7 +77,7 @@ class PhaseTerms:
         progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
         # Rejected text is not imitated.
         kept = slice(None) if rejected is None else rejected[batch.labels != NO_LABEL] == 0
-        factors = self._run.hook.kdtool_balance(self.reports, step).values() if self.reports else ()
+        factors = self._balance(step)
         total, self.reports = outputs.last.float().sum() * 0, {}
         for term in phase.terms:
             view = kdtool.StepView(
@@ -89,6 +92,16 @@ class PhaseTerms:
                 total = total + weight * mean
                 self.reports[term.name] = kdtool.TermReport(mean.item(), weight)
         return total, len(outputs.last[kept])
+
+    def _balance(self, step: int) -> list[Mapping[str, float]]:
+        """Return the factors of terms, by weighting."""
+        return [
+            self._run.component(name, kdtool.Weighting).kdtool_balance(
+                self.reports, step, self.states.setdefault(name, {})
+            )
+            or {}
+            for name in (self._run.implementing("kdtool_balance") if self.reports else ())
+        ]
 
     def _module(self, term: kdtool.LossTerm) -> nn.Module | None:
         if term.teacher is None or term.name not in self._run.implementing("kdtool_modules"):
