@@ -21,7 +21,7 @@ from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.files import component_record, environment, read_results, with_whole_paths
 from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
-from kdtool._run.execute import publish_graph, session, write_report
+from kdtool._run.execute import begin, session, write_report
 from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
@@ -108,7 +108,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     add_fits(context, graph, texts)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {}, {})]
     scores = add_scores(context, graph, measured, texts, but=others)
-    publish_graph(context, graph)
+    begin(context, run, graph)
     context.make(texts)
     refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():
