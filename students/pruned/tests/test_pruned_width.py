@@ -76,7 +76,7 @@ def _build(folder: Path, model: TransformersModel, **settings: Any) -> Transform
     student = Pruned(Pruned.Config(calibration_length=64, **settings))
     run = _run(folder, model)
     built = student.kdtool_build_student(run)
-    described = student.kdtool_describe(run)
+    described = student.kdtool_describe(run).facts
     assert replace(described, copied_layers=built.facts.copied_layers) == built.facts
     assert isinstance(built, TransformersModel)
     return built

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from kdtool._contract.estimates import Estimate, RunForecast
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.licences import LicenceTerms, Transfer
 from kdtool._contract.run_info import RunInfo
 
@@ -79,11 +79,15 @@ class Component:
         exception stops the run. Since 0.1.
         """
 
-    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+    def kdtool_describe(self, run: RunInfo) -> LanguageModel | ModelFacts | None:
         """Return a model's shapes, read only from its configuration (teachers and students).
 
         Called by `kdtool check` and before training, on rank 0, no weights loaded. None if the component is not a
-        neural network, such as a teacher that counts or a service: losses of layers then refuse it. Since 0.1.
+        neural network, such as a teacher that counts or a service: losses of layers then refuse it.
+
+        A student may return an outline: itself, with weights that have shapes, but no values or memory (in PyTorch on the
+        device "meta"), and with the student's `facts`. `kdtool check` then applies the transforms of each phase to a new
+        outline, and estimates the memory of training from the result. Since 0.1.
         """
 
     def kdtool_estimate(self, run: RunInfo, ahead: RunForecast) -> Iterator[Estimate] | None:

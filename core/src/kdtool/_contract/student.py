@@ -27,14 +27,6 @@ class Student(Component):
         """Return the tokenizer, without loading weights. Since 0.1."""
         raise NotImplementedError
 
-    def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
-        """Return the student with weights that have shapes, but no values or memory: in PyTorch on the device "meta".
-
-        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, once per phase. A
-        separate method, because `kdtool_build_student` may read weights or ask teachers that are not on this machine.
-        Since 0.1.
-        """
-
     @hook(needed=True)
     def kdtool_build_student(self, run: RunInfo) -> LanguageModel:
         """Build the untrained student, with the facts of `kdtool_describe`.

@@ -14,7 +14,7 @@ from kdtool._contract.data import Batch, RowSource
 from kdtool._contract.estimates import Estimate
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
-from kdtool._contract.language_model import Request, Runtime, TextAnswer
+from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signal_checks import checking_signals
 from kdtool._contract.signals import Signal, SignalKind, SignalRequest
@@ -71,6 +71,9 @@ class Teacher(Component):
         asked = {name: value for name, value in vars(request).items() if name not in left_out}
         content = [type(self).__qualname__, self.answer_cache_key, weights, asked]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+        """Return the model's shapes: see `kdtool.Component`. A teacher returns no outline. Since 0.1."""
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.

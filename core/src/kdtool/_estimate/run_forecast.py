@@ -15,7 +15,7 @@ from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.build_graph import RunGraph
+from kdtool._run.build_graph import RunGraph, described_models
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.stages.rows import Materials, Recording
@@ -50,7 +50,7 @@ def describe(context: Context, run: RunInfo, cache: ForecastCache) -> Mapping[st
     """Return the shapes of student and teachers."""
     key = _settings(context.assembly)
     if key not in cache.models:
-        cache.models[key] = context.hooks.kdtool_describe(run)
+        cache.models[key] = described_models(context, run)
     return cache.models[key]
 
 
@@ -182,8 +182,8 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
     with assembly.scope(phase) as hooks:
         name, run = student, replace(run, hook=hooks)
         try:
-            outline = hooks.component(student, Student).kdtool_outline(run)
-            transforming = None if outline is None else Transforming(outline)
+            described = hooks.component(student, Student).kdtool_describe(run)
+            transforming = Transforming(described) if isinstance(described, LanguageModel) else None
             for spec in phase.transforms:
                 name = spec.path
                 transform = hooks.component(name, Transform)

@@ -140,7 +140,7 @@ class TrainingLoop(ResumableTrainer):
         self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         control.should_log = regular or step in (1, self.phase.steps)
-        if self._balances and not control.should_log:
+        if self._balancing and not control.should_log:
             self._term_reports()
         over = False
         if self.validator is not None and self.validator.due(step):

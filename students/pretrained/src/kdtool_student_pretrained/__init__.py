@@ -53,7 +53,24 @@ class Pretrained(CausalStudent):
         weights = source_identity(self._find_weights(run), offline=run.offline)
         return {"weights": weights, **super().kdtool_identity(run)}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        import torch
+        from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
+
+        facts = self._facts(run)
+        published = absent_config(self.config.model, self.config.revision)
+        if published is not None:
+            outline = outline_of(published)
+        else:
+            location, revision = self._find_weights(run)
+            tokenizer = self.kdtool_tokenizer(run)
+            assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
+            outline = outline_of(open_config(location, revision=revision, offline=run.offline), tokenizer)
+        outline.copied_layers = facts.copied_layers
+        outline.model.to(getattr(torch, facts.dtype))
+        return outline
+
+    def _facts(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers import TransformersTokenizer, absent_config, absent_facts, open_facts
 
         published = absent_config(self.config.model, self.config.revision)
@@ -64,21 +81,6 @@ class Pretrained(CausalStudent):
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
         self._refuse_quantised(run)
         return self._in_dtype(open_facts(location, tokenizer, revision=revision, offline=run.offline))
-
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        import torch
-        from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
-
-        published = absent_config(self.config.model, self.config.revision)
-        if published is not None:
-            outline = outline_of(published)
-        else:
-            location, revision = self._find_weights(run)
-            tokenizer = self.kdtool_tokenizer(run)
-            assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-            outline = outline_of(open_config(location, revision=revision, offline=run.offline), tokenizer)
-        outline.model.to(getattr(torch, self.kdtool_describe(run).dtype))
-        return outline
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers import download_parts
@@ -93,7 +95,7 @@ class Pretrained(CausalStudent):
 
         location, revision = self._find_weights(run)
         self._refuse_quantised(run)
-        dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
+        dtype: torch.dtype = getattr(torch, self._facts(run).dtype)
         student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
