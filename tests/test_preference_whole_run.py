@@ -109,3 +109,13 @@ def test_examples_without_answers_are_refused(preferring: dict[str, Any]) -> Non
     preferring["train"]["prefer"]["corpus"] = preferring["corpus"]
     with pytest.raises(kdtool.UsageError, match=r"pairs needs preferences, .* is not one"):
         kdtool.run(preferring)
+
+
+def test_the_student_starts_at_its_reference_in_bfloat16(preferring: dict[str, Any]) -> None:
+    del preferring["train"]["distil"]
+    phase = preferring["train"]["prefer"]
+    phase |= {"teacher": {"use": "initial-student"}, "losses": {"preference": {}}, "steps": 1}
+    phase["trainer"] |= {"dtype": "bfloat16"}
+    preferring |= {"control": False, "evaluators": {}}
+    first = values(kdtool.run(preferring), "preference")[0]
+    assert first == pytest.approx(math.log(2), abs=1e-7), "the margin is 0"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import kdtool_transformers
+import kdtool_student_gpt
 import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_student_gpt import TOLERANCE
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._anatomy import Anatomy
 from kdtool_student_pruned._configuration import smaller_config
@@ -21,7 +22,6 @@ from kdtool_student_pruned._shape import Shape
 from kdtool_student_pruned._solve import shapes, solve
 from kdtool_testing import make_run
 from kdtool_transformers import (
-    TOLERANCE,
     PublishedTeacher,
     PublishedTeacherConfig,
     facts_of,
@@ -131,7 +131,7 @@ def test_all_shapes_within_bounds_are_and_can_be_cut(name: str) -> None:
 def test_teachers_of_the_systems_get_these_shapes(
     name: str, wanted: int, shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kdtool_transformers, "uses_of", lambda _: {"gpu": True, "gguf": True})
+    monkeypatch.setattr(kdtool_student_gpt, "uses_of", lambda _: {"gpu": True, "gguf": True})
     assert solve(wanted, _source(name), "teacher") == shape
     said: list[str] = []
     run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
@@ -174,7 +174,7 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
 
 
 def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kdtool_transformers, "uses_of", lambda _: {"gpu": True, "gguf": True})
+    monkeypatch.setattr(kdtool_student_gpt, "uses_of", lambda _: {"gpu": True, "gguf": True})
     for config, told in (
         (Pruned.Config(hidden=512, heads=2, kv_heads=1), "attention width 128 is not a multiple of 256"),
         (Pruned.Config(hidden=504, feed_forward=1000), "hidden 504 and feed_forward 1000 are not a multiple of 64"),

@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
         "kdtool.students",
         "student: {use: NAME}",
         (LIBRARIES["torch"], LIBRARIES["models"], TRANSFORMERS),
-        (LIBRARIES["models"],),
+        ("kdtool-student-gpt>=0.1",),
     ),
     "transform": Kind("kdtool.transforms", "train: {transforms: {NAME: {}}, losses: {ce: {}}, steps: 8}", (TORCH,)),
     "loss": Kind("kdtool.losses", "train: {losses: {NAME: {}}, steps: 8}", (TORCH,)),

@@ -72,7 +72,7 @@ class TrainingLoop(ResumableTrainer):
         self.remove_callback(PrinterCallback)
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
-        self.teachers = TeacherSignals(phase)
+        self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
         self.stop = StopSignal()
         self._balancing = run.implementing("kdtool_balance")
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
@@ -99,7 +99,7 @@ class TrainingLoop(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Ask the teachers, then the module. Teachers are outside the student's autocast."""
+        """Ask the teachers, then the module. Teachers choose their own precision."""
         batch = kdtool.Batch(**inputs)
         with torch.no_grad():
             teacher_batches, signals = self.teachers(batch)

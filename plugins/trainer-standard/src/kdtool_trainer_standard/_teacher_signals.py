@@ -6,23 +6,39 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import kdtool
+import torch
 from kdtool_torch import collate
 
 __all__ = ["TeacherSignals"]
 
 
 class TeacherSignals:
-    """Queries every teacher for one micro-batch."""
+    """Queries every teacher for one micro-batch.
 
-    def __init__(self, phase: kdtool.Phase) -> None:
+    A teacher chooses its own precision. One that is the initial student computes in `dtype`, that of the student: with
+    equal weights, their likelihoods are equal too, and the margin of DPO is 0 at the first step.
+    """
+
+    def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> None:
         self._signals = phase.signals
+        self._dtype = dtype
+        self._initial_students = frozenset(
+            name
+            for name in phase.signals.keys() & run.implementing("kdtool_signal")
+            if run.component(name, kdtool.Teacher).initial_student is not None
+        )
         self._rows = phase.teacher_rows
         self._numbers: dict[str, dict[str, int]] = {}
 
     def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
         """Return the batches of teachers with their own rows, and the signals of all teachers."""
         batches = {name: self._batch(name, batch) for name in self._rows}
-        return batches, {name: source.signal(batches.get(name, batch)) for name, source in self._signals.items()}
+        return batches, {name: self._signal(name, batches.get(name, batch)) for name in self._signals}
+
+    def _signal(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
+        enabled = teacher in self._initial_students and self._dtype != torch.float32
+        with torch.autocast(batch.input_ids.device.type, self._dtype, enabled=enabled):
+            return self._signals[teacher].signal(batch)
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)

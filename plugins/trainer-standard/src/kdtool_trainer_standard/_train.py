@@ -98,7 +98,7 @@ def _prepare(
         sampler.try_out(batch)
         batch = sampler.mark_as_corpus(batch)
     with torch.no_grad():
-        teacher_batches, signals = TeacherSignals(phase)(batch)
+        teacher_batches, signals = TeacherSignals(run, phase, chosen_dtype(config.dtype, device))(batch)
     signals = {name: plain_tensors(signal) for name, signal in signals.items()}
     terms = bind_terms(run, phase, signals)
     weightings = run.bound("kdtool_token_weight")

@@ -4,8 +4,7 @@
   `TransformersRuntime` scores and answers
 - `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
-- `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
-  plugins that build it differently
+- `CausalStudent` is a student that opens saved folders, for plugins that only build it
 
 Names load when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
 """

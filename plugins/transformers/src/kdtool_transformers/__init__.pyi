@@ -7,8 +7,6 @@ from kdtool_transformers._attention import replace_attention as replace_attentio
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
-from kdtool_transformers._counts import ParameterCount as ParameterCount
-from kdtool_transformers._counts import readable_count as readable_count
 from kdtool_transformers._documents import Documents as Documents
 from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
@@ -27,11 +25,6 @@ from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
-from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE
-from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
-from kdtool_transformers._kernels import kernel_notes as kernel_notes
-from kdtool_transformers._kernels import uses_of as uses_of
-from kdtool_transformers._llama import LlamaShape as LlamaShape
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers
@@ -60,14 +53,10 @@ from kdtool_transformers._published_teacher import PublishedTeacherConfig as Pub
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._sampling import choose as choose
-from kdtool_transformers._shape_search import TOLERANCE as TOLERANCE
-from kdtool_transformers._shape_search import best_shape as best_shape
 from kdtool_transformers._sources import Source as Source
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity
 from kdtool_transformers._student import CausalStudent as CausalStudent
-from kdtool_transformers._student import LlamaStudent as LlamaStudent
-from kdtool_transformers._student import LlamaStudentConfig as LlamaStudentConfig
 from kdtool_transformers._teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers._teacher import CausalTeacherConfig as CausalTeacherConfig
 from kdtool_transformers._tokenizer import TransformersTokenizer as TransformersTokenizer

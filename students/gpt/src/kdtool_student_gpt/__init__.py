@@ -1,10 +1,34 @@
-"""Student plugin `gpt`: a decoder that starts from random weights, with the recipe's number of parameters.
+"""Student plugin `gpt`, and the library of decoders that start from random weights or are cut to a shape.
 
-`Gpt` is the student; `_solve` finds its shape; all else is `kdtool_transformers.LlamaStudent`.
+`Gpt` is a decoder with the recipe's number of parameters. Other students use the parts that it is made of:
+
+- `LlamaStudent` is a complete student for plugins that only define its shape (`LlamaShape`)
+- `best_shape` finds the shape for a wanted number of parameters; `ParameterCount` is the type of a setting that counts them
+- `kernel_notes` and `uses_of` return notes on widths that do not suit kernels and K-quants
+
+Light: torch and transformers load in hooks.
 """
 
 from __future__ import annotations
 
+from kdtool_student_gpt._counts import ParameterCount, readable_count
+from kdtool_student_gpt._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes, uses_of
+from kdtool_student_gpt._llama import LlamaShape
+from kdtool_student_gpt._llama_student import LlamaStudent, LlamaStudentConfig
+from kdtool_student_gpt._shape_search import TOLERANCE, best_shape
 from kdtool_student_gpt._student import Gpt
 
-__all__ = ["Gpt"]
+__all__ = [
+    "KERNEL_MULTIPLE",
+    "QUANT_MULTIPLE",
+    "TOLERANCE",
+    "Gpt",
+    "LlamaShape",
+    "LlamaStudent",
+    "LlamaStudentConfig",
+    "ParameterCount",
+    "best_shape",
+    "kernel_notes",
+    "readable_count",
+    "uses_of",
+]

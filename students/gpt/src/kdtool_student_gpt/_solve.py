@@ -11,14 +11,11 @@ from functools import lru_cache
 from math import ceil, floor, log
 
 import kdtool
-from kdtool_transformers import (
-    KERNEL_MULTIPLE,
-    QUANT_MULTIPLE,
-    TOLERANCE,
-    LlamaShape,
-    best_shape,
-    readable_count,
-)
+
+from kdtool_student_gpt._counts import readable_count
+from kdtool_student_gpt._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE
+from kdtool_student_gpt._llama import LlamaShape
+from kdtool_student_gpt._shape_search import TOLERANCE, best_shape
 
 __all__ = ["solve"]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import kdtool
 import pydantic
-from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount
+
+from kdtool_student_gpt._counts import ParameterCount
+from kdtool_student_gpt._llama import LlamaShape
+from kdtool_student_gpt._llama_student import LlamaStudent, LlamaStudentConfig
 
 __all__ = ["Gpt"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import kdtool
 import pydantic
-from kdtool_transformers import ParameterCount
+from kdtool_student_gpt import ParameterCount
 
 __all__ = ["PrunedConfig"]
 

@@ -12,7 +12,7 @@ from functools import partial
 from math import ceil, floor, log
 
 import kdtool
-from kdtool_transformers import KERNEL_MULTIPLE, QUANT_MULTIPLE, TOLERANCE, best_shape, readable_count
+from kdtool_student_gpt import KERNEL_MULTIPLE, QUANT_MULTIPLE, TOLERANCE, best_shape, readable_count
 
 from kdtool_student_pruned._anatomy import Anatomy
 from kdtool_student_pruned._shape import Shape

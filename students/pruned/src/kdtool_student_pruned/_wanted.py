@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_transformers import kernel_notes, readable_count
+from kdtool_student_gpt import kernel_notes, readable_count
 
 from kdtool_student_pruned._anatomy import CLASSES, Anatomy
 from kdtool_student_pruned._shape import Shape

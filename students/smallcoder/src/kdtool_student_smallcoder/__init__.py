@@ -1,6 +1,6 @@
 """Student plugin `smallcoder`: SmallCoder's exact shape, and smaller ones of its proportions.
 
-`SmallCoder` is the student; everything except the shapes is `kdtool_transformers.LlamaStudent`.
+`SmallCoder` is the student; everything except the shapes is `kdtool_student_gpt.LlamaStudent`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import kdtool
-from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount
+from kdtool_student_gpt import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount
 
 __all__ = ["SHAPES", "VOCABULARY", "SmallCoder"]
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
 
-from kdtool_transformers._counts import readable_count
-from kdtool_transformers._kernels import kernel_notes
+from kdtool_student_gpt._counts import readable_count
+from kdtool_student_gpt._kernels import kernel_notes
 
 if TYPE_CHECKING:
+    from kdtool_transformers import TransformersTokenizer
     from transformers import LlamaConfig
-
-    from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["LlamaShape", "llama_config"]
 

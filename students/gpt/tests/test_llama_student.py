@@ -13,11 +13,11 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_student_gpt import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount, readable_count, uses_of
+from kdtool_student_gpt._llama import llama_config
 from kdtool_testing import make_run
 from kdtool_torch import isolated_rng
-from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount, readable_count, uses_of
-from kdtool_transformers._llama import llama_config
-from kdtool_transformers.testing import byte_tokenizer
+from kdtool_transformers import byte_tokenizer
 
 COUNT: pydantic.TypeAdapter[int] = pydantic.TypeAdapter(ParameterCount)
 

@@ -1,0 +1,100 @@
+"""Tensors in checkpoints, written by any number of ranks and read by any other.
+
+Each rank writes what it holds of the divided tensors, and rank 0 also those that all have, into one safetensors file in the
+layout of `torch.distributed.checkpoint` for Hugging Face, whose `HuggingFaceStorageReader` reads the folder. We write the
+files ourselves because its writer meets all ranks several times, and so cannot run in a thread beside the training.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtool_torch import give_usual_mode
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed import checkpoint as dcp
+from torch.distributed.tensor import DTensor, Replicate
+
+__all__ = ["RankState", "copy_to_host", "load_state", "names_in"]
+
+
+@dataclass(frozen=True)
+class RankState:
+    """What one rank writes: copies in main memory, each with its position in the whole tensor."""
+
+    rank: int
+    tensors: Mapping[str, Tensor]
+    offsets: Mapping[str, tuple[int, ...]]
+
+    def write(self, folder: Path) -> None:
+        """Write the file of this rank into `folder`, which exists; nothing if the rank holds nothing of its own."""
+        if not self.tensors:
+            return
+        positions = {name: {"saved_offsets": list(offset)} for name, offset in self.offsets.items()}
+        file = folder / f"shard-{self.rank + 1:05}-model-00001-of-00001.safetensors"
+        save_file(dict(self.tensors), file, metadata={"DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(positions)})
+        give_usual_mode(file)
+
+
+def copy_to_host(state: Mapping[str, Tensor], rank: int) -> RankState:
+    """Copy what this rank writes of `state`, so that training can go on while it is written.
+
+    Args:
+        state: the same names on every rank; divided tensors are `DTensor`, all others are equal on all ranks.
+        rank: this process; 0 writes the tensors that are not divided.
+    """
+    tensors, offsets = {}, {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, DTensor):
+            parts = [(tensor, (0,) * tensor.dim())] if rank == 0 else []
+        else:
+            parts = list(_own_parts(tensor))
+        for part, offset in parts:
+            tensors[name] = part.detach().to("cpu", copy=True).contiguous()
+            offsets[name] = offset
+    return RankState(rank, tensors, offsets)
+
+
+def load_state(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Read the folder's tensors into `state`, in place, however many ranks wrote them.
+
+    Each rank reads what it holds by itself.
+
+    Args:
+        folder: what `RankState.write` of all ranks filled.
+        state: tensors by name, divided or not, of the shapes that were written; names that the folder has in addition are
+            left out.
+
+    Raises:
+        KeyError: the folder lacks a name of `state`.
+        ValueError: a tensor in the folder has another shape.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    stored = reader.read_metadata().state_dict_metadata
+    for name, tensor in state.items():
+        size = stored[name].size
+        if size != tensor.shape:
+            raise ValueError(f"{name} has the shape {tuple(size)} in {folder}, and {tuple(tensor.shape)} here")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # on purpose: no rank waits for another
+        dcp.load(dict(state), storage_reader=reader, no_dist=True)
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Return the names of the tensors that all ranks wrote into a folder."""
+    return frozenset(dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+
+
+def _own_parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Yield this rank's part and its position, unless it is empty or another rank has the same part and comes first."""
+    mesh = tensor.device_mesh
+    coordinate = mesh.get_coordinate() or []
+    copies = zip(coordinate, tensor.placements, strict=True)
+    local = tensor.to_local()
+    if local.numel() and all(index == 0 for index, placement in copies if isinstance(placement, Replicate)):
+        (chunk,) = tensor.__create_chunk_list__()
+        yield local, tuple(chunk.offsets)

@@ -1,0 +1,44 @@
+"""Tensors of a checkpoint come back whole, however many ranks wrote them and however many read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from kdtool_trainer_standard._state import copy_to_host, load_state, names_in
+from trainer_process import start_ranks
+from trainer_states import WHOLE, read_as_rank, write_as_rank
+
+
+@pytest.fixture(params=[(4, True), (3, False), (1, False)], ids=["4 hybrid", "3", "1"])
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    world, hybrid = request.param
+    assert start_ranks(write_as_rank, world, tmp_path, hybrid) == [0] * world
+    return tmp_path
+
+
+@pytest.mark.parametrize(("world", "hybrid"), [(4, True), (2, False)])
+def test_any_number_of_ranks_reads_what_another_wrote(written: Path, world: int, hybrid: bool) -> None:
+    assert names_in(written) == WHOLE.keys()
+    assert start_ranks(read_as_rank, world, written, hybrid) == [0] * world
+    alone = {name: torch.zeros_like(tensor) for name, tensor in WHOLE.items()}
+    load_state(written, alone)
+    assert all(torch.equal(alone[name], tensor) for name, tensor in WHOLE.items())
+
+
+def test_a_copy_is_not_what_training_changes_later(tmp_path: Path) -> None:
+    weight = torch.ones(3)
+    copy = copy_to_host({"weight": weight}, 0)
+    weight.zero_()
+    copy.write(tmp_path)
+    load_state(tmp_path, {"weight": weight})
+    assert weight.tolist() == [1, 1, 1]
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    copy_to_host({"weight": torch.ones(3)}, 0).write(tmp_path)
+    with pytest.raises(ValueError, match=r"weight has the shape \(3,\) in .*, and \(4,\) here"):
+        load_state(tmp_path, {"weight": torch.ones(4)})
+    with pytest.raises(KeyError, match="bias"):
+        load_state(tmp_path, {"bias": torch.ones(4)})
