@@ -87,18 +87,11 @@ class Counted(CausalLM):
     def kdtool_load_weights(self, run, folder):
         assert folder is None or int((folder / "count.txt").read_text(encoding="utf-8")) > 0
 
-    def kdtool_estimate_answers(self, run, requests, times, most):
-        yield kdtool.Estimate(f"{len([*requests])} answers")
-
 
 class Asked(kdtool.Evaluator):
     """Asks the teacher itself for a text."""
 
     measures_jointly = True
-
-    def kdtool_estimate(self, run, ahead):
-        requests = [kdtool.Request("1", "def f(", max_tokens=2)]
-        yield from run.component("teacher", kdtool.Teacher).kdtool_estimate_answers(run, requests, 1, 1) or ()
 
     def kdtool_problems(self, run):
         return [kdtool.Example("add", kdtool.Completion("# add one", "x += 1"))]

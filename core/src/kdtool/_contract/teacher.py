@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
-from kdtool._contract.estimates import Estimate
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
@@ -98,16 +97,6 @@ class Teacher(Component):
         regardless of the other requests. Since 0.1.
         """
         raise NotImplementedError
-
-    def kdtool_estimate_answers(
-        self, run: RunInfo, requests: Iterable[Request], times: float, most: float
-    ) -> Iterator[Estimate] | None:
-        """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
-
-        `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
-        rejected and requested again. The price is that without rejections. Nothing is asked. Answers that are stored cost
-        nothing. None, the default, for a teacher without a price. Since 0.1.
-        """
 
     @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
