@@ -18,7 +18,6 @@ from pathlib import Path
 
 import kdtool
 from kdtool_exporter_safetensors import Safetensors
-from kdtool_teacher_causal_lm import CausalLM
 
 
 class Looked(Safetensors):
@@ -75,17 +74,6 @@ class Noted(kdtool.Transform):
         run.say("about to train")
         yield
         run.say("trained")
-
-
-class Counted(CausalLM):
-    """Counts the documents of the recipe, and needs no other weights."""
-
-    def kdtool_fit(self, run):
-        count = len([*run.texts.examples("train")])
-        (run.folder / "count.txt").write_text(str(count), encoding="utf-8")
-
-    def kdtool_load_weights(self, run, folder):
-        assert folder is None or int((folder / "count.txt").read_text(encoding="utf-8")) > 0
 
 
 class Asked(kdtool.Evaluator):
@@ -148,10 +136,6 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     results = kdtool.run(recipe)
     assert results.data["accounts"] == {"filters.short": {"rejected": {"long": 1}}}
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
-    recipe |= {"name": "counted", "train": {"losses": {"ce": {}}, "steps": 2}, "trackers": ["console"]}
-    recipe["teacher"]["use"] = "./own.py:Counted"  # a teacher that is trained by a phase learns from no text itself
-    kdtool.check(recipe)
-    kdtool.run(recipe)
     assert sorted(called) == sorted(DECLARED)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -105,41 +104,11 @@ class Unspelled(Texts):
     offers: frozenset[kdtool.SignalKind] = frozenset({"text", "logits"})
 
 
-class Counting(Toy):
-    """Counts the tokens of the recipe's text."""
-
-    offers = frozenset({"logits"})
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.counts: Tensor | None = None
-
-    def kdtool_describe(self, run: kdtool.RunInfo) -> None:  # type: ignore[override]
-        return None
-
-    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
-        counts = torch.ones(ByteTokenizer.vocabulary)
-        for example in run.texts.examples("train"):
-            for part in kdtool.parts_of(example.body):
-                counts += torch.bincount(torch.tensor(list(part.encode())), minlength=len(counts))
-        (run.folder / "counts.json").write_text(json.dumps(counts.tolist()))
-
-    def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
-        self.counts = torch.tensor(json.loads((folder / "counts.json").read_text())) if folder else None
-
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
-        assert self.counts is not None
-        return kdtool.Signal.of_logits("counts", self.counts.log().expand(int((batch.labels != -100).sum()), -1))
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return None
-
-
 class Unloading(Toy):
-    """Learns, and cannot load what it has learnt."""
+    """Can be trained, and cannot load what was trained."""
 
-    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
-        pass
+    def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
+        raise NotImplementedError
 
 
 class Heavy(Toy):
@@ -255,11 +224,6 @@ class TestUnspelled(TeacherConformance):
         "test_signals_can_be_learned_from",
         "test_it_can_be_closed_after_work_and_twice",
     }
-
-
-class TestCounting(TeacherConformance):
-    component = Counting
-    fails: ClassVar[set[str]] = set()
 
 
 class TestUnloading(TeacherConformance):

@@ -106,14 +106,6 @@ class Teacher(Component):
         Since 0.1.
         """
 
-    def kdtool_fit(self, run: RunInfo) -> None:
-        """Learn from the recipe's text, such as by counting: read `run.texts`, and write the result into `run.folder`.
-
-        Called once, on rank 0, before signals, answers or an opened model are requested. The result is stored, and reused
-        until text, settings or code change. `kdtool_load_weights` gets its folder, on every rank: implement both. After a
-        kill, the folder contains the committed files (`kdtool.commit`). Since 0.1.
-        """
-
     def kdtool_trainable(self, run: RunInfo) -> Runtime:
         """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
@@ -124,7 +116,7 @@ class Teacher(Component):
         raise NotImplementedError
 
     def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
-        """Switch to the weights in `folder`, from `LanguageModel.save` or `kdtool_fit`; None restores the original.
+        """Switch to the weights in `folder`, from `LanguageModel.save`; None restores the original.
 
         Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` then use that model; tokenizer, settings
         such as precision, and shapes stay. Called between stages, perhaps several times, on every rank. Loading may wait

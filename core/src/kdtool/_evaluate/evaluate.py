@@ -26,7 +26,6 @@ from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, messages_of, read_scores, subjects_of
-from kdtool._run.stages.teachers import add_fits
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, VALID_NAME, name_from
@@ -105,7 +104,6 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     identify(context, run)  # of other processes than the first, which `session` does not check
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
-    add_fits(context, graph, texts)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {}, {})]
     scores = add_scores(context, graph, measured, texts, but=others)
     begin(context, run, graph)

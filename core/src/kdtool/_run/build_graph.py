@@ -1,6 +1,6 @@
 """The graph of a run: nodes with their dependencies.
 
-text → teachers that are trained or fitted to it → untrained students → scores of teachers → rows → signals → phases of every
+text → teachers that are trained → untrained students → scores of teachers → rows → signals → phases of every
 seed and arm → exports → scores of all others.
 `execute` makes the nodes, and adds comparison and report.
 """

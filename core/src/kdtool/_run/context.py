@@ -49,7 +49,7 @@ class Context:
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `identity` is that of `folder` since its lock is held.
-    `adapted` holds the last node that trained or fitted a teacher, by teacher.
+    `adapted` holds the last node that trained a teacher, by teacher.
     """
 
     assembly: Assembly

@@ -91,7 +91,7 @@ class Node:
 
     @property
     def weights(self) -> Path:
-        """The folder of the model that it trained or built, or that a teacher fitted to text."""
+        """The folder of the model that it trained or built."""
         return self.path if self.kind == "teachers" and self.phase is None else self.path / MODEL
 
     @property
