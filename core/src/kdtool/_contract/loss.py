@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-from kdtool._errors import UsageError
-
 
 @dataclass(frozen=True, eq=False)
 class TokenChunk:
@@ -214,36 +212,3 @@ class Weighting(Component):
         rows are made, on rank 0, for examples that the filters kept. The numbers depend only on the example. Since 0.1.
         """
         raise NotImplementedError
-
-
-def _every_second(layers: int) -> tuple[int, ...]:
-    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logit losses already cover it."""
-    return tuple(sorted({min(layer, layers - 2) for layer in range(1, layers, 2)})) or (0,)
-
-
-def _teacher_layer(layer: int, student: ModelFacts, teacher: ModelFacts) -> int:
-    copied = student.copied_layers
-    # Facts do not name whom layers were copied from: a teacher of the same tokens that is not narrower is taken for it.
-    same = student.tokenizer_fingerprint == teacher.tokenizer_fingerprint and student.hidden <= teacher.hidden
-    if same and len(copied) == student.layers and max(copied) < teacher.layers:
-        return copied[layer]
-    return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)
-
-
-def pair_layers(
-    setting: str, layers: Literal["auto"] | Sequence[int], student: ModelFacts, teacher: ModelFacts
-) -> tuple[tuple[int, int], ...]:
-    """Pair student layers, from 0, with the teacher's that each was copied from, else with round(l · L_teacher / L_student).
-
-    "auto" takes every second layer and leaves the last to losses that see logits. `setting` is how errors name `layers`.
-
-    Raises:
-        UsageError: a layer that the student does not have, one twice, or none at all.
-    """
-    chosen = _every_second(student.layers) if layers == "auto" else tuple(layers)
-    if not chosen or max(chosen) >= student.layers or len(set(chosen)) < len(chosen):
-        raise UsageError(
-            f"{setting} is {list(chosen)}, but must name one or more different layers of the student, which has "
-            f"layers 0 to {student.layers - 1}"
-        )
-    return tuple((layer, _teacher_layer(layer, student, teacher)) for layer in chosen)
