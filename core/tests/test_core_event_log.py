@@ -107,7 +107,7 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     assert found[6]["text"] == "zwei\nZeilen ü \u2028 \udc80"
     read = list(read_events(make_run(tmp_path)))
     assert [event.hook for event in read] == HOOKS
-    assert read[1].values["stages"] == planned
+    assert read[0].values["stages"] == planned
     assert math.isnan(read[4].values["report"].loss)
     assert read[5].values["measurement"] == measurement
     assert read[7].values["text"] == "zwei\nZeilen ü \u2028 \udc80"

@@ -46,6 +46,9 @@ class Source(kdtool.Teacher):
         super().__init__(self.Config())
         self.model = model
 
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self.model.tokenizer
+
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return self.model.facts
 
