@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def on_policy(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Six steps of two micro-batches, half of them of the student's own text, with a control and without signals."""
+    """Six steps of two micro-batches, a share of them on the student's own text, with a control and without signals."""
     recipe["trainer"] |= {"accumulation": 2, "on_policy": {"fraction": 0.5, "tokens": 12}, "log_every": 1}
     recipe["train"] = {"losses": {"contrastive": {"weight": 0.8}, "ce": {"weight": 0.2}}, "steps": 6}
     recipe["control"] = {"match": "tokens"}

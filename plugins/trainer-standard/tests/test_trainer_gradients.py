@@ -266,6 +266,17 @@ def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_laye
     assert not trained.notes
 
 
+def test_a_loss_of_layers_alone_leaves_no_weight_without_a_gradient(tmp_path: Path) -> None:
+    """Among several processes, each waits for all of them."""
+    student = make_model(1, tied=False, bias=True)
+    phase = make_phase(tmp_path, MIXTURE[2:], {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
+    with first_gradients(student.model) as found:
+        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, student)
+    assert found.keys() == {name for name, _ in student.model.named_parameters()}
+    assert not found["head.weight"].any()
+    assert found["layers.0.weight"].any()
+
+
 def test_a_second_backward_is_refused(tmp_path: Path) -> None:
     module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
     loss = module(batch, signals, torch.tensor(10))["loss"]

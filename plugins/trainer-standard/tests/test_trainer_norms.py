@@ -94,6 +94,41 @@ def test_two_passes_count_together(tmp_path: Path) -> None:
     assert all(norm > 0 for norm in found.values())
 
 
+class _OneBackward(torch.autograd.Function):
+    """Identity whose backward overwrites what it saved, as Liger's kernels do."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor) -> Tensor:
+        ctx.kept = torch.ones_like(states)
+        return states.clone()
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> Tensor:
+        found: Tensor = incoming * ctx.kept
+        ctx.kept.zero_()
+        return found
+
+
+class OneBackward(torch.nn.Module):
+    """The identity, for one backward pass."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        result: Tensor = _OneBackward.apply(states)  # type: ignore[no-untyped-call]
+        return result
+
+
+def test_kernels_that_allow_one_backward_pass_train_the_same(tmp_path: Path) -> None:
+    weights = []
+    for name, layer in (("plain", torch.nn.Identity()), ("once", OneBackward())):
+        student, folder = make_model(1), tmp_path / name
+        student.model.dropout = layer
+        phase = make_phase(folder, MIXTURE, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=2)
+        run = make_run(folder / "run", mixture(), say=lambda _: None)
+        make_trainer(gradient_norms_every=1).kdtool_train(run, phase, student)
+        weights.append(student.model.state_dict())
+    assert all(weight.equal(weights[1][name]) for name, weight in weights[0].items())
+
+
 def test_a_phase_trains_the_same_whether_norms_are_taken_or_not(tmp_path: Path) -> None:
     weights = []
     for every in (1, 1000):

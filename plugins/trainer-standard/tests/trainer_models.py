@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import pytest
 import torch
 from kdtool._contract.signals import alternatives
 from kdtool._store.committed import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, generate_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._sharding import whole
 from safetensors.torch import save_model
@@ -375,6 +377,14 @@ def train(
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Train without the passes that measure gradient norms: the student runs only what it learns from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationModule, "measure_norms", lambda *_: None)
+        yield
 
 
 @contextmanager

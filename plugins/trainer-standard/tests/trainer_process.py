@@ -35,6 +35,7 @@ from trainer_models import (
     make_trainer,
     mixture,
     train,
+    unmeasured,
 )
 
 
@@ -112,7 +113,7 @@ def train_recorded(
         found.update({f"{steps} {name}": p.grad.clone() for name, p in named if p.grad is not None})
 
     still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1}
-    with _as_rank(rank, world, port) as run:
+    with _as_rank(rank, world, port) as run, unmeasured():
         handle = register_optimizer_step_pre_hook(catch)
         try:
             train(folder, student, rows=make_rows(12), run=run, more=components, **{**still, **settings})

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch import _self_check, compute_dtype, exact_logits, self_check
-from kdtool_transformers import TransformersRuntime, _files, _runtime, open_model, open_tokenizer, windows
+from kdtool_torch import _complete_folders, _self_check, compute_dtype, exact_logits, self_check, windows
+from kdtool_transformers import TransformersRuntime, _runtime, open_model, open_tokenizer, weights_identity
 from kdtool_transformers._documents import Documents
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
@@ -211,51 +211,10 @@ def test_weights_are_identified_by_content(tmp_path: Path, monkeypatch: pytest.M
     save_tiny(tmp_path / "a")
     save_tiny(tmp_path / "b")
     save_tiny(tmp_path / "c", seed=1)
-    identity = {name: _files.weights_identity(tmp_path / name) for name in "abc"}
+    identity = {name: weights_identity(tmp_path / name) for name in "abc"}
     assert identity["a"] == identity["b"] != identity["c"]
-    monkeypatch.setattr(_files, "file_digest", None)  # remembered: nothing is read again
-    assert _files.weights_identity(tmp_path / "a") == identity["a"]
-
-
-def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
-    target = tmp_path / "made"
-
-    def fail_half_way() -> None:
-        with _files.complete_folder(target) as partial:
-            assert partial is not None
-            (partial / "half").touch()
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert not target.exists()
-    with _files.complete_folder(target) as partial:
-        assert partial is not None
-        assert not list(partial.iterdir())
-        (partial / "whole").touch()
-    with _files.complete_folder(target) as again:
-        assert again is None
-    assert sorted(file.name for file in target.iterdir()) == ["SHA256SUMS", "whole"]
-
-
-def test_a_changed_byte_in_a_converted_model_is_found_and_named(tmp_path: Path) -> None:
-    target = tmp_path / "made"
-    assert not _files.is_complete(target)
-    with _files.complete_folder(target) as partial:
-        assert partial is not None
-        (partial / "deep").mkdir()
-        (partial / "deep" / "model.safetensors").write_bytes(b"weights")
-        (partial / "config.json").write_bytes(b"{}")
-    for name in ("deep/model.safetensors", "config.json", "SHA256SUMS"):
-        whole = (target / name).read_bytes()
-        for content in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1] + bytes([whole[-1] ^ 64])):
-            (target / name).write_bytes(content)
-            with pytest.raises(kdtool.StorageError, match=r"made\b.* is missing or damaged.*Delete the folder"):
-                _files.is_complete(target)
-        (target / name).write_bytes(whole)
-    (target / "config.json").unlink()
-    with pytest.raises(kdtool.StorageError, match=r"config\.json is missing or damaged"):
-        _files.is_complete(target)
+    monkeypatch.setattr(_complete_folders, "file_digest", None)  # remembered: nothing is read again
+    assert weights_identity(tmp_path / "a") == identity["a"]
 
 
 def test_self_check_in_half_precision() -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import kdtool
 import torch
-from kdtool_torch import eval_mode, exact_logits
-from kdtool_transformers import windows
+from kdtool_torch import eval_mode, exact_logits, windows
 
 __all__ = ["WINDOW", "likeliest"]
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import kdtool
 import torch
-from kdtool_transformers import windows
+from kdtool_torch import windows
 
 from kdtool_exporter_gguf._child import Child
 from kdtool_exporter_gguf._decoder import Decoder

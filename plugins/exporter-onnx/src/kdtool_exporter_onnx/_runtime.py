@@ -8,8 +8,8 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_torch import log_likelihood
-from kdtool_transformers import answer_requests, generate, open_tokenizer, windows
+from kdtool_torch import log_likelihood, windows
+from kdtool_transformers import answer_requests, generate, open_tokenizer
 
 from kdtool_exporter_onnx._model import OnnxModel
 

@@ -36,7 +36,7 @@ class Safetensors(kdtool.Exporter):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         student = ahead.models.get(ahead.student)
         if student is not None:
-            from kdtool_transformers import itemsize
+            from kdtool_torch import itemsize
 
             trained = ahead.student_bytes // student.parameters
             size = trained if self.config.dtype == "same" else itemsize(self.config.dtype)

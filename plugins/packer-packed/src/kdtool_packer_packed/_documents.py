@@ -6,28 +6,15 @@ the student later gets only a prompt.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import kdtool
 
 from kdtool_packer_packed._annotations import Part, annotate_tokens, cut_in_parts
 
-__all__ = ["Document", "FillInTheMiddle", "document_of"]
-
-
-class FillInTheMiddle(kdtool.Config):
-    """Cuts some plain texts in three, and moves the middle to the end (arXiv 2207.14255)."""
-
-    rate: float = kdtool.Field(default=0.5, ge=0, le=1)
-    """Share of texts to cut."""
-    spm_rate: float = kdtool.Field(default=0.5, ge=0, le=1)
-    """Share of the cut texts with the suffix before the prefix; in the others, the prefix comes first."""
-    seed: int = kdtool.Field(default=0, ge=0)
-    """Seed that, with an example's id, decides whether and where it is cut."""
+__all__ = ["Document", "document_of"]
 
 
 @dataclass
@@ -67,6 +54,18 @@ class Document:
         self.labelled += labelled
         return self
 
+    def select(self, indices: Sequence[int]) -> Document:
+        """Return the tokens at these indices, with their labels and annotations."""
+        columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
+        return replace(
+            self, ids=[self.ids[i] for i in indices], labelled=[self.labelled[i] for i in indices], columns=columns
+        )
+
+    def join(self, other: Document) -> Document:
+        """Return this document's tokens, then the other's, which has the same annotations."""
+        columns = {name: values + other.columns[name] for name, values in self.columns.items()}
+        return replace(self, ids=self.ids + other.ids, labelled=self.labelled + other.labelled, columns=columns)
+
     def _pieces(self, ids: Sequence[int], tokenizer: kdtool.Tokenizer) -> Sequence[bytes]:
         """Return the bytes of appended tokens, decoded after the others: tokenizers may drop a space at the start."""
         return tokenizer.pieces([*self.ids, *ids])[len(self.ids) :]
@@ -75,7 +74,6 @@ class Document:
 def document_of(
     example: kdtool.Example,
     tokenizer: kdtool.Tokenizer,
-    fim: FillInTheMiddle | None,
     conversations: Literal["template", "plain"],
 ) -> Document:
     """Encode an example, with the tokenizer's document start and the end-of-text token.
@@ -85,22 +83,16 @@ def document_of(
     Raises:
         UsageError: the tokenizer's chat template rejects a conversation.
     """
-    return _encode(example, tokenizer, fim, conversations).begin(tokenizer)
+    return _encode(example, tokenizer, conversations).begin(tokenizer)
 
 
 def _encode(
     example: kdtool.Example,
     tokenizer: kdtool.Tokenizer,
-    fim: FillInTheMiddle | None,
     conversations: Literal["template", "plain"],
 ) -> Document:
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
-    if isinstance(body, kdtool.Text) and fim is not None:
-        infilling = _with_the_middle_last(example.id, parts[0], tokenizer, fim)
-        if infilling is not None:
-            ids, parts = infilling
-            return document.add(ids, [True] * len(ids), tokenizer, parts)
     if isinstance(body, kdtool.Messages) and conversations == "template":
         encoded = _by_template(example.id, body, tokenizer)
         if encoded is not None:
@@ -111,24 +103,6 @@ def _encode(
         document.add(ids, [learned] * len(ids), tokenizer, [part] if part else ())
         before = text or before
     return document
-
-
-def _with_the_middle_last(
-    identifier: str, part: Part, tokenizer: kdtool.Tokenizer, fim: FillInTheMiddle
-) -> tuple[list[int], list[Part]] | None:
-    """Return the ids of a text cut for infilling, and its parts in their new order.
-
-    Cuts may fall between any two characters. None if the text is not selected, or contains infilling tokens itself.
-    """
-    text = part.text
-    chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())
-    chosen, suffix_first = chance.random() < fim.rate, chance.random() < fim.spm_rate
-    if not chosen or not text:
-        return None
-    first, second = sorted(int(chance.random() * (len(text) + 1)) for _ in range(2))
-    ids = tokenizer.encode_infilling(text[:first], text[first:second], text[second:], suffix_first)
-    before, middle, after = part[:first], part[first:second], part[second:]
-    return None if ids is None else (ids, [after, before, middle] if suffix_first else [before, after, middle])
 
 
 def _by_template(

@@ -10,7 +10,9 @@ from typing import Literal
 import kdtool
 import pydantic
 
-from kdtool_packer_packed._documents import Document, FillInTheMiddle, document_of
+from kdtool_packer_packed._annotations import Part
+from kdtool_packer_packed._documents import Document, document_of
+from kdtool_packer_packed._pieces import Answers, FillInTheMiddle, Infilling, Pieces, Plain
 from kdtool_packer_packed._row import padded_row
 
 __all__ = ["Packed"]
@@ -22,9 +24,10 @@ _ROW_BYTES = 9
 class Packed(kdtool.Packer):
     """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
 
-    A document that does not fit continues in the next row, as a separate document. Each begins with the tokenizer's
-    `document_start`; in a continued one, the first token of text is not labelled. The last row is padded, as are rows
-    with room for a document start only. Rows without labels are dropped. Annotations of characters are mapped to tokens.
+    A plain text that does not fit continues in the next row, as a separate document. Each begins with the tokenizer's
+    `document_start`; in a continued one, the first token of text is not labelled. A prompt and its answer begin a new row
+    if they do not fit; one that is longer than a row continues after the end of its prompt. Rows are padded after their
+    last piece, and dropped if they have no labels. Annotations of characters are mapped to tokens.
     """
 
     carries_annotations = True
@@ -81,26 +84,54 @@ class Packed(kdtool.Packer):
                 "rows.fim: the student's tokenizer lacks tokens for prefix, suffix and middle; use a tokenizer with them, "
                 "such as that of StarCoder2, Code Llama, Qwen2.5-Coder or DeepSeek-Coder, or remove `fim`"
             )
-        lost: list[str] = []
-        rows = _rows(self._documents(examples, tokenizer, lost), config.length, start, tokenizer.end_of_text)
+        report = _Report()
+        rows = _rows(
+            _cut(self._documents(examples, tokenizer), config.length, report), config.length, tokenizer.end_of_text
+        )
         limit = config.maximum_tokens
         yield from islice(rows, None if limit is None else limit // config.length)
-        if lost:
-            run.say(
-                f"rows: the tokens of {len(lost):,} documents, such as {lost[0]!r}, have other bytes than their text, so "
-                "some of their annotations are 0"
-            )
+        for message in report.messages():
+            run.say(message)
 
     def _documents(
-        self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer, lost: list[str]
-    ) -> Iterator[Document]:
-        """Yield non-empty documents; append to `lost` the ids of examples with annotations that could not be mapped."""
+        self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
+    ) -> Iterator[tuple[str, Pieces]]:
+        """Yield the id of each example with text, and its pieces."""
         for example in examples:
-            document = document_of(example, tokenizer, self.config.fim, self.config.conversations)
-            if document.lost:
-                lost.append(example.id)
+            if isinstance(example.body, kdtool.Text) and self.config.fim is not None:
+                part = Part(example.body.text, example.annotations)
+                infilling = Infilling(example.id, part, tokenizer, self.config.fim, self.config.length)
+                if infilling.is_selected:
+                    yield example.id, infilling
+                    continue
+            document = document_of(example, tokenizer, self.config.conversations)
             if document.ids:
-                yield document
+                prompted = not all(document.labelled[document.start :])
+                yield example.id, Answers(document, self.config.length) if prompted else Plain(document)
+
+
+@dataclass
+class _Report:
+    """Ids of examples to report once all rows are made."""
+
+    lost: list[str] = field(default_factory=list)
+    """Annotations could not be mapped to tokens."""
+    too_long: list[str] = field(default_factory=list)
+    """An answer does not fit into a row together with its prompt."""
+
+    def messages(self) -> Iterator[str]:
+        """Yield a message for each kind."""
+        if self.lost:
+            yield (
+                f"rows: the tokens of {len(self.lost):,} documents, such as {self.lost[0]!r}, have other bytes than their "
+                "text, so some of their annotations are 0"
+            )
+        if self.too_long:
+            yield (
+                f"rows: {len(self.too_long):,} prompts with their answers, such as {self.too_long[0]!r}, are longer than a "
+                "row; their answers are cut, and each part follows the prompt, at most half a row of it; raise `length` to "
+                "keep them whole"
+            )
 
 
 @dataclass
@@ -112,42 +143,43 @@ class _Tokens:
     numbers: list[int] = field(default_factory=list)
     columns: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, number: int, document: Document, part: slice) -> None:
-        """Append a part of a document. A continuation gets a document start, and no label on its first token."""
-        ids, labelled = document.ids[part], document.labelled[part]
-        start = document.ids[: document.start] if part.start else []
-        if start:
-            labelled[0] = False
-        self.ids += [*start, *ids]
-        self.labelled += [*[False] * len(start), *labelled]
-        self.numbers += [number] * (len(start) + len(ids))
-        for name, values in document.columns.items():
-            self.columns.setdefault(name, []).extend([*[0] * len(start), *values[part]])
+    def add(self, piece: Document) -> None:
+        """Append a piece of a document."""
+        number = self.numbers[-1] + 1 if self.numbers else 0
+        self.ids += piece.ids
+        self.labelled += piece.labelled
+        self.numbers += [number] * len(piece.ids)
+        for name, values in piece.columns.items():
+            self.columns.setdefault(name, []).extend(values)
 
 
-def _rows(documents: Iterable[Document], length: int, start: int, padding: int) -> Iterator[kdtool.Row]:
-    """Cut documents into rows, and drop rows without labels."""
+def _rows(cut: Iterable[_Tokens], length: int, padding: int) -> Iterator[kdtool.Row]:
+    """Pad rows, and drop those without labels."""
     key = ""
-    for row in _cut(documents, length, start):
+    for row in cut:
         numbers = row.numbers
         if not any(row.labelled[i] and numbers[i] == numbers[i - 1] for i in range(1, len(numbers))):
             continue
-        numbers = [number - numbers[0] for number in numbers]
         made = padded_row(key, row.ids, row.labelled, numbers, length, padding, row.columns)
         key = made.key
         yield made
 
 
-def _cut(documents: Iterable[Document], length: int, start: int) -> Iterator[_Tokens]:
-    """Yield rows of `length` tokens, shorter ones if only a document's `start` tokens would fit, and the rest."""
+def _cut(documents: Iterable[tuple[str, Pieces]], length: int, report: _Report) -> Iterator[_Tokens]:
+    """Yield rows of at most `length` tokens: shorter if the next piece does not fit, and for the last row."""
     row = _Tokens()
-    for number, document in enumerate(documents):
-        done = 0
-        while done < len(document.ids):
-            if length - len(row.ids) <= start:
+    for identifier, document in documents:
+        lost = False
+        while not document.is_finished:
+            piece = document.cut(length - len(row.ids))
+            if piece is None:
                 yield row
                 row = _Tokens()
-            room = length - len(row.ids) - (start if done else 0)
-            row.add(number, document, slice(done, done + room))
-            done += room
+            else:
+                row.add(piece)
+                lost = lost or piece.lost
+        if lost:
+            report.lost.append(identifier)
+        if isinstance(document, Answers) and document.too_long and document.done:
+            report.too_long.append(identifier)
     yield row

@@ -81,7 +81,7 @@ class Pairs(kdtool.Packer):
                 "chosen and rejected), or set `rows: {use: packed}`"
             )
         answers = (kdtool.Completion(body.prompt, text) for text in (body.completion, body.rejected))
-        both = [document_of(kdtool.Example(example.id, answer), tokenizer, None, "plain") for answer in answers]
+        both = [document_of(kdtool.Example(example.id, answer), tokenizer, "plain") for answer in answers]
         start = both[0].start
         prompt = both[0].labelled.index(True) - start
         room = (self.config.length - sum(sum(document.labelled) for document in both)) // 2 - start

@@ -13,6 +13,8 @@
   `load_manifests` reads the facts of a folder
 - `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
 - `widen`, `release_mapping` and `give_back_memory` keep memory low where weights are converted; `eval_mode` is for inference
+- `complete_folder` and `content_hash` keep large files in the user's cache; `windows` cuts a text beyond a model's context
+- `student_estimates`, `forward_bytes` and `itemsize` predict memory and disk for `kdtool check`
 - `pick_device` and `compute_dtype` choose device and precision (`_device`); `isolated_rng` isolates runs in one process
 
 torch is imported when it is used: importing this package is cheap.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
 from kdtool_torch._chunks import in_chunks
+from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
 from kdtool_torch._device import (
     DeviceName,
     DtypeName,
@@ -50,8 +53,11 @@ from kdtool_torch._safetensors import give_usual_mode, write_safetensors
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
+from kdtool_torch._sizes import forward_bytes, itemsize, store_as, stored_bytes
+from kdtool_torch._student_estimates import student_estimates
 from kdtool_torch._user_cache import cache_folder, write_cached
 from kdtool_torch._weights_memory import give_back_memory, release_mapping, widen
+from kdtool_torch._windows import Window, windows
 
 __all__ = [
     "LOWEST",
@@ -63,22 +69,28 @@ __all__ = [
     "RecordedRows",
     "Recording",
     "Side",
+    "Window",
     "at_least_float32",
     "both_sides",
     "cache_folder",
     "collate",
+    "complete_folder",
     "compute_dtype",
+    "content_hash",
     "devices_here",
     "eval_mode",
     "exact_head",
     "exact_logits",
+    "forward_bytes",
     "give_back_memory",
     "give_usual_mode",
     "gpu_bytes",
     "has_bfloat16",
     "has_flash",
     "in_chunks",
+    "is_complete",
     "isolated_rng",
+    "itemsize",
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
@@ -92,7 +104,11 @@ __all__ = [
     "release_mapping",
     "require_same_logits",
     "self_check",
+    "store_as",
+    "stored_bytes",
+    "student_estimates",
     "widen",
+    "windows",
     "write_cached",
     "write_safetensors",
 ]

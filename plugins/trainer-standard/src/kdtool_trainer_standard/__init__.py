@@ -19,15 +19,15 @@
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` frozen weights, in the dtype that they are computed in
 - `_norms` the norm of each term's gradient
+- `_row_selection` some rows of a micro-batch, with their signals
 - `_selftest` checks before the first step
 - `_nonfinite` the origin of a value that is not finite
 - `_teacher_signals` the signals of all teachers for a micro-batch
 - `_checkpoints` folders that are complete or absent
 - `_history` the file of logged steps
 - `_order` the shuffled order of rows
-- `_on_policy` micro-batches that the student generates
+- `_on_policy` steps whose text the student generates
 - `_validation` evaluators during training, and early stopping
-- `_fsdp_sync` backward passes within forward, under FSDP
 - `_estimate` memory, disk and time of a phase, predicted
 - `_machine` precision, memory allocator, chunk sizes
 """

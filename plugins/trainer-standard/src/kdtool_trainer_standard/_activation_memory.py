@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
+from kdtool_torch import store_as, stored_bytes
 from kdtool_transformers import (
     Documents,
     TransformersFacts,
@@ -27,8 +28,6 @@ from kdtool_transformers import (
     has_document_attention,
     outline_of,
     replace_attention,
-    store_as,
-    stored_bytes,
 )
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode

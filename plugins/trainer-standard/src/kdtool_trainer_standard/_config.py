@@ -14,7 +14,7 @@ class OnPolicy(kdtool.Config):
     """On-policy distillation (GKD): training on text that the student samples during training."""
 
     fraction: float = Field(default=0.5, ge=0, le=1)
-    """Share of on-policy micro-batches, selected at random; 0 disables on-policy training."""
+    """Share of on-policy steps (GKD's λ), selected at random; 0 disables on-policy training."""
     prompt: float = Field(default=0.5, gt=0, lt=1)
     """Share of a fully labelled document to use as prompt; in others, the prompt is the part before the first label."""
     tokens: int = Field(default=128, ge=1)

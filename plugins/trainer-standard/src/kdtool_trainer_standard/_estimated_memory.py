@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import kdtool
 import torch
-from kdtool_torch import pick_device
-from kdtool_transformers import TransformersModel, forward_bytes, itemsize, layers_among
+from kdtool_torch import forward_bytes, itemsize, pick_device
+from kdtool_transformers import TransformersModel, layers_among
 
 from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig

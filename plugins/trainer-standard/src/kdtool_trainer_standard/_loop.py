@@ -103,6 +103,9 @@ class TrainingLoop(ResumableTrainer):
         batch = kdtool.Batch(**inputs)
         with torch.no_grad():
             teacher_batches, signals = self.teachers(batch)
+        self.module.measure_norms(
+            batch, signals, 0 if num_items_in_batch is None else num_items_in_batch, teacher_batches
+        )
         asked = {"batch": batch, "signals": signals, "teacher_batches": teacher_batches}
         return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
 

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._denominators import CorpusCounts
-from kdtool_trainer_standard._fsdp_sync import no_fsdp_sync
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
 from kdtool_trainer_standard._loss_mask import loss_labels, loss_mask, select, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
-    shared_states,
+    objective_of_token_loss,
+    squared_norm_of_sequence_loss,
+    squared_norms_at_embedding,
     squared_norms_at_last,
-    squared_norms_of_sequence_loss,
-    squared_norms_through,
 )
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
@@ -119,8 +118,11 @@ class DistillationModule(nn.Module):
         num_items_in_batch: Tensor | int,
         teacher_batches: Mapping[str, kdtool.Batch] | None = None,
         weights_only: bool = False,
+        term: int | None = None,
     ) -> dict[str, Tensor]:
         """Return this micro-batch's share of the step's loss, or with `weights_only` each token loss's sum of token weights.
+
+        With `term` return an objective with only that term's gradient, undivided, and the term's `divisor`.
 
         Args:
             batch: B rows; N of their positions have a label.
@@ -128,6 +130,7 @@ class DistillationModule(nn.Module):
             teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
             num_items_in_batch: positions in the loss mask of the whole step, over all ranks and micro-batches.
             weights_only: compute token weights and no losses.
+            term: number of the only term to compute.
         """
         tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
@@ -137,15 +140,33 @@ class DistillationModule(nn.Module):
             weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
             self.stats.weights[self._token] += weights
             return {"weights": weights}
-        with shared_states(self._embedding if self.measures_norms else None) as shared:
-            outputs = self.run_student(batch)
+        outputs = self.run_student(batch)
+        if term is not None:
+            return self._objective(term, batch, signals, outputs, teacher_batches or {})
         self.stats.tokens = tokens.clamp(min=1)
-        shared = shared or [output.last for output in outputs]
-        loss = self._token_losses(batch, signals, outputs, shared)
+        loss = self._token_losses(batch, signals, outputs)
         for index in self._sequence:
             view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
-            loss = loss + self._sequence_loss(index, view, shared)
+            loss = loss + self._sequence_loss(index, view)
         return {"loss": loss}
+
+    def measure_norms(
+        self,
+        batch: kdtool.Batch,
+        signals: Mapping[str, kdtool.Signal],
+        num_items_in_batch: Tensor | int,
+        teacher_batches: Mapping[str, kdtool.Batch],
+    ) -> None:
+        """Measure each term's gradient at the embedding's output if the step asks for it and a term compares layers.
+
+        Called before each micro-batch's `forward`, which measures it at the final states if none does. Arguments are the
+        same.
+        """
+        if self.measures_norms and self._embedding is not None:
+            signals = {name: plain_tensors(signal) for name, signal in signals.items()}
+            self.stats.squared_norms += squared_norms_at_embedding(
+                self, self._embedding, batch, signals, teacher_batches, num_items_in_batch
+            )
 
     def count_seen_tokens(self, tokens: Tensor) -> Tensor:
         """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn only from the corpus."""
@@ -185,11 +206,10 @@ class DistillationModule(nn.Module):
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
         outputs: tuple[kdtool.ModelOutputs, ...],
-        shared: Sequence[Tensor],
     ) -> Tensor:
-        if not self._token:  # states must stay in the graph, so that every rank has all gradients
-            return outputs[0].last.float().sum() * 0
-        divisors = self.stats.seen[self._token].clamp(min=1) * self.mean_weights
+        if not self._token:
+            return self._zero_of_all(outputs[0])
+        divisors = self._divisors()
         # The head divides all terms by one number, so each term's own divisor is part of its factor.
         factors, divisor = self.factors[self._token] * self.stats.tokens / divisors, self.stats.tokens
         work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
@@ -200,12 +220,32 @@ class DistillationModule(nn.Module):
         self.stats.weights[self._token] += work.totals[1]
         if self.measures_norms and self._embedding is None:
             self.stats.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
-        elif self.measures_norms:
-            in_mask = loss_labels(batch.labels, batch.columns) != -100
-            with no_fsdp_sync(self):
-                row = in_mask.nonzero()[:, 0]
-                self.stats.squared_norms[self._token] += squared_norms_through(shared, hidden, row, work, divisor)
         return loss
+
+    def _zero_of_all(self, outputs: kdtool.ModelOutputs) -> Tensor:
+        """Return 0 with a gradient of 0 for backbone and head, which no token loss uses: DDP waits for all gradients."""
+        head = self.language_model.head
+        unused = [outputs.last.float().sum(), head.weight.sum(), *([] if head.bias is None else [head.bias.sum()])]
+        return torch.stack([each * 0 for each in unused]).sum()
+
+    def _divisors(self) -> Tensor:
+        """Return each token loss's divisor, [token losses]."""
+        return self.stats.seen[self._token].clamp(min=1) * self.mean_weights
+
+    def _objective(
+        self,
+        term: int,
+        batch: kdtool.Batch,
+        signals: Mapping[str, kdtool.Signal],
+        outputs: tuple[kdtool.ModelOutputs, ...],
+        teacher_batches: Mapping[str, kdtool.Batch],
+    ) -> dict[str, Tensor]:
+        if term in self._token:
+            number = self._token.index(term)
+            work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
+            return {"loss": objective_of_token_loss(hidden, work, number), "divisor": self._divisors()[number]}
+        values = self._sequence_values(term, self.view(self.terms[term], batch, signals, outputs, teacher_batches))
+        return {"loss": values.sum() * self.factors[term], "divisor": self.stats.seen[term].clamp(min=1)}
 
     def view(
         self,
@@ -226,29 +266,39 @@ class DistillationModule(nn.Module):
             batch, outputs[0], signal, self.progress, self.step, teacher_batch, head, second, *inside
         )
 
-    def _sequence_loss(self, index: int, view: kdtool.StepView, shared: Sequence[Tensor]) -> Tensor:
-        bound, passes = self.terms[index], [output for output in (view.student, view.second) if output is not None]
+    def _sequence_loss(self, index: int, view: kdtool.StepView) -> Tensor:
+        bound = self.terms[index]
+        value = self._sequence_mean(index, view)
+        if not bool(value.isfinite()):
+            for output in (view.student, view.second):
+                if output is not None:
+                    raise_if_student_diverged(output.last.detach(), int(self.step), self.sizes.dtype)
+            raise_nonfinite_loss(self.run, bound.term, int(self.step), "returned", float(value))
+        self.stats.values[index] += value.detach()
+        if self.measures_norms and self._embedding is None:
+
+            def objective(of_leaves: kdtool.StepView) -> Tensor:
+                return self._sequence_mean(index, of_leaves) * self.factors[index]
+
+            self.stats.squared_norms[index] += squared_norm_of_sequence_loss(objective, view)
+        return value * self.factors[index]
+
+    def _sequence_mean(self, index: int, view: kdtool.StepView) -> Tensor:
+        values = self._sequence_values(index, view)  # sets what they are divided by
+        return values.sum() / self.stats.seen[index].clamp(min=1)
+
+    def _sequence_values(self, index: int, view: kdtool.StepView) -> Tensor:
+        """Return a sequence loss's values at positions or rows that count, and note how many the step has."""
+        bound = self.terms[index]
         result = bound.call(view)
         values: Tensor = result.values.float()
         if STUDENT_GENERATED in view.batch.columns and not learns_on_policy(bound.term):
             values = values.masked_fill(_is_generated(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
-            values = select(values, loss_mask(view.batch))
-        elif self.corpus is not None and self._corpus_only[index]:
-            self.stats.seen[index] = self.corpus.rows
-        else:
-            self.stats.seen[index] = self.sizes.rows_per_step
-        value = values.sum() / self.stats.seen[index].clamp(min=1)
-        if not bool(value.isfinite()):
-            for output in passes:
-                raise_if_student_diverged(output.last.detach(), int(self.step), self.sizes.dtype)
-            raise_nonfinite_loss(self.run, bound.term, int(self.step), "returned", float(value))
-        weighed = value * self.factors[index]
-        self.stats.values[index] += value.detach()
-        if self.measures_norms:
-            with no_fsdp_sync(self):
-                self.stats.squared_norms[index] += squared_norms_of_sequence_loss(weighed, shared)
-        return weighed
+            return select(values, loss_mask(view.batch))
+        per_corpus = self.corpus is not None and self._corpus_only[index]
+        self.stats.seen[index] = self.corpus.rows if per_corpus and self.corpus else self.sizes.rows_per_step
+        return values
 
     def _empty_stats(self) -> StepStats:
         return StepStats(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))

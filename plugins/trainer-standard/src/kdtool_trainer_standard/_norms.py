@@ -3,47 +3,43 @@
 These are the final states, or the embedding's output if a term compares layers inside the models: norms at different points
 have no common unit. Called by the distillation module about every tenth step, or at every step if a weighting uses them.
 A term whose norm is far below the others' has no effect, although its value may look normal.
+
+The graph of the step itself is never used: kernels that compute gradients in place (Liger) or free what they saved
+(torch.compile) allow one backward pass. Final states are leaves here, and the embedding's output comes from a separate
+forward pass for each term, over few rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import kdtool
 import torch
+from kdtool_torch import NO_LABEL
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._head import HeadWork
+from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._projection import Projection, product
+from kdtool_trainer_standard._row_selection import select_rows
+
+if TYPE_CHECKING:
+    from kdtool_trainer_standard._module import DistillationModule
 
 __all__ = [
     "SAMPLED_POSITIONS",
-    "shared_states",
+    "objective_of_token_loss",
+    "squared_norm_of_sequence_loss",
+    "squared_norms_at_embedding",
     "squared_norms_at_last",
-    "squared_norms_of_sequence_loss",
-    "squared_norms_through",
 ]
 
 SAMPLED_POSITIONS = 64
 """Sampled positions of a micro-batch: about 2 % of a step's time for two token losses and 49,152 tokens, if norms are taken
-at the final states. At the embedding's output each loss costs a backward pass through the backbone."""
-
-
-@contextmanager
-def shared_states(embedding: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Collect the embedding's outputs while the block runs, one tensor [B, L, H] per pass; none without an embedding."""
-    states: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        states.append(output if output.requires_grad else output.detach().requires_grad_())  # frozen embeddings
-        return states[-1]
-
-    hook = None if embedding is None else embedding.register_forward_hook(keep)
-    try:
-        yield states
-    finally:
-        if hook is not None:
-            hook.remove()
+at the final states. At the embedding's output each loss costs a pass over the few rows that hold them."""
 
 
 def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
@@ -55,62 +51,101 @@ def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Ten
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
     sampled = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
-    squares = [
-        torch.stack([gradient.float().square().sum() for gradient in passes]).sum()
-        for passes in _by_last(hidden, work, sampled)
-    ]
+    terms = range(len(work.loss.terms))
+    squares = [_sum_of_squares(passes, device) for passes in _by_last(hidden, work, sampled, terms)]
     return torch.stack(squares) * (count / len(sampled)) / divisor**2
 
 
-def squared_norms_through(
-    states: Sequence[Tensor], hidden: Sequence[Tensor], row: Tensor, work: HeadWork, divisor: Tensor
-) -> Tensor:
-    """Return, for each token loss, the squared norm of its gradient by `states`, from which `hidden` were computed.
+def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor], view: kdtool.StepView) -> Tensor:
+    """Return the squared norm of a sequence loss's gradient by the final states, for one that sees no others.
 
-    Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more. `row`
-    [N] is the row of each position. The graph is kept.
+    `objective` returns the loss, weighted and divided, of a view.
     """
-    numbers, counts = row.unique(return_counts=True)  # type: ignore[no-untyped-call]
-    if not len(numbers):
-        return torch.zeros(len(work.loss.terms), device=row.device)
-    few = min(len(numbers), -(-SAMPLED_POSITIONS * len(numbers) // int(counts.sum())))
-    chosen = numbers[torch.linspace(0, len(numbers) - 1, few, device=row.device).round().long()]
-    sampled = torch.isin(row, chosen).nonzero()[:, 0]
-    squares = []
-    for passes in _by_last(hidden, work, sampled):
-        given = [
-            torch.zeros_like(final).index_copy(0, sampled, gradient.to(final.dtype))
-            for final, gradient in zip(hidden, passes, strict=False)
-        ]
-        by_states = torch.autograd.grad(hidden[: len(given)], states, given, retain_graph=True, allow_unused=True)
-        squares.append(_total(by_states, row.device))
-    return torch.stack(squares) * (len(numbers) / few) / divisor**2
+    passes = [view.student] if view.second is None else [view.student, view.second]
+    leaves = [outputs.last.detach().requires_grad_() for outputs in passes]
+    of_leaves = [replace(outputs, last=leaf) for outputs, leaf in zip(passes, leaves, strict=True)]
+    value = objective(replace(view, student=of_leaves[0], second=of_leaves[1] if len(passes) > 1 else None))
+    return _squared_norm(value, leaves)
 
 
-def squared_norms_of_sequence_loss(weighed: Tensor, states: Iterable[Tensor]) -> Tensor:
-    """Return the squared norm of a sequence loss's gradient by states that it follows from; the graph is kept."""
-    inputs = [tensor for tensor in states if tensor.requires_grad]
-    if not weighed.requires_grad or not inputs:
-        return torch.zeros((), device=weighed.device)
-    return _total(torch.autograd.grad(weighed, inputs, retain_graph=True, allow_unused=True), weighed.device)
+def squared_norms_at_embedding(
+    module: DistillationModule,
+    embedding: nn.Module,
+    batch: kdtool.Batch,
+    signals: Mapping[str, kdtool.Signal],
+    teacher_batches: Mapping[str, kdtool.Batch],
+    tokens: Tensor | int,
+) -> Tensor:
+    """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
+
+    Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more.
+    Random numbers are drawn aside: the step draws the same as without this.
+    """
+    rows, share = _sampled_rows(batch)
+    few, signals, teacher_batches = select_rows(rows, batch, signals, teacher_batches)
+    device, squares = batch.labels.device, []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for term in range(len(module.terms)):
+            with _states_of(embedding) as states:
+                output = module(few, signals, tokens, teacher_batches, term=term)
+            squares.append(_squared_norm(output["loss"], states) / output["divisor"] ** 2)
+    return torch.stack(squares) / share
 
 
-def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor) -> list[list[Tensor]]:
-    """Return each term's undivided gradients by the final states of each pass, [C, H], at these of the positions."""
-    parts_by_term: list[list[list[Tensor]]] = [[] for _ in work.loss.terms]
+def objective_of_token_loss(hidden: Sequence[Tensor], work: HeadWork, term: int) -> Tensor:
+    """Return a number whose gradient by the final states [N, H] of each pass is that of one token loss, undivided."""
+    (gradients,) = _by_last(hidden, work, torch.arange(hidden[0].shape[0], device=hidden[0].device), [term])
+    products = (states.float() * gradient for states, gradient in zip(hidden, gradients, strict=False))
+    return torch.stack([each.sum() for each in products]).sum()
+
+
+def _sampled_rows(batch: kdtool.Batch) -> tuple[list[int], float]:
+    """Return few of the rows that have something to imitate, evenly spaced, and their share of these."""
+    counts = (loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).tolist()
+    rows = [row for row, count in enumerate(counts) if count] or [0]
+    few = min(len(rows), -(-SAMPLED_POSITIONS * len(rows) // max(1, sum(counts))))
+    return [rows[round(index * (len(rows) - 1) / max(1, few - 1))] for index in range(few)], few / len(rows)
+
+
+@contextmanager
+def _states_of(embedding: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the embedding's outputs while the block runs, one tensor [B, L, H] per pass."""
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        states.append(output if output.requires_grad else output.detach().requires_grad_())  # frozen embeddings
+        return states[-1]
+
+    hook = embedding.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor, terms: Sequence[int]) -> list[list[Tensor]]:
+    """Return the undivided gradients of these terms by the final states of each pass, [C, H], at these positions."""
+    parts_by_term: dict[int, list[list[Tensor]]] = {index: [] for index in terms}
     with torch.no_grad(), torch.autocast(sampled.device.type, enabled=False):
         projection = Projection(work.head, work.dtype)
         for rows in torch.split(sampled, work.loss_chunk_size):
             logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
             chunk = work.chunk_rows(rows, teachers)
-            for index, parts in enumerate(parts_by_term):
+            for index, parts in parts_by_term.items():
                 gradients = work.loss.of_term(index, logits, chunk)[0]
                 by_head = [projection.before_cap(g, z) for g, z in zip(gradients, logits, strict=False)]
                 parts.append([product(of_pass.to(projection.dtype), projection.weight) for of_pass in by_head])
-    return [[torch.cat(parts) for parts in zip(*of_term, strict=True)] for of_term in parts_by_term]
+    return [[torch.cat(parts) for parts in zip(*of_term, strict=True)] for of_term in parts_by_term.values()]
 
 
-def _total(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
+def _squared_norm(value: Tensor, states: Sequence[Tensor]) -> Tensor:
+    """Return the squared norm of a number's gradient by all `states` together."""
+    if not value.requires_grad:
+        return torch.zeros((), device=value.device)
+    return _sum_of_squares(torch.autograd.grad(value, states, allow_unused=True), value.device)
+
+
+def _sum_of_squares(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
     squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
     return torch.stack(squares).sum() if squares else torch.zeros((), device=device)

@@ -1,8 +1,10 @@
-"""On-policy micro-batches: text that the student generates, in place of some of the corpus's (GKD).
+"""On-policy steps: text that the student generates, in place of some of the corpus's (GKD).
 
-Called by `_loop` when a step's micro-batches are fetched, before their labels are counted. The choice is derived from
-(seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
-from the rank, too. No generator state is checkpointed, and global generators are untouched.
+Called by `_loop` when a step's micro-batches are fetched, before their labels are counted. A whole step is on-policy or
+none of it: sampled text mostly has fewer labels, so in a step of both kinds its share of the gradient would be below its
+share of the rows. The choice is derived from (seed, step), so all ranks sample in the same steps and none waits for another;
+the samples are derived from micro-batch and rank, too. No generator state is checkpointed, and global generators are
+untouched.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class _Document(NamedTuple):
 
 
 class OnPolicySampler:
-    """Replaces some micro-batches of a phase by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
+    """Replaces the text of some steps by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
 
     `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
     student continued in them, and the tokens that it generated.
@@ -52,11 +54,10 @@ class OnPolicySampler:
         If it is sampled, only generated tokens have labels; other columns are 0 there. Documents without labels stay as
         they are, and short rows are padded.
         """
-        choice = f"{self._run.seed} {step} {number}"
         self.counts["batches"] += 1
-        if random.Random(choice).random() >= self._config.fraction:
+        if random.Random(f"{self._run.seed} {step}").random() >= self._config.fraction:
             return self.mark_as_corpus(batch)
-        chance = random.Random(f"{choice} {self._run.rank}")
+        chance = random.Random(f"{self._run.seed} {step} {number} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
         rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
         new = self._write([document for row in rows for document in row], chance)

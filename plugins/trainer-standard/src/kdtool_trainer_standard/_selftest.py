@@ -22,10 +22,11 @@ from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
-from kdtool_trainer_standard._loss_mask import loss_labels, select_signal
+from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._nonfinite import check_initial_finite
 from kdtool_trainer_standard._projection import Projection
+from kdtool_trainer_standard._row_selection import select_rows
 from kdtool_trainer_standard._terms import BoundTerm, without_dropout
 
 __all__ = ["self_test"]
@@ -64,7 +65,7 @@ def self_test(
             self_check(module.language_model)
     _check_teachers(run, module, signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
-    batch, signals, teacher_batches = _fullest_row(batch, signals, teacher_batches or {})
+    batch, signals, teacher_batches = select_rows([_fullest_row(batch)], batch, signals, teacher_batches or {})
     with autocast():
         outputs = _passes(module, batch)
         for output in outputs:
@@ -148,42 +149,9 @@ def _check_teacher(
         )
 
 
-def _fullest_row(
-    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], teacher_batches: Mapping[str, kdtool.Batch]
-) -> tuple[kdtool.Batch, dict[str, kdtool.Signal], dict[str, kdtool.Batch]]:
-    """Return only the row with most to imitate, with its signals."""
-    row = int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
-    cut = {name: _signal_of_row(signal, teacher_batches.get(name, batch), row) for name, signal in signals.items()}
-    return _row(batch, row), cut, {name: _row(other, row) for name, other in teacher_batches.items()}
-
-
-def _row(batch: kdtool.Batch, row: int) -> kdtool.Batch:
-    only = slice(row, row + 1)
-    return dataclasses.replace(
-        batch,
-        input_ids=batch.input_ids[only],
-        positions=batch.positions[only],
-        labels=batch.labels[only],
-        document=batch.document[only],
-        row_keys=batch.row_keys[only],
-        turns=batch.turns[only],
-        columns={name: column[only] for name, column in batch.columns.items()},
-    )
-
-
-def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdtool.Signal:
-    counts = (batch.labels != -100).sum(1)
-    start = int(counts[:row].sum())
-    positions, only = slice(start, start + int(counts[row])), slice(row, row + 1)
-
-    return dataclasses.replace(
-        select_signal(signal, positions),
-        attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
-        projections={
-            layer: kdtool.Projections(*(tensor[only] for tensor in tensors))
-            for layer, tensors in signal.projections.items()
-        },
-    )
+def _fullest_row(batch: kdtool.Batch) -> int:
+    """Return the row with most to imitate."""
+    return int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, hidden: Sequence[Tensor]) -> None:

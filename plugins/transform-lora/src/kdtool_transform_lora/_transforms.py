@@ -82,7 +82,7 @@ class Qlora(Lora):
 
 def _store_in_bits(student: kdtool.LanguageModel, bits: float) -> None:
     """Give weights on the meta device their later size, without needing bitsandbytes."""
-    from kdtool_transformers import store_as
+    from kdtool_torch import store_as
 
     from kdtool_transform_lora._adapters import linear_layers
 

@@ -8,9 +8,6 @@ from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
 from kdtool_transformers._documents import Documents as Documents
-from kdtool_transformers._files import complete_folder as complete_folder
-from kdtool_transformers._files import is_complete as is_complete
-from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
 from kdtool_transformers._generate import finish_text as finish_text
@@ -39,12 +36,6 @@ from kdtool_transformers._open import open_tokenizer as open_tokenizer
 from kdtool_transformers._open import without_weights as without_weights
 from kdtool_transformers._outline import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers._outline import outline_of as outline_of
-from kdtool_transformers._outline import store_as as store_as
-from kdtool_transformers._outline import stored_bytes as stored_bytes
-from kdtool_transformers._parts import download_parts as download_parts
-from kdtool_transformers._parts import forward_bytes as forward_bytes
-from kdtool_transformers._parts import itemsize as itemsize
-from kdtool_transformers._parts import student_parts as student_parts
 from kdtool_transformers._published import absent_config as absent_config
 from kdtool_transformers._published import absent_facts as absent_facts
 from kdtool_transformers._published import published_config as published_config
@@ -54,10 +45,11 @@ from kdtool_transformers._runtime import TransformersRuntime as TransformersRunt
 from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._sampling import choose as choose
 from kdtool_transformers._sources import Source as Source
+from kdtool_transformers._sources import download_estimates as download_estimates
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity
+from kdtool_transformers._sources import weights_identity as weights_identity
 from kdtool_transformers._student import CausalStudent as CausalStudent
 from kdtool_transformers._teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers._teacher import CausalTeacherConfig as CausalTeacherConfig
 from kdtool_transformers._tokenizer import TransformersTokenizer as TransformersTokenizer
-from kdtool_transformers._windows import windows as windows

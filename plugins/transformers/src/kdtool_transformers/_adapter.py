@@ -97,7 +97,7 @@ def adapter_identity(folder: Path) -> str:
     """Return a hash of an adapter's content. Raises as `require_adapter`."""
     from hashlib import sha256
 
-    from kdtool_transformers._files import content_hash
+    from kdtool_torch import content_hash
 
     require_adapter(folder)
     return sha256("".join(content_hash(folder / name) for name in (_SETTINGS, _WEIGHTS)).encode()).hexdigest()

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kdtool
-from kdtool_torch import cache_folder, give_usual_mode, isolated_rng
+from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual_mode, isolated_rng
 
-from kdtool_transformers._files import complete_folder, content_hash
 from kdtool_transformers._gguf_header import read_gguf
 from kdtool_transformers._model import no_progress_bar
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
 from transformers import AutoConfig
 
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._open import without_weights
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["AbsentTokenizer", "outline_of", "store_as", "stored_bytes"]
-
-_STORED = "kdtool_stored_bytes"
+__all__ = ["AbsentTokenizer", "outline_of"]
 
 
 class AbsentTokenizer:
@@ -35,13 +32,3 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
         config = AutoConfig.for_model(**config)
     stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
-
-
-def store_as(parameter: nn.Parameter, size: int) -> None:
-    """Record that an outline's parameter will be stored in `size` bytes, as quantised weights are."""
-    setattr(parameter, _STORED, size)
-
-
-def stored_bytes(parameter: Tensor) -> int:
-    """Return the bytes that a parameter of an outline will be stored in."""
-    return int(getattr(parameter, _STORED, parameter.numel() * parameter.dtype.itemsize))

@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 import kdtool
 import torch
-from kdtool_torch import eval_mode, exact_head, exact_logits, log_likelihood, widen
+from kdtool_torch import Window, eval_mode, exact_head, exact_logits, log_likelihood, widen, windows
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
 from kdtool_transformers._generate import answer_requests, generate
-from kdtool_transformers._windows import Window, windows
 
 __all__ = ["TransformersRuntime"]
 

@@ -1,16 +1,16 @@
-"""Locate a model's weights, given a recipe's folder, Hub name, or .gguf file to convert. Light."""
+"""Locate a model's weights, given a recipe's folder, Hub name, or .gguf file; identify and estimate them. Light."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import kdtool
+from kdtool_torch import content_hash
 
-from kdtool_transformers._files import weights_identity
-
-__all__ = ["Source", "find_source", "is_cached", "source_identity"]
+__all__ = ["Source", "download_estimates", "find_source", "is_cached", "source_identity", "weights_identity"]
 
 
 class Source(NamedTuple):
@@ -50,6 +50,23 @@ def source_identity(source: Source, *, offline: bool = False) -> str:
     return hub_commit(source.place, revision=source.revision, offline=offline)
 
 
+def weights_identity(folder: Path) -> str:
+    """Return a SHA-256 over a model folder's configuration and weight files, by content.
+
+    Hashes of files are kept in the user's cache by path, size and time of change, so that a second call is free.
+
+    Raises:
+        UsageError: the folder holds no safetensors.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise kdtool.UsageError(f"{folder} holds no *.safetensors: the weights are missing")
+    total = sha256()
+    for file in [folder / "config.json", *files]:
+        total.update(f"{file.name} {content_hash(file)}\n".encode())
+    return total.hexdigest()
+
+
 def is_cached(hub_name: str, revision: str | None = None) -> bool:
     """Return whether the files of a Hub name are on this machine: configuration, tokenizer, and weights or their index."""
     from huggingface_hub import try_to_load_from_cache
@@ -60,3 +77,24 @@ def is_cached(hub_name: str, revision: str | None = None) -> bool:
 
     weights = is_held("model.safetensors") or is_held("model.safetensors.index.json")
     return weights and is_held("config.json") and (is_held("tokenizer.json") or is_held("tokenizer_config.json"))
+
+
+def download_estimates(source: str, revision: str | None, parameters: int) -> Iterator[kdtool.Estimate]:
+    """Yield the download of a model that is not on this machine yet, and the space it takes in the Hub's cache.
+
+    Args:
+        source: a folder, which is here, or a Hub name.
+        revision: of a Hub name.
+        parameters: number of the model's parameters, for its approximate size if the published one is unknown; 0 if it
+            is not described yet.
+    """
+    from kdtool_transformers._published import published_bytes
+
+    if source.lower().endswith(".gguf") or Path(source).expanduser().exists() or is_cached(source, revision):
+        return
+    known = published_bytes(source)
+    size = 2 * parameters if known is None else known
+    note = (
+        "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
+    )
+    yield kdtool.Estimate(f"weights of {source} from the Hub", disk_bytes=size, download_bytes=size, note=note)

@@ -65,9 +65,9 @@ class CausalStudent(kdtool.Student):
         return tokenizer
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers._parts import student_parts
+        from kdtool_torch import student_estimates
 
-        yield from student_parts(ahead, self.others())
+        yield from student_estimates(ahead, self.others())
 
     def others(self) -> Iterable[Mapping[str, Any]]:
         """Return settings under which the student would be smaller or larger, for `kdtool check` to propose."""

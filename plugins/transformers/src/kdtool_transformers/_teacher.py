@@ -134,7 +134,7 @@ class CausalTeacher(kdtool.Teacher):
         from kdtool_torch import gpu_bytes
 
         from kdtool_transformers._loading import held_bytes
-        from kdtool_transformers._parts import download_parts
+        from kdtool_transformers._sources import download_estimates
 
         device, dtype = self._place(), self._dtype()
         held = held_bytes(self._shapes(run), dtype, self.config.quantise)
@@ -153,7 +153,7 @@ class CausalTeacher(kdtool.Teacher):
         )
         source = self.hub_source()
         if source is not None:
-            yield from download_parts(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
+            yield from download_estimates(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch

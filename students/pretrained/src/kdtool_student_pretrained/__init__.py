@@ -83,11 +83,11 @@ class Pretrained(CausalStudent):
         return self._in_dtype(open_facts(location, tokenizer, revision=revision, offline=run.offline))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers import download_parts
+        from kdtool_transformers import download_estimates
 
         yield from super().kdtool_estimate(run, ahead)
         facts = ahead.models.get(ahead.student)
-        yield from download_parts(self.config.model, self.config.revision, 0 if facts is None else facts.parameters)
+        yield from download_estimates(self.config.model, self.config.revision, 0 if facts is None else facts.parameters)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch

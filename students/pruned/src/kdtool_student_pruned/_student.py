@@ -66,9 +66,9 @@ class Pruned(CausalStudent):
         )
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers import forward_bytes, student_parts
+        from kdtool_torch import forward_bytes, student_estimates
 
-        yield from student_parts(ahead)
+        yield from student_estimates(ahead)
         source = ahead.models.get(self.config.source)
         if source is not None:
             tokens = self.config.calibration_length * 4

@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import kdtool
-from kdtool_torch import cache_folder
-from kdtool_transformers import complete_folder, convert_gguf, convert_gguf_into, is_complete
+from kdtool_torch import cache_folder, complete_folder, is_complete
+from kdtool_transformers import convert_gguf, convert_gguf_into
 
 __all__ = ["CONFIG", "GGUF_BYTES", "SAFETENSORS_BYTES", "cached_weights", "find_weights", "own_weights"]
 

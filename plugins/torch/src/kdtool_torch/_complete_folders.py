@@ -1,44 +1,25 @@
-"""Model files on disk: complete folders and content hashes.
-
-Light: no torch. Used by `_teacher`, `_gguf` and teacher plugins.
-"""
+"""Folders of the user's cache that are complete or absent, and hashes of large files that are computed once. No torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import kdtool
-from kdtool_torch import cache_folder, write_cached
 
-__all__ = ["complete_folder", "content_hash", "is_complete", "weights_identity"]
+from kdtool_torch._user_cache import cache_folder, write_cached
+
+__all__ = ["complete_folder", "content_hash", "is_complete"]
 
 _HASHES = "hashes.json"
 _SUMS = "SHA256SUMS"
 _compared: set[tuple[str, int, int]] = set()
 """Path, size and time of change of the files of complete folders that this process has compared with their sums."""
-
-
-def weights_identity(folder: Path) -> str:
-    """Return a SHA-256 over a model folder's configuration and weight files, by content.
-
-    Hashes of files are kept in the user's cache by path, size and time of change, so that a second call is free.
-
-    Raises:
-        UsageError: the folder holds no safetensors.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise kdtool.UsageError(f"{folder} holds no *.safetensors: the weights are missing")
-    total = sha256()
-    for file in [folder / "config.json", *files]:
-        total.update(f"{file.name} {content_hash(file)}\n".encode())
-    return total.hexdigest()
 
 
 def content_hash(file: Path) -> str:

@@ -1,14 +1,11 @@
-"""Parts of estimates that students on transformers share."""
+"""Estimates that students share."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import student_parts
-from kdtool_transformers.testing import tiny_model
+from kdtool_torch import student_estimates
 
 
 @pytest.mark.parametrize(
@@ -24,9 +21,9 @@ from kdtool_transformers.testing import tiny_model
 def test_a_student_is_measured_in_the_dtype_that_the_device_computes_in(
     dtype: str, computed: torch.dtype, wider: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_torch.compute_dtype", lambda *_: computed)
-    facts = replace(tiny_model().facts, dtype=dtype)
+    monkeypatch.setattr("kdtool_torch._student_estimates.compute_dtype", lambda *_: computed)
+    facts = kdtool.ModelFacts(1000, 1000, 2, 8, 2, 2, 16, 50, 64, dtype, True, "t")
     ahead = kdtool.RunForecast({"student": facts}, "student")
-    found = [one for one in student_parts(ahead) if one.part == "measured student in float32"]
+    found = [one for one in student_estimates(ahead) if one.part == "measured student in float32"]
     assert sum(one.compute_bytes for one in found) == wider * facts.parameters
     assert all(one.stages == ("scores",) for one in found)
