@@ -26,6 +26,7 @@ from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
+from kdtool._store.layout import MODEL
 from kdtool._store.locks import is_led, refuse_moved
 from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -209,5 +210,5 @@ class Context:
         """Load the weights that this node expects into each teacher that it asks."""
         for name, source in node.teachers.items():
             if self._loaded.get(name) is not source:
-                self.hooks.component(name, Teacher).kdtool_load_weights(run, source.weights if source else None)
+                self.hooks.component(name, Teacher).kdtool_load_weights(run, source.path / MODEL if source else None)
                 self._loaded[name] = source
