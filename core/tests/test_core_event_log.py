@@ -108,9 +108,9 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     read = list(read_events(make_run(tmp_path)))
     assert [event.hook for event in read] == HOOKS
     assert read[0].values["stages"] == planned
-    assert math.isnan(read[4].values["report"].loss)
-    assert read[5].values["measurement"] == measurement
-    assert read[7].values["text"] == "zwei\nZeilen ü \u2028 \udc80"
+    assert math.isnan(read[3].values["report"].loss)
+    assert read[4].values["measurement"] == measurement
+    assert read[6].values["text"] == "zwei\nZeilen ü \u2028 \udc80"
     assert sum(event.bytes for event in read) == (tmp_path / "events.jsonl").stat().st_size
 
 
