@@ -119,7 +119,7 @@ def test_gradients_are_right_however_it_is_cut(
 ) -> None:
     view = view_of(OWN, other)
     whole = gradients(loss, view)
-    monkeypatch.setattr(_chunks, "ELEMENTS", 30)  # one position at a time, or two
+    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 30)  # one position at a time, or two
     for found, expected in zip(gradients(loss, view), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert view.head is not None
@@ -236,7 +236,7 @@ def test_memory_does_not_grow_with_positions_times_tokens(
     loss: kdtool.SequenceLoss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight times the positions: 20 MB more of each tensor of logits, if they were all there."""
-    monkeypatch.setattr(_chunks, "ELEMENTS", 2**16)
+    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 2**16)
     found = []
     for count in (100, 800):
         view = view_of([[Document(tuple(range(count + 2)))]], [[Document(tuple(range(count + 2)))]], plain=True)

@@ -186,7 +186,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
 
 
 def test_documents_follow_layers_to_other_devices_and_collect_in_one_place() -> None:
-    documents = Documents.of(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}), frozenset({2}))
+    documents = Documents(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}), frozenset({2}))
     elsewhere = documents.on(torch.device("meta"))
     assert documents.on(torch.device("cpu")) is documents
     assert elsewhere.start.device.type == "meta"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from kdtool_transformers import absent_config, absent_facts
+from kdtool_transformers import absent_config, outline_of
 from kdtool_transformers._published import published_bytes, published_config
 from kdtool_transformers.testing import save_tiny
 
@@ -30,7 +30,7 @@ def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shapes_are_those_of_the_class_of_transformers(name: str) -> None:
     config = absent_config(name)
     assert config is not None
-    facts = absent_facts(config)
+    facts = outline_of(config).facts
     assert (facts.parameters, facts.vocabulary) == (COUNTS[name], config["vocab_size"])
     assert facts.tokenizer_fingerprint == "", "the tokenizer is not here"
 

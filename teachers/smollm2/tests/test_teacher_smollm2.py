@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
-from kdtool_transformers import open_facts, open_tokenizer
+from kdtool_transformers import facts_of, open_config, open_tokenizer, without_weights
 from kdtool_transformers.testing import save_tiny
 
 CODE = 'def f(x):\n\tif x  >  10:\n        return {"é": 0x1F, "漢": -123_456}   # two  spaces\n\n\n    \n'
@@ -115,7 +115,7 @@ def test_the_wheel_gives_the_model_it_should(tmp_path: Path, monkeypatch: pytest
     assert tokenizer.decode(tokenizer.encode(CODE)) == CODE
     assert tokenizer.encode("<|endoftext|><|im_start|><|im_end|>") == [0, 1, 2]
     assert len(tokenizer.encode("x  123")) == len(tokenizer.encode("x  ")) + 3  # digits stand alone
-    facts = open_facts(folder, tokenizer, offline=True)
+    facts = facts_of(without_weights(open_config(folder, offline=True)), tokenizer)
     monkeypatch.setattr(_fetch, "cached_weights", lambda: None)
     own = SmolLM2.Config(dtype="bfloat16")  # of the file; the default depends on the machine
     told = SmolLM2(own).kdtool_describe(make_run(tmp_path, offline=True))

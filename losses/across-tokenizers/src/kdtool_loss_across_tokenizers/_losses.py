@@ -55,7 +55,8 @@ class UniversalLogitDistillation(_AcrossTokenizers):
             student, teacher = student_side.logits(at[part]), teacher_side.logits(teacher_at[part])
             return sorted_distance(student, teacher, self.temperature)
 
-        values = in_chunks(distances, len(at), max(student_side.head.vocabulary, teacher_side.head.vocabulary))
+        vocabulary = max(student_side.head.vocabulary, teacher_side.head.vocabulary)
+        values = in_chunks(distances, len(at), vocabulary, at.device)
         return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
 
 

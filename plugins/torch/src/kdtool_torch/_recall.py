@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_torch._batches import NO_LABEL
+from kdtool_torch._moved import original_of
 from kdtool_torch._shard_files import ONCE, REMEDY, load_manifests, verify
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class RecordedRows:
             kdtool.StorageError: a row was not recorded, or was recorded with a different number of labels.
         """
         rows = []
-        for key, labels in zip(batch.row_keys, (batch.labels != NO_LABEL).sum(1).tolist(), strict=True):
+        for key, labels in zip(batch.row_keys, (original_of(batch.labels) != NO_LABEL).sum(1).tolist(), strict=True):
             row = self._rows.get(key)
             if row is None:
                 raise kdtool.StorageError(

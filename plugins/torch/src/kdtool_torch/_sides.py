@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._likelihood import log_likelihood
+from kdtool_torch._on_host import select_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Side:
         def of_tokens(part: slice) -> Tensor:
             return log_likelihood(self.head.logits(states[part]), labels[part])
 
-        return in_chunks(of_tokens, len(labels), self.head.vocabulary)
+        return in_chunks(of_tokens, len(labels), self.head.vocabulary, states.device)
 
 
 def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
@@ -53,10 +53,8 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     if view.teacher is None or view.teacher.lazy is None:
         raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
-    bias = None if lazy.head.bias is None else lazy.head.bias.detach()
-    student = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
-    frozen = replace(lazy.head, weight=lazy.head.weight.detach(), bias=bias)
-    teacher = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], frozen)
+    student = Side(view.student.last, select_labelled(view.batch.labels, view.batch), view.head)
+    teacher = Side(lazy.hidden.detach(), select_labelled(other.labels, other), _without_gradient(lazy.head))
     for who, side in (("student's", student), ("teacher's", teacher)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(
@@ -64,3 +62,10 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
                 "labels; one for each is expected"
             )
     return student, teacher
+
+
+def _without_gradient(head: kdtool.Head) -> kdtool.Head:
+    learns = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
+    if not learns:
+        return head  # itself: a trainer's head may keep its cast weight
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())

@@ -6,12 +6,14 @@
 - `_loop` our subclass of `transformers.Trainer`: steps and reports
 - `_resumable` its base: writing checkpoints, and resuming from them
 - `_progress` the state of an unfinished phase
+- `_named_optimizer` the optimizer that the recipe names
 - `_schedule` the learning-rate schedule
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once
 - `_chunk` the function called on each chunk, eager or compiled
 - `_compiling` the decision to compile it
 - `_projection` final states to logits, according to a `Head`
+- `_sequence_head` the head with which sequence losses compute logits
 - `_terms` the phase's losses bound to callables, teachers and weights
 - `_loss_mask` the positions that token losses see, without rejected text
 - `_mixture` several teachers as one, for terms that learn from a mixture

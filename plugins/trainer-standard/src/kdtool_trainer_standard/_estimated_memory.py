@@ -18,12 +18,16 @@ from kdtool_transformers import TransformersModel, layers_among
 from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes
+from kdtool_trainer_standard._named_optimizer import named_optimizer
 from kdtool_trainer_standard._outlines import activation_memory, measure_outline
+from kdtool_trainer_standard._projection import returns_float32, share_bytes
 from kdtool_trainer_standard._terms import learns_on_policy
 
 __all__ = ["Sizes", "memory_of", "sizes_of"]
 
 _FLOAT = 4
+_MOMENTS = 2 * _FLOAT
+"""Bytes of AdamW's state for each trained number."""
 _SLACK = 0.1
 """Share of temporary memory that stays unused between blocks of the allocator. Fitted to measured runs on CPUs
 (docs/benchmarks/memory.md), assumed on GPUs."""
@@ -41,6 +45,8 @@ class Sizes:
     frozen: int
     """Original frozen weights in main memory, if the compute dtype lacks some of their values."""
     learned: int
+    moments: int
+    """State of the optimizer."""
     best: int
     """Saved weights of the best student."""
     shares: int
@@ -75,11 +81,13 @@ def sizes_of(
     logits, at_head = _head_bytes(config, run, phase, head, facts, dtype)
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
     shares = run.world if config.sharding == "full" else 1
+    optimizer = named_optimizer(run, config.sharding)
     modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
     return Sizes(
         weights=_FLOAT * (learns + modules) + held,
         frozen=kept,
         learned=learns + modules,
+        moments=int((_MOMENTS if optimizer is None else optimizer.state_bytes) * (learns + modules)),
         best=_FLOAT * learns,
         shares=shares,
         gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
@@ -122,8 +130,11 @@ def _head_bytes(
     # A head that learns, or is the embedding in wider numbers, is cast for products; else it is held in the dtype.
     cast = head.requires_grad or (facts.tied and head.dtype.itemsize > dtype.itemsize)
     copy = head.numel() * dtype.itemsize * (cast and dtype != torch.float32)
-    gradient = head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad  # with a chunk's share of it
-    return chunk * vocabulary * dtype.itemsize * (passes + len(dense)), losses + states + copy + gradient
+    gradient = (head.numel() * _FLOAT + share_bytes(head, dtype)) * head.requires_grad
+    logits = chunk * vocabulary * dtype.itemsize * (passes + len(dense))
+    if returns_float32(pick_device(), dtype):  # only gradients are kept in half precision
+        logits = chunk * vocabulary * dtype.itemsize * passes + call * vocabulary * _FLOAT * (passes + len(dense))
+    return logits, losses + states + copy + gradient
 
 
 def _generation_bytes(
@@ -144,7 +155,7 @@ def memory_of(
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
         "weights": sizes.weights // sizes.shares,
-        "optimiser": 2 * _FLOAT * sizes.learned // sizes.shares,
+        "optimizer": sizes.moments // sizes.shares,
         "weights gathered for a step": sizes.gathered,
     }
     for part, size in ((part, size) for part, size in common.items() if size):

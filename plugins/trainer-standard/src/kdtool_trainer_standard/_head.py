@@ -1,7 +1,7 @@
 """The chunked head: losses on logits that never exist all at once, with their gradient taken on the way forward.
 
-For C rows at a time: project final states to logits, hand r rows at a time to the losses, overwrite those logits with
-their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight; if a loss asks for two
+For C rows at a time: project final states to logits, hand r rows at a time to the losses, replace those logits by their
+gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight; if a loss asks for two
 passes of the student, for each of them. Backward only multiplies by the incoming gradient. One autograd function does it,
 so that DDP, FSDP and gradient scaling see an ordinary head.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
 from kdtool_trainer_standard._mixture import joined_samples
-from kdtool_trainer_standard._projection import Projection, product
+from kdtool_trainer_standard._projection import Projection, add_product, product
 
 __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
 
@@ -55,7 +55,7 @@ class Teachers:
         logits = {}
         for name, (hidden, head) in self._lazy.items():
             states = hidden[rows]
-            out = None if buffers is None else _buffer(buffers, name, states.shape[0], head)
+            out = None if buffers is None else _buffer(buffers, name, states.shape[0], head, head.logits_dtype)
             logits[name] = head.logits(states, out)
         return logits
 
@@ -179,7 +179,7 @@ class _Gradients:
         if by_states is not None:
             by_states[rows] = product(gradient, projection.weight)
         if self.weight is not None:
-            self.weight[: projection.vocabulary] += product(gradient.t(), hidden)
+            add_product(self.weight[: projection.vocabulary], gradient.t(), hidden)
         if self.bias is not None:
             self.bias[: projection.vocabulary] += gradient.float().sum(0)
 
@@ -189,27 +189,47 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
     states = [of_pass.detach().to(work.dtype) for of_pass in hidden]
     totals = torch.zeros(2, len(work.loss.terms), device=projection.weight.device)
     for rows in _evenly(0, states[0].shape[0], work.head_chunk_size):
-        z = [
-            projection.logits(
-                of_pass[rows], _buffer(work.buffers, ("student", number), rows.stop - rows.start, projection)
-            )
-            for number, of_pass in enumerate(states)
-        ]
-        teachers = work.teachers.project(rows, work.buffers)
-        for part in _evenly(rows.start, rows.stop, work.loss_chunk_size):
+        count = rows.stop - rows.start
+        z = [_buffer(work.buffers, ("student", number), count, projection, work.dtype) for number in range(len(states))]
+        for part, logits, teachers in _projected_parts(rows, states, projection, z, work):
+            chunk_gradients, chunk_totals = work.loss(logits, work.chunk_rows(part, teachers))
             within = slice(part.start - rows.start, part.stop - rows.start)
-            logits = tuple(of_pass[within] for of_pass in z)
-            chunk_gradients, chunk_totals = work.loss(
-                logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part))
-            )
-            for of_pass, gradient in zip(logits, chunk_gradients, strict=True):
-                of_pass.copy_(projection.before_cap(gradient, of_pass))
+            for of_pass, of_part, gradient in zip(z, logits, chunk_gradients, strict=True):
+                of_pass[within].copy_(projection.before_cap(gradient, of_part))
             totals += chunk_totals
         for number, of_pass in enumerate(states):
             gradients.add(number, rows, z[number], of_pass[rows], projection)
     work.totals = totals
     checked = [totals[0].sum(), *(of_pass.sum() for of_pass in gradients.hidden if of_pass is not None)]
     work.finite = torch.stack(checked).isfinite().all()
+
+
+def _projected_parts(
+    rows: slice, states: Sequence[Tensor], projection: Projection, z: Sequence[Tensor], work: HeadWork
+) -> Iterator[tuple[slice, tuple[Tensor, ...], tuple[TeacherRows, ...]]]:
+    """Yield each part of `rows` that the losses see at once, with its logits, the student's of each pass and the teachers'.
+
+    Logits in the dtype of products are projected into `z`, for all rows at once. Wider ones, which would take twice the
+    memory there, are projected part by part.
+    """
+    wider = projection.logits_dtype != projection.dtype
+    teachers: dict[str, Tensor] = {}
+    if not wider:
+        for of_pass, out in zip(states, z, strict=True):
+            projection.logits(of_pass[rows], out)
+        teachers = work.teachers.project(rows, work.buffers)
+    for part in _evenly(rows.start, rows.stop, work.loss_chunk_size):
+        within = slice(part.start - rows.start, part.stop - rows.start)
+        logits = tuple(of_pass[within] for of_pass in z)
+        if wider:
+            within = slice(0, part.stop - part.start)
+            buffers = (
+                _buffer(work.buffers, ("wider", number), within.stop, projection, projection.logits_dtype)
+                for number in range(len(z))
+            )
+            logits = tuple(projection.logits(each[part], out) for each, out in zip(states, buffers, strict=True))
+            teachers = work.teachers.project(part, work.buffers)
+        yield part, logits, work.teachers.of_terms(teachers, within, part)
 
 
 def _evenly(start: int, stop: int, most: int) -> Iterator[slice]:
@@ -227,16 +247,11 @@ def _scale(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor
     return None if gradient is None else gradient.mul_(scale).to(dtype)
 
 
-def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projection) -> Tensor:
+def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projection, dtype: torch.dtype) -> Tensor:
     """Return memory for logits [rows, V]: the same for each chunk and step."""
     buffer = buffers.get(name)
-    if (
-        buffer is None
-        or buffer.shape[0] < rows
-        or buffer.shape[1] != projection.vocabulary
-        or buffer.dtype != projection.dtype
-    ):
+    if buffer is None or buffer.shape[0] < rows or buffer.shape[1] != projection.vocabulary or buffer.dtype != dtype:
         weight = projection.weight
-        buffer = torch.empty(rows, projection.vocabulary, dtype=projection.dtype, device=weight.device)
+        buffer = torch.empty(rows, projection.vocabulary, dtype=dtype, device=weight.device)
         buffers[name] = buffer
     return buffer[:rows]

@@ -13,12 +13,13 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool_torch import select_labelled
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._denominators import CorpusCounts
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
-from kdtool_trainer_standard._loss_mask import loss_labels, loss_mask, select, select_signal
+from kdtool_trainer_standard._loss_mask import loss_mask, select, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
     objective_of_token_loss,
@@ -27,6 +28,7 @@ from kdtool_trainer_standard._norms import (
     squared_norms_at_last,
 )
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
+from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
 
 __all__ = ["DistillationModule", "Sizes", "StepStats", "token_rows"]
@@ -145,8 +147,9 @@ class DistillationModule(nn.Module):
             return self._objective(term, batch, signals, outputs, teacher_batches or {})
         self.stats.tokens = tokens.clamp(min=1)
         loss = self._token_losses(batch, signals, outputs)
+        head = self.sequence_head()
         for index in self._sequence:
-            view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
+            view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {}, head)
             loss = loss + self._sequence_loss(index, view)
         return {"loss": loss}
 
@@ -244,8 +247,13 @@ class DistillationModule(nn.Module):
             number = self._token.index(term)
             work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
             return {"loss": objective_of_token_loss(hidden, work, number), "divisor": self._divisors()[number]}
-        values = self._sequence_values(term, self.view(self.terms[term], batch, signals, outputs, teacher_batches))
+        view = self.view(self.terms[term], batch, signals, outputs, teacher_batches, self.sequence_head().frozen())
+        values = self._sequence_values(term, view)
         return {"loss": values.sum() * self.factors[term], "divisor": self.stats.seen[term].clamp(min=1)}
+
+    def sequence_head(self) -> SequenceHead:
+        """Return the student's head for the sequence losses of one micro-batch."""
+        return sequence_head(self.language_model.head, self.sizes.dtype)
 
     def view(
         self,
@@ -254,12 +262,15 @@ class DistillationModule(nn.Module):
         signals: Mapping[str, kdtool.Signal],
         outputs: tuple[kdtool.ModelOutputs, ...],
         teacher_batches: Mapping[str, kdtool.Batch],
+        head: SequenceHead,
     ) -> kdtool.StepView:
-        """Return what a sequence loss sees."""
+        """Return what a sequence loss sees; all of a micro-batch share `head`."""
         teacher = bound.term.teacher or ""
         signal, teacher_batch = signals.get(teacher), teacher_batches.get(teacher)
-        head, shared = self.language_model.head, bound.term.shared
+        shared = bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
+        if signal is not None and signal.lazy is not None:
+            signal = replace(signal, lazy=replace(signal.lazy, head=sequence_head(signal.lazy.head).frozen()))
         second = outputs[1] if bound.term.forward_passes == 2 else None
         inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
         return kdtool.StepView(
@@ -312,16 +323,20 @@ def _key(name: str) -> str:
 def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
     """Return which values of a sequence loss belong to text that the student wrote."""
     generated = batch.columns[STUDENT_GENERATED] != 0
-    return generated[batch.labels != -100] if isinstance(result, kdtool.PerToken) else generated.any(1)
+    return select_labelled(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
     """Return what the losses see of a batch's positions in the loss mask, row-major."""
-    labelled = loss_labels(batch.labels, batch.columns) != -100
+    mask = loss_mask(batch)
+
+    def of(values: Tensor) -> Tensor:
+        return select(select_labelled(values, batch), mask)
+
     return TokenRows(
-        labels=batch.labels[labelled],
-        positions=batch.positions[labelled],
-        columns={name: column[labelled] for name, column in batch.columns.items()},
+        labels=of(batch.labels),
+        positions=of(batch.positions),
+        columns={name: of(column) for name, column in batch.columns.items()},
         factors=factors,
         progress=progress,
         step=step,

@@ -25,6 +25,7 @@ from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._projection import Projection, product
 from kdtool_trainer_standard._row_selection import select_rows
+from kdtool_trainer_standard._sequence_head import SequenceHead
 
 if TYPE_CHECKING:
     from kdtool_trainer_standard._module import DistillationModule
@@ -64,7 +65,9 @@ def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor]
     passes = [view.student] if view.second is None else [view.student, view.second]
     leaves = [outputs.last.detach().requires_grad_() for outputs in passes]
     of_leaves = [replace(outputs, last=leaf) for outputs, leaf in zip(passes, leaves, strict=True)]
-    value = objective(replace(view, student=of_leaves[0], second=of_leaves[1] if len(passes) > 1 else None))
+    head = view.head.frozen() if isinstance(view.head, SequenceHead) else view.head
+    second = of_leaves[1] if len(passes) > 1 else None
+    value = objective(replace(view, student=of_leaves[0], second=second, head=head))
     return _squared_norm(value, leaves)
 
 

@@ -1,7 +1,7 @@
 """Final states to logits and back, according to a `kdtool.Head`: logits = soft_cap(scale · (h · weightᵀ + bias)).
 
-Used by the chunked head, by the measurement of gradient norms and by the self-tests. Only the rows of the true
-vocabulary take part.
+Used by the chunked head, by the heads of sequence losses, by the measurement of gradient norms and by the self-tests. Only
+the rows of the true vocabulary take part.
 """
 
 from __future__ import annotations
@@ -10,11 +10,30 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Projection", "product"]
+__all__ = ["Projection", "add_product", "logits_product", "product", "returns_float32", "share_bytes"]
+
+_ROWS = 8192
+"""Rows of a gradient by the head's weight that are computed at once where they cannot be added in place."""
+
+
+def returns_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether products of half-precision operands are available in float32, unrounded."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def logits_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return a · b for logits: in float32 if the device returns that, else in the operands' dtype; in `out` if given."""
+    return _product_in_float32(a, b, out) if returns_float32(a.device, a.dtype) else torch.mm(a, b, out=out)
+
+
+def _product_in_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    if out is None:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b, out_dtype=torch.float32, out=out)
 
 
 class Projection:
-    """A head in the dtype it computes in, for chunks of final states.
+    """A head in the dtype of its operands, for chunks of final states.
 
     The cast of the weight is made once here, not once a chunk.
     """
@@ -24,7 +43,9 @@ class Projection:
         self.head = head
         self.dtype = dtype
         self.weight = head.weight.detach()[: head.vocabulary].to(dtype)  # [V, H]
-        self.bias = None if head.bias is None else head.bias.detach()[: head.vocabulary].to(dtype)  # [V]
+        self.logits_dtype = torch.float32 if returns_float32(self.weight.device, dtype) else dtype
+        # [V]; added to logits in their own dtype
+        self.bias = None if head.bias is None else head.bias.detach()[: head.vocabulary].to(self.logits_dtype)
 
     @property
     def vocabulary(self) -> int:
@@ -32,9 +53,12 @@ class Projection:
         return self.weight.shape[0]
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return logits [C, V] of final states [C, H], without gradient; written to `out` [>= C, V] if given."""
+        """Return logits [C, V] of final states [C, H], without gradient; written to `out` [>= C, V] if given.
+
+        They are of `logits_dtype`: losses get unrounded logits where the device returns them.
+        """
         target = None if out is None else out[: hidden.shape[0]]
-        z = torch.mm(hidden.detach().to(self.dtype), self.weight.t(), out=target)
+        z = logits_product(hidden.detach().to(self.dtype), self.weight.t(), target)
         if self.bias is not None:
             z += self.bias
         if self.head.scale != 1.0:
@@ -55,6 +79,24 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     Sums over rows, which nothing has divided yet, may be more than float16 holds.
     """
-    if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
-        return torch.mm(a, b, out_dtype=torch.float32)
+    if returns_float32(a.device, a.dtype):
+        return _product_in_float32(a, b)
     return torch.mm(a.float(), b.float()) if a.dtype == torch.float16 else torch.mm(a, b)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a · b to `total` [V, H], float32 or wider, in place, without a temporary of its size."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+        return
+    for start in range(0, len(total), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total[rows] += product(a[rows], b)
+
+
+def share_bytes(weight: Tensor, dtype: torch.dtype) -> int:
+    """Return the size of the temporary of `add_product` for a head's weight [V, H], with operands in `dtype`."""
+    if dtype == torch.float32:
+        return 0
+    exact = returns_float32(weight.device, dtype) or dtype == torch.float16
+    return min(len(weight), _ROWS) * weight.shape[1] * (4 if exact else dtype.itemsize)

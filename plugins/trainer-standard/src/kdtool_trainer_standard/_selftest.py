@@ -70,9 +70,12 @@ def self_test(
         outputs = _passes(module, batch)
         for output in outputs:
             check_initial_finite(output.last.detach(), module.sizes.dtype)
+        head = module.sequence_head()
         for bound in module.terms:
             if not bound.per_token:
-                _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, teacher_batches))
+                _check_sequence_loss(
+                    run, module, bound, module.view(bound, batch, signals, outputs, teacher_batches, head)
+                )
     work = module.head_work(batch, signals)
     hidden = [states.detach() for states in module.head_states(batch, outputs)]
     logits, rows = _chunk(work, hidden, 0, work.loss_chunk_size)

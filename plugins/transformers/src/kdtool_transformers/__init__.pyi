@@ -22,6 +22,7 @@ from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
+from kdtool_transformers._located import LocatedWeights as LocatedWeights
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
 from kdtool_transformers._model import decoder_layers as decoder_layers
@@ -30,14 +31,12 @@ from kdtool_transformers._model import has_document_attention as has_document_at
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
 from kdtool_transformers._open import open_config as open_config
-from kdtool_transformers._open import open_facts as open_facts
 from kdtool_transformers._open import open_model as open_model
 from kdtool_transformers._open import open_tokenizer as open_tokenizer
 from kdtool_transformers._open import without_weights as without_weights
 from kdtool_transformers._outline import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers._outline import outline_of as outline_of
 from kdtool_transformers._published import absent_config as absent_config
-from kdtool_transformers._published import absent_facts as absent_facts
 from kdtool_transformers._published import published_config as published_config
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
@@ -45,7 +44,6 @@ from kdtool_transformers._runtime import TransformersRuntime as TransformersRunt
 from kdtool_transformers._sampling import Sampler as Sampler
 from kdtool_transformers._sampling import choose as choose
 from kdtool_transformers._sources import Source as Source
-from kdtool_transformers._sources import download_estimates as download_estimates
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity
 from kdtool_transformers._sources import weights_identity as weights_identity

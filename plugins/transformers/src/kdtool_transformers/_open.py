@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
-    "hub_commit",
     "open_config",
-    "open_facts",
     "open_model",
     "open_tokenizer",
+    "read_origin",
     "resolve",
     "without_weights",
 ]
@@ -85,7 +84,7 @@ def open_model(
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
     model = place(model, device, quantise, device_map)
-    origin = _origin(where)
+    origin = read_origin(where)
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
     return opened
@@ -156,20 +155,6 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
     return config
 
 
-def open_facts(
-    source: str | Path, tokenizer: TransformersTokenizer, *, revision: str | None = None, offline: bool = False
-) -> kdtool.ModelFacts:
-    """Return a model's shapes from its configuration: the model is built without memory for its weights.
-
-    Raises as `open_model`.
-    """
-    from kdtool_transformers._model import facts_of
-
-    config, where = open_config(source, revision=revision, offline=offline), resolve(source)
-    with explain(source, where, offline):
-        return facts_of(without_weights(config), tokenizer, tuple(_origin(where).get("copied_layers", ())))
-
-
 def without_weights(config: Any) -> Any:
     """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
     import torch
@@ -178,14 +163,6 @@ def without_weights(config: Any) -> Any:
 
     with isolated_rng(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-
-
-def hub_commit(source: str, *, revision: str | None = None, offline: bool = False) -> str:
-    """Return the commit that a Hub name stands for, which names its files' content."""
-    commit = getattr(open_config(source, revision=revision, offline=offline), "_commit_hash", None)
-    if not commit:
-        raise kdtool.ServiceError(f"the Hub returned no commit for {source}; give a revision or a local folder")
-    return str(commit)
 
 
 def resolve(source: str | Path) -> Path | str:
@@ -239,7 +216,7 @@ def _require_safetensors(folder: Path) -> None:
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
 
 
-def _origin(where: Path | str) -> Mapping[str, Any]:
+def read_origin(where: Path | str) -> Mapping[str, Any]:
     """Return the metadata in a saved student's folder; empty for other models."""
     from kdtool_transformers._headers import read_json
     from kdtool_transformers._model import ORIGIN_FILE

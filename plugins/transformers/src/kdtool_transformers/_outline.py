@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoConfig
@@ -23,12 +23,14 @@ class AbsentTokenizer:
         self.vocabulary = vocabulary
 
 
-def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
-    """Return a model in float32 without memory for its weights; without a tokenizer it is only good for estimates.
+def outline_of(
+    config: Any, tokenizer: TransformersTokenizer | None = None, copied_layers: Sequence[int] = ()
+) -> TransformersModel:
+    """Return a model without memory for its weights; without a tokenizer it is only good for estimates.
 
-    `config` is a configuration, or the content of a published config.json.
+    `config` is a configuration, or the content of a published config.json; weights have its dtype, or float32.
     """
     if isinstance(config, Mapping):
         config = AutoConfig.for_model(**config)
     stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
-    return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
+    return TransformersModel(without_weights(config), tokenizer or stand_in, copied_layers)

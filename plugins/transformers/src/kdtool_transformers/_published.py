@@ -12,11 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import kdtool
-
 from kdtool_transformers._sources import is_cached
 
-__all__ = ["absent_config", "absent_facts", "published_bytes", "published_config"]
+__all__ = ["absent_config", "published_bytes", "published_config"]
 
 
 def published_config(hub_name: str) -> Mapping[str, Any]:
@@ -42,16 +40,6 @@ def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any]
     """
     known = published_config(source) if revision is None else {}
     return known if known and not Path(source).expanduser().exists() and not is_cached(source) else None
-
-
-def absent_facts(config: Mapping[str, Any]) -> kdtool.ModelFacts:
-    """Return the shapes of a model by its published configuration."""
-    from transformers import AutoConfig
-
-    from kdtool_transformers._model import facts_of
-    from kdtool_transformers._open import without_weights
-
-    return facts_of(without_weights(AutoConfig.for_model(**config)), None)
 
 
 @cache

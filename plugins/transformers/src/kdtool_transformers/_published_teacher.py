@@ -10,7 +10,7 @@ from dataclasses import replace
 import kdtool
 
 from kdtool_transformers._infilling import FILL_ME, Infilling
-from kdtool_transformers._sources import Source, find_source
+from kdtool_transformers._sources import Source
 from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
 
 __all__ = ["PublishedTeacher", "PublishedTeacherConfig"]
@@ -35,9 +35,7 @@ class PublishedTeacher(CausalTeacher):
         raise NotImplementedError
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
-        if self.config.weights == "auto":
-            return Source(self.hub_name())
-        return find_source(self.config.weights, say=print if run is None else run.say)
+        return Source(self.hub_name()) if self.config.weights == "auto" else super().locate(run)
 
     def render(self, request: kdtool.Request) -> kdtool.Request:
         """Render a request in this family's format: code with `FILL_ME` in it becomes a prompt and its suffix.
@@ -51,11 +49,11 @@ class PublishedTeacher(CausalTeacher):
             raise kdtool.UsageError(
                 f"a prompt may hold one {FILL_ME}, this one has {request.prompt.count(FILL_ME)}: {request.prompt[:60]!r}"
             )
-        tokenizer = self._opened_tokenizer(None)
+        tokenizer = self.open_tokenizer()
         missing = [mark for mark in self.infilling.tokens if not tokenizer.has_token(mark)]
         if missing:
             raise kdtool.UsageError(
-                f"{self._locate(None).place} cannot infill at {FILL_ME}: its {tokenizer.vocabulary:,} tokens have no "
+                f"{self.find_weights().place} cannot infill at {FILL_ME}: its {tokenizer.vocabulary:,} tokens have no "
                 f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without it"
             )
         before, after = request.prompt.split(FILL_ME)

@@ -1,8 +1,8 @@
-"""Locate a model's weights, given a recipe's folder, Hub name, or .gguf file; identify and estimate them. Light."""
+"""Locate a model's weights, given a recipe's folder, Hub name, or .gguf file; identify them. Light."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import kdtool
 from kdtool_torch import content_hash
 
-__all__ = ["Source", "download_estimates", "find_source", "is_cached", "source_identity", "weights_identity"]
+__all__ = ["Source", "find_source", "is_cached", "source_identity", "weights_identity"]
 
 
 class Source(NamedTuple):
@@ -43,11 +43,14 @@ def find_source(text: str, revision: str | None = None, say: Callable[[str], Non
 
 def source_identity(source: Source, *, offline: bool = False) -> str:
     """Return a name of the weights' content: the SHA-256 of a folder's files, or the commit of a Hub name."""
-    from kdtool_transformers._open import hub_commit
+    from kdtool_transformers._open import open_config
 
     if isinstance(source.place, Path):
         return weights_identity(source.place)
-    return hub_commit(source.place, revision=source.revision, offline=offline)
+    commit = getattr(open_config(source.place, revision=source.revision, offline=offline), "_commit_hash", None)
+    if not commit:
+        raise kdtool.ServiceError(f"the Hub returned no commit for {source.place}; give a revision or a local folder")
+    return str(commit)
 
 
 def weights_identity(folder: Path) -> str:
@@ -77,24 +80,3 @@ def is_cached(hub_name: str, revision: str | None = None) -> bool:
 
     weights = is_held("model.safetensors") or is_held("model.safetensors.index.json")
     return weights and is_held("config.json") and (is_held("tokenizer.json") or is_held("tokenizer_config.json"))
-
-
-def download_estimates(source: str, revision: str | None, parameters: int) -> Iterator[kdtool.Estimate]:
-    """Yield the download of a model that is not on this machine yet, and the space it takes in the Hub's cache.
-
-    Args:
-        source: a folder, which is here, or a Hub name.
-        revision: of a Hub name.
-        parameters: number of the model's parameters, for its approximate size if the published one is unknown; 0 if it
-            is not described yet.
-    """
-    from kdtool_transformers._published import published_bytes
-
-    if source.lower().endswith(".gguf") or Path(source).expanduser().exists() or is_cached(source, revision):
-        return
-    known = published_bytes(source)
-    size = 2 * parameters if known is None else known
-    note = (
-        "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
-    )
-    yield kdtool.Estimate(f"weights of {source} from the Hub", disk_bytes=size, download_bytes=size, note=note)

@@ -1,6 +1,7 @@
 """A teacher that is a causal language model: everything except the source of its weights.
 
-Teacher plugins subclass `CausalTeacher`, return that source (`locate`), and may format prompts (`render_prompt`).
+Teacher plugins subclass `CausalTeacher`, return that source (`hub_source` or `locate`), and may format prompts
+(`render_prompt`).
 Light: torch and transformers load in hooks.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import kdtool
 import pydantic
@@ -24,13 +25,13 @@ from kdtool_torch import (
 )
 
 from kdtool_transformers._loading import Quantisation
+from kdtool_transformers._located import LocatedWeights
 from kdtool_transformers._sources import Source, source_identity
 
 if TYPE_CHECKING:
     import torch
 
     from kdtool_transformers._model import TransformersModel
-    from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["CausalTeacher", "CausalTeacherConfig"]
 
@@ -58,7 +59,7 @@ class CausalTeacherConfig(kdtool.Config):
         return self
 
 
-class CausalTeacher(kdtool.Teacher):
+class CausalTeacher(LocatedWeights, kdtool.Teacher):
     """A teacher on transformers: logits, hidden states, attention maps, projections and text.
 
     Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`; their
@@ -68,37 +69,14 @@ class CausalTeacher(kdtool.Teacher):
 
     offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
     config: CausalTeacherConfig
-    answer_ends: tuple[str, ...] = ()
-    """Tokens that end an answer, besides the end of text and of a turn; those that the tokenizer lacks are left out."""
 
     def __init__(self, config: CausalTeacherConfig) -> None:
         super().__init__(config)
         self._model: TransformersModel | None = None
         self._head_beside: tuple[TransformersModel, kdtool.Head] | None = None
-        self._meta: Any = None
-        self._tokenizer: TransformersTokenizer | None = None
+        self._outline: TransformersModel | None = None
         self._fingerprint = ""
-        self._source: Source | None = None
-        self._offline = False
         self._adapted: Path | None = None
-
-    def locate(self, run: kdtool.RunInfo | None) -> Source:
-        """Return where the weights are, fetched or converted if needed. Called once; `run` is None in bare calls."""
-        raise NotImplementedError
-
-    def hub_source(self) -> tuple[str, str | None] | None:
-        """Return the source (folder, file or Hub name) and revision of the settings; None if the Hub is not used."""
-        return None
-
-    def absent(self) -> Mapping[str, Any] | None:
-        """Return the published configuration of weights that are not on this machine; None if they are, or it is unknown.
-
-        `kdtool check` describes the model by it, so that nothing is fetched.
-        """
-        from kdtool_transformers._published import absent_config
-
-        source = self.hub_source()
-        return None if source is None else absent_config(*source)
 
     def render_prompt(self, prompt: str) -> str:
         """Render a prompt in the model's format."""
@@ -115,29 +93,26 @@ class CausalTeacher(kdtool.Teacher):
         return [f"device: {asked} does not exist; this machine has {', '.join(here)}"]
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return self._opened_tokenizer(run)
+        return self.open_tokenizer(run)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         return {
             "weights": self._identity(run),
             "dtype": str(self._dtype()).removeprefix("torch."),
-            "tokenizer": self._opened_tokenizer(run).identity,
+            "tokenizer": self.open_tokenizer(run).identity,
         }
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_transformers._model import facts_of
-
-        facts = facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
-        return replace(facts, dtype=str(self._dtype()).removeprefix("torch."))
+        return replace(self._shapes(run).facts, dtype=str(self._dtype()).removeprefix("torch."))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import gpu_bytes
 
         from kdtool_transformers._loading import held_bytes
-        from kdtool_transformers._sources import download_estimates
 
         device, dtype = self._place(), self._dtype()
-        held = held_bytes(self._shapes(run), dtype, self.config.quantise)
+        shapes = self._shapes(run).model
+        held = held_bytes(shapes, dtype, self.config.quantise)
         on_device = held if device.type == "cuda" else 0
         if self.config.device_map is not None:
             on_device = min(held, gpu_bytes())
@@ -151,9 +126,7 @@ class CausalTeacher(kdtool.Teacher):
         yield kdtool.Estimate(
             "teacher", host_bytes=held - on_device, device_bytes=on_device, note=note, savings=tuple(savings)
         )
-        source = self.hub_source()
-        if source is not None:
-            yield from download_estimates(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
+        yield from self.download_estimates(sum(weight.numel() for weight in shapes.parameters()))
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
@@ -184,13 +157,13 @@ class CausalTeacher(kdtool.Teacher):
 
         if subject.role != "teacher":
             return None
-        self._locate(run)
+        self.find_weights(run)
         return TransformersRuntime(self._open(), unload=self._unload)
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        self._locate(run)
+        self.find_weights(run)
         return TransformersRuntime(self._load(pick_device(), trainable=True))
 
     def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
@@ -224,41 +197,15 @@ class CausalTeacher(kdtool.Teacher):
             self._head_beside = model, move(_detach(model.head), device)
         return self._head_beside[1]
 
-    def _shapes(self, run: kdtool.RunInfo) -> Any:
-        from transformers import AutoConfig
-
-        from kdtool_transformers._open import open_config, without_weights
-
-        if self._meta is None:
-            published = self.absent()
-            if published is None:
-                location, revision = self._locate(run)
-                config = open_config(location, revision=revision, offline=self._offline)
-            else:
-                config = AutoConfig.for_model(**published)
-            self._meta = without_weights(config)
-        return self._meta
-
-    def _locate(self, run: kdtool.RunInfo | None) -> Source:
-        if run is not None:
-            self._offline = run.offline
-        if self._source is None:
-            self._source = self.locate(run)
-        return self._source
-
-    def _opened_tokenizer(self, run: kdtool.RunInfo | None) -> TransformersTokenizer:
-        from kdtool_transformers._open import open_tokenizer
-
-        location, revision = self._locate(run)
-        if self._tokenizer is None:
-            self._tokenizer = open_tokenizer(location, revision=revision, offline=self._offline)
-            self._tokenizer.answer_ends = self.answer_ends
-        return self._tokenizer
+    def _shapes(self, run: kdtool.RunInfo) -> TransformersModel:
+        if self._outline is None:
+            self._outline = self.outline(run)
+        return self._outline
 
     def _identity(self, run: kdtool.RunInfo | None) -> str:
         from kdtool_transformers._adapter import adapter_identity
 
-        source = self._locate(run) if self._adapted is None else Source(self._adapted)
+        source = self.find_weights(run) if self._adapted is None else Source(self._adapted)
         if not self._fingerprint:
             weights = source_identity(source, offline=self._offline)
             if self._adapter is not None:
@@ -285,7 +232,7 @@ class CausalTeacher(kdtool.Teacher):
         """Load the fine-tuned or the original model. A trainable model is unquantised and on one device."""
         from kdtool_transformers._open import open_model
 
-        location, revision = self._locate(None) if self._adapted is None else Source(self._adapted)
+        location, revision = self.find_weights() if self._adapted is None else Source(self._adapted)
         model = open_model(
             location,
             dtype=self._dtype(),
@@ -296,7 +243,7 @@ class CausalTeacher(kdtool.Teacher):
             device_map=None if trainable else self.config.device_map,
             adapter=self._adapter,
         )
-        model.tokenizer = self._opened_tokenizer(None)
+        model.tokenizer = self.open_tokenizer()
         return model
 
     @property

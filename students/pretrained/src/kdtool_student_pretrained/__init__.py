@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import kdtool
-from kdtool_transformers import CausalStudent, Source
+from kdtool_transformers import CausalStudent, LocatedWeights
 
 __all__ = ["Pretrained"]
 
 
-class Pretrained(CausalStudent):
+class Pretrained(LocatedWeights, CausalStudent):
     """A causal language model from a folder, from the Hub, or from a GGUF file, with its own tokenizer."""
 
     uses_seed = False
@@ -34,68 +33,37 @@ class Pretrained(CausalStudent):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._source: Source | None = None
-        self._tokenizer: kdtool.Tokenizer | None = None
+    def hub_source(self) -> tuple[str, str | None]:
+        return self.config.model, self.config.revision
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        from kdtool_transformers import open_tokenizer
-
-        if self._tokenizer is None:
-            location, revision = self._find_weights(run)
-            self._tokenizer = open_tokenizer(location, revision=revision, offline=run.offline)
-        return self._tokenizer
+        return self.open_tokenizer(run)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers import source_identity
 
-        weights = source_identity(self._find_weights(run), offline=run.offline)
-        return {"weights": weights, **super().kdtool_identity(run)}
+        return {"weights": source_identity(self.find_weights(run), offline=run.offline), **super().kdtool_identity(run)}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
-        from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
 
-        facts = self._facts(run)
-        published = absent_config(self.config.model, self.config.revision)
-        if published is not None:
-            outline = outline_of(published)
-        else:
-            location, revision = self._find_weights(run)
-            tokenizer = self.kdtool_tokenizer(run)
-            assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-            outline = outline_of(open_config(location, revision=revision, offline=run.offline), tokenizer)
-        outline.copied_layers = facts.copied_layers
-        outline.model.to(getattr(torch, facts.dtype))
+        if self.absent() is None:
+            self._refuse_quantised(run)
+        outline = self.outline(run)
+        outline.model.to(outline.model.dtype if self.config.dtype == "auto" else torch.float32)
         return outline
 
-    def _facts(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_transformers import TransformersTokenizer, absent_config, absent_facts, open_facts
-
-        published = absent_config(self.config.model, self.config.revision)
-        if published is not None:
-            return self._in_dtype(absent_facts(published))
-        location, revision = self._find_weights(run)
-        tokenizer = self.kdtool_tokenizer(run)
-        assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-        self._refuse_quantised(run)
-        return self._in_dtype(open_facts(location, tokenizer, revision=revision, offline=run.offline))
-
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_transformers import download_estimates
-
         yield from super().kdtool_estimate(run, ahead)
         facts = ahead.models.get(ahead.student)
-        yield from download_estimates(self.config.model, self.config.revision, 0 if facts is None else facts.parameters)
+        yield from self.download_estimates(0 if facts is None else facts.parameters)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
         from kdtool_transformers import open_model
 
-        location, revision = self._find_weights(run)
-        self._refuse_quantised(run)
-        dtype: torch.dtype = getattr(torch, self._facts(run).dtype)
+        location, revision = self.find_weights(run)
+        dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).facts.dtype)
         student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
@@ -106,21 +74,11 @@ class Pretrained(CausalStudent):
 
         return terms_of(self.config.model)
 
-    def _in_dtype(self, stored: kdtool.ModelFacts) -> kdtool.ModelFacts:
-        return stored if self.config.dtype == "auto" else replace(stored, dtype=self.config.dtype)
-
-    def _find_weights(self, run: kdtool.RunInfo) -> Source:
-        from kdtool_transformers import find_source
-
-        if self._source is None:
-            self._source = find_source(self.config.model, self.config.revision, run.say)
-        return self._source
-
     def _refuse_quantised(self, run: kdtool.RunInfo) -> None:
         """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
         from kdtool_transformers import open_config
 
-        location, revision = self._find_weights(run)
+        location, revision = self.find_weights(run)
         stored = getattr(open_config(location, revision=revision, offline=run.offline), "quantization_config", None)
         if stored is not None:
             method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__

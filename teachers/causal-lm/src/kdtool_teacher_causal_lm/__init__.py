@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import kdtool
 from kdtool_model_card import terms_of
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, find_source
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig
 
 __all__ = ["CausalLM"]
 
@@ -24,9 +24,6 @@ class CausalLM(CausalTeacher):
         """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
 
     config: Config
-
-    def locate(self, run: kdtool.RunInfo | None) -> Source:
-        return find_source(self.config.model, self.config.revision, print if run is None else run.say)
 
     def hub_source(self) -> tuple[str, str | None]:
         return self.config.model, self.config.revision
