@@ -241,8 +241,9 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
 
 def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     from kdtool_transformers import _generate
+    from kdtool_transformers._capacity import Capacity
 
-    monkeypatch.setattr(_generate, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr("kdtool_transformers._runtime.capacity_of", lambda *_: Capacity(memory=100))
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
     batches = []

@@ -32,6 +32,7 @@ from kdtool_torch._device import (
     DtypeName,
     compute_dtype,
     devices_here,
+    free_gpu_bytes,
     gpu_bytes,
     has_bfloat16,
     has_flash,
@@ -44,7 +45,7 @@ from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
-from kdtool_torch._moved import move, original_of
+from kdtool_torch._moved import copy_to_host, move, original_of
 from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_labelled
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
@@ -83,12 +84,14 @@ __all__ = [
     "compute_dtype",
     "compute_on_host",
     "content_hash",
+    "copy_to_host",
     "devices_here",
     "document_bounds",
     "eval_mode",
     "exact_head",
     "exact_logits",
     "forward_bytes",
+    "free_gpu_bytes",
     "give_back_memory",
     "give_usual_mode",
     "gpu_bytes",
