@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import pick_device
 from kdtool_transform_compile import Compile
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 576,

@@ -30,8 +30,8 @@ from kdtool_student_smallcoder import SmallCoder
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer
 from transformers import AutoModelForCausalLM
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

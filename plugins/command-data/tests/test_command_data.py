@@ -19,8 +19,8 @@ from kdtool_command_data import data
 from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
 from kdtool_testing import ByteTokenizer, CommandConformance
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch._shard_files import save
-from kdtool_transformers.testing import save_tiny
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

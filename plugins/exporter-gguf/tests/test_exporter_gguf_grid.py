@@ -15,9 +15,9 @@ from gguf_students import save_student
 from kdtool_exporter_gguf import GGUF, GGUFGrid
 from kdtool_exporter_gguf._mixes import Mix, QuantisedMix
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import packed_batch, tiny_model
 
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"
 

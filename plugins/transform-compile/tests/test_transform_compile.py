@@ -11,10 +11,10 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_compile import Compile, _layers, _machine
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,10 +15,10 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_liger import Liger, _kernels
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor
 
 HAS_KERNELS = torch.cuda.is_available() and find_spec("liger_kernel") is not None

@@ -10,11 +10,11 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_lora import Lora, Qlora, _nf4
 from kdtool_transform_lora._nf4 import dequantise
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

@@ -8,9 +8,9 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_transform_lora import Lora, Qlora
 from kdtool_transformers import outline_of
-from kdtool_transformers.testing import tiny_model
 
 
 @pytest.mark.parametrize("kind", [Lora, Qlora])

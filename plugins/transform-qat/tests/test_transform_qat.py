@@ -12,10 +12,10 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_qat import Qat
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

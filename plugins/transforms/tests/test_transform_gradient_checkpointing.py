@@ -9,8 +9,8 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import packed_batch, tiny_model
 from kdtool_transforms import GradientCheckpointing
 
 FAMILIES = ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"]

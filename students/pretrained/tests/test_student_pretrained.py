@@ -15,9 +15,9 @@ import transformers
 from kdtool_model_card import known_terms
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch import self_check
 from kdtool_transformers import _gguf, open_model
-from kdtool_transformers.testing import save_tiny
 
 
 class TestPretrained(StudentConformance):

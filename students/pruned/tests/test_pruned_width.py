@@ -16,9 +16,9 @@ from kdtool_student_pruned._choice import grouped_heads
 from kdtool_student_pruned._importance import Importance, measure
 from kdtool_student_pruned._shape import Shape
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
-from kdtool_transformers.testing import tiny_model
 from torch import Tensor, nn
 
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -18,9 +18,9 @@ from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
+from kdtool_testing.tiny_models import begin_texts_with, tiny_model
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
-from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, byte_tokenizer, decoder_layers
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},

@@ -13,8 +13,8 @@ from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.model_checks import no_model_is_built
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import open_model
-from kdtool_transformers.testing import save_tiny
 
 
 class TestCausalLM(TeacherConformance):

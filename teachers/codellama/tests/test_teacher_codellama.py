@@ -16,8 +16,8 @@ import kdtool
 import pytest
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced
 from kdtool_transformers import FILL_ME, open_tokenizer, published_config
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced
 
 SIZES = {
     "7B-base": (6_738_546_688, 32_016),

@@ -17,8 +17,8 @@ from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._address import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_testing import ListSource, TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny
 from openai_servers import Call, Reply, chat, serving
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast

@@ -14,8 +14,8 @@ import kdtool
 import pytest
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import facts_of, open_config, open_tokenizer, without_weights
-from kdtool_transformers.testing import save_tiny
 
 CODE = 'def f(x):\n\tif x  >  10:\n        return {"é": 0x1F, "漢": -123_456}   # two  spaces\n\n\n    \n'
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_reduced, save_starcoder2_tokenizer, save_tiny
 from kdtool_transformers import FILL_ME, TransformersModel, open_tokenizer, published_config
-from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny
 
 VOCABULARY = 49_152
 SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
