@@ -3,8 +3,9 @@
     python benchmarks/sampled_signals.py [--rows 64] [--length 512] [--samples 20]
 
 Teacher SmolLM2-135M on Python's standard library. The teacher's pass with its logits is timed apart from drawing, encoding
-and writing, of which a second thread does the last two, all in CPU time of one core; then all rows are recalled from disk
-in random order, four at a time. It ends with 1 where drawing takes longer than the teacher's pass, or decoding is below 2 million tokens a second.
+and writing (a second thread does the last two), all in CPU time of one core; then all rows are recalled from disk in random
+order, four at a time. It ends with 1 where drawing takes longer than the teacher's pass, or decoding is below 2 million
+tokens a second.
 """
 
 from __future__ import annotations
