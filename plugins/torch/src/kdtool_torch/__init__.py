@@ -5,6 +5,8 @@
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
+- `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
+  (`_chunked_loss`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `LogitsRuntime` opens a teacher that only has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
@@ -22,6 +24,7 @@ torch is imported when it is used: importing this package is cheap.
 from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chunked_loss import chunked_loss
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
 from kdtool_torch._device import (
@@ -73,6 +76,7 @@ __all__ = [
     "at_least_float32",
     "both_sides",
     "cache_folder",
+    "chunked_loss",
     "collate",
     "complete_folder",
     "compute_dtype",
