@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> 
         "teacher": case.lazy,
     } | changes
     with pytest.raises(kdtool.UsageError, match=message):
-        chunked_loss(ForwardKL(ForwardKL.Config()), **arguments)
+        chunked_loss(ForwardKL(ForwardKL.Config()), **(arguments | changes))
 
 
 def model(seed: int, width: int) -> LlamaForCausalLM:
