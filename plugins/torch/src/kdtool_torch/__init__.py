@@ -9,6 +9,7 @@
   labels, and `in_chunks` any other function of logits (`_chunks`)
 - `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
   (`_chunked_loss`)
+- `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
   has logits (`_logits_runtime`)
@@ -46,6 +47,7 @@ from kdtool_torch._device import (
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._moved import copy_to_host, move, original_of
@@ -113,6 +115,7 @@ __all__ = [
     "move",
     "named_device",
     "original_of",
+    "pair_layers",
     "pick_device",
     "product_speed",
     "record_rows",
