@@ -51,7 +51,7 @@ def main() -> None:
     plain, compiled = (tiny_model(layers=options.layers, **SHAPE) for _ in range(2))
     for student in (plain, compiled):
         student.model.to(device)
-    Compile(Compile.Config()).kdtool_transform(compiled, make_run(Path(tempfile.mkdtemp())))
+    next(Compile(Compile.Config()).kdtool_transform(compiled, make_run(Path(tempfile.mkdtemp()))))
     batch = _batch(options.rows, options.length, device)
     first = _step(compiled, batch, dtype)
     print(

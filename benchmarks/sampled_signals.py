@@ -78,7 +78,7 @@ def main() -> int:
         teacher, cache = SmolLM2(SmolLM2.Config()), Sampled(Sampled.Config(samples=options.samples, batch=BATCH))
         run = make_run(folder, {"teacher": teacher})
         rows = rows_of(run, teacher, options.rows, options.length)
-        source = Timed(teacher, cache.kdtool_choose_signals(WANT, frozenset({"logits"})))
+        source = Timed(teacher, cache.records(WANT, frozenset({"logits"})))
         source.signal(collate(rows[:1]))  # the weights load
         source.seconds = 0.0
         tokens = sum(int((collate([row]).labels != NO_LABEL).sum()) for row in rows)

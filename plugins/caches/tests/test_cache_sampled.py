@@ -78,7 +78,7 @@ def recalled(
 ) -> tuple[kdtool.SparseTokens, torch.Tensor]:
     """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the temperature wanted."""
     folder.mkdir()
-    teacher = Teacher(cache.kdtool_choose_signals(want, LOGITS))
+    teacher = Teacher(cache.records(want, LOGITS))
     cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
     batch = collate(rows())
     signal = cache.kdtool_recall(batch, want, folder)
@@ -132,7 +132,7 @@ def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
         folder = tmp_path / str(k)
         folder.mkdir()
         cache = TopK(TopK.Config(k=k))
-        teacher = Teacher(cache.kdtool_choose_signals(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
+        teacher = Teacher(cache.records(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
         cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
     assert len(said) == 1
     assert "k = 99" in said[0]
@@ -163,9 +163,7 @@ def test_it_is_small(tmp_path: Path) -> None:
             return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, head))
 
     cache = Sampled(Sampled.Config())
-    cache.kdtool_record(
-        make_run(tmp_path), ListSource([row]), Certain(cache.kdtool_choose_signals(SPARSE, LOGITS)), tmp_path
-    )
+    cache.kdtool_record(make_run(tmp_path), ListSource([row]), Certain(cache.records(SPARSE, LOGITS)), tmp_path)
     assert (tmp_path / "shard-00000.safetensors").stat().st_size < 600
 
 
@@ -217,7 +215,7 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
     want = kdtool.SignalRequest(frozenset({"top-k"}))
     for k in (3, 100):
         cache, folder = TopK(TopK.Config(k=k)), tmp_path / str(k)
-        asked = cache.kdtool_choose_signals(want, frozenset({"top-k", "text"}))
+        asked = cache.records(want, frozenset({"top-k", "text"}))
         assert asked.kinds == {"top-k"}
         folder.mkdir()
         assert cache.kdtool_record(make_run(folder, say=lambda _: None), ListSource(rows()), Naming(asked), folder) == 6
@@ -230,6 +228,6 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
         kept = spread(told).topk(min(k, 5))
         expected = torch.zeros_like(spread(told)).scatter_(1, kept.indices, kept.values)
         torch.testing.assert_close(spread(found), expected, rtol=3e-4, atol=0)
-    assert cache.kdtool_choose_signals(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
+    assert cache.records(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
     with pytest.raises(kdtool.PluginError, match="asked for top-k tokens"):
         cache.kdtool_record(make_run(tmp_path), ListSource(rows()), Teacher(asked), tmp_path)

@@ -38,7 +38,7 @@ class Likeliest(kdtool.Cache):
 
     offers = frozenset({"top-k"})
 
-    def kdtool_choose_signals(self, want, offers):
+    def records(self, want, offers):
         return kdtool.SignalRequest(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):

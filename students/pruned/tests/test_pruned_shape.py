@@ -136,8 +136,8 @@ def test_teachers_of_the_systems_get_these_shapes(
     said: list[str] = []
     run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
     student = Pruned(Pruned.Config(parameters=wanted))
-    facts = student.kdtool_describe(run)
-    assert facts == student.kdtool_describe(run)
+    facts = student.kdtool_describe(run).facts
+    assert facts == student.kdtool_describe(run).facts
     assert facts.parameters == facts.trainable == _source(name).parameters(shape)
     assert abs(facts.parameters / wanted - 1) <= TOLERANCE
     sizes = (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.feed_forward)

@@ -46,6 +46,9 @@ class Source(kdtool.Teacher):
         super().__init__(self.Config())
         self.model = model
 
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self.model.tokenizer
+
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return self.model.facts
 
@@ -76,7 +79,7 @@ def _build(folder: Path, model: TransformersModel, **settings: Any) -> Transform
     student = Pruned(Pruned.Config(calibration_length=64, **settings))
     run = _run(folder, model)
     built = student.kdtool_build_student(run)
-    described = student.kdtool_describe(run)
+    described = student.kdtool_describe(run).facts
     assert replace(described, copied_layers=built.facts.copied_layers) == built.facts
     assert isinstance(built, TransformersModel)
     return built

@@ -121,7 +121,7 @@ def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
 
 
 def test_its_licence_lets_it_teach_its_own_family_only() -> None:
-    terms = CodeLlama(CodeLlama.Config()).kdtool_acknowledge()
+    terms = CodeLlama(CodeLlama.Config()).licence_terms
     assert terms.licence == "Llama 2 Community License"
     assert "improve any other large language model" in terms.restrictions[0]
     assert set(terms.forbids) == {"signals", "text"}

@@ -53,7 +53,7 @@ def test_nothing_is_fetched_to_describe_or_estimate(tmp_path: Path, monkeypatch:
     run = make_run(tmp_path)
     assert teacher.kdtool_describe(run).parameters == 134_515_008
     assert sum(part.download_bytes for part in teacher.kdtool_estimate(run, kdtool.RunForecast())) == 98_362_432
-    assert teacher.kdtool_acknowledge().licence == "Apache-2.0"
+    assert teacher.licence_terms.licence == "Apache-2.0"
 
 
 def test_the_wheel_is_tried_by_every_tool_and_all_reasons_are_given(

@@ -116,7 +116,7 @@ def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) ->
 
 
 def test_its_licence_binds_what_is_distilled_from_it() -> None:
-    terms = StarCoder2(StarCoder2.Config()).kdtool_acknowledge()
+    terms = StarCoder2(StarCoder2.Config()).licence_terms
     assert terms.licence == "BigCode OpenRAIL-M v1"
     assert "distilled" in terms.restrictions[0]
     assert any("malware" in restriction for restriction in terms.restrictions)

@@ -7,6 +7,7 @@
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
+- `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
   has logits (`_logits_runtime`)
@@ -43,6 +44,7 @@ from kdtool_torch._device import (
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._moved import copy_to_host, move, original_of
@@ -109,6 +111,7 @@ __all__ = [
     "move",
     "named_device",
     "original_of",
+    "pair_layers",
     "pick_device",
     "product_speed",
     "record_rows",
