@@ -96,6 +96,9 @@ class Trainer(Component):
     elastic: bool = False
     """True if a step has the same rows with any number of processes, so that a phase resumes with another number; may depend
     on the config. Since 0.1."""
+    optimizer_settings: Sequence[str] | None = None
+    """Settings of its default optimizer, refused in a phase with an `optimizer`. None if it does not train with the
+    phase's `optimizer`, which is then refused."""
 
     @hook(needed=True)
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:

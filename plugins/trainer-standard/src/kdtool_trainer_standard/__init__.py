@@ -5,6 +5,7 @@
 - `_train` `kdtool_train`: set-up, self-tests, the run, the end
 - `_loop` the steps of a phase
 - `_inputs` the next steps' rows and recorded signals, prepared in a thread
+- `_named_optimizer` the optimizer that the recipe names
 - `_optimizer` parameter groups, the learning-rate schedule, the optimiser's state
 - `_reports` figures of a step, and factors that balance its terms
 - `_notes` notes on a finished phase

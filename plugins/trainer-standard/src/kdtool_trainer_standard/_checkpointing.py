@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import kdtool
 import torch
@@ -78,7 +77,7 @@ class Checkpointing:
             if leads:
                 if self._validator is not None:
                     self._validator.keep_best()
-                progress.states = _states_of_components(self._run)
+                _refuse_odd_states(self._run, progress)
                 progress.scaler = self._scaler.state_dict()
                 progress.optimizer = optimizer_numbers(self._optimizer, self._module)
                 _checkpoints.start_writing(self._root)
@@ -141,8 +140,6 @@ class Checkpointing:
         load_state(folder, tensors)
         if progress.scaler:
             self._scaler.load_state_dict(dict(progress.scaler))
-        for name, state in (progress.states or {}).items():
-            self._run.component(name, kdtool.Component).kdtool_restore(state)
         return progress
 
     def load_generators(self, folder: Path) -> None:
@@ -209,14 +206,12 @@ def _check_names(stored: set[str], here: set[str], folder: Path) -> None:
         )
 
 
-def _states_of_components(run: kdtool.RunInfo) -> dict[str, Mapping[str, Any]]:
-    states: dict[str, Mapping[str, Any]] = run.hook.kdtool_state()
-    for name, state in states.items():
+def _refuse_odd_states(run: kdtool.RunInfo, progress: Progress) -> None:
+    for name, state in progress.states.items():
         try:
             json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise kdtool.PluginError(
-                f"{run.hook.owner(name) or name} returned a kdtool_state that cannot be stored as JSON: {error}; "
+                f"{run.hook.owner(name) or name} keeps state in kdtool_balance that JSON cannot hold: {error}; "
                 "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
             ) from error
-    return states

@@ -54,7 +54,7 @@ class StandardTrainerConfig(kdtool.Config):
     """Rows of one step over all micro-batches and processes, in place of `accumulation`. A phase then resumes with any
     number of processes that divides the step into whole micro-batches; the rows of each step stay the same."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after the warm-up: cosine or straight line down to 10 % of the peak, or constant."""
     warmup: float = Field(default=0.1, ge=0, lt=1)

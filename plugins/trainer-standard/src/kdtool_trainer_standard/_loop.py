@@ -67,7 +67,7 @@ class TrainingLoop:
         self.sharding = Sharding(module, device, config.sharding) if shards else None
         averages = run.world > 1 and not shards
         self.model = average_gradients(module, device) if averages else module
-        self.optimizer = build_optimizer(config, module)
+        self.optimizer = build_optimizer(config, run, module)
         self.scaler = torch.amp.GradScaler(device.type, enabled=module.sizes.dtype == torch.float16)
         self.progress = Progress(
             world=run.world,
@@ -79,7 +79,7 @@ class TrainingLoop:
         self.stop = StopSignal()
         self.step = 0
         """Steps that are done."""
-        self._balances = bool(run.implementing("kdtool_balance"))
+        self._balancing = run.implementing("kdtool_balance")
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = perf_counter()
         self._weights: list[float] = []
@@ -148,7 +148,7 @@ class TrainingLoop:
         step, progress = done + 1, done / max(1, self.phase.steps - 1)
         terms = self.module.terms
         names = [bound.term.name for bound in terms]
-        balance = balance_factors(self.run, names, self.progress.stats, step) if self._balances else {}
+        balance = balance_factors(self.run, self._balancing, names, self.progress, step)
         self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
         factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
         measures = self.phase.gradient_norms or step == 1 or step % self.config.gradient_norms_every == 0
@@ -171,7 +171,7 @@ class TrainingLoop:
             metrics, over = self._validate(self.validator, step)
         if regular or due or last or step == 1:
             self._report(step, metrics)
-        elif self._balances:
+        elif self._balancing:
             self._report_terms()
         self._checkpoint(step, last=last or over)
         self._clock = perf_counter()

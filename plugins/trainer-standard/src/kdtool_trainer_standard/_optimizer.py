@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import kdtool
 import torch
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._config import StandardTrainerConfig
+from kdtool_trainer_standard._named_optimizer import make_named_optimizer, named_optimizer
 
 __all__ = ["build_optimizer", "learning_rate_factor", "optimizer_numbers", "optimizer_tensors", "restore_optimizer",
            "set_learning_rate"]  # fmt: skip
@@ -23,10 +25,13 @@ _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\
 _PREFIX = "optimizer."
 
 
-def build_optimizer(config: StandardTrainerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of the module's parameters that learn: fused AdamW, without decay of norms and biases."""
-    optimizer = torch.optim.AdamW(
-        list(_parameter_groups(module, config.weight_decay)), lr=config.learning_rate, betas=config.betas, fused=True
+def build_optimizer(config: StandardTrainerConfig, run: kdtool.RunInfo, module: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer that the recipe names, else fused AdamW without decay of norms and biases."""
+    component, rate = named_optimizer(run, config.sharding), config.learning_rate
+    optimizer = (
+        torch.optim.AdamW(list(_parameter_groups(module, config.weight_decay)), lr=rate, betas=config.betas, fused=True)
+        if component is None
+        else make_named_optimizer(component, run, module, rate)
     )
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])

@@ -51,17 +51,19 @@ def report_terms(
 
 
 def balance_factors(
-    run: kdtool.RunInfo, terms: Sequence[str], stats: Mapping[str, kdtool.TermReport] | None, step: int
+    run: kdtool.RunInfo, weightings: Sequence[str], terms: Sequence[str], progress: Progress, step: int
 ) -> Mapping[str, float]:
-    """Return the product of all weightings' factors by name of the term, from the figures of the step before; or nothing.
+    """Return the product of these weightings' factors by name of the term, from the figures of the step before; or nothing.
 
     Raises:
         PluginError: a weighting returned something else than finite factors of at least 0 for these terms.
     """
-    if stats is None:
+    if not weightings or progress.stats is None:
         return {}
     product = dict.fromkeys(terms, 1.0)
-    for name, factors in run.hook.kdtool_balance(stats, step).items():
+    for name in weightings:
+        state = progress.states.setdefault(name, {})
+        factors = run.component(name, kdtool.Weighting).kdtool_balance(progress.stats, step, state) or {}
         bad = {term: factor for term, factor in factors.items() if term not in product or not 0 <= factor < math.inf}
         if bad:
             raise kdtool.PluginError(

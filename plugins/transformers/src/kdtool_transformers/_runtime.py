@@ -15,6 +15,7 @@ import kdtool
 import torch
 from kdtool_torch import eval_mode, score_texts, widen
 
+from kdtool_transformers._capacity import capacity_of
 from kdtool_transformers._causal import CausalModel
 from kdtool_transformers._generate import answer_requests, generate
 
@@ -59,8 +60,9 @@ class TransformersRuntime(kdtool.Runtime):
 
         One whose prompt leaves no room in the context is "refused".
         """
-        tokenizer = self._require_open().tokenizer
-        yield from answer_requests(requests, tokenizer, self.context, self._generate)
+        model = self._require_open()
+        capacity = capacity_of(model.model, model.head.weight.device)
+        yield from answer_requests(requests, model.tokenizer, self.context, self._generate, capacity)
 
     @contextmanager
     def passes(self) -> Iterator[CausalModel]:
