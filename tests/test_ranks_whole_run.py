@@ -99,7 +99,7 @@ def test_two_processes_train_with_muon_as_one_does(recipe: dict[str, Any], tmp_p
     before, weights, expected = map(load_file, (untrained, two, one.arms[0].path / "model.safetensors"))
     for name, weight in weights.items():
         moved, difference = (expected[name] - before[name]).norm(), (weight - expected[name]).norm()
-        assert 0 < moved
+        assert moved > 0
         assert difference < 0.1 * moved, name
 
 
