@@ -16,12 +16,12 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
 from kdtool_transformers._documents import Documents
 from kdtool_transformers._loading import Quantisation, held_bytes, place
 from kdtool_transformers._open import without_weights
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft 0.21
@@ -241,8 +241,9 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
 
 def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     from kdtool_transformers import _generate
+    from kdtool_transformers._capacity import Capacity
 
-    monkeypatch.setattr(_generate, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr("kdtool_transformers._runtime.capacity_of", lambda *_: Capacity(memory=100))
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
     batches = []

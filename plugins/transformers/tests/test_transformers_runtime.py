@@ -12,10 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch import _complete_folders, _self_check, compute_dtype, exact_logits, self_check, windows
-from kdtool_transformers import TransformersRuntime, _model, _runtime, open_model, open_tokenizer, weights_identity
+from kdtool_testing.tiny_models import save_tiny, tiny_model
+from kdtool_torch import _complete_folders, _scoring, _self_check, compute_dtype, exact_logits, self_check, windows
+from kdtool_transformers import (
+    TransformersRuntime,
+    _model,
+    byte_tokenizer,
+    open_model,
+    open_tokenizer,
+    weights_identity,
+)
 from kdtool_transformers._documents import Documents
-from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
@@ -262,8 +269,8 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
         used.append(head)
         return exact_logits(head, states)
 
-    monkeypatch.setattr(_runtime, "_HEAD_ROWS", 4)
-    monkeypatch.setattr(_runtime, "exact_logits", project)
+    monkeypatch.setattr(_scoring, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(_scoring, "exact_logits", project)
     model = tiny_model()
     model.model.to(torch.bfloat16)
     list(TransformersRuntime(model).score(TEXTS))

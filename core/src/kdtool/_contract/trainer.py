@@ -92,6 +92,9 @@ class Trainer(Component):
     config. They must exist, and the result of a phase depends on them."""
     rows_per_step: int = 0
     """Rows of a step in one process; may depend on the config. 0: unknown. A control of equal tokens must have as many."""
+    optimizer_settings: Sequence[str] | None = None
+    """Settings of its default optimizer, refused in a phase with an `optimizer`. None if it does not train with the
+    phase's `optimizer`, which is then refused."""
 
     @hook(needed=True)
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:
@@ -100,7 +103,7 @@ class Trainer(Component):
         After a kill, that folder contains the committed files (`kdtool.commit`), unchanged, and nothing else.
 
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
-        history: a checkpoint also holds the results of `kdtool_state` of the phase's components. Logged steps go to
+        history: a checkpoint also holds the `state` of each weighting with `kdtool_balance`. Logged steps go to
         `kdtool_step_end`, `kdtool_progress` and the history; complete checkpoints to `kdtool_checkpoint`. A loss that
         breaks its contract raises a `PluginError` that names it. Parameters with `requires_grad` off do not change.
         Since 0.1.

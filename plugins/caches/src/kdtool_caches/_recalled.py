@@ -17,7 +17,7 @@ __all__ = ["RecalledTokens"]
 
 
 class RecalledTokens:
-    """The signals of one folder."""
+    """The signals of one folder. Threads may share it."""
 
     def __init__(self, folder: Path, form: Literal["sampled", "top-k"]) -> None:
         self._recorded = RecordedRows(folder)

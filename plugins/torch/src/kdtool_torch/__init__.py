@@ -7,8 +7,12 @@
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
+- `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
+  (`_chunked_loss`)
+- `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
-- `LogitsRuntime` opens a teacher that only has logits (`_logits_runtime`)
+- `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
+  has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder
@@ -24,6 +28,7 @@ torch is imported when it is used: importing this package is cheap.
 from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chunked_loss import chunked_loss
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
 from kdtool_torch._device import (
@@ -31,6 +36,7 @@ from kdtool_torch._device import (
     DtypeName,
     compute_dtype,
     devices_here,
+    free_gpu_bytes,
     gpu_bytes,
     has_bfloat16,
     has_flash,
@@ -41,9 +47,10 @@ from kdtool_torch._device import (
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
-from kdtool_torch._moved import move, original_of
+from kdtool_torch._moved import copy_to_host, move, original_of
 from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_labelled
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
@@ -51,6 +58,7 @@ from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._scoring import score_texts
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
@@ -76,17 +84,20 @@ __all__ = [
     "at_least_float32",
     "both_sides",
     "cache_folder",
+    "chunked_loss",
     "collate",
     "complete_folder",
     "compute_dtype",
     "compute_on_host",
     "content_hash",
+    "copy_to_host",
     "devices_here",
     "document_bounds",
     "eval_mode",
     "exact_head",
     "exact_logits",
     "forward_bytes",
+    "free_gpu_bytes",
     "give_back_memory",
     "give_usual_mode",
     "gpu_bytes",
@@ -104,12 +115,14 @@ __all__ = [
     "move",
     "named_device",
     "original_of",
+    "pair_layers",
     "pick_device",
     "product_speed",
     "record_rows",
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "score_texts",
     "select_labelled",
     "self_check",
     "store_as",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["move", "original_of"]
+__all__ = ["copy_to_host", "move", "original_of"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,27 @@ def move(value: T, device: torch.device) -> T:
         moved = replace(value, **{field.name: move(getattr(value, field.name), device) for field in fields(value)})
     result: T = moved
     return result
+
+
+def copy_to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Start to copy tensors to main memory, and return a function that waits for the copies and returns them.
+
+    It can be called in another thread. All tensors are on one device, and are copied on a CPU too.
+    """
+    import torch
+
+    copies = [tensor.detach().to("cpu", non_blocking=tensor.is_cuda, copy=True) for tensor in tensors]
+    copied = None
+    if tensors and tensors[0].is_cuda:
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait() -> list[Tensor]:
+        if copied is not None:
+            copied.synchronize()
+        return copies
+
+    return wait
 
 
 def original_of(tensor: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._named_optimizer import make_named_optimizer, named_optimizer
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
@@ -74,7 +75,7 @@ class TrainingLoop(ResumableTrainer):
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
         self.stop = StopSignal()
-        self._balances = bool(run.implementing("kdtool_balance"))
+        self._balancing = run.implementing("kdtool_balance")
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
@@ -108,6 +109,13 @@ class TrainingLoop(ResumableTrainer):
         )
         asked = {"batch": batch, "signals": signals, "teacher_batches": teacher_batches}
         return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> Any:
+        """Make the optimizer that the recipe names, or AdamW."""
+        component = named_optimizer(self.run, self.config.sharding)
+        if component is not None and self.optimizer is None:  # type: ignore[has-type]
+            self.optimizer = make_named_optimizer(component, self.run, self.module, self.config.learning_rate)
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""
@@ -143,7 +151,7 @@ class TrainingLoop(ResumableTrainer):
         self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         control.should_log = regular or step in (1, self.phase.steps)
-        if self._balances and not control.should_log:
+        if self._balancing and not control.should_log:
             self._term_reports()
         over = False
         if self.validator is not None and self.validator.due(step):
@@ -248,10 +256,13 @@ class TrainingLoop(ResumableTrainer):
         return 0.0
 
     def _balance(self, step: int) -> Mapping[str, float]:
-        if not self._balances or self.progress.stats is None:
+        stats = self.progress.stats
+        if not self._balancing or stats is None:
             return {}
         product = {bound.term.name: 1.0 for bound in self.module.terms}
-        for who, factors in self.run.hook.kdtool_balance(self.progress.stats, step).items():
+        for who in self._balancing:
+            state = self.progress.states.setdefault(who, {})
+            factors = self.run.component(who, kdtool.Weighting).kdtool_balance(stats, step, state) or {}
             bad = {
                 name: factor for name, factor in factors.items() if name not in product or not 0 <= factor < math.inf
             }
