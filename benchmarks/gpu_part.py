@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool._contract.signals import alternatives
+from kdtool._run.transforming import Transforming
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import compute_dtype, pick_device, product_speed
 from kdtool_trainer_standard import StandardTrainer
@@ -166,11 +167,11 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
     want = kdtool.SignalRequest(need, tuple(theirs for _, theirs in pairs))
     with tempfile.TemporaryDirectory() as folder, each_step(profiler) as steps:
         run = make_run(Path(folder), components, say=lambda text: print(text, file=sys.stderr))
-        model: Any = student
+        transforming = Transforming(student)
         if transform != "none":
             (made,) = entry_points(group="kdtool.transforms", name=transform)
             kind = made.load()
-            model = kind(kind.Config()).kdtool_transform(student, run) or student
+            transforming.apply(kind(kind.Config()), run)
         rows, signals = make_rows(sizes, 2 * sizes.batch), {"teacher": Source(teacher, want)}
         phase = kdtool.Phase("gpu", sizes.steps, (term,), rows, signals, Path(folder) / "checkpoints")
         config: dict[str, Any] = {
@@ -181,7 +182,7 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
         }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        StandardTrainer(StandardTrainer.Config(**config)).kdtool_train(run, phase, model)
+        StandardTrainer(StandardTrainer.Config(**config)).kdtool_train(run, phase, transforming.student)
     first, last = len(steps) // 2, len(steps) - 2  # the last step logs
     seconds = (steps[last][0] - steps[first][0]) / (last - first) if last > first else steps[-1][0] - steps[-2][0]
     tokens = sizes.batch * sizes.length
