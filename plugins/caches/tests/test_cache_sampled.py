@@ -10,10 +10,12 @@ import kdtool
 import numpy as np
 import pytest
 import torch
-from kdtool_caches import Sampled, TopK
+from kdtool_caches import Sampled, TopK, _token_targets
+from kdtool_caches._token_targets import SampledTargets, TokenTargets, TopKTargets, chunk_bytes
 from kdtool_testing import CacheConformance, ListSource, make_run
 from kdtool_torch import collate
 
+MIB = 2**20
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
 SPARSE = kdtool.SignalRequest(frozenset({"sampled"}))
@@ -231,3 +233,35 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
     assert cache.records(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
     with pytest.raises(kdtool.PluginError, match="asked for top-k tokens"):
         cache.kdtool_record(make_run(tmp_path), ListSource(rows()), Teacher(asked), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("free", "size"), [(None, 32), (80_000 * MIB, 1024), (5000 * MIB, 512), (4100 * MIB, 512), (100 * MIB, 8)]
+)
+def test_a_chunk_is_sized_by_the_free_memory_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, size: int
+) -> None:
+    monkeypatch.setattr(_token_targets, "free_gpu_bytes", lambda _: free)
+    assert chunk_bytes(torch.device("cpu")) == size * MIB
+
+
+def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Sampled(Sampled.Config(samples=8, alternatives=2))
+    teacher = Teacher(cache.kdtool_choose_signals(SPARSE, frozenset({"logits"})))
+    files = []
+    for positions in (1, 7, 10_000):
+        folder = tmp_path / str(positions)
+        folder.mkdir()
+        monkeypatch.setattr(_token_targets, "_CPU_CHUNK", positions * 8 * 50)
+        cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
+        files.append({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("targets", [SampledTargets(1.0, 20, systematic=True), TopKTargets(1.0, 10)])
+def test_the_host_reads_nothing_while_tokens_are_chosen(targets: TokenTargets) -> None:
+    """On the device `meta`, which has no values, reading one raises."""
+    states, head = torch.empty(300, 16, device="meta"), kdtool.Head(torch.empty(50_000, 16, device="meta"), 49_152)
+    parts = list(targets.choose(["a", "b"], [100, 200], targets._probabilities(states, head)))
+    assert sum(len(ids) for ids, _ in parts) == 300
+    assert len({ids.shape[1] for ids, _ in parts}) == 1

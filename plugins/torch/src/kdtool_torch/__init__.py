@@ -7,6 +7,8 @@
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
+- `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
+  (`_chunked_loss`)
 - `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `Documents` finds the documents of rows, and the blocks and masks of attention within them (`_documents`)
@@ -28,6 +30,7 @@ torch is imported when it is used: importing this package is cheap.
 from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chunked_loss import chunked_loss
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
 from kdtool_torch._device import (
@@ -89,6 +92,7 @@ __all__ = [
     "both_sides",
     "cache_folder",
     "choose",
+    "chunked_loss",
     "collate",
     "complete_folder",
     "compute_dtype",
