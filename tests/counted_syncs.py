@@ -1,6 +1,6 @@
 """Count what would stop a GPU: operations after which the host waits for the device. On a CPU, where they cost nothing.
 
-A GPU runs far behind the program that feeds it. Whenever the program needs a value, or a shape that depends on values, it
+A GPU works on a queue that the program fills. Whenever the program needs a value, or a shape that depends on values, it
 waits until the queue is empty. `CountedSyncs` counts such reads by the line that makes them; `excused` names functions whose
 work stays in main memory on a machine with a GPU, too.
 """
@@ -88,4 +88,8 @@ class _CountedCopies(TorchFunctionMode):
     ) -> Any:
         if func in _COPIES:
             self._count(func.__name__)
+        if func in (torch.tensor, torch.as_tensor) and (kwargs or {}).get("device") is not None:
+            self._count("copy to the device")
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
+            self._count("index by a list")
         return func(*args, **(kwargs or {}))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import kdtool
 import torch
-from kdtool_torch import collate, compute_on_host, document_bounds, label_index, move, original_of, select_labelled
+from kdtool_torch import collate, compute_on_host, document_bounds, label_index, move, original_of, select_at_labels
 from torch import Tensor
 
 META = torch.device("meta")
@@ -30,7 +30,7 @@ def test_labels_are_selected_row_by_row_with_their_gradient() -> None:
     with torch.inference_mode():  # as a teacher may, before the student runs
         assert label_index(rows).tolist() == (rows.labels.flatten() != -100).nonzero().flatten().tolist()
     values = torch.arange(24.0).view(2, 6, 2).requires_grad_()
-    selected = select_labelled(values, rows)
+    selected = select_at_labels(values, rows)
     assert torch.equal(selected, values[rows.labels != -100])
     selected.sum().backward()  # type: ignore[no-untyped-call]
     assert values.grad is not None

@@ -71,7 +71,7 @@ def in_single(states: Tensor) -> Tensor:
 
 
 class _Span(NamedTuple):
-    """Labelled positions `queries` [Q] of row number `row`; they see none but the keys `first:stop`."""
+    """Labelled positions `queries` [Q] of row number `row`; the keys that they see are in `first:stop`."""
 
     row: int
     queries: Tensor

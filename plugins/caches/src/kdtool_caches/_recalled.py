@@ -8,7 +8,7 @@ from typing import Literal
 
 import kdtool
 import torch
-from kdtool_torch import RecordedRows, original_of, select_labelled
+from kdtool_torch import RecordedRows, original_of, select_at_labels
 
 from kdtool_caches._codec import decode
 from kdtool_caches._token_targets import STEP, TOKENS
@@ -27,7 +27,7 @@ class RecalledTokens:
         """Return the batch's tokens, on its device."""
         facts, device = self._recorded.facts, batch.labels.device
         blobs = [piece.numpy().tobytes() for piece in self._pieces(batch, facts["alternatives"])]
-        labels = original_of(select_labelled(batch.labels, batch)).numpy()
+        labels = original_of(select_at_labels(batch.labels, batch)).numpy()
         ids, numbers = (torch.from_numpy(part) for part in decode(blobs, labels, facts["total"]))
         weights = self._weights(ids, numbers, facts["total"])
         tokens = kdtool.SparseTokens(ids.to(device), weights.to(device), self._form, facts["temperature"])

@@ -54,7 +54,7 @@ from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._moved import copy_to_host, move, original_of
-from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_labelled
+from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_at_labels
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._recall import RecordedRows
@@ -131,7 +131,7 @@ __all__ = [
     "release_mapping",
     "require_same_logits",
     "score_texts",
-    "select_labelled",
+    "select_at_labels",
     "self_check",
     "store_as",
     "stored_bytes",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import kdtool
     from torch import Tensor
 
-__all__ = ["compute_on_host", "document_bounds", "is_labelled", "label_index", "select_labelled"]
+__all__ = ["compute_on_host", "document_bounds", "is_labelled", "label_index", "select_at_labels"]
 
 T = TypeVar("T")
 
@@ -42,8 +42,8 @@ def compute_on_host(function: Callable[..., T], *tensors: Tensor, **settings: Ha
         with torch.inference_mode(mode=False):  # autograd may keep the result, though a teacher may be the first to ask
             result = move(function(*map(original_of, tensors), **settings), tensors[0].device)
         known[key] = result, tensors[1:]  # kept alive, so that no other tensor gets their numbers
-    found: T = known[key][0]
-    return found
+    computed: T = known[key][0]
+    return computed
 
 
 def label_index(batch: kdtool.Batch) -> Tensor:
@@ -56,7 +56,7 @@ def is_labelled(batch: kdtool.Batch) -> Tensor:
     return compute_on_host(_is_labelled, batch.labels)
 
 
-def select_labelled(values: Tensor, batch: kdtool.Batch) -> Tensor:
+def select_at_labels(values: Tensor, batch: kdtool.Batch) -> Tensor:
     """Return values [B, L, …] at the N labelled positions, [N, …], row-major, with gradient."""
     return values.flatten(0, 1).index_select(0, label_index(batch))
 

@@ -9,7 +9,7 @@ import kdtool
 
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._likelihood import log_likelihood
-from kdtool_torch._on_host import select_labelled
+from kdtool_torch._on_host import select_at_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,8 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     if view.teacher is None or view.teacher.lazy is None:
         raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
-    student = Side(view.student.last, select_labelled(view.batch.labels, view.batch), view.head)
-    teacher = Side(lazy.hidden.detach(), select_labelled(other.labels, other), _without_gradient(lazy.head))
+    student = Side(view.student.last, select_at_labels(view.batch.labels, view.batch), view.head)
+    teacher = Side(lazy.hidden.detach(), select_at_labels(other.labels, other), _without_gradient(lazy.head))
     for who, side in (("student's", student), ("teacher's", teacher)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(

@@ -29,6 +29,7 @@
 - `_norms` the norm of each term's gradient
 - `_row_selection` some rows of a micro-batch, with their signals
 - `_selftest` checks before the first step
+- `_step_stats` figures of a step, read once
 - `_nonfinite` the origin of a value that is not finite
 - `_teacher_signals` the signals of all teachers for a micro-batch
 - `_checkpoints` folders that are complete or absent

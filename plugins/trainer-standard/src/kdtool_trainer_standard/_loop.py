@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
+from typing import NoReturn
 
 import kdtool
 import torch
 from kdtool_torch import NO_LABEL, WeightMeans
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from kdtool_trainer_standard import _checkpoints, _history
@@ -84,6 +86,7 @@ class TrainingLoop:
         self._clock = perf_counter()
         self._weights: list[float] = []
         self._learning_rate = self._gradient_norm = 0.0
+        self._figures = module.stats.read(torch.zeros((), device=device))
 
     def resume(self, folder: Path) -> None:
         """Continue from a checkpoint. With other processes than before, random generators get new seeds."""
@@ -138,6 +141,7 @@ class TrainingLoop:
         for number, micro_batch in enumerate(micro_batches, 1):
             with micro_batch_sync(self.model, last=number == len(batches)):
                 self._backward(micro_batch, tokens)
+        self._read_figures(batches, tokens)
         self._update()
         self.step += 1
         self.progress.tokens += int(tokens)
@@ -155,9 +159,8 @@ class TrainingLoop:
         self.module.begin_step(step, progress, factors, measures)
         if self._weighs:
             means = WeightMeans(self.progress.token_weights or {})
-            self.module.mean_weights.copy_(
-                torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
-            )
+            weights = torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
+            self.module.mean_weights.copy_(weights, non_blocking=True)
 
     def end_step(self, step: int) -> bool:
         """Count, report, validate and checkpoint after a step, where due; return whether training continues."""
@@ -193,18 +196,23 @@ class TrainingLoop:
         return counts[0]
 
     def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
-        """Add a micro-batch's gradient. Teachers choose their own precision."""
+        """Add a micro-batch's gradient."""
+        loss = self._compute(self.model, micro_batch, tokens)
+        self.scaler.scale(loss * self.run.world).backward()  # torch averages over ranks
+
+    def _compute(self, model: torch.nn.Module, micro_batch: MicroBatch, tokens: float) -> Tensor:
+        """Return a micro-batch's loss. Teachers choose their own precision."""
         signals, teacher_batches = self._signals(micro_batch), micro_batch.teacher_batches
         with self._autocast():
             self.module.measure_norms(micro_batch.batch, signals, tokens, teacher_batches)
         with self._autocast():
-            loss = self.model(
+            loss: Tensor = model(
                 batch=micro_batch.batch,
                 signals=signals,
                 teacher_batches=teacher_batches,
                 num_items_in_batch=tokens,
             )["loss"]
-        self.scaler.scale(loss * self.run.world).backward()  # torch averages over ranks
+        return loss
 
     def _signals(self, micro_batch: MicroBatch) -> Mapping[str, kdtool.Signal]:
         with torch.no_grad():
@@ -214,11 +222,29 @@ class TrainingLoop:
         dtype = self.module.sizes.dtype
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def _update(self) -> None:
-        """Clip the gradient and update the weights. float16 skips the update if the gradient overflowed."""
+    def _read_figures(self, batches: Sequence[kdtool.Batch], tokens: float) -> None:
+        """Clip the gradient, and read the step's figures: the only time in a step that the host waits for a GPU."""
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip or math.inf)
-        self._gradient_norm = self._check_norm(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+        self._figures = self.module.stats.read(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not self.module.checks_at_once and any(max_over_ranks([not self._figures.is_finite], self.run.world)):
+            self._name_culprit(batches, tokens)
+        self._gradient_norm = self._check_norm(self._figures.gradient_norm)
+
+    def _name_culprit(self, batches: Sequence[kdtool.Batch], tokens: float) -> NoReturn:
+        """Compute the step's losses again, checking each at once, and raise with the name of the first culprit."""
+        self.module.checks_at_once = True
+        for batch in batches:
+            moved = to_device(batch, self.device)
+            recalled = self.teachers.recall(moved) if self.sampler is None else ({}, {})
+            self._compute(self.module, MicroBatch(moved, *recalled), tokens)
+        raise kdtool.UsageError(
+            f"a loss is not finite at step {self.step + 1}, but computed again it is finite here: dropout or another rank "
+            "made the difference. A lower learning_rate or dtype: float32 are the remedy; the last checkpoint is kept"
+        )
+
+    def _update(self) -> None:
+        """Update the weights. float16 skips the update if the gradient overflowed."""
         # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
         factor = learning_rate_factor(self.config, self.step, self.phase.steps)
         self._learning_rate = set_learning_rate(self.optimizer, factor)
@@ -244,20 +270,21 @@ class TrainingLoop:
                 signals = self._signals(micro_batch)
                 with self._autocast():
                     self.module(micro_batch.batch, signals, tokens, weights_only=True)
+        self._figures = self.module.stats.read(torch.zeros((), device=self.device))
         self._add_weights()
 
     def _add_weights(self) -> None:
         """Add the step's token weights, of all ranks, to the running means."""
-        weights = sum_over_ranks(self.module.stats.weights.tolist(), self.run.world)
+        weights = sum_over_ranks(self._figures.weights, self.run.world)
         names = [bound.term.name for bound in self.module.terms]
         means = WeightMeans(self.progress.token_weights or {})
-        means.add(
-            dict(zip(names, weights, strict=True)), dict(zip(names, self.module.stats.seen.tolist(), strict=True))
-        )
+        means.add(dict(zip(names, weights, strict=True)), dict(zip(names, self._figures.seen, strict=True)))
         self.progress.token_weights = means.state
 
     def _report_terms(self) -> dict[str, kdtool.TermReport]:
-        return report_terms(self.module, self._weights, self.progress, self.run, self.phase.gradient_norms)
+        return report_terms(
+            self.module, self._figures, self._weights, self.progress, self.run, self.phase.gradient_norms
+        )
 
     def _report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a step to history and trackers."""

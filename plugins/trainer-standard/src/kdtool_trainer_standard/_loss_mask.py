@@ -26,10 +26,10 @@ def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
 def loss_mask(batch: kdtool.Batch) -> Tensor | None:
     """Return the numbers of those of the N labelled positions that token losses see, int64; None if they see all."""
     rejected = batch.columns.get("rejected")
-    return None if rejected is None else compute_on_host(_imitated, batch.labels, rejected)
+    return None if rejected is None else compute_on_host(_find_targets, batch.labels, rejected)
 
 
-def _imitated(labels: Tensor, rejected: Tensor) -> Tensor:
+def _find_targets(labels: Tensor, rejected: Tensor) -> Tensor:
     return (rejected[labels != NO_LABEL] == 0).nonzero().flatten()
 
 

@@ -8,12 +8,12 @@ distributions, denominators.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import select_labelled
+from kdtool_torch import select_at_labels
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
@@ -29,9 +29,10 @@ from kdtool_trainer_standard._norms import (
 )
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
+from kdtool_trainer_standard._step_stats import StepStats
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
 
-__all__ = ["DistillationModule", "Sizes", "StepStats", "token_rows"]
+__all__ = ["DistillationModule", "Sizes", "token_rows"]
 
 NOTHING_INSIDE = kdtool.SignalRequest()
 
@@ -45,20 +46,6 @@ class Sizes:
     loss_chunk_size: int
     rows_per_step: int
     """Rows of one step over all micro-batches and ranks: what sequence losses are divided by."""
-
-
-@dataclass(eq=False)
-class StepStats:
-    """One step's figures on this rank: each term's share of the mean value, and of its squared gradient norm.
-
-    `weights` is its sum of token weights. `seen` is how many tokens (or rows) it sees on all ranks, not on this one.
-    """
-
-    values: Tensor
-    squared_norms: Tensor
-    weights: Tensor
-    seen: Tensor
-    tokens: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 class DistillationModule(nn.Module):
@@ -85,6 +72,7 @@ class DistillationModule(nn.Module):
         self.wanted = wanted
         self.forward_passes = max((bound.term.forward_passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
+        self._token_index = torch.tensor(self._token, dtype=torch.int64, device=next(student.model.parameters()).device)
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
         self._corpus_only = [not learns_on_policy(bound.term) for bound in terms]
         inside = any(bound.term.layers for bound in terms)
@@ -98,13 +86,16 @@ class DistillationModule(nn.Module):
         self.mean_weights = torch.ones(len(self._token), device=device)
         """Each token loss's mean token weight."""
         self.measures_norms = False
+        self.checks_at_once = device.type == "cpu"
+        """Raise for values that are not finite in `forward`. Else the loop reads `stats` at the end of the step: a GPU would
+        wait for each check."""
         self.stats = self._empty_stats()
 
     def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:
         """Prepare for the step with this number, from 1. `factors` are weight · scale · balance of each term."""
         self.step.fill_(step)
         self.progress.fill_(progress)
-        self.factors.copy_(torch.tensor(factors, dtype=torch.float32))
+        self.factors.copy_(torch.tensor(factors, dtype=torch.float32), non_blocking=True)
         self.measures_norms = measure_norms
         self.stats = self._empty_stats()
 
@@ -129,13 +120,13 @@ class DistillationModule(nn.Module):
             weights_only: compute token weights and no losses.
             term: number of the only term to compute.
         """
-        tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
+        tokens = torch.full((), num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
         self.stats.seen = self.count_seen_tokens(tokens)
         if weights_only:
             outputs = self.run_student(batch)
             weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
-            self.stats.weights[self._token] += weights
+            self.stats.weights[self._token_index] += weights
             return {"weights": weights}
         outputs = self.run_student(batch)
         if term is not None:
@@ -185,7 +176,9 @@ class DistillationModule(nn.Module):
             signals = {name: select_signal(signal, where) for name, signal in signals.items()}
         return HeadWork(
             loss=self.chunk_loss,
-            rows=token_rows(batch, self.factors[self._token] if factors is None else factors, self.progress, self.step),
+            rows=token_rows(
+                batch, self.factors[self._token_index] if factors is None else factors, self.progress, self.step
+            ),
             teachers=Teachers(self.chunk_loss, signals),
             head=self.language_model.head,
             dtype=self.sizes.dtype,
@@ -209,15 +202,16 @@ class DistillationModule(nn.Module):
             return self._zero_of_all(outputs[0])
         divisors = self._divisors()
         # The head divides all terms by one number, so each term's own divisor is part of its factor.
-        factors, divisor = self.factors[self._token] * self.stats.tokens / divisors, self.stats.tokens
+        factors, divisor = self.factors[self._token_index] * self.stats.tokens / divisors, self.stats.tokens
         work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
         loss = chunked_loss(hidden, work, divisor)
-        if not bool(work.finite):
+        self.stats.add_check(work.finite)
+        if self.checks_at_once and not bool(work.finite):
             raise_for_token_losses(self.run, [states.detach() for states in hidden], work, int(self.step))
-        self.stats.values[self._token] += work.totals[0] / divisors
-        self.stats.weights[self._token] += work.totals[1]
+        self.stats.values[self._token_index] += work.totals[0] / divisors
+        self.stats.weights[self._token_index] += work.totals[1]
         if self.measures_norms and self._embedding is None:
-            self.stats.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
+            self.stats.squared_norms[self._token_index] += squared_norms_at_last(hidden, work, divisor)
         return loss
 
     def _zero_of_all(self, outputs: kdtool.ModelOutputs) -> Tensor:
@@ -228,7 +222,7 @@ class DistillationModule(nn.Module):
 
     def _divisors(self) -> Tensor:
         """Return each token loss's divisor, [token losses]."""
-        return self.stats.seen[self._token].clamp(min=1) * self.mean_weights
+        return self.stats.seen[self._token_index].clamp(min=1) * self.mean_weights
 
     def _objective(
         self,
@@ -275,7 +269,8 @@ class DistillationModule(nn.Module):
     def _sequence_loss(self, index: int, view: kdtool.StepView) -> Tensor:
         bound = self.terms[index]
         value = self._sequence_mean(index, view)
-        if not bool(value.isfinite()):
+        self.stats.add_check(value.detach().isfinite())
+        if self.checks_at_once and not bool(value.isfinite()):
             for output in (view.student, view.second):
                 if output is not None:
                     raise_if_student_diverged(output.last.detach(), int(self.step), self.sizes.dtype)
@@ -318,7 +313,7 @@ def _key(name: str) -> str:
 def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
     """Return which values of a sequence loss belong to text that the student wrote."""
     generated = batch.columns[STUDENT_GENERATED] != 0
-    return select_labelled(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
+    return select_at_labels(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
@@ -326,7 +321,7 @@ def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Ten
     mask = loss_mask(batch)
 
     def of(values: Tensor) -> Tensor:
-        return select(select_labelled(values, batch), mask)
+        return select(select_at_labels(values, batch), mask)
 
     return TokenRows(
         labels=of(batch.labels),

@@ -6,17 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 
 import kdtool
-import torch
-import torch.distributed as dist
 
+from kdtool_trainer_standard._distributed import sum_over_ranks
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._progress import Progress
+from kdtool_trainer_standard._step_stats import StepFigures
 
 __all__ = ["balance_factors", "report_terms"]
 
 
 def report_terms(
-    module: DistillationModule, weights: Sequence[float], progress: Progress, run: kdtool.RunInfo, keep_norms: bool
+    module: DistillationModule,
+    read: StepFigures,
+    weights: Sequence[float],
+    progress: Progress,
+    run: kdtool.RunInfo,
+    keep_norms: bool,
 ) -> dict[str, kdtool.TermReport]:
     """Return the step's terms by label, gathered over ranks.
 
@@ -24,16 +29,15 @@ def report_terms(
 
     Args:
         module: whose step is over.
+        read: the step's figures on this rank.
         weights: of the terms in this step, balance included.
         progress: of the phase, changed in place.
         run: the phase's.
         keep_norms: balancing sees gradient norms. They must be measured at every step then.
     """
-    stats, measured = module.stats, module.measures_norms
-    gathered = torch.stack([stats.values, stats.squared_norms])
-    if run.world > 1:
-        dist.all_reduce(gathered)
-    figures = zip(module.terms, weights, *gathered.tolist(), stats.seen.tolist(), strict=True)
+    measured, count = module.measures_norms, len(module.terms)
+    gathered = sum_over_ranks([*read.values, *read.squared_norms], run.world)
+    figures = zip(module.terms, weights, gathered[:count], gathered[count:], read.seen, strict=True)
     reports, kept = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
     norms, last = dict(progress.squared_norms or {}), dict(progress.last_values or {})
     for bound, weight, value, square, seen in figures:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_torch import Documents, give_usual_mode, select_labelled, widen
+from kdtool_torch import Documents, give_usual_mode, select_at_labels, widen
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -121,8 +121,8 @@ class TransformersModel(CausalModel):
             _refuse_cut_gradients(collected)
         device = batch.input_ids.device  # a spread model leaves its states on its layers' devices
         return kdtool.ModelOutputs(
-            last=select_labelled(last.to(device), batch),
-            hidden={layer: select_labelled(states[layer].to(device), batch) for layer in layers},
+            last=select_at_labels(last.to(device), batch),
+            hidden={layer: select_at_labels(states[layer].to(device), batch) for layer in layers},
             attentions={layer: weights.to(device) for layer, weights in attentions.items()},
             projections={
                 layer: kdtool.Projections(*(heads.to(device) for heads in tensors))
