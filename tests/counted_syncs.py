@@ -24,7 +24,7 @@ __all__ = ["CountedSyncs"]
 _READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal")
 _INDEXING = ("index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")
 _COPIES = (Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__)
-_MACHINERY = ("/torch/", "/counted_syncs.py")
+_MACHINERY = ("/site-packages/torch/", "/counted_syncs.py")
 
 
 class CountedSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from kdtool._cli import cli
 from kdtool._plugins.registry import GROUPS
 
 EXAMPLES = documented.examples()
-COMPUTING = {"teacher", "cache", "student", "transform", "loss", "weighting", "trainer"}
+COMPUTING = {"teacher", "cache", "student", "transform", "loss", "weighting", "trainer", "optimizer"}
 """Kinds whose suites compute with torch: 7 to 45 seconds."""
 
 

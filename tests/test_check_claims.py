@@ -43,7 +43,7 @@ def test_smallcoder_takes_what_its_shape_says(smallcoder: dict[str, Any]) -> Non
     assert found["fits"]["memory"]
     assert 5.5e9 < forecast["memory"]["peak"] < 6.5e9, "claimed: training in 5 to 6 GB"
     parts = forecast["memory"]["parts"]
-    assert sum(parts[part] for part in ("weights", "optimiser")) == 12 * 303_654_528
+    assert sum(parts[part] for part in ("weights", "optimizer")) == 12 * 303_654_528
     assert forecast["unknown"] == []
 
 

@@ -168,6 +168,7 @@ def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureF
             "signals": used["cache"],
             "student": used["student"],
             "trainer": {"use": used["trainer"], "batch": 2, "learning_rate": 1e-3, "compile": "off"},
+            "optimizer": used["optimizer"],
             "train": {
                 "transforms": {"mine": {"use": used["transform"]}},
                 "weightings": {"mine": {"use": used["weighting"]}},

@@ -152,6 +152,7 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     recipe["train"]["transforms"] = {"noted": {"use": "./own.py:Noted"}}
     recipe["train"] = {"adapt": {"trains": "teacher", "losses": {"ce": {}}, "steps": 2}, "distil": recipe["train"]}
     recipe["trainer"] |= {"checkpoint_every": 2, "compile": "off"}
+    recipe["optimizer"] = "adamw"
     recipe["evaluators"] = {"asked": {"use": "./own.py:Asked"}, "perplexity": {"documents": 2, "characters": 200}}
     recipe["control"] = False
     recipe["exporters"] = {"looked": {"use": "./own.py:Looked"}}

@@ -56,6 +56,7 @@ from kdtool._contract.loss import pair_layers as pair_layers
 from kdtool._contract.loss_terms import LossTerm as LossTerm
 from kdtool._contract.loss_terms import Schedule as Schedule
 from kdtool._contract.loss_terms import TermReport as TermReport
+from kdtool._contract.optimizer import Optimizer as Optimizer
 from kdtool._contract.recipe_paths import RecipePath as RecipePath
 from kdtool._contract.recipe_paths import RecipePathOrName as RecipePathOrName
 from kdtool._contract.reporting import ArmResult as ArmResult

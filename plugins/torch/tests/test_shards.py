@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,10 @@ class Kept:
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         return {"scale": torch.tensor([3.0])}, {"unit": "states"}
 
-    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterable[Mapping[str, Tensor]]]:
         assert signal.lazy is not None
-        for states in torch.split(signal.lazy.hidden, (batch.labels != -100).sum(1).tolist()):
-            yield {"states": states, "more": torch.arange(len(states) + 1)}
+        rows = torch.split(signal.lazy.hidden, (batch.labels != -100).sum(1).tolist())
+        return lambda: [{"states": states, "more": torch.arange(len(states) + 1)} for states in rows]
 
 
 @dataclass
@@ -56,12 +59,17 @@ def rows(number: int = 10, length: int = 12) -> list[kdtool.Row]:
 
 
 def record(
-    folder: Path, teacher: Teacher | None = None, source: list[kdtool.Row] | None = None, rank: int = 0, world: int = 1
+    folder: Path,
+    teacher: Teacher | None = None,
+    source: list[kdtool.Row] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    kept: Kept | None = None,
 ) -> Teacher:
     teacher = teacher or Teacher()
     folder.mkdir(exist_ok=True)
     run = make_run(folder, rank=rank, world=world)
-    record_rows(run, ListSource(source or rows()), teacher, folder, Kept(), rows_per_shard=4, batch=3)
+    record_rows(run, ListSource(source or rows()), teacher, folder, kept or Kept(), rows_per_shard=4, batch=3)
     return teacher
 
 
@@ -94,13 +102,15 @@ def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
 
 
 DYING = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_shards as t
 class Dying(t.Teacher):
     def signal(self, batch):
         if self.calls == int(sys.argv[3]):
+            while not Path(sys.argv[1], "shard-00000.json").exists() and sys.argv[4] == "0":
+                time.sleep(0.01)  # it is written meanwhile
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
         return super().signal(batch)
 t.record(Path(sys.argv[1]), Dying(), t.rows(int(sys.argv[6])), rank=int(sys.argv[4]), world=int(sys.argv[5]))
@@ -266,3 +276,90 @@ def test_a_folder_that_is_gone_is_an_error_and_not_waited_for(tmp_path: Path, wo
     run = make_run(tmp_path, rank=0, world=world)
     with pytest.raises(kdtool.StorageError, match="is gone"):
         record_rows(run, ListSource(rows()), Teacher(), tmp_path / "gone", Kept(), rows_per_shard=4, batch=3)
+
+
+class Encoding(Kept):
+    """Does something each time that rows are encoded, by the number of batches before."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self.act = act
+        self.batches = 0
+
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterable[Mapping[str, Tensor]]]:
+        encode, number = super().select(batch, signal), self.batches
+        self.batches += 1
+
+        def act_and_encode() -> Iterable[Mapping[str, Tensor]]:
+            self.act(number)
+            return encode()
+
+        return act_and_encode
+
+
+def test_rows_are_encoded_while_the_teacher_computes_the_next_ones_but_only_a_few_batches_behind(
+    tmp_path: Path,
+) -> None:
+    threads, behind = set[int](), list[int]()
+
+    def act(number: int) -> None:
+        threads.add(threading.get_ident())
+        if number == 0:  # the first batch waits until the teacher is as far ahead as it may be
+            while teacher.calls < 4:
+                time.sleep(0.01)
+            time.sleep(0.1)
+        behind.append(teacher.calls - number)
+
+    teacher = Teacher()
+    record(tmp_path / "s", teacher, rows(40), kept=Encoding(act))
+    assert threading.get_ident() not in threads
+    assert len(threads) == 1
+    assert behind[0] == 4
+    record(tmp_path / "plain", source=rows(40))
+    same_files(tmp_path / "s", tmp_path / "plain")
+
+
+def test_an_error_while_encoding_ends_the_recording_and_complete_shards_stay(tmp_path: Path) -> None:
+    def act(number: int) -> None:
+        if number == 3:
+            raise kdtool.PluginError("cannot encode this")
+
+    teacher = Teacher()
+    with pytest.raises(kdtool.PluginError, match="cannot encode this"):
+        record(tmp_path / "s", teacher, rows(400), kept=Encoding(act))
+    assert teacher.calls < 20
+    assert [path.name for path in (tmp_path / "s").glob("shard-*.json")] == ["shard-00000.json"]
+    assert record(tmp_path / "s").calls == 3, "the first shard is used again"
+
+
+def test_shards_that_were_complete_are_written_though_the_teacher_fails(tmp_path: Path) -> None:
+    class Failing(Teacher):
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().signal(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        record(tmp_path / "s", Failing(), kept=Encoding(lambda _: time.sleep(0.1)))
+    assert [path.name for path in (tmp_path / "s").glob("shard-*.json")] == ["shard-00000.json"]
+
+
+def test_threads_share_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_torch._recall.OPEN_SHARDS", 1)
+    record(tmp_path / "s", source=rows(40))
+    recorded, expected = RecordedRows(tmp_path / "s"), Teacher()
+
+    def read(thread: int) -> None:
+        order = random.Random(thread)
+        for _ in range(60):
+            batch = collate(order.sample(rows(40), 3))
+            signal = expected.signal(batch)
+            assert signal.lazy is not None
+            assert torch.equal(torch.cat(recorded.pieces(recorded.find(batch), "states")), signal.lazy.hidden)
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(read, range(8)))
+    finally:
+        sys.setswitchinterval(switch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -91,7 +93,31 @@ def test_a_student_without_an_outline_has_as_many_weights_as_it_says(tmp_path: P
         one.part: one for one in make_trainer().kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))
     }
     assert parts["weights"].host_bytes == 4 * 10_000_000
-    assert parts["optimiser"].host_bytes == 8 * 1_000_000
+    assert parts["optimizer"].host_bytes == 8 * 1_000_000
+
+
+class Small(kdtool.Optimizer):
+    """An optimizer with little state."""
+
+    state_bytes = 2.0
+    divisible = False
+
+    def kdtool_optimizer(self, run: kdtool.RunInfo, parameters: Mapping[str, Any], learning_rate: float) -> Any:
+        raise NotImplementedError
+
+
+def test_the_state_of_the_recipes_optimizer_is_counted(tmp_path: Path) -> None:
+    facts = tiny_model("llama").facts
+    ahead = kdtool.RunForecast(phase=kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, None, facts))
+    run = make_run(tmp_path, {"optimizer": Small(Small.Config())})
+    plain, small = (
+        {part.part: part for part in make_trainer(keep_checkpoints=1).kdtool_estimate(each, ahead)}
+        for each in (make_run(tmp_path), run)
+    )
+    assert small["optimizer"].host_bytes == plain["optimizer"].host_bytes / 4 == 2 * facts.trainable
+    assert small["checkpoints"].disk_bytes == plain["checkpoints"].disk_bytes / 2 == 2 * 6 * facts.trainable
+    with pytest.raises(kdtool.UsageError, match="needs whole weights; set sharding: off"):
+        list(make_trainer(sharding="full").kdtool_estimate(run, ahead))
 
 
 def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) -> None:

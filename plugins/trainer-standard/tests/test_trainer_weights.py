@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_torch import collate
-from kdtool_trainer_standard._denominators import WeightMeans
+from kdtool_torch import WeightMeans, collate
 from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._order import RowsInOrder
 from safetensors.torch import load_file

@@ -186,7 +186,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
 
 
 def test_documents_follow_layers_to_other_devices_and_collect_in_one_place() -> None:
-    documents = Documents.of(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}), frozenset({2}))
+    documents = Documents(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}), frozenset({2}))
     elsewhere = documents.on(torch.device("meta"))
     assert documents.on(torch.device("cpu")) is documents
     assert elsewhere.start.device.type == "meta"
@@ -241,8 +241,9 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
 
 def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     from kdtool_transformers import _generate
+    from kdtool_transformers._capacity import Capacity
 
-    monkeypatch.setattr(_generate, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr("kdtool_transformers._runtime.capacity_of", lambda *_: Capacity(memory=100))
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
     batches = []

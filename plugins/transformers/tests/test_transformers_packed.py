@@ -18,7 +18,7 @@ import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, TransformersTokenizer, open_model, open_tokenizer
+from kdtool_transformers import TransformersModel, TransformersTokenizer, _model, open_model, open_tokenizer
 from kdtool_transformers._attention import IMPLEMENTATION
 from kdtool_transformers._documents import Documents
 from kdtool_transformers._model import decoder_layers
@@ -42,6 +42,11 @@ FAMILIES: dict[str, Any] = {
     "granite": lambda: t.GraniteConfig(**_GROUPED, logits_scaling=4.0, attention_multiplier=0.3),
     "cohere": lambda: t.CohereConfig(**_GROUPED, logit_scale=0.25),
 }
+
+
+def without_documents(positions: torch.Tensor, document: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return positions and documents of rows that are a single document each."""
+    return torch.arange(positions.shape[1]).expand_as(positions), torch.zeros_like(document)
 
 
 def tokenizer(size: int = V) -> TransformersTokenizer:
@@ -140,7 +145,7 @@ def test_self_check_passes_and_finds_a_wrong_head(family: str) -> None:
 
 def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = model("llama")
-    monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))
+    monkeypatch.setattr(_model, "Documents", lambda *rows: Documents(*without_documents(*rows)))
     with pytest.raises(kdtool.PluginError, match="documents see each other"):
         self_check(wrapped)
 

@@ -12,14 +12,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch import _complete_folders, _self_check, compute_dtype, exact_logits, self_check, windows
-from kdtool_transformers import TransformersRuntime, _runtime, open_model, open_tokenizer, weights_identity
+from kdtool_torch import _complete_folders, _scoring, _self_check, compute_dtype, exact_logits, self_check, windows
+from kdtool_transformers import TransformersRuntime, _model, open_model, open_tokenizer, weights_identity
 from kdtool_transformers._documents import Documents
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
 TEXTS = ["def f(x):\n    return x\n", "", "é 漢\t\n", "x" * 300, "a", "print(1)\n" * 20]
+
+
+def without_documents(positions: torch.Tensor, document: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return positions and documents of rows that are a single document each."""
+    return torch.arange(positions.shape[1]).expand_as(positions), torch.zeros_like(document)
 
 
 def _expected(text: str, window: int) -> float:
@@ -237,7 +242,7 @@ def test_self_check_of_a_model_that_amplifies_rounding(frozen: bool, monkeypatch
         assert max(_self_check._deviations(model)) > 1e-2, "else this test shows nothing"
         assert self_check(model) < 1e-3
         assert model.model.get_input_embeddings().weight.dtype == (torch.bfloat16 if frozen else torch.float32)
-        monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))
+        monkeypatch.setattr(_model, "Documents", lambda *rows: Documents(*without_documents(*rows)))
         with pytest.raises(kdtool.PluginError, match="documents see each other"):
             self_check(model)
 
@@ -257,8 +262,8 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
         used.append(head)
         return exact_logits(head, states)
 
-    monkeypatch.setattr(_runtime, "_HEAD_ROWS", 4)
-    monkeypatch.setattr(_runtime, "exact_logits", project)
+    monkeypatch.setattr(_scoring, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(_scoring, "exact_logits", project)
     model = tiny_model()
     model.model.to(torch.bfloat16)
     list(TransformersRuntime(model).score(TEXTS))

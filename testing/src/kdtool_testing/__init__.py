@@ -22,8 +22,8 @@ import pytest
 
 for _module in (
     "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
-    "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss", "tracker",
-    "trainer", "transform", "weighting",
+    "optimizer", "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss",
+    "tracker", "trainer", "transform", "weighting",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
 
@@ -35,6 +35,7 @@ from kdtool_testing.evaluator import EvaluatorConformance
 from kdtool_testing.exporter import ExporterConformance
 from kdtool_testing.filter import FilterConformance
 from kdtool_testing.loss import LossConformance
+from kdtool_testing.optimizer import OptimizerConformance
 from kdtool_testing.packer import PackerConformance
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.reporter import ReporterConformance
@@ -69,6 +70,7 @@ __all__ = [
     "LossConformance",
     "OneRuntime",
     "Opener",
+    "OptimizerConformance",
     "PackerConformance",
     "RegistrationConformance",
     "ReporterConformance",

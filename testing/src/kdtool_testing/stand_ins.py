@@ -18,6 +18,7 @@ _MOST: Mapping[str, Mapping[str, Any]] = {
     "cache": {"offers": _OFFERS},
     "packer": {"carries_annotations": True},
     "loss": {"divergence": True},
+    "trainer": {"optimizer_settings": ()},
 }
 """Attributes with which a stand-in of a kind satisfies the rest of a recipe."""
 _LEFT_OUT = {"kdtool_fit", "kdtool_annotate"}

@@ -36,7 +36,7 @@ class Assembly:
     """A recipe with one instance of every component; a context manager that closes them at its end.
 
     These instances answer questions about themselves. Each phase of each arm trains with its own new instances (losses,
-    transforms, weightings, trainer) and its own hooks: two phases, arms or runs in one process never share state.
+    transforms, weightings, trainer, optimizer) and its own hooks: two phases, arms or runs in one process never share state.
     """
 
     def __init__(

@@ -68,6 +68,7 @@ TABLE: tuple[Kind, ...] = (
     ),
     Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase", enough=("kdtool_token_weight",)),
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
+    Kind("optimizer", "kdtool._contract.optimizer:Optimizer", "optimizer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
     Kind("exporter", "kdtool._contract.exporter:Exporter", "exporters", "run"),
     Kind(

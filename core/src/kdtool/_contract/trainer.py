@@ -92,6 +92,9 @@ class Trainer(Component):
     config. They must exist, and the result of a phase depends on them."""
     rows_per_step: int = 0
     """Rows of a step in one process; may depend on the config. 0: unknown. A control of equal tokens must have as many."""
+    optimizer_settings: Sequence[str] | None = None
+    """Settings of its default optimizer, refused in a phase with an `optimizer`. None if it does not train with the
+    phase's `optimizer`, which is then refused."""
 
     @hook(needed=True)
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:

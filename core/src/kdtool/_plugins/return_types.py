@@ -16,7 +16,7 @@ from kdtool._errors import PluginError
 __all__ = ["ReturnType", "attribute_problem"]
 
 _SHOWN = 60
-_OF_TORCH = {"Tensor": Any, "Module": Any}
+_OF_TORCH = {"Tensor": Any, "Module": Any, "TorchOptimizer": Any}
 """Names in annotations that stand for torch's classes, which are not imported: any value fits."""
 
 

@@ -33,7 +33,7 @@ _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 SHARED_KEYS = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
 """Keys of components outside the phases."""
-TOP_KEYS = ("name", "seeds", "terms_acknowledged", *SHARED_KEYS, "trainer", "train", "control", "require")
+TOP_KEYS = ("name", "seeds", "terms_acknowledged", *SHARED_KEYS, "trainer", "optimizer", "train", "control", "require")
 """Keys of a recipe without sugar and `extends`."""
 
 

@@ -54,6 +54,7 @@ class PhaseSpec:
     transforms: tuple[ComponentSpec, ...]
     weightings: tuple[ComponentSpec, ...]
     trainer: ComponentSpec | None
+    optimizer: ComponentSpec | None
     sources: tuple[ComponentSpec, ...]
     key: KeyPath
     trains: str | None = None
@@ -61,7 +62,8 @@ class PhaseSpec:
     @property
     def components(self) -> tuple[ComponentSpec, ...]:
         """The components that train; each scope gets fresh ones."""
-        return (*self.losses, *self.transforms, *self.weightings, *((self.trainer,) if self.trainer else ()))
+        single = tuple(spec for spec in (self.trainer, self.optimizer) if spec)
+        return (*self.losses, *self.transforms, *self.weightings, *single)
 
 
 @dataclass(frozen=True)

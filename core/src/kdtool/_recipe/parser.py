@@ -120,7 +120,7 @@ class Parser:
         self.refuse_unknown(path, PHASE_KEYS)
         keys = ("losses", "transforms", "weightings")
         losses, transforms, weightings = (self.components((*path, key)) for key in keys)
-        trainer = self._trainer((*path, "trainer"), self._first(("trainer",)))
+        trainer, optimizer = (self._single((*path, key), self._first((key,))) for key in ("trainer", "optimizer"))
         sources: list[ComponentSpec] = []
         for key in SOURCE_KEYS:
             has_own = self._at((*path, key)) is not None
@@ -130,7 +130,16 @@ class Parser:
             self._need(path, key)
         core_keys = self._own_keys(path, PhaseKeys)
         return PhaseSpec(
-            name, core_keys["steps"], losses, transforms, weightings, trainer, tuple(sources), path, core_keys["trains"]
+            name=name,
+            steps=core_keys["steps"],
+            losses=losses,
+            transforms=transforms,
+            weightings=weightings,
+            trainer=trainer,
+            optimizer=optimizer,
+            sources=tuple(sources),
+            key=path,
+            trains=core_keys["trains"],
         )
 
     def _refuse_huge(self, path: KeyPath, value: Any) -> None:
@@ -141,14 +150,16 @@ class Parser:
         for key, entry in entries:
             self._refuse_huge((*path, key), entry)
 
-    def _trainer(self, path: KeyPath, default: ComponentSpec | None) -> ComponentSpec | None:
-        """Return a trainer with its own settings over the default's, if both use the same plugin."""
+    def _single(self, path: KeyPath, default: ComponentSpec | None) -> ComponentSpec | None:
+        """Return the trainer or optimizer with its own settings over the default's, if both use the same plugin."""
         value = self._at(path)
+        if value is False:
+            return None
         if default is None or not isinstance(value, Mapping):
             return self._first(path) or default
         use = value.get("use", default.use)
         inherited = default.options if use == default.use else {}
-        return self._component(path, {**inherited, **value, "use": use}, "trainer")
+        return self._component(path, {**inherited, **value, "use": use}, SINGLE[str(path[-1])])
 
     def _control(self, phases: tuple[PhaseSpec, ...]) -> ControlSpec | None:
         value = self.data.get("control")
@@ -160,7 +171,7 @@ class Parser:
         core_keys = self._own_keys(("control",), ControlKeys, section)
         losses, controls = self.components(("control", "losses")), []
         for phase in phases:
-            trainer = self._trainer(("control", "trainer"), phase.trainer)
+            trainer = self._single(("control", "trainer"), phase.trainer)
             if trainer and trainer != phase.trainer and len(phases) > 1:
                 path = ("control", phase.name, "trainer")
                 trainer = replace(trainer, path=".".join(path), key=path)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import kdtool
 import torch
+from kdtool_torch import NO_LABEL, compute_on_host
 from torch import Tensor
 
 from kdtool_loss_across_tokenizers._meeting_points import meeting_points
@@ -46,13 +47,7 @@ def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
     if view.teacher_batch is None:
         every = _every(view)
         return every, every
-    pairs = [
-        (student[i].number, teacher[j].number)
-        for student, teacher in _documents(view.batch, view.teacher_batch)
-        for i, j in meeting_points([token.start for token in student], [token.start for token in teacher])
-    ]
-    device = view.batch.labels.device
-    return _numbers([student for student, _ in pairs], device), _numbers([teacher for _, teacher in pairs], device)
+    return compute_on_host(_meetings, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
 
 
 def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
@@ -65,10 +60,7 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
         every = _every(view)
         single_positions = Spans(every, torch.ones_like(every))
         return single_positions, single_positions
-    pairs = [pair for documents in _documents(view.batch, view.teacher_batch) for pair in _spans(*documents)]
-    device = view.batch.labels.device
-    student, teacher = ([pair[side] for pair in pairs] for side in (0, 1))
-    return _join_spans(student, device), _join_spans(teacher, device)
+    return compute_on_host(_find_spans, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
@@ -81,10 +73,36 @@ def _every(view: kdtool.StepView) -> Tensor:
     return torch.arange(len(view.student.last), device=view.batch.labels.device)
 
 
-def _documents(batch: kdtool.Batch, other: kdtool.Batch) -> Iterator[tuple[list[Token], list[Token]]]:
+def _columns(batch: kdtool.Batch, side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return labels, documents, and the bytes at which tokens begin and end, [B, L] each."""
+    missing = [name for name in ("byte_start", "byte_end") if name not in batch.columns]
+    if missing:
+        raise kdtool.PluginError(
+            f"the {side}'s rows lack the columns {' and '.join(missing)}, which match tokens of two tokenizers by their "
+            "bytes; the rows that kdtool makes for teachers with other tokens have them"
+        )
+    return batch.labels, batch.document, batch.columns["byte_start"], batch.columns["byte_end"]
+
+
+def _meetings(*columns: Tensor) -> tuple[Tensor, Tensor]:
+    pairs = [
+        (student[i].number, teacher[j].number)
+        for student, teacher in _documents(*columns)
+        for i, j in meeting_points([token.start for token in student], [token.start for token in teacher])
+    ]
+    return _numbers([student for student, _ in pairs]), _numbers([teacher for _, teacher in pairs])
+
+
+def _find_spans(*columns: Tensor) -> tuple[Spans, Spans]:
+    pairs = [pair for documents in _documents(*columns) for pair in _spans(*documents)]
+    student, teacher = ([pair[side] for pair in pairs] for side in (0, 1))
+    return _join_spans(student), _join_spans(teacher)
+
+
+def _documents(*columns: Tensor) -> Iterator[tuple[list[Token], list[Token]]]:
     """Yield both sides' tokens of each shared document; if both sides end it, the end tokens follow as a separate pair."""
-    of_teacher = _labelled_tokens(other, "teacher")
-    for key, student in _labelled_tokens(batch, "student").items():
+    of_teacher = _labelled_tokens(*columns[4:])
+    for key, student in _labelled_tokens(*columns[:4]).items():
         if teacher := of_teacher.get(key):
             yield _with_bytes(student), _with_bytes(teacher)
             # ends of text have no bytes: they correspond only to each other
@@ -92,16 +110,9 @@ def _documents(batch: kdtool.Batch, other: kdtool.Batch) -> Iterator[tuple[list[
                 yield student[-1:], teacher[-1:]
 
 
-def _labelled_tokens(batch: kdtool.Batch, side: str) -> dict[tuple[int, int], list[Token]]:
+def _labelled_tokens(labels: Tensor, *columns: Tensor) -> dict[tuple[int, int], list[Token]]:
     """Return the labelled tokens by row and document."""
-    missing = [name for name in ("byte_start", "byte_end") if name not in batch.columns]
-    if missing:
-        raise kdtool.PluginError(
-            f"the {side}'s rows lack the columns {' and '.join(missing)}, which match tokens of two tokenizers by their "
-            "bytes; the rows that kdtool makes for teachers with other tokens have them"
-        )
-    labelled = batch.labels != -100
-    columns = (batch.document, batch.columns["byte_start"], batch.columns["byte_end"])
+    labelled = labels != NO_LABEL
     rows = labelled.nonzero()[:, 0].tolist()
     tokens: dict[tuple[int, int], list[Token]] = {}
     for number, (row, document, start, end) in enumerate(
@@ -136,10 +147,9 @@ def _whole(tokens: Sequence[Token]) -> bool:
     return all(before.end == after.start for before, after in pairwise(tokens))
 
 
-def _join_spans(parts: Sequence[Sequence[int]], device: torch.device) -> Spans:
-    numbers = [number for part in parts for number in part]
-    return Spans(_numbers(numbers, device), _numbers([len(part) for part in parts], device))
+def _join_spans(parts: Sequence[Sequence[int]]) -> Spans:
+    return Spans(_numbers([number for part in parts for number in part]), _numbers([len(part) for part in parts]))
 
 
-def _numbers(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=device)
+def _numbers(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

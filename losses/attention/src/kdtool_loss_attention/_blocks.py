@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+
+from kdtool_torch import compute_on_host
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,15 +54,14 @@ def by_block(
     import torch
     from torch.utils.checkpoint import checkpoint
 
+    students, teachers = student.unbind(), teacher.unbind()
     values = [torch.zeros(0, dtype=in_single(student).dtype, device=student.device)]
-    for student_row, teacher_row, documents, counted in zip(
-        student.unbind(), teacher.unbind(), document.unbind(), labelled.unbind(), strict=True
-    ):
-        for block in _blocks(documents, counted, heads):
-            of_block = checkpoint(
-                function, student_row, teacher_row, block, use_reentrant=False, preserve_rng_state=False
-            )
-            values.append(of_block)
+    for span in compute_on_host(_spans, document, labelled, heads=heads):
+        block = _block(span, document[span.row])
+        of_block = checkpoint(
+            function, students[span.row], teachers[span.row], block, use_reentrant=False, preserve_rng_state=False
+        )
+        values.append(of_block)
     return torch.cat(values)
 
 
@@ -69,13 +70,37 @@ def in_single(states: Tensor) -> Tensor:
     return states if states.dtype.itemsize >= 4 else states.float()
 
 
-def _blocks(document: Tensor, labelled: Tensor, heads: int) -> Iterator[Block]:
-    positions = labelled.nonzero().flatten()
-    size = max(1, BLOCK_VALUES // (heads * len(document)))
-    for start in range(0, len(positions), size):
-        queries = positions[start : start + size]
-        stop = int(queries[-1]) + 1
-        before = positions.new_ones(stop).cumsum(0) - 1 <= queries[:, None]
-        seen = before & (document[:stop] == document[queries, None])
-        first = int(seen.int().argmax(1).min())
-        yield Block(queries, first, stop, seen[:, first:])
+class _Span(NamedTuple):
+    """Labelled positions `queries` [Q] of row number `row`; they see none but the keys `first:stop`."""
+
+    row: int
+    queries: Tensor
+    first: int
+    stop: int
+
+
+def _spans(document: Tensor, labelled: Tensor, *, heads: int) -> tuple[_Span, ...]:
+    size = max(1, BLOCK_VALUES // (heads * document.shape[1]))
+    return tuple(
+        _Span(row, queries, int(first_keys[queries].min()), int(queries[-1]) + 1)
+        for row, (first_keys, counted) in enumerate(zip(map(_first_keys, document), labelled, strict=True))
+        for queries in counted.nonzero().flatten().split(size)
+        if len(queries)
+    )
+
+
+def _first_keys(document: Tensor) -> Tensor:
+    """Return the first position of each position's document, [L]."""
+    number = document.unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+    index = number.new_ones(len(number)).cumsum(0) - 1
+    firsts = index.new_full((len(index),), len(index)).scatter_reduce(0, number, index, "amin")
+    first: Tensor = firsts[number]
+    return first
+
+
+def _block(span: _Span, document: Tensor) -> Block:
+    """Return the block of a span in its row, whose documents are numbered by `document` [L]."""
+    keys = document[span.first : span.stop]
+    index = keys.new_ones(len(keys)).cumsum(0) - 1 + span.first
+    seen = (index <= span.queries[:, None]) & (keys == document[span.queries, None])
+    return Block(span.queries, span.first, span.stop, seen)

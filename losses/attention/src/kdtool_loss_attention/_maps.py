@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
+from kdtool_torch import is_labelled
 
 from kdtool_loss_attention._blocks import Block, by_block, in_single
 from kdtool_loss_attention._paired import PairedLayers
@@ -75,7 +76,7 @@ class AttentionMaps(PairedLayers):
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return `attention_distance` of two layers' maps."""
         student_maps, teacher_maps = view.student.attentions[student_layer], teacher.attentions[teacher_layer]
-        labelled = view.batch.labels != -100
+        labelled = is_labelled(view.batch)
         return attention_distance(
             student_maps, teacher_maps, view.batch.document, labelled, averaged=self.config.heads == "averaged"
         )

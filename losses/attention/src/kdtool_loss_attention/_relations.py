@@ -7,6 +7,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
+from kdtool_torch import is_labelled
 
 from kdtool_loss_attention._blocks import Block, by_block, in_single
 from kdtool_loss_attention._paired import PairedLayers
@@ -99,7 +100,7 @@ class Relations(PairedLayers):
 
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return the sum of `relation_divergence` over queries, keys and values of two layers."""
-        labelled, document = view.batch.labels != -100, view.batch.document
+        labelled, document = is_labelled(view.batch), view.batch.document
         student_states, teacher_states = view.student.projections[student_layer], teacher.projections[teacher_layer]
         queries, keys, values = (
             relation_divergence(ours, its, self._relation_heads, document, labelled)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_torch import at_least_float32, both_sides
+from kdtool_torch import NO_LABEL, at_least_float32, both_sides, compute_on_host
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,9 +93,14 @@ class DirectPreference(kdtool.SequenceLoss):
 
 def _pairs(batch: kdtool.Batch) -> tuple[Tensor, Tensor]:
     """Return the row of each labelled token and whether it is rejected, [N] each."""
-    asked, marks = batch.labels != -100, batch.columns.get("rejected")
+    marks = batch.columns.get("rejected")
     if marks is None:
         raise _no_pairs("these rows mark no token as rejected")
+    return compute_on_host(_find_pairs, batch.labels, marks)
+
+
+def _find_pairs(labels: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
+    asked = labels != NO_LABEL
     has_rejected, has_chosen = ((asked & (marks != 0)).any(1), (asked & (marks == 0)).any(1))
     if bool((has_rejected != has_chosen).any()):
         raise _no_pairs("a row holds answers of one kind only")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, RecordedRows
+from kdtool_torch import RecordedRows, original_of, select_labelled
 
 from kdtool_caches._codec import decode
 from kdtool_caches._token_targets import STEP, TOKENS
@@ -17,7 +17,7 @@ __all__ = ["RecalledTokens"]
 
 
 class RecalledTokens:
-    """The signals of one folder."""
+    """The signals of one folder. Threads may share it."""
 
     def __init__(self, folder: Path, form: Literal["sampled", "top-k"]) -> None:
         self._recorded = RecordedRows(folder)
@@ -27,7 +27,7 @@ class RecalledTokens:
         """Return the batch's tokens, on its device."""
         facts, device = self._recorded.facts, batch.labels.device
         blobs = [piece.numpy().tobytes() for piece in self._pieces(batch, facts["alternatives"])]
-        labels = batch.labels[batch.labels != NO_LABEL].cpu().numpy()
+        labels = original_of(select_labelled(batch.labels, batch)).numpy()
         ids, numbers = (torch.from_numpy(part) for part in decode(blobs, labels, facts["total"]))
         weights = self._weights(ids, numbers, facts["total"])
         tokens = kdtool.SparseTokens(ids.to(device), weights.to(device), self._form, facts["temperature"])

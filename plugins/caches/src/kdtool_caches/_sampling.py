@@ -53,17 +53,15 @@ def sample_tokens(probabilities: Tensor, points: Tensor) -> Tensor:
 
 
 def count_samples(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct tokens, ids [C, K] ascending and padded with -1, and their counts [C, K], padded with 0.
+    """Return the distinct tokens, ids [C, N] ascending and padded at the end with -1, and their counts, padded with 0.
 
     Args:
-        tokens: [C, N], ascending; K is the largest number of distinct tokens in a position.
+        tokens: [C, N], ascending.
     """
     import torch
 
     begins = torch.ones_like(tokens, dtype=torch.bool)
     begins[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
     column = begins.cumsum(-1) - 1
-    width = int(column[:, -1].max()) + 1 if tokens.numel() else 0
-    ids = torch.full((len(tokens), width), -1, dtype=tokens.dtype, device=tokens.device)
-    counts = torch.zeros_like(ids)
+    ids, counts = torch.full_like(tokens, -1), torch.zeros_like(tokens)
     return ids.scatter_(1, column, tokens), counts.scatter_add_(1, column, torch.ones_like(tokens))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import kdtool
@@ -32,25 +33,29 @@ class StateTargets:
         stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         return stored, {"vocabulary": head.vocabulary, "scale": head.scale, "soft_cap": head.soft_cap}
 
-    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterator[Mapping[str, Tensor]]]:
         """Keep each row's states, copied, since a teacher may use its memory again.
 
         Raises:
             kdtool.PluginError: the signal is not what was wanted, or not of all labelled positions.
         """
         import torch
-        from kdtool_torch import NO_LABEL
+        from kdtool_torch import NO_LABEL, copy_to_host
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
-        pieces = {}
-        for name, states in self._states_to_store(signal).items():
+        kept = self._states_to_store(signal)
+        for name, states in kept.items():
             if len(states) != sum(counts):
                 raise kdtool.PluginError(
                     f"the teacher's signal '{name}' has {len(states)} positions for a batch with {sum(counts)} labels"
                 )
-            pieces[name] = torch.split(states.detach().to("cpu", copy=True), counts)
-        for index in range(len(counts)):
-            yield {name: states[index] for name, states in pieces.items()}
+        copied = copy_to_host(list(kept.values()))
+
+        def encode() -> Iterator[Mapping[str, Tensor]]:
+            for states in zip(*(torch.split(tensor, counts) for tensor in copied()), strict=True):
+                yield dict(zip(kept, states, strict=True))
+
+        return encode
 
     def _states_to_store(self, signal: kdtool.Signal) -> dict[str, Tensor]:
         want = self._want
@@ -66,11 +71,12 @@ class StateTargets:
 
 
 class RecalledStates:
-    """The signals of one folder."""
+    """The signals of one folder. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
         self._recorded = RecordedRows(folder)
         self._heads: dict[device, kdtool.Head] = {}
+        self._lock = Lock()
 
     def signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         """Return the wanted signal of the batch, on its device, as copies that are independent of the files."""
@@ -87,17 +93,21 @@ class RecalledStates:
         return kdtool.Signal(self._recorded.facts["fingerprint"], lazy, hidden=hidden)
 
     def _head(self, device: device) -> kdtool.Head:
-        if device not in self._heads:
-            facts, tensors = self._recorded.facts, self._recorded.header()
-            bias = tensors.get("bias")
-            self._heads[device] = kdtool.Head(
-                weight=tensors["weight"].to(device),
-                vocabulary=facts["vocabulary"],
-                bias=None if bias is None else bias.to(device),
-                scale=facts["scale"],
-                soft_cap=facts["soft_cap"],
-            )
-        return self._heads[device]
+        with self._lock:
+            if device not in self._heads:
+                self._heads[device] = self._load_head(device)
+            return self._heads[device]
+
+    def _load_head(self, device: device) -> kdtool.Head:
+        facts, tensors = self._recorded.facts, self._recorded.header()
+        bias = tensors.get("bias")
+        return kdtool.Head(
+            weight=tensors["weight"].to(device),
+            vocabulary=facts["vocabulary"],
+            bias=None if bias is None else bias.to(device),
+            scale=facts["scale"],
+            soft_cap=facts["soft_cap"],
+        )
 
 
 def _layer(layer: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -37,6 +38,7 @@ class States(kdtool.Cache):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._recorded: dict[Path, RecalledStates] = {}
+        self._lock = Lock()
 
     def kdtool_choose_signals(
         self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
@@ -68,11 +70,13 @@ class States(kdtool.Cache):
         Raises:
             kdtool.StorageError: a row is not there, or a file is damaged.
         """
-        if folder not in self._recorded:
-            from kdtool_caches._state_targets import RecalledStates
+        from kdtool_caches._state_targets import RecalledStates
 
-            self._recorded[folder] = RecalledStates(folder)
-        return self._recorded[folder].signal(batch, want)
+        with self._lock:
+            if folder not in self._recorded:
+                self._recorded[folder] = RecalledStates(folder)
+            recorded = self._recorded[folder]
+        return recorded.signal(batch, want)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         import torch

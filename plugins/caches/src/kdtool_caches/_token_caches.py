@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -38,6 +39,7 @@ class _Tokens(kdtool.Cache):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._recalled: dict[Path, RecalledTokens] = {}
+        self._lock = Lock()
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
         """Return the codec that selects and encodes each position's tokens."""
@@ -74,21 +76,21 @@ class _Tokens(kdtool.Cache):
         Raises:
             kdtool.StorageError: a row is missing, or a file is damaged.
         """
-        if folder not in self._recalled:
-            from kdtool_caches._recalled import RecalledTokens
+        from kdtool_caches._recalled import RecalledTokens
 
-            self._recalled[folder] = RecalledTokens(folder, self.form)
-        return self._recalled[folder].signal(batch)
+        with self._lock:
+            if folder not in self._recalled:
+                self._recalled[folder] = RecalledTokens(folder, self.form)
+            recorded = self._recalled[folder]
+        return recorded.signal(batch)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_torch import recording_estimates
+        from kdtool_torch import pick_device, recording_estimates
 
-        from kdtool_caches._token_targets import CHUNK_BYTES
+        from kdtool_caches._token_targets import chunk_bytes
 
-        rows = self.config.rows_per_shard, self.config.batch
-        yield from recording_estimates(
-            ahead, lambda *_: self.bytes_a_token(), lambda _: 0, *rows, working=2 * CHUNK_BYTES
-        )
+        rows, working = (self.config.rows_per_shard, self.config.batch), 2 * chunk_bytes(pick_device())
+        yield from recording_estimates(ahead, lambda *_: self.bytes_a_token(), lambda _: 0, *rows, working=working)
 
     def kdtool_close(self) -> None:
         """Close the files."""

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import kdtool
+from kdtool_torch import NO_LABEL, copy_to_host, free_gpu_bytes
 
 from kdtool_caches._codec import encode
 from kdtool_caches._sampling import count_samples, independent_points, sample_tokens, systematic_points
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-__all__ = ["CHUNK_BYTES", "STEP", "TOKENS", "SampledTargets", "TeacherTopKTargets", "TokenTargets", "TopKTargets"]
+__all__ = ["STEP", "TOKENS", "SampledTargets", "TeacherTopKTargets", "TokenTargets", "TopKTargets", "chunk_bytes"]
 
 TOKENS = "tokens-{}"
 """Tensor name, by the number of the alternative."""
 STEP = 1 / 2048
 """Top-k probabilities are stored as −log p in multiples of this: within 0.03 %."""
-CHUNK_BYTES = 1 << 25
-"""Bytes for cumulative probabilities, in float64, while sampling."""
+_CPU_CHUNK, _GPU_CHUNK = 1 << 25, 1 << 30
+_GPU_SHARE = 8
+"""A GPU's free memory is divided by this: a chunk's logits and probabilities take three times its cumulative ones."""
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Return the bytes of the cumulative probabilities, in float64, of the positions that are sampled at once on a device.
+
+    On a CPU a chunk stays in its cache; a GPU wants large ones. A power of two, so that chunks, and with them the rounding
+    of sums, do not depend on a few megabytes.
+    """
+    free = free_gpu_bytes(device)
+    return _CPU_CHUNK if free is None else min(_GPU_CHUNK, 1 << max(0, (free // _GPU_SHARE).bit_length() - 1))
 
 
 class TokenTargets(ABC):
@@ -37,27 +50,30 @@ class TokenTargets(ABC):
         self._temperature = temperature
 
     @abstractmethod
-    def select(
-        self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
-    ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-        """Yield each alternative's tokens [C, K], padded with -1, and numbers from 1, padded with 0, of each chunk of a row.
+    def choose(
+        self, keys: Sequence[str], counts: Sequence[int], chunks: Iterator[tuple[slice, Tensor]]
+    ) -> Iterator[Sequence[Tensor]]:
+        """Yield ids and numbers of each chunk, and those of further alternatives after them.
 
-        A chunk holds the probabilities [C, V] of some of the row's positions, in order.
+        Args:
+            keys: of the batch's rows.
+            counts: labelled positions of each row, one after the other.
+            chunks: slices of these positions, in order, each with its probabilities [C, V].
+
+        Yields:
+            ids [C, K], padded at the end with -1; numbers [C, K] from 1, padded with 0; K is the same for all chunks.
         """
 
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Return the facts that decoding needs."""
         return {}, {"temperature": self._temperature, "total": self.total, "alternatives": self.alternatives}
 
-    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
-        """Encode each row's tokens.
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterator[Mapping[str, Tensor]]]:
+        """Choose tokens on the device of the signal; a row's are encoded later.
 
         Raises:
             kdtool.PluginError: the signal lacks logits of some labelled positions.
         """
-        import torch
-        from kdtool_torch import NO_LABEL
-
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         given = None if signal.lazy is None else len(signal.lazy.hidden)
         if signal.lazy is None or given != sum(counts):
@@ -65,24 +81,16 @@ class TokenTargets(ABC):
                 f"the teacher was asked for logits of {sum(counts)} positions, but returned {given or 'none'}; return the "
                 "lazy logits of all labelled positions"
             )
-        head = signal.lazy.head
-        for key, labels, states in zip(
-            batch.row_keys, batch.labels, torch.split(signal.lazy.hidden, counts), strict=True
-        ):
-            parts = list(self.select(key, len(states), self._probabilities(states, head)))
-            row_labels = labels[labels != NO_LABEL]
-            chosen = ([part[number] for part in parts] for number in range(self.alternatives))
-            yield {TOKENS.format(number): _bytes(each, row_labels, self.total) for number, each in enumerate(chosen)}
+        chunks = self._probabilities(signal.lazy.hidden.detach(), signal.lazy.head)
+        parts = list(self.choose(batch.row_keys, counts, chunks))
+        return _encode_later(batch.labels, counts, parts, self.total)
 
     def _probabilities(self, states: Tensor, head: kdtool.Head) -> Iterator[tuple[slice, Tensor]]:
-        size = max(1, CHUNK_BYTES // (8 * head.vocabulary))
-        for start in range(0, len(states), size):
+        size = max(1, chunk_bytes(states.device) // (8 * head.vocabulary))
+        for start in range(0, max(1, len(states)), size):  # one empty chunk if no position has a label
             rows = slice(start, start + size)
             probabilities = (head.logits(states[rows]).float() / self._temperature).softmax(-1)
-            yield (
-                rows,
-                probabilities.cpu() if probabilities.device.type == "mps" else probabilities,
-            )  # float64 is missing
+            yield rows, probabilities.cpu() if probabilities.is_mps else probabilities  # which lacks float64
 
 
 class SampledTargets(TokenTargets):
@@ -98,16 +106,20 @@ class SampledTargets(TokenTargets):
         self._samples = samples
         self._systematic = systematic
 
-    def select(
-        self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
-    ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
+    def choose(
+        self, keys: Sequence[str], counts: Sequence[int], chunks: Iterator[tuple[slice, Tensor]]
+    ) -> Iterator[Sequence[Tensor]]:
         """Sample tokens and count them."""
-        points = [self._points(f"{self._seed} {number} {key}", positions) for number in range(self.alternatives)]
+        import torch
+
+        points = [
+            torch.cat([self._points(f"{self._seed} {number} {key}", n) for key, n in zip(keys, counts, strict=True)])
+            for number in range(self.alternatives)
+        ]
         for rows, probabilities in chunks:
-            yield [
-                count_samples(sample_tokens(probabilities, of_alternative[rows].to(probabilities.device)))
-                for of_alternative in points
-            ]
+            device = probabilities.device
+            samples = (sample_tokens(probabilities, each[rows].to(device, non_blocking=True)) for each in points)
+            yield [part for tokens in samples for part in count_samples(tokens)]
 
     def _points(self, source: str, positions: int) -> Tensor:
         import torch
@@ -126,13 +138,13 @@ class TopKTargets(TokenTargets):
         super().__init__(temperature)
         self._k = k
 
-    def select(
-        self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
-    ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
+    def choose(
+        self, keys: Sequence[str], counts: Sequence[int], chunks: Iterator[tuple[slice, Tensor]]
+    ) -> Iterator[Sequence[Tensor]]:
         """Select the likeliest tokens."""
         for _, probabilities in chunks:
             likeliest, ids = probabilities.topk(min(self._k, probabilities.shape[1]))
-            yield [(ids, _steps(likeliest))]
+            yield [ids, _steps(likeliest)]
 
 
 class TeacherTopKTargets:
@@ -145,26 +157,21 @@ class TeacherTopKTargets:
         """Return the facts that decoding needs."""
         return {}, {"temperature": _top_k_tokens(signal).temperature, "total": None, "alternatives": 1}
 
-    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
-        """Encode each row's tokens.
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterator[Mapping[str, Tensor]]]:
+        """Choose the likeliest of the teacher's tokens; a row's are encoded later.
 
         Raises:
             kdtool.PluginError: the signal lacks top-k tokens of some labelled positions.
         """
-        import torch
-        from kdtool_torch import NO_LABEL
-
         top, counts = _top_k_tokens(signal), (batch.labels != NO_LABEL).sum(1).tolist()
         if len(top.ids) != sum(counts):
             raise kdtool.PluginError(
                 f"the teacher was asked for top-k tokens of {sum(counts)} positions, but returned {len(top.ids)}; return "
                 "those of all labelled positions"
             )
-        weights, places = top.weights.topk(min(self._k, top.weights.shape[1]))
-        ids = top.ids.long().gather(1, places)
-        numbers = _steps(weights).masked_fill(ids < 0, 0)
-        for labels, *tokens in zip(batch.labels, torch.split(ids, counts), torch.split(numbers, counts), strict=True):
-            yield {TOKENS.format(0): _bytes([(tokens[0], tokens[1])], labels[labels != NO_LABEL], None)}
+        weights, columns = top.weights.topk(min(self._k, top.weights.shape[1]))
+        ids = top.ids.long().gather(1, columns)
+        return _encode_later(batch.labels, counts, [[ids, _steps(weights).masked_fill(ids < 0, 0)]], None)
 
 
 def _top_k_tokens(signal: kdtool.Signal) -> kdtool.SparseTokens:
@@ -177,23 +184,31 @@ def _steps(probabilities: Tensor) -> Tensor:
     return (probabilities.clamp(min=1e-30).log() / -STEP).round().long() + 1
 
 
-def _bytes(parts: Sequence[tuple[Tensor, Tensor]], labels: Tensor, total: int | None) -> Tensor:
-    """Encode a row with these labels, given its tokens and numbers in chunks."""
+def _encode_later(
+    labels: Tensor, counts: list[int], parts: Sequence[Sequence[Tensor]], total: int | None
+) -> Callable[[], Iterator[Mapping[str, Tensor]]]:
+    """Start to copy the chunks' tokens to main memory; the function that is returned encodes them row by row.
+
+    `parts` are what `TokenTargets.choose` yields, `labels` [B, L] those of the batch.
+    """
     import torch
 
-    ids, numbers = _concatenate(parts)
-    return torch.frombuffer(
-        bytearray(encode(ids.numpy(), numbers.numpy(), labels.cpu().numpy(), total)), dtype=torch.uint8
-    )
+    copied = copy_to_host([torch.cat(chunks).int() for chunks in zip(*parts, strict=True)])
+
+    def encode() -> Iterator[Mapping[str, Tensor]]:
+        rows = zip(*(torch.split(tensor, counts) for tensor in copied()), strict=True)
+        for row_labels, tokens in zip(labels, rows, strict=True):
+            known = row_labels[row_labels != NO_LABEL]
+            pairs = zip(tokens[::2], tokens[1::2], strict=True)
+            yield {TOKENS.format(number): _bytes(*pair, known, total) for number, pair in enumerate(pairs)}
+
+    return encode
 
 
-def _concatenate(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Concatenate the chunks' tokens and numbers on the CPU, padded to the widest."""
+def _bytes(ids: Tensor, numbers: Tensor, labels: Tensor, total: int | None) -> Tensor:
+    """Encode a row's tokens, without columns of padding only."""
     import torch
-    from torch.nn.functional import pad
 
-    width = max((ids.shape[1] for ids, _ in parts), default=0)
-    empty = torch.zeros(0, width, dtype=torch.int64)
-    ids = [pad(ids.cpu(), (0, width - ids.shape[1]), value=-1) for ids, _ in parts]
-    numbers = [pad(numbers.cpu(), (0, width - numbers.shape[1])) for _, numbers in parts]
-    return torch.cat([empty, *ids]), torch.cat([empty, *numbers])
+    width = int((ids >= 0).sum(1).max()) if len(ids) else 0
+    packed = encode(ids[:, :width].long().numpy(), numbers[:, :width].long().numpy(), labels.numpy(), total)
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)

@@ -61,6 +61,7 @@ KINDS: Mapping[str, Kind] = {
         (LIBRARIES["torch"], SAFETENSORS, TORCH),
         ("kdtool-trainer-standard>=0.1",),
     ),
+    "optimizer": Kind("kdtool.optimizers", "optimizer: {use: NAME}", (TORCH,), (TORCH,)),
     "evaluator": Kind(
         "kdtool.evaluators",
         "evaluators: {NAME: {}}",

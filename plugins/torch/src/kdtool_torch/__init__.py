@@ -1,12 +1,15 @@
 """Library for what computes with torch: batches, logits by chunks, recorded signals, device and random state. Not a plugin.
 
 - `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
-  evaluates the terms of a phase on them (`_phase_terms`)
+  evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`)
+- `move` brings a batch to a device; indices and lengths that depend on its values are computed in main memory
+  (`compute_on_host`, `label_index`, `document_bounds`), so that no GPU waits (`_on_host`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
-- `LogitsRuntime` opens a teacher that only has logits (`_logits_runtime`)
+- `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
+  has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder
@@ -29,6 +32,7 @@ from kdtool_torch._device import (
     DtypeName,
     compute_dtype,
     devices_here,
+    free_gpu_bytes,
     gpu_bytes,
     has_bfloat16,
     has_flash,
@@ -41,19 +45,22 @@ from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
-from kdtool_torch._moved import move
+from kdtool_torch._moved import copy_to_host, move, original_of
+from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_labelled
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._scoring import score_texts
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
 from kdtool_torch._sizes import forward_bytes, itemsize, store_as, stored_bytes
 from kdtool_torch._student_estimates import student_estimates
 from kdtool_torch._user_cache import cache_folder, write_cached
+from kdtool_torch._weight_means import WeightMeans
 from kdtool_torch._weights_memory import give_back_memory, release_mapping, widen
 from kdtool_torch._windows import Window, windows
 
@@ -67,6 +74,7 @@ __all__ = [
     "RecordedRows",
     "Recording",
     "Side",
+    "WeightMeans",
     "Window",
     "at_least_float32",
     "both_sides",
@@ -74,12 +82,16 @@ __all__ = [
     "collate",
     "complete_folder",
     "compute_dtype",
+    "compute_on_host",
     "content_hash",
+    "copy_to_host",
     "devices_here",
+    "document_bounds",
     "eval_mode",
     "exact_head",
     "exact_logits",
     "forward_bytes",
+    "free_gpu_bytes",
     "give_back_memory",
     "give_usual_mode",
     "gpu_bytes",
@@ -87,19 +99,24 @@ __all__ = [
     "has_flash",
     "in_chunks",
     "is_complete",
+    "is_labelled",
     "isolated_rng",
     "itemsize",
+    "label_index",
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
     "move",
     "named_device",
+    "original_of",
     "pick_device",
     "product_speed",
     "record_rows",
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "score_texts",
+    "select_labelled",
     "self_check",
     "store_as",
     "stored_bytes",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
+from kdtool_torch._moved import move
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -42,15 +44,16 @@ def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None
     predicts = torch.zeros_like(labelled)
     predicts[:, :-1] = labelled[:, 1:] & same_document
     columns = {name: _tensor([row.columns[name] for row in rows], torch.int64) for name in rows[0].columns}
-    return kdtool.Batch(
-        input_ids=ids.to(device),
-        positions=_positions(document).to(device),
-        labels=_of_next_token(ids, predicts, NO_LABEL).to(device),
-        document=document.to(device),
+    batch = kdtool.Batch(
+        input_ids=ids,
+        positions=_positions(document),
+        labels=_of_next_token(ids, predicts, NO_LABEL),
+        document=document,
         row_keys=tuple(row.key for row in rows),
-        columns={name: _of_next_token(column, predicts, 0).to(device) for name, column in columns.items()},
+        columns={name: _of_next_token(column, predicts, 0) for name, column in columns.items()},
         turns=tuple(row.turn for row in rows),
     )
+    return batch if device is None else move(batch, torch.device(device))
 
 
 def _check(rows: Sequence[kdtool.Row]) -> None:

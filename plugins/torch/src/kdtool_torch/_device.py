@@ -28,6 +28,7 @@ __all__ = [
     "DtypeName",
     "compute_dtype",
     "devices_here",
+    "free_gpu_bytes",
     "gpu_bytes",
     "has_bfloat16",
     "has_flash",
@@ -153,6 +154,19 @@ def gpu_bytes() -> int:
     return sum(
         int(torch.cuda.get_device_properties(number).total_memory) for number in range(torch.cuda.device_count())
     )
+
+
+def free_gpu_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a CUDA device, with the memory that torch reserved but does not use; None for others."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    assumed = kdtool.Gpu.of_check()
+    if assumed is not None:
+        return assumed.memory
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 @lru_cache

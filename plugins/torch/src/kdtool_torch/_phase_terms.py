@@ -1,14 +1,17 @@
-"""The terms of a phase on some of its rows, for trainers that keep all logits of a step in memory."""
+"""The terms of a phase on some of its rows, for trainers that keep all logits of a micro-batch in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._micro_batch import Forward, MicroBatch
+from kdtool_torch._weight_means import WeightMeans
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,13 +22,14 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, which weightings
-    of losses use to compute the next weights. A term without tokens is missing there.
+    Gradients are those of the trainer `standard` in one process, up to rounding. Train `modules` with the student. Store
+    `reports` and `token_weights` in checkpoints: the last step's figures by term, which weightings of losses use to compute
+    the next weights, and the state of `WeightMeans`. A term without tokens is missing in the reports.
 
     Args:
         run: of the trainer.
         phase: the phase to train.
-        student: its backbone runs once per step, with gradient.
+        student: its backbone runs once per micro-batch, with gradient.
 
     Raises:
         kdtool.UsageError: the phase has no rows, a loss with two passes, or one that learns from several teachers.
@@ -33,6 +37,7 @@ class PhaseTerms:
 
     modules: nn.ModuleDict
     reports: dict[str, kdtool.TermReport]
+    token_weights: Mapping[str, Sequence[float]] | None
 
     def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> None:
         from torch import nn
@@ -48,12 +53,21 @@ class PhaseTerms:
         modules = {_key(term): self._module(term) for term in phase.terms}
         self.modules = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.reports = {}
+        self.token_weights = None
 
     def loss(self, rows: Sequence[int], step: int) -> tuple[Tensor, int]:
-        """Return the weighted sum of the terms on these rows, with gradient, and the number of tokens learned from.
+        """Return the loss of a step that is one micro-batch, and its number of tokens: see `losses`."""
+        ((loss, tokens),) = self.losses([rows], step)
+        return loss, tokens
+
+    def losses(self, micro_batches: Sequence[Sequence[int]], step: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield each micro-batch's share of the step's loss, with gradient, and the number of tokens learned from.
+
+        Call `backward` on each loss before the next is computed. The gradients add up to those of the whole step, however it
+        is divided. `reports` and `token_weights` are those of the step once all losses are taken.
 
         Args:
-            rows: their numbers.
+            micro_batches: numbers of the rows of each.
             step: from 1.
 
         Raises:
@@ -61,34 +75,42 @@ class PhaseTerms:
         """
         import torch
 
-        phase, head = self._phase, self._student.head
-        device = head.weight.device
-        batch = collate([phase.rows[row] for row in rows], device)
-        teacher_batches = {
-            name: collate([teacher_rows[row] for row in rows], device)
-            for name, teacher_rows in phase.teacher_rows.items()
-        }
-        signals = {name: source.signal(teacher_batches.get(name, batch)) for name, source in phase.signals.items()}
-        outputs = self._student.backbone(batch, phase.student_request)
-        logits = head.logits(outputs.last)
-        progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
-        # Rejected text is not imitated.
-        kept = slice(None) if rejected is None else rejected[batch.labels != NO_LABEL] == 0
+        device = self._student.head.weight.device
+        parts = [MicroBatch.collate(self._phase, rows, device) for rows in micro_batches]
+        tokens = [int(part.loss_mask.sum()) for part in parts]
+        rows, progress = sum(map(len, micro_batches)), (step - 1) / max(1, self._phase.steps - 1)
+        first = self.token_weights is None and bool(self._run.implementing("kdtool_token_weight"))
+        if first:  # its own weights are all that is known of their mean
+            with torch.no_grad(), isolated_rng():
+                passes = (self._forward(part, step, progress) for part in parts)
+                self._add_weights([self._token_weights(forward) for forward in passes], sum(tokens))
+        weights, reports = self._weights(step, progress), dict[str, kdtool.TermReport]()
+        weighed: list[Tensor | None] = []
+        for part, learned in zip(parts, tokens, strict=True):
+            forward = self._forward(part, step, progress)
+            weighed.append(self._token_weights(forward))
+            total = forward.outputs.last.float().sum() * 0
+            for term in self._phase.terms:
+                value, count = self._mean(term, forward, weighed[-1], rows, sum(tokens))
+                total = total + weights[term.name] * value
+                if count:
+                    before = reports[term.name].value if term.name in reports else 0.0
+                    reports[term.name] = kdtool.TermReport(before + value.item(), weights[term.name])
+            yield total, learned
+        self.reports = reports
+        if not first:
+            self._add_weights(weighed, sum(tokens))
+
+    def _forward(self, rows: MicroBatch, step: int, progress: float) -> Forward:
+        return Forward.run(self._phase, self._student, rows, step, progress)
+
+    def _weights(self, step: int, progress: float) -> dict[str, float]:
+        """Return each term's weight at a step: by its schedule, times the factors of weightings of losses."""
         factors = self._run.hook.kdtool_balance(self.reports, step).values() if self.reports else ()
-        total, self.reports = outputs.last.float().sum() * 0, {}
-        for term in phase.terms:
-            view = kdtool.StepView(
-                batch, outputs, signals.get(term.teacher or ""), torch.tensor(progress, device=device),
-                torch.tensor(step, device=device), teacher_batches.get(term.teacher or ""), head,
-                layers=term.layers, module=dict(self.modules.items()).get(_key(term)),
-            )  # fmt: skip
-            weight = term.weight_at(progress) * prod(factor.get(term.name, 1.0) for factor in factors)
-            values = self._values(term, view, logits, kept)
-            if len(values):
-                mean = values.mean() * term.scale
-                total = total + weight * mean
-                self.reports[term.name] = kdtool.TermReport(mean.item(), weight)
-        return total, len(outputs.last[kept])
+        return {
+            term.name: term.weight_at(progress) * prod(factor.get(term.name, 1.0) for factor in factors)
+            for term in self._phase.terms
+        }
 
     def _module(self, term: kdtool.LossTerm) -> nn.Module | None:
         if term.teacher is None or term.name not in self._run.implementing("kdtool_modules"):
@@ -97,14 +119,23 @@ class PhaseTerms:
         loss = self._run.component(term.name, kdtool.SequenceLoss)
         return loss.kdtool_modules(self._student.facts, teacher) if teacher else None
 
-    def _values(self, term: kdtool.LossTerm, view: kdtool.StepView, logits: Tensor, kept: Any) -> Tensor:
-        if term.name in self._run.implementing("kdtool_token_loss"):
-            return self._token_values(term, _chunk(term, view, logits), kept)
-        loss = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(view)
-        return loss.values[kept] if isinstance(loss, kdtool.PerToken) else loss.values
+    def _mean(
+        self, term: kdtool.LossTerm, forward: Forward, weights: Tensor | None, rows: int, tokens: int
+    ) -> tuple[Tensor, int]:
+        """Return a micro-batch's share of the term's mean over the step's `rows` or `tokens`, and which of them it is."""
+        if self._is_token_loss(term):
+            values, count = self._token_values(term, forward.chunk(term)), tokens
+            values = values if weights is None else values * weights
+        else:
+            module = dict(self.modules.items()).get(_key(term))
+            loss = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(forward.view(term, module))
+            per_token = isinstance(loss, kdtool.PerToken)
+            values, count = (loss.values[forward.rows.loss_mask], tokens) if per_token else (loss.values, rows)
+        divisor = max(1, count) * WeightMeans(self.token_weights or {}).of(term.name)
+        return values.float().sum() / divisor * term.scale, count
 
-    def _token_values(self, term: kdtool.LossTerm, chunk: kdtool.TokenChunk, kept: Any) -> Tensor:
-        """Return the loss at each position that is kept, times its token weight."""
+    def _token_values(self, term: kdtool.LossTerm, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the loss at each imitated position."""
         values: Any = self._run.component(term.name, kdtool.TokenLoss).kdtool_token_loss(chunk)
         form = str(getattr(values, "dtype", None)), getattr(values, "shape", None)
         if form != ("torch.float32", chunk.labels.shape) or not values.isfinite().all():
@@ -112,32 +143,37 @@ class PhaseTerms:
             raise kdtool.PluginError(
                 f"{owner} must return {len(chunk.labels)} finite float32 values, one for each position"
             )
-        weights = values.new_ones(values.shape)
-        for weigh in self._run.bound("kdtool_token_weight").values():
-            weights = weights * weigh(chunk)
-        weighed: Tensor = (values * weights)[kept] / weights[kept].mean().clamp(min=1e-9)  # a loss weighs as before
-        return weighed
+        result: Tensor = values
+        return result
+
+    def _token_weights(self, forward: Forward) -> Tensor | None:
+        """Return the weights of the imitated positions, None without a weighting of tokens.
+
+        Weightings see the chunk of the first term with a teacher, without gradient and at temperature 1.
+        """
+        terms = [term for term in self._phase.terms if self._is_token_loss(term)]
+        weightings = list(self._run.bound("kdtool_token_weight").values())
+        if not terms or not weightings:
+            return None
+        chunk = forward.chunk(next((term for term in terms if term.teacher), terms[0]))
+        chunk = replace(chunk, student_logits=chunk.student_logits.detach(), temperature=1.0)
+        weights: Tensor = prod(weigh(chunk).detach() for weigh in weightings)
+        return weights
+
+    def _add_weights(self, weights: Sequence[Tensor | None], tokens: int) -> None:
+        """Add a step's token weights to their running mean, for each term that they weigh."""
+        names = [term.name for term in self._phase.terms if self._is_token_loss(term)]
+        weighed = [weight for weight in weights if weight is not None]
+        if weighed:
+            total = sum(weight.sum().item() for weight in weighed)
+            means = WeightMeans(self.token_weights or {})
+            means.add(dict.fromkeys(names, total), dict.fromkeys(names, float(tokens)))
+            self.token_weights = means.state
+
+    def _is_token_loss(self, term: kdtool.LossTerm) -> bool:
+        return term.name in self._run.implementing("kdtool_token_loss")
 
 
 def _key(term: kdtool.LossTerm) -> str:
     """Return the term's name as torch allows it for a module."""
     return term.name.replace(".", "/")
-
-
-def _chunk(term: kdtool.LossTerm, view: kdtool.StepView, logits: Tensor) -> kdtool.TokenChunk:
-    """Return all labelled positions as one chunk."""
-    batch, signal = view.batch, view.teacher
-    teacher: kdtool.DenseTokens | kdtool.SparseTokens | None = signal.sparse if signal else None
-    if signal and signal.lazy:
-        teacher = kdtool.DenseTokens(signal.lazy.head.logits(signal.lazy.hidden).detach())
-    labelled = batch.labels != NO_LABEL
-    return kdtool.TokenChunk(
-        student_logits=logits[:, : term.shared],
-        labels=batch.labels[labelled],
-        teacher=teacher,
-        positions=batch.positions[labelled],
-        temperature=term.temperature,
-        progress=view.progress,
-        step=view.step,
-        columns={name: column[labelled] for name, column in batch.columns.items()},
-    )

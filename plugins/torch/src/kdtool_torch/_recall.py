@@ -1,4 +1,4 @@
-"""Recall any batch of recorded rows. Called by caches for every micro-batch; only reads."""
+"""Recall any batch of recorded rows. Called by caches for every micro-batch, in any thread; only reads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import kdtool
 
 from kdtool_torch._batches import NO_LABEL
+from kdtool_torch._moved import original_of
 from kdtool_torch._shard_files import ONCE, REMEDY, load_manifests, verify
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class RecordedRow:
 
 
 class RecordedRows:
-    """Signals recorded in one folder. A file's hash is checked when the process first opens it.
+    """Signals recorded in one folder. A file's hash is checked when the process first opens it. Threads may share it.
 
     Raises:
         kdtool.StorageError: the folder contains no recording, or a manifest is damaged.
@@ -49,6 +51,7 @@ class RecordedRows:
         self._manifests = {ONCE: manifest, **shards}
         self._verified: set[str] = set()
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._lock = Lock()  # of the two above; tensors are mapped, so that no read has a position in a file
         self._starts = {name: _starts(shard["lengths"]) for name, shard in shards.items()}
         self._rows = {
             key: RecordedRow(name, index, labels)
@@ -58,7 +61,8 @@ class RecordedRows:
 
     def header(self) -> dict[str, Tensor]:
         """Return the tensors stored once for all rows, read from disk."""
-        return self._load(ONCE)
+        with self._lock:
+            return self._load(ONCE)
 
     def find(self, batch: kdtool.Batch) -> list[RecordedRow]:
         """Return the locations of the batch's rows.
@@ -67,7 +71,7 @@ class RecordedRows:
             kdtool.StorageError: a row was not recorded, or was recorded with a different number of labels.
         """
         rows = []
-        for key, labels in zip(batch.row_keys, (batch.labels != NO_LABEL).sum(1).tolist(), strict=True):
+        for key, labels in zip(batch.row_keys, (original_of(batch.labels) != NO_LABEL).sum(1).tolist(), strict=True):
             row = self._rows.get(key)
             if row is None:
                 raise kdtool.StorageError(
@@ -100,13 +104,14 @@ class RecordedRows:
 
     def _shard(self, name: str) -> dict[str, Tensor]:
         """Return a shard's tensors, mapped into memory."""
-        tensors = self._open.get(name)
-        if tensors is None:
-            tensors = self._open[name] = self._load(name)
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(name)
-        return tensors
+        with self._lock:
+            tensors = self._open.get(name)
+            if tensors is None:
+                tensors = self._open[name] = self._load(name)
+                if len(self._open) > OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(name)
+            return tensors
 
     def _load(self, name: str) -> dict[str, Tensor]:
         from safetensors import safe_open

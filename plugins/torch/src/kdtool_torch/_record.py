@@ -6,7 +6,7 @@ once for all rows, the others wait for it, and rank 0 is the last to finish.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,9 @@ import kdtool
 
 from kdtool_torch._batches import NO_LABEL, collate
 from kdtool_torch._device import pick_device
+from kdtool_torch._moved import move
 from kdtool_torch._shard_files import ONCE, load_manifest, save, shard_name
+from kdtool_torch._writer import Encode, ShardWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +36,16 @@ class Recording(Protocol):
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Return what to store once for all rows, given the first signal: tensors, and JSON-serialisable facts."""
 
-    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterable[Mapping[str, Tensor]]:
-        """Return what to store of each row of a batch: the same names for all, tensors of any length in dimension 0.
+    def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Encode:
+        """Select what to store of a batch on the device of its signal, and return a function that encodes its rows.
 
-        The tensors are written later: return them in main memory, and not in buffers that the teacher reuses.
+        The function is called later, in another thread, while the teacher computes its next signal: let it use no buffers
+        that the teacher reuses. It returns for each row the same names, and tensors in main memory of any length in
+        dimension 0.
+
+        Args:
+            batch: in main memory.
+            signal: on the device of the teacher's batch.
         """
 
 
@@ -52,23 +60,25 @@ def record_rows(
 ) -> int:
     """Record the rows of every incomplete shard, `batch` rows at a time, and return the number of all rows.
 
-    Batches and signals are on the training device (`pick_device`). Each rank of the run records its
-    share, and rank 0 returns when all shards are complete. The files do not depend on the number of ranks.
+    Batches and signals are on the training device (`pick_device`); a thread encodes and writes them meanwhile. Each rank of
+    the run records its share, and rank 0 returns when all shards are complete. The files do not depend on the number of
+    ranks.
 
     Raises:
         kdtool.StorageError: the disk is full or not writable.
         kdtool.PluginError: the signals come from a different teacher than those already recorded.
     """
-    recorder = _Recorder(run, rows, source, folder, recording, rows_per_shard)
-    for index in recorder.numbers[run.rank :: run.world]:
-        recorder.record(index, batch)
+    with ShardWriter(folder) as writer:
+        recorder = _Recorder(run, rows, source, folder, recording, rows_per_shard, writer)
+        for index in recorder.numbers[run.rank :: run.world]:
+            recorder.record(index, batch)
     if run.rank == 0:
         recorder.wait_for_others()
     return len(rows)
 
 
 class _Recorder:
-    """Writes shards; rank 0 also writes the tensors that are stored once, with its first shard."""
+    """Hands batches to the writer of shards; rank 0 also writes the tensors that are stored once, with its first shard."""
 
     def __init__(
         self,
@@ -78,19 +88,22 @@ class _Recorder:
         folder: Path,
         recording: Recording,
         rows_per_shard: int,
+        writer: ShardWriter,
     ) -> None:
         self.numbers = range(-(-len(rows) // rows_per_shard))
         self._run, self._rows, self._source = run, rows, source
         self._folder, self._recording, self._rows_per_shard = folder, recording, rows_per_shard
+        self._writer = writer
+        self._recorded: set[int] = set()
+        """Shards that the writer gets from this process."""
         self._complete: set[int] = set()
+        """Shards that were complete before, or that another rank wrote."""
         self._reported = float("-inf")
         once = load_manifest(folder, ONCE)
         self._fingerprint: str | None = once["fingerprint"] if once else None
 
     def record(self, index: int, batch: int) -> None:
         """Record one shard, unless it is complete."""
-        import torch
-
         rows = [self._rows[i] for i in self._span(index)]
         if self._run.rank == 0:
             self._require_folder()
@@ -100,22 +113,16 @@ class _Recorder:
         if there or (self._run.rank > 0 and not self._folder.exists()):
             self._report()
             return
-        parts: dict[str, list[Tensor]] = {}
-        labels: list[int] = []
-        for part, labelled, signal in self._signals(rows, batch):
-            for kept in self._recording.encode_rows(part, signal):
-                for name, tensor in kept.items():
-                    parts.setdefault(name, []).append(tensor)
-            labels += labelled
-            self._report(len(labels))
-        tensors = {name: torch.cat(kept) for name, kept in parts.items()}
-        lengths = {name: [len(tensor) for tensor in kept] for name, kept in parts.items()}
-        keys = [row.key for row in rows]
-        save(self._folder, shard_name(index), tensors, {"rows": keys, "labels": labels, "lengths": lengths})
-        self._complete.add(index)
+        self._recorded.add(index)
+        for host_batch, signal in self._signals(rows, batch):
+            labels = (host_batch.labels != NO_LABEL).sum(1).tolist()
+            self._writer.add(labels, self._recording.select(host_batch, signal))
+            self._report()
+        self._writer.end_shard(index, rows)
 
     def wait_for_others(self) -> None:
-        """Return when every shard is complete; no rank writes after that."""
+        """Return when every shard is complete; no rank writes after that. The writer has ended."""
+        self._complete |= self._recorded
         for index in self.numbers:
             while index not in self._complete and not self._has(index, [self._rows[i] for i in self._span(index)]):
                 self._require_folder()
@@ -139,28 +146,29 @@ class _Recorder:
         self._complete.add(index)
         return True
 
-    def _report(self, beyond: int = 0, *, at_once: bool = False) -> None:
-        """Report progress of all ranks, at most a few times per second: rows of complete shards plus `beyond`."""
+    def _report(self, *, at_once: bool = False) -> None:
+        """Report progress of all ranks, at most a few times per second: rows written here, and other complete shards."""
         if self._run.rank == 0 and (at_once or monotonic() - self._reported > _BETWEEN_REPORTS):
             self._reported = monotonic()
             there = self._complete
             if self._run.world > 1:  # shards of other ranks are counted by name; wait_for_others reads them
                 there = there | {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
-            self._run.hook.kdtool_progress(self._run, beyond + sum(len(self._span(i)) for i in there))
+            others = sum(len(self._span(i)) for i in there - self._recorded)
+            self._run.hook.kdtool_progress(self._run, self._writer.rows + others)
 
-    def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
-        """Yield batches of `size` rows, the number of labels in each row, and the teacher's signal."""
+    def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, kdtool.Signal]]:
+        """Yield batches of `size` rows in main memory, each with the teacher's signal."""
         device = pick_device()  # as in training: a teacher computes on the batch's device
         for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size], device)
-            signal = self._source.signal(batch)
+            batch = collate(rows[start : start + size])
+            signal = self._source.signal(move(batch, device))
             known = self._fingerprint or self._first(signal)
             if signal.fingerprint != known:
                 raise kdtool.PluginError(
                     f"the signals in {self._folder} come from teacher {known}, but this teacher is {signal.fingerprint}; "
                     "include in its identity everything that changes its signals"
                 )
-            yield batch, (batch.labels != NO_LABEL).sum(1).tolist(), signal
+            yield batch, signal
 
     def _first(self, signal: kdtool.Signal) -> str:
         """Return the fingerprint of the teacher recorded first; rank 0 records it here."""

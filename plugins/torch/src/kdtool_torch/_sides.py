@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._likelihood import log_likelihood
+from kdtool_torch._on_host import select_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,8 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     if view.teacher is None or view.teacher.lazy is None:
         raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
-    student = Side(view.student.last, view.batch.labels[view.batch.labels != NO_LABEL], view.head)
-    teacher = Side(lazy.hidden.detach(), other.labels[other.labels != NO_LABEL], _without_gradient(lazy.head))
+    student = Side(view.student.last, select_labelled(view.batch.labels, view.batch), view.head)
+    teacher = Side(lazy.hidden.detach(), select_labelled(other.labels, other), _without_gradient(lazy.head))
     for who, side in (("student's", student), ("teacher's", teacher)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(

@@ -6,6 +6,7 @@
 - `_loop` our subclass of `transformers.Trainer`: steps and reports
 - `_resumable` its base: writing checkpoints, and resuming from them
 - `_progress` the state of an unfinished phase
+- `_named_optimizer` the optimizer that the recipe names
 - `_schedule` the learning-rate schedule
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once

@@ -134,7 +134,7 @@ def _forward(
 ) -> tuple[int, int, bool]:
     """Return the bytes kept by whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
-    documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
+    documents = Documents(positions, torch.zeros(rows, length, dtype=torch.int32))
     ours = has_document_attention(causal)
     inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
     inputs |= {"documents": documents} if ours else {}

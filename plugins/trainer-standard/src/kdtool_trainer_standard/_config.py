@@ -51,7 +51,7 @@ class StandardTrainerConfig(kdtool.Config):
     accumulation: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one step. The gradient equals that of one batch of all their rows."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after the warm-up: cosine or straight line down to 10 % of the peak, or constant."""
     warmup: float = Field(default=0.1, ge=0, lt=1)

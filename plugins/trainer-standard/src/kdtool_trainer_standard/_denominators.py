@@ -1,4 +1,4 @@
-"""Denominators of a step's terms: how many tokens each term sees, and how much these weigh.
+"""Denominators of a step's terms: how many tokens each term sees.
 
 A term is the sum over the tokens that it sees, divided by their number over all micro-batches and ranks, and by the mean of
 their weights. Called by the loop, which counts, and by the module, which divides.
@@ -6,7 +6,7 @@ their weights. Called by the loop, which counts, and by the module, which divide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,7 @@ from torch import Tensor
 from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 
-__all__ = ["CorpusCounts", "WeightMeans", "count_corpus"]
-
-_KEPT = 0.9
-"""Share of the running sums that stays at each step: means follow the last ten steps or so."""
+__all__ = ["CorpusCounts", "count_corpus"]
 
 
 @dataclass(frozen=True)
@@ -43,33 +40,3 @@ def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, wor
     if world > 1:
         dist.all_reduce(counts)
     return CorpusCounts(counts[0], counts[1])
-
-
-class WeightMeans:
-    """Running mean of the token weights that each term sees.
-
-    A step's weights are known only when its gradients are taken. So a step is divided by the mean of the steps before it,
-    and the first by its own, which costs one more pass. The sums are of whole steps, so the means do not depend on how a
-    step is cut into micro-batches and ranks. `state` belongs in checkpoints.
-    """
-
-    def __init__(self, state: Mapping[str, Sequence[float]]) -> None:
-        self._sums = {name: (float(weights), float(tokens)) for name, (weights, tokens) in state.items()}
-
-    @property
-    def state(self) -> dict[str, tuple[float, float]]:
-        """Decayed sums of weights and of tokens, by term."""
-        return self._sums
-
-    def add(self, weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
-        """Add the sums of a step, for each term that had a token with a weight: the others keep their means."""
-        for name, weight in weights.items():
-            if weight <= 0:
-                continue
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (_KEPT * before[0] + weight, _KEPT * before[1] + tokens[name])
-
-    def of(self, name: str) -> float:
-        """Return the mean weight of a term's tokens; 1 while none had any weight."""
-        weights, tokens = self._sums.get(name, (0.0, 0.0))
-        return weights / tokens if weights > 0 else 1.0

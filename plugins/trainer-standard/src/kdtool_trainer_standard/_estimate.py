@@ -60,9 +60,8 @@ def estimate_phase(
         yield kdtool.Estimate("activations", note="those of a Llama with the student's shapes are assumed")
     yield from memory_of(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
-    yield kdtool.Estimate(
-        "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learned * kept, note="while the phase runs"
-    )
+    checkpoint = _FLOAT * sizes.learned + sizes.moments
+    yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
     if config.validation is not None and config.validation.watch is not None:
         # Each checkpoint may have its own best student; one more was found since, and another one is written.
         yield kdtool.Estimate(

@@ -18,6 +18,7 @@ from kdtool_transformers import TransformersModel, layers_among
 from kdtool_trainer_standard._activation_memory import ActivationMemory
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._machine import chunk_sizes
+from kdtool_trainer_standard._named_optimizer import named_optimizer
 from kdtool_trainer_standard._outlines import activation_memory, measure_outline
 from kdtool_trainer_standard._projection import returns_float32, share_bytes
 from kdtool_trainer_standard._terms import learns_on_policy
@@ -25,6 +26,8 @@ from kdtool_trainer_standard._terms import learns_on_policy
 __all__ = ["Sizes", "memory_of", "sizes_of"]
 
 _FLOAT = 4
+_MOMENTS = 2 * _FLOAT
+"""Bytes of AdamW's state for each trained number."""
 _SLACK = 0.1
 """Share of temporary memory that stays unused between blocks of the allocator. Fitted to measured runs on CPUs
 (docs/benchmarks/memory.md), assumed on GPUs."""
@@ -42,6 +45,8 @@ class Sizes:
     frozen: int
     """Original frozen weights in main memory, if the compute dtype lacks some of their values."""
     learned: int
+    moments: int
+    """State of the optimizer."""
     best: int
     """Saved weights of the best student."""
     shares: int
@@ -76,11 +81,13 @@ def sizes_of(
     logits, at_head = _head_bytes(config, run, phase, head, facts, dtype)
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
     shares = run.world if config.sharding == "full" else 1
+    optimizer = named_optimizer(run, config.sharding)
     modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
     return Sizes(
         weights=_FLOAT * (learns + modules) + held,
         frozen=kept,
         learned=learns + modules,
+        moments=int((_MOMENTS if optimizer is None else optimizer.state_bytes) * (learns + modules)),
         best=_FLOAT * learns,
         shares=shares,
         gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
@@ -148,7 +155,7 @@ def memory_of(
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
         "weights": sizes.weights // sizes.shares,
-        "optimiser": 2 * _FLOAT * sizes.learned // sizes.shares,
+        "optimizer": sizes.moments // sizes.shares,
         "weights gathered for a step": sizes.gathered,
     }
     for part, size in ((part, size) for part, size in common.items() if size):

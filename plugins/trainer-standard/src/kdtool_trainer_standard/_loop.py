@@ -19,19 +19,20 @@ import kdtool
 import torch
 import torch.distributed as dist
 import transformers
-from kdtool_torch import collate
+from kdtool_torch import WeightMeans, collate
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
 from kdtool_trainer_standard import _history
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
+from kdtool_trainer_standard._denominators import count_corpus
 from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._named_optimizer import make_named_optimizer, named_optimizer
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
@@ -108,6 +109,13 @@ class TrainingLoop(ResumableTrainer):
         )
         asked = {"batch": batch, "signals": signals, "teacher_batches": teacher_batches}
         return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> Any:
+        """Make the optimizer that the recipe names, or AdamW."""
+        component = named_optimizer(self.run, self.config.sharding)
+        if component is not None and self.optimizer is None:  # type: ignore[has-type]
+            self.optimizer = make_named_optimizer(component, self.run, self.module, self.config.learning_rate)
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""

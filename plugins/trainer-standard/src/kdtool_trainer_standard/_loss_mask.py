@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import kdtool
-from kdtool_torch import NO_LABEL
+from kdtool_torch import NO_LABEL, compute_on_host
 from torch import Tensor
 
 __all__ = ["loss_labels", "loss_mask", "select", "select_signal"]
@@ -24,15 +24,18 @@ def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def loss_mask(batch: kdtool.Batch) -> Tensor | None:
-    """Return which of the N labelled positions token losses see, [N] bool; None if they see all."""
-    if "rejected" not in batch.columns:
-        return None
-    return (loss_labels(batch.labels, batch.columns) != NO_LABEL)[batch.labels != NO_LABEL]
+    """Return the numbers of those of the N labelled positions that token losses see, int64; None if they see all."""
+    rejected = batch.columns.get("rejected")
+    return None if rejected is None else compute_on_host(_imitated, batch.labels, rejected)
+
+
+def _imitated(labels: Tensor, rejected: Tensor) -> Tensor:
+    return (rejected[labels != NO_LABEL] == 0).nonzero().flatten()
 
 
 def select(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return values [N, …] at the positions of a mask; None leaves them as they are."""
-    return values if mask is None else values[mask]
+    return values if mask is None else values.index_select(0, mask)
 
 
 def select_signal(signal: kdtool.Signal, where: slice | Tensor) -> kdtool.Signal:

@@ -13,12 +13,13 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool_torch import select_labelled
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._denominators import CorpusCounts
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
-from kdtool_trainer_standard._loss_mask import loss_labels, loss_mask, select, select_signal
+from kdtool_trainer_standard._loss_mask import loss_mask, select, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
     objective_of_token_loss,
@@ -322,16 +323,20 @@ def _key(name: str) -> str:
 def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
     """Return which values of a sequence loss belong to text that the student wrote."""
     generated = batch.columns[STUDENT_GENERATED] != 0
-    return generated[batch.labels != -100] if isinstance(result, kdtool.PerToken) else generated.any(1)
+    return select_labelled(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
     """Return what the losses see of a batch's positions in the loss mask, row-major."""
-    labelled = loss_labels(batch.labels, batch.columns) != -100
+    mask = loss_mask(batch)
+
+    def of(values: Tensor) -> Tensor:
+        return select(select_labelled(values, batch), mask)
+
     return TokenRows(
-        labels=batch.labels[labelled],
-        positions=batch.positions[labelled],
-        columns={name: column[labelled] for name, column in batch.columns.items()},
+        labels=of(batch.labels),
+        positions=of(batch.positions),
+        columns={name: of(column) for name, column in batch.columns.items()},
         factors=factors,
         progress=progress,
         step=step,

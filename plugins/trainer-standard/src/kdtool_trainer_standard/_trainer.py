@@ -18,6 +18,7 @@ class StandardTrainer(kdtool.Trainer):
     """
 
     on_policy = "on_policy"
+    optimizer_settings = ("betas", "weight_decay")
 
     class Config(StandardTrainerConfig):
         """Settings of the optimiser, memory, speed and output."""

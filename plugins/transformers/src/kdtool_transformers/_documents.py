@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import kdtool
 import torch
+from kdtool_torch import document_bounds, move
 from torch import Tensor
 
 __all__ = ["Block", "Documents"]
@@ -30,6 +31,9 @@ class Block(NamedTuple):
 class Documents:
     """Starts of the documents in rows: `start` [B, L] int64, the index in the row of the first token of a token's document.
 
+    They are found from `positions` (restarting at 0 in each) and `document` (-1 on padding), [B, L] each. Each padding token
+    is a separate document, so that its softmax is finite and other tokens do not see it.
+
     Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
     `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
     of `projecting` layers as attention receives them, while `collecting`: layers that activation checkpointing computes a
@@ -38,38 +42,29 @@ class Documents:
     """
 
     def __init__(
-        self, start: Tensor, wanted: frozenset[int] = frozenset(), projecting: frozenset[int] = frozenset()
+        self,
+        positions: Tensor,
+        document: Tensor,
+        wanted: frozenset[int] = frozenset(),
+        projecting: frozenset[int] = frozenset(),
     ) -> None:
-        self.start, self.wanted, self.projecting = start, wanted, projecting
+        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        self.start = torch.where(document < 0, index, index - positions)
+        self.wanted, self.projecting = wanted, projecting
+        self._rows = positions, document
         self.collecting = True
         self.attentions: dict[int, Tensor] = {}
         self.projections: dict[int, kdtool.Projections] = {}
         self._blocks: dict[int | None, list[Block]] = {}
         self._masks: dict[int | None, Tensor] = {}
-        self._lengths: tuple[Tensor, int] | None = None
         self._elsewhere: dict[torch.device, Documents] = {}
-
-    @classmethod
-    def of(
-        cls,
-        positions: Tensor,
-        document: Tensor,
-        wanted: frozenset[int] = frozenset(),
-        projecting: frozenset[int] = frozenset(),
-    ) -> Documents:
-        """Find the documents of rows from `positions` (restarting at 0 in each) and `document` (-1 on padding).
-
-        Each padding token is a separate document, so that its softmax is finite and other tokens do not see it.
-        """
-        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-        return cls(torch.where(document < 0, index, index - positions), wanted, projecting)
 
     def on(self, device: torch.device) -> Documents:
         """Return the same documents for layers on another device; all collect into the same dictionaries."""
         if device == self.start.device:
             return self
         if device not in self._elsewhere:
-            there = Documents(self.start.to(device), self.wanted, self.projecting)
+            there = Documents(*move(self._rows, device), self.wanted, self.projecting)
             there.attentions, there.projections = self.attentions, self.projections
             self._elsewhere[device] = there
         return self._elsewhere[device]
@@ -113,12 +108,7 @@ class Documents:
 
     def lengths(self) -> tuple[Tensor, int]:
         """Return the cumulative lengths of all documents of the batch, int32 from 0 to B·L, and the greatest length."""
-        if self._lengths is None:
-            index = torch.arange(self.start.shape[1], device=self.start.device)
-            begins = (self.start == index).flatten().nonzero().flatten()
-            bounds = torch.cat([begins, begins.new_tensor([self.start.numel()])])
-            self._lengths = bounds.to(torch.int32), int((bounds[1:] - bounds[:-1]).max())
-        return self._lengths
+        return document_bounds(*self._rows)
 
 
 def _block(start: int, stop: int, first: int, last: int, first_key: Tensor, index: Tensor) -> Block:

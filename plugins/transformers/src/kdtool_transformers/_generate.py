@@ -16,6 +16,7 @@ from kdtool_torch import eval_mode
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from kdtool_transformers._capacity import Capacity, capacity_of
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._infilling import trim_suffix
 from kdtool_transformers._sampling import Sampler, choose
@@ -26,10 +27,10 @@ __all__ = [
     "together",
 ]  # fmt: skip
 
-_REQUESTS_SORTED = 64
-_TEXTS_AT_ONCE = 32
-_TOKENS_AT_ONCE = 16384
-"""Total tokens of a batch, prompts and answers: the size of its key-value cache."""
+_ON_CPU = Capacity()
+_BATCHES_SORTED = 2
+"""Requests that are sorted by length together, in batches."""
+_NO_TOKEN = -1
 
 
 class _Text(NamedTuple):
@@ -91,7 +92,7 @@ def continue_ids(
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
     ]
     by_number: dict[int, list[int]] = {}
-    for numbers in together([len(text.prompt) + text.limit for text in texts]):
+    for numbers in together([len(text.prompt) + text.limit for text in texts], capacity_of(model, device)):
         new = _continue(model, tokenizer, device, [texts[number] for number in numbers])
         by_number.update(zip(numbers, new, strict=True))
     return [by_number[number] for number in range(len(texts))]
@@ -102,13 +103,14 @@ def answer_requests(
     tokenizer: TransformersTokenizer,
     context: int,
     generate_batch: Callable[[list[kdtool.Request]], list[kdtool.TextAnswer]],
+    capacity: Capacity = _ON_CPU,
 ) -> Iterator[kdtool.TextAnswer]:
     """Answer requests, those of similar length together; one whose prompt leaves no room in the context is "refused".
 
-    `context` is the greatest number of tokens that the model reads; 0: not known.
+    `context` is the greatest number of tokens that the model reads; 0: not known. `capacity` limits a batch.
     """
     waiting = iter(requests)
-    while group := list(islice(waiting, _REQUESTS_SORTED)):
+    while group := list(islice(waiting, _BATCHES_SORTED * capacity.most)):
         lengths = [len(prompt_ids(tokenizer, request)) for request in group]
         fitting = []
         for request, length in zip(group, lengths, strict=True):
@@ -116,15 +118,15 @@ def answer_requests(
                 yield kdtool.TextAnswer(request.id, "", "refused", length, 0)
             else:
                 fitting.append((request, length + request.max_tokens))
-        for numbers in together([min(size, context) if context else size for _, size in fitting]):
+        for numbers in together([min(size, context) if context else size for _, size in fitting], capacity):
             yield from generate_batch([fitting[number][0] for number in numbers])
 
 
-def together(sizes: Sequence[int]) -> Iterator[list[int]]:
+def together(sizes: Sequence[int], capacity: Capacity) -> Iterator[list[int]]:
     """Group texts of these sizes in tokens, by number, longest first: this limits padding and the batch's cache."""
     order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
     while order:
-        count = max(1, min(_TEXTS_AT_ONCE, _TOKENS_AT_ONCE // max(1, sizes[order[0]])))
+        count = capacity.texts(sizes[order[0]])
         yield order[:count]
         order = order[count:]
 
@@ -158,7 +160,7 @@ def _continue(
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([_Chooser(texts, tokenizer.vocabulary)]),
-                stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest)]),
+                stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest, device)]),
             )
     finally:
         model.generation_config = own_settings
@@ -244,25 +246,45 @@ class _Chooser:
 
 
 class _Stopper:
-    """Ends a row at its own limit of tokens, at a token that ends it, or once a stop string appeared."""
+    """Ends a row at its own limit of tokens, at a token that ends it, or once a stop string appeared.
 
-    def __init__(self, texts: Sequence[_Text], tokenizer: TransformersTokenizer, prompt: int) -> None:
-        self._texts = texts
-        self._tokenizer = tokenizer
-        self._prompt = prompt
+    Limits and ending tokens are compared on the device. Only the last tokens of rows with stop strings are read from it.
+    """
+
+    def __init__(
+        self, texts: Sequence[_Text], tokenizer: TransformersTokenizer, prompt: int, device: torch.device
+    ) -> None:
+        self._texts, self._tokenizer, self._prompt = texts, tokenizer, prompt
+        self._limits = torch.tensor([text.limit for text in texts], device=device)
+        most = max(len(text.ends) for text in texts)
+        self._ends = torch.tensor(
+            [[*text.ends, *[_NO_TOKEN] * (most - len(text.ends))] for text in texts], device=device
+        )
         # Every token stands for at least one byte, so a stop string that just ended is within that many tokens.
-        self._tails = [max((len(stop.encode()) for stop in text.stop), default=0) + 1 for text in texts]
+        self._tails = {
+            row: max(len(stop.encode()) for stop in text.stop) + 1 for row, text in enumerate(texts) if text.stop
+        }
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        new = input_ids[:, self._prompt :].tolist()
-        done = [
-            len(ids) >= text.limit or ids[-1] in text.ends or self._is_stopped(ids[-tail:], text.stop)
-            for ids, text, tail in zip(new, self._texts, self._tails, strict=True)
-        ]
-        return torch.tensor(done, device=input_ids.device)
+        done = (self._limits <= input_ids.shape[1] - self._prompt) | (input_ids[:, -1:] == self._ends).any(-1)
+        if self._tails and (stopped := self._find_stopped(input_ids)):
+            done[stopped] = True
+        return done
 
-    def _is_stopped(self, tail: list[int], stops: tuple[str, ...]) -> bool:
-        if not stops:
-            return False
+    def _find_stopped(self, input_ids: Tensor) -> list[int]:
+        """Return the rows in which a stop string appeared; ended rows are not looked at again."""
+        length, rows = input_ids.shape[1] - self._prompt, list(self._tails)
+        ids_by_row = input_ids[rows, -min(length, max(self._tails.values())) :].tolist()
+        stopped = []
+        for row, ids in zip(rows, ids_by_row, strict=True):
+            text = self._texts[row]
+            if ids[-1] in text.ends or length >= text.limit:
+                del self._tails[row]
+            elif self._has_stop(ids[-self._tails[row] :], text.stop):
+                del self._tails[row]
+                stopped.append(row)
+        return stopped
+
+    def _has_stop(self, tail: list[int], stops: tuple[str, ...]) -> bool:
         text = self._tokenizer.decode(tail)
         return any(stop in text for stop in stops)

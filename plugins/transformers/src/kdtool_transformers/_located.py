@@ -53,7 +53,7 @@ class LocatedWeights:
         source = self.hub_source()
         return None if source is None else absent_config(*source)
 
-    def located(self, run: kdtool.RunInfo | None = None) -> Source:
+    def find_weights(self, run: kdtool.RunInfo | None = None) -> Source:
         """Return where the weights are."""
         if run is not None:
             self._offline = run.offline
@@ -65,7 +65,7 @@ class LocatedWeights:
         """Return the tokenizer next to the weights; opened once."""
         from kdtool_transformers._open import open_tokenizer
 
-        location, revision = self.located(run)
+        location, revision = self.find_weights(run)
         if self._tokenizer is None:
             self._tokenizer = open_tokenizer(location, revision=revision, offline=self._offline)
             self._tokenizer.answer_ends = self.answer_ends
@@ -79,7 +79,7 @@ class LocatedWeights:
         published = self.absent()
         if published is not None:
             return outline_of(published)
-        location, revision = self.located(run)
+        location, revision = self.find_weights(run)
         config = open_config(location, revision=revision, offline=self._offline)
         return outline_of(config, self.open_tokenizer(run), read_origin(location).get("copied_layers", ()))
 

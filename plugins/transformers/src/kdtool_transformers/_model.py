@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_torch import give_usual_mode, widen
+from kdtool_torch import give_usual_mode, select_labelled, widen
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -105,11 +105,11 @@ class TransformersModel(CausalModel):
     def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         """Run everything except the head; see `kdtool.LanguageModel.backbone`."""
         causal = causal_of(self.model)
-        labelled, padding = batch.labels != -100, batch.document < 0
+        padding = batch.document < 0
         layers = want.layers if "hidden" in want.kinds else ()
         maps = frozenset(want.layers if "attentions" in want.kinds else ())
         projecting = frozenset(want.layers if "projections" in want.kinds else ())
-        documents = Documents.of(batch.positions, batch.document, maps, projecting)
+        documents = Documents(batch.positions, batch.document, maps, projecting)
         with _capture(causal, layers) as states:
             last = _final_states(causal, batch.input_ids, batch.positions.masked_fill(padding, 0), documents)
         attentions, projections = documents.stop_collecting()
@@ -122,8 +122,8 @@ class TransformersModel(CausalModel):
             _refuse_cut_gradients(collected)
         device = batch.input_ids.device  # a spread model leaves its states on its layers' devices
         return kdtool.ModelOutputs(
-            last=last.to(device)[labelled],
-            hidden={layer: states[layer].to(device)[labelled] for layer in layers},
+            last=select_labelled(last.to(device), batch),
+            hidden={layer: select_labelled(states[layer].to(device), batch) for layer in layers},
             attentions={layer: weights.to(device) for layer, weights in attentions.items()},
             projections={
                 layer: kdtool.Projections(*(heads.to(device) for heads in tensors))
@@ -274,12 +274,14 @@ def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: 
         raise kdtool.PluginError(
             f"attention maps and projections of {type(causal).__name__} are not available: its attention cannot be replaced"
         )
+    # A mask of four dimensions is handed on as it is: without one, transformers reads positions from the device.
+    within = {"documents": documents, "attention_mask": input_ids.new_zeros((1, 1, 1, 1))} if ours else {}
     with document_masks_skipped() if ours else nullcontext():
         final: Tensor = causal.base_model(
             input_ids=input_ids,
             position_ids=positions,
             use_cache=False,
-            **({"documents": documents} if ours else {}),
+            **within,
         ).last_hidden_state
     return final
 

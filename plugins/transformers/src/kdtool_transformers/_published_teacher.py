@@ -53,7 +53,7 @@ class PublishedTeacher(CausalTeacher):
         missing = [mark for mark in self.infilling.tokens if not tokenizer.has_token(mark)]
         if missing:
             raise kdtool.UsageError(
-                f"{self.located().place} cannot infill at {FILL_ME}: its {tokenizer.vocabulary:,} tokens have no "
+                f"{self.find_weights().place} cannot infill at {FILL_ME}: its {tokenizer.vocabulary:,} tokens have no "
                 f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without it"
             )
         before, after = request.prompt.split(FILL_ME)

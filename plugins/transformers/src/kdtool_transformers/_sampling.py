@@ -1,4 +1,4 @@
-"""The next token of a text: the likeliest one, or one drawn by the text's generator.
+"""The next tokens of texts: the likeliest ones, or ones drawn by each text's generator.
 
 Sampling adds Gumbel noise from that generator to the logits and takes the greatest (Gumbel-max trick: an exact sample of
 the softmax), so that a text does not depend on others in its batch.
@@ -7,12 +7,25 @@ the softmax), so that a text does not depend on others in its batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import kdtool
 import torch
 from torch import Tensor
 
 __all__ = ["Sampler", "choose"]
+
+_LEAST = 2.0**-32
+"""Least exponential draw, the resolution of the generators: MKL returns 1e-38 where its uniform number rounds to 1, and
+noise of 87 would make any token the greatest."""
+
+
+class _Settings(NamedTuple):
+    """The distribution that a sampler draws from."""
+
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 class Sampler:
@@ -23,46 +36,56 @@ class Sampler:
     """
 
     def __init__(self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0) -> None:
-        self._temperature, self._top_k, self._top_p = temperature, top_k, top_p
+        self.settings = _Settings(temperature, top_k, top_p)
         self.draws = temperature > 0
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     @classmethod
     def of(cls, request: kdtool.Request, device: torch.device) -> Sampler:
         """Return the sampler of a request."""
         return cls(request.temperature, request.seed, device, request.top_k, request.top_p)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Return scores [V], the greatest of which is the next token's; `logits` [V] are float32."""
-        if not self.draws:
-            return logits
-        noise = torch.empty_like(logits).exponential_(generator=self._generator)
-        return self._keep_likeliest(logits / self._temperature) - noise.log()
-
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the distribution [V] that tokens are drawn from; `logits` [V] are float32, the temperature is above 0."""
-        return self._keep_likeliest(logits / self._temperature).softmax(-1)
-
-    def _keep_likeliest(self, logits: Tensor) -> Tensor:
-        if 0 < self._top_k < len(logits):
-            logits = logits.masked_fill(logits < logits.topk(self._top_k).values[-1], -torch.inf)
-        if self._top_p < 1:
-            likeliest, order = logits.softmax(-1).sort(descending=True)
-            before = likeliest.cumsum(-1) - likeliest
-            dropped = before >= self._top_p
-            dropped[0] = False
-            logits = logits.index_fill(0, order[dropped], -torch.inf)
-        return logits
+        return _scale_and_filter(logits, self.settings).softmax(-1)
 
 
 def choose(logits: Tensor, samplers: Sequence[Sampler], vocabulary: int) -> Tensor:
     """Return scores [B, V] in float32, each row by its own sampler; none beyond the vocabulary is the greatest.
 
-    Logits that are float32 already are overwritten.
+    Rows whose samplers have the same settings are computed together. Logits that are float32 already are overwritten.
     """
     scores = logits.float()
     scores[:, vocabulary:] = -torch.inf
+    alike: dict[_Settings, list[int]] = {}
     for row, sampler in enumerate(samplers):
         if sampler.draws:
-            scores[row] = sampler(scores[row])
+            alike.setdefault(sampler.settings, []).append(row)
+    for settings, rows in alike.items():
+        noise = _gumbel_noise([samplers[row] for row in rows], scores)
+        if len(rows) == len(samplers):
+            return _scale_and_filter(scores, settings) + noise
+        scores[rows] = _scale_and_filter(scores[rows], settings) + noise
     return scores
+
+
+def _gumbel_noise(samplers: Sequence[Sampler], like: Tensor) -> Tensor:
+    """Return each sampler's next noise, [B, V], on the device and in the precision of `like`."""
+    noise = like.new_empty(len(samplers), like.shape[1])
+    for row, sampler in zip(noise, samplers, strict=True):
+        row.exponential_(generator=sampler.generator)
+    return noise.clamp_(min=_LEAST).log_().neg_()
+
+
+def _scale_and_filter(logits: Tensor, settings: _Settings) -> Tensor:
+    """Return logits [..., V] at the temperature, −∞ for the tokens that are never drawn."""
+    scaled = logits / settings.temperature
+    if 0 < settings.top_k < logits.shape[-1]:
+        least = scaled.topk(settings.top_k).values[..., -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    if settings.top_p < 1:
+        likeliest, order = scaled.softmax(-1).sort(descending=True)
+        dropped = likeliest.cumsum(-1) - likeliest >= settings.top_p
+        dropped[..., 0] = False
+        scaled = scaled.masked_fill(torch.empty_like(dropped).scatter_(-1, order, dropped), -torch.inf)
+    return scaled

@@ -157,13 +157,13 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
         if subject.role != "teacher":
             return None
-        self.located(run)
+        self.find_weights(run)
         return TransformersRuntime(self._open(), unload=self._unload)
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        self.located(run)
+        self.find_weights(run)
         return TransformersRuntime(self._load(pick_device(), trainable=True))
 
     def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
@@ -205,7 +205,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
     def _identity(self, run: kdtool.RunInfo | None) -> str:
         from kdtool_transformers._adapter import adapter_identity
 
-        source = self.located(run) if self._adapted is None else Source(self._adapted)
+        source = self.find_weights(run) if self._adapted is None else Source(self._adapted)
         if not self._fingerprint:
             weights = source_identity(source, offline=self._offline)
             if self._adapter is not None:
@@ -232,7 +232,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         """Load the fine-tuned or the original model. A trainable model is unquantised and on one device."""
         from kdtool_transformers._open import open_model
 
-        location, revision = self.located() if self._adapted is None else Source(self._adapted)
+        location, revision = self.find_weights() if self._adapted is None else Source(self._adapted)
         model = open_model(
             location,
             dtype=self._dtype(),

@@ -15,7 +15,7 @@ def uncertainty_step(
 
     ∂/∂s_i = ½·(1 − exp(−s_i)·L_i), so s_i ← s_i − ½·η·(1 − exp(−s_i)·L_i). Where L_i stays, s_i comes to log L_i, where
     exp(−s_i)·L_i is 1 for every term. Kendall, Gal and Cipolla, arXiv 1705.07115, section 3.2, with s = log σ² as there:
-    their equation 7 for squared errors, for the other losses it is taken over as usual. They let the network's optimiser
+    their equation 7 for squared errors, for the other losses it is taken over as usual. They let the network's optimizer
     learn s; here it is plain descent.
 
     Each s_i stays within ±log `limit`: a loss near 0 would otherwise get an unbounded weight.

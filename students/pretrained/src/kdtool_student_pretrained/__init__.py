@@ -42,7 +42,7 @@ class Pretrained(LocatedWeights, CausalStudent):
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers import source_identity
 
-        return {"weights": source_identity(self.located(run), offline=run.offline), **super().kdtool_identity(run)}
+        return {"weights": source_identity(self.find_weights(run), offline=run.offline), **super().kdtool_identity(run)}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return self.kdtool_outline(run).facts
@@ -65,7 +65,7 @@ class Pretrained(LocatedWeights, CausalStudent):
         import torch
         from kdtool_transformers import open_model
 
-        location, revision = self.located(run)
+        location, revision = self.find_weights(run)
         dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
         student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
@@ -80,7 +80,7 @@ class Pretrained(LocatedWeights, CausalStudent):
         """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
         from kdtool_transformers import open_config
 
-        location, revision = self.located(run)
+        location, revision = self.find_weights(run)
         stored = getattr(open_config(location, revision=revision, offline=run.offline), "quantization_config", None)
         if stored is not None:
             method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__

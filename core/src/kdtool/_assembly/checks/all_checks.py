@@ -9,6 +9,7 @@ from kdtool._assembly.checks.corpus_shares import check_shares
 from kdtool._assembly.checks.dependencies import check_dependencies
 from kdtool._assembly.checks.loss_weights import check_weights
 from kdtool._assembly.checks.on_policy import check_on_policy
+from kdtool._assembly.checks.optimizers import check_optimizers
 from kdtool._assembly.checks.requirements import check_requirements
 from kdtool._assembly.checks.teacher_signals import check_signals
 from kdtool._assembly.checks.teacher_training import check_teacher_training
@@ -21,6 +22,7 @@ _CHECKS = (
     check_teacher_training,
     check_signals,
     check_on_policy,
+    check_optimizers,
     check_dependencies,
     check_shares,
     check_columns,

@@ -1,0 +1,105 @@
+"""Log-likelihoods of texts by a language model.
+
+Windows of similar length share a batch, and the head is projected in chunks, so that nothing of size
+texts × length × vocabulary exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+
+from kdtool_torch._batches import NO_LABEL
+from kdtool_torch._eval_mode import eval_mode
+from kdtool_torch._exact import exact_head, exact_logits
+from kdtool_torch._likelihood import log_likelihood
+from kdtool_torch._windows import Window, windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["score_texts"]
+
+_BATCH_TOKENS = 8192
+_TEXTS_AT_ONCE = 64
+_HEAD_ROWS = 512
+
+
+def score_texts(
+    model: kdtool.LanguageModel,
+    texts: Sequence[str],
+    window: int,
+    encode_batch: Callable[[list[str]], list[list[int]]],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[kdtool.LogLikelihood]:
+    """Yield each text's log-likelihood, in order; the first token is predicted from the tokenizer's `scoring_context`.
+
+    Args:
+        model: computes without dropout and gradients, on the device of its head.
+        texts: of any length.
+        window: the greatest number of tokens that are read at once; see `windows`.
+        encode_batch: returns the ids of several texts, without special tokens.
+        autocast: the context of each forward pass.
+    """
+    context, head = model.tokenizer.scoring_context, exact_head(model.head)
+    waiting = iter(texts)
+    while group := list(islice(waiting, _TEXTS_AT_ONCE)):
+        ids = [[*context, *tokens] for tokens in encode_batch(group)]
+        totals = [0.0] * len(group)
+        for batch in _batches(ids, window, len(context)):
+            rows = [(ids[number], part) for number, part in batch]
+            with eval_mode(model.model), autocast():
+                values = _log_likelihoods(model, head, rows)
+            for (number, _), value in zip(batch, values, strict=True):
+                totals[number] += value
+        for text, tokens, total in zip(group, ids, totals, strict=True):
+            yield kdtool.LogLikelihood(total, len(tokens) - len(context), len(text.encode("utf-8")))
+
+
+def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tuple[int, Window]]]:
+    """Group windows of similar length so that a padded batch has about `_BATCH_TOKENS` tokens.
+
+    Each goes with the number of its text. The first `before` tokens of a text are not scored.
+    """
+    parts = [
+        (number, part) for number, tokens in enumerate(ids) for part in windows(len(tokens) - 1, window, before - 1)
+    ]
+    parts.sort(key=lambda part: part[1].start - part[1].stop)
+    while parts:
+        count = max(1, _BATCH_TOKENS // (parts[0][1].stop - parts[0][1].start))
+        yield parts[:count]
+        parts = parts[count:]
+
+
+def _log_likelihoods(
+    model: kdtool.LanguageModel, head: kdtool.Head, rows: list[tuple[list[int], Window]]
+) -> list[float]:
+    """Return each window's part of the log-likelihood of its text."""
+    import torch
+
+    inputs, labels, positions = _pad(rows).to(model.head.weight.device)
+    document = torch.where(positions >= 0, 0, -1).to(torch.int32)
+    batch = kdtool.Batch(inputs, positions.clamp(min=0), labels, document, ("",) * len(rows))
+    states = model.backbone(batch, kdtool.SignalRequest()).last
+    chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(labels[labels != NO_LABEL], _HEAD_ROWS), strict=True)
+    likelihoods = torch.cat([log_likelihood(exact_logits(head, chunk), targets) for chunk, targets in chunks])
+    counts = [part.stop - part.scored for _, part in rows]
+    return [float(values.sum()) for values in torch.split(likelihoods.double().cpu(), counts)]
+
+
+def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
+    """Return inputs, labels (`NO_LABEL` for none) and positions (-1 on padding), stacked: [3, B, L]."""
+    import torch
+
+    length = max(part.stop - part.start for _, part in rows)
+    padded = []
+    for tokens, (start, scored, stop) in rows:
+        padding = length - (stop - start)
+        inputs = tokens[start:stop] + [0] * padding
+        labels = [NO_LABEL] * (scored - start) + tokens[scored + 1 : stop + 1] + [NO_LABEL] * padding
+        padded.append([inputs, labels, [*range(stop - start), *[-1] * padding]])
+    return torch.tensor(padded).transpose(0, 1)
