@@ -98,8 +98,8 @@ class Teacher:
 
 
 def make_teacher() -> TransformersModel:
-    """Return another model with the student's shapes."""
-    return tiny_model(layers=2, vocabulary=VOCABULARY, seed=1)
+    """Return a wider model, so that losses of layers train a projector."""
+    return tiny_model(layers=2, vocabulary=VOCABULARY, seed=1, hidden_size=48)
 
 
 def terms(losses: str) -> tuple[dict[str, kdtool.Component], list[kdtool.LossTerm]]:
