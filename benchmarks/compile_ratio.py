@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import pick_device
 from kdtool_transform_compile import Compile
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 576,
@@ -51,7 +51,7 @@ def main() -> None:
     plain, compiled = (tiny_model(layers=options.layers, **SHAPE) for _ in range(2))
     for student in (plain, compiled):
         student.model.to(device)
-    Compile(Compile.Config()).kdtool_transform(compiled, make_run(Path(tempfile.mkdtemp())))
+    next(Compile(Compile.Config()).kdtool_transform(compiled, make_run(Path(tempfile.mkdtemp()))))
     batch = _batch(options.rows, options.length, device)
     first = _step(compiled, batch, dtype)
     print(

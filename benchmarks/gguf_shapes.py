@@ -30,8 +30,8 @@ from kdtool_student_smallcoder import SmallCoder
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer
 from transformers import AutoModelForCausalLM
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -91,7 +91,7 @@ def build(name: str, folder: Path) -> TransformersModel:
     folder.mkdir(parents=True)
     recipe, system = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8")), SYSTEMS[name]
     run = make_run(folder, {"teacher": component(system.teacher, recipe["teacher"])}, offline=True)
-    outline: Any = component(system.student, recipe["student"]).kdtool_outline(run)
+    outline: Any = component(system.student, recipe["student"]).kdtool_describe(run)
     config = outline.model.config
     save_code_llama_tokenizer(folder, config.vocab_size, 20_000_000, infilling=config.vocab_size == 32_016)
     torch.manual_seed(0)

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 import transformers
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_config
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_config
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 

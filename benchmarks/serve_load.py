@@ -37,8 +37,8 @@ from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._prepared import Prepared
 from kdtool_exporter_gguf._writing import write_quantised
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 PROMPT = "".join(f"def add_{number}(value):\n    return value + {number}\n\n\n" for number in range(12)) + "def area("

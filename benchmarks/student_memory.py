@@ -117,11 +117,13 @@ def _built(model: Path, out: Path) -> kdtool.LanguageModel:
 
 def _adapted(transform: Lora, model: Path, out: Path) -> None:
     student, run = _built(model, out), make_run(out, offline=True)
-    student = transform.kdtool_transform(student, run)
+    training = transform.kdtool_transform(student, run)
+    student = next(training)
     for name, parameter in student.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
-    transform.kdtool_finish(student, run).save(out / "trained")
+    next(training, None)
+    student.save(out / "trained")
 
 
 def _score(opener: kdtool.Component, subject: kdtool.Subject, out: Path) -> None:

@@ -125,7 +125,7 @@ def _steps(folder: Path, cls: type[kdtool.Tracker] | None, steps: int) -> list[f
     hooks = ComponentHooks(components, complain=lambda _: None, events=way)
     run = make_run(folder, stage="phases", phase="train")
     way.begin(run, EventLog(folder, {}, print))
-    hooks.kdtool_run_start(run)
+    hooks.kdtool_run_start(run, ())
     found = []
     for step in range(1, steps + 1):
         sleep(0.001)

@@ -125,7 +125,7 @@ def _record(work: Path, settings: dict[str, Any]) -> None:
 
     teacher, cache = _teacher(settings), Sampled(Sampled.Config(samples=settings["samples"], batch=settings["batch"]))
     run = make_run(work / "recording", {"teacher": teacher})
-    want = cache.kdtool_choose_signals(kdtool.SignalRequest(frozenset({"sampled"})), frozenset({"logits"}))
+    want = cache.records(kdtool.SignalRequest(frozenset({"sampled"})), frozenset({"logits"}))
     shutil.rmtree(work / "signals", ignore_errors=True)
     (work / "signals").mkdir()
     asked = Source(want, lambda batch: teacher.kdtool_signal(batch, want))

@@ -78,7 +78,7 @@ def weight_at(term: kdtool.LossTerm, step: int, steps: int) -> float:
 class OneByOne(kdtool.Weighting):
     """Balances all terms but one away, from the second step on, and counts some tokens for more."""
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int, state: Any) -> Mapping[str, float]:
         return {name: FACTOR * (number == step - 2) for number, name in enumerate(terms)}
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_transformers.testing import save_tiny
+from kdtool_testing.tiny_models import save_tiny
 
 
 def main(folder: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
-from kdtool_transformers.testing import save_code_llama_tokenizer, tiny_config
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, tiny_config
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import kdtool
 from kdtool_exporter_safetensors import Safetensors
-from kdtool_teacher_causal_lm import CausalLM
 
 
 class Looked(Safetensors):
@@ -50,14 +49,8 @@ class Even(kdtool.Weighting):
     def kdtool_token_weight(self, chunk):
         return chunk.labels.new_ones(chunk.labels.shape).float()
 
-    def kdtool_balance(self, terms, step):
+    def kdtool_balance(self, terms, step, state):
         return dict.fromkeys(terms, 1.0)
-
-    def kdtool_state(self):
-        return {}
-
-    def kdtool_restore(self, state):
-        assert state == {}
 
 
 class Once(kdtool.Tracker):
@@ -79,33 +72,14 @@ class Noted(kdtool.Transform):
 
     def kdtool_transform(self, student, run):
         run.say("about to train")
-
-    def kdtool_finish(self, student, run):
+        yield
         run.say("trained")
-
-
-class Counted(CausalLM):
-    """Counts the documents of the recipe, and needs no other weights."""
-
-    def kdtool_fit(self, run):
-        count = len([*run.texts.examples("train")])
-        (run.folder / "count.txt").write_text(str(count), encoding="utf-8")
-
-    def kdtool_load_weights(self, run, folder):
-        assert folder is None or int((folder / "count.txt").read_text(encoding="utf-8")) > 0
-
-    def kdtool_estimate_answers(self, run, requests, times, most):
-        yield kdtool.Estimate(f"{len([*requests])} answers")
 
 
 class Asked(kdtool.Evaluator):
     """Asks the teacher itself for a text."""
 
     measures_jointly = True
-
-    def kdtool_estimate(self, run, ahead):
-        requests = [kdtool.Request("1", "def f(", max_tokens=2)]
-        yield from run.component("teacher", kdtool.Teacher).kdtool_estimate_answers(run, requests, 1, 1) or ()
 
     def kdtool_problems(self, run):
         return [kdtool.Example("add", kdtool.Completion("# add one", "x += 1"))]
@@ -163,10 +137,6 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     results = kdtool.run(recipe)
     assert results.data["accounts"] == {"filters.short": {"rejected": {"long": 1}}}
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
-    recipe |= {"name": "counted", "train": {"losses": {"ce": {}}, "steps": 2}, "trackers": ["console"]}
-    recipe["teacher"]["use"] = "./own.py:Counted"  # a teacher that is trained by a phase learns from no text itself
-    kdtool.check(recipe)
-    kdtool.run(recipe)
     assert sorted(called) == sorted(DECLARED)
 
 

@@ -31,6 +31,7 @@ class Writer(kdtool.Teacher):
     """Fails in one of five answers, repairs them, logs what it is asked, and dies after as many as the environment says."""
 
     offers = frozenset({"text"})
+    licence_terms = kdtool.LicenceTerms("Writer-1.0")
 
     def kdtool_answer(self, requests):
         for number, request in enumerate(requests):
@@ -45,9 +46,6 @@ class Writer(kdtool.Teacher):
             code = code.replace(")", "", 1) if drawn.random() < 0.2 and len(request.turns) == 2 else code
             text = f"<instruction>{words}</instruction><response>\\n```{language}\\n{code}```\\n{words}</response>"
             yield kdtool.TextAnswer(request.id, text, "stop", 9, 9, 10**9)
-
-    def kdtool_acknowledge(self):
-        return kdtool.LicenceTerms("Writer-1.0")
 
 
 class Critic(kdtool.Teacher):

@@ -31,10 +31,9 @@ class Watch(kdtool.Transform):
     """Stands behind the transform that it watches: hashes what is frozen and what learns, before and after the steps."""
 
     def kdtool_transform(self, student, run):
-        self.before = self._hashes(student.model)
-
-    def kdtool_finish(self, student, run):
-        found = {"before": self.before, "after": self._hashes(student.model)}
+        before = self._hashes(student.model)
+        yield student
+        found = {"before": before, "after": self._hashes(student.model)}
         (run.folder / "watched.json").write_text(json.dumps(found), encoding="utf-8")
 
     def _hashes(self, model):

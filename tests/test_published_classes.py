@@ -21,8 +21,8 @@ from kdtool_teacher_causal_lm import CausalLM
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
 from kdtool_transformers import FILL_ME, CausalTeacher, open_tokenizer, published_config
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 pytestmark = pytest.mark.slow

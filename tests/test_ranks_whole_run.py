@@ -83,3 +83,27 @@ def test_processes_with_other_settings_both_end_before_anything_is_trained(
         assert "processes 0 and 1 of this run would not make the same" in text
         assert f"steps {steps} → {steps + 1}" in text
     assert not list((tmp_path / "out").rglob("model.safetensors"))
+
+
+def test_two_processes_train_with_muon_as_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Their gradients are averaged before the update; muon rounds to bfloat16, so sums in another order may differ."""
+    left_out = {"control", "evaluators", "exporters", "reporter"}
+    recipe = {key: value for key, value in recipe.items() if key not in left_out} | {"optimizer": "muon"}
+    recipe["train"]["steps"] = 3
+    recipe["trainer"] |= {"compile": "off"}
+    done = by_torchrun(recipe, tmp_path)
+    assert done.returncode == 0, done.stderr
+    one = kdtool.run({**recipe, "trainer": {**recipe["trainer"], "accumulation": 2}}, out=tmp_path / "one")
+    (two,) = (tmp_path / "two" / recipe["name"]).glob("phases/student-seed0-*/model/model.safetensors")
+    (untrained,) = Path(os.environ["KDTOOL_STORE"]).glob("students/*/model/model.safetensors")
+    before, weights, expected = map(load_file, (untrained, two, one.arms[0].path / "model.safetensors"))
+    for name, weight in weights.items():
+        moved, difference = (expected[name] - before[name]).norm(), (weight - expected[name]).norm()
+        assert moved > 0
+        assert difference < 0.1 * moved, name
+
+
+def test_muon_is_refused_with_divided_weights(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["trainer"]["sharding"] = "full"
+    with pytest.raises(kdtool.UsageError, match=r"sharding: full .*muon.* needs whole weights; set sharding: off"):
+        kdtool.check({**recipe, "optimizer": "muon"})

@@ -106,9 +106,9 @@ def test_package_takes_its_version_from_the_one_place_and_describes_itself(name:
 @pytest.mark.parametrize("name", sorted(PLUGINS))
 def test_package_depends_on_the_core_and_shared_libraries_alone(name: str) -> None:
     folder, project = PLUGINS[name]
-    ours = {requirement for requirement in _requirements(project) if requirement.startswith("kdtool")}
-    assert ours <= {"kdtool", *LIBRARIES}
-    allowed = {requirement.replace("-", "_") for requirement in ours} | {path.name for path in folder.glob("src/*")}
+    ours = {module for module in _declared(project) if module.startswith("kdtool")}
+    assert ours <= {"kdtool", *(library.replace("-", "_") for library in LIBRARIES)}
+    allowed = ours | {path.name for path in folder.glob("src/*")}
     imported = {module for path in folder.glob("src/**/*.py") for module in _imports(path)}
     assert {module for module in imported if module.startswith("kdtool")} <= allowed
     assert _foreign(folder.glob("src/**/*.py")) - allowed <= _declared(project), "imported and not declared"

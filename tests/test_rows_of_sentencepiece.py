@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from kdtool_packer_packed import Packed, Pairs
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, tiny_config
 from kdtool_torch import collate
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer, tiny_config
 from transformers import LlamaForCausalLM
 
 

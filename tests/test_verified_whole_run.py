@@ -27,6 +27,7 @@ class Writer(kdtool.Teacher):
     """Adds or takes away what is asked for, in turns, and never knows how to add 3."""
 
     offers = frozenset({"text"})
+    licence_terms = kdtool.LicenceTerms("Writer-1.0")
 
     def kdtool_answer(self, requests):
         for request in requests:
@@ -34,9 +35,6 @@ class Writer(kdtool.Teacher):
             right = int(request.id.partition("#")[2]) % 2 and number % 10 != 3
             text = f"def add{number}(x):\\n    return x {'+' if right else '-'} {number}\\n"
             yield kdtool.TextAnswer(request.id, text, "stop", 9, 9)
-
-    def kdtool_acknowledge(self):
-        return kdtool.LicenceTerms("Writer-1.0")
 '''
 
 

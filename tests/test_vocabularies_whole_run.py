@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_transformers.testing import save_tiny
+from kdtool_testing.tiny_models import save_tiny
 
 MARKS = ["<pre>", "<suf>", "<mid>"]
 

@@ -131,7 +131,8 @@ def _tripping(cls: type) -> type:
     members = {
         name: _tripped(member, f"{cls.__name__}.{name}")
         for name, member in {**vars(kdtool.Component), **vars(cls)}.items()
-        if name in {"kdtool_close", "kdtool_identity"} or (name.startswith("kdtool_") and name in vars(cls))
+        if name in {"kdtool_close", "kdtool_identity"}
+        or (name in vars(cls) and (name.startswith("kdtool_") or name == "records"))
     }
     return type(cls.__name__, (cls,), {**members, "__doc__": cls.__doc__, "__init__": _built(cls)})
 
@@ -168,10 +169,7 @@ class Transform(kdtool.Transform):
     """Changes nothing."""
 
     def kdtool_transform(self, student: Any, run: Any) -> Any:
-        return None
-
-    def kdtool_finish(self, student: Any, run: Any) -> Any:
-        return student
+        yield student
 
 
 for _cls in (Filter, Weighting, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):

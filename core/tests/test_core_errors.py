@@ -254,13 +254,11 @@ ANSWERS = {
     "Packer.kdtool_rows": (
         "None;text;numbers;same key;short labels;huge ids;ids are text;short column;other columns;late ValueError"
     ),
-    "Cache.kdtool_choose_signals": "None;text",
+    "Cache.records": "None;text",
     "Cache.kdtool_record": "None;text;fewer",
     "Teacher.kdtool_signal": "None;text",
-    "Teacher.kdtool_acknowledge": "text",
     "Cache.kdtool_recall": "None;text",
-    "Transform.kdtool_transform": "text",
-    "Transform.kdtool_finish": "text",
+    "Transform.kdtool_transform": "text;numbers;late ValueError",
     "Imitate.kdtool_layers": "text",
     "Trainer.kdtool_train": "None;text;no history",
     "Export.kdtool_export": "None;text;outside;no artifact",

@@ -82,8 +82,7 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     planned = (kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path / "text" / "f", title="text"),)
     write(
         tmp_path,
-        ("kdtool_run_start", {"run": run}),
-        ("kdtool_plan", {"run": run, "stages": planned}),
+        ("kdtool_run_start", {"run": run, "stages": planned}),
         ("kdtool_stage_start", {"run": run, "total": None, "unit": "steps"}),
         ("kdtool_progress", {"run": run, "done": 5}),
         ("kdtool_step_end", {"run": run, "report": REPORT}),
@@ -98,20 +97,20 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
     assert all(line["arm"] == "control" and line["seed"] == 2 for line in found)
     assert all(line["time"] == "2001-09-09T01:46:40.000+00:00" for line in found)
     assert found[0]["recipe"] == {"name": "x"}
-    assert found[1]["stages"] == [
+    assert found[0]["stages"] == [
         {"name": "text", "fingerprint": "f", "seconds": 1.5, "reused": True, "path": "text/f", "title": "text"}
     ]
-    step = found[4]["report"]
+    step = found[3]["report"]
     assert step["loss"] == "NaN"
     assert step["terms"] == {"ce": {"value": 2.5, "weight": 1.0, "gradient_norm": None}}
-    assert found[5]["measurement"]["settings"] == {"a": "b"}
-    assert found[7]["text"] == "zwei\nZeilen ü \u2028 \udc80"
+    assert found[4]["measurement"]["settings"] == {"a": "b"}
+    assert found[6]["text"] == "zwei\nZeilen ü \u2028 \udc80"
     read = list(read_events(make_run(tmp_path)))
     assert [event.hook for event in read] == HOOKS
-    assert read[1].values["stages"] == planned
-    assert math.isnan(read[4].values["report"].loss)
-    assert read[5].values["measurement"] == measurement
-    assert read[7].values["text"] == "zwei\nZeilen ü \u2028 \udc80"
+    assert read[0].values["stages"] == planned
+    assert math.isnan(read[3].values["report"].loss)
+    assert read[4].values["measurement"] == measurement
+    assert read[6].values["text"] == "zwei\nZeilen ü \u2028 \udc80"
     assert sum(event.bytes for event in read) == (tmp_path / "events.jsonl").stat().st_size
 
 
@@ -122,7 +121,7 @@ def test_every_hook_of_a_tracker_is_an_event(tmp_path: Path) -> None:
 )
 def test_a_torn_last_line_does_not_spoil_the_file(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "events.jsonl").write_bytes(b'{"event": "run_start"}\n' + left)
-    write(tmp_path, ("kdtool_run_start", {"run": make_run(tmp_path)}))
+    write(tmp_path, ("kdtool_run_start", {"run": make_run(tmp_path), "stages": ()}))
     assert len(lines(tmp_path)) == 2
 
 
@@ -133,7 +132,7 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
         "from kdtool_testing import make_run\n"
         "from kdtool._run.event_log import EventLog\n"
         "log, run = EventLog(Path(sys.argv[1]), {}, print), make_run(Path(sys.argv[1]))\n"
-        "log.write('kdtool_run_start', {'run': run})\n"
+        "log.write('kdtool_run_start', {'run': run, 'stages': ()})\n"
         "log.write('kdtool_message', {'run': run, 'text': 'last words'})\n"
         "os._exit(9)\n"
     )
@@ -188,7 +187,7 @@ def test_every_run_has_a_log_also_one_that_fails_and_one_that_only_measures(reci
     first = lines(folder)
     assert (first[0]["event"], first[-1]["event"], first[-1]["status"]) == ("run_start", "run_end", "done")
     assert first[0]["recipe"]["name"] == "toy"
-    assert {"plan", "stage_start", "stage_end", "step_end", "measurement", "message"} <= {
+    assert {"run_start", "stage_start", "stage_end", "step_end", "measurement", "message"} <= {
         each["event"] for each in first
     }
     with pytest.raises(kdtool.KdtoolError):
@@ -211,8 +210,7 @@ TERMS = st.builds(kdtool.TermReport, NUMBERS, NUMBERS, st.none() | NUMBERS)
 PATHS = st.text("abc ü", min_size=1).map(lambda text: Path("/run") / text)
 COUNTS = st.integers(0, 2**70)
 ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "kdtool_run_start": {},
-    "kdtool_plan": {
+    "kdtool_run_start": {
         "stages": st.lists(st.builds(kdtool.StageRecord, TEXTS, TEXTS, NUMBERS, st.booleans(), PATHS)).map(tuple)
     },
     "kdtool_stage_start": {"total": st.none() | COUNTS, "unit": TEXTS},
@@ -335,7 +333,7 @@ def test_sync_skips_and_counts_damaged_lines(done: Path, capsys: pytest.CaptureF
 def test_sync_explains_what_is_wrong(
     done: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raises = '\n\nclass Raises(kdtool.Tracker):\n    "Fails."\n\n    def kdtool_plan(self, run, stages):\n'
+    raises = '\n\nclass Raises(kdtool.Tracker):\n    "Fails."\n\n    def kdtool_run_start(self, run, stages):\n'
     with Path("records.py").open("a", encoding="utf-8") as file:
         file.write(raises + '        raise ValueError("no")\n')
     assert call(["runs", "sync", *arguments]) != 0

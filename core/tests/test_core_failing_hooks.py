@@ -129,8 +129,7 @@ class Breaking(Filter):
 class Licensed(toy.Teacher):
     'Has terms.'
 
-    def kdtool_acknowledge(self):
-        return kdtool.LicenceTerms("Apache-2.0", "https://example.org/terms")
+    licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org/terms")
 """
 
 

@@ -1,4 +1,4 @@
-"""Choice of the layers to compare, and the signals that a phase requests for them."""
+"""The signals that a phase requests of a student for layers that losses compare."""
 
 from __future__ import annotations
 
@@ -7,25 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import pytest
 from kdtool_testing import ListSource
-
-SMALL = kdtool.ModelFacts(1000, 1000, 6, 8, 2, 2, 16, 50, 64, "float32", True, "t")
-LARGE = replace(SMALL, layers=24, hidden=16)
-
-
-def test_layers_follow_what_they_were_copied_from_else_they_are_spread() -> None:
-    copied = replace(SMALL, copied_layers=(0, 1, 8, 18, 20, 23))
-    assert kdtool.pair_layers("x.layers", (2, 5), copied, LARGE) == ((2, 8), (5, 23))
-    assert kdtool.pair_layers("x.layers", (2, 5), SMALL, LARGE) == ((2, 8), (5, 20))
-    assert kdtool.pair_layers("x.layers", (5,), replace(copied, hidden=32), LARGE) == ((5, 20),)
-    assert [own for own, _ in kdtool.pair_layers("x.layers", "auto", SMALL, LARGE)] == [1, 3, 4]
-
-
-@pytest.mark.parametrize("layers", [(6,), (1, 1), ()])
-def test_layers_that_are_not_there_are_refused_by_the_name_of_their_setting(layers: tuple[int, ...]) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"mine\.layers is \[.*0 to 5"):
-        kdtool.pair_layers("mine.layers", layers, SMALL, LARGE)
 
 
 @dataclass

@@ -95,15 +95,23 @@ class Bound(toy.Teacher):
     offers = frozenset({"logits", "text"})
     def kdtool_answer(self, requests):
         yield from ()
-    def kdtool_acknowledge(self):
+    @property
+    def licence_terms(self):
         rules = ("only for its own kind",)
         return kdtool.LicenceTerms("Own Kind Only", "https://example.org/own", rules, ("signals", "text"))
     def kdtool_signal(self, batch, want):
         raise AssertionError("weights would be loaded")
 
 class Allowed(toy.Teacher):
-    def kdtool_acknowledge(self):
-        return kdtool.LicenceTerms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
+    licence_terms = kdtool.LicenceTerms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
+
+class Misfit(toy.Teacher):
+    licence_terms = "MIT"
+
+class Broken(toy.Teacher):
+    @property
+    def licence_terms(self):
+        return {}["licence"]
 
 class Cut(toy.Student):
     class Config(kdtool.Config):
@@ -123,6 +131,16 @@ def local(tmp_path: Path) -> Path:
     file = tmp_path / "licensed.py"
     file.write_text(_SOURCE, encoding="utf-8")
     return file
+
+
+@pytest.mark.parametrize(("name", "message"), [("Misfit", "must be LicenceTerms or None"), ("Broken", "KeyError")])
+def test_terms_of_another_type_or_that_raise_name_the_component(
+    name: str, message: str, recipe: dict[str, Any], local: Path
+) -> None:
+    recipe["teacher"] = {"use": f"{local}:{name}"}
+    with pytest.raises(kdtool.PluginError, match=message) as refused:
+        kdtool.plan(recipe)
+    assert any(f"licensed.py:{name}" in text for text in (str(refused.value), *refused.value.__notes__))
 
 
 def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[str, Any], local: Path) -> None:

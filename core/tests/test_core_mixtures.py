@@ -36,8 +36,7 @@ class Terse(toy.Teacher):
 
 class Bound(toy.Teacher):
     "Has terms that bind."
-    def kdtool_acknowledge(self):
-        return kdtool.LicenceTerms("Named 3", restrictions=("Say whose it is.",))
+    licence_terms = kdtool.LicenceTerms("Named 3", restrictions=("Say whose it is.",))
 
 class Longer(toy.Bytes):
     vocabulary = 260

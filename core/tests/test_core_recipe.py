@@ -194,13 +194,8 @@ def test_settings_of_components_are_checked_by_their_own_config(recipe: dict[str
 
 def test_loss_whose_need_nobody_offers_is_refused_with_the_remedy(recipe: dict[str, Any]) -> None:
     toy = recipe["teacher"]["use"].rpartition(":")[0]
-    offers = 'offers = frozenset({"logits"})\n\n    def kdtool_choose_signals'
-    text = (
-        Path(toy)
-        .read_text(encoding="utf-8")
-        .replace(offers, "def kdtool_choose_signals")
-        .replace("class Cache", "class Empty")
-    )
+    offers = 'offers = frozenset({"logits"})\n\n    def records'
+    text = Path(toy).read_text(encoding="utf-8").replace(offers, "def records").replace("class Cache", "class Empty")
     Path("toy_empty.py").write_text(text, encoding="utf-8")
     recipe["signals"] = {"use": "./toy_empty.py:Empty"}
     with pytest.raises(kdtool.RecipeError, match=r"needs logits, but the signals .* offers nothing"):
@@ -223,7 +218,7 @@ class Terse(kdtool.Teacher):
 class Draws(kdtool.Cache):
     "Draws tokens from logits."
     offers = frozenset({"sampled"})
-    def kdtool_choose_signals(
+    def records(
         self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
     ) -> kdtool.SignalRequest:
         return kdtool.SignalRequest(frozenset({"logits"}))
@@ -233,7 +228,7 @@ class Draws(kdtool.Cache):
 class Likeliest(Draws):
     "Keeps tokens that teachers name themselves, or makes them of logits."
     offers = frozenset({"top-k"})
-    def kdtool_choose_signals(
+    def records(
         self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
     ) -> kdtool.SignalRequest:
         return kdtool.SignalRequest(want.kinds if want.kinds <= offers else frozenset({"logits"}))

@@ -21,7 +21,7 @@ class Drawn(toy.Cache):
     """Keeps drawn tokens, and notes at which temperature it was asked for them."""
 
     offers = frozenset({{"sampled", "hidden"}})
-    def kdtool_choose_signals(self, want, offers):
+    def records(self, want, offers):
         return kdtool.SignalRequest(frozenset({{"logits"}}), (), want.temperature)
     def kdtool_record(self, run, rows, source, folder):
         with open("asked.json", "w") as file:

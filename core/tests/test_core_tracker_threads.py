@@ -151,9 +151,9 @@ class Put:
         self.go = threading.Event()
         self.thread = TrackerThread(Owner("trackers.x", "tracker", "x", "", ""), self.said.append)
         self.run = make_run(folder, time=1.0)
-        self.thread.put("kdtool_run_start", self.start, run=self.run)
+        self.thread.put("kdtool_run_start", self.start, run=self.run, stages=())
 
-    def start(self, run: Any) -> None:
+    def start(self, run: Any, stages: Any) -> None:
         self.go.wait(10)
 
     def put(self, hook: str, number: int) -> None:

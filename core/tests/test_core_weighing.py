@@ -34,7 +34,7 @@ class Drawn(toy.Cache):
     """Keeps drawn tokens alone."""
 
     offers = frozenset({{"sampled", "hidden"}})
-    def kdtool_choose_signals(self, want, offers):
+    def records(self, want, offers):
         return kdtool.SignalRequest(frozenset({{"logits"}}))
 
 

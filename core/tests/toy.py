@@ -179,15 +179,13 @@ class Teacher(kdtool.Teacher):
     """A teacher that knows the alphabet."""
 
     offers = frozenset({"logits"})
+    licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org")
 
     def kdtool_tokenizer(self, run: RunInfo) -> kdtool.Tokenizer:
         return Bytes()
 
     def kdtool_describe(self, run: RunInfo) -> kdtool.ModelFacts:
         return Unigram({}).facts
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return kdtool.LicenceTerms("Apache-2.0", "https://example.org")
 
     def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
         return Alphabet("alphabet", counts=_ALPHABET)
@@ -223,32 +221,6 @@ class Scholar(Teacher):
         self._counts = json.loads(text) if text else _ALPHABET
 
 
-class Reader(Teacher):
-    """A teacher that counts the letters of the recipe's text."""
-
-    def __init__(self, config: kdtool.Config) -> None:
-        super().__init__(config)
-        self._counts: Mapping[str, float] = {}
-
-    def kdtool_fit(self, run: RunInfo) -> None:
-        text = "".join(part for example in run.texts.examples("train") for part in kdtool.parts_of(example.body))
-        if os.environ.get("KDTOOL_TOY_FIT") == "fails":
-            raise kdtool.UsageError("no more")
-        counts = {letter: float(text.count(letter)) for letter in sorted(set(text))}
-        (run.folder / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-
-    def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
-        self._counts = json.loads((folder / "counts.json").read_text(encoding="utf-8")) if folder else {}
-
-    def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
-        assert self._counts, "asked before it was fitted"
-        return Alphabet("letters", counts=self._counts)
-
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
-        assert self._counts or subject.role != "teacher", "opened before it was fitted"
-        return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
-
-
 class Former(Teacher):
     """The student before a phase: what that one counted is what it says."""
 
@@ -277,7 +249,7 @@ class Cache(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_choose_signals(self, want: SignalRequest, offers: Any) -> SignalRequest:
+    def records(self, want: SignalRequest, offers: Any) -> SignalRequest:
         return want
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:

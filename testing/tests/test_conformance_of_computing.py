@@ -221,9 +221,7 @@ class Forgetful(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_choose_signals(
-        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
-    ) -> kdtool.SignalRequest:
+    def records(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         return replace(want, kinds=frozenset({"logits"}))
 
     def kdtool_record(self, run: kdtool.RunInfo, rows: Any, source: Any, folder: Path) -> int:

@@ -52,7 +52,6 @@ from kdtool._contract.loss import StepView as StepView
 from kdtool._contract.loss import TokenChunk as TokenChunk
 from kdtool._contract.loss import TokenLoss as TokenLoss
 from kdtool._contract.loss import Weighting as Weighting
-from kdtool._contract.loss import pair_layers as pair_layers
 from kdtool._contract.loss_terms import LossTerm as LossTerm
 from kdtool._contract.loss_terms import Schedule as Schedule
 from kdtool._contract.loss_terms import TermReport as TermReport

@@ -15,9 +15,9 @@ from kdtool_evaluator_agreement import Agreement
 from kdtool_evaluator_agreement._divergence import agreement, heads_of
 from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing.tiny_models import begin_texts_with
 from kdtool_torch import exact_logits
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
-from kdtool_transformers.testing import begin_texts_with
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TEXTS = [f"def f{i}(n):\n    return n * {i}\n" * (i + 1) for i in range(5)]

@@ -270,9 +270,9 @@ def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
 def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_testing.tiny_models import begin_texts_with
     from kdtool_torch import exact_head
     from kdtool_transformers import open_model
-    from kdtool_transformers.testing import begin_texts_with
 
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
     wrapped.model.resize_token_embeddings(259)

@@ -231,9 +231,9 @@ def test_prompts_and_stops_are_the_published_ones(tmp_path: Path) -> None:
 
 def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     multipl_e, run = evaluator(own.written(tmp_path, own.MULTIPL_E["cpp"])), make_run(tmp_path)
-    assert "training data" in multipl_e.kdtool_acknowledge().restrictions[0]
+    assert "training data" in multipl_e.licence_terms.restrictions[0]
     file = own.written(tmp_path, own.HUMANEVAL_X["cpp"])
-    assert evaluator(file).kdtool_acknowledge().licence == "Apache-2.0"
+    assert evaluator(file).licence_terms.licence == "Apache-2.0"
     assert evaluator(file).kdtool_identity(run) == {"problems": sha256(file.read_bytes()).hexdigest()}
 
 

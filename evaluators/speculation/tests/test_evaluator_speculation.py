@@ -10,8 +10,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_speculation import SpeculationEvaluator
 from kdtool_testing import EvaluatorConformance, Opener, make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
-from kdtool_transformers.testing import tiny_model
 
 TEACHER = kdtool.Subject("teacher", "teacher", None)
 STUDENT = kdtool.Subject("student", "student", Path("nowhere"), 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_tiny, tiny_config
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_tiny, tiny_config
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import kdtool
 import numpy as np
 import pytest
 import torch
-from kdtool_caches import Sampled, TopK
+from kdtool_caches import Sampled, TopK, _token_targets
+from kdtool_caches._token_targets import SampledTargets, TokenTargets, TopKTargets, chunk_bytes
 from kdtool_testing import CacheConformance, ListSource, make_run
 from kdtool_torch import collate
 
+MIB = 2**20
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
 SPARSE = kdtool.SignalRequest(frozenset({"sampled"}))
@@ -78,7 +80,7 @@ def recalled(
 ) -> tuple[kdtool.SparseTokens, torch.Tensor]:
     """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the temperature wanted."""
     folder.mkdir()
-    teacher = Teacher(cache.kdtool_choose_signals(want, LOGITS))
+    teacher = Teacher(cache.records(want, LOGITS))
     cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
     batch = collate(rows())
     signal = cache.kdtool_recall(batch, want, folder)
@@ -132,7 +134,7 @@ def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
         folder = tmp_path / str(k)
         folder.mkdir()
         cache = TopK(TopK.Config(k=k))
-        teacher = Teacher(cache.kdtool_choose_signals(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
+        teacher = Teacher(cache.records(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
         cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
     assert len(said) == 1
     assert "k = 99" in said[0]
@@ -163,9 +165,7 @@ def test_it_is_small(tmp_path: Path) -> None:
             return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, head))
 
     cache = Sampled(Sampled.Config())
-    cache.kdtool_record(
-        make_run(tmp_path), ListSource([row]), Certain(cache.kdtool_choose_signals(SPARSE, LOGITS)), tmp_path
-    )
+    cache.kdtool_record(make_run(tmp_path), ListSource([row]), Certain(cache.records(SPARSE, LOGITS)), tmp_path)
     assert (tmp_path / "shard-00000.safetensors").stat().st_size < 600
 
 
@@ -217,7 +217,7 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
     want = kdtool.SignalRequest(frozenset({"top-k"}))
     for k in (3, 100):
         cache, folder = TopK(TopK.Config(k=k)), tmp_path / str(k)
-        asked = cache.kdtool_choose_signals(want, frozenset({"top-k", "text"}))
+        asked = cache.records(want, frozenset({"top-k", "text"}))
         assert asked.kinds == {"top-k"}
         folder.mkdir()
         assert cache.kdtool_record(make_run(folder, say=lambda _: None), ListSource(rows()), Naming(asked), folder) == 6
@@ -230,6 +230,38 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
         kept = spread(told).topk(min(k, 5))
         expected = torch.zeros_like(spread(told)).scatter_(1, kept.indices, kept.values)
         torch.testing.assert_close(spread(found), expected, rtol=3e-4, atol=0)
-    assert cache.kdtool_choose_signals(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
+    assert cache.records(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
     with pytest.raises(kdtool.PluginError, match="asked for top-k tokens"):
         cache.kdtool_record(make_run(tmp_path), ListSource(rows()), Teacher(asked), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("free", "size"), [(None, 32), (80_000 * MIB, 1024), (5000 * MIB, 512), (4100 * MIB, 512), (100 * MIB, 8)]
+)
+def test_a_chunk_is_sized_by_the_free_memory_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, size: int
+) -> None:
+    monkeypatch.setattr(_token_targets, "free_gpu_bytes", lambda _: free)
+    assert chunk_bytes(torch.device("cpu")) == size * MIB
+
+
+def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Sampled(Sampled.Config(samples=8, alternatives=2))
+    teacher = Teacher(cache.kdtool_choose_signals(SPARSE, frozenset({"logits"})))
+    files = []
+    for positions in (1, 7, 10_000):
+        folder = tmp_path / str(positions)
+        folder.mkdir()
+        monkeypatch.setattr(_token_targets, "_CPU_CHUNK", positions * 8 * 50)
+        cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
+        files.append({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("targets", [SampledTargets(1.0, 20, systematic=True), TopKTargets(1.0, 10)])
+def test_the_host_reads_nothing_while_tokens_are_chosen(targets: TokenTargets) -> None:
+    """On the device `meta`, which has no values, reading one raises."""
+    states, head = torch.empty(300, 16, device="meta"), kdtool.Head(torch.empty(50_000, 16, device="meta"), 49_152)
+    parts = list(targets.choose(["a", "b"], [100, 200], targets._probabilities(states, head)))
+    assert sum(len(ids) for ids, _ in parts) == 300
+    assert len({ids.shape[1] for ids, _ in parts}) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_caches._codec import decode, encode
+from kdtool_caches._codec import LEVEL, decode, encode
 from kdtool_caches._ranks import Ranks
 
 Position = tuple[dict[int, int], int]
@@ -47,8 +47,9 @@ def found(ids: np.ndarray, numbers: np.ndarray) -> list[dict[int, int]]:
 def test_rows_come_out_as_they_went_in(given_rows: list[list[Position]]) -> None:
     made = [arrays(row) for row in given_rows]
     labels = np.concatenate([np.zeros(0, int), *(label for _, _, label in made)])
-    ids, numbers = decode([encode(*row) for row in made], labels)
-    assert found(ids, numbers) == [tokens for row in given_rows for tokens, _ in row]
+    for level in (1, LEVEL, 19):  # recordings may have been made at another one
+        ids, numbers = decode([encode(*row, level=level) for row in made], labels)
+        assert found(ids, numbers) == [tokens for row in given_rows for tokens, _ in row]
 
 
 @given(st.lists(rows(total=9), min_size=1, max_size=4))

@@ -19,8 +19,8 @@ from kdtool_command_data import data
 from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
 from kdtool_testing import ByteTokenizer, CommandConformance
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch._shard_files import save
-from kdtool_transformers.testing import save_tiny
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -38,7 +38,7 @@ class Likeliest(kdtool.Cache):
 
     offers = frozenset({"top-k"})
 
-    def kdtool_choose_signals(self, want, offers):
+    def records(self, want, offers):
         return kdtool.SignalRequest(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):

@@ -87,7 +87,7 @@ class Opener(kdtool.Exporter):
 TINY = '''
 import kdtool
 from kdtool_transformers import TransformersRuntime
-from kdtool_transformers.testing import tiny_model
+from kdtool_testing.tiny_models import tiny_model
 
 
 class Opener(kdtool.Exporter):

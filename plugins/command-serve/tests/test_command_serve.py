@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import httpx
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool_asking import Priced
 from kdtool_command_serve import command, server
 from kdtool_command_serve.command import serve
 from kdtool_testing import CommandConformance
@@ -147,9 +148,8 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.
     assert "name a folder with a model of transformers and its tokenizer" in capsys.readouterr().err
 
 
-class _Priced(kdtool.Teacher):
-    def kdtool_estimate_answers(self, run: Any, requests: Any, times: float, most: float) -> Iterator[kdtool.Estimate]:
-        raise NotImplementedError
+class _Priced(kdtool.Teacher, Priced):
+    pass
 
 
 class _Point:

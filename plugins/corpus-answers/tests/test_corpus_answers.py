@@ -31,6 +31,7 @@ class Echo(kdtool.Teacher):
     """Answers the last request first, with its prompt; some of the answers cannot be used. Keeps what it was asked."""
 
     offers = frozenset({"text"})
+    licence_terms = kdtool.LicenceTerms("Echo-1.0")
 
     def __init__(
         self, finish: Mapping[str, str] | None = None, fails_at: int | None = None, says: str = "{}!", price: int = 0
@@ -41,9 +42,6 @@ class Echo(kdtool.Teacher):
         self.fails_at = fails_at
         self.says = says
         self.asked: list[kdtool.Request] = []
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return kdtool.LicenceTerms("Echo-1.0")
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         for number, request in enumerate(list(requests)[::-1]):

@@ -196,7 +196,7 @@ def test_offline_a_data_set_of_the_hub_is_refused_before_anything_is_made(tmp_pa
 
 def test_where_the_licence_is_said_follows_the_settings() -> None:
     def terms(**options: Any) -> kdtool.LicenceTerms | None:
-        return Hub(Hub.Config(text_column="a", **options)).kdtool_acknowledge()
+        return Hub(Hub.Config(text_column="a", **options)).licence_terms
 
     assert terms(files=(Path("x.parquet"),)) is None
     assert terms(files=(Path("x.parquet"),), licence="MIT") == kdtool.LicenceTerms("MIT")

@@ -17,6 +17,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_asking import Priced
 from kdtool_corpus_instruct import Instruct
 from kdtool_corpus_instruct._answers import Parts, code_of, read_parts
 from kdtool_corpus_instruct._cells import LANGUAGES, TASKS, quotas
@@ -183,18 +184,18 @@ def test_a_cell_stays_within_its_dollars(tmp_path: Path) -> None:
     assert len(instruct(tmp_path / "all", Writer(), languages=("python",), rows=20, dollars=1.0)) == 20
 
 
-class Priced(Writer):
+class Paid(Writer, Priced):
     """States a price, and remembers the sample that it is asked for."""
 
-    def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
+    def estimate_answers(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float = 1, most: float = 1
     ) -> Iterator[kdtool.Estimate]:
         self.sample, self.times, self.most = list(requests), times, most
         yield kdtool.Estimate("answers", picodollars=round(PRICE * times * len(self.sample)))
 
 
 def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None:
-    teacher = Priced()
+    teacher = Paid()
     run = run_with(tmp_path, teacher)
     corpus = Instruct(Instruct.Config(rows=24, languages=("python",), temperature=1.0))
     (_, price) = corpus.kdtool_estimate(run, cast("Any", None))

@@ -68,7 +68,7 @@ def test_numbers_of_a_step_are_named() -> None:
 @pytest.mark.parametrize("phase", ["warm-up", ""], ids=["in a run", "in a replay, which knows the label alone"])
 def test_series_and_phase_of_a_step(tmp_path: Path, phase: str) -> None:
     tracker = Listed()
-    tracker.kdtool_run_start(make_run(tmp_path))
+    tracker.kdtool_run_start(make_run(tmp_path), ())
     place: dict[str, Any] = {"stage": "phases", "label": "control-time-seed2-warm-up", "arm": "control-time", "seed": 2}
     tracker.kdtool_step_end(make_run(tmp_path, **place, phase=phase), REPORT)
     place = {"stage": "teachers", "label": "teachers.big-warm-up", "arm": "teachers.big"}
@@ -78,8 +78,7 @@ def test_series_and_phase_of_a_step(tmp_path: Path, phase: str) -> None:
 
 def test_measurements_join_the_series_that_was_trained(tmp_path: Path) -> None:
     tracker, run = Listed(), make_run(tmp_path)
-    tracker.kdtool_run_start(run)
-    tracker.kdtool_plan(
+    tracker.kdtool_run_start(
         run, planned("text", "phases/student-seed3-train", "phases/control-seed0-a", "phases/control-seed1-a")
     )
     for subject in ("student", "control-seed1", "teacher", "student-gguf"):
@@ -94,9 +93,9 @@ def test_measurements_join_the_series_that_was_trained(tmp_path: Path) -> None:
 
 def test_a_second_run_begins_without_measurements_of_the_first(tmp_path: Path) -> None:
     tracker, run = Listed(), make_run(tmp_path)
-    tracker.kdtool_run_start(run)
+    tracker.kdtool_run_start(run, ())
     tracker.kdtool_measurement(run, measured("student"))
-    tracker.kdtool_run_start(run)
+    tracker.kdtool_run_start(run, ())
     tracker.kdtool_run_end(run, "done", None)
     assert tracker.results == {}
     tracker.kdtool_step_end(run, REPORT)

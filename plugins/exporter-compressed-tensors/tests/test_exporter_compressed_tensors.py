@@ -14,8 +14,8 @@ from kdtool_exporter_compressed_tensors import CompressedTensors, _exporter
 from kdtool_exporter_compressed_tensors._opening import open_compressed
 from kdtool_exporter_safetensors import Safetensors
 from kdtool_testing import ExporterConformance, make_run
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import open_model
-from kdtool_transformers.testing import save_tiny
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

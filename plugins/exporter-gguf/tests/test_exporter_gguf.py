@@ -17,8 +17,8 @@ from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import RefusedError
 from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import ExporterConformance, make_run
+from kdtool_testing.tiny_models import begin_texts_with, save_tiny, tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, outline_of, published_config
-from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -15,8 +15,8 @@ from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
-from kdtool_transformers.testing import save_tiny, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

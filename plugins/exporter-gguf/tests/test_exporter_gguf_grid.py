@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +15,9 @@ from gguf_students import save_student
 from kdtool_exporter_gguf import GGUF, GGUFGrid
 from kdtool_exporter_gguf._mixes import Mix, QuantisedMix
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import packed_batch, tiny_model
 
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"
 
@@ -42,10 +43,11 @@ def run_in(folder: Path, **fields: Any) -> kdtool.RunInfo:
     return make_run(folder, examples=examples, **fields)
 
 
-def on_grid(student: kdtool.LanguageModel, run: kdtool.RunInfo, **settings: Any) -> GGUFGrid:
-    transform = GGUFGrid(GGUFGrid.Config(**settings))
-    transform.kdtool_transform(student, run)
-    return transform
+def on_grid(student: kdtool.LanguageModel, run: kdtool.RunInfo, **settings: Any) -> Iterator[kdtool.LanguageModel]:
+    """Transform the student; the next step of what is returned finishes."""
+    training = GGUFGrid(GGUFGrid.Config(**settings)).kdtool_transform(student, run)
+    next(training)
+    return training
 
 
 def states(student: TransformersModel) -> torch.Tensor:
@@ -76,9 +78,9 @@ def test_the_grid_is_that_of_the_file_and_the_next_export_keeps_it(
     student, run = save_student(tmp_path / "student", hidden=256), run_in(tmp_path / "run")
     plain = {path: student.model.get_submodule(path).weight.detach().clone() for path in (UP, DOWN)}
     expected = stored(run, tmp_path / "student", mix, imatrix)
-    transform = on_grid(student, run, type=mix, imatrix=imatrix)
+    training = on_grid(student, run, type=mix, imatrix=imatrix)
     computed = states(student)
-    transform.kdtool_finish(student, run)
+    next(training, None)
     assert states(student).equal(computed)
     for path in (UP, DOWN):
         assert student.model.get_submodule(path).weight.equal(expected[path])
@@ -97,7 +99,7 @@ def test_matrices_have_the_types_of_the_file(tmp_path: Path) -> None:
 def test_gradients_are_those_of_the_rounded_weights_and_steps_are_seen(tmp_path: Path) -> None:
     student, run = save_student(tmp_path / "student"), run_in(tmp_path / "run")
     twin, settings = save_student(tmp_path / "twin"), {"type": "q4_0", "imatrix": "none"}
-    on_grid(twin, run, **settings).kdtool_finish(twin, run)
+    next(on_grid(twin, run, **settings), None)
     on_grid(student, run, **settings)
     self_check(student)
     for model in (student, twin):
@@ -116,7 +118,7 @@ def test_frozen_layers_are_rounded_and_stay_frozen(tmp_path: Path) -> None:
     student, run = save_student(tmp_path / "student"), run_in(tmp_path / "run")
     student.model.get_submodule(UP).weight.requires_grad_(requires_grad=False)
     before = student.model.get_submodule(UP).weight.clone()
-    on_grid(student, run, type="q4_0").kdtool_finish(student, run)
+    next(on_grid(student, run, type="q4_0"), None)
     layer = student.model.get_submodule(UP)
     assert type(layer) is torch.nn.Linear
     assert not layer.weight.requires_grad
@@ -135,5 +137,3 @@ def test_what_cannot_be_rounded_is_explained(tmp_path: Path) -> None:
         on_grid(student, run)
     with pytest.raises(kdtool.UsageError, match="class gemma2"):
         on_grid(tiny_model("gemma2"), run)
-    with pytest.raises(kdtool.PluginError, match="without kdtool_transform"):
-        GGUFGrid(GGUFGrid.Config()).kdtool_finish(student, run)

@@ -113,7 +113,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_with_padding_rows_is_compared_on_its_tokens(tmp_path: Path) -> None:
-    from kdtool_transformers.testing import save_tiny
+    from kdtool_testing.tiny_models import save_tiny
 
     student = save_student(tmp_path / "trained")
     save_tiny(tmp_path / "trained", vocabulary=330, hidden_size=64, head_dim=16)
@@ -176,7 +176,7 @@ def test_text_that_is_measured_on_is_not_calibrated_on(tmp_path: Path) -> None:
 
 
 def test_a_short_context_is_not_exceeded(tmp_path: Path) -> None:
-    from kdtool_transformers.testing import save_tiny
+    from kdtool_testing.tiny_models import save_tiny
 
     student = save_tiny(tmp_path / "trained", "gpt2", vocabulary=260, max_position_embeddings=96)
     (tmp_path / "run").mkdir()

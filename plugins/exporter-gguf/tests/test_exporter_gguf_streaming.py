@@ -27,8 +27,8 @@ from kdtool_exporter_gguf._requests import completion, text_answer, text_pieces
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._server import LlamaCpp
 from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_model
 from kdtool_transformers import TransformersTokenizer, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from kdtool_exporter_gguf._pre_tokenizer import name_of_splitting
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer, tiny_model
 from kdtool_transformers import TransformersRuntime, TransformersTokenizer, open_model, open_tokenizer, published_config
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer, tiny_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 

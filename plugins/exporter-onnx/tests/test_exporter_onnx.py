@@ -18,8 +18,8 @@ from kdtool_exporter_onnx import ONNX
 from kdtool_exporter_onnx._int8 import BLOCK, to_blocks
 from kdtool_exporter_onnx._model import OnnxModel
 from kdtool_testing import ExporterConformance, make_run
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersRuntime, open_model
-from kdtool_transformers.testing import save_tiny
 
 TEXTS = ["def f(x):\n    return x\n", "import os\n\n\nprint(os.name, 'größe')\n" * 12]
 

@@ -15,8 +15,8 @@ import torch
 from kdtool_exporter_safetensors import Safetensors, _logits
 from kdtool_model_card import known_terms, terms_of
 from kdtool_testing import ExporterConformance, make_run
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny, tiny_model
 from safetensors.torch import load_file
 
 

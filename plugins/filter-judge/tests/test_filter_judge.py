@@ -12,6 +12,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_asking import Priced
 from kdtool_filter_judge import JudgeFilter
 from kdtool_filter_judge._verdicts import read_scores, reason_to_reject
 from kdtool_testing import FilterConformance, make_run
@@ -264,13 +265,13 @@ def test_cheaper_filters_stand_before_it(tmp_path: Path) -> None:
 
 
 def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
-    class Priced(Critic):
-        def kdtool_estimate_answers(
-            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
+    class Paid(Critic, Priced):
+        def estimate_answers(
+            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float = 1, most: float = 1
         ) -> Iterator[kdtool.Estimate]:
             yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
 
-    (found,) = judge().kdtool_estimate(run_in(tmp_path, Priced()), kdtool.RunForecast())
+    (found,) = judge().kdtool_estimate(run_in(tmp_path, Paid()), kdtool.RunForecast())
     assert found.note == "at most $0.0010 for a row of 3,000 characters that the other filters keep"
     assert list(judge().kdtool_estimate(run_in(tmp_path, Critic()), kdtool.RunForecast())) == []
 

@@ -7,8 +7,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_streaming import SpeculativeRuntime, StreamedModels, StreamingRuntime
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersRuntime
-from kdtool_transformers.testing import tiny_model
 
 
 class _Foreign(kdtool.Runtime):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from kdtool_streaming import SpeculativeRuntime, StreamingRuntime
 from kdtool_streaming._rule import keep_likeliest, keep_samples
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
-from kdtool_transformers.testing import byte_tokenizer, tiny_model
+from kdtool_testing.tiny_models import tiny_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, byte_tokenizer
 from torch import Tensor
 
 REQUESTS = [

@@ -37,8 +37,7 @@ def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     text = make_run(folder, stage="text", stage_title="text")
     title = "training of control, seed 1"
     training = make_run(folder, stage="phases", label="control-seed1-train", stage_title=title)
-    told.kdtool_run_start(make_run(folder, name="my-coder"))
-    told.kdtool_plan(text, PLANNED)
+    told.kdtool_run_start(make_run(folder, name="my-coder"), PLANNED)
     told.kdtool_stage_start(text, None, "documents")
     told.kdtool_stage_end(text, 0.01, True)
     told.kdtool_stage_start(training, 100, "steps")
@@ -116,16 +115,16 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
 def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = ConsoleTracker(ConsoleTracker.Config())
     run = make_run(tmp_path)
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, ())
     told.kdtool_stage_start(run, 5, "rows")
     told.kdtool_run_end(run, "failed", None)
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, ())
     for reused in (True, True, False):
         told.kdtool_stage_end(run, 0.5, reused)
     told.kdtool_run_end(run, "failed", None)
     told.kdtool_stage_end(run, 0.5, True)
     told.kdtool_run_end(run, "interrupted", None)
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, ())
     told.kdtool_stage_end(run, 0.5, True)
     told.kdtool_run_end(run, "done", None)
     ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Run test ")]
@@ -186,15 +185,11 @@ def test_a_resumed_stage_is_as_fast_as_since_it_was_resumed() -> None:
 def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120, color_system=None))
-    display.prepare("checking")
-    display._progress.refresh()
-    assert "checking" in out.getvalue()
     display.place("stage 5 of 16, about 12 min left")
     display.start("training of student, seed 0", 100, "steps")
     display._progress.refresh()
     last = out.getvalue().rpartition("stage 5 of 16, about 12 min left")[2]
     assert "training of student, seed 0" in last
-    assert "checking" not in last
     assert len([*display._progress.get_renderables()]) == 2
     display.end("training of student, seed 0", 1.5, reused=False)
     assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"

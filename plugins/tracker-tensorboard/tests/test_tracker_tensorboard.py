@@ -36,7 +36,7 @@ def report(step: int, loss: float | None = None) -> kdtool.StepReport:
 def train(run: kdtool.RunInfo, *steps: int, phase: str = "train", loss: float | None = None) -> None:
     """Log steps in a process of their own, which is killed at the end: nothing is closed."""
     told = tracker()
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, ())
     place: dict[str, Any] = {"stage": "phases", "phase": phase, "label": f"student-seed0-{phase}"}
     for step in steps:
         told.kdtool_step_end(make_run(run.folder, **place), report(step, loss))
@@ -136,7 +136,7 @@ def test_measurements_texts_and_settings_are_replaced_as_a_whole(tmp_path: Path)
     (tmp_path / "results.json").write_text('{"recipe": {"train": {"train": {"steps": 5}}, "student": {"use": "gpt"}}}')
     for value in (1.5, 2.5):
         told, run = tracker(), make_run(tmp_path)
-        told.kdtool_run_start(run)
+        told.kdtool_run_start(run, ())
         found: dict[str, Any] = {"low": 1.0, "high": 3.0, "texts": MappingProxyType({"def f(": "x): pass"})}
         told.kdtool_measurement(run, kdtool.Measurement("bits", "student", "bits", value, 4, False, **found))
         told.kdtool_run_end(run, "done", None)
@@ -157,7 +157,7 @@ def test_measurements_texts_and_settings_are_replaced_as_a_whole(tmp_path: Path)
 
 def test_names_that_no_file_system_takes_become_folders(tmp_path: Path) -> None:
     told = tracker()
-    told.kdtool_run_start(make_run(tmp_path))
+    told.kdtool_run_start(make_run(tmp_path), ())
     told.kdtool_step_end(make_run(tmp_path, arm="../a\x00b " * 200, phase="../../x"), report(1))
     told.kdtool_close()
     (path,) = files(tmp_path)

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Log steps in a process of their own, which is killed at the end: nothing is closed."""
     told = tracker(**settings)
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, ())
     place: dict[str, Any] = {"stage": "phases", "phase": phase, "label": f"student-seed{seed}-{phase}", "seed": seed}
     for step in steps:
         told.kdtool_step_end(make_run(run.folder, **place), report(step, loss))
@@ -108,9 +108,8 @@ def test_measurements_texts_and_settings_are_replaced_as_a_whole(tmp_path: Path)
     train(make_run(tmp_path, name="my.run"), 1)
     for value in (1.5, 2.5):
         told, run = tracker(), make_run(tmp_path, name="my.run")
-        told.kdtool_run_start(run)
         stages = [kdtool.StageRecord("phases/student-seed0-train", "f", 0.0, reused=True, path=tmp_path)]
-        told.kdtool_plan(run, stages)
+        told.kdtool_run_start(run, stages)
         found: dict[str, Any] = {"low": 1.0, "high": 3.0, "texts": MappingProxyType({"def f(": "x): pass"})}
         told.kdtool_measurement(run, kdtool.Measurement("bits", "student", "bits", value, 4, False, **found))
         told.kdtool_run_end(run, "done", None)

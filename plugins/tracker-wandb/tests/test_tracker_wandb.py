@@ -85,9 +85,8 @@ def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     said: list[str] = []
     run, told = make_run(tmp_path, offline=True, say=said.append), tracker(mode="online")
-    told.kdtool_run_start(run)
+    told.kdtool_run_start(run, PLAN)
     assert "nothing is sent" in said[0]
-    told.kdtool_plan(run, PLAN)
     told.kdtool_step_end(training(tmp_path), report(1))
     told.kdtool_run_end(run, "failed", None)
     assert len(points(tmp_path)) == 1
@@ -111,7 +110,7 @@ def test_the_key_reaches_the_process_by_its_environment_and_only_online(
     monkeypatch.setenv("WANDB_PROJECT", "another")
     for mode in ("offline", "online"):
         tracked = tracker(mode=mode)
-        tracked.kdtool_run_start(make_run(tmp_path))
+        tracked.kdtool_run_start(make_run(tmp_path), ())
         assert tracked._process is not None
         place = Path(f"/proc/{tracked._process._process.pid}")
         while not (environment := (place / "environ").read_text(encoding="utf-8").split("\0"))[0]:
@@ -158,16 +157,6 @@ def test_rows_hold_shares_rates_and_each_step_once() -> None:
     assert third["train/tokens_per_second"] == pytest.approx(500), "of the resumed run's own step before"
 
 
-def test_steps_before_the_plan_are_logged_when_it_is_known(tmp_path: Path) -> None:
-    told = tracker()
-    told.kdtool_run_start(make_run(tmp_path))
-    told.kdtool_step_end(training(tmp_path), report(1))
-    told.kdtool_plan(make_run(tmp_path), PLAN)
-    told.kdtool_step_end(training(tmp_path), report(2))
-    told.kdtool_run_end(make_run(tmp_path), "failed", None)
-    assert [point["train/step"] for point in points(tmp_path)] == [1, 2]
-
-
 def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> None:
     other = [replace(PLAN[0], fingerprint="b" * 64)]
 
@@ -176,19 +165,18 @@ def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> 
         time = f"2026-11-22T20:00:{number:02}.000+00:00"
         return {"event": "step_end", **place, "time": time, "report": asdict(replace(report(number), loss=loss))}
 
-    def plan(stages: list[kdtool.StageRecord]) -> dict[str, Any]:
-        return {"event": "plan", "stages": [{"name": one.name, "fingerprint": one.fingerprint} for one in stages]}
+    def start(stages: list[kdtool.StageRecord]) -> dict[str, Any]:
+        planned = [{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages]
+        return {"event": "run_start", "recipe": {"name": "coders"}, "stages": planned}
 
-    start = {"event": "run_start", "recipe": {"name": "coders"}}
-    of_others = [start, plan(other), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
-    killed = [start, plan(PLAN), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
-    resumed = [start, plan(PLAN), step(3, 9.0), step(4)]
+    of_others = [start(other), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
+    killed = [start(PLAN), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
+    resumed = [start(PLAN), step(3, 9.0), step(4)]
     lines = [json.dumps(event) for event in [*of_others, *killed, *resumed]]
     (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "step_e']), encoding="utf-8")
     for _ in range(2):
         told = tracker()
-        told.kdtool_run_start(make_run(tmp_path))
-        told.kdtool_plan(make_run(tmp_path), PLAN)
+        told.kdtool_run_start(make_run(tmp_path), PLAN)
         for number in (3, 4, 5):
             told.kdtool_step_end(training(tmp_path), report(number))
         told.kdtool_run_end(make_run(tmp_path), "failed", None)
@@ -213,8 +201,7 @@ def test_settings_name_no_folder_of_the_user_s_home(tmp_path: Path, monkeypatch:
     graph = {"nodes": {"phases/student-seed0-train": node}}
     (tmp_path / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
     told = tracker()
-    told.kdtool_run_start(make_run(tmp_path))
-    told.kdtool_plan(make_run(tmp_path), PLAN)
+    told.kdtool_run_start(make_run(tmp_path), PLAN)
     told.kdtool_step_end(training(tmp_path), report(1))
     told.kdtool_run_end(make_run(tmp_path), "failed", None)
     (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
@@ -224,7 +211,7 @@ def test_settings_name_no_folder_of_the_user_s_home(tmp_path: Path, monkeypatch:
 
 def test_a_process_that_hangs_is_killed_after_the_wait(tmp_path: Path) -> None:
     told = tracker(wait=1)
-    told.kdtool_run_start(make_run(tmp_path))
+    told.kdtool_run_start(make_run(tmp_path), ())
     assert told._process is not None
     process = told._process._process
     os.kill(process.pid, signal.SIGSTOP)
@@ -237,13 +224,13 @@ def test_a_process_that_hangs_is_killed_after_the_wait(tmp_path: Path) -> None:
 
 def test_a_process_that_died_is_reported_with_its_last_words(tmp_path: Path) -> None:
     told = tracker()
-    told.kdtool_run_start(make_run(tmp_path))
+    told.kdtool_run_start(make_run(tmp_path), ())
     assert told._process is not None
     (tmp_path / "wandb" / "tracker.log").write_text("Traceback …\nOSError: No space left on device\n", encoding="utf-8")
     told._process._process.kill()
     told._process._process.wait()
     with pytest.raises(kdtool.ServiceError, match="wandb stopped: OSError: No space left on device"):
-        told.kdtool_plan(make_run(tmp_path), PLAN)
+        told.kdtool_step_end(training(tmp_path), report(1))
     told.kdtool_close()  # the same is not said twice
 
 

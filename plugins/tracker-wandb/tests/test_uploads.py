@@ -23,7 +23,9 @@ EVENT = (
     '"time": "2026-11-22T20:00:0{0}+00:00", "report": {{"step": {0}, "steps": 9, "tokens": {0}, "seconds": {0}, '
     '"loss": 1.5, "learning_rate": 0.1, "gradient_norm": 1, "terms": {{}}, "metrics": {{}}}}}}'
 )
-PLANNED = '{"event": "plan", "stages": [{"name": "phases/student-seed0-train", "fingerprint": "' + "a" * 64 + '"}]}'
+PLANNED = (
+    '{"event": "run_start", "stages": [{"name": "phases/student-seed0-train", "fingerprint": "' + "a" * 64 + '"}]}'
+)
 
 
 def track(folder: Path, steps: range, *, killed: bool = False, **settings: Any) -> None:
@@ -31,8 +33,7 @@ def track(folder: Path, steps: range, *, killed: bool = False, **settings: Any) 
     earlier = [EVENT.format(step) for step in range(1, steps[0])]
     (folder / "events.jsonl").write_text("\n".join([PLANNED, *earlier, ""]), encoding="utf-8")
     told = WandbTracker(WandbTracker.Config.model_validate(settings))
-    told.kdtool_run_start(make_run(folder))
-    told.kdtool_plan(make_run(folder), PLAN)
+    told.kdtool_run_start(make_run(folder), PLAN)
     run = make_run(folder, stage="phases", label="student-seed0-train", phase="train")
     for step in steps:
         told.kdtool_step_end(run, kdtool.StepReport(step, 9, step, step, 1.5, 0.1, 1.0))

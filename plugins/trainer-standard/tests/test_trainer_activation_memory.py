@@ -7,11 +7,11 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_trainer_standard._activation_memory import estimate_activation_memory
 from kdtool_trainer_standard._rehearsed_attention import RehearsedAttention
 from kdtool_transformers import TransformersModel, outline_of
 from kdtool_transformers import _attention as attention
-from kdtool_transformers.testing import packed_batch, tiny_model
 
 ROWS, LENGTH = 2, 96
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}

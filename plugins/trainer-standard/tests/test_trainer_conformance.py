@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,15 +38,15 @@ class TestOnTextOfTheStudentsOwn(TrainerConformance):
 class Hoards(kdtool.Weighting):
     """Remembers what JSON has no form for."""
 
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return {"seen": {1, 2}}
+    def kdtool_balance(self, terms: Any, step: int, state: dict[str, Any]) -> None:
+        state["seen"] = {1, 2}
 
 
 def test_a_state_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
     components = {"losses.ce": CE(CE.Config()), "weightings.hoards": Hoards(Hoards.Config())}
     run = make_run(tmp_path / "run", components, say=lambda _: None)
     phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=3)
-    with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_state.*set is not JSON"):
+    with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_balance.*set is not JSON"):
         make_trainer(checkpoint_every=1).kdtool_train(run, phase, make_model(1))
 
 

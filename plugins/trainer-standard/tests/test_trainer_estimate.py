@@ -11,9 +11,9 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_trainer_standard._estimated_memory import _gathered_bytes, _inside
 from kdtool_transformers import outline_of
-from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48

@@ -270,7 +270,7 @@ class Half(kdtool.Weighting):
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         return 2.0 * (chunk.positions % 2 == 0)
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int, state: Any) -> Mapping[str, float]:
         assert all(stats.gradient_norm is not None for stats in terms.values())
         return dict.fromkeys(terms, 10.0 * step)
 
@@ -337,7 +337,7 @@ def test_tokens_at_a_row_s_beginning_may_have_no_weight(tmp_path: Path) -> None:
 class Plain(kdtool.Weighting):
     """Balances by values alone."""
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int, state: Any) -> Mapping[str, float]:
         assert all(stats.gradient_norm is None for stats in terms.values())
         return dict.fromkeys(terms, 1.0)
 

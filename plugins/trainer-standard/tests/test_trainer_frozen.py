@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_trainer_standard import _train
 from kdtool_trainer_standard._activation_memory import estimate_activation_memory
 from kdtool_trainer_standard._frozen import frozen_bytes, frozen_weights_held, hold_outline
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import distribute_tensor

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
 from kdtool_trainer_standard import _compiling
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_transformers import outline_of
-from kdtool_transformers.testing import tiny_model
 from torch import Tensor
 from trainer_models import (
     CE,

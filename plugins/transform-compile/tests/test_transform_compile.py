@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_compile import Compile, _layers, _machine
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,10 +39,11 @@ class TestCompileConforms(TransformConformance):
         return tiny_model(layers=2)
 
 
-def switch_on(student: TransformersModel, folder: Path) -> Compile:
-    transform = Compile(Compile.Config())
-    transform.kdtool_transform(student, make_run(folder))
-    return transform
+def switch_on(student: TransformersModel, folder: Path) -> Iterator[kdtool.LanguageModel]:
+    """Transform the student; the next step of what is returned finishes."""
+    training = Compile(Compile.Config()).kdtool_transform(student, make_run(folder))
+    next(training)
+    return training
 
 
 @pytest.fixture
@@ -64,13 +65,13 @@ def test_compiled_layers_give_the_same_gradients(tmp_path: Path) -> None:
     student = tiny_model(layers=2)
     expected = gradients(student)
     names = list(student.model.state_dict())
-    transform = switch_on(student, tmp_path)
+    training = switch_on(student, tmp_path)
     found = gradients(student)
     assert greatest_difference(found, expected) < 1e-5
     assert gradients(student) is not found
     assert all(again.equal(found[name]) for name, again in gradients(student).items())
     assert list(student.model.state_dict()) == names
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert all(plain.equal(expected[name]) for name, plain in gradients(student).items())
 
 
@@ -81,7 +82,7 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
     lengths = (48, 64, 40, 56, 72, 80, 88, 96, 104, 112)
     expected = {length: gradients(student, length=length) for length in lengths}
-    transform = switch_on(student, tmp_path)
+    training = switch_on(student, tmp_path)
     counts = []
     for length in lengths:
         assert greatest_difference(gradients(student, length=length), expected[length]) < 1e-5
@@ -89,7 +90,7 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
     assert 0 < counts[0] == counts[-1], "once for all layers and lengths"
     self_check(student)
     assert len(compilations) == counts[0], "what runs without gradients is not compiled"
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -121,10 +122,10 @@ def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> 
         for phase in range(4):
             student = tiny_model(layers=1, hidden_size=32 + 4 * phase, head_dim=8)
             expected, before = gradients(student), len(compilations)
-            transform = switch_on(student, tmp_path)
+            training = switch_on(student, tmp_path)
             assert greatest_difference(gradients(student), expected) < 1e-5
             assert len(compilations) > before, phase
-            transform.kdtool_finish(student, make_run(tmp_path))
+            next(training, None)
 
 
 def test_models_that_cannot_be_compiled_are_explained(tmp_path: Path) -> None:

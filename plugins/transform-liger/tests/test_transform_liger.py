@@ -6,6 +6,7 @@ of the kernels themselves. Tests marked `gpu` run the kernels, where there is a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_liger import Liger, _kernels
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor
 
 HAS_KERNELS = torch.cuda.is_available() and find_spec("liger_kernel") is not None
@@ -58,10 +59,11 @@ class TestLigerConforms(TransformConformance):
         return tiny_model()
 
 
-def switch_on(student: TransformersModel, folder: Path) -> Liger:
-    transform = Liger(Liger.Config())
-    transform.kdtool_transform(student, make_run(folder))
-    return transform
+def switch_on(student: TransformersModel, folder: Path) -> Iterator[kdtool.LanguageModel]:
+    """Transform the student; the next step of what is returned finishes."""
+    training = Liger(Liger.Config()).kdtool_transform(student, make_run(folder))
+    next(training)
+    return training
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -74,7 +76,7 @@ def test_norms_rotations_and_feed_forwards_are_replaced_and_restored(
     expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
-    transform = switch_on(student, tmp_path)
+    training = switch_on(student, tmp_path)
     replaced = sorted(type(module).__name__ for module in student.model.modules() if "forward" in vars(module))
     norms = 2 * (4 if family == "qwen3" else 2) + 1
     assert [sum(name.endswith(end) for name in replaced) for end in ("RMSNorm", "MLP", "Attention")] == [norms, 2, 2]
@@ -84,7 +86,7 @@ def test_norms_rotations_and_feed_forwards_are_replaced_and_restored(
     assert greatest_difference(gradients(other, layer=1), expected) == 0.0, (
         "other models of the family are as they were"
     )
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert not any("forward" in vars(module) for module in student.model.modules())
     assert greatest_difference(gradients(student, layer=1), expected) == 0.0
 
@@ -135,9 +137,9 @@ def test_the_kernels_give_the_same_gradients(family: str, checkpointing: bool, t
     expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
-    transform = switch_on(student, tmp_path)
+    training = switch_on(student, tmp_path)
     assert greatest_difference(gradients(student, layer=1), expected) < 1e-4
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert greatest_difference(gradients(student, layer=1), expected) < 1e-6
 
 

@@ -10,11 +10,11 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_lora import Lora, Qlora, _nf4
 from kdtool_transform_lora._nf4 import dequantise
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -88,7 +88,8 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", [Lora, Qlora])
 def test_adapters_learn_and_all_else_stays_to_the_bit(kind: type[Lora], tmp_path: Path) -> None:
     student, transform = tiny_model("qwen2"), make(kind, **SYSTEM_E)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     names = {name for name, p in student.model.named_parameters() if p.requires_grad}
     assert len(names) == 4 * 2 * 2  # layers, q and v, A and B
     assert all("lora_" in name for name in names)
@@ -115,11 +116,12 @@ FAMILIES = ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"]
 def test_lora_merges_into_a_plain_model_that_transformers_opens(family: str, tied: bool, tmp_path: Path) -> None:
     student, plain = (tiny_model(family, tie_word_embeddings=tied) for _ in range(2))
     transform = make(Lora, r=4)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     learn(student)
     learnt = logits(student.model)
     assert away(learnt, logits(plain.model)) > 0.1
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert [(name, type(module)) for name, module in student.model.named_modules()] == [
         (name, type(module)) for name, module in plain.model.named_modules()
     ]
@@ -135,12 +137,13 @@ def test_qlora_saves_dequantised_weights_plus_adapters(family: str, double: bool
 
     student, plain = (tiny_model(family) for _ in range(2))
     transform = make(Qlora, r=4, targets=["q_proj"], double_quantisation=double)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     assert away(logits(student.model), logits(plain.model)) > 0.01  # 4 bits are not all bits
     learn(student)
     learnt, layer = logits(student.model), student.model.get_submodule("model.layers.1.self_attn.q_proj")
     product = 16 / 4 * layer.lora_B.default.weight @ layer.lora_A.default.weight
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     student.save(tmp_path / "model")
     assert away(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), learnt) < 1e-4
 
@@ -161,12 +164,13 @@ def test_qlora_saves_dequantised_weights_plus_adapters(family: str, double: bool
 def test_a_student_in_half_precision_keeps_it(kind: type[Lora], dtype: torch.dtype, tmp_path: Path) -> None:
     student, transform = tiny_model("qwen2"), make(kind, r=4)
     student.model.to(dtype)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     for parameter in student.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # as trainers do
     learn(student)
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert {parameter.dtype for parameter in student.model.parameters()} == {dtype}
 
 
@@ -174,14 +178,15 @@ def test_a_student_in_half_precision_keeps_it(kind: type[Lora], dtype: torch.dty
 def test_alpha_scales_the_product(stabilised: bool, scale: float, tmp_path: Path) -> None:
     student, plain = tiny_model(), tiny_model()
     transform = make(Lora, r=4, alpha=32, targets=["o_proj"], rank_stabilised=stabilised)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     learn(student)
     name = "model.layers.0.self_attn.o_proj"
     layer = student.model.get_submodule(name)
     expected = (
         plain.model.get_submodule(name).weight + scale * layer.lora_B.default.weight @ layer.lora_A.default.weight
     )
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     torch.testing.assert_close(student.model.get_submodule(name).weight.data, expected.detach())
 
 
@@ -189,9 +194,10 @@ def test_alpha_scales_the_product(stabilised: bool, scale: float, tmp_path: Path
 def test_a_kept_adapter_opens_with_peft_on_the_model_from_before(tmp_path: Path) -> None:
     student = save_tiny(tmp_path / "before")
     transform, run = make(Lora, **SYSTEM_E, keep_adapter=True), make_run(tmp_path)
-    transform.kdtool_transform(student, run)
+    training = transform.kdtool_transform(student, run)
+    next(training)
     learn(student)
-    transform.kdtool_finish(student, run)
+    next(training, None)
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "before")
     adapted = PeftModel.from_pretrained(before, run.folder / "adapter")
     assert away(logits(adapted), logits(student.model)) < 1e-4
@@ -207,10 +213,11 @@ def test_a_kept_adapter_names_its_base_and_its_card_opens_both(
     saved.save(tmp_path / "before")
     student, said = open_model(tmp_path / "before"), list[str]()
     transform, run = make(Lora, r=4, keep_adapter=True), make_run(tmp_path / "run", say=said.append)
-    transform.kdtool_transform(student, run)
+    training = transform.kdtool_transform(student, run)
+    next(training)
     learn(student)
     learnt = logits(student.model)
-    transform.kdtool_finish(student, run)
+    next(training, None)
     folder, base = run.folder / "adapter", built_from or str(tmp_path / "before")
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["base_model_name_or_path"] == base
@@ -240,7 +247,8 @@ def test_a_student_of_bfloat16_stays_one_and_its_file_as_it_was(kind: type[Lora]
     student, transform = half(tmp_path / "before"), make(kind, r=4)
     file = tmp_path / "before" / "model.safetensors"
     written = file.read_bytes()
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     adapters = {name: p for name, p in student.model.named_parameters() if p.requires_grad}
     for parameter in adapters.values():
         parameter.data = parameter.data.float()  # as trainers do
@@ -251,7 +259,7 @@ def test_a_student_of_bfloat16_stays_one_and_its_file_as_it_was(kind: type[Lora]
     base = layer.base_layer
     before = base.weight.data.float() if kind is Lora else dequantise(base)
     expected = (before + product).bfloat16()
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert {p.dtype for p in student.model.parameters()} == {torch.bfloat16}
     assert student.model.get_parameter("model.layers.1.self_attn.q_proj.weight").equal(expected)
     assert file.read_bytes() == written
@@ -267,7 +275,8 @@ def test_layers_that_share_a_weight_written_before_learn_alike(kind: type[Lora],
     with torch.no_grad():
         first.weight.mul_(2)
     written = first.weight.detach().float()
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     for name in names:
         layer = student.model.get_submodule(name)
         held = layer.base_layer.weight.data.float() if kind is Lora else dequantise(layer.base_layer)
@@ -276,7 +285,8 @@ def test_layers_that_share_a_weight_written_before_learn_alike(kind: type[Lora],
 
 def test_4_bits_are_computed_with_in_the_dtype_of_autocast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student, transform = tiny_model("qwen2"), make(Qlora, r=4)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     biases = {name: p.clone() for name, p in student.model.named_parameters() if name.endswith("bias")}
     found: list[tuple[torch.dtype, torch.dtype]] = []
 
@@ -300,14 +310,15 @@ def test_4_bits_are_computed_with_in_the_dtype_of_autocast(tmp_path: Path, monke
 @pytest.mark.parametrize("kind", [Lora, Qlora])
 def test_a_merge_that_changes_the_model_is_refused(kind: type[Lora], broken: str, tmp_path: Path) -> None:
     student, transform = tiny_model(), make(kind, r=4)
-    transform.kdtool_transform(student, make_run(tmp_path))
+    training = transform.kdtool_transform(student, make_run(tmp_path))
+    next(training)
     learn(student)
     for module in student.model.modules():
         if hasattr(module, "get_delta_weight"):
             product, factor = module.get_delta_weight, 1.1 if broken == "scaled" else float("nan")
             module.get_delta_weight = lambda name, product=product, factor=factor: factor * product(name)
     with pytest.raises(kdtool.PluginError, match="merging the adapters changed the logits of LlamaForCausalLM"):
-        transform.kdtool_finish(student, make_run(tmp_path))
+        next(training, None)
 
 
 @pytest.mark.parametrize(
@@ -325,20 +336,20 @@ def test_targets_that_cannot_be_are_explained(
 ) -> None:
     student = tiny_model()
     with pytest.raises(kdtool.UsageError, match=message):
-        make(kind, targets=targets).kdtool_transform(student, make_run(tmp_path))
+        next(make(kind, targets=targets).kdtool_transform(student, make_run(tmp_path)))
     assert all(parameter.requires_grad for parameter in student.model.parameters())
 
 
 def test_both_at_once_are_refused(tmp_path: Path) -> None:
     student = tiny_model()
-    make(Lora).kdtool_transform(student, make_run(tmp_path))
+    next(make(Lora).kdtool_transform(student, make_run(tmp_path)))
     with pytest.raises(kdtool.UsageError, match="take one of lora and qlora"):
-        make(Qlora).kdtool_transform(student, make_run(tmp_path))
+        next(make(Qlora).kdtool_transform(student, make_run(tmp_path)))
 
 
 def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"c_attn, c_fc, c_proj of GPT2LMHeadModel are Conv1D: use lora"):
-        make(Qlora).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path))
+        next(make(Qlora).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path)))
 
 
 def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -356,4 +367,4 @@ def test_layers_that_another_transform_made_are_refused(tmp_path: Path) -> None:
     student = tiny_model()
     student.model.set_submodule("model.layers.0.self_attn.q_proj", Own(32, 32))
     with pytest.raises(kdtool.UsageError, match=r"self_attn\.q_proj is a Own, .*its own phase"):
-        make(Lora).kdtool_transform(student, make_run(tmp_path))
+        next(make(Lora).kdtool_transform(student, make_run(tmp_path)))

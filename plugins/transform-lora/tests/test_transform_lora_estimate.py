@@ -8,9 +8,9 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_transform_lora import Lora, Qlora
 from kdtool_transformers import outline_of
-from kdtool_transformers.testing import tiny_model
 
 
 @pytest.mark.parametrize("kind", [Lora, Qlora])
@@ -23,7 +23,7 @@ def test_putting_in_and_merging_have_moments_of_their_own(
     bare = student.facts
     models = {"student": replace(bare, dtype=dtype)}
     transform, run = kind(kind.Config.model_validate({"r": 4})), make_run(tmp_path)
-    outline = transform.kdtool_transform(student, run)
+    outline = next(transform.kdtool_transform(student, run))
     phase = kdtool.PlannedPhase("train", "phases/train", "student", 4, (), 32, outline, outline.facts)
     ahead = kdtool.RunForecast(models=models, student="student", phases=(phase,), phase=phase)
     found = list(transform.kdtool_estimate(run, ahead))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check
 from kdtool_transform_qat import Qat
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -32,10 +33,11 @@ class TestQatConforms(TransformConformance):
         return tiny_model()
 
 
-def on_grid(student: TransformersModel, folder: Path, **settings: Any) -> Qat:
-    transform = Qat(Qat.Config(**settings))
-    transform.kdtool_transform(student, make_run(folder))
-    return transform
+def on_grid(student: TransformersModel, folder: Path, **settings: Any) -> Iterator[kdtool.LanguageModel]:
+    """Transform the student; the next step of what is returned finishes."""
+    training = Qat(Qat.Config(**settings)).kdtool_transform(student, make_run(folder))
+    next(training)
+    return training
 
 
 def learn(student: TransformersModel, steps: int = 3) -> dict[str, torch.Tensor]:
@@ -78,14 +80,14 @@ def values_in_groups(weight: torch.Tensor, size: int) -> int:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_saved_computes_what_was_trained(family: str, tied: bool, tmp_path: Path) -> None:
     student, plain = (tiny_model(family, tie_word_embeddings=tied) for _ in range(2))
-    transform = on_grid(student, tmp_path)
+    training = on_grid(student, tmp_path)
     assert away(logits(student.model), logits(plain.model)) > 0.01  # 4 bits are not all bits
     assert student.model.state_dict().keys() == plain.model.state_dict().keys(), "checkpoints know the plain names"
     self_check(student)
     learn(student)
     learnt = logits(student.model)
     kept = {id(p): p.detach().clone() for p in (student.head.weight, student.model.get_input_embeddings().weight)}
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert [(name, type(module)) for name, module in student.model.named_modules()] == [
         (name, type(module)) for name, module in plain.model.named_modules()
     ]
@@ -100,14 +102,14 @@ def test_what_is_saved_computes_what_was_trained(family: str, tied: bool, tmp_pa
 def test_saved_weights_lie_on_the_grid(bits: int, size: int, tmp_path: Path) -> None:
     student = tiny_model(hidden_size=64, intermediate_size=96)
     before = student.model.get_parameter(Q).detach().clone()
-    transform = on_grid(student, tmp_path, bits=bits, group_size=size)
+    training = on_grid(student, tmp_path, bits=bits, group_size=size)
     learn(student)
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert values_in_groups(before, size) == size
     assert values_in_groups(student.model.get_parameter(Q).detach(), size) <= 2**bits
     student.save(tmp_path / "model")
     saved = load_file(tmp_path / "model" / "model.safetensors")[Q]
-    on_grid(student, tmp_path, bits=bits, group_size=size).kdtool_finish(student, make_run(tmp_path))
+    next(on_grid(student, tmp_path, bits=bits, group_size=size), None)
     torch.testing.assert_close(student.model.get_parameter(Q).data, saved, rtol=0, atol=1e-6 * float(saved.std()))
 
 
@@ -116,9 +118,9 @@ def test_a_later_quantiser_of_the_same_form_finds_the_same_numbers(dtype: torch.
     """llama.cpp's Q4_1 has groups of 32 with a scale and an offset, too: it loses its own rounding of those, no more."""
     student = tiny_model(hidden_size=64, intermediate_size=96)
     lossy = student.model.get_parameter(Q).detach().clone()
-    transform = on_grid(student, tmp_path)
+    training = on_grid(student, tmp_path)
     learn(student)
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     saved = student.model.get_parameter(Q).detach().to(dtype).float()  # as an exporter writes it
 
     def error(weight: torch.Tensor) -> float:
@@ -145,9 +147,9 @@ def test_gradients_reach_weights_that_are_rounded_and_checkpointing_changes_noth
 def test_a_student_in_half_precision_keeps_it(dtype: torch.dtype, tmp_path: Path) -> None:
     student = tiny_model("qwen2")
     student.model.to(dtype)
-    transform = on_grid(student, tmp_path)
+    training = on_grid(student, tmp_path)
     learnt = logits(student.model)
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert {parameter.dtype for parameter in student.model.parameters()} == {dtype}
     assert logits(student.model).equal(learnt)
 
@@ -157,8 +159,9 @@ def test_layers_whose_rows_are_no_whole_groups_stay_and_are_named(tmp_path: Path
     said: list[str] = []
     transform = Qat(Qat.Config(bits=4, group_size=32))
     run = make_run(tmp_path, say=said.append)
-    transform.kdtool_transform(student, run)
-    transform.kdtool_finish(student, run)
+    training = transform.kdtool_transform(student, run)
+    next(training)
+    next(training, None)
     assert said == [
         "qat: 4 linear layers (down_proj) keep all their bits: 48 weights per row is not a multiple of group_size 32"
     ]
@@ -170,9 +173,9 @@ def test_layers_whose_rows_are_no_whole_groups_stay_and_are_named(tmp_path: Path
 def test_frozen_layers_are_rounded_too_and_stay_frozen(tmp_path: Path) -> None:
     student = tiny_model()
     student.model.get_parameter(Q).requires_grad_(requires_grad=False)
-    transform = on_grid(student, tmp_path)
+    training = on_grid(student, tmp_path)
     learnt = logits(student.model)
-    transform.kdtool_finish(student, make_run(tmp_path))
+    next(training, None)
     assert not student.model.get_parameter(Q).requires_grad
     assert away(logits(student.model), learnt) < 1e-5
 
@@ -195,11 +198,11 @@ def test_what_cannot_be_rounded_is_explained(tmp_path: Path) -> None:
 
 def test_a_conversion_that_changes_the_model_is_refused(tmp_path: Path) -> None:
     student = tiny_model()
-    transform = on_grid(student, tmp_path)
+    training = on_grid(student, tmp_path)
     for module in student.model.modules():
         if hasattr(module, "weight_fake_quantizer"):
             module.weight_fake_quantizer.enabled = False  # what was trained is then not what is written
             rounded = type(module.weight_fake_quantizer)(module.weight_fake_quantizer.config)
             module.register_forward_hook(lambda layer, inputs, _, own=rounded: inputs[0] @ own(layer.weight).T)
     with pytest.raises(kdtool.PluginError, match="writing weights on the grid changed the logits"):
-        transform.kdtool_finish(student, make_run(tmp_path))
+        next(training, None)

@@ -7,9 +7,9 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool_testing.tiny_models import gradients, greatest_difference, packed_batch, tiny_model
 from kdtool_transformers import _attention
 from kdtool_transformers._attention import choose_kernel
-from kdtool_transformers.testing import gradients, greatest_difference, packed_batch, tiny_model
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import kdtool
 import pytest
 import torch
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersRuntime
 from kdtool_transformers._capacity import Capacity, capacity_of, gpu_capacity
-from kdtool_transformers.testing import tiny_model
 from transformers import LlamaConfig
 
 GIB = 2**30

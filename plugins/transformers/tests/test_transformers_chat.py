@@ -12,8 +12,8 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer
 from kdtool_transformers import TransformersTokenizer, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CHATML = (

@@ -11,16 +11,22 @@ import pytest
 import torch
 import transformers
 from kdtool_testing.model_checks import check_tokenizer
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, _model, open_tokenizer
-from kdtool_transformers._generate import prompt_ids
-from kdtool_transformers.testing import (
+from kdtool_testing.tiny_models import (
     begin_texts_with,
-    byte_tokenizer,
     save_code_llama_tokenizer,
     save_starcoder2_tokenizer,
     tiny_config,
     tiny_model,
 )
+from kdtool_transformers import (
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    _model,
+    byte_tokenizer,
+    open_tokenizer,
+)
+from kdtool_transformers._generate import prompt_ids
 from tokenizers import Tokenizer, processors
 
 TEXTS = ["def f(x):\n    return x\n", "x", "é 漢\t\n", "print(1)\n" * 9]

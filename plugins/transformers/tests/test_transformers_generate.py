@@ -8,9 +8,9 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import generate_plainly
+from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import eval_mode
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
 PROMPTS = [list(b"def f(x):"), [7], list(b"a much longer prompt than all of the others"), list(b"x = ")]
 LIMITS = [9, 3, 1, 14]

@@ -16,6 +16,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import (
     TransformersTokenizer,
     find_source,
@@ -25,7 +26,6 @@ from kdtool_transformers import (
     source_identity,
 )
 from kdtool_transformers._headers import require_fit
-from kdtool_transformers.testing import save_tiny
 from safetensors.torch import load_file, save_file
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")

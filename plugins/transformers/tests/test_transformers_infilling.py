@@ -9,17 +9,18 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, tiny_model
 from kdtool_transformers import (
     CODE_LLAMA,
     TransformersModel,
     TransformersRuntime,
     TransformersTokenizer,
+    byte_tokenizer,
     open_tokenizer,
     trim_suffix,
 )
 from kdtool_transformers._generate import prompt_ids
 from kdtool_transformers._infilling import FAMILIES, Infilling, overlap
-from kdtool_transformers.testing import byte_tokenizer, save_code_llama_tokenizer, tiny_model
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 

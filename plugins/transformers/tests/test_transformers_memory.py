@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import release_mapping, widen
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
-from kdtool_transformers.testing import tiny_model
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files are left to the system")
 

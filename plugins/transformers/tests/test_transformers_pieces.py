@@ -9,14 +9,9 @@ import kdtool
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kdtool_transformers import TransformersTokenizer, open_tokenizer
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_config
+from kdtool_transformers import TransformersTokenizer, byte_tokenizer, open_tokenizer
 from kdtool_transformers._pieces import Pieces
-from kdtool_transformers.testing import (
-    byte_tokenizer,
-    save_code_llama_tokenizer,
-    save_starcoder2_tokenizer,
-    tiny_config,
-)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_torch import _complete_folders, _scoring, _self_check, compute_dtype, exact_logits, self_check, windows
-from kdtool_transformers import TransformersRuntime, _model, open_model, open_tokenizer, weights_identity
+from kdtool_transformers import (
+    TransformersRuntime,
+    _model,
+    byte_tokenizer,
+    open_model,
+    open_tokenizer,
+    weights_identity,
+)
 from kdtool_transformers._documents import Documents
-from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()

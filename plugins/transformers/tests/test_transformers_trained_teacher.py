@@ -10,6 +10,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import (
     CausalTeacher,
     CausalTeacherConfig,
@@ -18,7 +19,6 @@ from kdtool_transformers import (
     TransformersRuntime,
     open_model,
 )
-from kdtool_transformers.testing import save_tiny
 
 IDS = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(0))
 

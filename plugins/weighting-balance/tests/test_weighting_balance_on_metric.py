@@ -20,12 +20,14 @@ def on_metric(**settings: Any) -> OnMetric:
     return OnMetric(OnMetric.Config(**{"watch": "kl", "change": "hidden", **settings}))
 
 
-def factors(weighting: OnMetric, values: list[float], first: int = 2) -> list[float]:
+def factors(
+    weighting: OnMetric, values: list[float], first: int = 2, state: dict[str, Any] | None = None
+) -> list[float]:
     """Return the factor at each step behind one with these values; 1 where the weighting does not answer."""
-    found = []
+    found, kept = [], {} if state is None else state
     for step, value in enumerate(values, first):
         terms = {WATCHED: kdtool.TermReport(value, 1.0), CHANGED: kdtool.TermReport(7.0, 1.0)}
-        found.append((weighting.kdtool_balance(terms, step) or {}).get(CHANGED, 1.0))
+        found.append((weighting.kdtool_balance(terms, step, kept) or {}).get(CHANGED, 1.0))
     return found
 
 
@@ -61,15 +63,17 @@ def test_a_killed_phase_goes_on_bit_for_bit(values: list[float], cut: int, over:
     settings = {"below": 2.5, "factor": 0.25, "over": over, "smoothing": 0.7}
     whole, first, second = (on_metric(**settings) for _ in range(3))
     expected = factors(whole, values)
-    factors(first, values[:cut])
-    second.kdtool_restore(json.loads(json.dumps(first.kdtool_state(), allow_nan=False)))
-    assert factors(second, values[cut:], 2 + cut) == expected[cut:]
+    state: dict[str, Any] = {}
+    factors(first, values[:cut], state=state)
+    restored = json.loads(json.dumps(state, allow_nan=False))
+    assert factors(second, values[cut:], 2 + cut, restored) == expected[cut:]
 
 
 def test_where_a_loss_is_missing_all_weights_stay() -> None:
     weighting = on_metric(below=3.0)
-    assert weighting.kdtool_balance({WATCHED: kdtool.TermReport(1.0, 1.0)}, 2) is None
-    assert weighting.kdtool_balance({"control.losses.ce": kdtool.TermReport(1.0, 1.0)}, 3) is None
+    state: dict[str, Any] = {}
+    assert weighting.kdtool_balance({WATCHED: kdtool.TermReport(1.0, 1.0)}, 2, state) is None
+    assert weighting.kdtool_balance({"control.losses.ce": kdtool.TermReport(1.0, 1.0)}, 3, state) is None
 
 
 def test_it_names_its_losses_and_wants_one_bound() -> None:
@@ -82,10 +86,10 @@ def test_it_names_its_losses_and_wants_one_bound() -> None:
 def test_a_loss_that_saw_no_token_at_a_step_changes_nothing() -> None:
     weighting, report = on_metric(below=3.0, smoothing=0.0), kdtool.TermReport(1.0, 1.0)
     both = {WATCHED: report, CHANGED: report}
-    assert weighting.kdtool_balance(both, 2) == {CHANGED: 0.0}
+    state: dict[str, Any] = {}
+    assert weighting.kdtool_balance(both, 2, state) == {CHANGED: 0.0}
     for missing in (WATCHED, CHANGED):
         terms = {name: report for name in both if name != missing}
-        assert weighting.kdtool_balance(terms, 3) == {CHANGED: 0.0}, "its weight would come back for a step"
-        again = on_metric(below=3.0, smoothing=0.0)
-        again.kdtool_restore(json.loads(json.dumps(weighting.kdtool_state(), allow_nan=False)))
-        assert again.kdtool_balance(terms, 3) == {CHANGED: 0.0}
+        restored = json.loads(json.dumps(state, allow_nan=False))
+        assert weighting.kdtool_balance(terms, 3, state) == {CHANGED: 0.0}, "its weight would come back for a step"
+        assert on_metric(below=3.0, smoothing=0.0).kdtool_balance(terms, 3, restored) == {CHANGED: 0.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import kdtool
 import pytest
@@ -34,9 +35,9 @@ class Bowls:
 
 def trained(weighting: GradNorm | None, steps: int, rate: float) -> tuple[Bowls, dict[str, kdtool.TermReport]]:
     bowls, factors = Bowls(), dict.fromkeys(STEEPNESS, 1.0)
-    reports = bowls.step(factors, rate)
+    reports, state = bowls.step(factors, rate), dict[str, Any]()
     for step in range(2, steps + 1):
-        factors = dict(weighting.kdtool_balance(reports, step)) if weighting else factors
+        factors = dict(weighting.kdtool_balance(reports, step, state)) if weighting else factors
         reports = bowls.step(factors, rate)
     return bowls, reports
 
@@ -70,14 +71,17 @@ def test_uncertainty_finds_the_noise_of_each_loss() -> None:
     rng, variances = random.Random(0), {"losses.loud": 4.0, "losses.even": 1.0, "losses.quiet": 0.05}
     weighting = Uncertainty(Uncertainty.Config(learning_rate=0.02))
     factors: Mapping[str, float] = {}
+    state: dict[str, Any] = {}
     for step in range(2, 2000):
         errors = {name: sum(rng.gauss(0, v**0.5) ** 2 for _ in range(64)) / 64 for name, v in variances.items()}
-        factors = weighting.kdtool_balance({name: kdtool.TermReport(e, 1.0) for name, e in errors.items()}, step)
+        terms = {name: kdtool.TermReport(e, 1.0) for name, e in errors.items()}
+        factors = weighting.kdtool_balance(terms, step, state)
     assert {name: 1 / factor for name, factor in factors.items()} == pytest.approx(variances, rel=0.1)
 
 
 def test_a_loss_that_comes_to_nothing_is_held_by_the_limit() -> None:
     weighting = Uncertainty(Uncertainty.Config(limit=10))
+    terms, state = {"a": kdtool.TermReport(0.0, 1.0), "b": kdtool.TermReport(1e9, 1.0)}, dict[str, Any]()
     for step in range(2, 1000):
-        factors = weighting.kdtool_balance({"a": kdtool.TermReport(0.0, 1.0), "b": kdtool.TermReport(1e9, 1.0)}, step)
+        factors = weighting.kdtool_balance(terms, step, state)
     assert factors == pytest.approx({"a": 10, "b": 0.1})

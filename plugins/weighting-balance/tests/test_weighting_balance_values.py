@@ -78,9 +78,9 @@ def test_a_step_of_gradnorm_by_hand() -> None:
 def test_factors_are_finite_and_not_negative_whatever_is_reported(
     make: Any, history: list[Mapping[str, Report]]
 ) -> None:
-    weighting = make()
+    weighting, state = make(), dict[str, Any]()
     for step, terms in enumerate(history, 2):
-        factors = weighting.kdtool_balance(terms, step)
+        factors = weighting.kdtool_balance(terms, step, state)
         assert factors.keys() == terms.keys()
         assert all(0 <= factor < math.inf for factor in factors.values())
         if isinstance(weighting, GradNorm):
@@ -91,29 +91,30 @@ def test_factors_are_finite_and_not_negative_whatever_is_reported(
 @given(history=st.one_of(TOLD, HISTORIES), cut=st.integers(0, 3))
 def test_a_killed_phase_goes_on_bit_for_bit(make: Any, history: list[Mapping[str, Report]], cut: int) -> None:
     whole, first, second = make(), make(), make()
-    expected = [whole.kdtool_balance(terms, step) for step, terms in enumerate(history, 2)]
+    of_whole, state = dict[str, Any](), dict[str, Any]()
+    expected = [whole.kdtool_balance(terms, step, of_whole) for step, terms in enumerate(history, 2)]
     for step, terms in enumerate(history[:cut], 2):
-        first.kdtool_balance(terms, step)
-    second.kdtool_restore(json.loads(json.dumps(first.kdtool_state(), allow_nan=False)))
-    rest = [second.kdtool_balance(terms, step) for step, terms in enumerate(history[cut:], 2 + cut)]
+        first.kdtool_balance(terms, step, state)
+    restored = json.loads(json.dumps(state, allow_nan=False))
+    rest = [second.kdtool_balance(terms, step, restored) for step, terms in enumerate(history[cut:], 2 + cut)]
     assert rest == expected[cut:]
 
 
 def test_terms_that_tell_nothing_keep_their_factors() -> None:
-    weighting = GradNorm(GradNorm.Config(alpha=0.0, learning_rate=1.0))
-    first = weighting.kdtool_balance({"a": Report(1.0, 1.0, 1.0), "b": Report(1.0, 1.0, 4.0)}, 2)
+    weighting, state = GradNorm(GradNorm.Config(alpha=0.0, learning_rate=1.0)), dict[str, Any]()
+    first = weighting.kdtool_balance({"a": Report(1.0, 1.0, 1.0), "b": Report(1.0, 1.0, 4.0)}, 2, state)
     terms = {"a": Report(1.0, 1.0, 9.0), "b": Report(1.0, 0.0, 0.0), "c": Report(1.0, 1.0, None)}
-    assert weighting.kdtool_balance(terms, 3) == pytest.approx({**first, "c": 1.0})
+    assert weighting.kdtool_balance(terms, 3, state) == pytest.approx({**first, "c": 1.0})
 
 
 def test_a_term_that_saw_no_token_keeps_what_was_learned_of_it() -> None:
     both = {"a": kdtool.TermReport(4.0, 1.0, 2.0), "b": kdtool.TermReport(1.0, 1.0, 1.0)}
     alone = {"a": both["a"]}
-    uncertainty = Uncertainty(Uncertainty.Config(learning_rate=0.5))
+    uncertainty, state = Uncertainty(Uncertainty.Config(learning_rate=0.5)), dict[str, Any]()
     for step in range(2, 30):
-        before = uncertainty.kdtool_balance(both, step)
-    assert uncertainty.kdtool_balance(alone, 30)["a"] == pytest.approx(before["a"], rel=0.1)
-    assert uncertainty.kdtool_balance(both, 31)["b"] == pytest.approx(before["b"], rel=0.1)
-    gradnorm = GradNorm(GradNorm.Config())
-    before = gradnorm.kdtool_balance(both, 2)
-    assert gradnorm.kdtool_balance(alone, 3)["b"] == before["b"]
+        before = uncertainty.kdtool_balance(both, step, state)
+    assert uncertainty.kdtool_balance(alone, 30, state)["a"] == pytest.approx(before["a"], rel=0.1)
+    assert uncertainty.kdtool_balance(both, 31, state)["b"] == pytest.approx(before["b"], rel=0.1)
+    gradnorm, state = GradNorm(GradNorm.Config()), dict[str, Any]()
+    before = gradnorm.kdtool_balance(both, 2, state)
+    assert gradnorm.kdtool_balance(alone, 3, state)["b"] == before["b"]

@@ -15,9 +15,9 @@ import transformers
 from kdtool_model_card import known_terms
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch import self_check
 from kdtool_transformers import _gguf, open_model
-from kdtool_transformers.testing import save_tiny
 
 
 class TestPretrained(StudentConformance):
@@ -43,7 +43,7 @@ def test_it_begins_as_the_model_and_opens_plainly(family: str, tmp_path: Path) -
     source = save_tiny(tmp_path / "model", family)
     student, run = _student(tmp_path / "model"), make_run(tmp_path)
     built = student.kdtool_build_student(run)
-    assert student.kdtool_describe(run) == built.facts == source.facts
+    assert student.kdtool_describe(run).facts == built.facts == source.facts
     self_check(built)
     built.save(tmp_path / "student")
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
@@ -58,11 +58,11 @@ def test_it_keeps_the_dtype_of_the_weights(stored: torch.dtype, tmp_path: Path) 
     source.model.to(stored).save_pretrained(tmp_path / "model")
     student, run = _student(tmp_path / "model"), make_run(tmp_path)
     built = student.kdtool_build_student(run)
-    outline = student.kdtool_outline(run)
+    outline = student.kdtool_describe(run)
     for model in (built, outline):
         assert {parameter.dtype for parameter in model.model.parameters()} == {stored}
     assert all(parameter.requires_grad for parameter in built.model.parameters())
-    assert student.kdtool_describe(run) == built.facts
+    assert student.kdtool_describe(run).facts == built.facts
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("auto", "bfloat16"), ("float32", "float32")])
@@ -70,9 +70,9 @@ def test_float32_can_be_asked_for(dtype: str, kept: str, tmp_path: Path) -> None
     save_tiny(tmp_path / "model").model.bfloat16().save_pretrained(tmp_path / "model")
     student, run = _student(tmp_path / "model", dtype=dtype), make_run(tmp_path)
     built = student.kdtool_build_student(run)
-    for model in (built, student.kdtool_outline(run)):
+    for model in (built, student.kdtool_describe(run)):
         assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, kept)}
-    assert student.kdtool_describe(run) == built.facts
+    assert student.kdtool_describe(run).facts == built.facts
     assert built.facts.dtype == kept
 
 
@@ -109,7 +109,7 @@ def test_it_remembers_which_layers_it_was_copied_from(tmp_path: Path) -> None:
     student = _student(tmp_path / "model")
     built = student.kdtool_build_student(make_run(tmp_path))
     assert built.facts.copied_layers == (0, 2, 5, 7)
-    assert student.kdtool_describe(make_run(tmp_path)).copied_layers == (0, 2, 5, 7)
+    assert student.kdtool_describe(make_run(tmp_path)).facts.copied_layers == (0, 2, 5, 7)
 
 
 def test_identity_follows_the_weights_and_needs_no_model(tmp_path: Path) -> None:
@@ -140,17 +140,17 @@ def test_a_gguf_file_is_opened_as_what_it_is_converted_to(tmp_path: Path, monkey
 
     monkeypatch.setattr(_gguf, "convert_gguf", convert)
     student, run = _student(tmp_path / "model.gguf"), make_run(tmp_path)
-    assert student.kdtool_build_student(run).facts == student.kdtool_describe(run) == source.facts
+    assert student.kdtool_build_student(run).facts == student.kdtool_describe(run).facts == source.facts
     assert asked == [tmp_path / "model.gguf"], "once"
 
 
 def test_its_licence_is_the_models(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    assert _student(tmp_path / "model").kdtool_acknowledge() is None
+    assert _student(tmp_path / "model").licence_terms is None
     (tmp_path / "model" / "README.md").write_text("---\nlicense: bigcode-openrail-m\n---\n", encoding="utf-8")
-    assert _student(tmp_path / "model").kdtool_acknowledge() == known_terms("bigcode-openrail-m")
-    assert _student("bigcode/starcoder2-3b").kdtool_acknowledge() == known_terms("bigcode-openrail-m")
-    hub = _student("somebody/model").kdtool_acknowledge()
+    assert _student(tmp_path / "model").licence_terms == known_terms("bigcode-openrail-m")
+    assert _student("bigcode/starcoder2-3b").licence_terms == known_terms("bigcode-openrail-m")
+    hub = _student("somebody/model").licence_terms
     assert hub is not None
     assert hub.url == "https://huggingface.co/somebody/model"
 
@@ -160,7 +160,7 @@ def test_shapes_of_published_models_are_known_before_they_are_fetched(
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     run = make_run(tmp_path, offline=True)
-    facts = _student("meta-llama/Llama-3.2-1B").kdtool_describe(run)
+    facts = _student("meta-llama/Llama-3.2-1B").kdtool_describe(run).facts
     assert (facts.parameters, facts.dtype, facts.tokenizer_fingerprint) == (1_235_814_400, "bfloat16", "")
     with pytest.raises(kdtool.ServiceError, match="hf download somebody/model"):
         _student("somebody/model").kdtool_describe(run)

@@ -21,13 +21,13 @@ from kdtool_student_pruned._configuration import smaller_config
 from kdtool_student_pruned._shape import Shape
 from kdtool_student_pruned._solve import shapes, solve
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_config
 from kdtool_transformers import (
     PublishedTeacher,
     PublishedTeacherConfig,
     facts_of,
     without_weights,
 )
-from kdtool_transformers.testing import tiny_config
 
 SOURCES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {"model_type": "llama", "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536}
@@ -136,8 +136,8 @@ def test_teachers_of_the_systems_get_these_shapes(
     said: list[str] = []
     run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
     student = Pruned(Pruned.Config(parameters=wanted))
-    facts = student.kdtool_describe(run)
-    assert facts == student.kdtool_describe(run)
+    facts = student.kdtool_describe(run).facts
+    assert facts == student.kdtool_describe(run).facts
     assert facts.parameters == facts.trainable == _source(name).parameters(shape)
     assert abs(facts.parameters / wanted - 1) <= TOLERANCE
     sizes = (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.feed_forward)

@@ -16,9 +16,9 @@ from kdtool_student_pruned._choice import grouped_heads
 from kdtool_student_pruned._importance import Importance, measure
 from kdtool_student_pruned._shape import Shape
 from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
-from kdtool_transformers.testing import tiny_model
 from torch import Tensor, nn
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -45,6 +45,9 @@ class Source(kdtool.Teacher):
     def __init__(self, model: TransformersModel) -> None:
         super().__init__(self.Config())
         self.model = model
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self.model.tokenizer
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return self.model.facts
@@ -76,7 +79,7 @@ def _build(folder: Path, model: TransformersModel, **settings: Any) -> Transform
     student = Pruned(Pruned.Config(calibration_length=64, **settings))
     run = _run(folder, model)
     built = student.kdtool_build_student(run)
-    described = student.kdtool_describe(run)
+    described = student.kdtool_describe(run).facts
     assert replace(described, copied_layers=built.facts.copied_layers) == built.facts
     assert isinstance(built, TransformersModel)
     return built

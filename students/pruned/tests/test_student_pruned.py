@@ -18,9 +18,9 @@ from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
+from kdtool_testing.tiny_models import begin_texts_with, tiny_model
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
-from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, byte_tokenizer, decoder_layers
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
@@ -89,7 +89,7 @@ def test_kept_layers_are_the_sources_and_all_opens_plainly(family: str, tmp_path
     run = _run(tmp_path, source)
     built = student.kdtool_build_student(run)
     assert built.facts.copied_layers == (0, 2, 4)
-    assert student.kdtool_describe(run) == built.facts
+    assert student.kdtool_describe(run).facts == built.facts
     assert student.kdtool_tokenizer(run).fingerprint == built.facts.tokenizer_fingerprint
     built.save(tmp_path / "student")
     opened = student.kdtool_open(run, kdtool.Subject("student", "student", tmp_path / "student", 0))

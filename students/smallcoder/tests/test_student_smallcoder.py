@@ -52,7 +52,7 @@ def _run(folder: Path, tokens: int, **fields: Any) -> kdtool.RunInfo:
 def test_it_has_the_published_shape_and_exactly_its_count(tmp_path: Path) -> None:
     said: list[str] = []
     student = SmallCoder(SmallCoder.Config(parameters=303_654_528))
-    facts = student.kdtool_describe(_run(tmp_path, VOCABULARY, say=said.append))
+    facts = student.kdtool_describe(_run(tmp_path, VOCABULARY, say=said.append)).facts
     assert (facts.parameters, facts.trainable) == (303_654_528, 303_654_528)
     assert (facts.vocabulary, facts.hidden, facts.layers, facts.heads, facts.kv_heads) == (32_000, 1152, 18, 16, 4)
     assert (facts.feed_forward, facts.context, facts.tied, facts.dtype) == (3328, 4096, True, "float32")
@@ -87,7 +87,7 @@ def test_sizes_are_named_by_their_counts(size: str, count: int) -> None:
 
 def test_another_vocabulary_makes_another_count_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
-    facts = SmallCoder(SmallCoder.Config()).kdtool_describe(_run(tmp_path, 49_152, say=said.append))
+    facts = SmallCoder(SmallCoder.Config()).kdtool_describe(_run(tmp_path, 49_152, say=said.append)).facts
     assert facts.parameters == 303_654_528 + (49_152 - 32_000) * 1152
     assert facts.vocabulary == 49_152
     assert any(
@@ -100,7 +100,7 @@ def test_its_count_is_known_before_its_tokenizer_is_here(tmp_path: Path, monkeyp
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     run = make_run(tmp_path, offline=True)
     for tokenizer, count in (("mistralai/Mistral-7B-v0.1", 303_654_528), ("bigcode/starcoder2-3b", 323_413_632)):
-        facts = SmallCoder(SmallCoder.Config(tokenizer=tokenizer)).kdtool_describe(run)
+        facts = SmallCoder(SmallCoder.Config(tokenizer=tokenizer)).kdtool_describe(run).facts
         assert (facts.parameters, facts.tokenizer_fingerprint) == (count, "")
     with pytest.raises(kdtool.UsageError, match="the tokenizer has 49,152"):
         SmallCoder(SmallCoder.Config(tokenizer="bigcode/starcoder2-3b", parameters=303_654_528)).kdtool_describe(run)

@@ -13,8 +13,8 @@ from kdtool_exporter_gguf.gguf_file import write_gguf
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.model_checks import no_model_is_built
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import open_model
-from kdtool_transformers.testing import save_tiny
 
 
 class TestCausalLM(TeacherConformance):
@@ -99,7 +99,7 @@ def test_it_opens_itself_answers_and_names_its_licence(tmp_path: Path) -> None:
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# a card\n", encoding="utf-8")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
     run = make_run(tmp_path, {"teacher": teacher})
-    assert teacher.kdtool_acknowledge() == kdtool.LicenceTerms("MIT")
+    assert teacher.licence_terms == kdtool.LicenceTerms("MIT")
     assert teacher.kdtool_open(run, kdtool.Subject("student", "student", tmp_path)) is None
     runtime = teacher.kdtool_open(run, kdtool.Subject("teacher", "teacher"))
     assert runtime is not None
@@ -150,5 +150,5 @@ def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
     assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.05
     text = "x  12\n\té"
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
-    assert teacher.kdtool_acknowledge() == kdtool.LicenceTerms("Apache-2.0")
+    assert teacher.licence_terms == kdtool.LicenceTerms("Apache-2.0")
     assert teacher.kdtool_identity(run)["dtype"] == "bfloat16"

@@ -72,12 +72,12 @@ def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path:
 def test_the_price_of_a_sample_is_that_of_all_it_stands_for(server: MessagesServer, tmp_path: Path) -> None:
     with opened(server.url, tmp_path, system="Write Python. " * 900) as teacher:
         run = make_run(tmp_path)
-        (whole,) = teacher.kdtool_estimate_answers(run, requests(500), 1, 1)
-        (sampled,) = teacher.kdtool_estimate_answers(run, requests(100), 5.0, 1)
+        (whole,) = teacher.estimate_answers(run, requests(500), 1, 1)
+        (sampled,) = teacher.estimate_answers(run, requests(100), 5.0, 1)
         assert "500 requests" in sampled.note
         assert sampled.picodollars == pytest.approx(whole.picodollars, rel=0.01), "a prefix is written once"
         list(teacher.kdtool_answer(requests(50)))
-        (rest,) = teacher.kdtool_estimate_answers(run, requests(100), 5.0, 1)
+        (rest,) = teacher.estimate_answers(run, requests(100), 5.0, 1)
     assert "250 answers are stored already" in rest.note
     assert rest.picodollars < 0.6 * whole.picodollars
 
@@ -285,7 +285,7 @@ def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tm
 
 
 def test_its_terms_need_to_be_acknowledged_for_text() -> None:
-    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).kdtool_acknowledge()
+    terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).licence_terms
     assert "competing models" in terms.restrictions[0]
     assert MODEL in terms.notices[0]
 

@@ -16,8 +16,8 @@ import kdtool
 import pytest
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced
 from kdtool_transformers import FILL_ME, open_tokenizer, published_config
-from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced
 
 SIZES = {
     "7B-base": (6_738_546_688, 32_016),
@@ -121,7 +121,7 @@ def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
 
 
 def test_its_licence_lets_it_teach_its_own_family_only() -> None:
-    terms = CodeLlama(CodeLlama.Config()).kdtool_acknowledge()
+    terms = CodeLlama(CodeLlama.Config()).licence_terms
     assert terms.licence == "Llama 2 Community License"
     assert "improve any other large language model" in terms.restrictions[0]
     assert set(terms.forbids) == {"signals", "text"}

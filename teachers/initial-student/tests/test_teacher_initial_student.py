@@ -11,8 +11,8 @@ import pytest
 import torch
 from kdtool_teacher_initial_student import InitialStudent
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
+from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_transformers import CausalStudent, open_model, open_tokenizer
-from kdtool_transformers.testing import packed_batch, tiny_model
 
 WANT = kdtool.SignalRequest(frozenset({"logits"}))
 

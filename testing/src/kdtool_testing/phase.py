@@ -217,21 +217,11 @@ class Early(Weighting):
 class Running(Weighting):
     """Balances by running means: what a resumed phase must know."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._means: dict[str, float] = {}
-
-    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int, state: dict[str, Any]) -> Mapping[str, float]:
         for name, term in terms.items():
-            self._means[name] = 0.7 * self._means.get(name, term.value) + 0.3 * term.value
-        total = sum(self._means.values())
-        return {name: 0.5 + mean / total for name, mean in self._means.items()}
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return dict(self._means)
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self._means = dict(state)
+            state[name] = 0.7 * state.get(name, term.value) + 0.3 * term.value
+        total = sum(state.values())
+        return {name: 0.5 + mean / total for name, mean in state.items()}
 
 
 class BrokenLoss(TokenLoss):

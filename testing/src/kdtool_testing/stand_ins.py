@@ -21,9 +21,8 @@ _MOST: Mapping[str, Mapping[str, Any]] = {
     "trainer": {"optimizer_settings": ()},
 }
 """Attributes with which a stand-in of a kind satisfies the rest of a recipe."""
-_LEFT_OUT = {"kdtool_fit", "kdtool_annotate"}
-"""Hooks that restrict the rest of a recipe: a teacher that learns from the text cannot write it, and a packer must carry
-the labels of a weighting."""
+_LEFT_OUT = {"kdtool_annotate"}
+"""Hooks that restrict the rest of a recipe: a packer must carry the labels of a weighting."""
 
 
 class _AnySettings(Config, extra="allow"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
-from kdtool._contract.data import Batch, Example, Row, Text
+from kdtool._contract.data import Batch, Row
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
@@ -32,7 +32,6 @@ from kdtool_testing.model_checks import (
     same_shapes,
 )
 from kdtool_testing.toy.rows import batch_of
-from kdtool_testing.toy.run import make_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,26 +45,15 @@ class TeacherConformance(ComponentConformance):
     """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
     Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one. A
-    teacher that offers only text needs no tokenizer. One that learns from the recipe's text learns from a few lines.
+    teacher that offers only text needs no tokenizer.
     """
 
     kind: ClassVar[str] = "teacher"
 
     @pytest.fixture
     def teacher(self, run: RunInfo) -> Any:
-        """The teacher, ready and, if it learns from the recipe's text, fitted."""
-        return self._fit_teacher(run)
-
-    def _fit_teacher(self, run: RunInfo) -> Any:
-        """Build the teacher, and load what it learns from `TEXTS`, which another instance learned once."""
-        teacher, folder = self.ready(run), run.folder / "fit"
-        if implements(type(teacher), "kdtool_fit") and implements(type(teacher), "kdtool_load_weights"):
-            if not folder.exists():
-                folder.mkdir()
-                examples = [Example(str(number), Text(text)) for number, text in enumerate(TEXTS)]
-                self.ready(run).kdtool_fit(make_run(folder, self.companions(run.folder), examples))
-            teacher.kdtool_load_weights(run, folder)
-        return teacher
+        """The teacher, ready."""
+        return self.ready(run)
 
     @pytest.fixture
     def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer | None:
@@ -95,7 +83,7 @@ class TeacherConformance(ComponentConformance):
 
     def test_its_description_is_the_model_and_needs_no_weights(self, run: RunInfo) -> None:
         described = self.ready(run).kdtool_describe(run)
-        runtime = self._fit_teacher(run).kdtool_open(run, Subject("teacher", "teacher"))
+        runtime = self.ready(run).kdtool_open(run, Subject("teacher", "teacher"))
         if runtime is None or runtime.model is None:
             return
         with runtime:
@@ -110,7 +98,7 @@ class TeacherConformance(ComponentConformance):
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
     def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, rows: list[Row]) -> None:
-        other = self._fit_teacher(run)
+        other = self.ready(run)
         other.kdtool_tokenizer(run)
         for kinds in _requests(teacher):
             batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
@@ -171,12 +159,9 @@ class TeacherConformance(ComponentConformance):
 
     def test_it_switches_to_trained_weights_and_back(self, run: RunInfo, tmp_path: Path) -> None:
         teacher, folder = self.ready(run), tmp_path / "learned"
-        trained, fitted, loads = (
-            implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "fit", "load_weights")
-        )
-        loading = trained or fitted or teacher.initial_student is not None
-        assert loading == loads, (
-            "implement kdtool_load_weights together with kdtool_trainable, kdtool_fit or initial_student"
+        trained, loads = (implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "load_weights"))
+        assert loads == (trained or teacher.initial_student is not None), (
+            "implement kdtool_load_weights together with kdtool_trainable or initial_student"
         )
         if not trained:
             return

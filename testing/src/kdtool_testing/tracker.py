@@ -66,7 +66,7 @@ class TrackerConformance(ComponentConformance):
 
     def test_odd_values_are_borne(self, run: RunInfo) -> None:
         tracker = self.ready(run)
-        tracker.kdtool_run_start(self.make_run(run.folder, name=ODD[:60], stage=ODD, arm=ODD))
+        tracker.kdtool_run_start(self.make_run(run.folder, name=ODD[:60], stage=ODD, arm=ODD), ())
         for number in (float("nan"), float("inf"), -float("inf"), 0.0, 1e308, -1e-320):
             report = StepReport(0, 0, 0, number, number, number, number, {ODD: TermReport(number, number, number)})
             tracker.kdtool_step_end(run, report)
@@ -85,7 +85,7 @@ class TrackerConformance(ComponentConformance):
 
     def test_it_shows_messages_if_it_declares_so(self, run: RunInfo, capfd: pytest.CaptureFixture[str]) -> None:
         tracker = self.ready(run)
-        tracker.kdtool_run_start(run)
+        tracker.kdtool_run_start(run, ())
         tracker.kdtool_message(run, "a line for the user")
         tracker.kdtool_close()
         shown = "a line for the user" in "".join(capfd.readouterr())
@@ -168,9 +168,8 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
     measured = Measurement("perplexity", "student-seed0", "per token", 12.5, 64, False, 11.9, 13.2, {"split": "test"})
     planned = [StageRecord(name, "0" * 64, 1.5, name == "text", run.folder / name) for name in ("text", "rows")]
     return [
-        ("kdtool_run_start", (run,)),
+        ("kdtool_run_start", (run, planned)),
         ("kdtool_stage_end", (run, 0.01, True)),
-        ("kdtool_plan", (run, planned)),
         ("kdtool_stage_start", (run, None, "documents")),
         ("kdtool_progress", (run, 17)),
         ("kdtool_stage_end", (run, 1.5, False)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalRequest
+from kdtool._run.transforming import Transforming
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import compute_logits, logits_of, pack_rows
@@ -57,7 +58,7 @@ class TransformConformance(ComponentConformance):
         transform, outline = self.ready(run), self.student(run.folder)
         if transform.on_meta_device:
             outline.model.to("meta")
-            outline = transform.kdtool_transform(outline, run) or outline
+            outline = self._start(transform, outline, run).student
         assert _learning(outline) == _learning(self._transform(run)), "kdtool check would count other parameters"
 
     def test_a_finished_student_can_be_saved(self, run: RunInfo, tmp_path: Path) -> None:
@@ -67,11 +68,11 @@ class TransformConformance(ComponentConformance):
         assert list((tmp_path / "finished").rglob("*.safetensors"))
 
     def test_a_finished_student_keeps_what_it_learnt(self, run: RunInfo) -> None:
-        component = self.ready(run)
-        student = self._transform(run, component)
+        transforming = self._start(self.ready(run), self.student(run.folder), run)
+        student = transforming.student
         self._learn(student)
         learnt = compute_logits(student, self._batch(student))
-        finished = component.kdtool_finish(student, run) or student
+        finished = transforming.finish()
         if self.lossless:
             _close(compute_logits(finished, self._batch(finished)), learnt)
         assert not compute_logits(finished, self._batch(finished)).equal(
@@ -89,11 +90,9 @@ class TransformConformance(ComponentConformance):
     def test_a_finished_student_can_be_trained_again(self, run: RunInfo) -> None:
         learning = {name for name, p in self.student(run.folder).model.named_parameters() if p.requires_grad}
         component = self.ready(run)
-        student = self._transform(run, component)
-        student = component.kdtool_finish(student, run) or student
+        student = self._start(component, self.student(run.folder), run).finish()
         assert {name for name, p in student.model.named_parameters() if p.requires_grad} == learning
-        again = component.kdtool_transform(student, run) or student
-        component.kdtool_finish(again, run)
+        self._start(component, student, run).finish()
 
     def test_it_depends_on_the_seed_alone(self, run: RunInfo) -> None:
         """A resumed phase transforms the student again and then reads its checkpoint: names and values must be the same."""
@@ -110,18 +109,17 @@ class TransformConformance(ComponentConformance):
     def _batch(self, student: LanguageModel) -> Any:
         return batch_of(pack_rows(student.tokenizer))
 
-    def _transform(self, run: RunInfo, component: Any = None) -> LanguageModel:
-        student = self.student(run.folder)
-        result = (component or self.ready(run)).kdtool_transform(student, run)
-        assert result is None or isinstance(result, LanguageModel)
-        return result or student
+    def _start(self, component: Any, student: LanguageModel, run: RunInfo) -> Transforming:
+        transforming = Transforming(student)
+        transforming.apply(component, run)
+        assert isinstance(transforming.student, LanguageModel)
+        return transforming
+
+    def _transform(self, run: RunInfo) -> LanguageModel:
+        return self._start(self.ready(run), self.student(run.folder), run).student
 
     def _finish(self, run: RunInfo) -> LanguageModel:
-        component = self.ready(run)
-        student = self._transform(run, component)
-        result = component.kdtool_finish(student, run)
-        assert result is None or isinstance(result, LanguageModel)
-        return result or student
+        return self._start(self.ready(run), self.student(run.folder), run).finish()
 
     def _learn(self, student: LanguageModel) -> None:
         """Take a step of plain gradient descent."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdtool._contract.data import Example, Messages, Text, parts_of
-from kdtool._contract.loss import TokenChunk
+from kdtool._contract.loss import TokenChunk, Weighting
 from kdtool._contract.loss_terms import TermReport
 from kdtool._contract.signals import SignalKind
+from kdtool._plugins.hooks import ComponentHooks
 
 from kdtool_testing.chunks import part_of, teacher_tokens
 from kdtool_testing.component import ComponentConformance
@@ -36,7 +37,7 @@ class WeightingConformance(ComponentConformance):
     """Token weights are finite, not negative and each its position's own; balances are factors of terms.
 
     Labels of characters, if it labels text itself, are complete for any text and independent of other texts.
-    A weighting with state between steps returns it from `kdtool_state` and restores it in `kdtool_restore`.
+    A weighting that balances keeps what it needs between steps in `state`.
     """
 
     kind: ClassVar[str] = "weighting"
@@ -138,9 +139,7 @@ class WeightingConformance(ComponentConformance):
         if not self._implements("kdtool_balance"):
             return
         for reports in _histories():
-            weighting = self.build()
-            for step, terms in enumerate(reports, 2):
-                factors = weighting.kdtool_balance(terms, step)
+            for terms, factors in zip(reports, self._balances(reports), strict=True):
                 assert factors is None or set(factors) <= set(terms)
                 assert all(0 <= factor < float("inf") for factor in (factors or {}).values())
 
@@ -155,15 +154,11 @@ class WeightingConformance(ComponentConformance):
         for reports in _histories():
             whole = self._balances(reports)
             for cut in range(1, len(reports)):
-                first, second = self.build(), self.build()
-                for step, terms in enumerate(reports[:cut], 2):
-                    first.kdtool_balance(terms, step)
-                state = first.kdtool_state()
-                if state is not None:
-                    second.kdtool_restore(json.loads(json.dumps(state, allow_nan=False)))
-                rest = [second.kdtool_balance(terms, step) for step, terms in enumerate(reports[cut:], 2 + cut)]
-                assert rest == whole[cut:], (
-                    "a resumed phase would continue with other weights: implement kdtool_state and kdtool_restore"
+                state: dict[str, Any] = {}
+                self._balances(reports[:cut], state)
+                restored = json.loads(json.dumps(state, allow_nan=False))
+                assert self._balances(reports[cut:], restored, 2 + cut) == whole[cut:], (
+                    "a resumed phase would continue with other weights: keep everything in `state` of kdtool_balance"
                 )
 
     def _label(self, examples: Sequence[Example]) -> list[tuple[Example, Mapping[str, Sequence[int]]]]:
@@ -177,9 +172,13 @@ class WeightingConformance(ComponentConformance):
 
         return implements(self.component, hook)
 
-    def _balances(self, reports: list[dict[str, TermReport]]) -> list[Any]:
-        weighting = self.build()
-        return [weighting.kdtool_balance(terms, step) for step, terms in enumerate(reports, 2)]
+    def _balances(
+        self, reports: list[dict[str, TermReport]], state: dict[str, Any] | None = None, first: int = 2
+    ) -> list[Any]:
+        """Return the factors of steps from `first` on, by a new weighting that continues from `state`."""
+        weighting = ComponentHooks({"weighting": self.build()}).component("weighting", Weighting)
+        kept: dict[str, Any] = {} if state is None else state
+        return [weighting.kdtool_balance(terms, step, kept) for step, terms in enumerate(reports, first)]
 
     def _weights(self, chunk: TokenChunk) -> Tensor:
         weights: Tensor = self.build().kdtool_token_weight(chunk)

@@ -134,7 +134,7 @@ class Whole(Counts):
 class Ordered(Counts):
     """Needs a start before a step."""
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self.lines: list[str] = []
 
     def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
@@ -144,7 +144,7 @@ class Ordered(Counts):
 class Remote(Counts):
     """Raises when its server cannot be reached."""
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         import socket
 
         socket.getaddrinfo("localhost", 80)
@@ -153,7 +153,7 @@ class Remote(Counts):
 class Litters(Counts):
     """Writes where the process happens to be."""
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         Path("log.txt").write_text("started", encoding="utf-8")
 
 
@@ -166,7 +166,7 @@ class Unseen(Counts):
 class Torn(Counts):
     """Cannot read what it left when it was killed."""
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         path = run.folder / "state.json"
         if path.exists():
             json.loads(path.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -105,41 +104,11 @@ class Unspelled(Texts):
     offers: frozenset[kdtool.SignalKind] = frozenset({"text", "logits"})
 
 
-class Counting(Toy):
-    """Counts the tokens of the recipe's text."""
-
-    offers = frozenset({"logits"})
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.counts: Tensor | None = None
-
-    def kdtool_describe(self, run: kdtool.RunInfo) -> None:  # type: ignore[override]
-        return None
-
-    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
-        counts = torch.ones(ByteTokenizer.vocabulary)
-        for example in run.texts.examples("train"):
-            for part in kdtool.parts_of(example.body):
-                counts += torch.bincount(torch.tensor(list(part.encode())), minlength=len(counts))
-        (run.folder / "counts.json").write_text(json.dumps(counts.tolist()))
-
-    def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
-        self.counts = torch.tensor(json.loads((folder / "counts.json").read_text())) if folder else None
-
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
-        assert self.counts is not None
-        return kdtool.Signal.of_logits("counts", self.counts.log().expand(int((batch.labels != -100).sum()), -1))
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return None
-
-
 class Unloading(Toy):
-    """Learns, and cannot load what it has learnt."""
+    """Can be trained, and cannot load what was trained."""
 
-    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
-        pass
+    def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
+        raise NotImplementedError
 
 
 class Heavy(Toy):
@@ -255,11 +224,6 @@ class TestUnspelled(TeacherConformance):
         "test_signals_can_be_learned_from",
         "test_it_can_be_closed_after_work_and_twice",
     }
-
-
-class TestCounting(TeacherConformance):
-    component = Counting
-    fails: ClassVar[set[str]] = set()
 
 
 class TestUnloading(TeacherConformance):
@@ -454,21 +418,21 @@ class Adapter(kdtool.Transform):
 
     on_meta_device = True
 
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         layer = student.model.layers[0]
         shape = layer.weight.shape
         start = torch.randn(shape[0], 2, generator=self.generator(run)).to(layer.weight)
         student.model.requires_grad_(requires_grad=False)
         torch.nn.utils.parametrize.register_parametrization(layer, "weight", _LowRank(start, shape[1]))
-        return student
+        yield student
+        self.finish(student)
 
     def generator(self, run: kdtool.RunInfo) -> torch.Generator | None:
         return torch.Generator().manual_seed(run.seed)
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class _LowRank(torch.nn.Module):
@@ -484,28 +448,25 @@ class _LowRank(torch.nn.Module):
 class Unmerged(Adapter):
     """Leaves the adapter where it is."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class Thrown(Adapter):
     """Throws away what was learnt."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         layer = student.model.layers[0]
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         student.model.requires_grad_(requires_grad=True)
-        return student
 
 
 class Frozen(Adapter):
     """Leaves everything frozen."""
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def finish(self, student: kdtool.LanguageModel) -> None:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
         student.model.requires_grad_(requires_grad=False)
-        return student
 
 
 class Drawn(Adapter):
@@ -598,34 +559,34 @@ class Branching(Early):
 class Running(kdtool.Weighting):
     """Balances terms by running means."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.means: dict[str, float] = {}
-
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
         for name, term in terms.items():
-            self.means[name] = 0.9 * self.means.get(name, term.value) + 0.1 * term.value
-        return {name: 1 / (1 + mean) for name, mean in self.means.items()}
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return dict(self.means)
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self.means = dict(state)
+            state[name] = 0.9 * state.get(name, term.value) + 0.1 * term.value
+        return {name: 1 / (1 + mean) for name, mean in state.items()}
 
 
 class Amnesic(Running):
     """Forgets its means when a phase is killed."""
 
-    def kdtool_state(self) -> Mapping[str, Any]:
-        return {}
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.means: dict[str, Any] = {}
+
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        return super().kdtool_balance(terms, step, self.means)
 
 
 class Foreign(Running):
     """Gives a factor for a term that there is not."""
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
-        return {**super().kdtool_balance(terms, step), "losses.other": 1.0}
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        return {**super().kdtool_balance(terms, step, state), "losses.other": 1.0}
 
 
 class Digits(Early):

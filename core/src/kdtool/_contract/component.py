@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from kdtool._contract.estimates import Estimate, RunForecast
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.licences import LicenceTerms, Transfer
 from kdtool._contract.run_info import RunInfo
 
@@ -61,6 +61,16 @@ class Component:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @property
+    def licence_terms(self) -> LicenceTerms | None:
+        """The licence or terms of use of the weights, data or service that the component provides; None if it provides none.
+
+        Override it as a property, or as an attribute of the class. Read once before a run, on rank 0; fetch nothing. Shown
+        to the user, compared with the student's use of the component (its signals, its weights, its text), and recorded in
+        results and model card. Since 0.1.
+        """
+        return None
+
     def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
         """Return the identity beyond the config: hashes of files, of weights, an interpreter's version.
 
@@ -69,11 +79,15 @@ class Component:
         exception stops the run. Since 0.1.
         """
 
-    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+    def kdtool_describe(self, run: RunInfo) -> LanguageModel | ModelFacts | None:
         """Return a model's shapes, read only from its configuration (teachers and students).
 
         Called by `kdtool check` and before training, on rank 0, no weights loaded. None if the component is not a
-        neural network, such as a teacher that counts or a service: losses of layers then refuse it. Since 0.1.
+        neural network, such as a teacher that counts or a service: losses of layers then refuse it.
+
+        A student may return an outline: itself, with weights that have shapes, but no values or memory (in PyTorch on the
+        device "meta"), and with the student's `facts`. `kdtool check` then applies the transforms of each phase to a new
+        outline, and estimates the memory of training from the result. Since 0.1.
         """
 
     def kdtool_estimate(self, run: RunInfo, ahead: RunForecast) -> Iterator[Estimate] | None:
@@ -83,13 +97,6 @@ class Component:
         seconds at most, and load or fetch nothing. Leave unknown parts out, or mention them in a note; after an exception
         the part is unknown. Without this hook, models are estimated from `kdtool_describe`, evaluators as holding a student.
         Raise a `UsageError` to refuse a recipe that would fail during the run. Since 0.1.
-        """
-
-    def kdtool_acknowledge(self) -> LicenceTerms | None:
-        """Return the licence or terms of use of the weights, data or service that the component provides.
-
-        Called once before a run, on rank 0; nothing is fetched. Shown to the user, compared with the student's use of the
-        component (its signals, its weights, its text), and recorded in results and model card. Since 0.1.
         """
 
     def kdtool_check(self, run: RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str] | None:
@@ -116,19 +123,6 @@ class Component:
         `picodollars` are shown as costs, `rejected` (a mapping of reasons to counts) and `samples` (of `reason`, `id` and
         `text`) as rejections; `unknown_requests` and `unknown_picodollars` are those that may have been charged. A teacher's
         account covers all runs that share its money. Since 0.1.
-        """
-
-    def kdtool_state(self) -> Mapping[str, Any] | None:
-        """Return the state that a component of a phase keeps from step to step, such as a running mean; None if it has none.
-
-        Called by the trainer with each checkpoint, on rank 0, and stored as JSON: text, whole and finite numbers, booleans,
-        None, lists, and mappings with text as keys. Trained tensors belong into `kdtool_modules` instead. Since 0.1.
-        """
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state returned by `kdtool_state`, so that a killed phase resumes as if it had not been interrupted.
-
-        Called by the trainer when it resumes from a checkpoint, on every rank, before the first step. Since 0.1.
         """
 
     def kdtool_close(self) -> None:

@@ -233,3 +233,8 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def facts_in(described: LanguageModel | ModelFacts | None) -> ModelFacts | None:
+    """Return the shapes in what `kdtool_describe` returns: shapes, or a student's outline."""
+    return described.facts if isinstance(described, LanguageModel) else described

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, Example
@@ -19,8 +19,6 @@ from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Needs, Sig
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-from kdtool._errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +190,18 @@ class Weighting(Component):
         """
         raise NotImplementedError
 
-    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
+    def kdtool_balance(
+        self, terms: Mapping[str, TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
         Terms are named by their components; a term that is left out keeps its weight. A term without tokens at the last
         step is not in `terms`; it may have a factor. Called before every step except the first, on every rank with the same
-        figures. Factors of several weightings are multiplied. Return state that is kept between calls from `kdtool_state`.
-        Since 0.1.
+        figures. Factors of several weightings are multiplied.
+
+        Whatever is kept between calls, such as a running mean, belongs in `state`: empty at the phase's start, stored in
+        each checkpoint and restored from it. It holds what JSON can express: text, whole and finite numbers, booleans, None,
+        lists, and mappings with text as keys. Since 0.1.
         """
 
     def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
@@ -209,36 +212,3 @@ class Weighting(Component):
         rows are made, on rank 0, for examples that the filters kept. The numbers depend only on the example. Since 0.1.
         """
         raise NotImplementedError
-
-
-def _every_second(layers: int) -> tuple[int, ...]:
-    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logit losses already cover it."""
-    return tuple(sorted({min(layer, layers - 2) for layer in range(1, layers, 2)})) or (0,)
-
-
-def _teacher_layer(layer: int, student: ModelFacts, teacher: ModelFacts) -> int:
-    copied = student.copied_layers
-    # Facts do not name whom layers were copied from: a teacher of the same tokens that is not narrower is taken for it.
-    same = student.tokenizer_fingerprint == teacher.tokenizer_fingerprint and student.hidden <= teacher.hidden
-    if same and len(copied) == student.layers and max(copied) < teacher.layers:
-        return copied[layer]
-    return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)
-
-
-def pair_layers(
-    setting: str, layers: Literal["auto"] | Sequence[int], student: ModelFacts, teacher: ModelFacts
-) -> tuple[tuple[int, int], ...]:
-    """Pair student layers, from 0, with the teacher's that each was copied from, else with round(l · L_teacher / L_student).
-
-    "auto" takes every second layer and leaves the last to losses that see logits. `setting` is how errors name `layers`.
-
-    Raises:
-        UsageError: a layer that the student does not have, one twice, or none at all.
-    """
-    chosen = _every_second(student.layers) if layers == "auto" else tuple(layers)
-    if not chosen or max(chosen) >= student.layers or len(set(chosen)) < len(chosen):
-        raise UsageError(
-            f"{setting} is {list(chosen)}, but must name one or more different layers of the student, which has "
-            f"layers 0 to {student.layers - 1}"
-        )
-    return tuple((layer, _teacher_layer(layer, student, teacher)) for layer in chosen)

@@ -210,14 +210,11 @@ class Tracker(Component):
     the recipe marks `required` is always called so."""
 
     @hook(tolerant=True)
-    def kdtool_run_start(self, run: RunInfo) -> None:
-        """The run begins. Once, on rank 0. Since 0.1."""
+    def kdtool_run_start(self, run: RunInfo, stages: Sequence[StageRecord]) -> None:
+        """The run begins, with all its `stages` in their order. Once, on rank 0, before the first of them.
 
-    @hook(tolerant=True)
-    def kdtool_plan(self, run: RunInfo, stages: Sequence[StageRecord]) -> None:
-        """All `stages` of the run are known, in their order; the first of them may be over.
-
-        Those that are there already are `reused`, with the seconds that they took. Once, on rank 0. Since 0.1.
+        Stages that are there already are `reused`, with the seconds that they took. A run that is refused before its stages
+        are known does not begin, but may emit messages, and ends. Since 0.1.
         """
 
     @hook(tolerant=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from kdtool._contract.component import Component
 from kdtool._contract.estimates import Saving
 from kdtool._contract.evaluation import Subject
@@ -24,14 +26,6 @@ class Student(Component):
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
         """Return the tokenizer, without loading weights. Since 0.1."""
         raise NotImplementedError
-
-    def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
-        """Return the student with weights that have shapes, but no values or memory: in PyTorch on the device "meta".
-
-        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, once per phase. A
-        separate method, because `kdtool_build_student` may read weights or ask teachers that are not on this machine.
-        Since 0.1.
-        """
 
     @hook(needed=True)
     def kdtool_build_student(self, run: RunInfo) -> LanguageModel:
@@ -60,17 +54,17 @@ class Transform(Component):
     """True if `kdtool_transform` also works on weights without values, on torch's device "meta": `kdtool check` calls it to
     count what learns and what is kept for backward. Otherwise the check assumes that it changes neither."""
 
-    def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+    def kdtool_transform(
+        self, student: LanguageModel, run: RunInfo
+    ) -> Iterator[LanguageModel | None] | LanguageModel | None:
         """Change the student before a phase; in the order of the recipe, each on the result of the previous one.
 
-        None leaves it unchanged. A resumed phase repeats this and then reads its checkpoint: the parameters' names and
-        shapes must be the same each time. Frozen parameters have `requires_grad` off. On every rank; if `on_meta_device`,
-        also for `kdtool check`, once per phase and without `kdtool_finish`. Since 0.1.
-        """
+        Return the changed student; None stands for the argument. A transform that finishes after the phase yields it
+        instead, once: the code after the `yield` merges adapters or converts weights, in reverse order. Then `student`, the
+        argument, can be saved, keeps the training, and has its original parameters trainable again for the next phase.
 
-    def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
-        """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is.
-
-        The result can be saved, keeps the training, and has its original parameters trainable again for the next phase.
+        A resumed phase repeats this and then reads its checkpoint: the parameters' names and shapes must be the same each
+        time. Frozen parameters have `requires_grad` off. On every rank; if `on_meta_device`, also for `kdtool check`, once
+        per phase and only up to the `yield`. After an exception in the phase, the code after the `yield` does not run.
         Since 0.1.
         """

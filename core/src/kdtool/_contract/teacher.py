@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
-from kdtool._contract.estimates import Estimate
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
-from kdtool._contract.language_model import Request, Runtime, TextAnswer
+from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signal_checks import checking_signals
 from kdtool._contract.signals import Signal, SignalKind, SignalRequest
@@ -72,6 +71,9 @@ class Teacher(Component):
         content = [type(self).__qualname__, self.answer_cache_key, weights, asked]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+        """Return the model's shapes: see `kdtool.Component`. A teacher returns no outline. Since 0.1."""
+
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
@@ -96,30 +98,12 @@ class Teacher(Component):
         """
         raise NotImplementedError
 
-    def kdtool_estimate_answers(
-        self, run: RunInfo, requests: Iterable[Request], times: float, most: float
-    ) -> Iterator[Estimate] | None:
-        """Yield the money and time that answers will cost; corpora that ask call it in their `kdtool_estimate`.
-
-        `requests` may be a sample: each stands for `times` requests, and for at most `most` times as many where answers are
-        rejected and requested again. The price is that without rejections. Nothing is asked. Answers that are stored cost
-        nothing. None, the default, for a teacher without a price. Since 0.1.
-        """
-
     @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
         Callers use `kdtool.open_subject`, which finds the teacher by its name. On rank 0; the caller closes the runtime.
         Since 0.1.
-        """
-
-    def kdtool_fit(self, run: RunInfo) -> None:
-        """Learn from the recipe's text, such as by counting: read `run.texts`, and write the result into `run.folder`.
-
-        Called once, on rank 0, before signals, answers or an opened model are requested. The result is stored, and reused
-        until text, settings or code change. `kdtool_load_weights` gets its folder, on every rank: implement both. After a
-        kill, the folder contains the committed files (`kdtool.commit`). Since 0.1.
         """
 
     def kdtool_trainable(self, run: RunInfo) -> Runtime:
@@ -132,7 +116,7 @@ class Teacher(Component):
         raise NotImplementedError
 
     def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
-        """Switch to the weights in `folder`, from `LanguageModel.save` or `kdtool_fit`; None restores the original.
+        """Switch to the weights in `folder`, from `LanguageModel.save`; None restores the original.
 
         Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` then use that model; tokenizer, settings
         such as precision, and shapes stay. Called between stages, perhaps several times, on every rank. Loading may wait
@@ -149,14 +133,13 @@ class Cache(Component):
     every_rank_records: bool = False
     """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise only on rank 0."""
 
-    @hook(needed=True)
-    def kdtool_choose_signals(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
-        """Return the signals to record so that `want`, the union of the losses' needs, can be served.
+    def records(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
+        """Return the signals to record so that `want`, the union of the losses' needs, can be served: by default `want`.
 
         `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is refused.
-        Since 0.1.
+        Called by `kdtool check` and before `kdtool_record`; may depend on the config. Since 0.1.
         """
-        raise NotImplementedError
+        return want
 
     @hook(needed=True)
     def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int:

@@ -89,7 +89,7 @@ class _Request:
         ):
             context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
             info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
-            licences = () if further else licences_of(assembly, context.hooks)
+            licences = () if further else licences_of(assembly)
             refuse_missing(assembly, info, self.cache.complete)
             if not further:
                 identify(context, info)

@@ -15,11 +15,12 @@ from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.build_graph import RunGraph
+from kdtool._run.build_graph import RunGraph, described_models
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.stages.rows import Materials, Recording
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
+from kdtool._run.transforming import Transforming
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def describe(context: Context, run: RunInfo, cache: ForecastCache) -> Mapping[st
     """Return the shapes of student and teachers."""
     key = _settings(context.assembly)
     if key not in cache.models:
-        cache.models[key] = context.hooks.kdtool_describe(run)
+        cache.models[key] = described_models(context, run)
     return cache.models[key]
 
 
@@ -181,19 +182,20 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
     with assembly.scope(phase) as hooks:
         name, run = student, replace(run, hook=hooks)
         try:
-            outline = hooks.component(student, Student).kdtool_outline(run)
+            described = hooks.component(student, Student).kdtool_describe(run)
+            transforming = Transforming(described) if isinstance(described, LanguageModel) else None
             for spec in phase.transforms:
                 name = spec.path
                 transform = hooks.component(name, Transform)
-                if outline is not None and transform.on_meta_device:
-                    outline = transform.kdtool_transform(outline, run) or outline
+                if transforming is not None and transform.on_meta_device:
+                    transforming.apply(transform, run)
         except Exception as error:
             missing_tokenizer = isinstance(error, ServiceError)
             if isinstance(error, KdtoolError) and not missing_tokenizer:
                 raise
             unknown.append(f"the student's memory in training, since {hooks.owner(name)} failed: {_reason(error)}")
             return None
-    return outline
+    return None if transforming is None else transforming.student
 
 
 def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:

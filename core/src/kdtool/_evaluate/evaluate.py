@@ -21,12 +21,11 @@ from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.files import component_record, environment, read_results, with_whole_paths
 from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
-from kdtool._run.execute import publish_graph, session, write_report
+from kdtool._run.execute import begin, session, write_report
 from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, messages_of, read_scores, subjects_of
-from kdtool._run.stages.teachers import add_fits
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, VALID_NAME, name_from
@@ -105,10 +104,9 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     identify(context, run)  # of other processes than the first, which `session` does not check
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
-    add_fits(context, graph, texts)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {}, {})]
     scores = add_scores(context, graph, measured, texts, but=others)
-    publish_graph(context, graph)
+    begin(context, run, graph)
     context.make(texts)
     refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
     for node in graph.nodes.values():

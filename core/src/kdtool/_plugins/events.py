@@ -58,8 +58,8 @@ class TrackerThread:
         """Have the thread call a hook, and return at once."""
         if self._is_off or os.getpid() != self._process:  # a forked worker has no thread
             return
-        if hook == "kdtool_run_start":
-            self._run = (kwargs.get("run") or args[0]).folder
+        if self._run is None and (run := kwargs.get("run", next(iter(args), None))):
+            self._run = run.folder
         waiting = self._calls.qsize()
         if waiting < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
             self._put(partial(self._call, call, *args, **kwargs))

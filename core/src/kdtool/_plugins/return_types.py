@@ -50,8 +50,8 @@ class ReturnType:
         if self.is_none:
             return None
         self._refuse(f"{self._hook} must return", answer, self._options)
-        items = next((get_args(option) for option in self._options if get_origin(option) is Iterator), ())
-        return self._check_items(answer, items) if items and answer is not None else answer
+        items = next((_options_of(get_args(item)[0]) for item in self._options if get_origin(item) is Iterator), ())
+        return self._check_items(answer, items) if items and isinstance(answer, Iterable) else answer
 
     def _check_items(self, answer: Iterable[Any], types: tuple[Any, ...]) -> Iterator[Any]:
         for item in answer:

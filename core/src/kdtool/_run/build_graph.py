@@ -1,6 +1,6 @@
 """The graph of a run: nodes with their dependencies.
 
-text → teachers that are trained or fitted to it → untrained students → scores of teachers → rows → signals → phases of every
+text → teachers that are trained → untrained students → scores of teachers → rows → signals → phases of every
 seed and arm → exports → scores of all others.
 `execute` makes the nodes, and adds comparison and report.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.language_model import ModelFacts, facts_in
+from kdtool._contract.run_info import RunInfo
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.preflight.first_rows import try_packers
@@ -60,7 +61,13 @@ def check_and_build_graph(context: Context) -> RunGraph:
     identify(context, run)
     compare_with_teachers(context, run)
     try_packers(context, run)
-    return build_graph(context, context.hooks.kdtool_describe(run))
+    return build_graph(context, described_models(context, run))
+
+
+def described_models(context: Context, run: RunInfo) -> dict[str, ModelFacts]:
+    """Return the shapes of the students and teachers that describe themselves, by name."""
+    described = context.hooks.kdtool_describe(run)
+    return {name: facts for name, model in described.items() if (facts := facts_in(model)) is not None}
 
 
 def build_graph(context: Context, described: Mapping[str, ModelFacts]) -> RunGraph:

@@ -26,6 +26,7 @@ from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
+from kdtool._store.layout import MODEL
 from kdtool._store.locks import is_led, refuse_moved
 from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -49,7 +50,7 @@ class Context:
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `identity` is that of `folder` since its lock is held.
-    `adapted` holds the last node that trained or fitted a teacher, by teacher.
+    `adapted` holds the last node that trained a teacher, by teacher.
     """
 
     assembly: Assembly
@@ -209,5 +210,5 @@ class Context:
         """Load the weights that this node expects into each teacher that it asks."""
         for name, source in node.teachers.items():
             if self._loaded.get(name) is not source:
-                self.hooks.component(name, Teacher).kdtool_load_weights(run, source.weights if source else None)
+                self.hooks.component(name, Teacher).kdtool_load_weights(run, source.path / MODEL if source else None)
                 self._loaded[name] = source

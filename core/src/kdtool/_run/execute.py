@@ -91,7 +91,7 @@ def execute(
 
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
-    licences = licences_of(assembly, assembly.hooks())
+    licences = licences_of(assembly)
     work = partial(_run, recipe_text)
     return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
 
@@ -125,9 +125,6 @@ def session(
         register_run(store, folder)
         assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain, store))
         try:
-            context.hooks.kdtool_run_start(run)
-            for line in licence_lines(licences, assembly.recipe.name):
-                context.say(line)
             results = work(context, run)
         except BaseException as error:
             outcome = "interrupted" if is_interrupt(error) else "failed"
@@ -154,9 +151,9 @@ def _about(assembly: Assembly) -> dict[str, Any]:
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
     run_graph = check_and_build_graph(context)
+    begin(context, run, run_graph.graph)
     for line in _recipe_notes(context):
         context.say(line)
-    publish_graph(context, run_graph.graph)
     for node in run_graph.graph.nodes.values():
         context.make(node)
         _check_node(context, run_graph, node)
@@ -230,14 +227,16 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
     return replace(found, items=Path(shutil.copy(found.items, own)))
 
 
-def publish_graph(context: Context, graph: Graph) -> None:
-    """Write the graph for `clean`, later plans and other processes, and compare it with that of these."""
+def begin(context: Context, run: RunInfo, graph: Graph) -> None:
+    """Write the graph for `clean`, later plans and other processes, compare it with that of these, and tell the trackers."""
     if not context.rank:
         record = graph.record(context.assembly.recipe.name, context.store.root)
         with storage_errors(context.folder):
             holder = recorded_holder(context.folder) or {}
             write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
-        context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
+        context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
+        for line in licence_lines(context.licences, context.assembly.recipe.name):
+            context.say(line)
     if context.world > 1:
         context.leader = agree(context.folder, graph, context.rank, context.world)
 

@@ -17,7 +17,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.layout import MODEL, SHARED_KINDS
+from kdtool._store.layout import SHARED_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +88,6 @@ class Node:
     def path(self) -> Path:
         """The folder of the artefact, once it is made."""
         return self.where.path_of(*self.key)
-
-    @property
-    def weights(self) -> Path:
-        """The folder of the model that it trained or built, or that a teacher fitted to text."""
-        return self.path if self.kind == "teachers" and self.phase is None else self.path / MODEL
 
     @property
     def partial(self) -> Path:

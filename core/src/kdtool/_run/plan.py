@@ -97,7 +97,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
-    context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
+    context = Context.of(assembly, folder, store, licences=licences_of(assembly))
     run_graph = check_and_build_graph(context)
     before, signals = _last_nodes(folder), dict(_signals(context, run_graph))
     return tuple(

@@ -52,7 +52,8 @@ class HumanEval(PassAtK):
 
         return {"problems": read_and_hash(file_of(self.config.plus), "humaneval.plus")[1]}
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""
         if self.config.plus is not None:
             return kdtool.LicenceTerms("Apache-2.0", url="https://github.com/evalplus/humanevalplus_release")

@@ -44,6 +44,7 @@ class Infilling(PassAtK):
             return self
 
     config: Config
+    licence_terms = kdtool.LicenceTerms("MIT", url="https://github.com/openai/human-eval-infilling")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -61,10 +62,6 @@ class Infilling(PassAtK):
 
         files = [HUMAN_EVAL, *([self.config.random_span] if self.config.random_span else [])]
         return {"problems": ", ".join(read_and_hash(file, KEY)[1] for file in files)}
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Give the licence of the problems."""
-        return kdtool.LicenceTerms("MIT", url="https://github.com/openai/human-eval-infilling")
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems of all kinds.

@@ -52,7 +52,8 @@ class Multilingual(PassAtK):
         found = [read_and_hash(file, "multilingual.files")[1] for file in self.config.files]
         return {"problems": ", ".join(sorted(found))}
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems.
 
         Raises:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import is_labelled
+from kdtool_torch import is_labelled, pair_layers
 
 from kdtool_loss_attention._blocks import Block, by_block, in_single
 from kdtool_loss_attention._paired import PairedLayers
@@ -71,7 +71,7 @@ class AttentionMaps(PairedLayers):
         """Pair layers by the settings; heads are checked, too."""
         if self.config.heads == "mapped":
             shared_heads(student.heads, teacher.heads)
-        return kdtool.pair_layers("attention.layers", self.config.layers, student, teacher)
+        return pair_layers("attention.layers", self.config.layers, student, teacher)
 
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return `attention_distance` of two layers' maps."""

@@ -7,7 +7,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import is_labelled
+from kdtool_torch import is_labelled, pair_layers
 
 from kdtool_loss_attention._blocks import Block, by_block, in_single
 from kdtool_loss_attention._paired import PairedLayers
@@ -83,7 +83,7 @@ class Relations(PairedLayers):
         """Pair layers by the settings, and find the number of relation heads."""
         self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
         layers = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
-        pairs = kdtool.pair_layers("relations.layers", layers, student, teacher)
+        pairs = pair_layers("relations.layers", layers, student, teacher)
         chosen = self.config.teacher_layers
         if chosen == "auto":
             return pairs

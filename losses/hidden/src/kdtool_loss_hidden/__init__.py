@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
+from kdtool_torch import pair_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class HiddenStates(kdtool.SequenceLoss):
         Raises:
             kdtool.UsageError: a layer that the student does not have, one twice, or none at all.
         """
-        return kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
+        return pair_layers("hidden.layers", self.config.layers, student, teacher)
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
         """Return a linear projector [H_student → H_teacher] per pair, or None if the widths agree."""

@@ -3,6 +3,7 @@
 - `Templates` finds, checks and renders the Jinja templates of a recipe (`_templates`); `Turns` is a rendered request
 - `collect_answers` asks a subject and stores its answers (`_answers`, `_journal`)
 - `ask_teacher` does so for a teacher whose answers become training text (`_teacher`)
+- `Priced` is the base class of teachers whose answers cost money, and `priced_teacher` finds them (`_priced`)
 - `Account` sums up those answers for `kdtool_account` (`_account`), and `Pace` shows lines on progress (`_pace`)
 - `Ledger` stores paid answers with attempts, batches and money (`_ledger`); `read_summary` reads it from outside
   (`_summary`). `_tables` contains the SQL, `_writer` the thread that groups commits, `_seal` the file that shows missing
@@ -28,6 +29,7 @@ from kdtool_asking._journal import Journal, journal
 from kdtool_asking._ledger import About, Attempt, Batch, Ledger
 from kdtool_asking._mend import Mended, mend_ledger
 from kdtool_asking._pace import Pace
+from kdtool_asking._priced import Priced, priced_teacher
 from kdtool_asking._summary import Summary, Unanswered, check_ledger, has_answer, read_summary
 from kdtool_asking._teacher import ask_teacher, kept_answers, refusal_remedy
 from kdtool_asking._templates import Template, Templates, Turns
@@ -43,6 +45,7 @@ __all__ = [
     "Ledger",
     "Mended",
     "Pace",
+    "Priced",
     "Summary",
     "Template",
     "Templates",
@@ -61,6 +64,7 @@ __all__ = [
     "measure_missing_answers",
     "mend_ledger",
     "open_for_measuring",
+    "priced_teacher",
     "read_summary",
     "refusal_remedy",
     "seed_of",

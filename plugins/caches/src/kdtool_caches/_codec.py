@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from kdtool_caches._ranks import Ranks
 
-__all__ = ["decode", "encode"]
+__all__ = ["LEVEL", "decode", "encode"]
 
-_LEVEL = 19
+LEVEL = 3
+"""Of zstd: higher ones save less than they cost (docs/benchmarks/recording.md). Decoding does not depend on it."""
 _SIZE = 4
 """Bytes of a number in a blob's head."""
 
 Ints = NDArray[np.int64]
 
 
-def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> bytes:
+def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None, level: int = LEVEL) -> bytes:
     """Return a row's n positions as bytes.
 
     Args:
@@ -34,6 +35,7 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
         values: [n, K] whole numbers from 1 up to 2³¹ − 1; 0 for padding.
         labels: [n]; pass the same ones to `decode`.
         total: the sum of every position's values; None if it varies.
+        level: of zstd, from 1 to 22.
     """
     there, alone = ids >= 0, np.zeros_like(labels)
     lengths, columns = there.sum(1), np.arange(ids.shape[1])
@@ -45,7 +47,7 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
     distances = np.diff(ranks, axis=1, prepend=-1) - 1
     within = columns < lengths[:, None]
     kept = within if total is None else within & (columns > 0)
-    planes = [_planes(lengths), _planes(distances[within]), _planes(values[kept] - 1)]
+    planes = [_planes(part, level) for part in (lengths, distances[within], values[kept] - 1)]
     head = np.array([len(lengths), *map(len, planes), *map(len, chain(*planes))], "<u4")
     return b"".join([head.tobytes(), *chain(*planes)])
 
@@ -87,11 +89,11 @@ def _restore_first_values(later: Ints, starts: Ints, count: int, total: int) -> 
     return values
 
 
-def _planes(values: Ints) -> list[bytes]:
+def _planes(values: Ints, level: int) -> list[bytes]:
     """Return the values' lowest bytes, then the next higher ones, as far as there are any; each compressed."""
     planes = max(1, (int(values.max(initial=0)).bit_length() + 7) // 8)
     return [
-        zstandard.compress((values >> 8 * plane & 255).astype(np.uint8).tobytes(), _LEVEL) for plane in range(planes)
+        zstandard.compress((values >> 8 * plane & 255).astype(np.uint8).tobytes(), level) for plane in range(planes)
     ]
 
 

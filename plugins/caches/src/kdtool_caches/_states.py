@@ -40,9 +40,7 @@ class States(kdtool.Cache):
         self._recorded: dict[Path, RecalledStates] = {}
         self._lock = Lock()
 
-    def kdtool_choose_signals(
-        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
-    ) -> kdtool.SignalRequest:
+    def records(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Ask the teacher for logits and hidden states as they are wanted."""
         return replace(want, kinds=want.kinds & self.offers)
 

@@ -49,9 +49,7 @@ class _Tokens(kdtool.Cache):
         """Return the approximate bytes per position, for a teacher as confident as small code models are."""
         raise NotImplementedError
 
-    def kdtool_choose_signals(
-        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
-    ) -> kdtool.SignalRequest:
+    def records(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Request logits, from which the tokens are selected."""
         return replace(want, kinds=frozenset({"logits"}), layers=())
 
@@ -153,9 +151,7 @@ class TopK(_Tokens):
         k: int = kdtool.Field(default=100, ge=1, le=4096)
         """Tokens kept per position; fewer if the teacher returns fewer."""
 
-    def kdtool_choose_signals(
-        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
-    ) -> kdtool.SignalRequest:
+    def records(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Request logits, or top-k tokens from a teacher that offers only these, such as a server."""
         only_top_k = "top-k" in offers and "logits" not in offers
         return replace(want, kinds=frozenset({"top-k" if only_top_k else "logits"}), layers=())

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import kdtool
 import pydantic
-from kdtool_asking import Account, Journal, Pace, ask_teacher, kept_answers, refusal_remedy, seed_of
+from kdtool_asking import Account, Journal, Pace, ask_teacher, kept_answers, priced_teacher, refusal_remedy, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import route
@@ -104,12 +104,15 @@ class Answers(kdtool.Corpus):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the price of the answers, for teachers that cost money."""
-        for name in sorted(self.config.shares.keys() & {*run.implementing("kdtool_estimate_answers")}):
+        for name in sorted(self.config.shares):
+            teacher = priced_teacher(run, name)
+            if teacher is None:
+                continue
             prompts = (prompt for prompt in self._prompts(run) if isinstance(prompt, Prompt))
             requests = (
                 self._request(run, prompt) for prompt in prompts if route(prompt.id, self.config.shares) == name
             )
-            yield from run.component(name, kdtool.Teacher).kdtool_estimate_answers(run, requests, 1, 1) or ()
+            yield from teacher.estimate_answers(run, requests)
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the prompts with the teachers' answers, in the order of the prompts, after all have been answered.
@@ -218,7 +221,7 @@ class Answers(kdtool.Corpus):
         run.say(counts + paid + (f"; left out: {reasons}" if reasons else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
-        terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()
+        terms = run.component(teacher, kdtool.Component).licence_terms
         return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer) -> str:

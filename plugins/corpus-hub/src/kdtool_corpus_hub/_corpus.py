@@ -41,7 +41,8 @@ class Hub(kdtool.Corpus):
         """
         return self._source().identity(offline=run.offline)
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
         """Return the recipe's licence, else where to read the dataset's; the user is responsible for that of files."""
         if self.config.licence:
             return kdtool.LicenceTerms(self.config.licence)

@@ -80,23 +80,24 @@ class Instruct(kdtool.Corpus):
 
         The teacher's estimate includes the tokens; they are estimated here only for a teacher without prices.
         """
+        from kdtool_asking import priced_teacher
+
         config = self.config
         requests = self._first_requests(run)
         share = config.rows / len(requests)
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
         note = f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}"
-        is_priced = config.ask in run.implementing("kdtool_estimate_answers")
-        if not is_priced:
+        teacher = priced_teacher(run, config.ask)
+        if teacher is None:
             prompts = share * sum(len(text) for request in requests for _, text in request.turns)
             note += (
                 f"; if all are accepted about {round(prompts / _CHARACTERS_A_TOKEN):,} tokens in, and at most "
                 f"{config.rows * config.max_tokens:,} out"
             )
         yield kdtool.Estimate("instruction data", disk_bytes=2 * config.rows * _BYTES_A_ROW, note=note)
-        if is_priced:
+        if teacher is not None:
             retries = f"up to {most / config.rows:g} times as much if rows are rejected"
-            teacher = run.component(config.ask, kdtool.Teacher)
-            for estimate in teacher.kdtool_estimate_answers(run, requests, share, most / config.rows) or ():
+            for estimate in teacher.estimate_answers(run, requests, share, most / config.rows):
                 yield replace(estimate, note="; ".join(filter(None, (estimate.note, retries))))
 
     def _first_requests(self, run: kdtool.RunInfo) -> list[kdtool.Request]:

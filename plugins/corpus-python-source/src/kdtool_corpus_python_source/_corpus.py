@@ -90,7 +90,8 @@ class PythonSource(kdtool.Corpus):
         folder = self.config.folder
         return [f"folder: no such folder: {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
         """Return the licence of the standard library; None for a folder, whose licence only the user knows."""
         if self.config.folder is not None:
             return None

@@ -43,12 +43,9 @@ class CurvesTracker(kdtool.Tracker):
         """Record all measurements of a model in place of earlier ones, with the recipe's main settings."""
         raise NotImplementedError
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
-        self._folder, self._stages, self._measured = run.folder, (), {}
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        self._folder, self._stages, self._measured = run.folder, [stage.name for stage in stages], {}
         self.begin(run)
-
-    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        self._stages = [stage.name for stage in stages]
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         if self._folder is not None:

@@ -102,9 +102,10 @@ class JudgeFilter(kdtool.Filter):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the price of a verdict on a row of usual length, as a note: the number of rows that reach it is unknown."""
-        if self.config.ask in run.implementing("kdtool_estimate_answers"):
-            teacher = run.component(self.config.ask, kdtool.Teacher)
-            parts = teacher.kdtool_estimate_answers(run, [self._request(_USUAL)], 1, 1) or ()
+        from kdtool_asking import priced_teacher
+
+        if (teacher := priced_teacher(run, self.config.ask)) is not None:
+            parts = teacher.estimate_answers(run, [self._request(_USUAL)])
             dollars = sum(part.picodollars for part in parts) / 1e12
             note = f"at most ${dollars:,.4f} for a row of 3,000 characters that the other filters keep"
             yield kdtool.Estimate("verdicts of judge", note=note)

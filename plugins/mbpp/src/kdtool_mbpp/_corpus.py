@@ -22,6 +22,7 @@ class MbppCorpus(kdtool.Corpus):
     """
 
     config: Config
+    licence_terms = LICENCE
 
     class Config(kdtool.Config):
         """Settings of `mbpp`."""
@@ -41,10 +42,6 @@ class MbppCorpus(kdtool.Corpus):
             kdtool.ServiceError: the Hub cannot be reached.
         """
         return self._problems.identity(offline=run.offline)
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        """Return the licence of the problems."""
-        return LICENCE
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Return a message if the file is missing."""

@@ -59,7 +59,8 @@ class MbppEvaluator(PassAtK):
             return self._problem_file.identity(offline=run.offline)
         return {"plus": read_and_hash(self.config.plus, "mbpp.plus")[1]}
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Return the licence of the problems."""
         if self.config.plus is not None:
             return kdtool.LicenceTerms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")

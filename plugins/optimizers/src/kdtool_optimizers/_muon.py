@@ -36,6 +36,8 @@ class Muon(kdtool.Optimizer):
         """Patterns of names of matrices that AdamW trains: embeddings and heads, whose rows are tokens."""
 
     config: Config
+    divisible = False
+    """An update is computed from the whole matrix; parts that are summed in bfloat16 would give another."""
 
     def kdtool_optimizer(
         self, run: kdtool.RunInfo, parameters: Mapping[str, Tensor], learning_rate: float

@@ -7,6 +7,9 @@
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
+- `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
+  (`_chunked_loss`)
+- `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
   has logits (`_logits_runtime`)
@@ -25,6 +28,7 @@ torch is imported when it is used: importing this package is cheap.
 from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chunked_loss import chunked_loss
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
 from kdtool_torch._device import (
@@ -43,6 +47,7 @@ from kdtool_torch._device import (
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._moved import copy_to_host, move, original_of
@@ -79,6 +84,7 @@ __all__ = [
     "at_least_float32",
     "both_sides",
     "cache_folder",
+    "chunked_loss",
     "collate",
     "complete_folder",
     "compute_dtype",
@@ -109,6 +115,7 @@ __all__ = [
     "move",
     "named_device",
     "original_of",
+    "pair_layers",
     "pick_device",
     "product_speed",
     "record_rows",

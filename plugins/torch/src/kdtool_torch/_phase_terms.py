@@ -23,8 +23,9 @@ class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
     Gradients are those of the trainer `standard` in one process, up to rounding. Train `modules` with the student. Store
-    `reports` and `token_weights` in checkpoints: the last step's figures by term, which weightings of losses use to compute
-    the next weights, and the state of `WeightMeans`. A term without tokens is missing in the reports.
+    `reports`, `token_weights` and `states` in checkpoints: the last step's figures by term, which weightings of losses use
+    to compute the next weights; the state of `WeightMeans`; and what weightings of losses keep from step to step, as JSON
+    can express it. A term without tokens is missing in the reports.
 
     Args:
         run: of the trainer.
@@ -37,6 +38,7 @@ class PhaseTerms:
 
     modules: nn.ModuleDict
     reports: dict[str, kdtool.TermReport]
+    states: dict[str, dict[str, Any]]
     token_weights: Mapping[str, Sequence[float]] | None
 
     def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> None:
@@ -53,6 +55,7 @@ class PhaseTerms:
         modules = {_key(term): self._module(term) for term in phase.terms}
         self.modules = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.reports = {}
+        self.states = {}
         self.token_weights = None
 
     def loss(self, rows: Sequence[int], step: int) -> tuple[Tensor, int]:
@@ -106,11 +109,21 @@ class PhaseTerms:
 
     def _weights(self, step: int, progress: float) -> dict[str, float]:
         """Return each term's weight at a step: by its schedule, times the factors of weightings of losses."""
-        factors = self._run.hook.kdtool_balance(self.reports, step).values() if self.reports else ()
+        factors = self._balance(step)
         return {
             term.name: term.weight_at(progress) * prod(factor.get(term.name, 1.0) for factor in factors)
             for term in self._phase.terms
         }
+
+    def _balance(self, step: int) -> list[Mapping[str, float]]:
+        """Return the factors of terms, by weighting."""
+        return [
+            self._run.component(name, kdtool.Weighting).kdtool_balance(
+                self.reports, step, self.states.setdefault(name, {})
+            )
+            or {}
+            for name in (self._run.implementing("kdtool_balance") if self.reports else ())
+        ]
 
     def _module(self, term: kdtool.LossTerm) -> nn.Module | None:
         if term.teacher is None or term.name not in self._run.implementing("kdtool_modules"):

@@ -31,7 +31,6 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
-        self._preparing = ""
         self._progress = _Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
@@ -47,18 +46,12 @@ class LiveDisplay:
             redirect_stdout=sys.stdout.isatty(),
         )
 
-    def prepare(self, text: str) -> None:
-        """Draw a line until the first stage begins or ends."""
-        self.start(text, None, "")
-        self._preparing = text
-
     def place(self, position: str) -> None:
         """Draw the position above the stages."""
         self._progress.position = harmless(position)
 
     def start(self, title: str, total: int | None, unit: str) -> None:
         """Draw a line for the stage."""
-        self._end_preparing()
         self._progress.start()
         self._tasks[title] = self._progress.add_task(harmless(title), total=total, unit=unit, rate="", detail="")
 
@@ -82,7 +75,6 @@ class LiveDisplay:
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
         """Remove the line and print a finished one above the bars."""
-        self._end_preparing()
         if title in self._tasks:
             self._progress.remove_task(self._tasks.pop(title))
         mark, style = ("=", "dim") if reused else ("✓", "green")
@@ -100,10 +92,6 @@ class LiveDisplay:
     def close(self) -> None:
         """Stop drawing."""
         self._progress.stop()
-
-    def _end_preparing(self) -> None:
-        if (task := self._tasks.pop(self._preparing, None)) is not None:
-            self._progress.remove_task(task)
 
 
 class _Bars(Progress):

@@ -32,10 +32,6 @@ class PlainDisplay:
         self._stages: dict[str, _Stage] = {}
         self._position = ""
 
-    def prepare(self, text: str) -> None:
-        """Say it."""
-        self.line(f"{text} …")
-
     def place(self, position: str) -> None:
         """Take what lines about a stage end with."""
         self._position = f" (run: {position})" if position else ""

@@ -26,13 +26,10 @@ class ConsoleTracker(kdtool.Tracker):
         self._chosen: Display | None = None
         self._begin()
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self._begin()
-        self._display.line(f"Run {run.name} in {run.folder}")
-        self._display.prepare("checking components and files")
-
-    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self._position = Position(stages)
+        self._display.line(f"Run {run.name} in {run.folder}")
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         self._position.start(run.stage_name, total)

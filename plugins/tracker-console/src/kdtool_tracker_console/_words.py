@@ -15,9 +15,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Display(Protocol):
     """Shows stages by their titles, several at a time if need be, and the position of the run among its stages."""
 
-    def prepare(self, text: str) -> None:
-        """Show what the run does before its first stage."""
-
     def place(self, position: str) -> None:
         """Take the position to show from now on; "" for none."""
 

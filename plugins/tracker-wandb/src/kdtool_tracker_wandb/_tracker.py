@@ -74,18 +74,19 @@ class WandbTracker(kdtool.Tracker):
                     "and set the environment variable WANDB_API_KEY"
                 )
 
-    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
-        if self._process is not None and self._process.folder == run.folder:
-            return  # the events of a run that was killed and resumed, one after the other
-        self.kdtool_close()
+    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        # A run that was killed and resumed, whose events come one after the other, keeps its process.
+        if self._process is None or self._process.folder != run.folder:
+            self.kdtool_close()
+            self._process = WandbProcess(run.folder, self._settings(run))
+        self._send("run_start", stages=[{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages])
+
+    def _settings(self, run: kdtool.RunInfo) -> dict[str, object]:
         settings = {"name": run.name, **self.config.model_dump()}
         if run.offline and self.config.mode == "online":
             run.say("wandb: the run uses no network, so nothing is sent: upload its files later with wandb sync")
             settings["mode"] = "offline"
-        self._process = WandbProcess(run.folder, settings)
-
-    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        self._send("plan", stages=[{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages])
+        return settings
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         place = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}

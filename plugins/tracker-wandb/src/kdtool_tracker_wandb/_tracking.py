@@ -1,6 +1,6 @@
 """The W&B runs of one run of kdtool: one for each arm and seed, and one for each measured teacher.
 
-`events.jsonl` is the source of truth. When the stages are known (`plan`), its steps are logged first, then those that
+`events.jsonl` is the source of truth. When a run starts, its steps are logged first, then those that
 arrive. Offline, each process thus rewrites the whole W&B run and deletes its older files: with several files, `wandb sync`
 would let the last one replace the others. Online, points that the server already has are left out.
 
@@ -82,20 +82,14 @@ class Tracking:
         self._identity = _identity(folder / "wandb")
         self._runs: dict[Member, TrackedRun] = {}
         self._fingerprints: dict[str, str] | None = None
-        self._early: list[Event] = []
         self._recipe: Mapping[str, Any] = {}
 
     def take(self, event: Event) -> None:
-        """Log an event; those before the plan wait for it: the id of a W&B run depends on it."""
-        if event["event"] == "plan":
-            self._plan(event)
+        """Log an event."""
+        if event["event"] == "run_start":
+            self._start(event)
         elif event["event"] == "step_end":
-            if self._fingerprints is None:
-                self._early.append(event)
-            else:
-                self._step(event)
-        elif event["event"] == "run_end" and self._fingerprints is None:
-            self._plan({"stages": []})
+            self._step(event)
 
     def open(self, member: Member, role: str = "") -> TrackedRun:
         """Return the W&B run of a member; `role` is its type: student, control or teacher."""
@@ -110,7 +104,7 @@ class Tracking:
         self._delete_older()
         self._runs.clear()
 
-    def _plan(self, event: Event) -> None:
+    def _start(self, event: Event) -> None:
         planned = _fingerprints(event)
         if planned == self._fingerprints:
             return
@@ -120,9 +114,6 @@ class Tracking:
         for earlier in _steps_of(self.folder / "events.jsonl", planned):
             self._step(earlier)
         self._delete_older()
-        early, self._early = self._early, []
-        for waiting in early:
-            self._step(waiting)
 
     def _step(self, event: Event) -> None:
         self.open(Member(event["arm"], event["seed"])).step(event)
@@ -192,27 +183,19 @@ def _identity(folder: Path) -> str:
     return path.read_text(encoding="ascii")
 
 
-def _fingerprints(plan: Event) -> dict[str, str]:
-    """Return the fingerprint of each phase of training in a plan, by the stage's name."""
-    return {one["name"]: one["fingerprint"] for one in plan["stages"] if one["name"].startswith("phases/")}
+def _fingerprints(start: Event) -> dict[str, str]:
+    """Return the fingerprint of each phase of training that a run plans, by the stage's name."""
+    return {each["name"]: each["fingerprint"] for each in start["stages"] if each["name"].startswith("phases/")}
 
 
 def _steps_of(path: Path, planned: Mapping[str, str]) -> Iterator[Event]:
     """Yield the logged steps of the trainings that are planned now; those of other settings are left out."""
-    waiting: list[Event] = []
-    current: dict[str, str] | None = None
+    current: dict[str, str] = {}
     for event in _events(path):
         if event.get("event") == "run_start":
-            current = None
-        elif event.get("event") == "plan":
             current = _fingerprints(event)
-            yield from (each for each in waiting if _is_of(each, current, planned))
-            waiting.clear()
-        elif event.get("event") == "step_end":
-            if current is None:
-                waiting.append(event)
-            elif _is_of(event, current, planned):
-                yield event
+        elif event.get("event") == "step_end" and _is_of(event, current, planned):
+            yield event
 
 
 def _recipe_of(path: Path) -> Mapping[str, Any]:

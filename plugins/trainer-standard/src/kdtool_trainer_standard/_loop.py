@@ -75,7 +75,7 @@ class TrainingLoop(ResumableTrainer):
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
         self.stop = StopSignal()
-        self._balances = bool(run.implementing("kdtool_balance"))
+        self._balancing = run.implementing("kdtool_balance")
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
@@ -151,7 +151,7 @@ class TrainingLoop(ResumableTrainer):
         self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         control.should_log = regular or step in (1, self.phase.steps)
-        if self._balances and not control.should_log:
+        if self._balancing and not control.should_log:
             self._term_reports()
         over = False
         if self.validator is not None and self.validator.due(step):
@@ -256,10 +256,13 @@ class TrainingLoop(ResumableTrainer):
         return 0.0
 
     def _balance(self, step: int) -> Mapping[str, float]:
-        if not self._balances or self.progress.stats is None:
+        stats = self.progress.stats
+        if not self._balancing or stats is None:
             return {}
         product = {bound.term.name: 1.0 for bound in self.module.terms}
-        for who, factors in self.run.hook.kdtool_balance(self.progress.stats, step).items():
+        for who in self._balancing:
+            state = self.progress.states.setdefault(who, {})
+            factors = self.run.component(who, kdtool.Weighting).kdtool_balance(stats, step, state) or {}
             bad = {
                 name: factor for name, factor in factors.items() if name not in product or not 0 <= factor < math.inf
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ class Progress:
     last_values: Mapping[str, float] | None = None
     token_weights: Mapping[str, Sequence[float]] | None = None
     """The state of `WeightMeans`; None if no tokens are weighed, and before the first step."""
-    states: Mapping[str, Mapping[str, Any]] | None = None
-    """State of components, by their names, as of this checkpoint."""
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The state of weightings that balance, by their names."""
     on_policy: Mapping[str, int] | None = None
     """The counts of `OnPolicySampler` on rank 0; None if the phase is not on-policy."""
     best: Mapping[str, Any] | None = None

@@ -80,7 +80,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self._wait_for_all()
         if self.run.rank == 0:
             written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
-            self.progress.states = self._states()
+            self._refuse_odd_states()
             _progress.write(written, self.progress)
             shutil.copyfile(root / HISTORY, written / HISTORY)
             sealed = _checkpoints.commit(written, root)
@@ -124,20 +124,16 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.sampler is not None:
             self.sampler.counts.update(self.progress.on_policy or {})
             self.progress.on_policy = self.sampler.counts
-        for name, state in (self.progress.states or {}).items():
-            self.run.component(name, kdtool.Component).kdtool_restore(state)
 
-    def _states(self) -> dict[str, Mapping[str, Any]]:
-        states: dict[str, Mapping[str, Any]] = self.run.hook.kdtool_state()
-        for name, state in states.items():
+    def _refuse_odd_states(self) -> None:
+        for name, state in self.progress.states.items():
             try:
                 json.dumps(state, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise kdtool.PluginError(
-                    f"{self.run.hook.owner(name) or name} returned a kdtool_state that cannot be stored as JSON: {error}; "
+                    f"{self.run.hook.owner(name) or name} keeps state in kdtool_balance that JSON cannot hold: {error}; "
                     "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
                 ) from error
-        return states
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _checkpoints.refuse_pickles(checkpoint):

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import kdtool
-
-if TYPE_CHECKING:
-    from kdtool_transform_liger._kernels import FusedModules
 
 __all__ = ["Liger"]
 
 
 class Liger(kdtool.Transform):
     """Computes norms, rotary positions and SwiGLU with liger-kernel's Triton kernels (arXiv 2410.10989)."""
-
-    def __init__(self, config: Liger.Config) -> None:
-        super().__init__(config)
-        self._modules: FusedModules | None = None
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         from kdtool_torch import pick_device
@@ -37,15 +30,9 @@ class Liger(kdtool.Transform):
             )
         return problems
 
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         from kdtool_transform_liger._kernels import FusedModules
 
-        self._modules = FusedModules(student.model)
-        return student
-
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        if self._modules is None:
-            raise kdtool.PluginError("liger: kdtool_finish was called without kdtool_transform")
-        self._modules.restore()
-        self._modules = None
-        return student
+        modules = FusedModules(student.model)
+        yield student
+        modules.restore()

@@ -26,32 +26,25 @@ class Lora(kdtool.Transform):
     on_meta_device = True
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._adapters: Adapters | None = None
-
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transform_lora._adapters import Adapters
-
-        self._adapters = Adapters(student, self.config, run.seed)
-        return student
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
+        adapters = self._add_adapters(student, run)
+        yield student
+        if self.config.keep_adapter and run.rank == 0:
+            adapters.save(run.folder / "adapter", run)
+            run.say(
+                f"the adapter is also saved separately in {run.folder / 'adapter'}, with a card that shows how to open it"
+            )
+        adapters.merge()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transform_lora._estimate import rewriting_parts
 
         yield from rewriting_parts(ahead)
 
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        if self._adapters is None:
-            raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
-        if self.config.keep_adapter and run.rank == 0:
-            self._adapters.save(run.folder / "adapter", run)
-            run.say(
-                f"the adapter is also saved separately in {run.folder / 'adapter'}, with a card that shows how to open it"
-            )
-        self._adapters.merge()
-        self._adapters = None
-        return student
+    def _add_adapters(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Adapters:
+        from kdtool_transform_lora._adapters import Adapters
+
+        return Adapters(student, self.config, run.seed)
 
 
 _BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
@@ -77,21 +70,21 @@ class Qlora(Lora):
             return []
         return ["bitsandbytes is not installed: pip install bitsandbytes, or use lora, which does not need it"]
 
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def _add_adapters(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Adapters:
         from kdtool_transform_lora._adapters import Adapters
 
         double = self.config.double_quantisation
         if next(student.model.parameters()).is_meta:
-            return self._store_in_bits(student, run, _BITS[double])
-        self._adapters = Adapters(student, self.config, run.seed, double_quantisation=double)
-        return student
+            _store_in_bits(student, _BITS[double])
+            return super()._add_adapters(student, run)
+        return Adapters(student, self.config, run.seed, double_quantisation=double)
 
-    def _store_in_bits(self, student: kdtool.LanguageModel, run: kdtool.RunInfo, bits: float) -> kdtool.LanguageModel:
-        """Give weights on the meta device their later size, without needing bitsandbytes."""
-        from kdtool_torch import store_as
 
-        from kdtool_transform_lora._adapters import linear_layers
+def _store_in_bits(student: kdtool.LanguageModel, bits: float) -> None:
+    """Give weights on the meta device their later size, without needing bitsandbytes."""
+    from kdtool_torch import store_as
 
-        for layer in linear_layers(student).values():
-            store_as(layer.weight, int(layer.weight.numel() * bits / 8))
-        return super().kdtool_transform(student, run)
+    from kdtool_transform_lora._adapters import linear_layers
+
+    for layer in linear_layers(student).values():
+        store_as(layer.weight, int(layer.weight.numel() * bits / 8))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import kdtool
 
 from kdtool_transform_qat._config import QatConfig
-
-if TYPE_CHECKING:
-    from kdtool_transform_qat._grid import Grid
 
 __all__ = ["Qat"]
 
@@ -22,19 +19,9 @@ class Qat(kdtool.Transform):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._grid: Grid | None = None
-
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         from kdtool_transform_qat._grid import Grid
 
-        self._grid = Grid(student, self.config, run.say)
-        return student
-
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        if self._grid is None:
-            raise kdtool.PluginError("qat: kdtool_finish was called without kdtool_transform")
-        self._grid.settle()
-        self._grid = None
-        return student
+        grid = Grid(student, self.config, run.say)
+        yield student
+        grid.settle()

@@ -20,7 +20,7 @@ class CausalStudent(kdtool.Student):
     """A student whose folder is a causal language model of transformers.
 
     One that starts from random weights implements `kdtool_tokenizer` and `kdtool_build_student`; one that reads weights also
-    `kdtool_describe` and `kdtool_outline`, which must not read any.
+    `kdtool_describe`, which must not read any.
     """
 
     _or_own = ""
@@ -32,10 +32,7 @@ class CausalStudent(kdtool.Student):
         tokenizer = self.kdtool_tokenizer(run)
         return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self._build_without_values(run).facts
-
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | kdtool.ModelFacts:
         return self._build_without_values(run)
 
     def _build_without_values(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:

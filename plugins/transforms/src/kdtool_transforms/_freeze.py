@@ -33,28 +33,21 @@ class Freeze(kdtool.Transform):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._frozen: list[Any] = []
-
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
+        frozen: list[Any] = []
         for pattern in self.config.names:
             matching = list(self._matching(student.model, pattern))
             if not matching:
                 some = ", ".join(name for name, _ in list(student.model.named_parameters())[:4])
                 raise kdtool.UsageError(f"freeze: no parameter is called {pattern!r}; there are for example {some}")
-            self._frozen.extend(parameter for parameter in matching if parameter.requires_grad)
-        for parameter in self._frozen:
+            frozen.extend(parameter for parameter in matching if parameter.requires_grad)
+        for parameter in frozen:
             parameter.requires_grad_(requires_grad=False)
         if not any(parameter.requires_grad for parameter in student.model.parameters()):
             raise kdtool.UsageError(f"freeze: {self.config.names} leaves nothing that learns")
-        return student
-
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        for parameter in self._frozen:
+        yield student
+        for parameter in frozen:
             parameter.requires_grad_(requires_grad=True)
-        self._frozen.clear()
-        return student
 
     def _matching(self, model: Any, pattern: str) -> Iterator[Any]:
         if pattern == EMBEDDINGS:

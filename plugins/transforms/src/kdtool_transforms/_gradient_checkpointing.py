@@ -5,6 +5,8 @@ Switches on what transformers offers, for one phase. It changes neither weights 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import kdtool
 
 __all__ = ["GradientCheckpointing"]
@@ -16,7 +18,7 @@ class GradientCheckpointing(kdtool.Transform):
     saves_memory = kdtool.Saving({}, "a third slower, the same result")
     on_meta_device = True
 
-    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         name = type(student.model).__name__
         switch_on = getattr(student.model, "activation_checkpointing_enable", None)
         if switch_on is None:
@@ -27,8 +29,5 @@ class GradientCheckpointing(kdtool.Transform):
             switch_on({"use_reentrant": False})  # reentrant, captured hidden states would carry no gradient
         except ValueError as error:
             raise kdtool.UsageError(f"gradient-checkpointing: {error} Leave it out") from error
-        return student
-
-    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        yield student
         student.model.activation_checkpointing_disable()
-        return student

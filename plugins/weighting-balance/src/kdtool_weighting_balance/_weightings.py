@@ -32,24 +32,13 @@ class Uncertainty(kdtool.Weighting):
         limit: float = kdtool.Field(default=100.0, gt=1, le=1e6)
         """No factor is above this, or below 1 / limit: a loss near 0 would otherwise get an unbounded weight."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._log_variances: dict[str, float] = {}
-
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
-        """Return exp(-s) of each term, after `uncertainty_step` on the last step's values."""
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        """Return exp(-s) of each term, after `uncertainty_step` on the last step's values; `state` holds s of each term."""
         values = {name: term.value for name, term in terms.items()}
-        self._log_variances |= uncertainty_step(
-            self._log_variances, values, self.config.learning_rate, self.config.limit
-        )
-        return {name: exp(-s) for name, s in self._log_variances.items()}
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        """Return s of each term."""
-        return dict(self._log_variances)
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self._log_variances = dict(state)
+        state.update(uncertainty_step(state, values, self.config.learning_rate, self.config.limit))
+        return {name: exp(-s) for name, s in state.items()}
 
 
 class GradNorm(kdtool.Weighting):
@@ -70,30 +59,25 @@ class GradNorm(kdtool.Weighting):
         learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
         """Share of the distance to their targets that the factors cover per step; norms of single steps are noisy."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._first: dict[str, float] = {}
-        self._log_factors: dict[str, float] = {}
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float]:
+        """Return the factor of each term, after `gradnorm_step` on the last step's norms and values.
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
-        """Return the factor of each term, after `gradnorm_step` on the last step's norms and values."""
+        `state` holds each term's first value and the logarithm of its factor.
+        """
+        first: dict[str, float] = state.setdefault("first", {})
+        log_factors: dict[str, float] = state.setdefault("log_factors", {})
         norms = {name: term.gradient_norm or 0.0 for name, term in terms.items() if _tells(term)}
         for name in terms:
-            self._log_factors.setdefault(name, 0.0)
+            log_factors.setdefault(name, 0.0)
         for name in norms:
-            self._first.setdefault(name, terms[name].value)
+            first.setdefault(name, terms[name].value)
         if norms:
-            ratios = {name: log(terms[name].value) - log(self._first[name]) for name in norms}
-            before = {name: self._log_factors[name] for name in norms}
-            self._log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha, self.config.learning_rate)
-        return {name: exp(logarithm) for name, logarithm in self._log_factors.items()}
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        """Return each term's first value and the logarithm of its factor."""
-        return {"first": dict(self._first), "log_factors": dict(self._log_factors)}
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self._first, self._log_factors = dict(state["first"]), dict(state["log_factors"])
+            ratios = {name: log(terms[name].value) - log(first[name]) for name in norms}
+            before = {name: log_factors[name] for name in norms}
+            log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha, self.config.learning_rate)
+        return {name: exp(logarithm) for name, logarithm in log_factors.items()}
 
 
 class OnMetric(kdtool.Weighting):
@@ -132,37 +116,31 @@ class OnMetric(kdtool.Weighting):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.terms = frozenset({config.watch, config.change})
-        self._paths: dict[str, str] = {}
-        self._mean: float | None = None
-        self._begun: int | None = None
 
-    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
-        """Return the factor of the loss that changes, once it has begun to change."""
+    def kdtool_balance(
+        self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
+    ) -> Mapping[str, float] | None:
+        """Return the factor of the loss that changes, once it has begun to change.
+
+        `state` holds the running mean, the step at which the change began, and the components of both losses.
+        """
         config = self.config
-        self._paths |= {short: name for name in terms if (short := name.rpartition(".")[2]) in self.terms}
-        watched = terms.get(self._paths.get(config.watch, ""))  # missing if the loss saw no token at this step
+        paths: dict[str, str] = state.setdefault("paths", {})
+        paths |= {short: name for name in terms if (short := name.rpartition(".")[2]) in self.terms}
+        watched = terms.get(paths.get(config.watch, ""))  # missing if the loss saw no token at this step
         if watched is not None and isfinite(watched.value):
-            value = watched.value
-            self._mean = value if self._mean is None else self._mean + (1 - config.smoothing) * (value - self._mean)
-        if self._begun is None and self._is_past_the_bound():
-            self._begun = step
-        if self._begun is None or config.change not in self._paths:
+            mean = state.get("mean", watched.value)
+            state["mean"] = mean + (1 - config.smoothing) * (watched.value - mean)
+        if "begun" not in state and "mean" in state and self._is_past_the_bound(state["mean"]):
+            state["begun"] = step
+        if "begun" not in state or config.change not in paths:
             return None
-        share = min(1.0, (step - self._begun + 1) / config.over)
-        return {self._paths[config.change]: 1 + share * (config.factor - 1)}
+        share = min(1.0, (step - state["begun"] + 1) / config.over)
+        return {paths[config.change]: 1 + share * (config.factor - 1)}
 
-    def _is_past_the_bound(self) -> bool:
+    def _is_past_the_bound(self, mean: float) -> bool:
         below, above = self.config.below, self.config.above
-        if self._mean is None:
-            return False
-        return self._mean < below if below is not None else above is not None and self._mean > above
-
-    def kdtool_state(self) -> Mapping[str, Any]:
-        """Return the running mean, the step at which the change began, and the components of both losses."""
-        return {"mean": self._mean, "begun": self._begun, "paths": dict(self._paths)}
-
-    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self._mean, self._begun, self._paths = state["mean"], state["begun"], dict(state["paths"])
+        return mean < below if below is not None else above is not None and mean > above
 
 
 def _tells(term: kdtool.TermReport) -> bool:

@@ -63,10 +63,7 @@ class LlamaStudent(CausalStudent):
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._tokenizer(run)
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self.kdtool_outline(run).facts
-
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transformers import outline_of
 
         vocabulary = self._absent_vocabulary(run)

@@ -44,10 +44,7 @@ class Pretrained(LocatedWeights, CausalStudent):
 
         return {"weights": source_identity(self.find_weights(run), offline=run.offline), **super().kdtool_identity(run)}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self.kdtool_outline(run).facts
-
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
 
         if self.absent() is None:
@@ -66,12 +63,13 @@ class Pretrained(LocatedWeights, CausalStudent):
         from kdtool_transformers import open_model
 
         location, revision = self.find_weights(run)
-        dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
+        dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).facts.dtype)
         student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
         from kdtool_model_card import terms_of
 
         return terms_of(self.config.model)

@@ -47,27 +47,23 @@ class Pruned(CausalStudent):
         identity = self._source(run, "kdtool_identity").kdtool_identity(run) or {}
         return {f"source {name}": value for name, value in identity.items()}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_transformers import facts_of, without_weights
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | kdtool.ModelFacts:
+        from kdtool_transformers import TransformersModel, TransformersTokenizer, facts_of, outline_of, without_weights
 
-        plan = self._plan(run)
+        plan, kept = self._plan(run), self.config.keep or ()
+        smaller, source = self._smaller(plan), plan.facts
+        if not source.tokenizer_fingerprint:  # the source is not on this machine yet
+            outline = outline_of(smaller)
+            outline.copied_layers = kept
+            return outline
+        tokenizer, model = self.kdtool_tokenizer(run), without_weights(smaller)
+        if isinstance(tokenizer, TransformersTokenizer):
+            return TransformersModel(model, tokenizer, kept)
         return replace(
-            facts_of(without_weights(self._smaller(plan)), None),
-            vocabulary=plan.facts.vocabulary,
-            tokenizer_fingerprint=plan.facts.tokenizer_fingerprint,
-            copied_layers=self.config.keep or (),
+            facts_of(model, None, kept),
+            vocabulary=source.vocabulary,
+            tokenizer_fingerprint=source.tokenizer_fingerprint,
         )
-
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
-        from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
-
-        source = self._source(run, "kdtool_describe").kdtool_describe(run)
-        if source is not None and not source.tokenizer_fingerprint:  # it is not on this machine yet
-            return outline_of(self._smaller(self._plan(run)))
-        tokenizer = self.kdtool_tokenizer(run)
-        if not isinstance(tokenizer, TransformersTokenizer):
-            return None
-        return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import forward_bytes, student_estimates

@@ -28,5 +28,6 @@ class CausalLM(CausalTeacher):
     def hub_source(self) -> tuple[str, str | None]:
         return self.config.model, self.config.revision
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
         return terms_of(self.config.model)

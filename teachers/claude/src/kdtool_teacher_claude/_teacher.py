@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
+from kdtool_asking import Priced
 
 from kdtool_teacher_claude._config import ClaudeConfig
 
@@ -27,7 +28,7 @@ _PROTOCOL = "1"
 """Grows when the same request would be sent or read otherwise, so that answers of older versions are requested again."""
 
 
-class Claude(kdtool.Teacher):
+class Claude(kdtool.Teacher, Priced):
     """Anthropic's models: only text, within a budget, each answer paid for once."""
 
     class Config(ClaudeConfig):
@@ -48,7 +49,8 @@ class Claude(kdtool.Teacher):
         self._opened: kdtool.Runtime | None = None
         self._planned = 0
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Return Anthropic's terms, which a recipe must acknowledge."""
         return kdtool.LicenceTerms(
             _TERMS,
@@ -79,8 +81,8 @@ class Claude(kdtool.Teacher):
             check_ledger(self._ledger)
         return ()
 
-    def kdtool_estimate_answers(
-        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float, most: float
+    def estimate_answers(
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float = 1, most: float = 1
     ) -> Iterator[kdtool.Estimate]:
         yield from self._forecast(run, requests, "text", times, most)
 

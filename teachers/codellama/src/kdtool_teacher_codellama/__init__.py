@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import kdtool
 from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
 from kdtool_transformers import CODE_LLAMA, PublishedTeacher, PublishedTeacherConfig
@@ -29,6 +28,7 @@ class CodeLlama(PublishedTeacher):
         """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
+    licence_terms = known_terms("llama2")
     infilling = CODE_LLAMA
     answer_ends = (CODE_LLAMA.end,)
 
@@ -38,6 +38,3 @@ class CodeLlama(PublishedTeacher):
 
     def render_prompt(self, prompt: str) -> str:
         return f"[INST] {prompt.strip()} [/INST]" if self.config.variant == "instruct" else prompt
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return known_terms("llama2")

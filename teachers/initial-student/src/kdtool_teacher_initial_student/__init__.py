@@ -59,7 +59,8 @@ class InitialStudent(kdtool.Teacher):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts | None:
         with suppress(kdtool.ServiceError):  # weights are still to be fetched
             self.kdtool_tokenizer(run)
-        return _student_of(run).kdtool_describe(run)
+        described = _student_of(run).kdtool_describe(run)
+        return described.facts if isinstance(described, kdtool.LanguageModel) else described
 
     def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         self.kdtool_close()

@@ -40,7 +40,8 @@ class OpenAI(kdtool.Teacher):
         self._store: Path | None = None
         self._arrived: Arrived | None = None
 
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms:
         """Return the terms of the server's model; an unknown licence does not count as a free one."""
         from kdtool_model_card import known_terms, licence_of
 

@@ -23,6 +23,7 @@ class SmolLM2(CausalTeacher):
         folder or a .gguf file."""
 
     config: Config
+    licence_terms = kdtool.LicenceTerms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         from kdtool_teacher_smollm2._fetch import find_weights, own_weights
@@ -43,6 +44,3 @@ class SmolLM2(CausalTeacher):
         yield from super().kdtool_estimate(run, ahead)
         if self.absent() is not None:
             yield kdtool.Estimate("SmolLM2's weights", download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return kdtool.LicenceTerms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import kdtool
 from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
 from kdtool_transformers import STARCODER, PublishedTeacher, PublishedTeacherConfig
@@ -28,11 +27,9 @@ class StarCoder2(PublishedTeacher):
         """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
+    licence_terms = known_terms("bigcode-openrail-m")
     infilling = STARCODER
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
     def hub_name(self) -> str:
         return f"bigcode/starcoder2-{self.config.size.lower()}"
-
-    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
-        return known_terms("bigcode-openrail-m")

@@ -13,7 +13,6 @@ from kdtool._contract.loss import Loss, TokenLoss
 from kdtool._contract.signals import FIXED_AT_CAPTURE, Needs, SignalKind, SignalRequest, alternatives
 from kdtool._contract.teacher import Cache
 from kdtool._errors import Problem
-from kdtool._plugins.hooks import ComponentHooks
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._recipe.yaml import KeyPath
 
@@ -132,9 +131,9 @@ def _kinds_to_record(
 ) -> frozenset[SignalKind]:
     """Return the signals that a cache asks of its teacher so that it can serve `signals`."""
     if source.kind == "cache":
-        cache = ComponentHooks({source.path: parts.component(source)}).component(source.path, Cache)
+        cache: Cache = parts.component(source)
         with suppress(Exception):  # the run reports it when it asks
-            return cache.kdtool_choose_signals(SignalRequest(signals), parts.component(teacher).offers).kinds
+            return cache.records(SignalRequest(signals), parts.component(teacher).offers).kinds
     return frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Phases that fine-tune a teacher before distillation, and teachers that learn from the recipe's text.
+"""Phases that fine-tune a teacher before distillation.
 
 They run before all other phases, regardless of their order: a recipe that extends another can only append phases.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdtool._assembly.built import BuiltRecipe
-from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._errors import Problem
 from kdtool._plugins.hook_specs import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind
@@ -29,8 +28,7 @@ def trained_teacher(recipe: Recipe, phase: PhaseSpec) -> ComponentSpec | None:
 
 
 def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
-    """Yield mistakes in the recipe's phases that train a teacher, and of teachers that learn from its text."""
-    yield from _check_fits(parts)
+    """Yield mistakes in the recipe's phases that train a teacher."""
     phases = adapting_phases(parts.recipe)
     if phases and phases == parts.recipe.phases:
         yield parts.problem(("train",), "trains no student", "add a phase without `trains`")
@@ -42,9 +40,6 @@ def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
             yield parts.problem(key, f"{phase.trains!r} is not a teacher of this recipe", hint)
             continue
         built = parts.built[teacher.key]
-        if implements(built.loaded.cls, "kdtool_fit"):
-            yield parts.problem(key, f"{built.owner} learns only from the recipe's text", "leave this phase out")
-            continue
         if missing := [name for name in _NEEDED if not implements(built.loaded.cls, name)]:
             message = f"{built.owner} cannot be trained: it does not implement {' and '.join(missing)}"
             remedy = "use a teacher whose weights are opened on this machine, or leave this phase out"
@@ -53,20 +48,3 @@ def check_teacher_training(parts: BuiltRecipe) -> Iterator[Problem]:
             if parts.component(loss).needs:
                 message = f"needs a teacher, but this phase trains the teacher {phase.trains!r} only on text"
                 yield parts.problem(loss.key, message, "use a loss that needs none, or train the student here")
-
-
-def _check_fits(parts: BuiltRecipe) -> Iterator[Problem]:
-    components = {spec.path: parts.component(spec) for spec in parts.recipe.lasting}
-    authors = taken_by([spec.path for spec in parts.recipe.shared if spec.kind in ("corpus", "filter")], components)
-    for teacher in of_kind(parts.recipe.lasting, "teacher"):
-        built = parts.built[teacher.key]
-        if not implements(built.loaded.cls, "kdtool_fit"):
-            continue
-        if not implements(built.loaded.cls, "kdtool_load_weights"):
-            message = f"{built.owner} implements kdtool_fit without kdtool_load_weights"
-            yield parts.problem(
-                teacher.key, message, "implement kdtool_load_weights, which loads what kdtool_fit wrote"
-            )
-        if teacher.path in authors:
-            message = f"{built.owner} learns from the recipe's text, so it cannot write that text"
-            yield parts.problem(teacher.key, message, "name another teacher in the corpus")

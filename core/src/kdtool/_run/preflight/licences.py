@@ -11,9 +11,9 @@ from typing import Any
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.loss_weights import weighs
-from kdtool._contract.licences import Licensed, Objection, Transfer, judge_terms
-from kdtool._contract.run_info import Hooks
-from kdtool._errors import Problem, RecipeError
+from kdtool._contract.licences import LicenceTerms, Licensed, Objection, Transfer, judge_terms
+from kdtool._errors import PluginError, Problem, RecipeError
+from kdtool._plugins.attribution import using
 from kdtool._recipe.model import problem_at
 from kdtool._run.stages.terms import plain_terms
 
@@ -23,7 +23,7 @@ _OWN: Mapping[str, Transfer] = {"student": "weights", "corpus": "text"}
 """Transfer into the student from a component of that kind in the recipe."""
 
 
-def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
+def licences_of(assembly: Assembly) -> tuple[Licensed, ...]:
     """Return the terms of the components, with their transfers into the student.
 
     Raises:
@@ -34,10 +34,23 @@ def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
     taken: dict[str, set[Transfer]] = {}
     for name, transfer in _transfers(assembly):
         taken.setdefault(names.get(name, name), set()).add(transfer)
-    licences, objections = judge_terms(hooks.kdtool_acknowledge(), taken, acknowledged)
+    licences, objections = judge_terms(_terms(assembly), taken, acknowledged)
     if problems or objections:
         raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
     return licences
+
+
+def _terms(assembly: Assembly) -> dict[str, LicenceTerms]:
+    """Return the terms of the components that have any, by path."""
+    terms: dict[str, LicenceTerms] = {}
+    for name, built in assembly.built_for().items():
+        with using(built.owner, "its licence_terms"):
+            licence: object = built.component.licence_terms
+            if not isinstance(licence, LicenceTerms | None):
+                raise PluginError(f"licence_terms must be LicenceTerms or None, but is {licence!r}")
+            if licence is not None:
+                terms[name] = licence
+    return terms
 
 
 def _names(assembly: Assembly) -> dict[str, str]:

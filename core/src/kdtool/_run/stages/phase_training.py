@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.language_model import LanguageModel, Runtime
+from kdtool._contract.language_model import Runtime
 from kdtool._contract.loss import Weighting
 from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.run_info import Owner, RunInfo
@@ -27,6 +26,7 @@ from kdtool._run.stages.rows import Materials, rows_of
 from kdtool._run.stages.signals import from_cache, from_teacher
 from kdtool._run.stages.teacher_rows import Spelled
 from kdtool._run.stages.terms import request_of, teachers_of_terms, terms_of
+from kdtool._run.transforming import Transforming
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines, write_beside
 from kdtool._store.committed import commit
@@ -108,22 +108,16 @@ class PhaseTraining:
         with self.open_learner(run) as runtime:
             if runtime.model is None:
                 raise PluginError(f"phase {plan.name!r}: the opened student or teacher has no model to train")
-            student = self._transform(runtime.model, "kdtool_transform", run)
-            trained = run.component(self.phase.trainer.path, Trainer).kdtool_train(run, plan, student)
+            transforming = Transforming(runtime.model)
+            for spec in self.phase.transforms:
+                transforming.apply(run.component(spec.path, Transform), run)
+            trained = run.component(self.phase.trainer.path, Trainer).kdtool_train(run, plan, transforming.student)
             if target is not None:
                 _check_history(trained.history, run.hook.owner(self.phase.trainer.path))
-            finished = self._transform(student, "kdtool_finish", run)
+            finished = transforming.finish()
             if target is not None:
                 finished.save(target)
             return trained
-
-    def _transform(
-        self, student: LanguageModel, hook: Literal["kdtool_transform", "kdtool_finish"], run: RunInfo
-    ) -> LanguageModel:
-        """Pass the student through the phase's transforms, in the opposite order to finish them."""
-        for spec in self.phase.transforms if hook == "kdtool_transform" else reversed(self.phase.transforms):
-            student = getattr(run.component(spec.path, Transform), hook)(student, run) or student
-        return student
 
 
 def read_trained(folder: Path) -> Trained:

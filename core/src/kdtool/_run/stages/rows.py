@@ -22,6 +22,7 @@ from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
+from kdtool._plugins.owner import blame
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answer_cache import cache_answers
 from kdtool._run.context import Context
@@ -266,7 +267,7 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
 
     def record(run: RunInfo, folder: Path) -> int:
         offers: frozenset[SignalKind] = getattr(context.assembly.shared[teacher], "offers", frozenset())
-        chosen = run.component(cache, Cache).kdtool_choose_signals(wanted.request(), offers)
+        chosen = _signals_to_record(run, cache, wanted.request(), offers)
         source = from_teacher(run.hook, teacher, chosen, context.vocabularies.get(teacher))
         return run.component(cache, Cache).kdtool_record(run, rows_of(rows), source, folder)
 
@@ -298,3 +299,11 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         teachers=context.weights_of([teacher]),
         unit="rows",
     )
+
+
+def _signals_to_record(run: RunInfo, cache: str, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
+    with blame(run.hook.owner(cache), "records"):
+        chosen: object = run.component(cache, Cache).records(want, offers)
+        if not isinstance(chosen, SignalRequest):
+            raise PluginError(f"records must return SignalRequest, but returned {chosen!r}")
+        return chosen

@@ -66,10 +66,9 @@ def subjects_of(
     with the first seed.
     """
     subjects = []
-    adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, teacher in context.assembly.of_kind("teacher").items():
         if isinstance(teacher, Teacher) and teacher.initial_student is None and {"text", "logits"} & teacher.offers:
-            subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
+            subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
         subjects.append(_of_base(next(iter(untrained.values()))))

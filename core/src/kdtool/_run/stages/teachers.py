@@ -1,4 +1,4 @@
-"""Phases that fine-tune a teacher before distillation, and fits of teachers to the recipe's text.
+"""Phases that fine-tune a teacher before distillation.
 
 Each is an artefact in the store that runs share. `build_graph` adds them before everything that asks the teacher. They are
 made once for all seeds and arms, with seed 0.
@@ -6,9 +6,7 @@ made once for all seeds and arms, with seed 0.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.teacher_training import adapting_phases, trained_teacher
@@ -40,36 +38,17 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
     named = ((phase, trained_teacher(recipe, phase)) for phase in adapting_phases(recipe))
     phases = [(phase, spec.path) for phase, spec in named if spec]
     authors = taken_by(corpora_of(context, recipe.shared), context.assembly.shared)
-    written_later = {teacher for _, teacher in phases} & set(authors)  # then trained teachers write the recipe's text
-    if not written_later:
-        add_fits(context, graph, add_texts(context, graph, recipe.shared))
+    if not {teacher for _, teacher in phases} & set(authors):  # no trained teacher writes the recipe's text
+        add_texts(context, graph, recipe.shared)
     for phase, teacher in phases:
         data = materials[phase.name] = add_rows(context, graph, phase, teacher, Shapes(student, {}))
         node = graph.add(phase_node(context, teacher, _SEED, phase, data, partial(_open, teacher), {}, {}))
         context.adapted[teacher] = node
         trained.setdefault(teacher, []).append((phase, node))
-    if written_later:
-        add_fits(context, graph, add_texts(context, graph, recipe.shared))
     return materials, tuple(
         TrainedModel(teacher, _SEED, tuple(phase for phase, _ in made), tuple(node for _, node in made))
         for teacher, made in trained.items()
     )
-
-
-def add_fits(context: Context, graph: Graph, texts: Node) -> None:
-    """Add what teachers learn from the recipe's text, as the weights that later nodes use."""
-    for teacher in context.hooks.implementing("kdtool_fit"):
-        title, parts, build = (
-            f"fit of {teacher} to the text",
-            {"teacher": context.part(teacher)},
-            partial(_fit, teacher),
-        )
-        node = Node("teachers", teacher, title, context.store, parts, {"texts": texts}, build, texts=texts, arm=teacher)
-        context.adapted[teacher] = graph.add(replace(node, teachers={teacher: None}, seed=_SEED))
-
-
-def _fit(teacher: str, run: RunInfo, _: Path) -> None:
-    run.component(teacher, Teacher).kdtool_fit(run)
 
 
 def _open(teacher: str, run: RunInfo) -> Runtime:

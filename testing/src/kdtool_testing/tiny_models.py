@@ -1,4 +1,7 @@
-"""Tiny models with random weights, and tokenizers as published ones are made, for tests of plugins on transformers."""
+"""Tiny models with random weights, and tokenizers as published ones are made, for tests of plugins on transformers.
+
+Needs the extra `transformers` of kdtool-testing.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,11 @@ import kdtool
 import torch
 import transformers
 from kdtool_torch import isolated_rng
+from kdtool_transformers import TransformersModel, TransformersTokenizer, byte_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-from kdtool_transformers._bytes import byte_tokenizer
-from kdtool_transformers._model import TransformersModel
-from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
     "begin_texts_with",
-    "byte_tokenizer",
     "gradients",
     "greatest_difference",
     "packed_batch",
