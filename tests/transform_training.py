@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from kdtool._contract.signals import alternatives
 from kdtool_testing import ListSource, make_run
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
 from reference_losses import softmax
 from reference_model import Describing
 from safetensors.torch import save_file
@@ -118,6 +118,15 @@ def terms(losses: str) -> tuple[dict[str, kdtool.Component], list[kdtool.LossTer
     return components, found
 
 
+def change(
+    transform: kdtool.Transform, student: TransformersModel, run: kdtool.RunInfo
+) -> tuple[Iterator[Any], TransformersModel]:
+    """Return the student as a transform changes it for a phase, and the transform's generator, which is never ended."""
+    result: Any = transform.kdtool_transform(student, run)
+    begun = result if isinstance(result, Iterator) else iter([result])
+    return begun, next(begun) or student
+
+
 @contextmanager
 def kernels_for_a_gpu() -> Iterator[None]:
     """Put stand-ins in the place of liger's kernels, and of the compiler of machine code, which takes many seconds."""
@@ -146,7 +155,7 @@ def train(folder: Path, case: Case, rank: int = 0) -> list[Gradients]:
     trainer = StandardTrainer(StandardTrainer.Config(**settings, **still))
     found: list[Gradients] = []
     with kernels_for_a_gpu():
-        student = transform.kdtool_transform(student, run)
+        begun, student = change(transform, student, run)
 
         def catch(*_: Any) -> None:
             named = student.model.named_parameters()
@@ -157,6 +166,7 @@ def train(folder: Path, case: Case, rank: int = 0) -> list[Gradients]:
             trainer.kdtool_train(run, phase, student)
         finally:
             handle.remove()
+            del begun
     return found
 
 
@@ -178,11 +188,8 @@ def train_as_rank(folder: Path, cases: Sequence[Case], rank: int, ports: Sequenc
 def reference(folder: Path, transform: str, losses: str) -> Gradients:
     """Return the gradients of parameters that learn, from full logits and autograd."""
     student, teacher, run = make_student(), make_teacher(), make_run(folder, say=lambda _: None)
-    if transform in SAME_FUNCTION:
-        if transform == "freeze":
-            transforms()[transform]().kdtool_transform(student, run)
-    else:
-        student = transforms()[transform]().kdtool_transform(student, run)
+    if transform == "freeze" or transform not in SAME_FUNCTION:
+        _begun, student = change(transforms()[transform](), student, run)
     names = {name for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     rows = make_rows()
     batch = collate([rows[row] for row in range(ROWS)])
