@@ -76,7 +76,7 @@ def main() -> None:
             cache = cache_class(cache_class.Config(**settings, batch=BATCH))
             rows = rows_of(run, teacher, options.rows, options.length)
             want = kdtool.SignalRequest(frozenset({cache.form}))
-            source = Timed(teacher, cache.kdtool_choose_signals(want, frozenset({"logits"})))
+            source = Timed(teacher, cache.records(want, frozenset({"logits"})))
             source.signal(collate(rows[:1]))  # the weights load
             source.seconds = 0.0
             cache.kdtool_record(run, ListSource(rows), source, folder)

@@ -42,8 +42,9 @@ def test_transforms_finish_in_reverse_and_give_back_what_they_replaced(tmp_path:
     assert transforming.student is inner
     assert transforming.finish() is first
     assert finished == ["keep", "replace"]
-    for function in (keep, lambda student: lasting, lambda student: None):
-        transforming.apply(transform(function), run)
+    functions: list[Callable[[Any], Any]] = [keep, lambda student: lasting, lambda student: None]
+    for change in functions:
+        transforming.apply(transform(change), run)
     assert transforming.finish() is lasting
 
 

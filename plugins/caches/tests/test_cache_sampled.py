@@ -247,7 +247,7 @@ def test_a_chunk_is_sized_by_the_free_memory_of_a_gpu(
 
 def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Sampled(Sampled.Config(samples=8, alternatives=2))
-    teacher = Teacher(cache.kdtool_choose_signals(SPARSE, frozenset({"logits"})))
+    teacher = Teacher(cache.records(SPARSE, frozenset({"logits"})))
     files = []
     for positions in (1, 7, 10_000):
         folder = tmp_path / str(positions)

@@ -64,5 +64,5 @@ def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:
         yield f"✓ {reused} stage{'s' * (reused > 1)} reused"
     width = max((len(stage.title) for stage in shown), default=0)
     for stage in shown:
-        sign = {"reuse": "✓", "unknown": "?"}.get(stage.action, "↻")
+        sign = "✓" if stage.action == "reuse" else "↻"
         yield f"{sign} {stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip()

@@ -32,7 +32,7 @@ class CausalStudent(kdtool.Student):
         tokenizer = self.kdtool_tokenizer(run)
         return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | kdtool.ModelFacts:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return self._build_without_values(run)
 
     def _build_without_values(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kdtool
@@ -47,23 +46,19 @@ class Pruned(CausalStudent):
         identity = self._source(run, "kdtool_identity").kdtool_identity(run) or {}
         return {f"source {name}": value for name, value in identity.items()}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | kdtool.ModelFacts:
-        from kdtool_transformers import TransformersModel, TransformersTokenizer, facts_of, outline_of, without_weights
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
 
         plan, kept = self._plan(run), self.config.keep or ()
-        smaller, source = self._smaller(plan), plan.facts
-        if not source.tokenizer_fingerprint:  # the source is not on this machine yet
+        smaller = self._smaller(plan)
+        if not plan.facts.tokenizer_fingerprint:  # the source is not on this machine yet
             outline = outline_of(smaller)
             outline.copied_layers = kept
             return outline
-        tokenizer, model = self.kdtool_tokenizer(run), without_weights(smaller)
-        if isinstance(tokenizer, TransformersTokenizer):
-            return TransformersModel(model, tokenizer, kept)
-        return replace(
-            facts_of(model, None, kept),
-            vocabulary=source.vocabulary,
-            tokenizer_fingerprint=source.tokenizer_fingerprint,
-        )
+        tokenizer = self.kdtool_tokenizer(run)
+        if not isinstance(tokenizer, TransformersTokenizer):
+            raise self._cannot_be_cut()
+        return TransformersModel(without_weights(smaller), tokenizer, kept)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import forward_bytes, student_estimates
