@@ -16,8 +16,8 @@ from kdtool_streaming import StreamingRuntime, _streamer
 from kdtool_streaming._growing_text import GrowingText
 from kdtool_streaming._row_cache import RowCache, new_cache
 from kdtool_testing.tiny_models import tiny_model
+from kdtool_torch import Sampler, choose
 from kdtool_transformers import TransformersModel, TransformersTokenizer, byte_tokenizer
-from kdtool_transformers._sampling import Sampler, choose
 from transformers import AutoConfig
 
 REQUESTS = [

@@ -17,9 +17,8 @@ import tokenizers
 import torch
 import transformers
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
-from kdtool_torch import self_check
+from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
-from kdtool_transformers._documents import Documents
 from kdtool_transformers._loading import Quantisation, held_bytes, place
 from kdtool_transformers._open import without_weights
 

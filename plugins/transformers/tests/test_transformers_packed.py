@@ -17,10 +17,9 @@ import torch
 import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch import self_check
+from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersModel, TransformersTokenizer, _model, open_model, open_tokenizer
 from kdtool_transformers._attention import IMPLEMENTATION
-from kdtool_transformers._documents import Documents
 from kdtool_transformers._model import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward

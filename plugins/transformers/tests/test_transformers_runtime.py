@@ -13,7 +13,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import save_tiny, tiny_model
-from kdtool_torch import _complete_folders, _scoring, _self_check, compute_dtype, exact_logits, self_check, windows
+from kdtool_torch import (
+    Documents,
+    _complete_folders,
+    _scoring,
+    _self_check,
+    compute_dtype,
+    exact_logits,
+    self_check,
+    windows,
+)
 from kdtool_transformers import (
     TransformersRuntime,
     _model,
@@ -22,7 +31,6 @@ from kdtool_transformers import (
     open_tokenizer,
     weights_identity,
 )
-from kdtool_transformers._documents import Documents
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()

@@ -6,7 +6,8 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import kdtool
-from kdtool_transformers import CausalModel, Sampler, TransformersTokenizer, end_ids
+from kdtool_torch import Sampler
+from kdtool_transformers import CausalModel, TransformersTokenizer, end_ids
 from torch import Tensor
 
 from kdtool_streaming._growing_text import GrowingText

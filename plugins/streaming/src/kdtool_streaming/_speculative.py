@@ -10,7 +10,8 @@ from threading import Event, Thread
 
 import kdtool
 import torch
-from kdtool_transformers import Sampler, TransformersRuntime, prompt_ids
+from kdtool_torch import Sampler
+from kdtool_transformers import TransformersRuntime, prompt_ids
 from torch import Tensor
 
 from kdtool_streaming._answer import StreamedAnswer

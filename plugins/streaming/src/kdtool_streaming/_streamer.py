@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool_transformers import CausalModel, causal_of, choose, prompt_ids
+from kdtool_torch import choose
+from kdtool_transformers import CausalModel, causal_of, prompt_ids
 from torch import Tensor
 
 from kdtool_streaming._answer import StreamedAnswer

@@ -11,6 +11,8 @@
   (`_chunked_loss`)
 - `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
+- `Documents` finds the documents of rows, and the blocks and masks of attention within them (`_documents`)
+- `Sampler` and `choose` draw the next tokens of texts, each by its own generator (`_sampling`)
 - `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
   has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
@@ -44,6 +46,7 @@ from kdtool_torch._device import (
     pick_device,
     product_speed,
 )
+from kdtool_torch._documents import Block, Documents
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._isolated_rng import isolated_rng
@@ -58,6 +61,7 @@ from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
+from kdtool_torch._sampling import Sampler, choose
 from kdtool_torch._scoring import score_texts
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
@@ -72,18 +76,22 @@ from kdtool_torch._windows import Window, windows
 __all__ = [
     "LOWEST",
     "NO_LABEL",
+    "Block",
     "DeviceName",
+    "Documents",
     "DtypeName",
     "LogitsRuntime",
     "PhaseTerms",
     "RecordedRows",
     "Recording",
+    "Sampler",
     "Side",
     "WeightMeans",
     "Window",
     "at_least_float32",
     "both_sides",
     "cache_folder",
+    "choose",
     "chunked_loss",
     "collate",
     "complete_folder",

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool_torch import store_as, stored_bytes
+from kdtool_torch import Documents, store_as, stored_bytes
 from kdtool_transformers import (
-    Documents,
     TransformersFacts,
     TransformersModel,
     causal_of,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from kdtool_transformers import Documents, attend_in_blocks, choose_kernel
+from kdtool_torch import Documents
+from kdtool_transformers import attend_in_blocks, choose_kernel
 from torch import Tensor
 
 __all__ = ["MetaGPU", "RehearsedAttention"]

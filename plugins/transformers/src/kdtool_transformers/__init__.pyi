@@ -7,7 +7,6 @@ from kdtool_transformers._attention import replace_attention as replace_attentio
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
-from kdtool_transformers._documents import Documents as Documents
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
 from kdtool_transformers._generate import finish_text as finish_text
@@ -41,8 +40,6 @@ from kdtool_transformers._published import published_config as published_config
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
-from kdtool_transformers._sampling import Sampler as Sampler
-from kdtool_transformers._sampling import choose as choose
 from kdtool_transformers._sources import Source as Source
 from kdtool_transformers._sources import find_source as find_source
 from kdtool_transformers._sources import source_identity as source_identity

@@ -21,12 +21,11 @@ from typing import Any, Literal, cast
 import kdtool
 import torch
 import torch.nn.functional as F
+from kdtool_torch import Block, Documents
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-from kdtool_transformers._documents import Block, Documents
 
 __all__ = [
     "IMPLEMENTATION",

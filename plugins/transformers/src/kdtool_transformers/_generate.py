@@ -12,14 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
-from kdtool_torch import eval_mode
+from kdtool_torch import Sampler, choose, eval_mode
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from kdtool_transformers._capacity import Capacity, capacity_of
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._infilling import trim_suffix
-from kdtool_transformers._sampling import Sampler, choose
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [

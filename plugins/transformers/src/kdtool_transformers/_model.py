@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_torch import give_usual_mode, select_labelled, widen
+from kdtool_torch import Documents, give_usual_mode, select_labelled, widen
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
-from kdtool_transformers._documents import Documents
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [

@@ -73,7 +73,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
     def __init__(self, config: CausalTeacherConfig) -> None:
         super().__init__(config)
         self._model: TransformersModel | None = None
-        self._head_beside: tuple[TransformersModel, kdtool.Head] | None = None
+        self._head_beside: kdtool.Head | None = None
         self._outline: TransformersModel | None = None
         self._fingerprint = ""
         self._adapted: Path | None = None
@@ -168,7 +168,8 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
     def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         if folder != self._adapted:
-            self._adapted, self._model, self._head_beside, self._fingerprint = folder, None, None, ""
+            self._adapted, self._fingerprint = folder, ""
+            self._unload()
 
     def _unload(self) -> None:
         self._model = self._head_beside = None
@@ -189,13 +190,9 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
         if model.head.weight.device == device:
             return _detach(model.head)
-        if (
-            self._head_beside is None
-            or self._head_beside[0] is not model
-            or self._head_beside[1].weight.device != device
-        ):
-            self._head_beside = model, move(_detach(model.head), device)
-        return self._head_beside[1]
+        if self._head_beside is None or self._head_beside.weight.device != device:
+            self._head_beside = move(_detach(model.head), device)
+        return self._head_beside
 
     def _shapes(self, run: kdtool.RunInfo) -> TransformersModel:
         if self._outline is None:

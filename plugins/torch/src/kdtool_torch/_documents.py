@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
-import torch
-from kdtool_torch import document_bounds, move
-from torch import Tensor
+
+from kdtool_torch._moved import move
+from kdtool_torch._on_host import document_bounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Block", "Documents"]
 
@@ -48,6 +52,8 @@ class Documents:
         wanted: frozenset[int] = frozenset(),
         projecting: frozenset[int] = frozenset(),
     ) -> None:
+        import torch
+
         index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         self.start = torch.where(document < 0, index, index - positions)
         self.wanted, self.projecting = wanted, projecting
@@ -78,6 +84,8 @@ class Documents:
 
     def first_key(self, window: int | None) -> Tensor:
         """Return [B, L], the first key that each query sees."""
+        import torch
+
         if window is None:
             return self.start
         index = torch.arange(self.start.shape[1], device=self.start.device)
@@ -85,6 +93,8 @@ class Documents:
 
     def blocks(self, window: int | None) -> list[Block]:
         """Return the blocks of queries with the keys each needs, computed once for each window."""
+        import torch
+
         if window not in self._blocks:
             first_key, length = self.first_key(window), self.start.shape[1]
             index = torch.arange(length, device=self.start.device)
@@ -100,6 +110,8 @@ class Documents:
 
     def mask(self, window: int | None) -> Tensor:
         """Return [B, 1, L, L], True where a query sees a key."""
+        import torch
+
         if window not in self._masks:
             index = torch.arange(self.start.shape[1], device=self.start.device)
             seen = (index[None, None, :] <= index[None, :, None]) & (index >= self.first_key(window)[:, :, None])

@@ -7,11 +7,13 @@ the softmax), so that a text does not depend on others in its batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Sampler", "choose"]
 
@@ -36,6 +38,8 @@ class Sampler:
     """
 
     def __init__(self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0) -> None:
+        import torch
+
         self.settings = _Settings(temperature, top_k, top_p)
         self.draws = temperature > 0
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -55,6 +59,8 @@ def choose(logits: Tensor, samplers: Sequence[Sampler], vocabulary: int) -> Tens
 
     Rows whose samplers have the same settings are computed together. Logits that are float32 already are overwritten.
     """
+    import torch
+
     scores = logits.float()
     scores[:, vocabulary:] = -torch.inf
     alike: dict[_Settings, list[int]] = {}
@@ -79,6 +85,8 @@ def _gumbel_noise(samplers: Sequence[Sampler], like: Tensor) -> Tensor:
 
 def _scale_and_filter(logits: Tensor, settings: _Settings) -> Tensor:
     """Return logits [..., V] at the temperature, −∞ for the tokens that are never drawn."""
+    import torch
+
     scaled = logits / settings.temperature
     if 0 < settings.top_k < logits.shape[-1]:
         least = scaled.topk(settings.top_k).values[..., -1:]

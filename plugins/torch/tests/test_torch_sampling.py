@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kdtool_transformers import Sampler, choose
+from kdtool_torch import Sampler, choose
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -1,0 +1,74 @@
+"""TRL's DistillationTrainer on the models and sizes of `gpu_part.py`, where TRL is installed: part `trl` of `gpu.py`.
+
+    python benchmarks/gpu_trl.py [--tiny]
+
+Its generation step is replaced by given rows, as in `trl_programs.py`. Prints tokens a second and peak memory as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from importlib.util import find_spec
+from time import perf_counter
+from typing import Any
+
+import torch
+from gpu_part import FULL, TINY, Sizes, make_model, make_rows
+from kdtool_torch import compute_dtype, pick_device
+
+
+def main() -> int:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tiny", action="store_true")
+    sizes = TINY if parser.parse_args().tiny else FULL
+    figures = measure(sizes) if find_spec("trl") else {"not measured": "TRL is not installed"}
+    print(json.dumps({"trl.DistillationTrainer": figures}))
+    return 0
+
+
+def measure(sizes: Sizes) -> dict[str, Any]:
+    """Train some steps and return the figures."""
+    from datasets import Dataset
+    from lockstep import Stopwatch
+    from trl import DistillationConfig
+    from trl_programs import GivenRows, Laps
+
+    device = pick_device()
+    dtype = compute_dtype("auto", device)
+    student, teacher = make_model(sizes.student, sizes, torch.float32), make_model(sizes.teacher, sizes, dtype)
+    ends: list[float] = []
+
+    class Ends(Laps):
+        """Notes when each step ends."""
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            """Note the time."""
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            ends.append(perf_counter())
+
+    rows = [{"prompt": "", "input_ids": list(row.input_ids)} for row in make_rows(sizes, 4 * sizes.batch).rows]
+    with tempfile.TemporaryDirectory() as folder:
+        config = DistillationConfig(
+            output_dir=folder, max_steps=sizes.steps, temperature=1.0, beta=0.5, learning_rate=1e-4,
+            per_device_train_batch_size=sizes.batch, max_grad_norm=1.0, bf16=dtype == torch.bfloat16,
+            gradient_checkpointing=False, optim="adamw_torch_fused", report_to=[], save_strategy="no",
+            disable_tqdm=True, use_cpu=device.type == "cpu", max_completion_length=sizes.length - 1,
+        )  # fmt: skip
+        tokenizer = student.tokenizer.inner
+        GivenRows(
+            args=config, train_dataset=Dataset.from_list(rows), model=student.model, teacher_model=teacher.model,
+            processing_class=tokenizer, callbacks=[Ends(Stopwatch({}))],
+        ).train()  # fmt: skip
+    first = len(ends) // 2
+    seconds = (ends[-1] - ends[first]) / max(1, len(ends) - 1 - first)
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+    return {"tokens a second": sizes.batch * sizes.length / seconds, "peak GB": peak}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
