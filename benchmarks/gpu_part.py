@@ -29,8 +29,7 @@ from kdtool._run.transforming import Transforming
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import compute_dtype, pick_device, product_speed
 from kdtool_trainer_standard import StandardTrainer
-from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import byte_tokenizer
+from kdtool_transformers import TransformersModel, byte_tokenizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 LOSSES = {"token": "forward-kl", "layer": "hidden", "sequence": "uld"}
