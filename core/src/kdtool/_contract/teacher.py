@@ -160,6 +160,7 @@ class Cache(Component):
     def kdtool_recall(self, batch: Batch, want: SignalRequest, folder: Path) -> Signal:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
-        Called for every micro-batch, on every rank, read-only. A missing row is an error. Since 0.1.
+        Called for every micro-batch, on every rank, read-only, and by several threads: a trainer may recall signals ahead. A
+        missing row is an error. Since 0.1.
         """
         raise NotImplementedError

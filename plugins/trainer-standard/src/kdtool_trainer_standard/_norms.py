@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._head import HeadWork
-from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._projection import Projection, product
-from kdtool_trainer_standard._row_selection import select_rows
+from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._sequence_head import SequenceHead
 
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ def objective_of_token_loss(hidden: Sequence[Tensor], work: HeadWork, term: int)
 
 def _sampled_rows(batch: kdtool.Batch) -> tuple[list[int], float]:
     """Return few of the rows that have something to imitate, evenly spaced, and their share of these."""
-    counts = (loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).tolist()
+    counts = imitated_by_row(batch)
     rows = [row for row, count in enumerate(counts) if count] or [0]
     few = min(len(rows), -(-SAMPLED_POSITIONS * len(rows) // max(1, sum(counts))))
     return [rows[round(index * (len(rows) - 1) / max(1, few - 1))] for index in range(few)], few / len(rows)

@@ -1,6 +1,7 @@
 """Some rows of a micro-batch with everything that belongs to them: teacher rows and signals.
 
-Used by the self-tests, which look at one row, and by the measurement of gradient norms, which looks at a few.
+Used by the self-tests, which look at one row, and by the measurement of gradient norms, which looks at a few. Everything
+that depends on values is computed in main memory: no GPU waits.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ from dataclasses import replace
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL
+from kdtool_torch import NO_LABEL, compute_on_host, move, original_of
+from torch import Tensor
 
-from kdtool_trainer_standard._loss_mask import select_signal
+from kdtool_trainer_standard._loss_mask import loss_labels, select_signal
 
-__all__ = ["select_rows"]
+__all__ = ["imitated_by_row", "select_rows"]
+
+
+def imitated_by_row(batch: kdtool.Batch) -> tuple[int, ...]:
+    """Return how many positions of each row are in the loss mask."""
+    rejected = batch.columns.get("rejected")
+    return compute_on_host(_count, batch.labels, *([] if rejected is None else [rejected]))
 
 
 def select_rows(
@@ -42,25 +50,29 @@ def select_rows(
 
 
 def _rows_of_batch(batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Batch:
-    only = torch.tensor(rows, device=batch.labels.device)
+    only = torch.tensor(rows)
+
+    def of(tensor: Tensor) -> Tensor:
+        return move(original_of(tensor)[only], tensor.device)
+
     return replace(
         batch,
-        input_ids=batch.input_ids[only],
-        positions=batch.positions[only],
-        labels=batch.labels[only],
-        document=batch.document[only],
+        input_ids=of(batch.input_ids),
+        positions=of(batch.positions),
+        labels=of(batch.labels),
+        document=of(batch.document),
         row_keys=tuple(batch.row_keys[row] for row in rows),
         turns=tuple(batch.turns[row] for row in rows) if batch.turns else (),
-        columns={name: column[only] for name, column in batch.columns.items()},
+        columns={name: of(column) for name, column in batch.columns.items()},
     )
 
 
 def _rows_of_signal(signal: kdtool.Signal, batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Signal:
-    counts = (batch.labels != NO_LABEL).sum(1).tolist()
+    counts, device = compute_on_host(_count, batch.labels), batch.labels.device
     starts = [sum(counts[:row]) for row in rows]
     numbers = [number for row, start in zip(rows, starts, strict=True) for number in range(start, start + counts[row])]
-    device = batch.labels.device
-    positions, only = torch.tensor(numbers, dtype=torch.int64, device=device), torch.tensor(rows, device=device)
+    positions = move(torch.tensor(numbers, dtype=torch.int64), device)
+    only = move(torch.tensor(rows), device)
     return replace(
         select_signal(signal, positions),
         attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
@@ -69,3 +81,8 @@ def _rows_of_signal(signal: kdtool.Signal, batch: kdtool.Batch, rows: Sequence[i
             for layer, tensors in signal.projections.items()
         },
     )
+
+
+def _count(labels: Tensor, rejected: Tensor | None = None) -> tuple[int, ...]:
+    learned = labels if rejected is None else loss_labels(labels, {"rejected": rejected})
+    return tuple((learned != NO_LABEL).sum(1).tolist())

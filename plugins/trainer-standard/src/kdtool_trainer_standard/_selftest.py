@@ -17,16 +17,15 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, self_check
+from kdtool_torch import self_check
 from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
-from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._nonfinite import check_initial_finite
 from kdtool_trainer_standard._projection import Projection
-from kdtool_trainer_standard._row_selection import select_rows
+from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._terms import BoundTerm, without_dropout
 
 __all__ = ["self_test"]
@@ -154,7 +153,8 @@ def _check_teacher(
 
 def _fullest_row(batch: kdtool.Batch) -> int:
     """Return the row with most to imitate."""
-    return int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
+    counts = imitated_by_row(batch)
+    return counts.index(max(counts))
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, hidden: Sequence[Tensor]) -> None:

@@ -1,0 +1,87 @@
+"""Every transform with every kind of loss, in one process and two, over one micro-batch and two: the plain gradients.
+
+No pair is refused. Two need more than a CPU and say so in `kdtool check`, whatever the losses are: `liger` a GPU (its tests
+run the kernels there; here stand-ins that compute gradients in place, as they do), and `compile` a compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import socket
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool_testing import make_run
+from safetensors.torch import load_file
+from transform_training import LOSSES, Case, Gradients, reference, train, train_as_rank, transforms, worst_difference
+
+CASES = [Case(*each, world=1) for each in product(sorted(transforms()), LOSSES, (1, 2))]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # dynamo's
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case.transform == "compile" else (), id=case.name) for case in CASES],
+)
+def test_gradients_of_one_process(tmp_path: Path, case: Case) -> None:
+    _compare(train(tmp_path, case), reference(tmp_path, case.transform, case.losses))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", sorted(transforms()))
+def test_gradients_of_two_processes(tmp_path: Path, transform: str) -> None:
+    cases = [Case(transform, losses, accumulation, 2) for losses, accumulation in product(LOSSES, (1, 2))]
+    _train_in_two_processes(tmp_path, cases)
+    for case in cases:
+        steps: list[Gradients] = [{}, {}]
+        for key, gradient in load_file(tmp_path / f"{case.name}.safetensors").items():
+            step, name = json.loads(key)
+            steps[step][name] = gradient
+        _compare(steps, reference(tmp_path, case.transform, case.losses))
+
+
+def _train_in_two_processes(folder: Path, cases: list[Case]) -> None:
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["transform_training", "kdtool_trainer_standard._train"])
+    ports = list(_free_ports(len(cases)))
+    started = [context.Process(target=train_as_rank, args=(folder, cases, rank, ports)) for rank in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(600)
+    assert [process.exitcode for process in started] == [0, 0]
+
+
+def test_what_needs_a_gpu_says_so_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device("cpu"))
+    refused = {
+        name: [line for line in make().kdtool_check(make_run(tmp_path), "start") or () if "GPU" in line]
+        for name, make in transforms().items()
+    }
+    assert {name for name, lines in refused.items() if lines} == {"liger"}
+    assert isinstance(transforms()["liger"](), kdtool.Transform)
+
+
+def _compare(steps: list[Gradients], expected: Gradients) -> None:
+    assert len(steps) == 2
+    for step in steps:
+        assert worst_difference(step, expected) < 1e-4
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+        yield free.getsockname()[1]
+    for free in sockets:
+        free.close()
