@@ -12,6 +12,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import ListSource, make_run
+from kdtool_trainer_standard._module import DistillationModule
 from torch import Tensor
 from trainer_models import (
     CE,
@@ -175,6 +176,20 @@ def test_a_divergence_that_is_not_zero_at_equality_is_refused(tmp_path: Path) ->
         train_with(tmp_path, CrossEntropyOfTeacher(KL.Config()), KL_TERM)
 
 
+@pytest.fixture(params=["at once", "when the step is over"])
+def _checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check for values that are not finite as on a CPU, and as on a GPU, which would wait for each check."""
+    begin_step = DistillationModule.begin_step
+
+    def begin(module: DistillationModule, *arguments: Any, **named: Any) -> None:
+        module.checks_at_once = False
+        begin_step(module, *arguments, **named)
+
+    if request.param != "at once":
+        monkeypatch.setattr(DistillationModule, "begin_step", begin)
+
+
+@pytest.mark.usefixtures("_checked")
 def test_a_nan_in_the_midst_stops_before_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
         return right * float("nan") if int(chunk.step) == 4 else right
@@ -184,6 +199,7 @@ def test_a_nan_in_the_midst_stops_before_the_step_and_keeps_the_checkpoint(tmp_p
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.usefixtures("_checked")
 def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
     def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
         return right + (chunk.step >= 3) * (right - right.detach()).abs().sqrt()
@@ -192,6 +208,7 @@ def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
         train_with(tmp_path, Wrong(lambda right, chunk: later(right, chunk) if int(chunk.step) >= 3 else right))
 
 
+@pytest.mark.usefixtures("_checked")
 def test_a_student_that_runs_away_is_not_blamed_on_a_loss(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match="diverged at step"):
         train_with(tmp_path, CE(CE.Config()), learning_rate=1e30, gradient_clip=0.0, warmup=0.0)
