@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -79,6 +80,21 @@ class CacheConformance(ComponentConformance):
         ):
             for tokens, expected in zip(_as_sets(recalled.sparse), _as_sets(told.sparse), strict=True):
                 assert tokens == pytest.approx(expected, rel=2e-2)
+
+    def test_threads_recall_at_the_same_time(self, recording: Path) -> None:
+        cache, rows = self.build(), small_rows()
+        expected = [self._recall(recording, [row]) for row in rows]
+
+        def recall(begin: int) -> None:
+            for number in range(begin, begin + 5 * ROWS):
+                signal = cache.kdtool_recall(batch_of([rows[number % ROWS]]), self.wants, recording)
+                _same(signal, [expected[number % ROWS]])
+
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(recall, range(4)))
+        finally:
+            cache.kdtool_close()
 
     def test_recalling_reads_and_does_not_write(self, recording: Path) -> None:
         before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}

@@ -21,7 +21,11 @@ from kdtool._contract.tokenizer import Tokenizer
 
 
 class SignalSource(Protocol):
-    """The source of one teacher's signals in a phase: the teacher itself or a cache."""
+    """The source of one teacher's signals in a phase: the teacher itself or a cache.
+
+    A cache's source has the attribute `recorded`, which is true: a trainer may ask it in a background thread, for one batch
+    after the other.
+    """
 
     @property
     def want(self) -> SignalRequest:
@@ -156,6 +160,7 @@ class Cache(Component):
     def kdtool_recall(self, batch: Batch, want: SignalRequest, folder: Path) -> Signal:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
-        Called for every micro-batch, on every rank, read-only. A missing row is an error. Since 0.1.
+        Called for every micro-batch, on every rank, read-only, and by several threads: a trainer may recall signals ahead. A
+        missing row is an error. Since 0.1.
         """
         raise NotImplementedError

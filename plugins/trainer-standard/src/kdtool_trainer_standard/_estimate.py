@@ -43,7 +43,7 @@ def estimate_phase(
     phase = ahead.phase
     if phase is None:
         return
-    tokens = phase.steps * config.accumulation * config.batch * phase.row_length
+    tokens = phase.steps * config.micro_batches(run.world) * config.batch * phase.row_length
     outline = outline_of(phase, ahead)
     if outline is None or not phase.row_length:
         missing = "the student's plugin has no kdtool_describe" if phase.row_length else "the packer has no row_length"

@@ -27,7 +27,8 @@ class StandardTrainer(kdtool.Trainer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.rows_per_step = config.batch * config.accumulation
+        self.rows_per_step = config.rows_per_step or config.batch * config.accumulation
+        self.elastic = config.rows_per_step is not None
         self.validators = config.validation.evaluators if config.validation else ()
 
     def kdtool_train(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> kdtool.Trained:

@@ -1,0 +1,123 @@
+"""A training step on the device `meta`: it computes shapes only, so reading a value fails, as does a tensor elsewhere.
+
+So a GPU's program is rehearsed without a GPU. The few reads that a step may make, to stop at a value that is not finite, are
+answered here, and counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool_testing import make_run
+from kdtool_testing.tiny_models import tiny_model
+from kdtool_torch import collate, move
+from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._module import DistillationModule, Sizes
+from kdtool_trainer_standard._terms import bind_terms, plain_tensors
+from kdtool_transformers._attention import replace_attention
+from reference_model import Describing
+from test_counted_syncs import LAYERS, LOSSES, Source, attend, rows
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+META = torch.device("meta")
+STOPS = ("_token_losses", "_sequence_loss")
+"""Functions that read whether a loss is finite, once each."""
+
+
+class AnsweredStops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers reads by the functions `STOPS` with "finite", and counts them; on `meta` all other reads fail."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device == META and _is_stop():
+            self.count += 1
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def _autocast_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer for `meta`, which torch's autocast does not know, as for a device with autocast off."""
+    autocast, enabled = torch.autocast, torch.is_autocast_enabled
+
+    def on_any(device_type: str, *args: Any, **settings: Any) -> Any:
+        return nullcontext() if device_type == "meta" else autocast(device_type, *args, **settings)
+
+    monkeypatch.setattr(torch, "autocast", on_any)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and enabled(*device))
+
+
+def _is_stop() -> bool:
+    """Return whether the nearest function that is not PyTorch's is one of `STOPS`."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "/torch/" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame.f_code.co_name in STOPS
+
+
+class Rehearsal:
+    """One loss with its student, teacher and a batch, on `meta`."""
+
+    def __init__(self, folder: Path, label: str) -> None:
+        loss, term = LOSSES[label]
+        student, teacher = (tiny_model(layers=LAYERS, seed=seed, attention_dropout=0.1 - seed / 10) for seed in (0, 1))
+        facts = student.facts, teacher.facts
+        for model in (student.model, teacher.model):
+            model.to(META)
+        student.model.train()
+        components: dict[str, kdtool.Component] = {term.name: loss}
+        kinds, layers = frozenset(kind for need in term.needs for kind in need), tuple(t for _, t in term.layers)
+        sources = {}
+        if term.teacher is not None:
+            components[term.teacher] = describing = Describing(Describing.Config())
+            describing.facts = facts[1]
+            sources[term.teacher] = Source(teacher, kdtool.SignalRequest(kinds, layers), term.teacher)
+        data = rows("preference" in label)
+        self.batch = move(collate([data[number] for number in range(3)]), META)
+        self.tokens = sum(map(sum, (data[number].labelled for number in range(3))))
+        phase = kdtool.Phase("rehearsed", 4, (term,), data, sources, folder / "checkpoints")
+        run = make_run(folder / "run", components, say=lambda _: None)
+        self.signals = {name: plain_tensors(source.signal(self.batch)) for name, source in sources.items()}
+        self.teacher_batches = {"dense": self.batch} if label in {"uld", "span-likelihood"} else {}
+        terms = bind_terms(run, phase, self.signals)
+        modules = dict[str, nn.Module]()
+        if isinstance(loss, kdtool.SequenceLoss):
+            module = loss.kdtool_modules(*facts)
+            modules = {} if module is None else {term.name: module.to(META)}
+        per_token = [bound for bound in terms if bound.per_token]
+        sizes = Sizes(torch.float32, head_chunk_size=16, loss_chunk_size=8, rows_per_step=3)
+        self.module = DistillationModule(
+            run, student, terms, ChunkLoss(per_token, []), modules, sizes, phase.student_request
+        )
+
+
+@pytest.mark.parametrize("label", LOSSES)
+def test_a_training_step_needs_no_value_of_the_device(tmp_path: Path, label: str) -> None:
+    with replace_attention(attend), AnsweredStops() as stops:  # type: ignore[no-untyped-call]
+        rehearsal = Rehearsal(tmp_path, label)
+        module = rehearsal.module
+        module.begin_step(2, 0.5, [1.0], measure_norms=False)
+        loss = module(rehearsal.batch, rehearsal.signals, rehearsal.tokens, rehearsal.teacher_batches)["loss"]
+        loss.backward()
+    assert loss.device == META
+    assert stops.count <= 1
+    trained = [parameter for parameter in module.student.parameters() if parameter.grad is not None]
+    assert trained
+    assert all(parameter.grad is not None and parameter.grad.device == META for parameter in trained)
+
+
+def test_a_read_and_a_tensor_elsewhere_fail() -> None:
+    """Else this file would show nothing."""
+    values = torch.zeros(6, device=META, requires_grad=True)
+    with AnsweredStops(), pytest.raises(RuntimeError, match="meta"):  # type: ignore[no-untyped-call]
+        bool(values.sum() > 0)
+    with pytest.raises(RuntimeError, match="device"):
+        (values * torch.zeros(6)).sum().backward()  # type: ignore[no-untyped-call]
