@@ -144,7 +144,7 @@ def nothing_kept_is_done_again(log: Path) -> None:
         elif what == "checkpoint":
             checkpoint = int(which[1])
         elif what == "step":
-            # Killed between sealing a checkpoint and saying so, the run has one more than was told.
-            assert int(which[1]) in ({checkpoint + 1, checkpoint + _EVERY + 1} if resumed else {step + 1})
-            step, resumed = int(which[1]), False
-            checkpoint = max(checkpoint, (step - 1) // _EVERY * _EVERY)
+            done = int(which[1]) - 1
+            # A checkpoint is written beside the steps: a killed run may have one more than was reported.
+            assert done in range(checkpoint, step + 1, _EVERY) if resumed else done == step
+            step, resumed = done + 1, False

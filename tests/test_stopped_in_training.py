@@ -35,10 +35,10 @@ def test_a_stopped_phase_resumes_at_its_last_step_to_the_same_weights(recipe: di
     code, said = run(f"signal-{signal.SIGINT:d}-at-step 3")
     assert code == 130, said
     assert "starts again: it was interrupted before its first checkpoint" in said
-    assert "interrupted at step 4 of 8; it resumes at step 4" in said
-    code, said = run(f"signal-{signal.SIGTERM:d}-at-step 7")  # the checkpoint is of the last step
+    assert "interrupted at step 3 of 8; it resumes at step 3" in said
+    code, said = run(f"signal-{signal.SIGTERM:d}-at-step 8")  # the checkpoint is of the last step
     assert code == 130, said
-    assert "resumes at step 4 of 8" in said
+    assert "resumes at step 3 of 8" in said
     assert "interrupted at step 8 of 8; it resumes at step 8" in said
     assert "stopped by SIGTERM; finished work is kept" in said
     assert "Traceback" not in said

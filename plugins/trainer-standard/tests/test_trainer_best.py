@@ -29,10 +29,11 @@ def weights(
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: Callable[[TrainingLoop, int], bool]) -> None:
     ended = TrainingLoop.end_step
 
-    def end_step(self: TrainingLoop, step: int, control: Any) -> None:
-        ended(self, step, control)
+    def end_step(self: TrainingLoop, step: int) -> bool:
+        continues = ended(self, step)
         if at(self, step):
             raise KeyboardInterrupt
+        return continues
 
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
 

@@ -54,9 +54,10 @@ def test_steps_that_overflow_change_nothing_and_are_counted(tmp_path: Path, monk
     before, weights = {n: p.clone() for n, p in student.model.named_parameters()}, []
     ended = TrainingLoop.end_step
 
-    def end_step(self: TrainingLoop, step: int, control: object) -> None:
-        ended(self, step, control)
+    def end_step(self: TrainingLoop, step: int) -> bool:
+        continues = ended(self, step)
         weights.append(all(torch.equal(before[n], p) for n, p in student.model.named_parameters()))
+        return continues
 
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     trained = train(tmp_path, student, steps=40, dtype="float16", log_every=1, warmup=0.0, learning_rate=1e-2)
@@ -82,10 +83,11 @@ def test_a_phase_goes_on_with_the_scale_that_it_had(tmp_path: Path, monkeypatch:
     train(tmp_path / "whole", whole := make_model(1), steps=16, **settings)
     ended = TrainingLoop.end_step
 
-    def end_step(self: TrainingLoop, step: int, control: object) -> None:
-        ended(self, step, control)
+    def end_step(self: TrainingLoop, step: int) -> bool:
+        continues = ended(self, step)
         if step == 6:
             raise KeyboardInterrupt
+        return continues
 
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     with pytest.raises(KeyboardInterrupt):

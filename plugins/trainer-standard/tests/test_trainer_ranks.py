@@ -14,8 +14,8 @@ import torch
 from kdtool_trainer_standard import _checkpoints
 from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
-from trainer_models import make_model
-from trainer_process import start_ranks, train_as_rank, train_noting, train_rank_until, train_small
+from trainer_models import make_model, make_trainer
+from trainer_process import start_ranks, train_as_rank, train_elastic, train_noting, train_rank_until, train_small
 
 
 def trained(folder: Path, tied: bool, twice: bool, world: int, sharding: str = "off", on_policy: Any = None) -> Path:
@@ -80,12 +80,47 @@ def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) 
     assert run_ranks(killed, None) == [0, 0]
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
     assert figures(killed) == figures(whole)
-    files = {file.name for file in (killed / "checkpoints" / "checkpoint-12").iterdir()}
-    assert {"student.safetensors", "loss_modules.safetensors", "optimizer.pt"} <= files
     # Divided or not, checkpoints are the same: each goes on from the other's.
     shutil.rmtree(killed / "checkpoints" / "checkpoint-12")
     assert run_ranks(killed, None, "off") == [0, 0]
     same(whole, killed, "final.safetensors")
+
+
+def run_elastic(folder: Path, world: int, when: str | None, sharding: str = "off") -> bool:
+    """Run some processes, and return whether they were not killed."""
+    return start_ranks(train_elastic, world, folder, when, sharding) == [0] * world
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["off", "hybrid"])
+def test_a_phase_of_four_processes_goes_on_with_two_and_then_one(tmp_path: Path, sharding: str) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_elastic(whole, 1, None)
+    assert not run_elastic(resumed, 4, "step 5", sharding)
+    assert not run_elastic(resumed, 2, "step 11", sharding)
+    assert run_elastic(resumed, 1, None, sharding)
+    assert figures(resumed) == pytest.approx(figures(whole), rel=1e-4, abs=1e-7)
+    same(whole, resumed, "final.safetensors")
+    # The step after a checkpoint has the same gradients, whichever number of processes makes it.
+    shutil.copytree(whole, tmp_path / "one")
+    for name, world in (("one", 1), ("four", 4)):
+        if name == "four":
+            shutil.copytree(whole, tmp_path / name)
+        assert run_elastic(tmp_path / name, world, None, sharding)
+    expected, found = (load_file(tmp_path / name / "gradients.safetensors") for name in ("one", "four"))
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-6, atol=1e-6, msg=key)
+
+
+def test_a_step_that_processes_cannot_share_is_refused() -> None:
+    config = make_trainer(batch=2, rows_per_step=8).config
+    assert [config.micro_batches(world) for world in (1, 2, 4)] == [4, 2, 1]
+    with pytest.raises(kdtool.UsageError, match=r"rows_per_step: 8 is not a multiple of batch: 2 times 3 processes"):
+        config.micro_batches(3)
+    with pytest.raises(ValueError, match="rows_per_step: 7 is not a multiple of batch: 2"):
+        make_trainer(batch=2, rows_per_step=7)
+    with pytest.raises(ValueError, match="rows_per_step decides the accumulation"):
+        make_trainer(batch=2, rows_per_step=8, accumulation=2)
 
 
 @pytest.mark.slow
@@ -117,7 +152,7 @@ def test_a_student_whose_layers_cannot_be_found_is_refused(tmp_path: Path) -> No
     model.model.layers.append(torch.nn.Linear(1, 1))
     module = SimpleNamespace(named_parameters=model.model.named_parameters, language_model=model, student=model.model)
     with pytest.raises(kdtool.UsageError, match=r"Blocks has no list of its 2 layers; take sharding: off"):
-        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]
+        Sharding(module, torch.device("cpu"), "full")  # type: ignore[arg-type]
     model.model.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(kdtool.UsageError, match="cannot divide packed"):
-        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]
+        Sharding(module, torch.device("cpu"), "full")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdtool_trainer_standard._state import copy_to_host, load_state, names_in
+from kdtool_trainer_standard._state import copy_to_host, load_state, stored_tensors
 from trainer_process import start_ranks
 from trainer_states import WHOLE, read_as_rank, write_as_rank
 
@@ -20,7 +20,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("world", "hybrid"), [(4, True), (2, False)])
 def test_any_number_of_ranks_reads_what_another_wrote(written: Path, world: int, hybrid: bool) -> None:
-    assert names_in(written) == WHOLE.keys()
+    assert stored_tensors(written).keys() == WHOLE.keys()
     assert start_ranks(read_as_rank, world, written, hybrid) == [0] * world
     alone = {name: torch.zeros_like(tensor) for name, tensor in WHOLE.items()}
     load_state(written, alone)

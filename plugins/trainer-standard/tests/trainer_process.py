@@ -52,10 +52,12 @@ def arm(when: str) -> None:
     if what == "step":
         ended = TrainingLoop.end_step
 
-        def end_step(self: Any, step: int, control: Any) -> None:
-            ended(self, step, control)
+        def end_step(self: Any, step: int) -> bool:
+            continues = ended(self, step)
             if step == int(number):
+                self.checkpoints.finish()
                 die()
+            return continues
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:
@@ -63,7 +65,7 @@ def arm(when: str) -> None:
 
         def sync(path: Path) -> None:
             synced(path)
-            if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
+            if path.parent.name == f"checkpoint-{number}" and path.name.startswith("shard"):
                 die()
 
         committed.sync = sync
@@ -199,6 +201,25 @@ def train_rank_until(
     with _as_rank(rank, world, port) as run:
         train_small(folder, student, accumulation=1, run=run, sharding=sharding)
     if rank == 0:
+        save_model(student.model, str(folder / "final.safetensors"))
+
+
+def train_elastic(folder: Path, when: str | None, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """As `train_rank_until`, eight rows a step with any number of processes, two on each machine; without dropout.
+
+    Rank 0 writes the gradients of the first step that is made here.
+    """
+    if when and rank == 0:
+        arm(when)
+    student = make_model(1)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    with _as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
+        train(
+            folder, student, steps=14, rows_per_step=8, batch=2, checkpoint_every=3, log_every=1, run=run,
+            sharding=sharding,
+        )  # fmt: skip
+    if rank == 0:
+        save_file(gradients, str(folder / "gradients.safetensors"))
         save_model(student.model, str(folder / "final.safetensors"))
 
 

@@ -19,7 +19,7 @@ import transformers
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
-from kdtool_transformers._loading import Quantisation, held_bytes, place
+from kdtool_transformers._loading import Quantisation, held_bytes, place_head
 from kdtool_transformers._open import without_weights
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -74,6 +74,19 @@ def test_weights_in_few_bits_are_the_model_and_take_what_was_said(
     assert self_check(model, tolerance=0.05) < 0.05  # int8 rounds activations by the rows that share a batch
     (answer,) = TransformersRuntime(model).answer([kdtool.Request("1", "def f", 5)])
     assert answer.tokens_out == 5
+
+
+def test_weights_are_read_onto_their_device_and_not_moved_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was moved")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", refuse)
+    model = open_model(tmp_path, device="meta")
+    assert {weight.device.type for weight in model.model.parameters()} == {"meta"}
 
 
 @needs_bitsandbytes
@@ -172,7 +185,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     plain, model = tiny_model(tie_word_embeddings=False), tiny_model(tie_word_embeddings=False)
     accelerate.cpu_offload(model.model, execution_device=torch.device("cpu"))
     assert model.head.weight.device.type == "meta"
-    place(model.model, "cpu", None, "auto")
+    place_head(model.model, "cpu")
     torch.testing.assert_close(model.head.weight, plain.head.weight)
     batch = kdtool.Batch(
         IDS, torch.arange(40).expand(2, -1), IDS.clone(), torch.zeros(2, 40, dtype=torch.int32), ("a", "b")

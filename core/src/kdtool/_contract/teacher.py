@@ -21,7 +21,11 @@ from kdtool._contract.tokenizer import Tokenizer
 
 
 class SignalSource(Protocol):
-    """The source of one teacher's signals in a phase: the teacher itself or a cache."""
+    """The source of one teacher's signals in a phase: the teacher itself or a cache.
+
+    A cache's source has the attribute `recorded`, which is true: a trainer may ask it in a background thread, for one batch
+    after the other.
+    """
 
     @property
     def want(self) -> SignalRequest:

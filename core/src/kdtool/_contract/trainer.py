@@ -91,7 +91,11 @@ class Trainer(Component):
     """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
     config. They must exist, and the result of a phase depends on them."""
     rows_per_step: int = 0
-    """Rows of a step in one process; may depend on the config. 0: unknown. A control of equal tokens must have as many."""
+    """Rows of a step in one process, or in all of them if `elastic`; may depend on the config. 0: unknown. A control of
+    equal tokens must have as many."""
+    elastic: bool = False
+    """True if a step has the same rows with any number of processes, so that a phase resumes with another number; may depend
+    on the config. Since 0.1."""
     optimizer_settings: Sequence[str] | None = None
     """Settings of its default optimizer, refused in a phase with an `optimizer`. None if it does not train with the
     phase's `optimizer`, which is then refused."""
@@ -103,7 +107,7 @@ class Trainer(Component):
         After a kill, that folder contains the committed files (`kdtool.commit`), unchanged, and nothing else.
 
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
-        history: a checkpoint also holds the `state` of each weighting with `kdtool_balance`. Logged steps go to
+        history: a checkpoint also holds the results of `kdtool_state` of the phase's components. Logged steps go to
         `kdtool_step_end`, `kdtool_progress` and the history; complete checkpoints to `kdtool_checkpoint`. A loss that
         breaks its contract raises a `PluginError` that names it. Parameters with `requires_grad` off do not change.
         Since 0.1.

@@ -1,13 +1,19 @@
-"""The standard trainer: one phase of distillation on `transformers.Trainer`, with chunked losses.
+"""The standard trainer: one phase of distillation, with chunked losses.
 
 `StandardTrainer` is the component; recipes name it `standard`. Nothing heavy is imported before training starts.
 
 - `_train` `kdtool_train`: set-up, self-tests, the run, the end
-- `_loop` our subclass of `transformers.Trainer`: steps and reports
-- `_resumable` its base: writing checkpoints, and resuming from them
-- `_progress` the state of an unfinished phase
+- `_loop` the steps of a phase
+- `_inputs` the next steps' rows and recorded signals, prepared in a thread
 - `_named_optimizer` the optimizer that the recipe names
-- `_schedule` the learning-rate schedule
+- `_optimizer` parameter groups, the learning-rate schedule, the optimizer's state
+- `_reports` figures of a step, and factors that balance its terms
+- `_notes` notes on a finished phase
+- `_checkpointing` when checkpoints are written, and what they hold
+- `_state` tensors in checkpoints, written and read by any number of ranks
+- `_generators` random generators in checkpoints
+- `_progress` the rest of an unfinished phase's state
+- `_distributed` the group of processes, and what they agree on
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once
 - `_chunk` the function called on each chunk, eager or compiled

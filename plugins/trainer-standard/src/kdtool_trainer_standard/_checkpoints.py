@@ -7,13 +7,13 @@ engine discards all that is not as it was committed, byte by byte. Called by the
 from __future__ import annotations
 
 import hashlib
-import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import kdtool
+from safetensors import SafetensorError
 
 __all__ = [
     "WRITING",
@@ -23,7 +23,6 @@ __all__ = [
     "hash_of",
     "latest_valid",
     "problem_of",
-    "refuse_pickles",
     "rotate",
     "start_writing",
     "step_of",
@@ -87,28 +86,14 @@ def rotate(root: Path, keep: int) -> None:
 
 @contextmanager
 def explain_full_disk(root: Path) -> Iterator[None]:
-    """Explain a full disk: torch.save's error only names one of torch's source files."""
+    """Explain a file that could not be written, and make room by removing the part of it that was."""
     try:
         yield
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
-            raise
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(root / WRITING, ignore_errors=True)
         raise kdtool.StorageError(
-            f"cannot write a checkpoint below {root}: it was cut short, as on a full disk "
-            f"({str(error).splitlines()[0]}). The one before it is kept; make room, then run the same command again"
-        ) from error
-
-
-@contextmanager
-def refuse_pickles(checkpoint: str | None) -> Iterator[None]:
-    """Name the checkpoint if torch refuses a state file that would run code; the parent loads plain states only."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise kdtool.StorageError(
-            f"the checkpoint {checkpoint} holds a file that is not a plain state, so it was not opened; delete it and "
-            f"run again ({str(error).splitlines()[0]})"
+            f"cannot write a checkpoint below {root}: {error}. The one before it is kept; make room, then run the same "
+            "command again"
         ) from error
 
 

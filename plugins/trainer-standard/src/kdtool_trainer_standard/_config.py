@@ -1,4 +1,4 @@
-"""Settings of the optimiser, memory, speed and output."""
+"""Settings of the optimizer, memory, speed and output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import kdtool
 from pydantic import Field, field_validator, model_validator
 
-__all__ = ["OnPolicy", "StandardTrainerConfig", "Validation"]
+__all__ = ["OnPolicy", "StandardTrainerConfig", "Validation", "seconds_between"]
 
 
 class OnPolicy(kdtool.Config):
@@ -44,12 +44,15 @@ class Validation(kdtool.Config):
 
 
 class StandardTrainerConfig(kdtool.Config):
-    """Settings of the optimiser, memory, speed and output."""
+    """Settings of the optimizer, memory, speed and output."""
 
     batch: int = Field(default=4, ge=1, le=1_000_000)
     """Rows of one micro-batch, on each process."""
     accumulation: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one step. The gradient equals that of one batch of all their rows."""
+    rows_per_step: int | None = Field(default=None, ge=1)
+    """Rows of one step over all micro-batches and processes, in place of `accumulation`. A phase then resumes with any
+    number of processes that divides the step into whole micro-batches; the rows of each step stay the same."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -57,7 +60,7 @@ class StandardTrainerConfig(kdtool.Config):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of the steps over which the learning rate rises to its peak."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay; norms and biases are left out."""
+    """AdamW's weight decay; norms and biases are left out. Refused in a phase with an `optimizer`, as `betas` is."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's two averaging coefficients."""
     gradient_clip: float = Field(default=1.0, ge=0)
@@ -68,13 +71,16 @@ class StandardTrainerConfig(kdtool.Config):
     """Train partly on text that the student samples itself; by default, only on the corpus."""
     validation: Validation | None = None
     """Measure the student during training, and stop early without improvement; by default, it is measured at the end."""
-    sharding: Literal["off", "full"] = kdtool.Field(default="off", json_schema_extra=kdtool.does_not_affect_results())
-    """With several processes: `full` divides weights, gradients and AdamW's moments among them (FSDP2), layer by layer;
-    `off` keeps all of them on each. With one process there is nothing to divide."""
-    checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = Field(
-        default="120s", json_schema_extra=kdtool.does_not_affect_results()
+    sharding: Literal["off", "full", "hybrid"] = kdtool.Field(
+        default="off", json_schema_extra=kdtool.does_not_affect_results()
     )
-    """Steps (`500`) or seconds (`120s`) between checkpoints."""
+    """With several processes: `full` divides weights, gradients and AdamW's moments among them (FSDP2), layer by layer;
+    `hybrid` divides them within each machine, and averages gradients between machines (HSDP); `off` keeps all of them on
+    each process. With one process there is nothing to divide."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*[sm]$")] = Field(
+        default="5m", json_schema_extra=kdtool.does_not_affect_results()
+    )
+    """Steps (`500`), seconds (`120s`) or minutes (`5m`) between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
     """Number of the newest checkpoints to keep while the phase runs."""
     log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
@@ -86,11 +92,8 @@ class StandardTrainerConfig(kdtool.Config):
     loss_chunk_size: int | None = Field(default=None, ge=1)
     """Positions per call of a loss; by default, as many as fit into the processor's cache."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the losses. `auto` does so if the phase is long enough to amortise compiling.
-
-    On a CPU, it does not if all losses have analytic gradients, which are about as fast. Compiled losses round differently,
-    and `auto` decides by timing: for the same bits on every machine, set `on` or `off`. A resumed phase keeps its
-    decision."""
+    """Compile the losses. `auto` always does so on a GPU; on a CPU, if the phase is long enough to amortise compiling and
+    some loss has no analytic gradient: those are about as fast. Compiled losses round differently."""
 
     @field_validator("on_policy")
     @classmethod
@@ -99,8 +102,37 @@ class StandardTrainerConfig(kdtool.Config):
 
     @model_validator(mode="after")
     def _writes_with_whole_weights(self) -> StandardTrainerConfig:
-        if self.on_policy is not None and self.sharding == "full":
+        if self.on_policy is not None and self.sharding != "off":
             raise ValueError("on_policy needs whole weights on each process: set sharding: off")
-        if self.validation is not None and self.sharding == "full":
+        if self.validation is not None and self.sharding != "off":
             raise ValueError("validation measures whole weights: set sharding: off")
         return self
+
+    @model_validator(mode="after")
+    def _divides_its_steps(self) -> StandardTrainerConfig:
+        if self.rows_per_step is not None and "accumulation" in self.model_fields_set:
+            raise ValueError("rows_per_step decides the accumulation: set only one of them")
+        if self.rows_per_step is not None and self.rows_per_step % self.batch:
+            raise ValueError(f"rows_per_step: {self.rows_per_step} is not a multiple of batch: {self.batch}")
+        return self
+
+    def micro_batches(self, world: int) -> int:
+        """Return the number of micro-batches of a step on each of `world` processes.
+
+        Raises:
+            UsageError: `rows_per_step` cannot be divided among them.
+        """
+        if self.rows_per_step is None:
+            return self.accumulation
+        count, rest = divmod(self.rows_per_step, self.batch * world)
+        if rest:
+            raise kdtool.UsageError(
+                f"rows_per_step: {self.rows_per_step} is not a multiple of batch: {self.batch} times {world} processes; "
+                "start another number of processes, or set another batch"
+            )
+        return count
+
+
+def seconds_between(every: str) -> int:
+    """Return the seconds of a time such as `120s` or `5m`."""
+    return int(every[:-1]) * {"s": 1, "m": 60}[every[-1]]

@@ -6,12 +6,10 @@ their weights. Called by the loop, which counts, and by the module, which divide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.distributed as dist
+import kdtool
 from kdtool_torch import NO_LABEL
 from torch import Tensor
 
@@ -29,14 +27,12 @@ class CorpusCounts:
     rows: Tensor
 
 
-def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, world: int) -> CorpusCounts:
-    """Count a step's micro-batches, which have the column `student_generated`."""
-    counts = torch.zeros(2)
+def count_corpus(batches: Iterable[kdtool.Batch]) -> tuple[int, int]:
+    """Return the imitated tokens and the rows that come from the corpus, of batches with the column `student_generated`."""
+    tokens = rows = 0
     for batch in batches:
-        generated = batch["columns"][STUDENT_GENERATED] != 0
-        in_mask = loss_labels(batch["labels"], batch["columns"]) != NO_LABEL
-        counts += torch.stack([(in_mask & ~generated).sum(), (~generated.any(1)).sum()]).cpu()
-    counts = counts.to(device)
-    if world > 1:
-        dist.all_reduce(counts)
-    return CorpusCounts(counts[0], counts[1])
+        generated = batch.columns[STUDENT_GENERATED] != 0
+        in_mask = loss_labels(batch.labels, batch.columns) != NO_LABEL
+        tokens += int((in_mask & ~generated).sum())
+        rows += int((~generated.any(1)).sum())
+    return tokens, rows

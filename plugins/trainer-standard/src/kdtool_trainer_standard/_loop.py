@@ -1,42 +1,46 @@
-"""The training loop: `transformers.Trainer` with our module, our order of rows and our reports.
+"""The training loop: the steps of one phase, from its first or from a checkpoint to its last.
 
-Built and run by `_train`. `transformers.Trainer` does accumulation, autocast, gradient scaling, DDP, clipping and the
-optimiser; `ResumableTrainer`, between the two, does checkpoints. This class overrides what happens and what is reported at
-each step. `_get_grad_norm`, `_get_num_items_in_batch`, `_get_train_sampler`, `_save_checkpoint` and
-`_defer_fsdp_gradient_reduction` are private names: the minor version of transformers is pinned.
+A step takes `rows_per_step` rows over micro-batches and ranks, averages and clips their gradient, and updates the weights;
+then it is reported, validated and checkpointed where that is due. `_train` builds the loop and runs it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import kdtool
 import torch
-import torch.distributed as dist
-import transformers
-from kdtool_torch import WeightMeans, collate
-from torch import Tensor
-from torch.utils.data import SequentialSampler
-from transformers.trainer_callback import PrinterCallback
+from kdtool_torch import NO_LABEL, WeightMeans
+from torch.distributed.tensor import DTensor
 
-from kdtool_trainer_standard import _history
+from kdtool_trainer_standard import _checkpoints, _history
+from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._denominators import count_corpus
+from kdtool_trainer_standard._denominators import CorpusCounts, count_corpus
+from kdtool_trainer_standard._distributed import (
+    average_gradients,
+    max_over_ranks,
+    micro_batch_sync,
+    sum_over_ranks,
+)
 from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._inputs import MicroBatch, StepInputs, to_device
 from kdtool_trainer_standard._loss_mask import loss_labels
-from kdtool_trainer_standard._machine import memory_of_process
+from kdtool_trainer_standard._machine import dtype_name, memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
-from kdtool_trainer_standard._named_optimizer import make_named_optimizer, named_optimizer
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
+from kdtool_trainer_standard._optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
-from kdtool_trainer_standard._schedule import learning_rate_factor
+from kdtool_trainer_standard._progress import Progress
+from kdtool_trainer_standard._reports import balance_factors, report_terms
+from kdtool_trainer_standard._sharding import Sharding
 from kdtool_trainer_standard._stopping import StopSignal
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._validation import Validator
@@ -44,8 +48,8 @@ from kdtool_trainer_standard._validation import Validator
 __all__ = ["TrainingLoop"]
 
 
-class TrainingLoop(ResumableTrainer):
-    """One phase's loop. `train(resume_from_checkpoint=…)` runs it; `progress` then holds its totals."""
+class TrainingLoop:
+    """One phase's loop. `resume` and then `train` run it; `step` and `progress` hold what is done."""
 
     def __init__(
         self,
@@ -53,145 +57,125 @@ class TrainingLoop(ResumableTrainer):
         run: kdtool.RunInfo,
         phase: kdtool.Phase,
         module: DistillationModule,
-        args: transformers.TrainingArguments,
+        device: torch.device,
         sampler: OnPolicySampler | None = None,
         validator: Validator | None = None,
     ) -> None:
-        places = phase.steps * config.accumulation * config.batch * run.world
-        super().__init__(
-            config,
-            run,
-            phase,
-            module,
-            args,
-            sampler,
-            validator,
-            train_dataset=RowsInOrder(phase.rows, places, run.seed),
-            data_collator=_inputs,
-            callbacks=[_StepCallback(self)],
+        self.config, self.run, self.phase, self.module, self.device = config, run, phase, module, device
+        self.sampler, self.validator = sampler, validator
+        shards = config.sharding != "off" and run.world > 1
+        self.sharding = Sharding(module, device, config.sharding) if shards else None
+        averages = run.world > 1 and not shards
+        self.model = average_gradients(module, device) if averages else module
+        self.optimizer = build_optimizer(config, run, module)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=module.sizes.dtype == torch.float16)
+        self.progress = Progress(
+            world=run.world,
+            dtype=dtype_name(module.sizes.dtype),
+            on_policy=None if sampler is None else sampler.counts,
         )
-        self.remove_callback(PrinterCallback)
-        if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
-            self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
+        self.checkpoints = Checkpointing(config, run, phase, module, self.optimizer, self.scaler, validator, device)
         self.stop = StopSignal()
+        self.step = 0
+        """Steps that are done."""
         self._balancing = run.implementing("kdtool_balance")
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
-        self._clock = self._last_checkpoint = perf_counter()
+        self._clock = perf_counter()
         self._weights: list[float] = []
-        self._metrics: Mapping[str, float] = {}
+        self._learning_rate = self._gradient_norm = 0.0
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> Any:
-        """Fetch a step's micro-batches; on-policy ones are sampled before their labels are counted."""
-        batches = epoch_iterator if self.sampler is None else self._with_samples(self.sampler, epoch_iterator)
-        fetched, tokens = super().get_batch_samples(batches, num_batches, device)
-        if fetched and STUDENT_GENERATED in fetched[0]["columns"]:
-            self.module.corpus = count_corpus(fetched, self.args.device, self.run.world)
-        if self._weighs and self.progress.token_weights is None and fetched:
-            self._weigh(fetched, tokens)
-        return fetched, tokens
+    def resume(self, folder: Path) -> None:
+        """Continue from a checkpoint. With other processes than before, random generators get new seeds."""
+        self.progress = self.checkpoints.load(folder)
+        self.step = _checkpoints.step_of(folder)
+        if self.progress.world == self.run.world:
+            self.checkpoints.load_generators(folder)
+        else:
+            torch.manual_seed(random.Random(f"{self.run.seed} {self.run.rank} {self.step}").getrandbits(63))
+            self.progress.world = self.run.world
+        if self.validator is not None and self.progress.best is not None:
+            self.validator.restore(self.progress.best)
+        if self.sampler is not None:
+            self.sampler.counts.update(self.progress.on_policy or {})
+            self.progress.on_policy = self.sampler.counts
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Ask the teachers, then the module. Teachers choose their own precision."""
-        batch = kdtool.Batch(**inputs)
-        with torch.no_grad():
-            teacher_batches, signals = self.teachers(batch)
-        self.module.measure_norms(
-            batch, signals, 0 if num_items_in_batch is None else num_items_in_batch, teacher_batches
-        )
-        asked = {"batch": batch, "signals": signals, "teacher_batches": teacher_batches}
-        return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
+    def train(self) -> None:
+        """Make the phase's remaining steps."""
+        config, world = self.config, self.run.world
+        if self.step == 0:
+            if self.validator is not None and self.run.rank == 0:
+                self.validator.try_out()
+            self.progress.largest_weight = largest_weight(self.module.student)
+            torch.empty((), dtype=torch.int64).random_()  # keeps the dropout of earlier versions
+        micro_batches = config.micro_batches(world)
+        rows = RowsInOrder(self.phase.rows, self.phase.steps * micro_batches * config.batch * world, self.run.seed)
+        teachers = self.teachers if self.sampler is None else None  # on-policy text has no signals yet
+        self._restart_clocks()
+        try:
+            with StepInputs(
+                rows, config.batch, micro_batches, self.run.rank, world, self.device, teachers, self.step
+            ) as inputs:
+                while self.step < self.phase.steps and self.make_step(inputs):
+                    pass
+            self.checkpoints.finish()
+        finally:
+            self.checkpoints.close()
 
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> Any:
-        """Make the optimizer that the recipe names, or AdamW."""
-        component = named_optimizer(self.run, self.config.sharding)
-        if component is not None and self.optimizer is None:  # type: ignore[has-type]
-            self.optimizer = make_named_optimizer(component, self.run, self.module, self.config.learning_rate)
-        return super().create_optimizer(model)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""
-        if self.lr_scheduler is None:  # type: ignore[has-type]
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer,
-                lambda step: learning_rate_factor(self.config, step, num_training_steps),
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+    def make_step(self, inputs: StepInputs) -> bool:
+        """Make one step, and return whether training continues after it."""
+        self.module.train()
+        batches = inputs.batches()
+        micro_batches: Iterable[MicroBatch] = inputs.micro_batches()
+        if self.sampler is not None:
+            batches = [self.sampler(batch, self.step + 1, number) for number, batch in enumerate(batches)]
+            micro_batches = (MicroBatch(to_device(batch, self.device), {}, {}) for batch in batches)
+        tokens = self._count(batches)
+        if self._weighs and self.progress.token_weights is None:
+            micro_batches = list(micro_batches)
+            self._weigh(micro_batches, tokens)
+        self.begin_step(self.step)
+        for number, micro_batch in enumerate(micro_batches, 1):
+            with micro_batch_sync(self.model, last=number == len(batches)):
+                self._backward(micro_batch, tokens)
+        self._update()
+        self.step += 1
+        self.progress.tokens += int(tokens)
+        return self.end_step(self.step)
 
     def begin_step(self, done: int) -> None:
         """Prepare the module for the step after `done` steps: weights, balance, whether gradients are measured."""
         step, progress = done + 1, done / max(1, self.phase.steps - 1)
-        balance = self._balance(step)
         terms = self.module.terms
+        names = [bound.term.name for bound in terms]
+        balance = balance_factors(self.run, self._balancing, names, self.progress, step)
         self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
         factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
-        self.module.begin_step(step, progress, factors, self._measures(step))
+        measures = self.phase.gradient_norms or step == 1 or step % self.config.gradient_norms_every == 0
+        self.module.begin_step(step, progress, factors, measures)
         if self._weighs:
             means = WeightMeans(self.progress.token_weights or {})
             self.module.mean_weights.copy_(
                 torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
             )
 
-    def end_step(self, step: int, control: transformers.TrainerControl) -> None:
-        """Count, and decide what happens after this step."""
-        now = perf_counter()
-        self.progress.seconds += now - self._clock
-        self.progress.tokens += int(self.module.stats.tokens)
+    def end_step(self, step: int) -> bool:
+        """Count, report, validate and checkpoint after a step, where due; return whether training continues."""
+        self.progress.seconds += perf_counter() - self._clock
         if self._weighs and step > 1:  # those of the first step are there already
             self._add_weights()
-        self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
-        control.should_log = regular or step in (1, self.phase.steps)
-        if self._balancing and not control.should_log:
-            self._term_reports()
-        over = False
-        if self.validator is not None and self.validator.due(step):
-            over = self._validate(self.validator, step)
-            control.should_log, control.should_training_stop = True, control.should_training_stop or over
-        due = self._checkpoint_is_due(step, now) and step < self.phase.steps
-        control.should_save = not over and (due or bool(self.stop.number))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Report a step to history and trackers. Called by the parent, also once at the end with totals."""
-        if "grad_norm" not in logs:
-            return
-        terms = self._term_reports()
-        report = kdtool.StepReport(
-            step=self.state.global_step,
-            steps=self.phase.steps,
-            tokens=self.progress.tokens,
-            seconds=self.progress.seconds,
-            loss=sum(term.value * term.weight for term in terms.values()),
-            learning_rate=logs["learning_rate"],
-            gradient_norm=float(logs["grad_norm"]),
-            terms=terms,
-            metrics=self._metrics,
-            memory=memory_of_process(self.args.device),
-        )
-        self.control.should_log, self._metrics = False, {}
-        if self.run.rank == 0:
-            _history.append(self.phase.checkpoints / HISTORY, report)
-            self.run.hook.kdtool_step_end(self.run, report)
-            self.run.hook.kdtool_progress(self.run, report.step)
+        last, over, metrics = step == self.phase.steps, False, dict[str, float]()
+        due = self.validator is not None and self.validator.due(step)
+        if self.validator is not None and due:
+            metrics, over = self._validate(self.validator, step)
+        if regular or due or last or step == 1:
+            self._report(step, metrics)
+        elif self._balancing:
+            self._report_terms()
+        self._checkpoint(step, last=last or over)
         self._clock = perf_counter()
-
-    def note_start(self) -> None:
-        """Record the largest weight at the beginning of the phase."""
-        if self.state.global_step == 0:
-            self.progress.largest_weight = largest_weight(self.module.student)
-
-    def restart_clock(self) -> None:
-        """Start the clock after set-up."""
-        self._clock = self._last_checkpoint = perf_counter()
+        return not over
 
     def take_best(self) -> None:
         """Give the student the weights with which it was best, if a validation was watched."""
@@ -199,158 +183,128 @@ class TrainingLoop(ResumableTrainer):
         if weights is not None:
             restore(self.module.student, weights, self.phase.checkpoints)
 
-    def _validate(self, validator: Validator, step: int) -> bool:
-        """Measure the student, and return whether training ends."""
-        if self.run.rank == 0:
-            self._metrics = validator.measure(step, changing(self.module.student))
-            self.progress.best = asdict(validator.best) if validator.best else None
-        over = torch.tensor(float(validator.over), device=self.args.device)
-        if self.run.world > 1:
-            dist.broadcast(over, 0)
-        self._clock = perf_counter()
-        return bool(over)
+    def _count(self, batches: Sequence[kdtool.Batch]) -> float:
+        """Return the positions in the step's loss mask over all ranks; tell the module those of the corpus."""
+        tokens = sum(int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum()) for batch in batches)
+        if STUDENT_GENERATED not in batches[0].columns:
+            return sum_over_ranks([tokens], self.run.world)[0]
+        counts = sum_over_ranks([tokens, *count_corpus(batches)], self.run.world)
+        self.module.corpus = CorpusCounts(*torch.tensor(counts[1:], device=self.device))
+        return counts[0]
 
-    def _weigh(self, fetched: Sequence[dict[str, Any]], tokens: Tensor | int) -> None:
+    def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
+        """Add a micro-batch's gradient. Teachers choose their own precision."""
+        signals, teacher_batches = self._signals(micro_batch), micro_batch.teacher_batches
+        with self._autocast():
+            self.module.measure_norms(micro_batch.batch, signals, tokens, teacher_batches)
+        with self._autocast():
+            loss = self.model(
+                batch=micro_batch.batch,
+                signals=signals,
+                teacher_batches=teacher_batches,
+                num_items_in_batch=tokens,
+            )["loss"]
+        self.scaler.scale(loss * self.run.world).backward()  # torch averages over ranks
+
+    def _signals(self, micro_batch: MicroBatch) -> Mapping[str, kdtool.Signal]:
+        with torch.no_grad():
+            return {**micro_batch.signals, **self.teachers.query_live(micro_batch.batch, micro_batch.teacher_batches)}
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = self.module.sizes.dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def _update(self) -> None:
+        """Clip the gradient and update the weights. float16 skips the update if the gradient overflowed."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip or math.inf)
+        self._gradient_norm = self._check_norm(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+        # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
+        factor = learning_rate_factor(self.config, self.step, self.phase.steps)
+        set_learning_rate(self.optimizer, factor)
+        self._learning_rate = self.config.learning_rate * factor
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def _check_norm(self, norm: float) -> float:
+        """Return the gradient's norm, 0 if float16's scaling made it overflow; raise if nothing else explains it."""
+        if math.isfinite(norm):
+            return norm
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:  # no scaling of the loss made it overflow
+            step, before = self.step + 1, self.progress.largest_weight
+            raise explain_gradient(norm, step, before, largest_weight(self.module.student), self.module.terms)
+        self.progress.skipped += 1
+        return 0.0
+
+    def _weigh(self, micro_batches: Iterable[MicroBatch], tokens: float) -> None:
         """Weigh the tokens of the first step before it is made: its own weights are all that is known of their mean."""
-        device = self.args.device
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for inputs in fetched:
-                batch = kdtool.Batch(**self._prepare_inputs(inputs))
-                _, signals = self.teachers(batch)
-                with self.compute_loss_context_manager():
-                    self.module(batch, signals, tokens, weights_only=True)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            for micro_batch in micro_batches:
+                signals = self._signals(micro_batch)
+                with self._autocast():
+                    self.module(micro_batch.batch, signals, tokens, weights_only=True)
         self._add_weights()
 
     def _add_weights(self) -> None:
         """Add the step's token weights, of all ranks, to the running means."""
-        weights, seen = self.module.stats.weights.clone(), self.module.stats.seen
-        if self.run.world > 1:
-            dist.all_reduce(weights)
+        weights = sum_over_ranks(self.module.stats.weights.tolist(), self.run.world)
         names = [bound.term.name for bound in self.module.terms]
         means = WeightMeans(self.progress.token_weights or {})
-        means.add(dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, seen.tolist(), strict=True)))
+        means.add(
+            dict(zip(names, weights, strict=True)), dict(zip(names, self.module.stats.seen.tolist(), strict=True))
+        )
         self.progress.token_weights = means.state
 
-    def _with_samples(self, sampler: OnPolicySampler, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for number, inputs in enumerate(fetched):
-            yield _as_inputs(sampler(kdtool.Batch(**inputs), self.state.global_step + 1, number))
+    def _report_terms(self) -> dict[str, kdtool.TermReport]:
+        return report_terms(self.module, self._weights, self.progress, self.run, self.phase.gradient_norms)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset)  # the dataset is in order already
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        counted = [{"labels": loss_labels(inputs["labels"], inputs["columns"])} for inputs in batch_samples]
-        return super()._get_num_items_in_batch(counted, device)
-
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = float(super()._get_grad_norm(model, grad_norm))
-        if math.isfinite(norm):
-            return norm
-        scaler = self.accelerator.scaler
-        if scaler is None or scaler.get_scale() < 1:  # no scaling of the loss made it overflow
-            step, before = self.state.global_step + 1, self.progress.largest_weight
-            raise explain_gradient(norm, step, before, largest_weight(self.module.student), self.module.terms)
-        # The optimiser leaves the weights alone, and the scale is halved. It is a step like any other for schedules, counts
-        # and balance, whose figures come from forward: those are right.
-        self.progress.skipped += 1
-        return 0.0
-
-    def _balance(self, step: int) -> Mapping[str, float]:
-        stats = self.progress.stats
-        if not self._balancing or stats is None:
-            return {}
-        product = {bound.term.name: 1.0 for bound in self.module.terms}
-        for who in self._balancing:
-            state = self.progress.states.setdefault(who, {})
-            factors = self.run.component(who, kdtool.Weighting).kdtool_balance(stats, step, state) or {}
-            bad = {
-                name: factor for name, factor in factors.items() if name not in product or not 0 <= factor < math.inf
-            }
-            if bad:
-                raise kdtool.PluginError(
-                    f"{self.run.hook.owner(who) or who} balanced {bad}; expected factors that are finite and not negative, "
-                    f"for {', '.join(sorted(product))}"
-                )
-            product |= {name: product[name] * factor for name, factor in factors.items()}
-        return product
-
-    def _measures(self, step: int) -> bool:
-        return self.phase.gradient_norms or step == 1 or step % self.config.gradient_norms_every == 0
-
-    def _term_reports(self) -> dict[str, kdtool.TermReport]:
-        """Gather this step's terms over ranks; also what balancing and the final notes need."""
-        step_stats, measured = self.module.stats, self.module.measures_norms
-        gathered = torch.stack([step_stats.values, step_stats.squared_norms])
-        if self.run.world > 1:
-            dist.all_reduce(gathered)
-        figures = zip(self.module.terms, self._weights, *gathered.tolist(), step_stats.seen.tolist(), strict=True)
-        reports, stats = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
-        norms, last = dict(self.progress.squared_norms or {}), dict(self.progress.last_values or {})
-        for bound, weight, value, square, seen in figures:
-            if not seen:  # a mean over nothing is no figure
-                continue
-            term, norm = bound.term, math.sqrt(square) if measured else None
-            reports[term.label] = kdtool.TermReport(value * term.scale, weight, norm)
-            # Norms that no weighting asks for exist only at some steps: nothing may depend on them.
-            stats[term.name] = kdtool.TermReport(
-                value * term.scale, weight, norm if self.phase.gradient_norms else None
-            )
-            if measured:
-                norms[term.name] = norms.get(term.name, 0.0) + square
-            last[term.name] = value
-        self.progress.squared_norms, self.progress.last_values, self.progress.stats = norms, last, stats
-        return reports
-
-    def _checkpoint_is_due(self, step: int, now: float) -> bool:
-        """Return whether rank 0 writes regular checkpoints now; all ranks note a stop signal of any."""
-        every = self.config.checkpoint_every
-        due = (
-            step % every == 0 if isinstance(every, int) else now - self._last_checkpoint >= int(every.removesuffix("s"))
+    def _report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report a step to history and trackers."""
+        terms = self._report_terms()
+        report = kdtool.StepReport(
+            step=step,
+            steps=self.phase.steps,
+            tokens=self.progress.tokens,
+            seconds=self.progress.seconds,
+            loss=sum(term.value * term.weight for term in terms.values()),
+            learning_rate=self._learning_rate,
+            gradient_norm=self._gradient_norm,
+            terms=terms,
+            metrics=metrics,
+            memory=memory_of_process(self.device),
         )
-        if self.run.world == 1:
-            return due
-        # Clocks differ: rank 0 decides. A signal may have reached only some ranks, and all must stop at the same step.
-        agreed = torch.tensor([self.stop.number, due and self.run.rank == 0], device=self.args.device)
-        dist.all_reduce(agreed, dist.ReduceOp.MAX)
-        self.stop.number, due_on_rank_0 = agreed.tolist()
-        return bool(due_on_rank_0)
+        if self.run.rank == 0:
+            _history.append(self.phase.checkpoints / HISTORY, report)
+            self.run.hook.kdtool_step_end(self.run, report)
+            self.run.hook.kdtool_progress(self.run, report.step)
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.stop.number:
+    def _validate(self, validator: Validator, step: int) -> tuple[dict[str, float], bool]:
+        """Measure the student; return the measurements, on rank 0, and whether training ends."""
+        metrics: dict[str, float] = {}
+        if self.run.rank == 0:
+            metrics = validator.measure(step, changing(self.module.student))
+            self.progress.best = asdict(validator.best) if validator.best else None
+        (over,) = max_over_ranks([validator.over], self.run.world)
+        return metrics, bool(over)
+
+    def _checkpoint(self, step: int, last: bool) -> None:
+        """Write a checkpoint if one is due, except after the last step; or if a stop signal came, and then stop.
+
+        Clocks of ranks differ: rank 0 decides. A signal may have reached only some ranks, and all stop at the same step.
+        """
+        is_due = self.run.rank == 0 and not last and self.checkpoints.is_due(step)
+        number, due = map(int, max_over_ranks([self.stop.number, is_due], self.run.world))
+        if due or number:
+            self.checkpoints.save(step, self.progress)
+        if number:
+            self.checkpoints.finish()
+            max_over_ranks([0.0], self.run.world)  # rank 0 has committed it
+            self.stop.number = number
             self.stop.deliver()
-        self.restart_clock()
+        self.checkpoints.poll()
 
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        yield  # gradients are divided after each micro-batch: whole ones would take the memory that sharding saves
-
-
-class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """Passes the parent's events on to the loop."""
-
-    def __init__(self, loop: TrainingLoop) -> None:
-        self._loop = loop
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        loop = self._loop
-        if loop.validator is not None and state.global_step == 0 and loop.run.rank == 0:
-            loop.validator.try_out()
-        loop.note_start()
-        loop.restart_clock()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._loop.begin_step(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._loop.end_step(state.global_step, control)
-
-
-def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:
-    """Make the parent's kind of batch."""
-    return _as_inputs(collate(rows))
-
-
-def _as_inputs(batch: kdtool.Batch) -> dict[str, Any]:
-    """Return a batch as the dictionary in which the parent finds `labels` to count."""
-    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    def _restart_clocks(self) -> None:
+        self._clock = perf_counter()
+        self.checkpoints.restart_clock()

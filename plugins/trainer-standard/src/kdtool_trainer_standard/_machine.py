@@ -1,4 +1,4 @@
-"""Settings for this machine: precision, chunk sizes, the C library's memory allocator; and memory kept by libraries."""
+"""Settings for this machine: precision, chunk sizes, the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from kdtool_torch import DtypeName, compute_dtype, has_bfloat16
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "chunk_sizes",
     "dtype_name",
     "memory_of_process",
-    "preserved_accelerate_state",
     "tuned_malloc",
 ]
 
@@ -81,19 +79,3 @@ def tuned_malloc() -> Iterator[None]:
         library.mallopt(_M_MMAP_MAX, _MMAP_DEFAULT)
         library.mallopt(_M_TRIM_THRESHOLD, _TRIM_DEFAULT)
         library.malloc_trim(0)
-
-
-@contextmanager
-def preserved_accelerate_state() -> Iterator[None]:
-    """Give accelerate back what it knew of this process: device, precision and accumulation, kept in its classes.
-
-    Without it a caller's own `Accelerator` would be refused after a phase, or take over the phase's settings.
-    """
-    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
-    before = [dict(state) for state in states]
-    try:
-        yield
-    finally:
-        for state, kept in zip(states, before, strict=True):
-            state.clear()
-            state.update(kept)

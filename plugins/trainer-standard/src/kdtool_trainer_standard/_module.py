@@ -1,6 +1,6 @@
 """The distillation module: the student and all that trains along, as one `torch.nn.Module` that returns the loss.
 
-Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once per micro-batch. The teacher is not part of it: its
+The loop calls it once per micro-batch, under autocast and where needed in DDP. The teacher is not part of it: its
 signals are arguments. Everything common to all losses happens here: weights and their schedules, factors for softened
 distributions, denominators.
 """
@@ -64,11 +64,6 @@ class StepStats:
 class DistillationModule(nn.Module):
     """Student and loss modules; `forward` returns `{"loss": …}`."""
 
-    accepts_loss_kwargs = True
-    """Tells `transformers.Trainer` to count the labels of the whole step and to pass their number."""
-    is_distributed_loading_by_transformers = False
-    """With True, it neither moves weights, since they are divided already, nor wraps the module in DDP."""
-
     def __init__(
         self,
         run: kdtool.RunInfo,
@@ -117,7 +112,7 @@ class DistillationModule(nn.Module):
         self,
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
-        num_items_in_batch: Tensor | int,
+        num_items_in_batch: float,
         teacher_batches: Mapping[str, kdtool.Batch] | None = None,
         weights_only: bool = False,
         term: int | None = None,
@@ -157,7 +152,7 @@ class DistillationModule(nn.Module):
         self,
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
-        num_items_in_batch: Tensor | int,
+        num_items_in_batch: float,
         teacher_batches: Mapping[str, kdtool.Batch],
     ) -> None:
         """Measure each term's gradient at the embedding's output if the step asks for it and a term compares layers.

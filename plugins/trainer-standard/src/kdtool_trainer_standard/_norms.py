@@ -75,7 +75,7 @@ def squared_norms_at_embedding(
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
     teacher_batches: Mapping[str, kdtool.Batch],
-    tokens: Tensor | int,
+    tokens: float,
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
 

@@ -1,4 +1,4 @@
-"""State of an unfinished phase besides weights, optimiser and generators: a file of each checkpoint."""
+"""State of an unfinished phase besides tensors and generators: a file of each checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = "progress.json"
 
 @dataclass
 class Progress:
-    """State that a resumed phase needs besides weights, optimiser and generators."""
+    """State that a resumed phase needs besides tensors and generators."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -42,8 +42,10 @@ class Progress:
     """Processes that train: a step is as many rows as they show together."""
     dtype: str = "float32"
     """Data type of matrix products, since the choice of `dtype: auto` depends on the machine."""
-    compiled: bool = False
-    """True if the losses run compiled."""
+    scaler: Mapping[str, float] | None = None
+    """State of float16's loss scaling; empty in other precisions."""
+    optimizer: Mapping[str, Any] | None = None
+    """The result of `optimizer_numbers`."""
 
 
 def write(folder: Path, progress: Progress) -> None:

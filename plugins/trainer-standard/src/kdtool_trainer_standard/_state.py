@@ -2,7 +2,7 @@
 
 Each rank writes what it holds of the divided tensors, and rank 0 also those that all have, into one safetensors file in the
 layout of `torch.distributed.checkpoint` for Hugging Face, whose `HuggingFaceStorageReader` reads the folder. We write the
-files ourselves because its writer meets all ranks several times, and so cannot run in a thread beside the training.
+files ourselves because its writer meets all ranks several times, and so cannot run in a background thread.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from kdtool_torch import give_usual_mode
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, Replicate
 
-__all__ = ["RankState", "copy_to_host", "load_state", "names_in"]
+__all__ = ["RankState", "copy_to_host", "load_state", "stored_tensors"]
 
 
 @dataclass(frozen=True)
 class RankState:
-    """What one rank writes: copies in main memory, each with its position in the whole tensor."""
+    """The part of one rank: copies in main memory, each with its position in the whole tensor."""
 
     rank: int
     tensors: Mapping[str, Tensor]
     offsets: Mapping[str, tuple[int, ...]]
 
     def write(self, folder: Path) -> None:
-        """Write the file of this rank into `folder`, which exists; nothing if the rank holds nothing of its own."""
+        """Write the file of this rank into `folder`, which exists; nothing if the rank holds nothing that it writes."""
         if not self.tensors:
             return
         positions = {name: {"saved_offsets": list(offset)} for name, offset in self.offsets.items()}
@@ -41,7 +44,7 @@ class RankState:
 
 
 def copy_to_host(state: Mapping[str, Tensor], rank: int) -> RankState:
-    """Copy what this rank writes of `state`, so that training can go on while it is written.
+    """Copy what this rank writes of `state`, so that training can continue while it is written.
 
     Args:
         state: the same names on every rank; divided tensors are `DTensor`, all others are equal on all ranks.
@@ -73,28 +76,31 @@ def load_state(folder: Path, state: Mapping[str, Tensor]) -> None:
         KeyError: the folder lacks a name of `state`.
         ValueError: a tensor in the folder has another shape.
     """
-    reader = dcp.HuggingFaceStorageReader(str(folder))
-    stored = reader.read_metadata().state_dict_metadata
+    stored = stored_tensors(folder)
     for name, tensor in state.items():
-        size = stored[name].size
+        size, _ = stored[name]
         if size != tensor.shape:
             raise ValueError(f"{name} has the shape {tuple(size)} in {folder}, and {tuple(tensor.shape)} here")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # on purpose: no rank waits for another
-        dcp.load(dict(state), storage_reader=reader, no_dist=True)
+        load(dict(state), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
-def names_in(folder: Path) -> frozenset[str]:
-    """Return the names of the tensors that all ranks wrote into a folder."""
-    return frozenset(dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Return the whole shapes and dtypes of the tensors that all ranks wrote into a folder, by name."""
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        name: (facts.size, facts.properties.dtype)
+        for name, facts in stored.items()
+        if isinstance(facts, TensorStorageMetadata)
+    }
 
 
 def _own_parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Yield this rank's part and its position, unless it is empty or another rank has the same part and comes first."""
     mesh = tensor.device_mesh
-    coordinate = mesh.get_coordinate() or []
-    copies = zip(coordinate, tensor.placements, strict=True)
+    copies = zip(mesh.get_coordinate() or (), tensor.placements, strict=True)
     local = tensor.to_local()
     if local.numel() and all(index == 0 for index, placement in copies if isinstance(placement, Replicate)):
-        (chunk,) = tensor.__create_chunk_list__()
+        (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
         yield local, tuple(chunk.offsets)

@@ -13,14 +13,13 @@ __all__ = ["TeacherSignals"]
 
 
 class TeacherSignals:
-    """Queries every teacher for one micro-batch.
+    """Queries every teacher for one micro-batch: `recall` may run in a background thread, `query_live` runs models.
 
     A teacher chooses its own precision. One that is the initial student computes in `dtype`, that of the student: with
     equal weights, their likelihoods are equal too, and the margin of DPO is 0 at the first step.
     """
 
     def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> None:
-        self._signals = phase.signals
         self._dtype = dtype
         self._initial_students = frozenset(
             name
@@ -29,16 +28,27 @@ class TeacherSignals:
         )
         self._rows = phase.teacher_rows
         self._numbers: dict[str, dict[str, int]] = {}
+        self._recorded = {name: each for name, each in phase.signals.items() if getattr(each, "recorded", False)}
+        self._live = {name: each for name, each in phase.signals.items() if name not in self._recorded}
 
     def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
         """Return the batches of teachers with their own rows, and the signals of all teachers."""
-        batches = {name: self._batch(name, batch) for name in self._rows}
-        return batches, {name: self._signal(name, batches.get(name, batch)) for name in self._signals}
+        batches, recorded = self.recall(batch)
+        return batches, {**recorded, **self.query_live(batch, batches)}
 
-    def _signal(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
+    def recall(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
+        """Return the batches of teachers with their own rows, and the signals that are read from caches."""
+        batches = {name: self._batch(name, batch) for name in self._rows}
+        return batches, {name: each.signal(batches.get(name, batch)) for name, each in self._recorded.items()}
+
+    def query_live(self, batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]) -> dict[str, kdtool.Signal]:
+        """Return the signals of teachers that run with the student; `batches` are those of teachers with their own rows."""
+        return {name: self._ask(name, batches.get(name, batch)) for name in self._live}
+
+    def _ask(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
         enabled = teacher in self._initial_students and self._dtype != torch.float32
         with torch.autocast(batch.input_ids.device.type, self._dtype, enabled=enabled):
-            return self._signals[teacher].signal(batch)
+            return self._live[teacher].signal(batch)
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)

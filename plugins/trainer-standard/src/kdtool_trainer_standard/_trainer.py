@@ -21,13 +21,14 @@ class StandardTrainer(kdtool.Trainer):
     optimizer_settings = ("betas", "weight_decay")
 
     class Config(StandardTrainerConfig):
-        """Settings of the optimiser, memory, speed and output."""
+        """Settings of the optimizer, memory, speed and output."""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.rows_per_step = config.batch * config.accumulation
+        self.rows_per_step = config.rows_per_step or config.batch * config.accumulation
+        self.elastic = config.rows_per_step is not None
         self.validators = config.validation.evaluators if config.validation else ()
 
     def kdtool_train(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> kdtool.Trained:

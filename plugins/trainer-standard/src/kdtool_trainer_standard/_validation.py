@@ -117,15 +117,18 @@ class Validator:
             )
         return load_file(file)
 
+    def keep_best(self) -> None:
+        """Keep the best weights so far: a checkpoint that is being written refers to them."""
+        self._kept = self.best.step if self.best else None
+
     def forget(self, checkpoints: Iterable[Path]) -> None:
-        """Delete weights that none of these checkpoints refers to; called when the newest of them is whole."""
-        bests = (_best_of(folder) for folder in checkpoints)
+        """Delete weights that none of these checkpoints refers to, except the best so far."""
+        bests = (*map(_best_of, checkpoints), self.best)
         kept = {_file(self._folder.parent, best.step) for best in bests if best is not None}
         for file in self._folder.glob("*.safetensors"):
             if file not in kept:
                 kdtool.commit(self._folder, gone=[file])
                 file.unlink()
-        self._kept = self.best.step if self.best else None
 
     def _measure(self, step: int) -> dict[str, kdtool.Measurement]:
         by_name, watched = dict(self._measurements(step)), self._config.watch

@@ -1,7 +1,7 @@
 """Settings for loading weights: quantised to 4 or 8 bits by bitsandbytes, on one device or spread by accelerate.
 
-`_open.open_model` loads by `loading_settings` and `place`; `held_bytes` counts the bytes of weights, from a model on the
-meta device. Embeddings, norms and the head stay in the dtype of the computation. Light: no torch.
+`_open.open_model` loads by `loading_settings` and `place_head`; `held_bytes` counts the bytes of weights, from a model
+on the meta device. Embeddings, norms and the head stay in the dtype of the computation. Light: no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import kdtool
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Quantisation", "held_bytes", "loading_settings", "place"]
+__all__ = ["Quantisation", "held_bytes", "loading_settings", "place_head"]
 
 Quantisation = Literal["nf4", "int8"]
 
@@ -30,18 +30,17 @@ def loading_settings(
     quantise: Quantisation | None,
     device_map: str | None,
 ) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that load weights in this form and on this device.
+    """Return the arguments of `from_pretrained` that load weights in this form, and directly onto this device.
 
     Raises:
         UsageError: bitsandbytes is needed and not installed.
     """
-    if quantise is None:
-        return {} if device_map is None else {"device_map": device_map}
     import torch
 
-    # Quantised weights are created on their final device: not every form can be moved.
-    where = {"": torch.device(device)} if device_map is None else device_map
-    return {"device_map": where, "quantization_config": _quantisation(quantise, dtype or config.dtype or torch.float32)}
+    settings: dict[str, Any] = {"device_map": device_map or {"": torch.device(device)}}
+    if quantise is not None:
+        settings["quantization_config"] = _quantisation(quantise, dtype or config.dtype or torch.float32)
+    return settings
 
 
 def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
@@ -64,19 +63,13 @@ def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
     )
 
 
-def place(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
-    """Move a loaded model to `device`; quantised weights are there already.
-
-    If accelerate spread the model, only its head is moved, permanently: kdtool computes with its weight itself.
-    """
-    if device_map is None:
-        return model if quantise is not None else model.to(device)
+def place_head(model: Any, device: torch.device | str) -> None:
+    """Move the head of a model that accelerate spread, permanently: kdtool computes with its weight itself."""
     from accelerate.hooks import remove_hook_from_module
 
     head = model.get_output_embeddings()
     remove_hook_from_module(head)
     head.to(device)
-    return model
 
 
 def held_bytes(model: Any, dtype: torch.dtype, quantisation: Quantisation | None) -> int:

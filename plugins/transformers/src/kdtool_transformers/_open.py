@@ -68,7 +68,7 @@ def open_model(
     from kdtool_torch import isolated_rng
 
     from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._loading import loading_settings, place
+    from kdtool_transformers._loading import loading_settings, place_head
     from kdtool_transformers._model import TransformersModel, no_progress_bar
 
     if adapter is not None:
@@ -83,7 +83,8 @@ def open_model(
         model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
-    model = place(model, device, quantise, device_map)
+    if device_map is not None:
+        place_head(model, device)
     origin = read_origin(where)
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")

@@ -13,6 +13,7 @@ from kdtool._contract.trainer import Trainer
 from kdtool._errors import UsageError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import PhaseSpec
+from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Node
 from kdtool._run.stages.phases import TrainedModel
 
@@ -49,7 +50,9 @@ def refuse_uneven_trainers(assembly: Assembly) -> None:
 
 def _rows_per_step(assembly: Assembly, phase: PhaseSpec) -> int:
     trainer = assembly.built[phase.trainer.key].component if phase.trainer else None
-    return trainer.rows_per_step if isinstance(trainer, Trainer) else 0
+    if not isinstance(trainer, Trainer):
+        return 0
+    return trainer.rows_per_step * (1 if trainer.elastic else rank_and_world()[1])
 
 
 def refuse_uneven_arms(assembly: Assembly, arms: Sequence[TrainedModel], made: Node) -> None:

@@ -19,7 +19,7 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.reporting import ArmResult
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.trainer import Trained
+from kdtool._contract.trainer import Trained, Trainer
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ARMS, PhaseSpec
 from kdtool._run.context import Context
@@ -163,7 +163,7 @@ def phase_node(
         "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
         "teachers": {name: context.part(name) for name in sorted(beside | trained_teacher)},
         "validators": {spec.path: context.part(spec.path) for spec in validators},
-        "processes": context.world,  # a step is as many rows as they show together
+        "processes": _processes(context, phase),
     }
     return Node(
         kind="teachers" if trained_teacher else "phases",
@@ -182,6 +182,12 @@ def phase_node(
         seed=seed,
         unit="steps",
     )
+
+
+def _processes(context: Context, phase: PhaseSpec) -> int:
+    """Return the number of processes, which decides the rows of a step; 0 if the phase's trainer makes up for it."""
+    trainer = context.assembly.built[phase.trainer.key].component if phase.trainer else None
+    return 0 if isinstance(trainer, Trainer) and trainer.elastic else context.world
 
 
 def _students_before(

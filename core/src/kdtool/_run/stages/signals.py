@@ -24,6 +24,8 @@ class BoundSignals:
     want: SignalRequest
     ask: Callable[[Batch], Signal]
     shared: int | None = None
+    recorded: bool = False
+    """True if a cache is read: also in another thread than the student's."""
 
     def signal(self, batch: Batch) -> Signal:
         """Return the signal for a batch."""
@@ -59,7 +61,7 @@ def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> B
         is_compared = True
         return signal
 
-    return BoundSignals(want, ask)
+    return BoundSignals(want, ask, recorded=True)
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:

@@ -1,0 +1,149 @@
+"""Inputs of the steps, prepared in a background thread: rows read, collated, copied to the device, recorded signals decoded.
+
+A step is `rows_per_step` successive rows, however many processes share them: micro-batch m of rank r consists of the rows
+(m · world + r) · batch onwards.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import kdtool
+import torch
+from kdtool_torch import collate, move
+from torch import Tensor
+
+from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._teacher_signals import TeacherSignals
+
+__all__ = ["Ahead", "MicroBatch", "StepInputs", "to_device"]
+
+T = TypeVar("T")
+
+_DEPTH = 2
+"""Items that the thread prepares in advance: a micro-batch that computes, and one that waits, hide all its work."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """A micro-batch on the device, the batches of teachers with their own rows, and the recorded signals."""
+
+    batch: kdtool.Batch
+    teacher_batches: dict[str, kdtool.Batch]
+    signals: dict[str, kdtool.Signal]
+
+
+class Ahead(Generic[T]):
+    """Iterates over items that a thread makes in advance, in order. An error in the thread is raised here, in its turn."""
+
+    def __init__(self, items: Iterator[T], depth: int = _DEPTH) -> None:
+        self._items = items
+        self._room = threading.Semaphore(depth)
+        self._made: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._make, name="kdtool inputs", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        item, error = self._made.get()
+        self._room.release()
+        if error is not None:
+            raise error
+        return item  # type: ignore[return-value]  # there is an item where there is no error
+
+    def close(self) -> None:
+        """Stop the thread and wait for its end."""
+        self._closed = True
+        self._room.release()
+        self._thread.join()
+
+    def _make(self) -> None:
+        try:
+            while self._room.acquire() and not self._closed:
+                self._made.put((next(self._items), None))
+        except BaseException as error:  # raised where the item is taken
+            self._made.put((None, error))
+
+
+class StepInputs:
+    """The inputs of a rank's steps from `first`, counted from 0. Use it as a context: it ends the thread.
+
+    Args:
+        teachers: their signals are decoded in advance if they were recorded; None for only the batches.
+    """
+
+    def __init__(
+        self,
+        rows: RowsInOrder,
+        batch: int,
+        micro_batches: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        teachers: TeacherSignals | None,
+        first: int,
+    ) -> None:
+        self._rows, self._batch, self._count, self._rank, self._world = rows, batch, micro_batches, rank, world
+        self._device, self._teachers = device, teachers
+        self._ahead: Ahead[Sequence[kdtool.Batch] | MicroBatch] = Ahead(self._items(first))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ahead.close()
+
+    def batches(self) -> list[kdtool.Batch]:
+        """Return the micro-batches of the next step, in main memory. Take all of `micro_batches` before the next call."""
+        batches = next(self._ahead)
+        assert isinstance(batches, list)  # noqa: S101 - the order of `_items`
+        return batches
+
+    def micro_batches(self) -> Iterator[MicroBatch]:
+        """Yield the same micro-batches on the device, with the recorded signals; only if there are teachers."""
+        for _ in range(self._count):
+            micro_batch = next(self._ahead)
+            assert isinstance(micro_batch, MicroBatch)  # noqa: S101 - the order of `_items`
+            yield micro_batch
+
+    def _items(self, step: int) -> Iterator[Sequence[kdtool.Batch] | MicroBatch]:
+        """Yield for each step its batches, which are counted first, and then each one with its signals."""
+        while (step + 1) * self._count * self._world * self._batch <= len(self._rows):
+            batches = [self._collate(step * self._count + number) for number in range(self._count)]
+            yield batches
+            if self._teachers is not None:
+                for batch in batches:
+                    moved = to_device(batch, self._device)
+                    with torch.no_grad():
+                        yield MicroBatch(moved, *self._teachers.recall(moved))
+            step += 1
+
+    def _collate(self, number: int) -> kdtool.Batch:
+        start = (number * self._world + self._rank) * self._batch
+        return collate([self._rows[index] for index in range(start, start + self._batch)])
+
+
+def to_device(batch: kdtool.Batch, device: torch.device) -> kdtool.Batch:
+    """Copy a batch to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
+    if device.type == "cuda":
+        batch = _pin(batch)
+    return move(batch, device)
+
+
+def _pin(batch: kdtool.Batch) -> kdtool.Batch:
+    def pin(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: pin(item) for name, item in value.items()}
+        return value.pin_memory() if isinstance(value, Tensor) else value
+
+    return replace(batch, **{field.name: pin(getattr(batch, field.name)) for field in fields(batch)})

@@ -1,0 +1,74 @@
+"""Figures of a step: value, weight and gradient norm of each term, and factors of weightings that balance them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import kdtool
+import torch
+import torch.distributed as dist
+
+from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._progress import Progress
+
+__all__ = ["balance_factors", "report_terms"]
+
+
+def report_terms(
+    module: DistillationModule, weights: Sequence[float], progress: Progress, run: kdtool.RunInfo, keep_norms: bool
+) -> dict[str, kdtool.TermReport]:
+    """Return the step's terms by label, gathered over ranks.
+
+    `progress` keeps what balancing and the final notes need.
+
+    Args:
+        module: whose step is over.
+        weights: of the terms in this step, balance included.
+        progress: of the phase, changed in place.
+        run: the phase's.
+        keep_norms: balancing sees gradient norms. They must be measured at every step then.
+    """
+    stats, measured = module.stats, module.measures_norms
+    gathered = torch.stack([stats.values, stats.squared_norms])
+    if run.world > 1:
+        dist.all_reduce(gathered)
+    figures = zip(module.terms, weights, *gathered.tolist(), stats.seen.tolist(), strict=True)
+    reports, kept = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
+    norms, last = dict(progress.squared_norms or {}), dict(progress.last_values or {})
+    for bound, weight, value, square, seen in figures:
+        if not seen:  # a mean over nothing is no figure
+            continue
+        term, norm = bound.term, math.sqrt(square) if measured else None
+        reports[term.label] = kdtool.TermReport(value * term.scale, weight, norm)
+        # Norms that no weighting asks for exist only at some steps: nothing may depend on them.
+        kept[term.name] = kdtool.TermReport(value * term.scale, weight, norm if keep_norms else None)
+        if measured:
+            norms[term.name] = norms.get(term.name, 0.0) + square
+        last[term.name] = value
+    progress.squared_norms, progress.last_values, progress.stats = norms, last, kept
+    return reports
+
+
+def balance_factors(
+    run: kdtool.RunInfo, weightings: Sequence[str], terms: Sequence[str], progress: Progress, step: int
+) -> Mapping[str, float]:
+    """Return the product of these weightings' factors by name of the term, from the figures of the step before; or nothing.
+
+    Raises:
+        PluginError: a weighting returned something else than finite factors of at least 0 for these terms.
+    """
+    if not weightings or progress.stats is None:
+        return {}
+    product = dict.fromkeys(terms, 1.0)
+    for name in weightings:
+        state = progress.states.setdefault(name, {})
+        factors = run.component(name, kdtool.Weighting).kdtool_balance(progress.stats, step, state) or {}
+        bad = {term: factor for term, factor in factors.items() if term not in product or not 0 <= factor < math.inf}
+        if bad:
+            raise kdtool.PluginError(
+                f"{run.hook.owner(name) or name} balanced {bad}; expected factors that are finite and not negative, for "
+                f"{', '.join(sorted(product))}"
+            )
+        product |= {term: product[term] * factor for term, factor in factors.items()}
+    return product
