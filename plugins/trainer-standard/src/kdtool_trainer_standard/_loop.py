@@ -221,7 +221,8 @@ class TrainingLoop:
         self._gradient_norm = self._check_norm(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
         # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
         factor = learning_rate_factor(self.config, self.step, self.phase.steps)
-        self._learning_rate = set_learning_rate(self.optimizer, factor)
+        set_learning_rate(self.optimizer, factor)
+        self._learning_rate = self.config.learning_rate * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
