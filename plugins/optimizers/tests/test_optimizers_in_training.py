@@ -72,7 +72,8 @@ def test_adamw_without_settings_is_the_trainers_own_optimizer(tmp_path: Path) ->
 
 def test_groups_train_as_in_plain_torch_at_the_trainers_learning_rates(tmp_path: Path) -> None:
     component = Noted(Noted.Config.model_validate({"groups": GROUPS, "weight_decay": 0.2}))
-    result = train(tmp_path, component, schedule="linear", warmup=0.25)
+    watcher = Watcher()
+    result = train(tmp_path, component, watcher, schedule="linear", warmup=0.25)
     plain = dict(toy_model(1).model.named_parameters())
     biases = [name for name in plain if name.endswith("bias")]
     rest = [name for name in plain if name not in biases and name != "embedding.weight"]
@@ -88,6 +89,7 @@ def test_groups_train_as_in_plain_torch_at_the_trainers_learning_rates(tmp_path:
         factor = (step + 1) / 2 if step < 2 else 0.1 + 0.9 * (1 - (step - 2) / (STEPS - 2))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
+        assert watcher.reports[step].learning_rate == 0.02 * factor, "reports show the trainer's"
         for name, parameter in plain.items():
             parameter.grad = gradients[name]
         optimizer.step()

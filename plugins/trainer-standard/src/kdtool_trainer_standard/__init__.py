@@ -6,7 +6,7 @@
 - `_loop` the steps of a phase
 - `_inputs` the next steps' rows and recorded signals, prepared in a thread
 - `_named_optimizer` the optimizer that the recipe names
-- `_optimizer` parameter groups, the learning-rate schedule, the optimiser's state
+- `_optimizer` parameter groups, the learning-rate schedule, the optimizer's state
 - `_reports` figures of a step, and factors that balance its terms
 - `_notes` notes on a finished phase
 - `_checkpointing` when checkpoints are written, and what they hold

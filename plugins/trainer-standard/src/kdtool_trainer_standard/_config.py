@@ -1,4 +1,4 @@
-"""Settings of the optimiser, memory, speed and output."""
+"""Settings of the optimizer, memory, speed and output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Validation(kdtool.Config):
 
 
 class StandardTrainerConfig(kdtool.Config):
-    """Settings of the optimiser, memory, speed and output."""
+    """Settings of the optimizer, memory, speed and output."""
 
     batch: int = Field(default=4, ge=1, le=1_000_000)
     """Rows of one micro-batch, on each process."""
@@ -60,7 +60,7 @@ class StandardTrainerConfig(kdtool.Config):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of the steps over which the learning rate rises to its peak."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay; norms and biases are left out."""
+    """AdamW's weight decay; norms and biases are left out. Refused in a phase with an `optimizer`, as `betas` is."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's two averaging coefficients."""
     gradient_clip: float = Field(default=1.0, ge=0)

@@ -101,7 +101,7 @@ def _operations(
 
 
 def _seconds(operations: float, steps: int, sizes: Sizes, speed: float, device: torch.device) -> float:
-    """Return the time of training: products of matrices at their `speed`, all else on CPUs, and the optimiser's traffic."""
+    """Return the time of training: products of matrices at their `speed`, all else on CPUs, and the optimizer's traffic."""
     products = operations / (BUSY.get(device.type, 0.5) * speed)
     rest = operations / (_REST * torch.get_num_threads()) if device.type == "cpu" else 0.0
     updates = steps * sizes.learned / sizes.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)

@@ -1,6 +1,6 @@
 """Memory of a phase: bytes by purpose, and the moments of a step at which they are alive.
 
-The tensors alive follow `_module`, `_head` and the optimiser. Sizes are arithmetic, except for activations, which
+The tensors alive follow `_module`, `_head` and the optimizer. Sizes are arithmetic, except for activations, which
 `_activation_memory` counts on the student's outline. Memory peaks after the head, with all
 activations alive, or at the end of backward, with all gradients.
 """

@@ -247,7 +247,8 @@ class TrainingLoop:
         """Update the weights. float16 skips the update if the gradient overflowed."""
         # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
         factor = learning_rate_factor(self.config, self.step, self.phase.steps)
-        self._learning_rate = set_learning_rate(self.optimizer, factor)
+        set_learning_rate(self.optimizer, factor)
+        self._learning_rate = self.config.learning_rate * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

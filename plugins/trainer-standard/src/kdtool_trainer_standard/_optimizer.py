@@ -1,4 +1,4 @@
-"""The optimiser: parameter groups, the learning rate's course, and its state by the names of parameters.
+"""The optimizer: parameter groups, the learning rate's course, and its state by the names of parameters.
 
 Called by `_loop` and `_checkpointing`.
 """
@@ -49,15 +49,14 @@ def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set each group's learning rate to this fraction of its peak; return that of the first group."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to this fraction of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Return the optimiser's tensors by `optimizer.PARAMETER.NAME`, such as `optimizer.student.head.weight.exp_avg`."""
+    """Return the optimizer's tensors by `optimizer.PARAMETER.NAME`, such as `optimizer.student.head.weight.exp_avg`."""
     return {
         f"{_PREFIX}{name}.{key}": value
         for name, parameter in module.named_parameters()
@@ -67,7 +66,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 
 def optimizer_numbers(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
-    """Return the rest of the optimiser's state, to be stored as JSON: numbers of its groups, and of parameters by name."""
+    """Return the rest of the optimizer's state, to be stored as JSON: numbers of its groups, and of parameters by name."""
     return {
         "groups": [_numbers(group) for group in optimizer.param_groups],
         "state": {
@@ -84,7 +83,7 @@ def restore_optimizer(
     numbers: Mapping[str, Any],
     stored: Mapping[str, tuple[torch.Size, torch.dtype]],
 ) -> dict[str, Tensor]:
-    """Restore the optimiser's numbers, and return its tensors, still without values, for the caller to read into.
+    """Restore the optimizer's numbers, and return its tensors, still without values, for the caller to read into.
 
     Args:
         optimizer: without state yet.

@@ -21,7 +21,7 @@ class StandardTrainer(kdtool.Trainer):
     optimizer_settings = ("betas", "weight_decay")
 
     class Config(StandardTrainerConfig):
-        """Settings of the optimiser, memory, speed and output."""
+        """Settings of the optimizer, memory, speed and output."""
 
     config: Config
 
