@@ -156,7 +156,7 @@ def after_steps(counted: CountedSyncs) -> Iterator[list[Counter[str]]]:
         module.checks_at_once = False  # as on a GPU
         begin_step(module, *arguments, **named)
 
-    DistillationModule.begin_step = begin  # type: ignore[method-assign]
+    DistillationModule.begin_step = begin  # type: ignore[method-assign,assignment]
     try:
         yield steps
     finally:

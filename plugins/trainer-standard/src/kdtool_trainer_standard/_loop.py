@@ -198,7 +198,8 @@ class TrainingLoop:
     def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
         """Add a micro-batch's gradient."""
         loss = self._compute(self.model, micro_batch, tokens)
-        self.scaler.scale(loss * self.run.world).backward()  # torch averages over ranks
+        scaled = self.scaler.scale(loss * self.run.world)  # torch averages over ranks
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def _compute(self, model: torch.nn.Module, micro_batch: MicroBatch, tokens: float) -> Tensor:
         """Return a micro-batch's loss. Teachers choose their own precision."""

@@ -35,8 +35,8 @@ class StepStats:
         parts = self.values, self.squared_norms, self.weights, self.seen
         flat = torch.cat([*parts, finite, gradient_norm.float()[None]]).tolist()
         count = len(self.values)
-        by_term = [flat[start : start + count] for start in range(0, 4 * count, count)]
-        return StepFigures(*by_term, is_finite=bool(flat[-2]), gradient_norm=flat[-1])
+        values, squared_norms, weights, seen = (flat[start : start + count] for start in range(0, 4 * count, count))
+        return StepFigures(values, squared_norms, weights, seen, is_finite=bool(flat[-2]), gradient_norm=flat[-1])
 
 
 @dataclass(frozen=True)
