@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import thread_time
 
 import kdtool
+import numpy as np
 import torch
 from kdtool_caches import Sampled, TopK
 from kdtool_caches._codec import decode, encode
@@ -22,14 +24,14 @@ from kdtool_caches._token_targets import TOKENS
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import NO_LABEL, RecordedRows, collate
+from numpy.typing import NDArray
 from sampled_signals import BATCH, Timed, rows_of
 
 __all__ = ["main"]
 
-CACHES: dict[str, tuple[type[Sampled] | type[TopK], dict[str, int]]] = {
-    "sampled": (Sampled, {"samples": 20}),
-    "top-k": (TopK, {"k": 100}),
-}
+Ints = NDArray[np.int64]
+Row = tuple[Ints, Ints, Ints]
+"""Tokens, their values, and labels: the arguments of `encode`."""
 
 
 def time_best(work: Callable[[], object], repeats: int = 3) -> float:
@@ -42,21 +44,30 @@ def time_best(work: Callable[[], object], repeats: int = 3) -> float:
     return min(seconds)
 
 
-def print_levels(folder: Path, batch: kdtool.Batch, levels: list[int]) -> None:
+def encode_rows(rows: Sequence[Row], total: int | None, level: int) -> list[bytes]:
+    """Encode each row."""
+    return [encode(ids, values, labels, total, level) for ids, values, labels in rows]
+
+
+def decode_rows(blobs: Sequence[bytes], labels: Sequence[Ints], total: int | None) -> list[Row]:
+    """Decode each row."""
+    decoded = [(decode([blob], known, total), known) for blob, known in zip(blobs, labels, strict=True)]
+    return [(ids.astype(np.int64), values.astype(np.int64), known) for (ids, values), known in decoded]
+
+
+def print_levels(folder: Path, batch: kdtool.Batch, levels: Sequence[int]) -> None:
     """Print bytes per token and tokens per second of each level, for the rows of a batch that a folder contains."""
     recorded = RecordedRows(folder)
-    blobs = [piece.numpy().tobytes() for piece in recorded.pieces(recorded.find(batch), TOKENS.format(0))]
+    recorded_blobs = [piece.numpy().tobytes() for piece in recorded.pieces(recorded.find(batch), TOKENS.format(0))]
     labels = [row[row != NO_LABEL].numpy() for row in batch.labels]
     total, tokens = recorded.facts["total"], sum(map(len, labels))
-    rows = [(*decode([blob], row, total), row) for blob, row in zip(blobs, labels, strict=True)]
-    rows = [(ids.astype(int), values.astype(int), row) for ids, values, row in rows]
+    rows = decode_rows(recorded_blobs, labels, total)
     print("| level | bytes per token | encoded tokens/s | decoded tokens/s |\n|---|---|---|---|")
     for level in levels:
-        encoded = [encode(*row, total, level) for row in rows]
-        encoding = time_best(lambda level=level: [encode(*row, total, level) for row in rows])
-        pairs = [(blob, known) for blob, (_, _, known) in zip(encoded, rows, strict=True)]
-        decoding = time_best(lambda pairs=pairs: [decode([blob], known, total) for blob, known in pairs])
-        size = sum(map(len, encoded)) / tokens
+        blobs = encode_rows(rows, total, level)
+        encoding = time_best(partial(encode_rows, rows, total, level))
+        decoding = time_best(partial(decode_rows, blobs, labels, total))
+        size = sum(map(len, blobs)) / tokens
         print(f"| {level} | {size:.2f} | {tokens / encoding:,.0f} | {tokens / decoding:,.0f} |", flush=True)
 
 
@@ -69,11 +80,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     teacher = SmolLM2(SmolLM2.Config())
-    for name, (cache_class, settings) in CACHES.items():
+    caches = (Sampled(Sampled.Config(samples=20, batch=BATCH)), TopK(TopK.Config(k=100, batch=BATCH)))
+    for cache in caches:
         with tempfile.TemporaryDirectory() as path:
             folder = Path(path)
             run = make_run(folder, {"teacher": teacher}, say=lambda _: None)
-            cache = cache_class(cache_class.Config(**settings, batch=BATCH))
             rows = rows_of(run, teacher, options.rows, options.length)
             want = kdtool.SignalRequest(frozenset({cache.form}))
             source = Timed(teacher, cache.records(want, frozenset({"logits"})))
@@ -81,7 +92,7 @@ def main() -> None:
             source.seconds = 0.0
             cache.kdtool_record(run, ListSource(rows), source, folder)
             tokens = options.rows * (options.length - 1)
-            print(f"\n{name} {settings}: the teacher's pass {tokens / source.seconds:,.0f} tokens/s\n")
+            print(f"\n{cache.form}: the teacher's pass {tokens / source.seconds:,.0f} tokens/s\n")
             print_levels(folder, collate(rows), options.levels)
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
-from kdtool_trainer_standard._chunk import ChunkLoss
-from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
+from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
+from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
@@ -310,7 +310,7 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     run = make_run(Path(), mixture())
     terms = bind_terms(run, kdtool.Phase("p", 1, MIXTURE[1:2], make_rows(1), {}, Path()), {})
     loss = ChunkLoss(terms, [])
-    rows = TokenRows(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
+    rows = ChunkRows(labels, labels, {}, (), torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, vocabulary)
     work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_chunk_size, loss_chunk_size)
     value = chunked_loss([hidden], work, torch.tensor(7.0))
@@ -327,5 +327,5 @@ def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> Non
     loss = ChunkLoss(tuple(reversed(module.terms)), [])
     assert loss.terms[0].form == "none"
     rows, teachers = slice(0, 5), Teachers(loss, signals)
-    chunk = module.head_work(batch, signals).chunk_rows(rows, teachers.of_terms(teachers.project(rows), rows, rows))
+    chunk = module.head_work(batch, signals).rows.select(rows, teachers.of_terms(teachers.project(rows), rows, rows))
     assert loss.weighed_chunk((torch.zeros(5, VOCABULARY),), chunk).teacher is not None

@@ -41,3 +41,4 @@ def test_the_initial_student_computes_as_the_student_does(
         states = student.backbone(batch, kdtool.SignalRequest()).last
     assert lazy is not None
     assert torch.equal(lazy.hidden, states)
+    assert lazy.head.weight.dtype == expected

@@ -304,7 +304,7 @@ def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp
     module, batch, told = module_of(tmp_path)
     weighed = ChunkLoss(module.terms, [ByEntropy(ByEntropy.Config()).kdtool_token_weight])
     work, rows = module.head_work(batch, told), slice(0, 16)
-    chunk = work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
+    chunk = work.rows.select(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
     logits = (torch.zeros(16, VOCABULARY),)
     shares = zip(SHARES.values(), chunk.teachers[0], strict=True)
     p = torch.stack([share * teacher.double().softmax(-1) for share, teacher in shares]).sum(0)
@@ -330,7 +330,7 @@ def test_compiled_mixtures_are_the_same_in_one_graph(
     compiled.compile()
     for count in (16, 9):
         rows = slice(0, count)
-        chunk = work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
+        chunk = work.rows.select(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
         expected = module.chunk_loss((logits[rows],), chunk)
         with torch.no_grad():
             torch.testing.assert_close(compiled((logits[rows],), chunk), expected, rtol=1e-4, atol=1e-6)

@@ -17,6 +17,7 @@ from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
 from kdtool_torch._likelihood import log_likelihood
+from kdtool_torch._moved import move
 from kdtool_torch._windows import Window, windows
 
 if TYPE_CHECKING:
@@ -81,12 +82,13 @@ def _log_likelihoods(
     """Return each window's part of the log-likelihood of its text."""
     import torch
 
-    inputs, labels, positions = _pad(rows).to(model.head.weight.device)
-    document = torch.where(positions >= 0, 0, -1).to(torch.int32)
-    batch = kdtool.Batch(inputs, positions.clamp(min=0), labels, document, ("",) * len(rows))
-    states = model.backbone(batch, kdtool.SignalRequest()).last
-    chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(labels[labels != NO_LABEL], _HEAD_ROWS), strict=True)
-    likelihoods = torch.cat([log_likelihood(exact_logits(head, chunk), targets) for chunk, targets in chunks])
+    inputs, labels, positions = _pad(rows)
+    document, device = torch.where(positions >= 0, 0, -1).to(torch.int32), model.head.weight.device
+    on_host = kdtool.Batch(inputs, positions.clamp(min=0), labels, document, ("",) * len(rows))
+    states = model.backbone(move(on_host, device), kdtool.SignalRequest()).last
+    targets = labels[labels != NO_LABEL].to(device, non_blocking=True)
+    chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
+    likelihoods = torch.cat([log_likelihood(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks])
     counts = [part.stop - part.scored for _, part in rows]
     return [float(values.sum()) for values in torch.split(likelihoods.double().cpu(), counts)]
 

@@ -7,7 +7,7 @@ or PyTorch differentiates it. Compiled, losses and gradient become one kernel; r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -33,7 +33,10 @@ _numbers = count()
 
 @dataclass(frozen=True, eq=False)
 class ChunkRows:
-    """Inputs of a chunk's losses besides the student's logits: C rows; `teachers` has one entry per term."""
+    """Inputs of a chunk's losses besides the student's logits: C rows; `teachers` has one entry per term.
+
+    Of a whole micro-batch, `teachers` is empty: signals become logits only chunk by chunk.
+    """
 
     labels: Tensor
     positions: Tensor
@@ -43,6 +46,16 @@ class ChunkRows:
     """[terms] float32: weight · scale · balance of each term."""
     progress: Tensor
     step: Tensor
+
+    def select(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
+        """Return these rows, with what teachers say about them."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            positions=self.positions[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+            teachers=teachers,
+        )
 
 
 class ChunkLoss:

@@ -22,19 +22,7 @@ from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
 from kdtool_trainer_standard._mixture import joined_samples
 from kdtool_trainer_standard._projection import Projection, add_product, product
 
-__all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
-
-
-@dataclass(frozen=True, eq=False)
-class TokenRows:
-    """Data of the N positions in the loss mask of a micro-batch; factors, progress and step as in `ChunkRows`."""
-
-    labels: Tensor
-    positions: Tensor
-    columns: Mapping[str, Tensor]
-    factors: Tensor
-    progress: Tensor
-    step: Tensor
+__all__ = ["HeadWork", "Teachers", "chunked_loss", "weight_sums"]
 
 
 class Teachers:
@@ -82,7 +70,8 @@ class HeadWork:
     """One micro-batch's work for the head, and its results: `totals` [2, terms], as of `ChunkLoss`, of the N positions."""
 
     loss: ChunkLoss
-    rows: TokenRows
+    rows: ChunkRows
+    """All N positions, without their teachers."""
     teachers: Teachers
     head: kdtool.Head
     dtype: torch.dtype
@@ -94,18 +83,6 @@ class HeadWork:
     """Kept between steps: logits are written into the same memory."""
     totals: Tensor = field(default_factory=lambda: torch.zeros(2, 0))
     finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
-
-    def chunk_rows(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
-        """Return the losses' inputs for these rows of the N, except the student's logits."""
-        return ChunkRows(
-            labels=self.rows.labels[rows],
-            positions=self.rows.positions[rows],
-            columns={name: column[rows] for name, column in self.rows.columns.items()},
-            teachers=teachers,
-            factors=self.rows.factors,
-            progress=self.rows.progress,
-            step=self.rows.step,
-        )
 
 
 def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
@@ -128,7 +105,7 @@ def weight_sums(hidden: Sequence[Tensor], work: HeadWork) -> Tensor:
         for rows in _evenly(0, states[0].shape[0], work.loss_chunk_size):
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, rows.stop - rows.start), rows)
             logits = tuple(projection.logits(of_pass[rows]) for of_pass in states)
-            sums += work.loss.weight_sums(logits, work.chunk_rows(rows, teachers))
+            sums += work.loss.weight_sums(logits, work.rows.select(rows, teachers))
     return sums
 
 
@@ -192,7 +169,7 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
         count = rows.stop - rows.start
         z = [_buffer(work.buffers, ("student", number), count, projection, work.dtype) for number in range(len(states))]
         for part, logits, teachers in _projected_parts(rows, states, projection, z, work):
-            chunk_gradients, chunk_totals = work.loss(logits, work.chunk_rows(part, teachers))
+            chunk_gradients, chunk_totals = work.loss(logits, work.rows.select(part, teachers))
             within = slice(part.start - rows.start, part.stop - rows.start)
             for of_pass, of_part, gradient in zip(z, logits, chunk_gradients, strict=True):
                 of_pass[within].copy_(projection.before_cap(gradient, of_part))

@@ -16,9 +16,9 @@ import torch
 from kdtool_torch import select_labelled
 from torch import Tensor, nn
 
-from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
 from kdtool_trainer_standard._denominators import CorpusCounts
-from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
+from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss, weight_sums
 from kdtool_trainer_standard._loss_mask import loss_mask, select, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
@@ -321,17 +321,18 @@ def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSeque
     return select_labelled(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
-def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
+def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> ChunkRows:
     """Return what the losses see of a batch's positions in the loss mask, row-major."""
     mask = loss_mask(batch)
 
     def of(values: Tensor) -> Tensor:
         return select(select_labelled(values, batch), mask)
 
-    return TokenRows(
+    return ChunkRows(
         labels=of(batch.labels),
         positions=of(batch.positions),
         columns={name: of(column) for name, column in batch.columns.items()},
+        teachers=(),
         factors=factors,
         progress=progress,
         step=step,

@@ -64,7 +64,7 @@ def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: 
                 raise_if_student_diverged(of_pass, step, work.dtype, "logits")
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
-                gradients, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
+                gradients, values = work.loss.of_term(index, logits, work.rows.select(rows, teachers))
                 if not bool(values.isfinite().all()):
                     raise_nonfinite_loss(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
                 for gradient in gradients:

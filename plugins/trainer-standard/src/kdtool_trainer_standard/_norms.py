@@ -132,7 +132,7 @@ def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor, terms: S
         for rows in torch.split(sampled, work.loss_chunk_size):
             logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
-            chunk = work.chunk_rows(rows, teachers)
+            chunk = work.rows.select(rows, teachers)
             for index, parts in parts_by_term.items():
                 gradients = work.loss.of_term(index, logits, chunk)[0]
                 by_head = [projection.before_cap(g, z) for g, z in zip(gradients, logits, strict=False)]

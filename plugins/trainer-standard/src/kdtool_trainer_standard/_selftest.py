@@ -112,7 +112,7 @@ def _chunk(
     rows = slice(start, min(start + count, hidden[0].shape[0]))
     projection = Projection(work.head, dtype or work.dtype)
     logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
-    return logits, work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
+    return logits, work.rows.select(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
 
 
 def _check_teachers(run: kdtool.RunInfo, module: DistillationModule, signals: Mapping[str, kdtool.Signal]) -> None:

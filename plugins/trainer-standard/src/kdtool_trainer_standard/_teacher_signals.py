@@ -46,9 +46,14 @@ class TeacherSignals:
         return {name: self._ask(name, batches.get(name, batch)) for name in self._live}
 
     def _ask(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
-        enabled = teacher in self._initial_students and self._dtype != torch.float32
-        with torch.autocast(batch.input_ids.device.type, self._dtype, enabled=enabled):
+        if teacher not in self._initial_students or self._dtype == torch.float32:
             return self._live[teacher].signal(batch)
+        with torch.autocast(batch.input_ids.device.type, self._dtype):
+            signal = self._live[teacher].signal(batch)
+        if signal.lazy is None:
+            return signal
+        head = signal.lazy.head  # the student's is cast once per micro-batch, too
+        return replace(signal, lazy=replace(signal.lazy, head=replace(head, weight=head.weight.to(self._dtype))))
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)
