@@ -107,7 +107,7 @@ class Trainer(Component):
         After a kill, that folder contains the committed files (`kdtool.commit`), unchanged, and nothing else.
 
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
-        history: a checkpoint also holds the results of `kdtool_state` of the phase's components. Logged steps go to
+        history: a checkpoint also holds the `state` of each weighting with `kdtool_balance`. Logged steps go to
         `kdtool_step_end`, `kdtool_progress` and the history; complete checkpoints to `kdtool_checkpoint`. A loss that
         breaks its contract raises a `PluginError` that names it. Parameters with `requires_grad` off do not change.
         Since 0.1.
