@@ -30,7 +30,10 @@ smartquotes_action = "D"  # dashes only: quoted text in docstrings is code
 nitpicky = True
 nitpick_ignore_regex = [
     # named in signatures: documented elsewhere, or private (its text is all that authors need of an Owner)
-    ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CKP-T]"),
+    (
+        "py:class",
+        r"Tensor|Module|TorchOptimizer|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CKP-T]",
+    ),
     ("py:class", "Needs|Owner|datetime|sqlite3.*"),
     # returned by functions, whose descriptions explain the attributes
     ("py:class", "Compared|ExportedFile|KnownRun|Named|Requirement|TextSource"),

@@ -10,6 +10,7 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
+from counted_syncs import CountedSyncs
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL
 from kdtool_torch import chunked_loss
@@ -117,6 +118,13 @@ def test_logits_of_the_batch_never_exist() -> None:
     assert seen.largest == 8 * vocabulary
     assert hidden.grad is not None
     assert weight.grad is not None
+
+
+def test_a_gpu_waits_once() -> None:
+    loss, case = ForwardKL(ForwardKL.Config(temperature=2.0)), Case()
+    with CountedSyncs() as counted:
+        chunked_loss(loss, case.hidden, case.weight, case.labels, case.sparse["top-k"], chunk_size=5).backward()  # type: ignore[no-untyped-call]
+    assert counted.total == 1, counted.lines
 
 
 def test_a_batch_without_labels_has_gradients_of_zero() -> None:

@@ -27,8 +27,8 @@ class Saved(CausalStudent):
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return open_tokenizer(self.folder, offline=True)
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return open_model(self.folder, offline=True).facts
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        return self.kdtool_build_student(run)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return open_model(self.folder, offline=True)

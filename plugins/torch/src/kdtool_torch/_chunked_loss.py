@@ -6,7 +6,7 @@ and backward only multiplies by the incoming gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -56,14 +56,18 @@ def chunked_loss(
 
     head = head if isinstance(head, kdtool.Head) else kdtool.Head(head, head.shape[0])
     _check(loss, hidden, head, labels, teacher)
-    labelled = labels != NO_LABEL
-    positions = torch.arange(labels.shape[-1], device=labels.device).expand(labels.shape)[labelled]
+    labelled = (labels != NO_LABEL).flatten().nonzero().flatten()  # the only read that a GPU waits for
+    positions = torch.arange(labels.shape[-1], device=labels.device).expand(labels.shape)
+
+    def select(values: Tensor, kept: int = 0) -> Tensor:
+        return values.reshape(-1, *values.shape[values.ndim - kept :]).index_select(0, labelled)
+
     work = _Work(
-        loss, labels[labelled], positions, {name: column[labelled] for name, column in (columns or {}).items()},
-        _select(teacher, labelled), head, _compute_dtype(head.weight),
+        loss, select(labels), select(positions), {name: select(column) for name, column in (columns or {}).items()},
+        _map(teacher, lambda values: select(values, 1)), head, _compute_dtype(head.weight),
         chunk_size or max(1, elements_at_once(hidden.device) // head.vocabulary),
     )  # fmt: skip
-    total: Tensor = _function().apply(hidden[labelled], head.weight, head.bias, work)
+    total: Tensor = _function().apply(select(hidden, 1), head.weight, head.bias, work)
     count = len(work.labels) if num_items_in_batch is None else num_items_in_batch
     return total * loss.temperature**loss.temperature_power / torch.as_tensor(count, device=total.device).clamp(min=1)
 
@@ -84,7 +88,7 @@ class _Work:
     def chunk(self, part: slice, logits: Tensor) -> kdtool.TokenChunk:
         """Return the loss's input for some positions."""
         start, columns = logits.new_zeros(()), {name: column[part] for name, column in self.columns.items()}
-        tokens = _tokens(_select(self.teacher, part), self.head.vocabulary)
+        tokens = _tokens(_map(self.teacher, lambda values: values[part]), self.head.vocabulary)
         return kdtool.TokenChunk(
             logits, self.labels[part], tokens, self.positions[part], self.loss.temperature, start, start.long(), columns
         )
@@ -173,13 +177,13 @@ def _compute_dtype(weight: Tensor) -> Any:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def _select(teacher: Any, where: Any) -> Any:
-    """Return the teacher's rows at some positions."""
+def _map(teacher: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return the teacher with a function of its tensors over positions."""
     if isinstance(teacher, kdtool.LazyLogits):
-        return replace(teacher, hidden=teacher.hidden[where].detach())
+        return replace(teacher, hidden=function(teacher.hidden.detach()))
     if isinstance(teacher, kdtool.SparseTokens):
-        return replace(teacher, ids=teacher.ids[where], weights=teacher.weights[where])
-    return None if teacher is None else teacher[where].detach()
+        return replace(teacher, ids=function(teacher.ids), weights=function(teacher.weights))
+    return None if teacher is None else function(teacher.detach())
 
 
 def _tokens(teacher: Any, vocabulary: int) -> kdtool.DenseTokens | kdtool.SparseTokens | None:
