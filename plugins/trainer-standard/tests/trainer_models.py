@@ -389,7 +389,7 @@ def unmeasured() -> Iterator[None]:
 
 @contextmanager
 def first_gradients(model: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Catch the gradients that reach the optimiser at its first step."""
+    """Catch the gradients that reach the optimizer at its first step."""
     caught: dict[str, Tensor] = {}
 
     def catch(*_: Any) -> None:

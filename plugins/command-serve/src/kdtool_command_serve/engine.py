@@ -36,7 +36,7 @@ class Answer:
         request: the request to answer.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
-        natural_end: end the answer at its natural end, see `kdtool_transformers.end_naturally`.
+        natural_end: end the answer at its natural end, see `kdtool_streaming.end_naturally`.
     """
 
     def __init__(self, request: kdtool.Request, find_end: FindEnd, *, whole: bool, natural_end: bool = False) -> None:

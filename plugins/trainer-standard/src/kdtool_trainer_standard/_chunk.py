@@ -35,7 +35,7 @@ _numbers = count()
 class ChunkRows:
     """Inputs of a chunk's losses besides the student's logits: C rows; `teachers` has one entry per term.
 
-    Of a whole micro-batch, `teachers` is empty: signals become logits only chunk by chunk.
+    `teachers` is empty for a whole micro-batch: signals become logits only chunk by chunk.
     """
 
     labels: Tensor
@@ -48,7 +48,7 @@ class ChunkRows:
     step: Tensor
 
     def select(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
-        """Return these rows, with what teachers say about them."""
+        """Return these rows with their teachers' logits."""
         return replace(
             self,
             labels=self.labels[rows],
