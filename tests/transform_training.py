@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -37,7 +37,7 @@ VOCABULARY = 260
 """More than the 257 tokens of the tokenizer, because GGUF files of it have one more."""
 SAME_FUNCTION = {"compile", "freeze", "gradient-checkpointing", "liger"}
 """Transforms after which a student computes what it did before."""
-LOSSES = {"token": ("forward-kl",), "layer": ("hidden",), "sequence": ("uld",)}
+LOSSES: dict[str, tuple[str, ...]] = {"token": ("forward-kl",), "layer": ("hidden",), "sequence": ("uld",)}
 LOSSES["all"] = tuple(name for names in LOSSES.values() for name in names)
 
 _HIDDEN = kdtool.SignalRequest(frozenset({"hidden"}), (LAYER,))
@@ -60,10 +60,16 @@ class Case:
         return f"{self.transform}-{self.losses}-{self.accumulation}-{self.world}"
 
 
-def transforms() -> dict[str, Callable[[], kdtool.Transform]]:
-    """Return what makes each installed transform."""
-    found = {point.name: point.load() for point in entry_points(group="kdtool.transforms")}
-    return {name: lambda cls=cls: cls(cls.Config()) for name, cls in found.items()}
+def transforms() -> list[str]:
+    """Return the names of the installed transforms."""
+    return sorted(point.name for point in entry_points(group="kdtool.transforms"))
+
+
+def make_transform(name: str) -> kdtool.Transform:
+    """Return an installed transform with its default settings."""
+    (point,) = entry_points(group="kdtool.transforms", name=name)
+    transform: type[kdtool.Transform] = point.load()
+    return transform(transform.Config())
 
 
 def make_student() -> TransformersModel:
@@ -141,7 +147,7 @@ def kernels_for_a_gpu() -> Iterator[None]:
 
 def train(folder: Path, case: Case, rank: int = 0) -> list[Gradients]:
     """Train as one of the case's processes and return the gradients of both steps, by parameter."""
-    student, transform = make_student(), transforms()[case.transform]()
+    student, transform = make_student(), make_transform(case.transform)
     components, of_phase = terms(case.losses)
     components["teacher"] = describing = Describing(Describing.Config())
     describing.facts = make_teacher().facts
@@ -152,7 +158,7 @@ def train(folder: Path, case: Case, rank: int = 0) -> list[Gradients]:
     settings = {"batch": ROWS // case.accumulation // case.world, "accumulation": case.accumulation}
     settings |= {"head_chunk_size": 11, "loss_chunk_size": 5, "checkpoint_every": 1000, "log_every": 1000}
     still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "dtype": "float32", "compile": "off"}
-    trainer = StandardTrainer(StandardTrainer.Config(**settings, **still))
+    trainer = StandardTrainer(StandardTrainer.Config.model_validate({**settings, **still}))
     found: list[Gradients] = []
     with kernels_for_a_gpu():
         begun, student = change(transform, student, run)
@@ -189,7 +195,7 @@ def reference(folder: Path, transform: str, losses: str) -> Gradients:
     """Return the gradients of parameters that learn, from full logits and autograd."""
     student, teacher, run = make_student(), make_teacher(), make_run(folder, say=lambda _: None)
     if transform == "freeze" or transform not in SAME_FUNCTION:
-        _begun, student = change(transforms()[transform](), student, run)
+        _begun, student = change(make_transform(transform), student, run)
     names = {name for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     rows = make_rows()
     batch = collate([rows[row] for row in range(ROWS)])
