@@ -10,7 +10,7 @@ from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, Logits
 __all__ = ["compiled_or_eager"]
 
 _LOGITS_TO_PAY = 10_000_000_000
-"""Logits to come, over the vocabulary and all processes, from which compiling pays on a CPU. Measured on two cores with
+"""Logits to come, over the vocabulary and all processes, from which compiling pays on a CPU. Estimated for two cores and
 49,152 tokens: an eager loss takes about 0.25 ms per position, a compiled one half of it, and compiling 12 s: about
 100,000 positions, and twice as many to be sure."""
 

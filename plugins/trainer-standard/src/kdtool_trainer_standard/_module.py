@@ -154,7 +154,7 @@ class DistillationModule(nn.Module):
         if self.measures_norms and self._embedding is not None:
             signals = {name: plain_tensors(signal) for name, signal in signals.items()}
             self.stats.squared_norms += squared_norms_at_embedding(
-                self, self._embedding, batch, signals, teacher_batches, num_items_in_batch
+                self, len(self.terms), self._embedding, batch, signals, teacher_batches, num_items_in_batch
             )
 
     def count_seen_tokens(self, tokens: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import kdtool
 import torch
@@ -24,9 +23,6 @@ from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._projection import Projection, product
 from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._sequence_head import SequenceHead
-
-if TYPE_CHECKING:
-    from kdtool_trainer_standard._module import DistillationModule
 
 __all__ = [
     "SAMPLED_POSITIONS",
@@ -70,7 +66,8 @@ def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor]
 
 
 def squared_norms_at_embedding(
-    module: DistillationModule,
+    module: nn.Module,
+    terms: int,
     embedding: nn.Module,
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
@@ -79,14 +76,14 @@ def squared_norms_at_embedding(
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
 
-    Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more.
+    `module` is the `DistillationModule`, whose `embedding` this is. Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more.
     Random numbers are drawn aside: the step draws the same as without this.
     """
     rows, share = _sampled_rows(batch)
     few, signals, teacher_batches = select_rows(rows, batch, signals, teacher_batches)
     device, squares = batch.labels.device, []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for term in range(len(module.terms)):
+        for term in range(terms):
             with _states_of(embedding) as states:
                 output = module(few, signals, tokens, teacher_batches, term=term)
             squares.append(_squared_norm(output["loss"], states) / output["divisor"] ** 2)
