@@ -76,8 +76,17 @@ def squared_norms_at_embedding(
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
 
-    `module` is the `DistillationModule`, whose `embedding` this is. Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more.
+    Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more.
     Random numbers are drawn aside: the step draws the same as without this.
+
+    Args:
+        module: the distillation module, whose forward computes one term if asked to.
+        terms: how many terms it has.
+        embedding: its student's embedding.
+        batch: B rows.
+        signals: of each teacher, for this batch.
+        teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
+        tokens: positions in the loss mask of the whole step.
     """
     rows, share = _sampled_rows(batch)
     few, signals, teacher_batches = select_rows(rows, batch, signals, teacher_batches)
