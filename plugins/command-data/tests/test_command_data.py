@@ -334,7 +334,7 @@ def test_a_killed_recording_says_what_is_missing_and_shows_what_is_there(
             raise KeyboardInterrupt
         save(folder, name, *content)
 
-    monkeypatch.setattr("kdtool_torch._record.save", killed)
+    monkeypatch.setattr("kdtool_torch._writer.save", killed)
     with pytest.raises(KeyboardInterrupt):
         record(folder, {"signals.samples": 7})
     (partial,) = (folder / "store" / "signals").glob("*.partial")

@@ -69,7 +69,8 @@ def chunked_loss(
     )  # fmt: skip
     total: Tensor = _function().apply(select(hidden, 1), head.weight, head.bias, work)
     count = len(work.labels) if num_items_in_batch is None else num_items_in_batch
-    return total * loss.temperature**loss.temperature_power / torch.as_tensor(count, device=total.device).clamp(min=1)
+    divisor = count.to(total.device).clamp(min=1) if isinstance(count, torch.Tensor) else max(1, count)
+    return total * loss.temperature**loss.temperature_power / divisor
 
 
 @dataclass(frozen=True, eq=False)
