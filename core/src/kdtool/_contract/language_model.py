@@ -202,6 +202,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     def stream(self, request: Request) -> Iterator[TextPiece]:
         """Yield an answer while it is generated; together its pieces are the text of `answer`.
 
+        A character at the end of which the limit left only some bytes may be missing: `answer` has U+FFFD for it.
         Closing the iterator ends the generation. A piece, perhaps without text, comes with each token, or with the few of a
         speculative step, and several times while a long prompt is read, so that callers can stop soon. By default the whole
         answer is one piece. Since 0.1.
