@@ -16,8 +16,8 @@ import pytest
 ANSWER = json.dumps({"choices": [{"message": {"content": "return x + 1\n" * 8}, "finish_reason": "stop"}]}).encode()
 TOLD = "This model's maximum context length is 512 tokens. However, you requested 519 tokens"
 REFUSAL = json.dumps({"object": "error", "message": TOLD, "code": 400}).encode()
-PROMPTS = 200
-"""Many: a busy machine may answer one of the first requests after dozens of later ones."""
+PROMPTS = 600
+"""Many: a busy machine may answer one of the first requests after hundreds of later ones."""
 
 
 class Served:
