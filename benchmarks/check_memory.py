@@ -4,7 +4,7 @@
 
 Each recipe is predicted by `kdtool.check`, then run for a few steps by `kdtool run`, whose greatest resident memory (as the
 system counts it; Linux alone) is compared. It ends with 1 when a prediction is more than 15 % away. Two constants of the
-estimate are fitted to such runs on CPUs, everything else is counted: 650 MB for the process (`_PROCESS_BYTES` in core) and
+estimate are fitted to such runs on CPUs, everything else is counted: 580 MB for the process (`_PROCESS_BYTES` in core) and
 10 % of allocator slack (`_SLACK` of the trainer). `--fit` takes six recipes that are never drawn, for fitting both
 anew; `--json` writes the parts of each prediction beside the measurement. Takes about a minute a recipe on two cores;
 memory does not depend on how busy the machine is. Needs kdtool's packages and nothing from a network.

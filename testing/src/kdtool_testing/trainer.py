@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainerConformance"]
 
-STEPS = 8
+STEPS = 16
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
 
 
@@ -140,7 +140,7 @@ class TrainerConformance(ComponentConformance):
             done = watcher.checkpoints[-1]
             discard_uncommitted(tmp_path, print)  # as the engine does: what was not committed is gone
         resumed = self._train(tmp_path)
-        assert resumed.watcher.reports[0].step == done + 1
+        assert resumed.watcher.reports[0].step > done  # a checkpoint may be complete before it is reported
         _same_bits(resumed.weights, whole.weights)
         assert resumed.trained.tokens == whole.trained.tokens
         assert [replace(report, seconds=0, memory=0) for report in resumed.history] == [

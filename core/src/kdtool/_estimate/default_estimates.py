@@ -8,7 +8,7 @@ from typing import Any
 from kdtool._contract.estimates import Estimate, RunForecast, bytes_of_weights
 from kdtool._contract.run_info import Owner
 
-_PROCESS_BYTES = 650_000_000
+_PROCESS_BYTES = 580_000_000
 """Memory other than tensors: Python, torch, transformers, text (Linux, CPU). Fitted to runs: docs/benchmarks/memory.md."""
 
 
