@@ -9,16 +9,12 @@ from kdtool_transformers._explain import explain
 _NAME = "mistralai/Mistral-7B-v0.1"
 
 
-@pytest.mark.parametrize("chained", [False, True])
-def test_a_gated_model_is_refused_with_its_page_and_the_way_to_log_in(*, chained: bool) -> None:
-    gated = OSError(f"You are trying to access a gated repo.\nMake sure to have access to it at {_NAME}.")
-    with (
-        pytest.raises(kdtool.ServiceError, match=rf"is gated .*https://huggingface\.co/{_NAME} .*`hf auth login`"),
-        explain(_NAME, _NAME, offline=False),
-    ):
-        if chained:
-            raise OSError("config.json cannot be loaded") from gated
-        raise gated
+def test_a_gated_model_is_refused_with_its_page_and_the_way_to_log_in() -> None:
+    error = OSError("config.json cannot be loaded")
+    error.__cause__ = OSError(f"You are trying to access a gated repo.\nMake sure to have access to it at {_NAME}.")
+    page = rf"is gated .*https://huggingface\.co/{_NAME} .*`hf auth login`"
+    with pytest.raises(kdtool.ServiceError, match=page), explain(_NAME, _NAME, offline=False):
+        raise error
 
 
 def test_other_failures_are_not_called_gated() -> None:

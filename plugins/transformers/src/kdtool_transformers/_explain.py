@@ -66,7 +66,7 @@ def explain(source: str | Path, where: str | Path, offline: bool, part: str = ""
 
 
 def _is_gated(error: BaseException | None) -> bool:
-    """Return whether the Hub refuses a file until the user has accepted terms; transformers chains its error or quotes it."""
+    """Return whether the Hub refuses a file until the user has accepted terms."""
     from huggingface_hub.errors import GatedRepoError
 
     while error is not None:
