@@ -79,7 +79,7 @@ def run(
 
 
 def _lines_before_download(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the plan of a run from what `check` knows if a model or dataset is not on this machine yet."""
+    """Yield the plan of a run from the figures of `check` if a model or dataset is not on this machine yet."""
     yield "A model or dataset is not on this machine, so it is not known yet which stages could be reused."
     yield from (f"↓ fetch     {one['what']}, {size(one['bytes'])}" for one in report["forecast"]["downloads"])
     yield from (f"↻ run       {title}" for title in report["stages"].values())
