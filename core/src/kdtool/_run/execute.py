@@ -228,17 +228,18 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
 
 
 def begin(context: Context, run: RunInfo, graph: Graph) -> None:
-    """Write the graph for `clean`, later plans and other processes, compare it with that of these, and tell the trackers."""
-    if not context.rank:
-        record = graph.record(context.assembly.recipe.name, context.store.root)
-        with storage_errors(context.folder):
-            holder = recorded_holder(context.folder) or {}
-            write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
-        context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
-        for line in licence_lines(context.licences, context.assembly.recipe.name):
-            context.say(line)
-    if context.world > 1:
-        context.leader = agree(context.folder, graph, context.rank, context.world)
+    """Write the graph for `clean`, later plans and other processes, which compare theirs, and tell the trackers."""
+    if context.rank:
+        context.leader = agree(context.folder, graph, context.rank)
+        return
+    record = graph.record(context.assembly.recipe.name, context.store.root)
+    with storage_errors(context.folder):
+        holder = recorded_holder(context.folder) or {}
+        write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
+    context.leader = holder if context.world > 1 else None
+    context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
+    for line in licence_lines(context.licences, context.assembly.recipe.name):
+        context.say(line)
 
 
 def _stage_record(node: Node) -> StageRecord:
