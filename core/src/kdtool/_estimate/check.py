@@ -33,7 +33,7 @@ from kdtool._run.context import Context
 from kdtool._run.preflight.equal_tokens import refuse_uneven_trainers
 from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse_missing
+from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
@@ -90,7 +90,7 @@ class _Request:
             context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
             info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
             licences = () if further else licences_of(assembly)
-            refuse_missing(assembly, info, self.cache.complete)
+            refuse(assembly, info, "start", complete=self.cache.complete)
             if not further:
                 identify(context, info)
                 with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine

@@ -23,7 +23,7 @@ from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import begin, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
+from kdtool._run.preflight.refusals import identify, refuse
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, messages_of, read_scores, subjects_of
 from kdtool._run.stages.text import StoredTexts
@@ -108,7 +108,8 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     scores = add_scores(context, graph, measured, texts, but=others)
     begin(context, run, graph)
     context.make(texts)
-    refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
+    if not context.rank:
+        refuse(context.assembly, context.info(texts=StoredTexts(texts.path)), "text", "evaluator", but=others)
     for node in graph.nodes.values():
         context.make(node)
     measurements = list(chain.from_iterable(read_scores(context, scores, measured).values()))

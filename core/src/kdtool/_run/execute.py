@@ -44,13 +44,7 @@ from kdtool._run.preflight.equal_tokens import (
 )
 from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import (
-    identify,
-    refusals_with_places,
-    refuse_missing,
-    refuse_unexportable,
-    refuse_unmeasurable,
-)
+from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
 from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
@@ -59,9 +53,9 @@ from kdtool._run.stages.scores import messages_of, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
-from kdtool._store.artefacts import storage_errors
+from kdtool._store.artefacts import storage_errors, verify
 from kdtool._store.atomic_files import write_sealed
-from kdtool._store.layout import GRAPH
+from kdtool._store.layout import GRAPH, MODEL
 from kdtool._store.locks import identity_of, recorded_holder, run_lock
 from kdtool._store.shared_store import register_run
 
@@ -117,7 +111,7 @@ def session(
     if context.rank:
         return work(context, run)
     with refusals_with_places(assembly):
-        refuse_missing(assembly, run, but=unused)
+        refuse(assembly, run, "start", but=unused)
         identify(context, run)
         refuse_uneven_trainers(assembly)
     with run_lock(folder):
@@ -169,14 +163,18 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
 
 def _check_node(context: Context, run_graph: RunGraph, node: Node) -> None:
     """Have components check what a made node holds, before more is made from it; show exports at once."""
-    untrained = next(iter(run_graph.students.values()))
+    if context.rank:
+        return
     if node is run_graph.texts:
         if not all(student.exists for student in run_graph.students.values()):
             refuse_empty_text(context, node)
-        refuse_unmeasurable(context, context.info(texts=StoredTexts(node.path)))
-    if node is untrained:
-        refuse_unexportable(context, node, run_graph.exports)
-    if node in run_graph.exports.values() and not context.rank:
+        refuse(context.assembly, context.info(texts=StoredTexts(node.path)), "text", "evaluator")
+    written = {name for name, export in run_graph.exports.items() if export.exists}
+    if node is next(iter(run_graph.students.values())) and len(written) < len(run_graph.exports):
+        verify(node.path)
+        untrained = replace(context.info(), untrained=node.path / MODEL)
+        refuse(context.assembly, untrained, "student", "exporter", but=written)
+    if node in run_graph.exports.values():
         _write_first_card(context, artifact := read_artifact(node))
         link_export(artifact, context.folder)
     refuse_uneven_arms(context.assembly, run_graph.arms, node)
