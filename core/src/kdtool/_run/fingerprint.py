@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pydantic
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kdtool._assembly.built import Built
@@ -30,6 +30,7 @@ from kdtool._contract.tokenizer import Tokenizer
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
 _CORE = "kdtool"
+_NAME = re.compile(r"[\w.-]+")
 
 
 def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
@@ -111,46 +112,35 @@ def _hash_of(file: Path) -> str:
 
 @cache
 def _libraries(name: str) -> dict[str, str]:
-    """Return version and code of libraries that require kdtool and that a distribution requires, also through others."""
+    """Return version and code of installed libraries that require kdtool and that a distribution requires.
+
+    Also those that it requires through others, for an extra, or on other machines: an artefact may then be made again
+    although nothing that made it changed.
+    """
+    found = [str(canonicalize_name(name))]
+    for other in found:  # grows meanwhile
+        found += [each for each in _requirements_of(other) if each not in {*found, _CORE}]
     libraries: dict[str, str] = {}
-    waiting, seen = [name], {str(canonicalize_name(name))}
-    while waiting:
-        other = waiting.pop()
-        extras = other == name or _CORE in _requirements_of(other, extras=False)
-        for library in _requirements_of(other, extras=extras):
-            if library not in seen:
-                seen.add(library)
-                waiting.append(library)
-                if _CORE in _requirements_of(library, extras=False):
-                    spec = find_spec(library.replace("-", "_"))
-                    code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
-                    libraries[library] = f"{distribution(library).version} {code}"
+    for library in found[1:]:
+        if _CORE in _requirements_of(library):
+            spec = find_spec(library.replace("-", "_"))
+            code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
+            libraries[library] = f"{distribution(library).version} {code}"
     return libraries
 
 
 @cache
-def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
-    """Return the installed distributions that one requires on this machine, with `extras` also those of its extras."""
-    required_by = _find_distribution(name)
-    if required_by is None:
-        return ()
-    asked = ["", *(required_by.metadata.get_all("Provides-Extra", ()) if extras else ())]
-    required = []
-    for text in required_by.requires or ():
-        if not extras and "extra" in text.partition(";")[2]:
-            continue  # parsing hundreds of these would take seconds
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:  # of an old package
-            continue
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in asked):
-            required += [canonicalize_name(requirement.name)] * (_find_distribution(requirement.name) is not None)
-    return tuple(required)
+def _requirements_of(name: str) -> tuple[str, ...]:
+    """Return the names of distributions that an installed one requires; none if it is not installed.
 
-
-def _find_distribution(name: str) -> Distribution | None:
+    Extras count only if it requires kdtool: those of all others name hundreds of packages.
+    """
     try:
-        return distribution(name) if name else None
+        required = distribution(name).requires or () if name else ()
     except PackageNotFoundError:
-        return None
+        return ()
+    plain = [text for text in required if "extra" not in text.partition(";")[2]]
+    names = [
+        [canonicalize_name(found[0]) for text in texts if (found := _NAME.match(text))] for texts in (plain, required)
+    ]
+    return tuple(dict.fromkeys(names[_CORE in names[0]]))
