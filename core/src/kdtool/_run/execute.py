@@ -56,7 +56,7 @@ from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import storage_errors, verify
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH, MODEL
-from kdtool._store.locks import identity_of, recorded_holder, run_lock
+from kdtool._store.locks import run_lock
 from kdtool._store.shared_store import register_run
 
 
@@ -114,8 +114,7 @@ def session(
         refuse(assembly, run, "start", but=unused)
         identify(context, run)
         refuse_uneven_trainers(assembly)
-    with run_lock(folder):
-        context.identity = identity_of(folder)
+    with run_lock(folder) as context.leader:
         register_run(store, folder)
         assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain, store))
         try:
@@ -232,9 +231,7 @@ def begin(context: Context, run: RunInfo, graph: Graph) -> None:
         return
     record = graph.record(context.assembly.recipe.name, context.store.root)
     with storage_errors(context.folder):
-        holder = recorded_holder(context.folder) or {}
-        write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
-    context.leader = holder if context.world > 1 else None
+        write_sealed(context.folder / GRAPH, {**record, "by": (context.leader or {}).get("id")})
     context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
     for line in licence_lines(context.licences, context.assembly.recipe.name):
         context.say(line)
