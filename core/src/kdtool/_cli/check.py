@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
+from kdtool._cli.options import folder_path, json_option, recipe_argument, set_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
@@ -27,7 +27,7 @@ from kdtool._text.figures import duration
 @click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
 @click.option(
     "--out",
-    type=FolderPath(),
+    type=folder_path,
     default="runs",
     help="The folder for runs: earlier ones show how long training takes.",
 )
