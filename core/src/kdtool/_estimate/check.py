@@ -22,7 +22,7 @@ from kdtool._errors import ServiceError
 from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
-from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
+from kdtool._estimate.remedies import Attempt, proposals, propose
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.attribution import translate_errors
@@ -132,7 +132,7 @@ def check(
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
         `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
         once), `vocabularies` (the student's compared with each teacher's; null if a tokenizer is not on this machine),
-        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
+        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, and `proposal`: settings with which the run fits.
 
     Raises:
         RecipeError: with all mistakes, or all that this machine lacks.
@@ -156,15 +156,10 @@ def check(
     def attempt(further: Mapping[str, Any]) -> Attempt:
         return _attempt_of(asked.check(further) if further else checked, limits)
 
-    enough = fits["memory"] and fits["gpu"]
-    proposed = proposals(checked.assembly, checked.asked) if fit or not enough else []
-    return {
-        **_describe(checked),
-        "limits": vars(limits),
-        "fits": fits,
-        "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
-        "proposal": _plain(largest(proposed, attempt) if fit else None),
-    }
+    proposal = None
+    if fit or not (fits["memory"] and fits["gpu"]):
+        proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
+    return {**_describe(checked), "limits": vars(limits), "fits": fits, "proposal": _plain(proposal)}
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
