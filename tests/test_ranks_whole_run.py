@@ -66,9 +66,7 @@ def start_rank(rank: int, file: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_a_process_with_other_settings_ends_before_anything_is_trained(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_process_with_other_settings_ends_before_anything_is_trained(recipe: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(recipe), encoding="utf-8")
     steps = recipe["train"]["steps"]

@@ -142,7 +142,9 @@ def test_runs_are_found_by_pattern_and_state(
     assert head.split() == ["name", "state", "age", "main", "result"]
     assert last.split()[:2] == ["other", "unfinished"]
     assert last.endswith(f"  in {other}")
-    assert re.fullmatch(r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not shown to differ from control .*", first)
+    assert re.fullmatch(
+        r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not shown to differ from control .*", first
+    )
     for arguments in (["to"], ["t*y"], ["list", "toy"], ["--state", "done"]):
         assert call(["runs", *arguments]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", "toy"]
