@@ -107,7 +107,7 @@ def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
 def _proposal(report: Mapping[str, Any]) -> Iterator[str]:
     proposal = report["proposal"]
     if proposal is None:
-        yield f"No change that the plugins can propose is enough. {_largest_part(report)}"
+        yield f"No suggested change is enough. {_largest_part(report)}"
         return
     figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])}"
     settings = _options(proposal["settings"])
