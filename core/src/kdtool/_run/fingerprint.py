@@ -4,7 +4,7 @@ In it: the format's number, the stage, inputs' fingerprints, the seed where it i
 part kind, plugin, class, distribution, version, settings with defaults, a hash of its Python sources, and `identity()`.
 Sources are also those of all libraries of this project that the distribution requires, directly or through others.
 Versions do not identify code: it may be a file, a folder, or a wheel that was built again. Not in it: names, paths,
-tool versions, settings marked as not affecting results, at any depth.
+tool versions, settings marked as not affecting results.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pydantic
 from packaging.utils import canonicalize_name
 
 from kdtool._assembly.built import Built
+from kdtool._contract.component import does_not_affect_results
 from kdtool._contract.tokenizer import Tokenizer
 
 FORMAT = 2
@@ -49,7 +50,7 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
         "class": cls.__qualname__,
         "distribution": owner.distribution,
         "version": owner.version,
-        "config": _deciding(built.written, built.written.model_dump(mode="json")),
+        "config": _deciding(built.written),
         "source": loaded.digest or _sources_of(cls),
         "libraries": _libraries(owner.distribution),
         "identity": dict(identity or {}),
@@ -65,28 +66,11 @@ def tokenizer_part(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _deciding(value: Any, plain: Any) -> Any:
-    """Return the plain form of a config's value without the settings that do not affect results, in nested ones too.
-
-    Values that a serializer turns into another form stay as they are.
-    """
-    if isinstance(value, pydantic.RootModel):
-        return _deciding(value.root, plain)
-    if isinstance(value, pydantic.BaseModel) and isinstance(plain, Mapping):
-        fields = {name: field for name, field in type(value).model_fields.items() if name in plain}
-        silent = {name for name, field in fields.items() if not _affects(field)}
-        deciding = {name: _deciding(getattr(value, name), plain[name]) for name in fields}
-        return {name: part for name, part in {**plain, **deciding}.items() if name not in silent}
-    if isinstance(value, Mapping) and isinstance(plain, Mapping) and len(value) == len(plain):
-        return {key: _deciding(entry, other) for entry, (key, other) in zip(value.values(), plain.items(), strict=True)}
-    if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):
-        return [_deciding(entry, other) for entry, other in zip(value, plain, strict=True)]
-    return plain
-
-
-def _affects(field: Any) -> bool:
-    extra = field.json_schema_extra
-    return not (isinstance(extra, Mapping) and extra.get("affects_results") is False)
+def _deciding(config: pydantic.BaseModel) -> dict[str, Any]:
+    """Return the plain form of a config without the settings that do not affect results."""
+    fields = type(config).model_fields.items()
+    silent = {name for name, field in fields if field.json_schema_extra == does_not_affect_results()}
+    return {name: part for name, part in config.model_dump(mode="json").items() if name not in silent}
 
 
 @cache
