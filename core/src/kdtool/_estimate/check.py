@@ -56,15 +56,6 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """Bytes that a run may use; 0 for no limit."""
-
-    memory: int
-    disk: int
-    gpu: int
-
-
-@dataclass(frozen=True)
 class _Request:
     """The recipe to check; `cache` is added to for later attempts."""
 
@@ -146,12 +137,10 @@ def check(
     checked = asked.check()
     here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
     free = min(free_disk(asked.out), free_disk(asked.store))
-    limits = _Limits(limit or here, free, assumed.memory if assumed else 0)
-    fits = {
-        "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
-        "gpu": not limits.gpu or checked.forecast.device_memory.peak <= limits.gpu,
-        "disk": checked.forecast.disk_bytes <= limits.disk,
-    }
+    limits = {"memory": limit or here, "disk": free, "gpu": assumed.memory if assumed else 0}  # 0 for none
+    forecast = checked.forecast
+    needed = {"memory": forecast.memory.peak, "gpu": forecast.device_memory.peak, "disk": forecast.disk_bytes}
+    fits = {key: count <= limits[key] or (key != "disk" and not limits[key]) for key, count in needed.items()}
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
         return _attempt_of(asked.check(further) if further else checked, limits)
@@ -159,7 +148,7 @@ def check(
     proposal = None
     if fit or not (fits["memory"] and fits["gpu"]):
         proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
-    return {**_describe(checked), "limits": vars(limits), "fits": fits, "proposal": _plain(proposal)}
+    return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
@@ -185,13 +174,13 @@ def _plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json")
 
 
-def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
+def _attempt_of(found: _Checked, limits: Mapping[str, int]) -> Attempt:
     (student,) = found.assembly.of_kind("student")
     over: dict[str, int] = {}
-    for held, limit in ((found.forecast.memory, limits.memory), (found.forecast.device_memory, limits.gpu)):
+    for held, limit in ((found.forecast.memory, limits["memory"]), (found.forecast.device_memory, limits["gpu"])):
         above = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
         over |= {moment: max(count, over.get(moment, 0)) for moment, count in above.items() if count > 0}
-    peak = (found.forecast.device_memory if limits.gpu else found.forecast.memory).peak
+    peak = (found.forecast.device_memory if limits["gpu"] else found.forecast.memory).peak
     return Attempt(peak, found.ahead.models[student].parameters if student in found.ahead.models else 0, over)
 
 
