@@ -101,11 +101,11 @@ def _libraries(name: str) -> dict[str, str]:
     Also those that it requires through others, for an extra, or on other machines: an artefact may then be made again
     although nothing that made it changed.
     """
-    found = [str(canonicalize_name(name))]
-    for other in found:  # grows meanwhile
-        found += [each for each in _requirements_of(other) if each not in {*found, _CORE}]
+    reached = [str(canonicalize_name(name))]
+    for other in reached:  # grows meanwhile
+        reached += [each for each in _requirements_of(other) if each not in {*reached, _CORE}]
     libraries: dict[str, str] = {}
-    for library in found[1:]:
+    for library in reached[1:]:
         if _CORE in _requirements_of(library):
             spec = find_spec(library.replace("-", "_"))
             code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
@@ -125,6 +125,6 @@ def _requirements_of(name: str) -> tuple[str, ...]:
         return ()
     plain = [text for text in required if "extra" not in text.partition(";")[2]]
     names = [
-        [canonicalize_name(found[0]) for text in texts if (found := _NAME.match(text))] for texts in (plain, required)
+        [canonicalize_name(match[0]) for text in texts if (match := _NAME.match(text))] for texts in (plain, required)
     ]
     return tuple(dict.fromkeys(names[_CORE in names[0]]))

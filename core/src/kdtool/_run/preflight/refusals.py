@@ -39,9 +39,9 @@ def refuse(
     for hooks, built in _implementing(assembly, "kdtool_check"):
         settings = repr((built.spec.use, built.config))
         if kind in {"", built.spec.kind} and built.spec.path not in but and settings not in complete:
-            found = tuple(_problems(hooks, built.spec.path, run, when))
-            complete |= set() if found else {settings}
-            problems |= {problem_at(assembly.recipe, built.spec.key, text): None for text in found}
+            refused = tuple(_problems(hooks, built.spec.path, run, when))
+            complete |= set() if refused else {settings}
+            problems |= {problem_at(assembly.recipe, built.spec.key, text): None for text in refused}
     if problems:
         raise RecipeError(list(problems))
 
