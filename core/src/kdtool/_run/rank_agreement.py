@@ -7,16 +7,13 @@ it holds the lock.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from kdtool._errors import StorageError, UsageError
+from kdtool._errors import UsageError
 from kdtool._run.changes import changes
-from kdtool._run.graph import Graph
-from kdtool._store.atomic_files import read_sealed
-from kdtool._store.layout import GRAPH
+from kdtool._run.graph import Graph, read_record
 from kdtool._store.locks import holder_of
 
 _GLIMPSE = 0.1
@@ -40,7 +37,7 @@ def agree(folder: Path, graph: Graph, rank: int) -> dict[str, Any]:
                 "process 0 of this run ended while others waited for it; its own message has the reason. "
                 "Start all of them again"
             )
-        published = _read(folder / GRAPH)
+        published = read_record(folder)
         # Seen twice, since a new rank 0 shows the name of a killed one for a moment, until it has written its own.
         if leader and leader == seen and published.get("by") == leader.get("id"):
             _refuse_difference(graph, published["nodes"], rank)
@@ -62,11 +59,3 @@ def _refuse_difference(graph: Graph, published: dict[str, Any], rank: int) -> No
             f"processes 0 and {rank} of this run would not make the same: {name} differs ({why}). Give all processes the "
             "same recipe, settings, files, code and environment, and start them again"
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(read_sealed(path, ""))
-    except (StorageError, OSError):  # not there yet
-        return {}
-    return content
