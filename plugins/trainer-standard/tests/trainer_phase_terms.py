@@ -41,7 +41,7 @@ class Drifting(kdtool.Weighting):
         return 0.5 + chunk.positions * chunk.step / 10
 
 
-def prepare(folder: Path, weighs: bool, **ranks: int) -> tuple[kdtool.RunInfo, kdtool.Phase, Lengths]:
+def prepare(folder: Path, weighs: bool, **ranks: Any) -> tuple[kdtool.RunInfo, kdtool.Phase, Lengths]:
     """Return a phase with every kind of loss, rejected tokens in some rows, and perhaps a weighting of tokens."""
     lengths = Lengths(Lengths.Config())
     parts = {**companions(), "losses.lengths": lengths}

@@ -169,7 +169,7 @@ def train_small(folder: Path, student: Any, twice: bool = False, **more: Any) ->
     return train(folder, student, steps=14, twice=twice, **settings)
 
 
-def trainas_rank(
+def train_as_rank(
     folder: Path, tied: bool, twice: bool, sharding: str, on_policy: Any, rank: int = 0, world: int = 1, port: int = 0
 ) -> None:
     """Train as one of `world` processes, with two passes a step if `twice`, in part on text of the student's own.
