@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import folder_path, json_option, recipe_argument, set_option
+from kdtool._cli.options import (
+    folder_path,
+    json_option,
+    no_sandbox_option,
+    recipe_argument,
+    set_option,
+    store_option,
+)
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
@@ -31,6 +38,9 @@ from kdtool._text.figures import duration
     default="runs",
     help="The folder for runs: earlier ones show how long training takes.",
 )
+@store_option
+@click.option("--offline", is_flag=True, expose_value=False, help="Use no network; a check never does.")
+@no_sandbox_option
 @click.option("-v", "--verbose", is_flag=True, help="Also list the components.")
 @json_option
 def check(
@@ -40,6 +50,8 @@ def check(
     fit: str | None,
     gpu: str | None,
     out: str,
+    store: str | None,
+    no_sandbox: bool,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -50,8 +62,14 @@ def check(
         progress("reading the recipe and its plugins")
         from kdtool._estimate.check import check as check_recipe
 
+        if no_sandbox:
+            from kdtool._assembly.without_sandbox import without_sandbox
+
+            settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
         memory, wanted = fit or memory, fit is not None
-        report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
+        report = check_recipe(
+            Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store, progress=progress
+        )
     fits = report["fits"]
     if as_json:
         click.echo(json.dumps(report, indent=1))

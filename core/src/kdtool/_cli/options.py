@@ -28,6 +28,9 @@ set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE
 out_option = click.option("--out", type=folder_path, default="runs", show_default=True, help="Folder for runs.")
 store_option = click.option("--store", type=folder_path, help=_STORE)
 offline_option = click.option("--offline", is_flag=True, help="Use no network.")
+no_sandbox_option = click.option(
+    "--no-sandbox", is_flag=True, help="Leave out evaluators that run generated programs, and what compares with them."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

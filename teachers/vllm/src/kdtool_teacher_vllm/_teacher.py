@@ -39,6 +39,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.converses = config.api == "chat"
         hidden: frozenset[kdtool.SignalKind] = frozenset({"hidden"}) if config.layers else frozenset()
         self.offers: frozenset[kdtool.SignalKind] = hidden | {"logits", "chosen", "text"}
         self._say: Callable[[str], None] = print
