@@ -105,8 +105,14 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
 
 
 def test_there_are_recipes_of_every_system() -> None:
-    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct", "qad"}
-    assert {path.stem for path in FULL} == SYSTEMS | {"quickstart", "quickstart-seeds", "overnight"}
+    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct", "qad", "completion"}
+    assert {path.stem for path in FULL} == SYSTEMS | {
+        "quickstart",
+        "quickstart-seeds",
+        "overnight",
+        "completion",
+        "claude-codellama-t4",
+    }
 
 
 @pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
