@@ -137,7 +137,7 @@ def test_a_gap_is_sent_with_the_text_on_both_sides(tmp_path: Path) -> None:
     runtime = Knowing()
     found = evaluate(tmp_path, runtime, suffix=12)
     sent = {(request.prompt.rpartition("\n")[2], request.suffix) for request in runtime.asked}
-    assert ("    return", "\n\n\nclass Bo") in sent
+    assert ("    return", "\n\n\nclass Box") in sent
     assert ("return", "\n") in sent
     assert "12 characters after the line" in found["line-completion.exact-match"].settings["suffix"]
 
