@@ -104,7 +104,7 @@ class Source:
     def __init__(self, model: Model, want: kdtool.SignalRequest) -> None:
         self.model, self.want = model, want
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return final states, with the head, and the layers that are wanted."""
         with torch.no_grad():
             outputs = self.model.backbone(batch, self.want)

@@ -36,7 +36,7 @@ class Timed:
     def __init__(self, teacher: SmolLM2, want: kdtool.SignalRequest) -> None:
         self.want, self.teacher, self.seconds = want, teacher, 0.0
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Ask the teacher for its states, and multiply its logits out once, as its own forward pass would."""
         start = thread_time()
         signal = self.teacher.kdtool_signal(batch, self.want)

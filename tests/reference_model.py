@@ -126,7 +126,7 @@ class Frozen:
     want: kdtool.SignalRequest
     form: str
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return the signal for a batch."""
         with torch.inference_mode():
             self.model.model.passes = 0

@@ -43,7 +43,7 @@ class Source:
     want: kdtool.SignalRequest
     form: str
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         with torch.no_grad():
             outputs = self.model.backbone(batch, self.want)
         tokens, lazy = None, kdtool.LazyLogits(outputs.last, self.model.head)

@@ -69,7 +69,7 @@ class Source:
 
     model: DecoderModel
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return the signal for a batch."""
         with torch.no_grad():
             states = self.model.backbone(batch, kdtool.SignalRequest()).last

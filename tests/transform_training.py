@@ -96,7 +96,7 @@ class Teacher:
     model: TransformersModel
     want: kdtool.SignalRequest = field(default_factory=lambda: replace(_HIDDEN, kinds=_HIDDEN.kinds | {"logits"}))
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return the signal for a batch."""
         with torch.no_grad():
             outputs = self.model.backbone(batch, _HIDDEN)

@@ -14,7 +14,7 @@ from kdtool_testing import ListSource
 class Source:
     want: kdtool.SignalRequest
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         return kdtool.Signal("t")
 
 

@@ -25,6 +25,7 @@ class Asks(kdtool.Corpus):
 
     class Config(kdtool.Config):
         url: kdtool.ServiceUrl = "https://api.example.org"
+        more: tuple[kdtool.ServiceUrl, ...] = ()
         access: Access = Access()
 
     def __init__(self, config):
@@ -92,6 +93,16 @@ def test_other_addresses_need_the_command_line_or_the_environment(
     assert mistakes(written, corpus, **{"corpus.access.key_variable": "OTHER_API_KEY"})
     monkeypatch.setenv("KDTOOL_TRUST_URL", f"https://first.example, {origin}/v1")
     assert bool(mistakes(written, corpus)) == (origin == "this address")
+
+
+def test_each_address_of_a_list_needs_trust(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = {"more": ["http://127.0.0.1:8000", "http://192.168.0.9:8000"]}
+    (found,) = mistakes(written, corpus)
+    assert found.startswith("corpus.more")
+    assert "http://192.168.0.9:8000;" in found
+    assert mistakes(written, corpus, **{"corpus.more": corpus["more"]}) == []
+    monkeypatch.setenv("KDTOOL_TRUST_URL", "http://192.168.0.9:8000")
+    assert mistakes(written, corpus) == []
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "_API_KEY", "EXAMPLE_API_KEY_ID", "EXAMPLE_API_KEY\n", ""])

@@ -68,6 +68,7 @@ from kdtool._contract.run_info import Hooks as Hooks
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.services import KeyVariable as KeyVariable
 from kdtool._contract.services import ServiceUrl as ServiceUrl
+from kdtool._contract.signals import ChosenTokens as ChosenTokens
 from kdtool._contract.signals import DenseTokens as DenseTokens
 from kdtool._contract.signals import Head as Head
 from kdtool._contract.signals import LazyLogits as LazyLogits

@@ -28,7 +28,7 @@ class Frozen:
     model: TransformersModel
     want: kdtool.SignalRequest
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         with torch.inference_mode():  # what a trainer must cope with
             outputs = self.model.backbone(batch, self.want)
         return kdtool.Signal("t", attentions=outputs.attentions, projections=outputs.projections)

@@ -62,7 +62,7 @@ class Teacher:
         kept = batch.labels != -100
         return torch.stack([(batch.input_ids * 0.37 + h).sin() for h in range(16)], -1)[kept]
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(self.states(batch), HEAD))
 
 
@@ -143,7 +143,7 @@ def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
 
 def test_a_teacher_without_logits_is_named(tmp_path: Path) -> None:
     class Silent(Teacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             return kdtool.Signal(self.fingerprint)
 
     with pytest.raises(kdtool.PluginError, match="asked for logits"):
@@ -159,7 +159,7 @@ def test_it_is_small(tmp_path: Path) -> None:
     row = kdtool.Row("long", ids, [True] * 2048, [0] * 2048)
 
     class Certain(Teacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             head = kdtool.Head(torch.eye(VOCABULARY) * 100, VOCABULARY)
             states = torch.nn.functional.one_hot(batch.labels[batch.labels != -100], VOCABULARY).float()
             return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, head))
@@ -208,7 +208,7 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
     class Naming(Teacher):
         """Names five tokens, and no sixth."""
 
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             weights, ids = HEAD.logits(self.states(batch)).softmax(-1).topk(5)
             pad = torch.nn.functional.pad
             told = kdtool.SparseTokens(pad(ids.int(), (0, 1), value=-1), pad(weights, (0, 1)), "top-k", 1.0)

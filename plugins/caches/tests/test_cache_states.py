@@ -47,7 +47,7 @@ class Teacher:
         self.fingerprint = "t1"
         self.calls = 0
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         self.calls += 1
         with torch.inference_mode():
             kept = batch.labels != -100
@@ -125,7 +125,7 @@ def test_nothing_recorded_and_layers_not_recorded_are_explained(tmp_path: Path) 
 
 def test_a_teacher_that_gives_too_little_is_named(tmp_path: Path) -> None:
     class Short(Teacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             signal = super().signal(batch)
             return replace(signal, hidden={1: signal.hidden[1]})
 

@@ -490,7 +490,7 @@ class States:
 
     want = kdtool.SignalRequest(frozenset({"hidden"}), (0,))
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         return kdtool.Signal("t", hidden={0: torch.zeros(3, 4)})
 
 

@@ -43,7 +43,7 @@ class Teacher:
     calls: int = 0
     want: kdtool.SignalRequest = field(default_factory=lambda: kdtool.SignalRequest(frozenset({"logits"})))
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         self.calls += 1
         states = torch.stack([(batch.input_ids * 0.37 + h).sin() for h in range(4)], -1)[batch.labels != -100]
         return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, kdtool.Head(torch.eye(4), 4)))
@@ -247,7 +247,7 @@ class AskedError(Exception):
 @pytest.mark.parametrize("name", ["cpu", "meta"])
 def test_the_teacher_is_asked_where_students_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     class Placed(Teacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             found = {value.device for value in vars(batch).values() if isinstance(value, Tensor)}
             raise AskedError(*found)
 
@@ -333,7 +333,7 @@ def test_an_error_while_encoding_ends_the_recording_and_complete_shards_stay(tmp
 
 def test_shards_that_were_complete_are_written_though_the_teacher_fails(tmp_path: Path) -> None:
     class Failing(Teacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             if self.calls == 3:
                 raise KeyboardInterrupt
             return super().signal(batch)

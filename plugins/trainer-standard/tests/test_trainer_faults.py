@@ -237,7 +237,7 @@ def test_a_gradient_that_is_lost_where_weights_have_grown_is_the_learning_rates(
 
 def test_different_vocabularies_are_refused(tmp_path: Path) -> None:
     class Longer(TinyTeacher):
-        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
             signal = super().signal(batch)
             assert signal.lazy is not None
             head = kdtool.Head(signal.lazy.head.weight, 64)

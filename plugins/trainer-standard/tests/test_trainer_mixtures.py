@@ -194,7 +194,7 @@ class Drawing(TinyTeacher):
     form = "sampled"
     at = 1.0
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         with torch.inference_mode():
             last = self.model.backbone(batch, self.want).last
             weights = ((last @ self.model.head.weight[:VOCABULARY].T) / self.at).softmax(-1)

@@ -149,7 +149,7 @@ class TinyTeacher:
         kinds = frozenset({"top-k" if top_k else "logits", *([inside] if layers else [])})
         self.want = kdtool.SignalRequest(kinds=kinds, layers=tuple(layers), temperature=temperature)
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         with torch.inference_mode():
             outputs = self.model.backbone(batch, self.want)
             sparse = None
@@ -182,7 +182,7 @@ class KL(kdtool.TokenLoss):
         q = (chunk.student_logits.float() / chunk.temperature).log_softmax(-1)
         if isinstance(chunk.teacher, kdtool.SparseTokens):
             return -(chunk.teacher.weights * q.gather(-1, chunk.teacher.ids.long())).sum(-1)
-        assert chunk.teacher is not None
+        assert isinstance(chunk.teacher, kdtool.DenseTokens)
         p = (chunk.teacher.logits.float() / chunk.temperature).log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
 

@@ -313,7 +313,7 @@ class Asking(NamedTuple):
     teacher: OpenAI
     want: kdtool.SignalRequest
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         return self.teacher.kdtool_signal(batch, self.want)
 
 

@@ -185,7 +185,7 @@ class Teacher:
     asked: list[str] = field(default_factory=list)
     fingerprint: ClassVar[str] = "small teacher"
 
-    def signal(self, batch: Batch) -> Signal:
+    def signal(self, batch: Batch, chosen: object = None) -> Signal:
         """Return the requested signal of the batch; die as if killed when too many rows were requested."""
         import torch
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdtool._contract.loss import TokenChunk
-from kdtool._contract.signals import DenseTokens, SignalKind, SparseTokens
+from kdtool._contract.signals import ChosenTokens, DenseTokens, SignalKind, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["part_of", "passes_of", "teacher_tokens", "with_passes"]
 
 
-def teacher_tokens(need: frozenset[SignalKind], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
+def teacher_tokens(
+    need: frozenset[SignalKind], logits: Tensor, temperature: float
+) -> DenseTokens | SparseTokens | ChosenTokens:
     """Return a teacher's tokens in the first form of `need` that token losses see, from its logits [C, V]."""
     import torch
 
@@ -29,7 +31,10 @@ def teacher_tokens(need: frozenset[SignalKind], logits: Tensor, temperature: flo
     if "sampled" in need:
         samples = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
         return SparseTokens(samples.int(), torch.full(samples.shape, 0.2), "sampled", temperature)
-    raise TypeError(f"a token loss sees logits, sampled or top-k tokens, and none of them is in {sorted(need)}")
+    if "chosen" in need:
+        ids = logits.roll(1, 0).topk(6).indices
+        return ChosenTokens(ids.int(), probabilities.gather(-1, ids).log(), temperature)
+    raise TypeError(f"a token loss sees logits, sampled, top-k or chosen tokens, and none of them is in {sorted(need)}")
 
 
 def passes_of(chunk: TokenChunk) -> tuple[Tensor, ...]:
@@ -47,6 +52,8 @@ def part_of(chunk: TokenChunk, rows: slice) -> TokenChunk:
     teacher = chunk.teacher
     if isinstance(teacher, DenseTokens):
         teacher = DenseTokens(teacher.logits[rows])
+    elif isinstance(teacher, ChosenTokens):
+        teacher = replace(teacher, ids=teacher.ids[rows], log_probabilities=teacher.log_probabilities[rows])
     elif teacher is not None:
         teacher = replace(teacher, ids=teacher.ids[rows], weights=teacher.weights[rows])
     return replace(

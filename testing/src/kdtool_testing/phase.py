@@ -87,7 +87,7 @@ class FrozenTeacher:
         model.model.eval().requires_grad_(False)
         return model
 
-    def signal(self, batch: Batch) -> Signal:
+    def signal(self, batch: Batch, chosen: object = None) -> Signal:
         """Return what is wanted of a batch."""
         import torch
 
@@ -103,7 +103,7 @@ class CutTeacher(FrozenTeacher):
     def __init__(self, shared: int) -> None:
         self.shared = shared
 
-    def signal(self, batch: Batch) -> Signal:
+    def signal(self, batch: Batch, chosen: object = None) -> Signal:
         """Return what is wanted of a batch."""
         signal = super().signal(batch)
         if signal.lazy is None:

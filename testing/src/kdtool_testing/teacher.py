@@ -13,7 +13,7 @@ from kdtool._contract.data import Batch, Row
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Signal, SignalKind, SignalRequest, SparseTokens
+from kdtool._contract.signals import ChosenTokens, Signal, SignalKind, SignalRequest, SparseTokens
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._plugins.validation import implements
 
@@ -94,14 +94,16 @@ class TeacherConformance(ComponentConformance):
     def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
             for own in (rows, _without_labels(rows)):
-                batch, want = batch_of(own), SignalRequest(kinds, (LAYER,))
+                batch = batch_of(own)
+                want = _want(kinds, batch)
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
     def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, rows: list[Row]) -> None:
         other = self.ready(run)
         other.kdtool_tokenizer(run)
         for kinds in _requests(teacher):
-            batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
+            batch = batch_of(rows)
+            want = _want(kinds, batch)
             first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
             for again in (second, third):
                 for one, two in zip(_tensors(first), _tensors(again), strict=True):
@@ -111,10 +113,9 @@ class TeacherConformance(ComponentConformance):
         for kinds in _requests(teacher):
             if kinds == {"sampled"}:
                 continue  # samples are random, and fixed by the row at most
-            want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
-                together = _parts(teacher.kdtool_signal(batch_of([rows[i] for i in order]), want))
-                alone = [_parts(teacher.kdtool_signal(batch_of([rows[i]]), want)) for i in order]
+                together = _parts(_ask(teacher, kinds, [rows[i] for i in order]))
+                alone = [_parts(_ask(teacher, kinds, [rows[i]])) for i in order]
                 for place, found in enumerate(together):
                     _agree(found, [parts[place] for parts in alone])
 
@@ -135,7 +136,7 @@ class TeacherConformance(ComponentConformance):
         import torch
 
         for kinds in _requests(teacher):
-            signal = teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
+            signal = _ask(teacher, kinds, rows)
             for tensor in _tensors(signal):
                 assert not tensor.requires_grad
                 if tensor.is_floating_point():
@@ -189,7 +190,7 @@ class TeacherConformance(ComponentConformance):
 
     def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
-            teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
+            _ask(teacher, kinds, rows)
         teacher.kdtool_close()
         teacher.kdtool_close()
 
@@ -207,6 +208,9 @@ def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: T
         assert signal.lazy.hidden.shape == (count, head.weight.shape[1])
         assert tokenizer.vocabulary <= head.vocabulary <= head.weight.shape[0]
         assert logits_of(signal.lazy.hidden, head).isfinite().all()
+    assert (signal.chosen is not None) == ("chosen" in want.kinds)
+    if signal.chosen is not None:
+        check_chosen_tokens(signal.chosen, want)
     assert (signal.sparse is not None) == bool(want.kinds & {"sampled", "top-k"})
     if signal.sparse is not None:
         check_sparse(signal.sparse, count, want, tokenizer.vocabulary)
@@ -250,6 +254,16 @@ def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabula
     assert sparse.form == "top-k" or ((sums - 1).abs() < 1e-4).all()
 
 
+def check_chosen_tokens(chosen: ChosenTokens, want: SignalRequest) -> None:
+    """Assert that log-probabilities are of the requested ids, and padded as these are."""
+    assert chosen.temperature == want.temperature
+    assert want.chosen is not None
+    assert (chosen.ids == want.chosen).all()
+    assert chosen.log_probabilities.shape == chosen.ids.shape
+    assert (chosen.log_probabilities[chosen.ids < 0] == 0).all()
+    assert (chosen.log_probabilities <= 0).all()
+
+
 def _scores(teacher: Any, run: RunInfo) -> list[float]:
     """Return the log-likelihoods of a few texts under the teacher's current weights."""
     with teacher.kdtool_open(run, Subject("teacher", "teacher")) as runtime:
@@ -275,6 +289,22 @@ def _requests(teacher: Any) -> list[frozenset[SignalKind]]:
     return [*(frozenset({kind}) for kind in kinds), *pairs]
 
 
+def _ask(teacher: Any, kinds: frozenset[SignalKind], rows: list[Row]) -> Signal:
+    batch = batch_of(rows)
+    signal: Signal = teacher.kdtool_signal(batch, _want(kinds, batch))
+    return signal
+
+
+def _want(kinds: frozenset[SignalKind], batch: Batch) -> SignalRequest:
+    """Return a request for a batch; the tokens chosen at a position are its label, its input, and padding."""
+    if "chosen" not in kinds:
+        return SignalRequest(kinds, (LAYER,))
+    labelled = batch.labels != -100
+    ids = batch.labels.new_full((int(labelled.sum()), 3), -1)
+    ids[:, 0], ids[:, 1] = batch.labels[labelled], batch.input_ids[labelled]
+    return SignalRequest(kinds, (LAYER,), chosen=ids.int())
+
+
 def _without_labels(rows: list[Row]) -> list[Row]:
     return [replace(row, labelled=[False] * len(row.labelled)) for row in rows[:2]]
 
@@ -286,12 +316,13 @@ def _with(row: Row, ids: list[int]) -> Row:
 def _tensors(signal: Signal) -> list[Tensor]:
     lazy = [signal.lazy.hidden, signal.lazy.head.weight] if signal.lazy else []
     sparse = [signal.sparse.ids, signal.sparse.weights] if signal.sparse else []
-    return [*lazy, *sparse, *_inside(signal)]
+    chosen = [signal.chosen.ids, signal.chosen.log_probabilities] if signal.chosen else []
+    return [*lazy, *sparse, *chosen, *_inside(signal)]
 
 
 def _parts(signal: Signal) -> list[Tensor]:
     """Return what belongs to positions or rows, in comparable form."""
-    parts = []
+    parts = [signal.chosen.log_probabilities] if signal.chosen else []
     if signal.lazy:
         parts.append(logits_of(signal.lazy.hidden, signal.lazy.head))
     if signal.sparse:

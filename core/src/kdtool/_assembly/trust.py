@@ -72,9 +72,11 @@ def _find(value: Any, key: KeyPath) -> Iterator[_Marked]:
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             inner, path = getattr(value, name), (*key, name)
-            for mark in (SERVICE_URL, KEY_VARIABLE):
-                if isinstance(inner, str) and is_marked(field, mark):
-                    yield _Marked(mark, path, inner, field.default)
+            texts = {path: inner} if isinstance(inner, str) else {}
+            if isinstance(inner, tuple | list):
+                texts = {(*path, number): text for number, text in enumerate(inner) if isinstance(text, str)}
+            for mark in (mark for mark in (SERVICE_URL, KEY_VARIABLE) if texts and is_marked(field, mark)):
+                yield from (_Marked(mark, where, text, field.default) for where, text in texts.items())
             yield from _find(inner, path)
     elif isinstance(value, dict | list | tuple):
         entries: Any = value.items() if isinstance(value, dict) else enumerate(value)

@@ -14,7 +14,7 @@ from kdtool._contract.data import Batch, Example
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Needs, Signal, SparseTokens
+from kdtool._contract.signals import ChosenTokens, DenseTokens, Head, ModelOutputs, Needs, Signal, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class TokenChunk:
 
     student_logits: Tensor
     labels: Tensor
-    teacher: DenseTokens | SparseTokens | None
+    teacher: DenseTokens | SparseTokens | ChosenTokens | None
     positions: Tensor
     temperature: float
     progress: Tensor
@@ -106,6 +106,9 @@ class Loss(Component):
     on_policy: bool = False
     """True if it needs the column `student_generated` of a trainer with on-policy text: 1 for tokens that the student
     generated, 0 for the corpus's. Other trainers are refused. May depend on the config."""
+    student_tokens: int = 0
+    """Number K of the student's likeliest tokens per position whose log-probabilities it needs of the teacher, likeliest
+    first, if its signal is "chosen"; other losses of the phase may add more. May depend on the config."""
     corpus_only: bool = False
     """True if it learns only from rows of the corpus, such as pairs of answers that a packer marks. It is refused in a
     phase whose trainer also learns on on-policy text. May depend on the config."""

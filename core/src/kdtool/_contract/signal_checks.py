@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from kdtool._contract.data import Batch
-from kdtool._contract.signals import LazyLogits, Signal, SparseTokens
+from kdtool._contract.signals import ChosenTokens, LazyLogits, Signal, SparseTokens
 from kdtool._errors import PluginError
 
 __all__ = ["check_rows", "checking_signals"]
@@ -50,7 +50,7 @@ def check_rows(batch: Batch, signal: Signal) -> None:
     """
     parts = {f"hidden[{layer}]": states for layer, states in signal.hidden.items()}
     parts |= {} if signal.lazy is None else {"lazy (the logits)": signal.lazy.hidden}
-    parts |= {} if signal.sparse is None else {"sparse.ids": signal.sparse.ids}
+    parts |= {f"{name}.ids": part.ids for name in ("sparse", "chosen") if (part := getattr(signal, name)) is not None}
     for name, tensor in parts.items():
         if len(tensor) != (labels := int((batch.labels != -100).sum())):
             message = f"its signal has {len(tensor)} rows in {name}, but the batch has {labels} labels"
@@ -66,14 +66,15 @@ def check_rows(batch: Batch, signal: Signal) -> None:
 
 def _kinds(signal: Signal) -> set[str]:
     """Return the names of the signal's parts that have a row for each label."""
-    return {name for name in ("hidden", "lazy", "sparse") if getattr(signal, name)}
+    return {name for name in ("hidden", "lazy", "sparse", "chosen") if getattr(signal, name)}
 
 
 def _check_classes(signal: object) -> None:
     if not isinstance(signal, Signal):
         found = "None" if signal is None else f"an object of class {type(signal).__name__}"
         raise PluginError(f"kdtool_signal must return Signal, but returned {found}")
-    for name, part, cls in (("lazy", signal.lazy, LazyLogits), ("sparse", signal.sparse, SparseTokens)):
+    for name, cls in (("lazy", LazyLogits), ("sparse", SparseTokens), ("chosen", ChosenTokens)):
+        part = getattr(signal, name)
         if part is not None and not isinstance(part, cls):
             found = f"of class {type(part).__name__}"
             raise PluginError(f"kdtool_signal returned a wrong value: the answer.{name} is {found}, not {cls.__name__}")

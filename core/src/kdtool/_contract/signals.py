@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-SignalKind = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
-"""A kind of signal: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries, keys
-and values), text answers. Hidden states, maps and projections belong to layers; a loss that needs them receives the same
-from the student."""
+SignalKind = Literal["logits", "sampled", "top-k", "chosen", "hidden", "attentions", "projections", "text"]
+"""A kind of signal: full logits, sampled tokens, top-k tokens, tokens that the student chose, hidden states, attention maps,
+projections (queries, keys and values), text answers. Hidden states, maps and projections belong to layers; a loss that
+needs them receives the same from the student."""
 
 
 Needs = SignalKind | tuple[SignalKind | frozenset[SignalKind], ...]
@@ -31,7 +31,7 @@ def alternatives(needs: Needs) -> tuple[frozenset[SignalKind], ...]:
     return tuple(frozenset({one}) if isinstance(one, str) else one for one in each)
 
 
-FIXED_AT_CAPTURE: frozenset[SignalKind] = frozenset({"sampled", "top-k"})
+FIXED_AT_CAPTURE: frozenset[SignalKind] = frozenset({"sampled", "top-k", "chosen"})
 """Signals that hold a distribution at one temperature, chosen when they are taken."""
 
 
@@ -40,12 +40,15 @@ class SignalRequest:
     """The signals requested of a teacher, or of a model's backbone, for a batch.
 
     `layers` counts decoder layers from 0, for all kinds that belong to layers: hidden states are each layer's output.
-    `temperature` applies to signals that fix it at capture (`sampled`, `top-k`); logits are always raw.
+    `temperature` applies to signals that fix it at capture (`sampled`, `top-k`, `chosen`); logits are always raw.
+    `chosen` is [N, K] int32 on the batch's device, padded with -1: the tokens whose log-probabilities the kind "chosen" asks
+    for. Only a request for a batch has it.
     """
 
     kinds: frozenset[SignalKind] = frozenset()
     layers: tuple[int, ...] = ()
     temperature: float = 1.0
+    chosen: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,18 @@ class SparseTokens:
     temperature: float
 
 
+@dataclass(frozen=True, eq=False)
+class ChosenTokens:
+    """A teacher's log-probabilities of K tokens per position that were requested; tensors are [C, K] or [N, K] as above.
+
+    `ids` are those of the request, -1 pads; `log_probabilities` float32 at `temperature`, at most 0, and 0 at padding.
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+    temperature: float
+
+
 class Projections(NamedTuple):
     """Queries, keys and values of one layer at all positions, [B, L, width] each, heads side by side in their order.
 
@@ -122,9 +137,9 @@ class Projections(NamedTuple):
 class Signal:
     """A teacher's signals for one batch, without gradient, on the batch's device.
 
-    `lazy` and `sparse` cover N positions. `hidden[layer]` is [N, H_T], `attentions[layer]` is [B, heads, L, L], and
-    `projections[layer]` covers all positions. Only requested signals are present. `fingerprint` identifies the teacher's
-    weights.
+    `lazy`, `sparse` and `chosen` cover N positions. `hidden[layer]` is [N, H_T], `attentions[layer]` is [B, heads, L, L],
+    and `projections[layer]` covers all positions. Only requested signals are present. `fingerprint` identifies the
+    teacher's weights.
     """
 
     fingerprint: str
@@ -133,6 +148,7 @@ class Signal:
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, Projections] = field(default_factory=dict)
+    chosen: ChosenTokens | None = None
 
     @classmethod
     def of_logits(cls, fingerprint: str, logits: Tensor) -> Signal:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
@@ -18,6 +18,9 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signal_checks import checking_signals
 from kdtool._contract.signals import Signal, SignalKind, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SignalSource(Protocol):
@@ -31,8 +34,8 @@ class SignalSource(Protocol):
     def want(self) -> SignalRequest:
         """The contents of every signal."""
 
-    def signal(self, batch: Batch) -> Signal:
-        """Return the signal for a batch, on the batch's device."""
+    def signal(self, batch: Batch, chosen: Tensor | None = None) -> Signal:
+        """Return the signal for a batch, on the batch's device; `chosen` as in `SignalRequest`, if `want` has that kind."""
 
 
 class Teacher(Component):

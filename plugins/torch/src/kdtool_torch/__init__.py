@@ -10,6 +10,7 @@
 - `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
   (`_chunked_loss`)
 - `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
+- `chosen_tokens` gives a teacher's log-probabilities of tokens that the student chose (`_chosen`)
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `Documents` finds the documents of rows, and the blocks and masks of attention within them (`_documents`)
 - `Sampler` and `choose` draw the next tokens of texts, each by its own generator (`_sampling`)
@@ -30,6 +31,7 @@ torch is imported when it is used: importing this package is cheap.
 from __future__ import annotations
 
 from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._chosen import chosen_tokens
 from kdtool_torch._chunked_loss import chunked_loss
 from kdtool_torch._chunks import in_chunks
 from kdtool_torch._complete_folders import complete_folder, content_hash, is_complete
@@ -92,6 +94,7 @@ __all__ = [
     "both_sides",
     "cache_folder",
     "choose",
+    "chosen_tokens",
     "chunked_loss",
     "collate",
     "complete_folder",

@@ -6,7 +6,7 @@ Made once at the start of a phase, from hooks and the first batch's signals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any, Literal
 
@@ -80,13 +80,16 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
 
 def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
     """Return the signal without inference tensors, which autograd refuses to keep for backward."""
-    sparse = signal.sparse
+    sparse, chosen = signal.sparse, signal.chosen
     if sparse is not None:
-        sparse = kdtool.SparseTokens(_plain(sparse.ids), _plain(sparse.weights), sparse.form, sparse.temperature)
+        sparse = replace(sparse, ids=_plain(sparse.ids), weights=_plain(sparse.weights))
+    if chosen is not None:
+        chosen = replace(chosen, ids=_plain(chosen.ids), log_probabilities=_plain(chosen.log_probabilities))
     return kdtool.Signal(
         fingerprint=signal.fingerprint,
         lazy=signal.lazy,  # projected by us, which gives ordinary tensors
         sparse=sparse,
+        chosen=chosen,
         hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
         attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
         projections={layer: kdtool.Projections(*map(_plain, tensors)) for layer, tensors in signal.projections.items()},

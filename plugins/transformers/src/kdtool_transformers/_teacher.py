@@ -71,7 +71,9 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
     afterwards.
     """
 
-    offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
+    offers: frozenset[kdtool.SignalKind] = frozenset(
+        {"logits", "chosen", "hidden", "attentions", "projections", "text"}
+    )
     config: CausalTeacherConfig
 
     def __init__(self, config: CausalTeacherConfig) -> None:
@@ -135,17 +137,19 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
-        from kdtool_torch import move
+        from kdtool_torch import chosen_tokens, move
 
         here = batch.input_ids.device
         model = self._open(here)
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
             outputs = move(model.backbone(move(batch, model.head.weight.device), want), here)
-            head = self._head(model, here)
+            lazy = kdtool.LazyLogits(outputs.last, self._head(model, here))
+            chosen = chosen_tokens(lazy, want) if "chosen" in want.kinds else None
         return kdtool.Signal(
             fingerprint=self._identity(None),
-            lazy=kdtool.LazyLogits(outputs.last, head) if "logits" in want.kinds else None,
+            lazy=lazy if "logits" in want.kinds else None,
+            chosen=chosen,
             hidden=outputs.hidden,
             attentions=outputs.attentions,
             projections=outputs.projections,

@@ -49,15 +49,18 @@ class TeacherEntropy(_Entropy):
         """Return the weight of each position, [C].
 
         Raises:
-            UsageError: the teacher's signal is sampled or top-k tokens.
+            UsageError: the teacher's signal is some tokens per position.
         """
         teacher = chunk.teacher
-        if isinstance(teacher, kdtool.SparseTokens):
-            raise kdtool.UsageError(
-                f"teacher-entropy needs the teacher's logits, but its signal holds {teacher.form} tokens, whose entropy is "
-                "far below the teacher's: leave out `signals` or use `states`, which keep logits, or take `student-entropy`"
-            )
-        return _ones(chunk) if teacher is None else self._weight(teacher.logits)
+        if teacher is None:
+            return _ones(chunk)
+        if isinstance(teacher, kdtool.DenseTokens):
+            return self._weight(teacher.logits)
+        form = teacher.form if isinstance(teacher, kdtool.SparseTokens) else "chosen"
+        raise kdtool.UsageError(
+            f"teacher-entropy needs the teacher's logits, but its signal holds {form} tokens, whose entropy is far below "
+            "the teacher's: leave out `signals` or use `states`, which keep logits, or take `student-entropy`"
+        )
 
 
 class StudentEntropy(_Entropy):
@@ -96,7 +99,7 @@ class Confidence(kdtool.Weighting):
         """Return the weight of each position, [C].
 
         Raises:
-            UsageError: the teacher's tokens were sampled, or taken at another temperature.
+            UsageError: the teacher's tokens were sampled, chosen by the student, or taken at another temperature.
         """
         teacher, config = chunk.teacher, self.config
         if teacher is None:
@@ -104,6 +107,11 @@ class Confidence(kdtool.Weighting):
         if isinstance(teacher, kdtool.SparseTokens):
             self._refuse_unless_it_serves(teacher)
             probabilities = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
+        elif isinstance(teacher, kdtool.ChosenTokens):
+            raise kdtool.UsageError(
+                "confidence needs logits or top-k tokens, but this signal holds the tokens that the student finds likely; "
+                "use another signal, or the weighting `student-entropy`"
+            )
         else:
             probabilities = probability(teacher.logits, chunk.labels, config.of, config.temperature)
         return confidence_weight(probabilities, config.prefer, config.power)

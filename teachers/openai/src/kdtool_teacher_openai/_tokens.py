@@ -7,11 +7,13 @@ next token, so each position is requested in turn, with the text before it cache
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
+from kdtool_teacher_openai._compare import SAMPLES, compare_tokenizers
+from kdtool_teacher_openai._documents import Piece, documents_of
 from kdtool_teacher_openai._server import RefusedError, Server
 from kdtool_teacher_openai._texts import choice_of
 
@@ -22,23 +24,6 @@ __all__ = ["TopTokens"]
 
 Top = list[tuple[int, float]]
 """Token ids with natural logarithms of their probabilities, the likeliest first."""
-
-_SAMPLES = (
-    "def add(a, b):\n    return a + b\n",
-    "x = 10_000 + 3.14159e-12  # 2026\n\tif x:\n",
-    "  naïve café — 日本語 🙂\r\n",
-    "#include <stdio.h>\nint main(void) { return 0x7f; }",
-    "SELECT *\n\n\nFROM t;    ",
-)
-"""Text that tokenizers split differently: indentation, digits, other scripts, ends of lines."""
-
-
-class _Piece(NamedTuple):
-    """A document of a row: its tokens, the positions whose next token is requested, and their positions in the signal."""
-
-    tokens: list[int]
-    places: list[int]
-    targets: list[int]
 
 
 class TopTokens:
@@ -53,7 +38,9 @@ class TopTokens:
         self._config = config
         self._tokenizer = tokenizer
         self._top_k = config.top_k or 1
-        _compare(server, config, tokenizer)
+        compare_tokenizers(
+            server, config, tokenizer, config.tokenizer or "", "leave `top_k` out and learn from its text"
+        )
         self._ask = self._find_protocol()
         # llama.cpp rounds otherwise when it serves several requests, and the same request would get other numbers.
         self._limit = 1 if self._ask == self._in_turn else config.concurrency
@@ -75,7 +62,7 @@ class TopTokens:
         ids = torch.full((labelled, self._top_k), -1, dtype=torch.int32)
         weights = torch.zeros(labelled, self._top_k)
         try:
-            for piece, answers in self._server.at_once(_pieces(batch), self._ask, self._limit):
+            for piece, answers in self._server.at_once(documents_of(batch), self._ask, self._limit):
                 for target, top in zip(piece.targets, answers, strict=True):
                     ids[target, : len(top)] = torch.tensor([token for token, _ in top], dtype=torch.int32)
                     weights[target, : len(top)] = torch.tensor([value for _, value in top]).exp()
@@ -87,10 +74,10 @@ class TopTokens:
         device = batch.labels.device
         return kdtool.SparseTokens(ids.to(device), weights.to(device), "top-k", 1.0)
 
-    def _find_protocol(self) -> Callable[[_Piece], Awaitable[list[Top]]]:
+    def _find_protocol(self) -> Callable[[Piece], Awaitable[list[Top]]]:
         """Return the way to ask that this server understands: a document at once, or position by position."""
-        tokens = self._tokenizer.encode(_SAMPLES[0])[:3]
-        piece = _Piece(tokens, [0, 1], [0, 1])
+        tokens = self._tokenizer.encode(SAMPLES[0])[:3]
+        piece = Piece(tokens, [0, 1], [0, 1])
         for ask in (self._at_once, self._in_turn):
             try:
                 list(self._server.at_once([piece], ask, 1))
@@ -102,7 +89,7 @@ class TopTokens:
             f"with --max-logprobs {self._top_k}) nor as llama.cpp; leave `top_k` out and learn from its text"
         )
 
-    async def _at_once(self, piece: _Piece) -> list[Top]:
+    async def _at_once(self, piece: Piece) -> list[Top]:
         """Ask vLLM about a whole document: entry i of its list is about token i, given those before it."""
         body = {"model": self._config.model, "prompt": piece.tokens, "max_tokens": 1, "temperature": 0}
         answer = await self._server.sent("/completions", {**body, "prompt_logprobs": self._top_k})
@@ -111,7 +98,7 @@ class TopTokens:
             raise RefusedError("no log-probabilities of the prompt")
         return [self._read(_vllm_pairs(listed[position + 1])) for position in piece.places]
 
-    async def _in_turn(self, piece: _Piece) -> list[Top]:
+    async def _in_turn(self, piece: Piece) -> list[Top]:
         """Ask llama.cpp about the token that follows each position.
 
         llama.cpp returns nothing if it samples a part of a character or the end of the text, so a bias
@@ -147,55 +134,3 @@ def _llama_cpp_pairs(logprobs: Any) -> Iterator[tuple[Any, Any]]:
     """Yield ids and values of {"content": [{"top_logprobs": [{"id": 17, "logprob": -0.5, …}, …]}]}."""
     for about in logprobs["content"][0]["top_logprobs"]:
         yield about["id"], about["logprob"]
-
-
-def _pieces(batch: kdtool.Batch) -> Iterator[_Piece]:
-    """Yield the documents of a batch in which something is labelled; each is a separate request."""
-    target = 0
-    rows = zip(batch.input_ids.tolist(), batch.document.tolist(), batch.labels.tolist(), strict=True)
-    for ids, documents, labels in rows:
-        piece: _Piece | None = None
-        number = -1
-        for token, document, label in zip(ids, documents, labels, strict=True):
-            if piece is None or document != number:
-                if piece is not None and piece.places:
-                    yield piece
-                piece, number = _Piece([], [], []), document
-            piece.tokens.append(token)
-            if label != -100:
-                piece.places.append(len(piece.tokens) - 1)
-                piece.targets.append(target)
-                target += 1
-        if piece is not None and piece.places:
-            yield piece
-
-
-def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) -> None:
-    """Compare the server's tokenizer with the one named, on a few texts."""
-    root = config.url.removesuffix("/v1")
-    for sample in _SAMPLES:
-        # Each server reads its own key: vLLM `prompt`, llama.cpp `content`.
-        body = {"model": config.model, "prompt": sample, "content": sample}
-        try:
-            reply = server.post(f"{root}/tokenize", {**body, "add_special_tokens": False, "add_special": False})
-        except (RefusedError, kdtool.UsageError) as error:
-            raise kdtool.UsageError(
-                f"the server does not report how it splits text ({error}), so token ids cannot be trusted to be those of "
-                f"{config.tokenizer}: leave `top_k` out and learn from its text"
-            ) from None
-        served = reply.get("tokens") if isinstance(reply, Mapping) else None
-        expected = tokenizer.encode(sample)
-        if served != expected:
-            raise kdtool.UsageError(
-                f"the server's tokenizer is not {config.tokenizer}: {_difference(expected, served)}. Name its model's "
-                "tokenizer by `tokenizer`, or leave `top_k` out and learn from its text"
-            )
-
-
-def _difference(expected: Sequence[int], served: Any) -> str:
-    if not isinstance(served, list):
-        return f"the server returned {served!r} instead of token ids"
-    at = next(
-        (i for i, (a, b) in enumerate(zip(expected, served, strict=False)) if a != b), min(len(expected), len(served))
-    )
-    return f"token {at} of a sample is {served[at : at + 3]} there and {list(expected[at : at + 3])} here"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdtool._contract.data import Batch
 from kdtool._contract.run_info import Hooks
@@ -16,20 +17,23 @@ from kdtool._errors import UsageError
 from kdtool._plugins.owner import blame
 from kdtool._tokenizers.vocabulary import Vocabularies
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class BoundSignals:
     """A `SignalSource` on one hook of one component. Signals are cut to the first `shared` tokens, unless it is None."""
 
     want: SignalRequest
-    ask: Callable[[Batch], Signal]
+    ask: Callable[[Batch, SignalRequest], Signal]
     shared: int | None = None
     recorded: bool = False
     """True if a cache is read: also in another thread than the student's."""
 
-    def signal(self, batch: Batch) -> Signal:
+    def signal(self, batch: Batch, chosen: Tensor | None = None) -> Signal:
         """Return the signal for a batch."""
-        found = self.ask(batch)
+        found = self.ask(batch, replace(self.want, chosen=chosen))
         return found if self.shared is None else cut_signal(found, self.shared)
 
 
@@ -40,18 +44,17 @@ def from_teacher(
 
     Where the student has more tokens than the teacher, rows that hold one of these are refused.
     """
-    signal = hooks.component(teacher, Teacher).kdtool_signal
-    ask = BoundSignals(want, lambda batch: signal(batch, want))
+    ask: Callable[[Batch, SignalRequest], Signal] = hooks.component(teacher, Teacher).kdtool_signal
     if vocabularies is not None and vocabularies.relation == "prefix" and vocabularies.sizes[0] > vocabularies.shared:
-        return BoundSignals(want, partial(_readable, ask.ask, teacher, vocabularies.shared))
-    return ask
+        ask = partial(_readable, ask, teacher, vocabularies.shared)
+    return BoundSignals(want, ask)
 
 
 def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> BoundSignals:
     """Return signals that the cache recorded in `folder`."""
     recall, is_compared = hooks.component(cache, Cache).kdtool_recall, False
 
-    def ask(batch: Batch) -> Signal:
+    def ask(batch: Batch, want: SignalRequest) -> Signal:
         """Recall a signal. The first one must cover the labels of its batch: an error names the cache."""
         nonlocal is_compared
         signal = recall(batch, want, folder)
@@ -82,7 +85,9 @@ def cut_signal(signal: Signal, shared: int) -> Signal:
     return replace(signal, lazy=lazy, sparse=sparse)
 
 
-def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: Batch) -> Signal:
+def _readable(
+    ask: Callable[[Batch, SignalRequest], Signal], teacher: str, known: int, batch: Batch, want: SignalRequest
+) -> Signal:
     rows = batch.input_ids.amax(1).tolist()
     for key, greatest in zip(batch.row_keys, rows, strict=True):
         if greatest >= known:
@@ -90,4 +95,4 @@ def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: B
                 f"row {key!r} holds token {greatest:,}; {teacher} has only tokens below {known:,}. Leave out the "
                 "component that adds such tokens, such as filling in the middle, or use another teacher"
             )
-    return ask(batch)
+    return ask(batch, want)

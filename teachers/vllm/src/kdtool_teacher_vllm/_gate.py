@@ -1,0 +1,230 @@
+"""Compare what a server returns with the model, before its first row: facts, tokenizer, and the distribution itself.
+
+Nothing complains if states are projected wrongly: the student would learn from another distribution. So eight pieces of
+Python's source go through the server, and the result is compared with the model's (`_reference`), with the server's
+own log-probabilities, or with both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from math import sqrt
+from typing import Any
+
+import kdtool
+import torch
+from kdtool_torch import exact_head, exact_logits
+from torch import Tensor
+
+from kdtool_teacher_vllm._config import VLLMConfig
+from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm._station import Station
+
+__all__ = ["Gate", "Reference", "gate_rows"]
+
+BOUNDS = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
+_MODULES = ("bisect", "calendar", "csv", "fnmatch", "heapq", "shlex", "string", "textwrap")
+_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model's own states of the rows: after the final norm, and the output of each layer that was asked for."""
+
+    final: Sequence[Tensor]
+    outputs: Mapping[int, Sequence[Tensor]]
+
+
+def gate_rows(tokenizer: kdtool.Tokenizer, longest: int) -> list[list[int]]:
+    """Return eight rows of token ids, of at most 128 tokens and `longest`; the same each time on one Python."""
+    length = min(_TOKENS, longest)
+    return [tokenizer.encode(inspect.getsource(import_module(name)))[:length] for name in _MODULES]
+
+
+class Gate:
+    """Checks servers of one model.
+
+    Args:
+        config: the teacher's settings.
+        readout: its final norm and head.
+        layers: the number of its decoder layers.
+        rows: from `gate_rows`.
+        reference: the model's own states; None compares with the server's log-probabilities.
+        say: shows a line to the user.
+    """
+
+    def __init__(
+        self,
+        config: VLLMConfig,
+        readout: Readout,
+        layers: int,
+        rows: Sequence[Sequence[int]],
+        reference: Reference | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._readout = readout
+        self._layers = layers
+        self._rows = rows
+        self._reference = reference
+        self._say = say
+        self.bound = config.bound or BOUNDS[config.dtype]
+
+    def layer_ids(self) -> list[int]:
+        """Return the layers as vLLM counts them, from 1: those of the settings, and the last."""
+        return sorted({*(layer + 1 for layer in self._config.layers), self._layers})
+
+    def require_facts(self, station: Station) -> None:
+        """Compare the server's own facts with the settings.
+
+        Raises:
+            UsageError: they differ.
+            LostError: it does not tell them now.
+        """
+        facts, config = station.source.describe(), self._config
+        expected: dict[str, Any] = {
+            "layer_ids": self.layer_ids(),
+            "dtype": config.dtype,
+            "quantization": config.quantisation,
+        }
+        if config.revision is not None:
+            expected["revision"] = config.revision
+        for key, value in expected.items():
+            if facts.get(key) != value:
+                hint = ""
+                if key == "layer_ids":
+                    hint = f" (the last must be {self._layers}: a layer off by one is another distribution)"
+                raise kdtool.UsageError(
+                    f"the server at {station.url} has {key} {facts.get(key)!r}, but the recipe needs {value!r}{hint}; start "
+                    "it with the command that `kdtool teacher serve RECIPE` prints"
+                )
+
+    def require_distribution(self, station: Station) -> None:
+        """Compare distributions on the rows.
+
+        Raises:
+            UsageError: they differ by more than the bound, with the likeliest cause.
+            LostError, ServiceError: the server does not answer now.
+        """
+        states = [station.ask(row) for row in self._rows]
+        last = [each[:, -1] for each in states]
+        shown = []
+        if self._reference is not None:
+            divergence = self._divergence(self._readout, last)
+            shown.append(f"mean KL {divergence:.1e} nats per token from transformers")
+            self._require(station, divergence, self.bound, self._divergence, last)
+            self._require_layers(station, states)
+        if self._reference is None or self._config.reference == "auto":
+            served = [station.log_probabilities(row) for row in self._rows]
+
+            def distance(read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
+                return self._distance(read, states, served)
+
+            difference = distance(self._readout, last)
+            shown.append(f"log-probabilities {difference:.1e} from the server's own")
+            self._require(station, difference, sqrt(2 * self.bound), distance, last)
+        self._say(f"teacher: {station.url}: {', '.join(shown)} ({len(self._rows)} rows, bound {self.bound:g})")
+
+    def _require(
+        self,
+        station: Station,
+        value: float,
+        bound: float,
+        measure: Callable[[Callable[[Tensor], Tensor], Sequence[Tensor]], float],
+        last: Sequence[Tensor],
+    ) -> None:
+        if value <= bound:
+            return
+        cause = next((name for name, read in _readings(self._readout) if measure(read, last) <= bound), None)
+        cause = (
+            cause
+            or self._other_layer(last)
+            or (
+                "Neither a missing final norm, nor a norm of the other kind, nor another layer explains it: serve "
+                f"{self._config.model} with the same weights"
+            )
+        )
+        raise kdtool.UsageError(
+            f"the states of the server at {station.url} give another distribution than its model: {value:.2g} nats per "
+            f"token, above the bound of {bound:.2g}. {cause}"
+        )
+
+    def _divergence(self, read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
+        """Return the mean KL of the model's distribution from that of the states, in nats per token."""
+        reference = self._reference
+        head = exact_head(self._readout.head)
+        total, count = 0.0, 0
+        for own, served in zip(reference.final if reference else (), states, strict=True):
+            p, q = (exact_logits(head, each).double().log_softmax(-1) for each in (own, read(served)))
+            total += float((p.exp() * (p - q)).sum())
+            count += len(own)
+        return total / count
+
+    def _distance(self, read: Callable[[Tensor], Tensor], states: Sequence[Tensor], served: Sequence[Tensor]) -> float:
+        """Return the mean distance of log-probabilities of the rows' tokens from the server's own."""
+        head = exact_head(self._readout.head)
+        differences = []
+        for row, own, theirs in zip(self._rows, states, served, strict=True):
+            ours = exact_logits(head, read(own[:-1])).double().log_softmax(-1)
+            differences.append((ours.gather(-1, torch.tensor(row[1:])[:, None])[:, 0] - theirs).abs())
+        return float(torch.cat(differences).mean())
+
+    def _require_layers(self, station: Station, states: Sequence[Tensor]) -> None:
+        """Compare the outputs of layers that losses on hidden states will see."""
+        ids = self.layer_ids()
+        for layer in self._config.layers:
+            distance = _relative([each[:, ids.index(layer + 1)] for each in states], self._outputs(layer))
+            if distance > sqrt(self.bound):
+                raise kdtool.UsageError(
+                    f"layers: the server at {station.url} returns other states for layer {layer} than the model's "
+                    f"(they differ by {distance:.0%}); start it with the command that `kdtool teacher serve RECIPE` prints"
+                )
+
+    def _other_layer(self, last: Sequence[Tensor]) -> str | None:
+        outputs = self._reference.outputs if self._reference else {}
+        for layer in outputs:
+            if layer != self._layers - 1 and _relative(last, self._outputs(layer)) <= sqrt(self.bound):
+                return (
+                    f"They are a layer off: those of layer {layer + 1} of {self._layers}, but the head needs the last. "
+                    f"Start the server with layer {self._layers}"
+                )
+        return None
+
+    def _outputs(self, layer: int) -> Sequence[Tensor]:
+        return self._reference.outputs[layer] if self._reference else ()
+
+
+def _readings(readout: Readout) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield the known mistakes, as what would explain them, each with the reading that is right if it was made."""
+    yield "The final norm is missing: apply it to the states before the head", readout.norm
+    yield "The server's states are normed already, so the final norm is applied twice", _as_they_are
+    weight = getattr(readout.norm, "weight", None)
+    if weight is not None:
+        kind = "The final norm is of the kind that multiplies by {}, as that of {}"
+        yield kind.format("1 + w", "Gemma and Qwen3.5"), _norm(1 + weight, _epsilon(readout.norm))
+        yield kind.format("w", "Llama and Qwen2"), _norm(weight, _epsilon(readout.norm))
+
+
+def _as_they_are(states: Tensor) -> Tensor:
+    return states
+
+
+def _norm(weight: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+    def read(states: Tensor) -> Tensor:
+        wide = states.float()
+        return (wide * (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight.float()).to(states.dtype)
+
+    return read
+
+
+def _epsilon(norm: Any) -> float:
+    return float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 1e-6)
+
+
+def _relative(states: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Return the distance of states from others, relative to their length."""
+    one, other = torch.cat([*states]).double(), torch.cat([*others]).double()
+    return float((one - other).norm() / other.norm().clamp(min=1e-30))

@@ -1,0 +1,198 @@
+"""Prompts shared among servers: each takes the next one when it is free, and those of a failed server go to the others."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import random
+from threading import Condition
+
+import kdtool
+from torch import Tensor
+
+from kdtool_teacher_vllm._source import LostError
+from kdtool_teacher_vllm._station import Station
+
+__all__ = ["Pool"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
+_REPORT_SECONDS = 60.0
+
+
+class Pool:
+    """Servers of one model.
+
+    Args:
+        stations: the servers.
+        check: called with a server before its first prompt, and again after it failed; it raises a UsageError for a server
+            of another model.
+        slots: prompts under way at each server.
+        patience: seconds without any answer before it gives up.
+        say: shows a line to the user.
+    """
+
+    def __init__(
+        self,
+        stations: Sequence[Station],
+        check: Callable[[Station], None],
+        slots: int,
+        patience: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.stations = stations
+        self._check = check
+        self._slots = slots
+        self._patience = patience
+        self._say = say
+        self._threads = ThreadPoolExecutor(slots * len(stations), thread_name_prefix="vllm")
+        self._down: set[str] = set()
+        self._seconds = 0.0
+        self._reported = time.monotonic()
+
+    def states(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return the states of each prompt, in order; each comes from one server, once.
+
+        Raises:
+            ServiceError: no server answered for `patience` seconds.
+            UsageError: a server serves another model, or refuses a prompt.
+        """
+        began = time.monotonic()
+        job = _Job(prompts, self._patience)
+        workers = min(self._slots, len(prompts))
+        running = [self._threads.submit(self._work, job, station) for _ in range(workers) for station in self.stations]
+        try:
+            states = job.wait()
+        finally:
+            job.stop()
+        for each in running:
+            each.cancel()
+        self._seconds += time.monotonic() - began
+        self._report()
+        return states
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for station in self.stations:
+            station.close()
+
+    def summary(self) -> str:
+        """Return the throughput so far, with the share of each server."""
+        tokens = sum(station.tokens for station in self.stations)
+        size = sum(station.bytes for station in self.stations)
+        text = f"{tokens:,} tokens, {tokens / max(self._seconds, 1e-9):,.0f} tokens/s, {size / 1e6:,.1f} MB of states"
+        if len(self.stations) > 1 and tokens:
+            text += "; " + ", ".join(f"{one.url} {one.tokens / tokens:.0%}" for one in self.stations)
+        return text
+
+    def _report(self) -> None:
+        if time.monotonic() - self._reported >= _REPORT_SECONDS:
+            self._reported = time.monotonic()
+            self._say(f"teacher: {self.summary()}")
+
+    def _work(self, job: _Job, station: Station) -> None:
+        """Answer prompts by one server until all are answered."""
+        pause = _FIRST_PAUSE
+        while (number := job.next()) is not None:
+            try:
+                self._check_once(station)
+                states = station.ask(job.prompts[number])
+            except (kdtool.ServiceError, LostError) as error:
+                job.give_back(number, error)
+                station.checked = False
+                self._note(station, str(error))
+                job.pause(pause * (0.5 + random()))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except BaseException as error:  # reaches the caller, which waits
+                job.fail(error)
+            else:
+                job.finish(number, states)
+                self._note(station, "")
+                pause = _FIRST_PAUSE
+
+    def _check_once(self, station: Station) -> None:
+        with station.lock:
+            if not station.checked:
+                self._check(station)
+                station.checked = True
+
+    def _note(self, station: Station, problem: str) -> None:
+        """Show when a server fails, and when it is back."""
+        if problem and station.url not in self._down:
+            self._down.add(station.url)
+            self._say(f"teacher: {station.url} fails, its prompts go to others or wait: {problem}")
+        elif not problem and station.url in self._down:
+            self._down.discard(station.url)
+            self._say(f"teacher: {station.url} answers again")
+
+
+class _Job:
+    """Prompts and the states that were found for them. A number is in the queue, with one worker, or found."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], patience: float) -> None:
+        self.prompts = prompts
+        self._patience = patience
+        self._queue = deque(range(len(prompts)))
+        self._found: dict[int, Tensor] = {}
+        self._changed = Condition()
+        self._failure: BaseException | None = None
+        self._last_error: BaseException | None = None
+        self._stopped = False
+        self._progress = time.monotonic()
+
+    def next(self) -> int | None:
+        """Return the number of a prompt to send; None when nothing is left. Waits while others may give one back."""
+        with self._changed:
+            while not (self._queue or self._is_over()):
+                self._changed.wait()
+            return None if self._is_over() else self._queue.popleft()
+
+    def finish(self, number: int, states: Tensor) -> None:
+        """Keep what was found."""
+        with self._changed:
+            self._found[number] = states
+            self._progress = time.monotonic()
+            self._changed.notify_all()
+
+    def give_back(self, number: int, error: BaseException) -> None:
+        """Let another worker send a prompt."""
+        with self._changed:
+            self._queue.appendleft(number)
+            self._last_error = error
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """End the job with an error."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the job ends before."""
+        with self._changed:
+            self._changed.wait_for(self._is_over, seconds)
+
+    def stop(self) -> None:
+        """End the job."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def wait(self) -> list[Tensor]:
+        """Return what was found, in order."""
+        with self._changed:
+            while not self._is_over():
+                self._changed.wait(1.0)
+                if self._last_error is not None and time.monotonic() - self._progress > self._patience:
+                    raise kdtool.ServiceError(
+                        f"no server answered for {self._patience:g} s, the last said: {self._last_error}; start one, and "
+                        "run the same command again"
+                    )
+            if self._failure is not None:
+                raise self._failure
+            return [self._found[number] for number in range(len(self.prompts))]
+
+    def _is_over(self) -> bool:
+        return self._stopped or self._failure is not None or len(self._found) == len(self.prompts)

@@ -1,0 +1,298 @@
+"""The teacher `vllm` and its settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+from kdtool_transformers import LocatedWeights
+
+from kdtool_teacher_vllm._config import VLLMConfig
+
+if TYPE_CHECKING:
+    import torch
+    from kdtool_teacher_openai import OpenAI
+    from kdtool_transformers import TransformersModel
+
+    from kdtool_teacher_vllm._gate import Reference
+    from kdtool_teacher_vllm._pool import Pool
+    from kdtool_teacher_vllm._readout import Readout
+    from kdtool_teacher_vllm._station import Station
+
+__all__ = ["VLLM"]
+
+
+class VLLM(LocatedWeights, kdtool.Teacher):
+    """A model on one or more `vllm serve`: all of its logits, by its hidden states, and its text.
+
+    This process holds the final norm and the head, never the layers. Each server is compared with the model before its first
+    row.
+    """
+
+    class Config(VLLMConfig):
+        """Settings of the teacher `vllm`."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        hidden: frozenset[kdtool.SignalKind] = frozenset({"hidden"}) if config.layers else frozenset()
+        self.offers: frozenset[kdtool.SignalKind] = hidden | {"logits", "text"}
+        self._say: Callable[[str], None] = print
+        self._outline: TransformersModel | None = None
+        self._fingerprint = ""
+        self._readouts: dict[torch.device, Readout] = {}
+        self._pool: Pool | None = None
+        self._text: OpenAI | None = None
+
+    def hub_source(self) -> tuple[str, str | None]:
+        return self.config.model, self.config.revision
+
+    @property
+    def licence_terms(self) -> kdtool.LicenceTerms | None:
+        from kdtool_model_card import known_terms, terms_of
+
+        return terms_of(self.config.model) if self.config.licence is None else known_terms(self.config.licence)
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        self._remember(run)
+        return self.open_tokenizer(run)
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        self._remember(run)
+        config = self.config
+        return {
+            "weights": self._identity(run),
+            "dtype": config.dtype,
+            "quantisation": config.quantisation or "none",
+            "adapter": config.lora or "none",
+            "tokenizer": self.open_tokenizer(run).identity,
+        }
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        self._remember(run)
+        return replace(self._shapes(run).facts, dtype=self.config.dtype)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        facts = self._shapes(run).facts
+        size = facts.vocabulary * facts.hidden * self._dtype().itemsize
+        yield kdtool.Estimate("teacher", host_bytes=size, note="its head; the layers are on the server's machine")
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        outputs = self._states(batch, want)
+        readout = self._readout(batch.labels.device)
+        return kdtool.Signal(
+            fingerprint=self._identity(None),
+            lazy=kdtool.LazyLogits(outputs.last, readout.head) if "logits" in want.kinds else None,
+            hidden=outputs.hidden,
+        )
+
+    def count_layers(self) -> int:
+        """Return the number of the model's decoder layers, by its configuration."""
+        return self._shapes(None).facts.layers
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        if self._text is None:
+            from kdtool_teacher_openai import OpenAI
+
+            pool, config = self._open_pool(), self.config
+            settings = OpenAI.Config(
+                url=config.urls[0],
+                model=pool.stations[0].name(),
+                api=config.api,
+                licence=config.licence,
+                key_variable=config.key_variable,
+                concurrency=config.concurrency,
+                timeout=config.timeout,
+            )
+            self._text = OpenAI(settings)
+        return self._text.kdtool_answer(requests)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        """Give the servers to evaluators, and the weights on this machine to those who need the layers."""
+        from kdtool_teacher_vllm._runtime import ServedModel, ServedRuntime
+
+        self._remember(run)
+        if subject.role != "teacher":
+            return None
+        able: dict[str, frozenset[kdtool.Ability]] = {
+            "chat": frozenset({"converse"}),
+            "completions": frozenset({"continue"}),
+        }
+        served = ServedModel(self._readout(), self.open_tokenizer(run), self.kdtool_describe(run), self._states)
+        return ServedRuntime(served, self.kdtool_answer, able[self.config.api], self._open_model, self._longest)
+
+    def kdtool_close(self) -> None:
+        if self._text is not None:
+            self._text.kdtool_close()
+        if self._pool is not None:
+            self._say(f"teacher: {self._pool.summary()}")
+            self._pool.close()
+        self._pool = self._text = self._tokenizer = None
+        self._readouts.clear()
+
+    def _remember(self, run: kdtool.RunInfo) -> None:
+        self._offline, self._say = run.offline, run.say
+
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.config.dtype)
+        return dtype
+
+    def _identity(self, run: kdtool.RunInfo | None) -> str:
+        from kdtool_transformers import source_identity
+
+        source = self.find_weights(run)
+        if not self._fingerprint:
+            self._fingerprint = source_identity(source, offline=self._offline)
+        return self._fingerprint
+
+    def _shapes(self, run: kdtool.RunInfo | None) -> TransformersModel:
+        if self._outline is None:
+            from kdtool_transformers import open_config, outline_of
+
+            if run is not None and self.absent() is not None:
+                return self.outline(run)
+            location, revision = self.find_weights(run)
+            config = open_config(location, revision=revision, offline=self._offline)
+            self._outline = outline_of(config, self.open_tokenizer(run))
+        return self._outline
+
+    def _readout(self, device: torch.device | None = None) -> Readout:
+        """Return the final norm and the head on a device, copied there once. None: in main memory."""
+        import torch
+
+        from kdtool_teacher_vllm._readout import load_readout
+
+        device = torch.device("cpu") if device is None else device
+        if device not in self._readouts:
+            if device.type == "cpu":
+                shapes, source = self._shapes(None), self.find_weights()
+                self._readouts[device] = load_readout(shapes, source, self._dtype(), offline=self._offline)
+            else:
+                self._readouts[device] = self._readout().copy_to(device)
+        return self._readouts[device]
+
+    def _states(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
+        """Return final states, and the outputs of the layers that are wanted, at the labelled positions of a batch.
+
+        Raises:
+            UsageError: a layer is not among those that the server returns.
+        """
+        import torch
+        from kdtool_teacher_openai.client import documents_of
+
+        layers = want.layers if "hidden" in want.kinds else ()
+        if missing := sorted({*layers} - {*self.config.layers}):
+            raise kdtool.UsageError(
+                f"layers: losses need the outputs of the teacher's layers {missing}, too; set layers: "
+                f"{sorted({*layers, *self.config.layers})}, and start the server by `kdtool teacher serve` again"
+            )
+        ids = sorted({*(layer + 1 for layer in self.config.layers), self.count_layers()})
+        columns = [len(ids) - 1, *(ids.index(layer + 1) for layer in layers)]
+        pieces = list(documents_of(batch))
+        whole = self._open_pool().states([piece.tokens[: piece.places[-1] + 1] for piece in pieces])
+        kept = [states[piece.places][:, columns] for piece, states in zip(pieces, whole, strict=True)]
+        width = self._shapes(None).facts.hidden
+        empty = torch.zeros(0, len(columns), width, dtype=self._dtype())
+        states = torch.cat([empty, *kept]).to(batch.labels.device)  # documents come in the order of the labels
+        hidden = {layer: states[:, column].contiguous() for column, layer in enumerate(layers, 1)}
+        return kdtool.ModelOutputs(self._readout(states.device)(states[:, 0].contiguous()), hidden)
+
+    def _open_pool(self) -> Pool:
+        if self._pool is None:
+            from kdtool_teacher_openai.client import OpenAIConfig
+
+            from kdtool_teacher_vllm._pool import Pool
+            from kdtool_teacher_vllm._source import Companion, Folder, Source
+            from kdtool_teacher_vllm._station import Station
+
+            config = self.config
+            key = os.environ.get(config.key_variable, "") if config.key_variable else ""
+            stations = []
+            for url, companion in zip(config.urls, config.companions, strict=True):
+                settings = OpenAIConfig(
+                    url=url,
+                    model=config.lora or config.model,
+                    key_variable=config.key_variable,
+                    timeout=config.timeout,
+                    retries=0,
+                )
+                source: Source = (
+                    Companion(companion, key, config.timeout, offline=self._offline)
+                    if config.folder is None
+                    else Folder(config.folder, config.timeout)
+                )
+                stations.append(Station(settings, source, config.lora, offline=self._offline))
+            self._pool = Pool(stations, self._checks(), self._slots(), config.patience, self._say)
+        return self._pool
+
+    def _checks(self) -> Callable[[Station], None]:
+        """Return the comparison of a server with the model."""
+        from kdtool_teacher_openai.client import compare_tokenizers
+
+        from kdtool_teacher_vllm._gate import Gate, gate_rows
+
+        facts, tokenizer = self._shapes(None).facts, self.open_tokenizer()
+        rows = gate_rows(tokenizer, facts.context - 2 if facts.context else 128)
+        reference = self._reference(rows)
+        gate = Gate(self.config, self._readout(), facts.layers, rows, reference, self._say)
+
+        def check(station: Station) -> None:
+            gate.require_facts(station)
+            settings = station.settings.model_copy(update={"model": station.name()})
+            compare_tokenizers(
+                station.server, settings, tokenizer, self.config.model, "serve the model that the recipe names"
+            )
+            gate.require_distribution(station)
+
+        return check
+
+    def _reference(self, rows: Sequence[Sequence[int]]) -> Reference | None:
+        """Return the model's own states of rows; None if they are not compared with.
+
+        Raises:
+            UsageError: the settings require them, and the weights cannot be opened.
+        """
+        from kdtool_teacher_vllm._reference import fits_into_memory, reference_states
+
+        wanted, config, facts = self.config.reference, self.config, self._shapes(None).facts
+        changed = config.quantisation is not None or config.lora is not None
+        if wanted == "server" or (wanted == "auto" and changed):
+            return None
+        if wanted == "auto" and not fits_into_memory(facts.parameters, self._dtype().itemsize):
+            self._say(
+                "teacher: its weights do not fit into memory here, so states are compared with the server's own figures"
+            )
+            return None
+        layers = {*config.layers, *range(max(0, facts.layers - 2), facts.layers)}
+        try:
+            return reference_states(self.find_weights(), self._identity(None), config.dtype, rows, sorted(layers))
+        except kdtool.UsageError as error:
+            if wanted == "weights":
+                raise
+            self._say(f"teacher: states are compared with the server's own figures only: {error}")
+            return None
+
+    def _slots(self) -> int:
+        """Return how many requests may be under way at a server, so that their states fit on its disk."""
+        facts = self._shapes(None).facts
+        longest = min(facts.context or 8192, 8192)
+        size = longest * facts.hidden * self._dtype().itemsize * (1 + len(self.config.layers))
+        return max(1, min(self.config.concurrency, int(self.config.disk_gib * 2**30 // size)))
+
+    def _longest(self) -> int:
+        """Return the greatest number of tokens that each server reads."""
+        lengths = [int(station.source.describe()["max_model_len"]) - 1 for station in self._open_pool().stations]
+        return min(lengths)
+
+    def _open_model(self) -> Any:
+        """Open the whole model from its weights on this machine, for those who need its layers."""
+        from kdtool_transformers import open_model
+
+        location, revision = self.find_weights()
+        return open_model(location, dtype=self._dtype(), revision=revision, offline=self._offline)

@@ -1,0 +1,172 @@
+"""The click command `kdtool teacher`: the server of a recipe's teacher, with the settings that the recipe needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_teacher_vllm._config import VLLMConfig
+
+__all__ = ["companion_command", "server_command", "teacher"]
+
+SERVER = Path(__file__).with_name("server")
+"""The files that vLLM's environment needs."""
+
+
+def _read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the settings in `KEY=VALUE` arguments."""
+    for value in values:
+        if "=" not in value:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+    return dict(value.split("=", 1) for value in values)
+
+
+@click.group("teacher")
+def teacher() -> None:
+    """Start what a served teacher needs."""
+
+
+@teacher.command("serve")
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_read_pairs,
+    help="Override a setting of the recipe; repeatable.",
+)
+@click.option("--name", default="", help="The teacher, if the recipe has several on vLLM.")
+@click.option("--number", default=0, show_default=True, help="The server, from 0, if `url` lists several.")
+@click.option(
+    "--states",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for states on the server's machine [default: the teacher's `folder`, else kdtool-states-PORT in /dev/shm].",
+)
+@click.option(
+    "--python", default="", metavar="PATH", help="Python of the environment with vLLM [default: the `vllm` on PATH]."
+)
+@click.option("--run", "is_run", is_flag=True, help="Start the server and its companion here, until Ctrl-C.")
+def serve(
+    recipe: Path, settings: dict[str, str], name: str, number: int, states: Path | None, python: str, is_run: bool
+) -> None:
+    """Print the commands that serve RECIPE's teacher, or run them.
+
+    The first one starts vLLM with hidden states, the second one sends their files to other processes and machines. Copy the
+    folder that PYTHONPATH names to the server's machine if it is another one; kdtool is not needed there.
+
+    \b
+    Example:  kdtool teacher serve recipe.yaml --run
+    """  # noqa: D301 - click reads backspaces
+    config, layers = _find_teacher(recipe, settings, name)
+    if not 0 <= number < len(config.urls):
+        raise kdtool.UsageError(
+            f"--number {number} is not a server of `url`, which has {len(config.urls)}; count from 0"
+        )
+    port = urlsplit(config.urls[number]).port or 8000
+    folder = states or config.folder or Path(f"/dev/shm/kdtool-states-{port}")  # noqa: S108 - mode 0700, by the connector
+    server = server_command(config, layers, number, folder, python)
+    companion = companion_command(config, number, folder, python)
+    environment = {"PYTHONPATH": str(SERVER)}
+    if not is_run:
+        click.echo(f"PYTHONPATH={shlex.quote(str(SERVER))} {shlex.join(server)}")
+        if config.folder is None:
+            click.echo(shlex.join(companion))
+        return
+    started = []
+    try:
+        started = [subprocess.Popen(server, env={**os.environ, **environment})]  # noqa: S603 - the command that is shown
+        if config.folder is None:
+            started.append(subprocess.Popen(companion))  # noqa: S603
+        with suppress(KeyboardInterrupt):
+            started[0].wait()
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+    if started[0].returncode not in (0, -2, -15):
+        raise kdtool.ServiceError(
+            f"the server ended with exit code {started[0].returncode}; its log above has the reason"
+        )
+
+
+def server_command(config: VLLMConfig, layers: int, number: int, folder: Path, python: str = "") -> list[str]:
+    """Return the command that starts a server with hidden states.
+
+    Args:
+        config: the teacher's settings.
+        layers: the number of its decoder layers.
+        number: the server among `url`.
+        folder: where it writes states.
+        python: of the environment with vLLM; "" for the `vllm` on PATH.
+    """
+    parts = urlsplit(config.urls[number])
+    vllm = [str(Path(python).with_name("vllm"))] if python else ["vllm"]
+    ids = sorted({*(layer + 1 for layer in config.layers), layers})
+    speculative: dict[str, Any] = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": ids}},
+    }
+    transfer: dict[str, Any] = {
+        "kv_connector": "KdtoolStates",
+        "kv_connector_module_path": "kdtool_states",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {
+            "shared_storage_path": str(folder),
+            "disk_bytes": int(config.disk_gib * 2**30),
+        },
+    }
+    return [
+        *vllm,
+        "serve",
+        config.model,
+        *(["--revision", config.revision] if config.revision else []),
+        *(["--quantization", config.quantisation] if config.quantisation else []),
+        *["--dtype", config.dtype, "--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8000)],
+        # A row is read once, and cached prefixes would round otherwise.
+        "--no-enable-prefix-caching",
+        *["--speculative-config", json.dumps(speculative, separators=(",", ":"))],
+        *["--kv-transfer-config", json.dumps(transfer, separators=(",", ":"))],
+    ]
+
+
+def companion_command(config: VLLMConfig, number: int, folder: Path, python: str = "") -> list[str]:
+    """Return the command that sends the files of a server."""
+    parts = urlsplit(config.companions[number])
+    place = ["--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8001)]
+    return [python or sys.executable, str(SERVER / "kdtool_companion.py"), str(folder), *place]
+
+
+def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VLLMConfig, int]:
+    """Return the settings of a recipe's served teacher, and the number of its layers.
+
+    Raises:
+        UsageError: the recipe has none of that name, or several and no name was given.
+    """
+    from kdtool._assembly.assemble import assemble
+    from kdtool._recipe.read import load_recipe
+
+    from kdtool_teacher_vllm import VLLM
+
+    with assemble(load_recipe(recipe, settings), lambda line: click.echo(line, err=True)) as assembly:
+        built = {item.owner.name: item.component for item in assembly.built.values()}
+        served = {key: each for key, each in built.items() if isinstance(each, VLLM) and name in ("", key)}
+        if len(served) != 1:
+            names = ", ".join(sorted(served)) or "none"
+            raise kdtool.UsageError(
+                f"{recipe} has these teachers with `use: vllm`: {names}; expected one, so name it by --name"
+            )
+        (each,) = served.values()
+        return each.config, each.count_layers()

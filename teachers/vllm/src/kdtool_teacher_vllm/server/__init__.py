@@ -1,0 +1,1 @@
+"""Files for the server's machine, which needs no kdtool: a connector for vLLM, and the process that sends its files."""
