@@ -170,9 +170,10 @@ def test_settings_that_a_head_prints_are_accepted(path: Path) -> None:
 
 def printed_settings(path: Path) -> list[dict[str, str]]:
     """Return the settings of each command line in a recipe's head, without those that need the reader's own files."""
-    header = path.read_text(encoding="utf-8").partition("\nname:")[0].replace("\n# ", " ")
-    lines = re.findall(r'`(--set .+?)`|(--set ".+?")(?: |$)|(--set name=\S+(?: --set \S+)*)', header)
-    found = [shlex.split(next(filter(None, line))) for line in lines]
+    header = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    blocks = re.findall(r"(?:^#   --set .+\n)+", header, re.MULTILINE)  # consecutive lines are one command
+    inline = re.findall(r"`(--set .+?)`", header.replace("\n# ", " "))
+    found = [shlex.split(text.replace("#   ", " ")) for text in (*blocks, *inline)]
     settings = [dict(one.split("=", 1) for one in words if one != "--set") for words in found]
     refused = {"teacher": "{use: codellama, variant: python}"}  # as its head says, and a test below
     return [one for one in settings if one != refused and not re.search(r"\b(FILE|DIR)\b", str(one))]
