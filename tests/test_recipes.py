@@ -162,6 +162,7 @@ def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_to_expect(path: 
         assert words in header, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
 def test_settings_that_a_head_prints_are_accepted(path: Path) -> None:
     for settings in printed_settings(path):
