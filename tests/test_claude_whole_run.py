@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import re
@@ -70,6 +71,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def asking(recipe: dict[str, Any], server: MessagesServer, teacher_folder: Path) -> dict[str, Any]:
     library = {"use": "python-source", "train_files": 4, "validation_files": 1, "test_files": 2}
     answers = {"use": "answers", "ask": "teacher", "corpus": "corpora.library", "prefix_lines": 3, "max_tokens": 300}
+    answers["form"] = "text"  # parts of files are not functions to complete
     kept = {name: value for name, value in recipe.items() if name not in {"corpus", "signals", "control", "exporters"}}
     return {
         **kept,
@@ -142,11 +144,19 @@ def test_the_small_recipe_takes_claude_by_one_setting(
     results = kdtool.run(RECIPES / "small" / "claude-codellama.yaml", settings)
     assert "teachers.answers" not in {one.subject for one in results.measurements}, "it only converses"
     assert len(server.bodies) == 4
-    price = server.bill.picodollars / 1e12
-    assert f"4 answers of teachers.answers, for ${price:.4f}: ${price / 4:.6f} each" in "".join(capsys.readouterr())
+    price, account = server.bill.picodollars / 1e12, results.data["accounts"]["corpora.answers"]
+    rows = account["rows"]
+    assert rows + sum(account["rejected"].values()) == 4
+    said = "".join(capsys.readouterr())
+    assert f"{rows} answers of teachers.answers, for ${price:.4f}: ${price / rows:.6f} each" in said
+    assert f"{account['cut_characters']:,} characters around the code were cut" in said
+    (stored,) = (stage.path for stage in results.stages if stage.name == "text")
+    lines = [json.loads(line) for line in (stored / "train.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == rows
+    assert all(ast.parse(line["prompt"] + line["completion"]) for line in lines)
     text = report_of(results)
     assert f"corpora.answers 4 {money(server.bill.picodollars)}" in text
-    assert f"{money(-(-server.bill.picodollars // 4))} an accepted row" in text
+    assert f"{money(-(-server.bill.picodollars // rows))} an accepted row" in text
     assert "Line completion: exact match over teachers.base: " in text
     assert "After 4 answered requests of the mean size" in text
     assert "of training are not priced" in text

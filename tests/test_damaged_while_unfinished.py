@@ -56,7 +56,14 @@ def file(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     left_out = {"control", "reporter", "corpus"}
     own = {**small_recipe["corpus"], "glob": "asyncio/*.py", "validation_share": 0.2, "test_share": 0.2}
     library = {**own, "forms": ["implement"], "train_files": 4}
-    answers = {"use": "answers", "ask": "teacher", "corpus": "corpora.library", "limit": 6, "max_tokens": 8}
+    answers = {
+        "use": "answers",
+        "ask": "teacher",
+        "corpus": "corpora.library",
+        "limit": 6,
+        "max_tokens": 8,
+        "form": "text",
+    }
     recipe = {
         **{key: value for key, value in small_recipe.items() if key not in left_out},
         "control": False,

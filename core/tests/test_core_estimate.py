@@ -14,7 +14,7 @@ from kdtool._contract.run_info import Owner
 from kdtool._estimate.default_estimates import estimate_process, estimate_without_hook
 from kdtool._estimate.gpus import Gpu
 from kdtool._estimate.machine import memory_here, read_size, size
-from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
+from kdtool._estimate.remedies import Attempt, Remedy, propose
 from kdtool._estimate.run_forecast import AttributedEstimate
 from kdtool._estimate.totals import add_up, cache_bytes
 
@@ -113,30 +113,38 @@ def remedy(name: str, *, changes: bool = False, student: bool = False) -> Remedy
     return Remedy({name: 1}, f"cost of {name}", changes, student)
 
 
-def test_remedies_that_fit_alone_are_all_named_with_their_numbers() -> None:
-    found = fitting([remedy("a"), remedy("b"), remedy("broken"), remedy("c")], machine({"a": 30, "b": 5, "c": 20}, 80))
-    assert [(one.settings, one.peak) for one in found] == [({"a": 1}, 70), ({"c": 1}, 80)]
-
-
-def test_where_none_fits_alone_the_fewest_changes_together_do_those_of_the_result_last() -> None:
-    found = fitting([remedy("a", changes=True), remedy("b"), remedy("c")], machine({"a": 20, "b": 15, "c": 10}, 60))
-    assert [(set(one.settings), one.peak, one.changes_result) for one in found] == [({"a", "b", "c"}, 55, True)]
+def test_the_fewest_changes_that_fit_are_proposed_those_of_the_result_last() -> None:
+    prices = machine({"a": 20, "b": 15, "c": 10}, 60)
+    found = propose([remedy("a", changes=True), remedy("broken"), remedy("b"), remedy("c")], prices, larger=False)
+    assert found is not None
+    assert (set(found.settings), found.peak, found.changes_result) == ({"a", "b", "c"}, 55, True)
+    found = propose([remedy("a", changes=True), remedy("b")], machine({"a": 20, "b": 15}, 85), larger=False)
+    assert found is not None
+    assert (found.settings, found.peak, found.changes_result) == ({"b": 1}, 85, False)
 
 
 def test_nothing_fits_where_nothing_does() -> None:
-    assert fitting([remedy("a"), remedy("b")], machine({"a": 20, "b": 15}, 10)) == []
-    assert largest([remedy("a", student=True)], machine({"a": 20}, 10)) is None
+    assert propose([remedy("a"), remedy("b")], machine({"a": 20, "b": 15}, 10), larger=False) is None
+    assert propose([remedy("a", student=True)], machine({"a": 20}, 10), larger=True) is None
+
+
+def test_a_larger_student_is_proposed_only_on_demand() -> None:
+    larger = machine({"larger": -10, "batch": 25}, 90)
+    for wanted, expected in ((True, {"larger", "batch"}), (False, {"batch"})):
+        found = propose([remedy("larger", student=True), remedy("batch")], larger, larger=wanted)
+        assert found is not None
+        assert set(found.settings) == expected
 
 
 def test_the_largest_student_that_fits_is_proposed_with_other_settings_before_a_smaller_one() -> None:
     choices = [remedy("smaller", changes=True, student=True), remedy("batch")]
-    found = largest(choices, machine({"smaller": 30, "batch": 25}, 80))
+    found = propose(choices, machine({"smaller": 30, "batch": 25}, 80), larger=True)
     assert found is not None
     assert dict(found.settings) == {"batch": 1}
-    found = largest(choices, machine({"smaller": 30, "batch": 25}, 71))
+    found = propose(choices, machine({"smaller": 30, "batch": 25}, 71), larger=True)
     assert found is not None
     assert dict(found.settings) == {"smaller": 1}
-    found = largest(choices, machine({"smaller": 30, "batch": 25}, 100))
+    found = propose(choices, machine({"smaller": 30, "batch": 25}, 100), larger=True)
     assert found is not None
     assert dict(found.settings) == {}
 
@@ -150,7 +158,9 @@ def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
 
     elsewhere = replace(remedy("elsewhere"), stages=(TRAINING,))
     here = replace(remedy("here"), stages=(SCORES,), leaves_out=True)
-    assert [dict(one.settings) for one in fitting([elsewhere, here], attempt)] == [{"here": 1}]
+    found = propose([elsewhere, here], attempt, larger=False)
+    assert found is not None
+    assert dict(found.settings) == {"here": 1}
     assert tried == [{}, {"here": 1}]
 
 
@@ -161,7 +171,9 @@ def test_two_settings_that_exclude_each_other_do_not_keep_the_others_from_being_
         left = 100 - sum({"lora": 20, "qlora": 30, "batch": 20}[key] for key in settings)
         return Attempt(left, 1, {TRAINING: left - 65} if left > 65 else {})
 
-    (found,) = fitting([remedy("lora", changes=True), remedy("qlora", changes=True), remedy("batch")], attempt)
+    choices = [remedy("lora", changes=True), remedy("qlora", changes=True), remedy("batch")]
+    found = propose(choices, attempt, larger=False)
+    assert found is not None
     assert (set(found.settings), found.peak) == ({"batch", "lora"}, 60)
 
 

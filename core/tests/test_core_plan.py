@@ -187,7 +187,7 @@ def test_another_chat_template_makes_rows_and_students_anew(
     local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
     for module in local:
         if str(module.__file__).endswith("toy.py"):
-            monkeypatch.setattr(module.Bytes, "chat_fingerprint", "other")
+            monkeypatch.setattr(module.Bytes, "chat_fingerprint", 64 * "a")
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
     assert plan["rows"].why == plan["students"].why == ("the chat template changed",)
@@ -201,7 +201,7 @@ def test_another_start_of_documents_makes_rows_anew(recipe: dict[str, Any], monk
             monkeypatch.setattr(module.Bytes, "document_start", (255,))
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
-    assert plan["rows"].why == plan["students"].why == ("start of documents not set → [255]",)
+    assert plan["rows"].why == plan["students"].why == ("start of documents [] → [255]",)
 
 
 def _signals(recipe: dict[str, Any]) -> Any:

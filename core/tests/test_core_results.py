@@ -139,10 +139,12 @@ def test_runs_are_found_by_pattern_and_state(
     capsys.readouterr()
     assert call(["runs"]) == 0
     head, last, first = capsys.readouterr().out.splitlines()
-    assert head.split() == ["name", "state", "age", "student", "control", "difference"]
+    assert head.split() == ["name", "state", "age", "main", "result"]
     assert last.split()[:2] == ["other", "unfinished"]
     assert last.endswith(f"  in {other}")
-    assert re.fullmatch(r"toy +done +\d+ s +3.97 +4.23 +nats -0.27, no evidence of a difference", first)
+    assert re.fullmatch(
+        r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not shown to differ from control .*", first
+    )
     for arguments in (["to"], ["t*y"], ["list", "toy"], ["--state", "done"]):
         assert call(["runs", *arguments]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", "toy"]

@@ -234,7 +234,7 @@ def test_a_folder_that_is_no_store_is_refused(recipe: dict[str, Any], tmp_path: 
     (photos / "rows" / "0123456789abcdef").mkdir(parents=True)
     (photos / "rows" / "0123456789abcdef" / "manifest.json").write_text("{}", encoding="utf-8")
     (photos / "runs").mkdir()
-    for place, says in ((folder, "is the folder of a run"), (photos, "is not a store"), (tmp_path, "is not a store")):
+    for place, says in ((folder, "is not a store"), (photos, "is not a store"), (tmp_path, "is not a store")):
         before = contents(place)
         said = command("clean", "--store", str(place), "--yes")
         assert (said.returncode, says in said.stderr, "Traceback" in said.stderr) == (2, True, False), said

@@ -24,11 +24,10 @@ def _at(weight: Any, progress: float) -> float:
 
 
 @given(st.lists(SHARES | SCHEDULES, min_size=1, max_size=3).filter(lambda weights: any(map(weighs, weights))))
-def test_scaled_weights_sum_to_1_and_keep_their_proportions_at_every_step(weights: list[Any]) -> None:
+def test_scaled_weights_sum_to_1_and_keep_their_proportions(weights: list[Any]) -> None:
     found = scale_to_one(weights)
     if found is None:
-        moving = [weight for weight in weights if isinstance(weight, kdtool.Schedule) and weight.start != weight.end]
-        assert moving
+        assert any(isinstance(weight, kdtool.Schedule) for weight in weights)
         assert sum(map(weighs, weights)) > 1
         return
     for progress in STEPS:
@@ -39,7 +38,7 @@ def test_scaled_weights_sum_to_1_and_keep_their_proportions_at_every_step(weight
             assert [_at(weight, progress) for weight in found] == pytest.approx(expected)
 
 
-LINE, BACK = {"start": 0.0, "end": 0.9, "until": 0.5}, {"start": 0.9, "end": 0.0, "until": 0.5}
+LINE = {"start": 0.0, "end": 0.9, "until": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +46,7 @@ LINE, BACK = {"start": 0.0, "end": 0.9, "until": 0.5}, {"start": 0.9, "end": 0.0
     [
         ((LINE,), [1.0]),
         (({"start": 0.0, "end": 0.9, "begin": 0.8},), [1.0]),
-        ((LINE, {**LINE, "end": 0.3}), [pytest.approx(0.75), pytest.approx(0.25)]),
-        ((LINE, BACK), [kdtool.Schedule(0.0, 1.0, 0.0, 0.5), kdtool.Schedule(1.0, 0.0, 0.0, 0.5)]),
+        ((0.6, 0.2), [pytest.approx(0.75), pytest.approx(0.25)]),
         ((LINE, 0.0), [1.0, 0.0]),
     ],
 )
@@ -79,7 +77,7 @@ def _control(recipe: dict[str, Any]) -> tuple[Any, ...]:
         ({"train.losses.count.weight": {"start": 0, "end": 0}}, "control: in phase 'train' has weights"),
         (
             {"train.losses.count.weight": LINE, "train.losses.more.weight": 0.1},
-            "cannot be scaled to sum to 1 at every step",
+            "cannot be scaled to sum to 1: all are 0, or follow schedules",
         ),
         ({"control.losses.count.weight": 0}, "control: in phase 'train' has weights"),
     ],

@@ -35,6 +35,12 @@ class TestReverseKL(TokenLossConformance):
     settings: ClassVar = {"temperature": 0.5}
 
 
+class TestSupportedReverseKL(TokenLossConformance):
+    component = ReverseKL
+    entry_point = "reverse-kl"
+    settings: ClassVar = {"support": {"student": 4}}
+
+
 class TestJensenShannon(TokenLossConformance):
     component = JensenShannon
     entry_point = "jsd"

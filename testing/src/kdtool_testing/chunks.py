@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdtool._contract.loss import TokenChunk
-from kdtool._contract.signals import ChosenTokens, DenseTokens, SignalKind, SparseTokens
+from kdtool import ChosenTokens, DenseTokens, SignalKind, SparseTokens, TokenChunk
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,14 +16,20 @@ from typing import Any
 
 import pydantic
 import pytest
+from kdtool import (
+    Component,
+    Estimate,
+    LicenceTerms,
+    ModelFacts,
+    PlannedPhase,
+    PlannedSignals,
+    RunForecast,
+    RunInfo,
+    SignalRequest,
+)
 from kdtool._assembly.trust import is_marked
-from kdtool._contract.component import Component
-from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
-from kdtool._contract.language_model import ModelFacts, facts_in
-from kdtool._contract.licences import LicenceTerms
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.language_model import facts_in
 from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
-from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.as_called import as_called
 from kdtool_testing.registration import RegistrationConformance

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, get_args
 
-from kdtool._contract.data import Completion, Example, Messages, Split, Text
-from kdtool._contract.run_info import RunInfo
+from kdtool import Completion, Example, Messages, RunInfo, Split, Text
 
 from kdtool_testing.component import ComponentConformance
 

@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from kdtool._contract.data import Completion, Example, Split, Text, parts_of
-from kdtool._contract.evaluation import Measurement, Subject
-from kdtool._contract.language_model import Request, TextAnswer
-from kdtool._contract.run_info import RunInfo
-from kdtool._errors import UsageError
+from kdtool import (
+    Completion,
+    Example,
+    Measurement,
+    Request,
+    RunInfo,
+    Split,
+    Subject,
+    Text,
+    TextAnswer,
+    UsageError,
+    parts_of,
+)
 from kdtool._store.atomic_files import json_lines
 
 from kdtool_testing.component import ComponentConformance

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from kdtool._contract.evaluation import Artifact, Subject
-from kdtool._contract.run_info import RunInfo
+from kdtool import Artifact, RunInfo, Subject
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import check_answers, check_runtime

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kdtool._contract.data import Completion, Example, Messages, Preference, Text
-from kdtool._contract.run_info import RunInfo
+from kdtool import Completion, Example, Messages, Preference, RunInfo, Text
 
 from kdtool_testing.component import ComponentConformance
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import ClassVar, get_args
 
 import pytest
-from kdtool._contract.loss import Loss
-from kdtool._contract.signals import SignalKind, alternatives
+from kdtool import Loss, SignalKind
+from kdtool._contract.signals import alternatives
 
 from kdtool_testing.component import ComponentConformance
 

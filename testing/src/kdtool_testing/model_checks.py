@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kdtool._contract.data import Batch, Row
-from kdtool._contract.language_model import LanguageModel, LogLikelihood, ModelFacts, Request, Runtime, TextAnswer
-from kdtool._contract.signals import Head, SignalRequest
-from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import UsageError
+from kdtool import (
+    Batch,
+    Head,
+    LanguageModel,
+    LogLikelihood,
+    ModelFacts,
+    Request,
+    Row,
+    Runtime,
+    SignalRequest,
+    TextAnswer,
+    Tokenizer,
+    UsageError,
+)
 
 from kdtool_testing.toy.continuing import log_likelihood
 from kdtool_testing.toy.rows import batch_of, batch_on

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kdtool._contract.run_info import RunInfo
+from kdtool import RunInfo
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.toy.model import toy_model

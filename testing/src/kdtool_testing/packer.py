@@ -9,9 +9,7 @@ from itertools import count, islice
 from typing import ClassVar
 
 import pytest
-from kdtool._contract.data import Completion, Example, Messages, Preference, Row, Text, parts_of
-from kdtool._contract.run_info import RunInfo
-from kdtool._errors import UsageError
+from kdtool import Completion, Example, Messages, Preference, Row, RunInfo, Text, UsageError, parts_of
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.toy.tokenizers import ByteTokenizer, SpacedTokenizer, StartedTokenizer

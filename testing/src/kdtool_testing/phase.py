@@ -11,16 +11,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.component import Component, Config
-from kdtool._contract.data import Batch
-from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss import PerToken, SequenceLoss, StepView, TokenChunk, TokenLoss, Weighting
-from kdtool._contract.loss_terms import LossTerm, Schedule, TermReport
-from kdtool._contract.reporting import Tracker
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, SignalRequest
-from kdtool._contract.teacher import Teacher
-from kdtool._contract.trainer import Phase, StepReport
+from kdtool import (
+    Batch,
+    Component,
+    Config,
+    DenseTokens,
+    LazyLogits,
+    LossTerm,
+    ModelFacts,
+    PerToken,
+    Phase,
+    RunInfo,
+    Schedule,
+    SequenceLoss,
+    Signal,
+    SignalRequest,
+    StepReport,
+    StepView,
+    Teacher,
+    TermReport,
+    TokenChunk,
+    TokenLoss,
+    Tracker,
+    Weighting,
+)
 
 from kdtool_testing.model_checks import pack_rows
 from kdtool_testing.toy.model import toy_model

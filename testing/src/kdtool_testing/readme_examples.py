@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kdtool import RecipeError
 from kdtool._assembly.assemble import Assembly, assemble
-from kdtool._errors import RecipeError
 from kdtool._plugins.registry import entries_by_name
 from kdtool._recipe.read import load_recipe
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jsonschema
-from kdtool._contract.component import Component
+from kdtool import Component
 from kdtool._plugins.validation import mistakes
 
 from kdtool_testing.offered import OfferedConformance

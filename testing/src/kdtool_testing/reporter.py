@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.reporting import Results
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.trainer import StepReport
+from kdtool import Results, RunInfo, StepReport, TermReport
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.results import empty_results, make_results

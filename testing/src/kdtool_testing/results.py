@@ -6,13 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from kdtool._contract.comparison import ArmValue, Comparison
-from kdtool._contract.evaluation import Artifact, Measurement, Subject
-from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.licences import LicenceTerms, Licensed
-from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.reporting import ArmResult, ComponentRecord, Requirement, Results, StageRecord
-from kdtool._contract.trainer import StepReport, Trained
+from kdtool import (
+    ArmResult,
+    ArmValue,
+    Artifact,
+    Comparison,
+    ComponentRecord,
+    LicenceTerms,
+    Licensed,
+    Measurement,
+    ModelFacts,
+    Results,
+    StageRecord,
+    StepReport,
+    Subject,
+    TermReport,
+    Trained,
+)
+from kdtool._contract.reporting import Requirement
 
 __all__ = ["empty_results", "make_results"]
 

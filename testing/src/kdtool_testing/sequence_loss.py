@@ -9,10 +9,21 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from kdtool._contract.data import Batch
-from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss import Loss, PerSequence, PerToken, SequenceLoss, StepView
-from kdtool._contract.signals import Head, LazyLogits, ModelOutputs, Projections, Signal, alternatives
+from kdtool import (
+    Batch,
+    Head,
+    LazyLogits,
+    Loss,
+    ModelFacts,
+    ModelOutputs,
+    PerSequence,
+    PerToken,
+    Projections,
+    SequenceLoss,
+    Signal,
+    StepView,
+)
+from kdtool._contract.signals import alternatives
 
 from kdtool_testing.loss import LossConformance
 

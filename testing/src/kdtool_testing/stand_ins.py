@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from kdtool._contract.component import Component, Config
+from kdtool import Component, Config, SignalKind
 from kdtool._contract.kinds import FORMS
-from kdtool._contract.signals import SignalKind
 
 __all__ = ["BASE", "ON_POLICY", "STAND_INS"]
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from kdtool._contract.evaluation import Role, Subject
-from kdtool._contract.language_model import LanguageModel, facts_in
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import SignalRequest
-from kdtool._errors import UsageError
+from kdtool import LanguageModel, RunInfo, SignalRequest, Subject, UsageError
+from kdtool._contract.evaluation import Role
+from kdtool._contract.language_model import facts_in
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import (

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
-from kdtool._contract.data import Batch, Row
-from kdtool._contract.evaluation import Subject
-from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import ChosenTokens, Signal, SignalKind, SignalRequest, SparseTokens
-from kdtool._contract.tokenizer import Tokenizer
+from kdtool import (
+    Batch,
+    ChosenTokens,
+    LanguageModel,
+    Row,
+    RunInfo,
+    Signal,
+    SignalKind,
+    SignalRequest,
+    SparseTokens,
+    Subject,
+    Tokenizer,
+)
 from kdtool._plugins.validation import implements
 
 from kdtool_testing.component import ComponentConformance

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from kdtool._contract.loss import Loss, TokenChunk, TokenLoss
-from kdtool._contract.signals import DenseTokens, SparseTokens, alternatives
-from kdtool._errors import KdtoolError
+from kdtool import DenseTokens, KdtoolError, Loss, SparseTokens, TokenChunk, TokenLoss
+from kdtool._contract.signals import alternatives
 from kdtool._plugins.validation import implements
 
 from kdtool_testing.chunks import part_of, passes_of, teacher_tokens, with_passes

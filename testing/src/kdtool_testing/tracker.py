@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from kdtool._contract.evaluation import Measurement
-from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.reporting import StageRecord, Tracker
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.trainer import StepReport
+from kdtool import Measurement, RunInfo, StageRecord, StepReport, TermReport, Tracker
 
 from kdtool_testing.as_called import as_called
 from kdtool_testing.component import ComponentConformance

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from kdtool._contract.component import Component
-from kdtool._contract.data import Row, RowSource
-from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.loss import Loss
-from kdtool._contract.loss_terms import LossTerm
-from kdtool._contract.trainer import StepReport, Trained
-from kdtool._errors import KdtoolError, PluginError, UsageError
+from kdtool import (
+    Component,
+    KdtoolError,
+    LanguageModel,
+    Loss,
+    LossTerm,
+    PluginError,
+    Row,
+    RowSource,
+    StepReport,
+    Trained,
+    UsageError,
+)
 from kdtool._store.atomic_files import json_lines
 from kdtool._store.committed import discard_uncommitted
 from pydantic import TypeAdapter

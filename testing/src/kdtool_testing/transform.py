@@ -6,9 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import SignalRequest
+from kdtool import LanguageModel, RunInfo, SignalRequest
 from kdtool._run.transforming import Transforming
 
 from kdtool_testing.component import ComponentConformance

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kdtool._contract.data import Example, Messages, Text, parts_of
-from kdtool._contract.loss import TokenChunk, Weighting
-from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.signals import SignalKind
+from kdtool import Example, Messages, SignalKind, TermReport, Text, TokenChunk, Weighting, parts_of
 from kdtool._plugins.hooks import ComponentHooks
 
 from kdtool_testing.chunks import part_of, teacher_tokens

@@ -30,7 +30,8 @@ def _without_teacher(parts: BuiltRecipe, phase: PhaseSpec, problems: list[Proble
         message = "has a loss that needs a teacher"
     elif weights is None:
         message = (
-            f"has weights ({', '.join(spec.name for spec in kept)}) that cannot be scaled to sum to 1 at every step"
+            f"has weights ({', '.join(spec.name for spec in kept)}) that cannot be scaled to sum to 1: all are 0, or follow "
+            "schedules"
         )
     if message:
         remedy = "name losses for the control that need no teacher: `control: {losses: {NAME: {weight: 0.7}}}`"

@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import FolderPath, json_option, recipe_argument, set_option
+from kdtool._cli.options import (
+    folder_path,
+    json_option,
+    no_sandbox_option,
+    recipe_argument,
+    set_option,
+    store_option,
+)
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
@@ -27,10 +34,13 @@ from kdtool._text.figures import duration
 @click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
 @click.option(
     "--out",
-    type=FolderPath(),
+    type=folder_path,
     default="runs",
     help="The folder for runs: earlier ones show how long training takes.",
 )
+@store_option
+@click.option("--offline", is_flag=True, expose_value=False, help="Use no network; a check never does.")
+@no_sandbox_option
 @click.option("-v", "--verbose", is_flag=True, help="Also list the components.")
 @json_option
 def check(
@@ -40,6 +50,8 @@ def check(
     fit: str | None,
     gpu: str | None,
     out: str,
+    store: str | None,
+    no_sandbox: bool,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -50,13 +62,19 @@ def check(
         progress("reading the recipe and its plugins")
         from kdtool._estimate.check import check as check_recipe
 
+        if no_sandbox:
+            from kdtool._assembly.without_sandbox import without_sandbox
+
+            settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
         memory, wanted = fit or memory, fit is not None
-        report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
+        report = check_recipe(
+            Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store, progress=progress
+        )
     fits = report["fits"]
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        advice = _proposal(report, fit) if fit is not None else _remedies(report)
+        advice = _proposal(report) if wanted or not (fits["memory"] and fits["gpu"]) else ()
         for line in (*_verdict(report), *advice, *_blocks(report, verbose)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
@@ -104,23 +122,12 @@ def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
     yield click.style(" · ".join(parts), fg="green", bold=True)
 
 
-def _remedies(report: Mapping[str, Any]) -> Iterator[str]:
-    if report["fits"]["memory"] and report["fits"]["gpu"]:
-        return
-    if not report["remedies"]:
-        yield f"No suggested change is enough. {_largest_part(report)}"
-        return
-    yield "would fit (least effect on the result first):"
-    for remedy in report["remedies"]:
-        yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])}{_cost(remedy)}"
-
-
-def _proposal(report: Mapping[str, Any], limit: str) -> Iterator[str]:
+def _proposal(report: Mapping[str, Any]) -> Iterator[str]:
     proposal = report["proposal"]
     if proposal is None:
-        yield f"No student that the plugins can propose fits into {limit}. {_largest_part(report)}"
+        yield f"No suggested change is enough. {_largest_part(report)}"
         return
-    figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])} of {limit}"
+    figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])}"
     settings = _options(proposal["settings"])
     yield f"proposed: {figures}: {settings}{_cost(proposal)}" if settings else f"the recipe fits as it is: {figures}"
 

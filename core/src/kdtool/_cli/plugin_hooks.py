@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from kdtool._cli.options import KindOption
 from kdtool._contract.kind_table import TABLE
 
 _ALL = "component"
@@ -16,7 +15,7 @@ _ALL = "component"
 
 
 @click.command()
-@click.argument("kind", required=False, metavar="[KIND]", type=KindOption([*(kind.name for kind in TABLE), _ALL]))
+@click.argument("kind", required=False, metavar="[KIND]", type=click.Choice([*(kind.name for kind in TABLE), _ALL]))
 def hooks(kind: str | None) -> None:
     """Show the hooks of a kind with their documentation; without KIND, the names that suffice for each kind."""
     click.echo("\n".join(_lines(kind)))

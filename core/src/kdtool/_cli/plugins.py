@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.options import KindOption, ListByDefault, json_option
+from kdtool._cli.options import ListByDefault, json_option
 from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
@@ -37,7 +37,7 @@ def _echo(text: str, *, err: bool = False) -> None:
     click.echo(escape(text), err=err)
 
 
-_kind_option = click.option("--kind", type=KindOption(list(GROUPS)), help="Only plugins of this kind.")
+_kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
 
 
 @click.group(cls=ListByDefault)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdtool._cli.compare import verdict
-from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
+from kdtool._cli.options import (
+    no_sandbox_option,
+    offline_option,
+    out_option,
+    recipe_argument,
+    set_option,
+    store_option,
+)
 from kdtool._cli.show import show_next_steps
+from kdtool._errors import ServiceError
+from kdtool._estimate.machine import size
 from kdtool._text.terminal import escape, print_first_line, print_line
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 @out_option
 @store_option
 @offline_option
+@no_sandbox_option
 @click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
 @click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("-v", "--verbose", is_flag=True, help="With --plan, list the reused stages, too.")
@@ -33,6 +43,7 @@ def run(
     out: str,
     store: str | None,
     offline: bool,
+    no_sandbox: bool,
     verify: bool,
     only_plan: bool,
     verbose: bool,
@@ -45,8 +56,18 @@ def run(
     from kdtool._contract.reporting import where
     from kdtool._run.distributed import rank_and_world
 
+    if no_sandbox:
+        from kdtool._assembly.without_sandbox import without_sandbox
+
+        settings = without_sandbox(Path(recipe), settings, print_line)
     if only_plan:
-        click.echo("\n".join(_plan_lines(plan_recipe(Path(recipe), settings, out=out, store=store), verbose)))
+        try:
+            lines = _plan_lines(plan_recipe(Path(recipe), settings, out=out, store=store), verbose)
+        except ServiceError:
+            from kdtool._estimate.check import check
+
+            lines = _lines_before_download(check(Path(recipe), settings, out=out, store=store))
+        click.echo("\n".join(lines))
         return
     trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
@@ -55,6 +76,13 @@ def run(
         for artifact in results.arms[0].artifacts:
             click.echo(f"model: {results.path_of(artifact)}")
         show_next_steps(results, out)
+
+
+def _lines_before_download(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the plan of a run from the figures of `check` if a model or dataset is not on this machine yet."""
+    yield "A model or dataset is not on this machine, so it is not known yet which stages could be reused."
+    yield from (f"↓ fetch     {one['what']}, {size(one['bytes'])}" for one in report["forecast"]["downloads"])
+    yield from (f"↻ run       {title}" for title in report["stages"].values())
 
 
 def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.compare import difference
 from kdtool._cli.options import ListByDefault, json_option, out_option, read_pairs, store_option
 from kdtool._cli.table import table
 from kdtool._estimate.machine import size
-from kdtool._text.figures import duration, figure
+from kdtool._text.figures import duration
 
 if TYPE_CHECKING:
     from kdtool._results.known_runs import KnownRun
@@ -58,28 +57,16 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
     else:
         now = datetime.now(UTC)
         rows = [
-            [run.name, run.state, duration((now - run.when).total_seconds()), *_main_result(run), _note(run, Path(out))]
+            [run.name, run.state, duration((now - run.when).total_seconds()), run.figure, _note(run, Path(out))]
             for run in listed
         ]
-        click.echo(table(["name", "state", "age", "student", "control", "difference", ""], rows))
-
-
-def _main_result(run: KnownRun) -> tuple[str, str, str]:
-    """Return the values of student and control, and their difference, if the run compared them."""
-    from kdtool._results.files import read_results
-
-    comparisons = read_results(run.folder).comparisons if run.state == "done" else ()
-    for found in comparisons[:1]:  # those of the student with its controls come first
-        if found.arm == "student" and found.against.startswith("control"):
-            shown = f"{found.measurement} {difference(found).partition(' (')[0]}, {found.verdict}"
-            return figure(found.value, ""), figure(found.against_value, ""), shown
-    return "", "", run.figure
+        click.echo(table(["name", "state", "age", "main result", ""], rows))
 
 
 def _note(run: KnownRun, out: Path) -> str:
-    """Return what else is known: the worker, the damage, and the folder if it is elsewhere."""
+    """Return the outcome, the worker or the damage, and the folder if it is elsewhere."""
     elsewhere = "" if out.resolve() in run.folder.parents else f"in {run.folder}"
-    return "; ".join(filter(None, ("" if run.state == "done" else run.outcome, elsewhere)))
+    return "; ".join(filter(None, (run.outcome, elsewhere)))
 
 
 @runs.command("rm")
@@ -87,14 +74,14 @@ def _note(run: KnownRun, out: Path) -> str:
 @out_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(names: tuple[str, ...], out: str, yes: bool) -> None:
-    """Delete the folders of runs (names, folders, or patterns such as 'l-*'); of a link only the link.
+    """Delete the folders of runs (names or folders, such as runs/l-*); of a link only the link.
 
     A sweep's folder is deleted with all its runs. The store is left as it is: see `kdtool clean`.
     """
-    from kdtool._results.known_runs import remove_run, runs_in, select_runs
+    from kdtool._results.known_runs import remove_run, runs_in, select_run
     from kdtool._store.shared_store import bytes_below
 
-    folders = list(dict.fromkeys(folder for name in names for folder in select_runs(name, Path(out))))
+    folders = list(dict.fromkeys(select_run(name, Path(out)) for name in names))
     if not yes:
         for folder in folders:
             inside = "" if folder.is_symlink() else ", ".join(run.name for run in runs_in(folder))

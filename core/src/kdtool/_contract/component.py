@@ -55,6 +55,12 @@ class Component:
     """Columns of tokens, by name: those that a packer or a weighting with `kdtool_annotate` provides, or that a loss or a
     weighting reads. The latter must be provided in each of its phases. May depend on the config."""
 
+    needs_sandbox = False
+    """True for an evaluator or filter that runs generated programs: `--no-sandbox` leaves it out. Since 0.1."""
+    needs_hook = ""
+    """For an evaluator or filter that is useless unless an evaluator implements this hook, such as `kdtool_problems`:
+    `--no-sandbox` leaves it out if all of those need a sandbox. Since 0.1."""
+
     class Config(Config):
         """No settings."""
 

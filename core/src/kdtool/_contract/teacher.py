@@ -52,6 +52,9 @@ class Teacher(Component):
     """
     stores_answers = False
     """True if the teacher stores each answer itself before it yields it; no one else does then. Since 0.1."""
+    converses = False
+    """True if `kdtool_answer` replies to a bare prompt as to a message, False if it continues it. May depend on the config.
+    Since 0.1."""
     initial_student: str | None = None
     """For a teacher that is the student itself: the phase before which, "" for the phase that learns from it. That student's
     folder comes by `kdtool_load_weights`. It runs with the student, and is not measured. None, the default: another

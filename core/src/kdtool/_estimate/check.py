@@ -22,7 +22,7 @@ from kdtool._errors import ServiceError
 from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
-from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
+from kdtool._estimate.remedies import Attempt, proposals, propose
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.attribution import translate_errors
@@ -33,7 +33,7 @@ from kdtool._run.context import Context
 from kdtool._run.preflight.equal_tokens import refuse_uneven_trainers
 from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse_missing
+from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
@@ -53,15 +53,6 @@ class _Checked:
     forecast: Forecast
     vocabularies: Mapping[str, Vocabularies | None]
     licences: tuple[Licensed, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Bytes that a run may use; 0 for no limit."""
-
-    memory: int
-    disk: int
-    gpu: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class _Request:
             context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
             info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
             licences = () if further else licences_of(assembly)
-            refuse_missing(assembly, info, self.cache.complete)
+            refuse(assembly, info, "start", complete=self.cache.complete)
             if not further:
                 identify(context, info)
                 with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
@@ -132,7 +123,7 @@ def check(
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
         `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
         once), `vocabularies` (the student's compared with each teacher's; null if a tokenizer is not on this machine),
-        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
+        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, and `proposal`: settings with which the run fits.
 
     Raises:
         RecipeError: with all mistakes, or all that this machine lacks.
@@ -146,25 +137,18 @@ def check(
     checked = asked.check()
     here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
     free = min(free_disk(asked.out), free_disk(asked.store))
-    limits = _Limits(limit or here, free, assumed.memory if assumed else 0)
-    fits = {
-        "memory": not limits.memory or checked.forecast.memory.peak <= limits.memory,
-        "gpu": not limits.gpu or checked.forecast.device_memory.peak <= limits.gpu,
-        "disk": checked.forecast.disk_bytes <= limits.disk,
-    }
+    limits = {"memory": limit or here, "disk": free, "gpu": assumed.memory if assumed else 0}  # 0 for none
+    forecast = checked.forecast
+    needed = {"memory": forecast.memory.peak, "gpu": forecast.device_memory.peak, "disk": forecast.disk_bytes}
+    fits = {key: count <= limits[key] or (key != "disk" and not limits[key]) for key, count in needed.items()}
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
         return _attempt_of(asked.check(further) if further else checked, limits)
 
-    enough = fits["memory"] and fits["gpu"]
-    proposed = proposals(checked.assembly, checked.asked) if fit or not enough else []
-    return {
-        **_describe(checked),
-        "limits": vars(limits),
-        "fits": fits,
-        "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
-        "proposal": _plain(largest(proposed, attempt) if fit else None),
-    }
+    proposal = None
+    if fit or not (fits["memory"] and fits["gpu"]):
+        proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
+    return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
@@ -190,13 +174,13 @@ def _plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json")
 
 
-def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
+def _attempt_of(found: _Checked, limits: Mapping[str, int]) -> Attempt:
     (student,) = found.assembly.of_kind("student")
     over: dict[str, int] = {}
-    for held, limit in ((found.forecast.memory, limits.memory), (found.forecast.device_memory, limits.gpu)):
+    for held, limit in ((found.forecast.memory, limits["memory"]), (found.forecast.device_memory, limits["gpu"])):
         above = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
         over |= {moment: max(count, over.get(moment, 0)) for moment, count in above.items() if count > 0}
-    peak = (found.forecast.device_memory if limits.gpu else found.forecast.memory).peak
+    peak = (found.forecast.device_memory if limits["gpu"] else found.forecast.memory).peak
     return Attempt(peak, found.ahead.models[student].parameters if student in found.ahead.models else 0, over)
 
 

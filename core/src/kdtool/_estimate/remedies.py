@@ -75,28 +75,17 @@ def proposals(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> list[R
     return sorted([*proposed.values(), *_transforms(assembly, asked)], key=_rank)
 
 
-def fitting(remedies: Sequence[Remedy], attempt: Try) -> list[Remedy]:
-    """Return the remedies that fit by themselves; where none does, the first sum of several that fits, if any."""
-    tries = _Tries(attempt)
-    base = tries({})
-    if base is None:
-        return []
-    helpful = [remedy for remedy in remedies if remedy.of_student or all(map(remedy.touches, base.over))]
-    tried = [(remedy, tries(remedy.settings)) for remedy in helpful]
-    alone = [_add_figures(remedy, state) for remedy, state in tried if state is not None and not state.over]
-    together = (
-        _combine(_AS_IT_IS, base, [each for each in remedies if not each.of_student], tries) if not alone else None
-    )
-    return [together] if together else alone
+def propose(remedies: Sequence[Remedy], attempt: Try, *, larger: bool) -> Remedy | None:
+    """Return the proposal with the largest student that fits, with the fewest other changes; None where none does.
 
-
-def largest(remedies: Sequence[Remedy], attempt: Try) -> Remedy | None:
-    """Return the proposal with the largest student that fits, with the fewest other changes; None where none does."""
+    Unless `larger`, no student is larger than the recipe's.
+    """
     tries = _Tries(attempt)
-    students = [replace(_AS_IT_IS, of_student=True), *(remedy for remedy in remedies if remedy.of_student)]
+    students = [_AS_IT_IS, *(remedy for remedy in remedies if remedy.of_student)]
     others = [remedy for remedy in remedies if not remedy.of_student]
     known = [(student, state) for student in students if (state := tries(student.settings)) is not None]
-    largest_first = sorted(known, key=lambda entry: -entry[1].parameters)
+    wanted = [entry for entry in known if larger or entry[1].parameters <= known[0][1].parameters]
+    largest_first = sorted(wanted, key=lambda entry: -entry[1].parameters)
     combined = (_combine(student, state, others, tries) for student, state in largest_first)
     return next(filter(None, combined), None)
 

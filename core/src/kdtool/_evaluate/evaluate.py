@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ from kdtool._errors import UsageError, resumable
 from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translate_errors
-from kdtool._results.compare_arms import arm_values, compare_all
-from kdtool._results.files import component_record, environment, read_results, with_whole_paths
-from kdtool._results.verdict import side_by_side
+from kdtool._results.files import read_results, with_whole_paths
 from kdtool._run.context import Context
-from kdtool._run.execute import begin, session, write_report
+from kdtool._run.execute import begin, results_of, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.refusals import identify, refuse_unmeasurable
-from kdtool._run.stages.rows import add_texts, corpora_of
-from kdtool._run.stages.scores import Measured, add_scores, messages_of, read_scores, subjects_of
+from kdtool._run.preflight.refusals import identify, refuse
+from kdtool._run.stages.rows import add_texts
+from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, VALID_NAME, name_from
@@ -108,26 +106,15 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     scores = add_scores(context, graph, measured, texts, but=others)
     begin(context, run, graph)
     context.make(texts)
-    refuse_unmeasurable(context, context.info(texts=StoredTexts(texts.path)), but=others)
+    if not context.rank:
+        refuse(context.assembly, context.info(texts=StoredTexts(texts.path)), "text", "evaluator", but=others)
     for node in graph.nodes.values():
         context.make(node)
-    measurements = list(chain.from_iterable(read_scores(context, scores, measured).values()))
-    subjects = tuple(target.subject() for target in measured)
-    comparisons, notes = compare_all(measurements, subjects, {target.name: target.arm for target in measured})
-    notes += messages_of(chain.from_iterable(scores.values()))
-    unmeasured = {model.name for model in models} - {each.subject for each in measurements}
-    notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
-    results = Results(
-        name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),
-        measurements=tuple(measurements), comparisons=tuple(comparisons), arms=(), stages=tuple(context.stages),
-        components=tuple(component_record(built) for built in context.assembly.built.values()), models={},
-        data=StoredTexts(texts.path).counts(corpora_of(context, context.assembly.recipe.shared)),
-        recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
-        seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
-        values=arm_values(measurements, subjects),
-    )  # fmt: skip
-    results = write_report(context, run, results)
-    if not measurements:
+    results = results_of(context, measured, scores, texts)
+    unmeasured = {model.name for model in models} - {each.subject for each in results.measurements}
+    notes = (*results.notes, *(f"nothing was measured of {name}" for name in sorted(unmeasured)))
+    results = write_report(context, run, replace(results, notes=notes, seconds=time.monotonic() - start))
+    if not results.measurements:
         raise UsageError(_NOTHING)
     return results
 

@@ -8,6 +8,7 @@ that replaces what is below. `false` removes an inherited entry; so does `null` 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -56,13 +57,12 @@ def read_layers(path: Path) -> list[Node]:
     key, origin = "", Place("", 0, 0, Path())
     while True:
         try:
-            if path.resolve() in seen:
+            if (
+                real := Path(os.path.realpath(path))
+            ) in seen:  # `resolve` fails for links in a circle up to Python 3.12
                 raise RecipeError([origin.problem(key, f"{path.name} extends itself")])
-            seen.append(path.resolve())
+            seen.append(real)
             text = read_text(path)
-        except RuntimeError as error:  # of `resolve`, up to Python 3.12
-            message = f"recipe {str(path)[:200]!r} cannot be read: its symbolic links lead in a circle"
-            raise RecipeError([origin.problem(key, message, "name the file itself")]) from error
         except FileNotFoundError as error:
             there = [file.name for file in path.parent.glob("*.y*ml")]
             remedy = did_you_mean(path.name, there, what="recipes there") or "check the path"

@@ -68,30 +68,16 @@ def list_runs(store: Path, out: Path, pattern: str = "") -> list[KnownRun]:
     return sorted(wanted, key=lambda run: run.when, reverse=True)
 
 
-def select_runs(name: str, out: Path) -> list[Path]:
-    """Return the folders that a name, folder or pattern stands for: runs, and folders of runs such as a sweep's.
-
-    A pattern is compared with the paths below `out`, as by a shell: "*" stands for no "/". Links are not followed.
+def select_run(name: str, out: Path) -> Path:
+    """Return the folder that a name or folder stands for: a run, or a folder of runs such as a sweep's.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there is none.
     """
     for folder in (Path(name), Path(out, name)):
         if folder.absolute().parent == out.absolute() and runs_in(folder):
-            return [folder.absolute()]
-    if not set("*?[") & set(name) or Path(name).anchor or Path(out, name).is_dir():
-        return [find_run(name, out, "run", [GRAPH])]
-    matching = [path for path in sorted(out.absolute().glob(name)) if (path / GRAPH).is_file() or runs_in(path)]
-    matching = [
-        path
-        for path in matching
-        if not any(up.is_symlink() for up in path.parents if up.is_relative_to(out.absolute()))
-    ]
-    if not matching:
-        raise UsageError(
-            f"no run in {out} matches {name!r}; `kdtool runs` lists all, with the names that patterns match"
-        )
-    return matching
+            return folder.absolute()
+    return find_run(name, out, "run", [GRAPH])
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -28,17 +28,12 @@ Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
 _VERSION = 2
 """Format of the file, in `PRAGMA user_version`."""
-_KINDS = {"id": str, "text": str, "finish": str, "tokens_in": int, "tokens_out": int, "picodollars": int, "reason": str}
 _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
 """Writes nothing if a teacher stored the same answer when it arrived."""
-_SETUP = (
-    "BEGIN IMMEDIATE",
-    f"PRAGMA user_version = {_VERSION}",
-    "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)",
-    "COMMIT",
-)
+_SETUP = f"""BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION};
+    CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL); COMMIT"""
 
 
 def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -69,8 +64,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
                 "that wrote it, or move the file away to ask again"
             )
         if not version and not read_only:
-            for statement in _SETUP:
-                database.execute(statement)
+            database.executescript(_SETUP)
             with suppress(sqlite3.OperationalError):  # another process that opens the file does it now
                 database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
@@ -130,11 +124,7 @@ class _Answers:
         """Open the teacher for evaluators; what it answers then is cached, too."""
         runtime = call(*args, **kwargs)
         if runtime is not None:
-            given, kind = runtime.answer, cast("Any", type(runtime))
-            own = {"__slots__": (), "answer": lambda _, requests: self.ask(given, requests)}
-            runtime.__class__ = type(kind)(
-                kind.__name__, (kind,), own
-            )  # a slot or a property hides what instances have
+            runtime.answer = partial(self.ask, runtime.answer)  # type: ignore[method-assign]
         return runtime
 
     def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
@@ -168,26 +158,12 @@ class _Answers:
             self.changed.add(key)
             return None
         self.found += 1
-        return replace(_parse(found[0], key, self._file), id=request.id)
+        return replace(TextAnswer(**json.loads(found[0])), id=request.id)
 
     def _keep(self, key: str, answer: TextAnswer) -> None:
         text = json.dumps(vars(answer))
         with _storage_errors(self._file):
             self._database.execute(_KEEP, (key, text, _digest(text)))
-
-
-def _parse(text: str, key: str, file: Path) -> TextAnswer:
-    try:
-        answer = TextAnswer(**json.loads(text))
-        wrong = [name for name, kind in _KINDS.items() if type(getattr(answer, name)) is not kind]
-    except (TypeError, ValueError, RecursionError) as error:
-        wrong = [str(error)]
-    if wrong:
-        raise StorageError(
-            f"{file}: the answer with the key {key!r} is damaged ({', '.join(wrong)}); expected is a TextAnswer as JSON; "
-            f"run `kdtool data mend {file}`, which drops it and keeps all others"
-        )
-    return answer
 
 
 def _digest(text: str) -> str:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kdtool._run.graph import Node
 
 _LONGEST = 60
 """Characters of a value that are shown."""
-_NAMES = {"start": "start of documents", "shares": "shares of the corpora"}
-_OPAQUE = {
-    "tokenizer": "the tokenizer changed",
-    "tokenizers": "a tokenizer changed",
-    "chat": "the chat template changed",
-    "licences": "licence terms changed",
-    "subjects": "the measured models changed",
+_NAMES = {
+    "start": "start of documents",
+    "shares": "shares of the corpora",
+    "chat": "chat template",
+    "want": "recorded",
+    # Names of what these hold follow, which say enough.
+    **dict.fromkeys(("terms", "components", "teachers", "validators", "annotations"), ""),
 }
-"""Parts whose values mean nothing to a reader."""
+"""Words for the parts of a node whose keys are not words."""
+_PARTS_OF_CODE = ("class", "distribution", "source")
 
 
 def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the differences of a node from the one of its name among `before`, a line each."""
     last = before[node.name]
-    both = last["parts"], json.loads(json.dumps(node.parts))
-    labels = both[0].get("terms", {}).keys() & both[1].get("terms", {}).keys()  # others: their loss is added or removed
-    old, new = (dict(_name_parts(parts, labels)) for parts in both)
-    lines = [line for name in {**old, **new} for line in _compare(name, old.get(name), new.get(name))]
-    if not lines and both[0] != both[1]:
+    parts = last["parts"], json.loads(json.dumps(node.parts))
+    shared = (
+        parts[0].get("terms", {}).keys() & parts[1].get("terms", {}).keys()
+    )  # of others the loss is added or removed
+    old, new = ({**each, "terms": {label: each["terms"][label] for label in sorted(shared)}} for each in parts)
+    lines = [line for key in {**old, **new} for line in _compare(_NAMES.get(key, key), old.get(key), new.get(key))]
+    if not lines and parts[0] != parts[1]:
         lines.append("the order of components changed")
     roles = last["inputs"]
     kept = [(before[roles[role]]["fingerprint"], source) for role, source in node.sources.items() if role in roles]
@@ -41,74 +44,54 @@ def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(lines))
 
 
-def _name_parts(parts: Mapping[str, Any], labels: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the parts with names that a reader of the recipe knows, of terms those of `labels`; components stay whole."""
-    for key, value in parts.items():
-        if key == "terms":
-            for label in (label for label in value if label in labels):
-                yield from _flat(value[label], label)
-        elif key == "want":
-            yield from ((f"recorded {name}", wanted) for name, wanted in value.items())
-        elif isinstance(value, list) and all(map(_is_component, value)):
-            uses = [f"{part['kind']} {part['use']}" for part in value]
-            for number, (use, part) in enumerate(zip(uses, value, strict=True)):
-                again = uses[:number].count(use)
-                yield f"{use} ({again + 1})" if again else use, part
-        elif isinstance(value, Mapping) and all(map(_is_component, value.values())):
-            for path, part in value.items():
-                yield " ".join(dict.fromkeys((part["kind"], path.rpartition(".")[2]))), part
-        else:
-            yield key, value
+def _compare(name: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield the differences of two values: of mappings and components each entry's, of others the values themselves."""
+    old, new = _by_use(old), _by_use(new)
+    if old == new:
+        return
+    if _is_component(old) or _is_component(new):
+        yield from _compare_components(name, old, new)
+    elif isinstance(old or {}, Mapping) and isinstance(new or {}, Mapping):
+        for key in {**(old or {}), **(new or {})}:
+            yield from _compare(f"{name}.{key}".lstrip("."), (old or {}).get(key), (new or {}).get(key))
+    else:
+        shown = [_show(value) for value in (old, new)]
+        yield f"{name} {' → '.join(shown)}" if all(shown) else f"the {name} changed"
+
+
+def _compare_components(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[str]:
+    short = name.rpartition(".")[2]
+    called = " ".join(dict.fromkeys(((old or new or {})["kind"], short)))
+    if old is None or new is None:
+        yield f"{called} {'added' if old is None else 'removed'}"
+    elif old["use"] != new["use"]:
+        yield f"{called} {old['use']} → {new['use']}"
+    else:
+        yield from _compare(short, old["config"], new["config"])
+        yield from _compare(called, old["version"], new["version"])
+        if old["version"] == new["version"] and any(old[key] != new[key] for key in _PARTS_OF_CODE):
+            yield f"code of {called} changed"
+        for library in {**old["libraries"], **new["libraries"]}:
+            if old["libraries"].get(library) != new["libraries"].get(library):
+                yield f"code of {library} changed"
+        if old["identity"] != new["identity"]:
+            yield f"content of {called} changed"
+
+
+def _by_use(value: Any) -> Any:
+    """Return a list of components as a mapping by use, with numbers where one is used again; other values as they are."""
+    if not (value and isinstance(value, list) and all(map(_is_component, value))):
+        return value
+    uses = [part["use"] for part in value]
+    again = (uses[:number].count(use) for number, use in enumerate(uses))
+    return {f"{use} ({count + 1})" if count else use: part for use, count, part in zip(uses, again, value, strict=True)}
 
 
 def _is_component(value: Any) -> bool:
     return isinstance(value, Mapping) and "libraries" in value
 
 
-def _compare(name: str, old: Any, new: Any) -> Iterator[str]:
-    if old == new:
-        return
-    if _is_component(old) or _is_component(new):
-        yield from _compare_component(name, old, new)
-    elif name in _OPAQUE:
-        yield _OPAQUE[name]
-    else:
-        yield f"{_NAMES.get(name, name)} {_show(old)} → {_show(new)}"
-
-
-def _compare_component(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[str]:
-    if old is None or new is None:
-        yield f"{name} {'added' if old is None else 'removed'}"
-        return
-    if old["use"] != new["use"]:
-        yield f"{name} {old['use']} → {new['use']}"
-        return
-    short = name.partition(" ")[2] or name
-    settings = dict(_flat(old["config"], short)), dict(_flat(new["config"], short))
-    for key in {**settings[0], **settings[1]}:
-        before, after = (values.get(key) for values in settings)
-        if before != after:
-            yield f"{key} {_show(before)} → {_show(after)}"
-    if old["version"] != new["version"]:
-        yield f"{name} {old['version']} → {new['version']}"
-    elif any(old[key] != new[key] for key in ("class", "distribution", "source")):
-        yield f"code of {name} changed"
-    for library in {**old["libraries"], **new["libraries"]}:
-        if old["libraries"].get(library) != new["libraries"].get(library):
-            yield f"code of {library} changed"
-    if old["identity"] != new["identity"]:
-        yield f"content of {name} changed"
-
-
-def _flat(data: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings by dotted keys."""
-    if not isinstance(data, Mapping):
-        yield prefix, data
-        return
-    for key, value in data.items():
-        yield from _flat(value, f"{prefix}.{key}")
-
-
 def _show(value: Any) -> str:
+    """Return a value in words; "" if it is a digest, or too long to be read."""
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-    return "not set" if value is None else text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"
+    return "not set" if value is None else text if len(text) <= _LONGEST else ""

@@ -18,7 +18,7 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
+from kdtool._errors import KdtoolError, PluginError, ServiceError, StorageError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
@@ -27,7 +27,7 @@ from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.layout import MODEL
-from kdtool._store.locks import is_led, refuse_moved
+from kdtool._store.locks import is_led, recorded_holder
 from kdtool._tokenizers.vocabulary import Vocabularies
 
 
@@ -47,9 +47,8 @@ class NoTexts:
 class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
-    `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
+    `verify` hashes also reused artefacts that are not read; `leader` is the record of rank 0's process.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
-    `identity` is that of `folder` since its lock is held.
     `adapted` holds the last node that trained a teacher, by teacher.
     """
 
@@ -67,7 +66,6 @@ class Context:
     verify: bool = False
     forecast: bool = False
     leader: dict[str, Any] | None = None
-    identity: tuple[int, int] | None = None
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
@@ -174,8 +172,11 @@ class Context:
         Raises:
             StorageError: it was renamed, moved or deleted.
         """
-        if self.identity is not None:
-            refuse_moved(self.folder, self.identity)
+        if self.leader and not self.rank and recorded_holder(self.folder) != self.leader:
+            raise StorageError(
+                f"the run's folder {self.folder} was renamed, moved or deleted while the run worked in it. Move it back (if "
+                f"a new {self.folder.name} is there, delete that first) and run again: finished stages are kept"
+            )
 
     def _make(self, node: Node, shown: RunInfo) -> Artefact:
         start = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.exported import link_export
 from kdtool._results.files import component_record, environment, read_results, write_results
 from kdtool._results.model_cards import card_of, write_card
-from kdtool._results.verdict import verdict
+from kdtool._results.verdict import side_by_side, verdict
 from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.context import Context
 from kdtool._run.event_log import EventLog
@@ -44,25 +44,19 @@ from kdtool._run.preflight.equal_tokens import (
 )
 from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import (
-    identify,
-    refusals_with_places,
-    refuse_missing,
-    refuse_unexportable,
-    refuse_unmeasurable,
-)
+from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
 from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.rows import corpora_of, rows_of
-from kdtool._run.stages.scores import messages_of, read_scores
+from kdtool._run.stages.scores import Measured, messages_of, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
-from kdtool._store.artefacts import storage_errors
+from kdtool._store.artefacts import storage_errors, verify
 from kdtool._store.atomic_files import write_sealed
-from kdtool._store.layout import GRAPH
-from kdtool._store.locks import identity_of, recorded_holder, run_lock
+from kdtool._store.layout import GRAPH, MODEL
+from kdtool._store.locks import run_lock
 from kdtool._store.shared_store import register_run
 
 
@@ -117,11 +111,10 @@ def session(
     if context.rank:
         return work(context, run)
     with refusals_with_places(assembly):
-        refuse_missing(assembly, run, but=unused)
+        refuse(assembly, run, "start", but=unused)
         identify(context, run)
         refuse_uneven_trainers(assembly)
-    with run_lock(folder):
-        context.identity = identity_of(folder)
+    with run_lock(folder) as context.leader:
         register_run(store, folder)
         assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain, store))
         try:
@@ -157,7 +150,9 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for node in run_graph.graph.nodes.values():
         context.make(node)
         _check_node(context, run_graph, node)
-    results = replace(_results(context, run_graph), recipe_text=recipe_text, seconds=time.monotonic() - start)
+    results = results_of(context, run_graph.measured, run_graph.scores, run_graph.texts)
+    results = _with_training(context, run_graph, results)
+    results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)
     if context.rank:
         return results
     results = write_report(context, run, results)
@@ -169,14 +164,18 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
 
 def _check_node(context: Context, run_graph: RunGraph, node: Node) -> None:
     """Have components check what a made node holds, before more is made from it; show exports at once."""
-    untrained = next(iter(run_graph.students.values()))
+    if context.rank:
+        return
     if node is run_graph.texts:
         if not all(student.exists for student in run_graph.students.values()):
             refuse_empty_text(context, node)
-        refuse_unmeasurable(context, context.info(texts=StoredTexts(node.path)))
-    if node is untrained:
-        refuse_unexportable(context, node, run_graph.exports)
-    if node in run_graph.exports.values() and not context.rank:
+        refuse(context.assembly, context.info(texts=StoredTexts(node.path)), "text", "evaluator")
+    written = {name for name, export in run_graph.exports.items() if export.exists}
+    if node is next(iter(run_graph.students.values())) and len(written) < len(run_graph.exports):
+        verify(node.path)
+        untrained = replace(context.info(), untrained=node.path / MODEL)
+        refuse(context.assembly, untrained, "student", "exporter", but=written)
+    if node in run_graph.exports.values():
         _write_first_card(context, artifact := read_artifact(node))
         link_export(artifact, context.folder)
     refuse_uneven_arms(context.assembly, run_graph.arms, node)
@@ -228,17 +227,16 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
 
 
 def begin(context: Context, run: RunInfo, graph: Graph) -> None:
-    """Write the graph for `clean`, later plans and other processes, compare it with that of these, and tell the trackers."""
-    if not context.rank:
-        record = graph.record(context.assembly.recipe.name, context.store.root)
-        with storage_errors(context.folder):
-            holder = recorded_holder(context.folder) or {}
-            write_sealed(context.folder / GRAPH, {**record, "by": holder.get("id")})
-        context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
-        for line in licence_lines(context.licences, context.assembly.recipe.name):
-            context.say(line)
-    if context.world > 1:
-        context.leader = agree(context.folder, graph, context.rank, context.world)
+    """Write the graph for `clean`, later plans and other processes, which compare theirs, and tell the trackers."""
+    if context.rank:
+        context.leader = agree(context.folder, graph, context.rank)
+        return
+    record = graph.record(context.assembly.recipe.name, context.store.root)
+    with storage_errors(context.folder):
+        write_sealed(context.folder / GRAPH, {**record, "by": (context.leader or {}).get("id")})
+    context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
+    for line in licence_lines(context.licences, context.assembly.recipe.name):
+        context.say(line)
 
 
 def _stage_record(node: Node) -> StageRecord:
@@ -248,63 +246,68 @@ def _stage_record(node: Node) -> StageRecord:
     return node.record(0.0, node.path, reused=False)
 
 
-def _results(context: Context, run_graph: RunGraph) -> Results:
+def results_of(
+    context: Context, measured: Sequence[Measured], scores: Mapping[str, Sequence[Node]], texts: Node
+) -> Results:
+    """Return the results of models that are measured, without those of training; the nodes are made."""
+    recipe = context.assembly.recipe
+    by_evaluator = read_scores(context, scores, measured)
+    measurements = tuple(chain.from_iterable(by_evaluator.values()))
+    subjects = tuple(model.subject() for model in measured)
+    comparisons, apart = compare_all(measurements, subjects, {model.name: model.arm for model in measured})
+    by_short_name = {name.rpartition(".")[2]: values for name, values in by_evaluator.items()}
+    students = [model.name for model in measured if model.arm == "student"]
+    return Results(
+        name=recipe.name,
+        folder=context.folder,
+        verdict=side_by_side(comparisons),
+        measurements=measurements,
+        comparisons=tuple(comparisons),
+        arms=(),
+        stages=tuple(context.stages),
+        components=tuple(component_record(built) for built in context.assembly.built.values()),
+        models={},
+        data=StoredTexts(texts.path).counts(corpora_of(context, recipe.shared)),
+        recipe=recipe.data,
+        recipe_text="",
+        environment=environment(),
+        seconds=0.0,
+        notes=(*messages_of(chain.from_iterable(scores.values())), *apart),
+        subjects=subjects,
+        licences=context.licences,
+        requirements=tuple(checked_against(recipe.data, by_short_name, students, comparisons)),
+        values=arm_values(measurements, subjects),
+    )
+
+
+def _with_training(context: Context, run_graph: RunGraph, measured: Results) -> Results:
+    """Return the results with the trained models, their data, and the verdict about distillation."""
     assembly = context.assembly
-    by_evaluator = read_scores(context, run_graph.scores, run_graph.measured)
-    measurements = list(chain.from_iterable(by_evaluator.values()))
-    subjects = [measured.subject() for measured in run_graph.measured]
-    arm_of = {measured.name: measured.arm for measured in run_graph.measured}
-    comparisons, apart = compare_all(measurements, subjects, arm_of)
     arms = [arm.result() for arm in (*run_graph.arms, *run_graph.teachers)]
     arms[0] = replace(arms[0], artifacts=tuple(read_artifact(node) for node in run_graph.exports.values()))
     trained_notes = sorted({note for arm in arms for trained in arm.phases.values() for note in trained.notes})
     ended_early = any(arm.share_of_steps() < 1 for arm in run_graph.arms if arm.arm in ("student", "control"))
     described = next(iter(run_graph.materials.values())).shapes.described
-    facts = {
-        **described,
-        **dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(run_graph.students.values())))),
-    }
-    by_short_name = {name.rpartition(".")[2]: values for name, values in by_evaluator.items()}
-    students = [name for name, arm in arm_of.items() if arm == "student"]
-    return Results(
-        name=assembly.recipe.name,
-        folder=context.folder,
+    built = dict.fromkeys(assembly.of_kind("student"), facts_of(next(iter(run_graph.students.values()))))
+    named = (name for kind in ("student", "teacher") for name in assembly.of_kind(kind))
+    return replace(
+        measured,
         verdict=verdict(
-            comparisons,
+            measured.comparisons,
             on_policy=bool(on_policy_keys(assembly)),
             ended_early=ended_early,
             has_control=assembly.recipe.control is not None,
         ),
-        measurements=tuple(measurements),
-        comparisons=tuple(comparisons),
         arms=tuple(arms),
-        stages=tuple(context.stages),
-        components=tuple(component_record(built) for built in assembly.built.values()),
-        models={
-            name: facts[name] for kind in ("student", "teacher") for name in assembly.of_kind(kind) if name in facts
-        },
-        data=_data(context, run_graph),
-        recipe=assembly.recipe.data,
-        recipe_text="",
-        environment=environment(),
-        seconds=0.0,
-        notes=(
-            *_recipe_notes(context),
-            *trained_notes,
-            *messages_of(chain.from_iterable(run_graph.scores.values())),
-            *apart,
-        ),
-        subjects=tuple(subjects),
-        licences=context.licences,
-        requirements=tuple(checked_against(assembly.recipe.data, by_short_name, students, comparisons)),
-        values=arm_values(measurements, subjects),
+        models={name: {**described, **built}[name] for name in named if name in {**described, **built}},
+        data=_data(context, run_graph, measured.data),
+        notes=(*_recipe_notes(context), *trained_notes, *measured.notes),
     )
 
 
-def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
+def _data(context: Context, run_graph: RunGraph, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Return counts of the recipe's text, rows of all phases, and the time that recorded signals took."""
     rows = [rows_of(node) for node in {data.rows.name: data.rows for data in run_graph.materials.values()}.values()]
-    corpora = corpora_of(context, context.assembly.recipe.shared)
     texts = dict.fromkeys([run_graph.texts.path, *(data.texts.path for data in run_graph.materials.values())])
     accounts = {
         name: account
@@ -312,7 +315,7 @@ def _data(context: Context, run_graph: RunGraph) -> dict[str, Any]:
         for name, account in context.hooks.kdtool_account(replace(context.info(), folder=folder)).items()
     }
     return {
-        **StoredTexts(run_graph.texts.path).counts(corpora),
+        **counts,
         **({"accounts": accounts} if accounts else {}),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,

@@ -4,32 +4,34 @@ In it: the format's number, the stage, inputs' fingerprints, the seed where it i
 part kind, plugin, class, distribution, version, settings with defaults, a hash of its Python sources, and `identity()`.
 Sources are also those of all libraries of this project that the distribution requires, directly or through others.
 Versions do not identify code: it may be a file, a folder, or a wheel that was built again. Not in it: names, paths,
-tool versions, settings marked as not affecting results, at any depth.
+tool versions, settings marked as not affecting results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pydantic
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kdtool._assembly.built import Built
+from kdtool._contract.component import does_not_affect_results
 from kdtool._contract.tokenizer import Tokenizer
 
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
 _CORE = "kdtool"
+_NAME = re.compile(r"[\w.-]+")
 
 
 def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
@@ -48,7 +50,7 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
         "class": cls.__qualname__,
         "distribution": owner.distribution,
         "version": owner.version,
-        "config": _deciding(built.written, built.written.model_dump(mode="json")),
+        "config": _deciding(built.written),
         "source": loaded.digest or _sources_of(cls),
         "libraries": _libraries(owner.distribution),
         "identity": dict(identity or {}),
@@ -64,28 +66,11 @@ def tokenizer_part(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _deciding(value: Any, plain: Any) -> Any:
-    """Return the plain form of a config's value without the settings that do not affect results, in nested ones too.
-
-    Values that a serializer turns into another form stay as they are.
-    """
-    if isinstance(value, pydantic.RootModel):
-        return _deciding(value.root, plain)
-    if isinstance(value, pydantic.BaseModel) and isinstance(plain, Mapping):
-        fields = {name: field for name, field in type(value).model_fields.items() if name in plain}
-        silent = {name for name, field in fields.items() if not _affects(field)}
-        deciding = {name: _deciding(getattr(value, name), plain[name]) for name in fields}
-        return {name: part for name, part in {**plain, **deciding}.items() if name not in silent}
-    if isinstance(value, Mapping) and isinstance(plain, Mapping) and len(value) == len(plain):
-        return {key: _deciding(entry, other) for entry, (key, other) in zip(value.values(), plain.items(), strict=True)}
-    if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):
-        return [_deciding(entry, other) for entry, other in zip(value, plain, strict=True)]
-    return plain
-
-
-def _affects(field: Any) -> bool:
-    extra = field.json_schema_extra
-    return not (isinstance(extra, Mapping) and extra.get("affects_results") is False)
+def _deciding(config: pydantic.BaseModel) -> dict[str, Any]:
+    """Return the plain form of a config without the settings that do not affect results."""
+    fields = type(config).model_fields.items()
+    silent = {name for name, field in fields if field.json_schema_extra == does_not_affect_results()}
+    return {name: part for name, part in config.model_dump(mode="json").items() if name not in silent}
 
 
 @cache
@@ -111,46 +96,35 @@ def _hash_of(file: Path) -> str:
 
 @cache
 def _libraries(name: str) -> dict[str, str]:
-    """Return version and code of libraries that require kdtool and that a distribution requires, also through others."""
+    """Return version and code of installed libraries that require kdtool and that a distribution requires.
+
+    Also those that it requires through others, for an extra, or on other machines: an artefact may then be made again
+    although nothing that made it changed.
+    """
+    reached = [str(canonicalize_name(name))]
+    for other in reached:  # grows meanwhile
+        reached += [each for each in _requirements_of(other) if each not in {*reached, _CORE}]
     libraries: dict[str, str] = {}
-    waiting, seen = [name], {str(canonicalize_name(name))}
-    while waiting:
-        other = waiting.pop()
-        extras = other == name or _CORE in _requirements_of(other, extras=False)
-        for library in _requirements_of(other, extras=extras):
-            if library not in seen:
-                seen.add(library)
-                waiting.append(library)
-                if _CORE in _requirements_of(library, extras=False):
-                    spec = find_spec(library.replace("-", "_"))
-                    code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
-                    libraries[library] = f"{distribution(library).version} {code}"
+    for library in reached[1:]:
+        if _CORE in _requirements_of(library):
+            spec = find_spec(library.replace("-", "_"))
+            code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
+            libraries[library] = f"{distribution(library).version} {code}"
     return libraries
 
 
 @cache
-def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
-    """Return the installed distributions that one requires on this machine, with `extras` also those of its extras."""
-    required_by = _find_distribution(name)
-    if required_by is None:
-        return ()
-    asked = ["", *(required_by.metadata.get_all("Provides-Extra", ()) if extras else ())]
-    required = []
-    for text in required_by.requires or ():
-        if not extras and "extra" in text.partition(";")[2]:
-            continue  # parsing hundreds of these would take seconds
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:  # of an old package
-            continue
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in asked):
-            required += [canonicalize_name(requirement.name)] * (_find_distribution(requirement.name) is not None)
-    return tuple(required)
+def _requirements_of(name: str) -> tuple[str, ...]:
+    """Return the names of distributions that an installed one requires; none if it is not installed.
 
-
-def _find_distribution(name: str) -> Distribution | None:
+    Extras count only if it requires kdtool: those of all others name hundreds of packages.
+    """
     try:
-        return distribution(name) if name else None
+        required = distribution(name).requires or () if name else ()
     except PackageNotFoundError:
-        return None
+        return ()
+    plain = [text for text in required if "extra" not in text.partition(";")[2]]
+    names = [
+        [canonicalize_name(match[0]) for text in texts if (match := _NAME.match(text))] for texts in (plain, required)
+    ]
+    return tuple(dict.fromkeys(names[_CORE in names[0]]))

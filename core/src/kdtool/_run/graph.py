@@ -6,6 +6,7 @@ A node's fingerprint is known as soon as those of its inputs are, and so is its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,12 @@ from typing import Any
 
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import RunInfo
+from kdtool._errors import StorageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.layout import SHARED_KINDS
+from kdtool._store.atomic_files import read_sealed
+from kdtool._store.layout import GRAPH, SHARED_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,3 +137,12 @@ class Graph:
             for node in self.nodes.values()
         }
         return {"format": 1, "name": name, "store": str(store), "nodes": nodes}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of the last graph of the run in `folder`; {} if none is there, or it is damaged."""
+    try:
+        record: dict[str, Any] = json.loads(read_sealed(folder / GRAPH, ""))
+    except (OSError, StorageError):
+        return {}
+    return record

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,12 +22,10 @@ from kdtool._results.files import component_record
 from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.changes import changes
 from kdtool._run.context import Context
-from kdtool._run.graph import Node
+from kdtool._run.graph import Node, read_record
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
-from kdtool._store.atomic_files import read_sealed
-from kdtool._store.layout import GRAPH
 
 _Action = Literal["reuse", "continue", "run"]
 
@@ -99,20 +96,11 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     """
     context = Context.of(assembly, folder, store, licences=licences_of(assembly))
     run_graph = check_and_build_graph(context)
-    before, signals = _last_nodes(folder), dict(_signals(context, run_graph))
+    before, signals = read_record(folder).get("nodes", {}), dict(_signals(context, run_graph))
     return tuple(
         PlannedStage(name, node.title, *_action(node, before), node.path, signals.get(name))
         for name, node in run_graph.graph.nodes.items()
     )
-
-
-def _last_nodes(folder: Path) -> Mapping[str, Any]:
-    """Return the nodes of the last run; none without a readable record."""
-    try:
-        nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is then rewritten"))["nodes"]
-    except (FileNotFoundError, StorageError):
-        return {}
-    return nodes
 
 
 def _signals(context: Context, run_graph: RunGraph) -> Iterator[tuple[str, RecordedSignals]]:

@@ -17,7 +17,7 @@ from kdtool._recipe.model import ComponentSpec, Recipe
 from kdtool._recipe.yaml import Place, as_node
 from kdtool._run.context import NoTexts
 from kdtool._run.event_log import Event, read_events, superseded_steps
-from kdtool._run.preflight.refusals import refuse_missing
+from kdtool._run.preflight.refusals import refuse
 from kdtool._store.layout import EVENTS
 from kdtool._store.locks import run_lock
 from kdtool._text.names import NAME
@@ -66,7 +66,7 @@ def sync_run(folder: Path, to: str, settings: Mapping[str, Any], advance: Callab
     with run_lock(folder):
         superseded = superseded_steps(events())
         with _assemble_tracker(folder, to, used, settings) as assembly:
-            refuse_missing(assembly, run)
+            refuse(assembly, run, "start")
             (name,) = assembly.of_kind("tracker")
             done.use = next(built.spec.use for built in assembly.built.values() if built.spec.kind == "tracker")
             tracker = assembly.hooks().component(name, Tracker)

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdtool._errors import LockedError, StorageError
+from kdtool._errors import LockedError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_beside
 
@@ -27,8 +27,8 @@ _LOOK = 0.1
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; a lock that a killed process left is free by itself.
+def run_lock(folder: Path) -> Iterator[dict[str, Any]]:
+    """Hold the run's folder, and give the record of the holder; a lock that a killed process left is free by itself.
 
     Raises:
         LockedError: another process works on the run.
@@ -46,44 +46,16 @@ def run_lock(folder: Path) -> Iterator[None]:
             ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        about = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
+        about: dict[str, Any] = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
         with storage_errors(folder):
             write_beside(holder, json.dumps(about))
         with storage_errors(folder, anywhere=False):
-            yield
+            yield about
     finally:
         if os.getpid() == process:  # not in a forked worker that comes by here when it ends
             with contextlib.suppress(OSError):  # a disk that became read-only
                 holder.unlink(missing_ok=True)
             lock.release()
-
-
-def identity_of(folder: Path) -> tuple[int, int]:
-    """Return the identity of a folder on its disk, which it keeps when it is renamed."""
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def refuse_moved(folder: Path, identity: tuple[int, int]) -> None:
-    """Refuse to work in a folder that is not the one with this identity any more.
-
-    Raises:
-        StorageError: the folder was renamed, moved or deleted.
-    """
-    with contextlib.suppress(OSError):
-        if identity_of(folder) == identity:
-            return
-    with contextlib.suppress(OSError):
-        for other in folder.parent.iterdir():
-            if other.is_dir() and identity_of(other) == identity:
-                raise StorageError(
-                    f"the run's folder {folder} was renamed to {other} while the run worked in it. Rename it back (if a new "
-                    f"{folder.name} is there, delete that first) and run again: finished stages are kept"
-                )
-    raise StorageError(
-        f"the run's folder {folder} was moved or deleted while the run worked in it. Move it back and run again: finished "
-        "stages are kept"
-    )
 
 
 def worker_of(folder: Path) -> str | None:

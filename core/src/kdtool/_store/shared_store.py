@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 from kdtool._errors import StorageError, UsageError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import make_private, read_sealed, write_sealed
-from kdtool._store.layout import GRAPH, STORE_MARK
+from kdtool._store.layout import STORE_MARK
 
 REGISTERED = "runs"
 
@@ -76,12 +76,11 @@ def refuse_other_folders(store: Path) -> None:
     Raises:
         UsageError: it is a run's folder, or not of kdtool.
     """
-    if (store / STORE_MARK).is_file():
-        return
-    remedy = "give --store (or KDTOOL_STORE) the folder that runs were given"
-    if (store / GRAPH).exists():
-        raise UsageError(f"{store} is the folder of a run, not a store; {remedy}. To delete the run, delete its folder")
-    raise UsageError(f"{store} is not a store: it lacks {STORE_MARK}, which every run writes into its store; {remedy}")
+    if not (store / STORE_MARK).is_file():
+        raise UsageError(
+            f"{store} is not a store: it lacks {STORE_MARK}, which every run writes into its store; give --store (or "
+            "KDTOOL_STORE) the folder that runs were given"
+        )
 
 
 @contextmanager

@@ -31,6 +31,13 @@ from kdtool_loss_divergences._losses import (
 )
 from kdtool_loss_divergences._reverse import reverse_kl, reverse_kl_gradient
 from kdtool_loss_divergences._skew import skew_kl, skew_kl_gradient, skew_reverse_kl, skew_reverse_kl_gradient
+from kdtool_loss_divergences._support import (
+    Support,
+    support_from_chosen,
+    support_from_logits,
+    support_reverse_kl,
+    support_reverse_kl_gradient,
+)
 from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "ReverseKL",
     "SkewKL",
     "SkewReverseKL",
+    "Support",
     "TotalVariation",
     "adaptive_kl",
     "contrastive",
@@ -56,6 +64,10 @@ __all__ = [
     "skew_kl_gradient",
     "skew_reverse_kl",
     "skew_reverse_kl_gradient",
+    "support_from_chosen",
+    "support_from_logits",
+    "support_reverse_kl",
+    "support_reverse_kl_gradient",
     "top_k_forward_kl",
     "top_k_forward_kl_gradient",
     "total_variation",

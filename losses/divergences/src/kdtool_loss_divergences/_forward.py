@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kdtool_torch import LOWEST, log_probabilities
 
-from kdtool_loss_divergences._softened import distribution, soften
+from kdtool_loss_divergences._softened import distribution, fill_padding, soften
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
         [C], in nats.
     """
     q_log = log_probabilities(student_logits, temperature)
-    nothing, ids = (ids < 0).all(-1), _fill_padding(ids)
+    nothing, ids = (ids < 0).all(-1), fill_padding(ids)
     # Summing the other tokens is exact where 1 − Σ q would cancel, and its gradient stays finite.
     q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1).masked_fill(nothing, 0)
     # Where the K are all tokens there is no rest; what rounding leaves of 1 − Σ w must not meet log 0.
@@ -121,7 +121,7 @@ def top_k_forward_kl_gradient(
     (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over only those.
     Arguments as in `top_k_forward_kl`.
     """
-    logits, padding, ids = soften(student_logits, temperature), ids < 0, _fill_padding(ids)
+    logits, padding, ids = soften(student_logits, temperature), ids < 0, fill_padding(ids)
     chosen = logits.gather(-1, ids)
     rest = logits.scatter_(-1, ids, LOWEST).softmax(-1)
     rest_log = logits.amax(-1) - rest.amax(-1).log()
@@ -133,8 +133,3 @@ def top_k_forward_kl_gradient(
     by_inside = (q_log.exp().masked_fill(padding, 0) - weights) / temperature
     rest.mul_(((q_rest_log.exp() - w_rest) / temperature)[:, None])
     return values, rest.scatter_(-1, ids, 0).scatter_add_(-1, ids, by_inside.to(rest.dtype))
-
-
-def _fill_padding(ids: Tensor) -> Tensor:
-    """Return token numbers with another one of the same position in place of padding, 0 where there is none."""
-    return ids.where(ids >= 0, ids.amax(-1, keepdim=True)).clamp(min=0).long()

@@ -25,6 +25,13 @@ from kdtool_loss_divergences._skew import (
     skew_reverse_kl,
     skew_reverse_kl_gradient,
 )
+from kdtool_loss_divergences._support import (
+    Support,
+    support_from_chosen,
+    support_from_logits,
+    support_reverse_kl,
+    support_reverse_kl_gradient,
+)
 from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
 
 if TYPE_CHECKING:
@@ -81,16 +88,46 @@ class ForwardKL(_Divergence):
         return _by_form(chunk, forward_kl_gradient, sampled_forward_kl_gradient, top_k_forward_kl_gradient)
 
 
+class StudentSupport(kdtool.Config):
+    """The tokens at each position that a divergence compares one by one."""
+
+    student: int = kdtool.Field(ge=1, le=1000)
+    """Number of the student's likeliest tokens."""
+
+
 class ReverseKL(_Divergence):
-    """KL(student ‖ teacher): the student learns to say only what the teacher finds likely (mode seeking)."""
+    """KL(student ‖ teacher): the student learns to say only what the teacher finds likely (mode seeking).
+
+    With `support` it compares only the student's likeliest tokens, exactly, and all others as one token. A teacher that has
+    no logits, such as a server, then gives its log-probabilities of these tokens.
+    """
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `reverse-kl`."""
+
+        support: StudentSupport | None = None
+        """Tokens to compare, such as `{student: 16}`, the student's 16 likeliest; null compares all of the vocabulary."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.support is not None:
+            self.needs, self.student_tokens = ("logits", "chosen"), config.support.student
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        return reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
+        if self.config.support is None:
+            return reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return support_reverse_kl(chunk.student_logits, _support(chunk, self.student_tokens), chunk.temperature)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
-        return reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+        if self.config.support is None:
+            return reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return support_reverse_kl_gradient(
+            chunk.student_logits, _support(chunk, self.student_tokens), chunk.temperature
+        )
 
 
 class JensenShannon(_Divergence):
@@ -212,6 +249,14 @@ def _by_form(
         return dense(chunk.student_logits, _logits(chunk), chunk.temperature)
     sparse = sampled if teacher.form == "sampled" else top_k
     return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
+
+
+def _support(chunk: kdtool.TokenChunk, size: int) -> Support:
+    """Return the student's likeliest tokens, from the teacher's logits or from its answer about chosen tokens."""
+    teacher = chunk.teacher
+    if isinstance(teacher, kdtool.ChosenTokens):
+        return support_from_chosen(teacher.ids, teacher.log_probabilities, size)
+    return support_from_logits(chunk.student_logits, _logits(chunk), chunk.temperature, size)
 
 
 def _logits(chunk: kdtool.TokenChunk) -> Tensor:

@@ -12,7 +12,7 @@ from kdtool_torch import LOWEST
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "soften"]
+__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "fill_padding", "soften"]
 
 FLOOR = -100.0
 """The least logarithm of a teacher's probability in a reverse KL, which divides by it: e^-100 is below float32's numbers.
@@ -50,3 +50,8 @@ def by_logits(q: Tensor, by_q: Tensor, temperature: float) -> Tensor:
     """
     gradient = by_q.sub_((q * by_q).sum(-1, keepdim=True)).mul_(q)
     return gradient if temperature == 1.0 else gradient.div_(temperature)
+
+
+def fill_padding(ids: Tensor) -> Tensor:
+    """Return token numbers with another one of the same position in place of padding, 0 where there is none."""
+    return ids.where(ids >= 0, ids.amax(-1, keepdim=True)).clamp(min=0).long()

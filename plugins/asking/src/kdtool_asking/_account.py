@@ -16,13 +16,18 @@ __all__ = ["Account"]
 
 @dataclass
 class Account:
-    """Sums over all answers, the number of rows made of them, and reasons why others were left out."""
+    """Sums over all answers, the number of rows made of them, and reasons why others were left out.
+
+    `cut_characters` of the `characters` in accepted replies surround their code, and are not in the rows.
+    """
 
     requests: int = 0
     rows: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     picodollars: int = 0
+    characters: int = 0
+    cut_characters: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: kdtool.TextAnswer) -> None:
@@ -33,8 +38,10 @@ class Account:
         self.picodollars += answer.picodollars
 
     def write(self, file: Path) -> None:
-        """Store the account next to the text."""
+        """Store the account next to the text; without characters if none were counted."""
         account = {**vars(self), "rejected": dict(self.rejected.most_common())}
+        if not self.characters:
+            del account["characters"], account["cut_characters"]
         file.write_text(json.dumps(account), encoding="utf-8")
 
     @staticmethod

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import kdtool
-import pydantic
 from kdtool_asking import Account, Journal, Pace, ask_teacher, kept_answers, priced_teacher, refusal_remedy, seed_of
 
+from kdtool_corpus_answers._config import AnswersConfig
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
+from kdtool_corpus_answers._replies import Replies
 from kdtool_corpus_answers._routing import route
 
 __all__ = ["Answers"]
@@ -25,10 +26,9 @@ FOLDER = "answers"
 _SECONDS_BETWEEN_REPORTS = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"
+_NO_CODE = "without code that completes the prompt"
 _Answered = Mapping[str, Journal[kdtool.TextAnswer]]
 """Answers of each teacher, by its name and the prompts' ids."""
-_Name = Annotated[str, kdtool.Field(min_length=1)]
-_Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
 
 
 class Answers(kdtool.Corpus):
@@ -36,48 +36,8 @@ class Answers(kdtool.Corpus):
 
     config: Config
 
-    class Config(kdtool.Config):
+    class Config(AnswersConfig):
         """Settings of `answers`."""
-
-        ask: _Name | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = "teacher"
-        """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`. Or several, with their shares
-        of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id selects its teacher."""
-        fallback: _Name | None = None
-        """The teacher that is asked if another one refuses; null leaves such prompts out."""
-        prompts: tuple[kdtool.RecipePath, ...] = ()
-        """JSON Lines files with a `prompt` in each line, and optionally an `id`, `language` and `licence`."""
-        corpus: str | None = kdtool.Field(default=None, min_length=1)
-        """Take the prompts from the training examples of this corpus of the recipe (`corpora.NAME`) instead; the teacher's
-        answers replace their original text. Validation and test examples are used unchanged."""
-        prefix_lines: int = kdtool.Field(default=16, ge=1, le=10_000)
-        """Number of first lines of a plain text that form the prompt. Examples with a completion already have a prompt."""
-        limit: int | None = kdtool.Field(default=None, ge=1)
-        """Use only the first N prompts; null uses all."""
-        max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
-        """Maximum tokens per answer."""
-        temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
-        """0 takes the likeliest token each time; above 0 answers are sampled, each with its own seed."""
-        stop: tuple[str, ...] = ()
-        """Texts before which an answer ends, such as a blank line before the next function."""
-        keep_truncated: bool = False
-        """Keep answers that `max_tokens` cut off. The student then learns to stop at the cut."""
-
-        @pydantic.model_validator(mode="after")
-        def _one_source(self) -> Answers.Config:
-            if bool(self.prompts) == (self.corpus is not None):
-                raise ValueError("give either prompts (files) or corpus (another corpus of the recipe)")
-            if len({path.name for path in self.prompts}) < len(self.prompts):
-                raise ValueError("two files have the same name, and the run records files by name; rename one")
-            if "" in self.stop:
-                raise ValueError("`stop` must not contain empty text")
-            if set(self.shares) == {self.fallback}:
-                raise ValueError("fallback is the only teacher in `ask`; name another one, or remove it")
-            return self
-
-        @property
-        def shares(self) -> Mapping[str, float]:
-            """Teachers by name, with their shares of the prompts."""
-            return {self.ask: 1.0} if isinstance(self.ask, str) else self.ask
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -87,20 +47,24 @@ class Answers(kdtool.Corpus):
         sources = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
         self.derives_from = dict.fromkeys(sorted(sources), "text")
         self._asked: set[Path] = set()
+        self._replies = Replies(config.template)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return each file's SHA-256.
+        """Return each file's SHA-256, and the version of the template for `chat`.
 
         Raises:
-            kdtool.UsageError: a line of a file is not a prompt.
+            kdtool.UsageError: a line of a file is not a prompt, or the template is wrong.
         """
         for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
             pass
-        return {path.name: digest(path) for path in self.config.prompts}
+        files = {path.name: digest(path) for path in self.config.prompts}
+        return files if self.config.form in {"base", "text"} else {**files, "template": self._replies.version}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Report missing files."""
-        return [f"prompts: no such file: {path.absolute()}" for path in self.config.prompts if not path.exists()]
+        own = () if self.config.template is None else (("template", self.config.template),)
+        files = [*(("prompts", path) for path in self.config.prompts), *own]
+        return [f"{key}: no such file: {path.absolute()}" for key, path in files if not path.exists()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the price of the answers, for teachers that cost money."""
@@ -110,7 +74,7 @@ class Answers(kdtool.Corpus):
                 continue
             prompts = (prompt for prompt in self._prompts(run) if isinstance(prompt, Prompt))
             requests = (
-                self._request(run, prompt) for prompt in prompts if route(prompt.id, self.config.shares) == name
+                self._request(run, name, prompt) for prompt in prompts if route(prompt.id, self.config.shares) == name
             )
             yield from teacher.estimate_answers(run, requests)
 
@@ -174,12 +138,23 @@ class Answers(kdtool.Corpus):
             if not isinstance(item, Prompt) or item.id in journals[teacher]:
                 continue
             if self._teacher_for(item, journals) == teacher:
-                yield self._request(run, item)
+                yield self._request(run, teacher, item)
 
-    def _request(self, run: kdtool.RunInfo, prompt: Prompt) -> kdtool.Request:
+    def _form(self, run: kdtool.RunInfo, teacher: str, prompt: Prompt) -> Literal["base", "chat", "text"]:
+        """Return how a teacher is asked: as configured, or as suits the teacher and the prompt."""
+        if self.config.form is not None:
+            return self.config.form
+        if not run.component(teacher, kdtool.Teacher).converses:
+            return "base"
+        return "chat" if prompt.language else "text"
+
+    def _request(self, run: kdtool.RunInfo, teacher: str, prompt: Prompt) -> kdtool.Request:
+        form = self._form(run, teacher, prompt)
+        turns = self._replies.turns(prompt) if form == "chat" else (("user", prompt.text),)
         return kdtool.Request(
             id=prompt.id,
-            prompt=prompt.text,
+            prompt=prompt.text if form == "base" else "",
+            turns=() if form == "base" else turns,
             max_tokens=self.config.max_tokens,
             stop=self.config.stop,
             temperature=self.config.temperature,
@@ -200,12 +175,20 @@ class Answers(kdtool.Corpus):
             if answer is None:
                 raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {item.id!r}")
             account.add(answer)
-            if reason := self._useless(answer):
+            form = self._form(run, teacher, item)
+            completion = self._replies.completion(item, answer) if form == "chat" else answer.text
+            if reason := self._useless(answer, completion):
                 account.rejected[reason] += 1
                 refusal = refusal or answer.reason
                 continue
             taken[teacher] += 1
-            yield self._example(item, answer, teacher, licences[teacher])
+            about = {"teacher_licence": licences[teacher]}
+            if form == "chat":
+                cut = max(0, len(answer.text) - len(completion))
+                account.characters += len(answer.text)
+                account.cut_characters += cut
+                about |= {"form": form, "template": self._replies.version, "cut_characters": str(cut)}
+            yield self._example(item, answer, completion, teacher, about)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.rejected.most_common())
         if not taken:
             problem = f"{' and '.join(self._teachers)} returned no usable answer"
@@ -218,26 +201,30 @@ class Answers(kdtool.Corpus):
         account.write(self._base(run).with_suffix(".json"))
         price = account.picodollars / 1e12
         paid = f", for ${price:,.4f}: ${price / account.rows:.6f} each" if price else ""
-        run.say(counts + paid + (f"; left out: {reasons}" if reasons else ""))
+        run.say(counts + paid + _note_on_cut(account) + (f"; left out: {reasons}" if reasons else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
         terms = run.component(teacher, kdtool.Component).licence_terms
         return "" if terms is None else terms.licence
 
-    def _useless(self, answer: kdtool.TextAnswer) -> str:
+    def _useless(self, answer: kdtool.TextAnswer, completion: str) -> str:
         """Return the reason for leaving an answer out, "" if it is kept."""
         if answer.finish == "refused":
             return _REFUSED
         if answer.finish == "length" and not self.config.keep_truncated:
             return f"cut off at {self.config.max_tokens} tokens"
-        return "" if answer.text.strip() else _EMPTY
+        if not answer.text.strip():
+            return _EMPTY
+        return "" if completion.strip() else _NO_CODE
 
-    def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, teacher: str, licence: str) -> kdtool.Example:
+    def _example(
+        self, prompt: Prompt, answer: kdtool.TextAnswer, completion: str, teacher: str, how: Mapping[str, str]
+    ) -> kdtool.Example:
         first = route(prompt.id, self.config.shares)
         about = {
             "teacher": teacher,
             "instead_of": "" if teacher == first else first,
-            "teacher_licence": licence,
+            **how,
             "finish": answer.finish,
             "tokens_in": str(answer.tokens_in),
             "tokens_out": str(answer.tokens_out),
@@ -246,7 +233,7 @@ class Answers(kdtool.Corpus):
         }
         return kdtool.Example(
             id=prompt.id,
-            body=kdtool.Completion(prompt.text, answer.text),
+            body=kdtool.Completion(prompt.text, completion),
             language=prompt.language,
             licence=prompt.licence,
             source=f"answers of {teacher}",
@@ -269,6 +256,14 @@ class Answers(kdtool.Corpus):
             yield item
 
 
+def _note_on_cut(account: Account) -> str:
+    """Return how much of the replies in chats is not learned."""
+    if not account.characters:
+        return ""
+    share = account.cut_characters / account.characters
+    return f"; {account.cut_characters:,} characters around the code were cut ({share:.0%})"
+
+
 def _remedy(left_out: Counter[str], refusal: str) -> str:
     """Return what to do if no answer is usable, depending on the most frequent reason."""
     if not left_out:
@@ -276,6 +271,8 @@ def _remedy(left_out: Counter[str], refusal: str) -> str:
     ((commonest, _),) = left_out.most_common(1)
     if commonest == _REFUSED:
         return refusal_remedy(refusal)
+    if commonest == _NO_CODE:
+        return "look at the replies in `answers/*.jsonl`; change `template`, or set `form: text` to learn whole replies"
     if commonest == _EMPTY:
         return "look at how the prompts end, and at `stop`"
     return "raise max_tokens, or set keep_truncated"

@@ -32,6 +32,7 @@ class Contamination(kdtool.Evaluator):
     """
 
     measurements = ("contamination.*",)
+    needs_hook = "kdtool_problems"
     measures_jointly = True
 
     class Config(kdtool.Config):

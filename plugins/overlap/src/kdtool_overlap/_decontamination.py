@@ -20,6 +20,8 @@ class Decontamination(kdtool.Filter):
     names, in another format and without its comments. Held-out examples are filtered like those of the split "train".
     """
 
+    needs_hook = "kdtool_problems"
+
     class Config(kdtool.Config):
         """Settings of `decontamination`."""
 

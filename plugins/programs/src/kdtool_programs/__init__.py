@@ -6,13 +6,14 @@
 
 `Sandbox` runs programs; docs/sandbox.md describes its protection and its limits. An evaluator extends `PassAtK` and returns
 its problems: `_samples` asks the opened subject, `_verdicts` runs the programs, and both store each result before the next
-one counts, so that a resumed run repeats no finished sample. Other plugins that ask for programs use `code_of` and
-`verdicts_of`.
+one counts, so that a resumed run repeats no finished sample. Other plugins that ask for programs use `code_of`,
+`continuation_of` and `verdicts_of`.
 """
 
 from __future__ import annotations
 
 from kdtool_programs._code import code_of
+from kdtool_programs._continuation import completed_names, continuation_of
 from kdtool_programs._errors import SandboxError
 from kdtool_programs._estimator import pass_at_k
 from kdtool_programs._evalplus import EVALPLUS
@@ -48,6 +49,8 @@ __all__ = [
     "Verdict",
     "against_reference",
     "code_of",
+    "completed_names",
+    "continuation_of",
     "installed_languages",
     "language",
     "locate",

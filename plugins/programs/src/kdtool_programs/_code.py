@@ -9,7 +9,7 @@ import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["code_of"]
+__all__ = ["bound_names", "code_of", "parse_python"]
 
 _THOUGHT = re.compile(r"(?:\A|<think(?:ing)?>)(?:(?!<think).)*?</think(?:ing)?>|<think(?:ing)?>.*\Z", re.DOTALL)
 _OPENING = re.compile(r"^(?P<prefix>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
@@ -115,7 +115,7 @@ def _join_blocks(blocks: Sequence[_Block], names: Sequence[str]) -> str:
 
 def _only_defines(code: str, names: Sequence[str]) -> bool:
     """Return whether all statements define something, and none assigns the result of a name in `names` or of `input`."""
-    parsed = _parse(code)
+    parsed = parse_python(code)
     if parsed is None or not all(isinstance(statement, _JOINABLE) for statement in parsed.body):
         return False
     assigned = (statement for statement in parsed.body if isinstance(statement, ast.Assign | ast.AnnAssign))
@@ -131,7 +131,7 @@ def _names_of(codes: Iterable[str]) -> tuple[set[str], set[str]]:
     wanted: set[str] = set()
     bound = {*dir(builtins)}
     for code in codes:
-        if _parse(code) is None:
+        if parse_python(code) is None:
             continue
         module = symtable.symtable(code, "answer", "exec")
         bound |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
@@ -145,19 +145,22 @@ def _names_of(codes: Iterable[str]) -> tuple[set[str], set[str]]:
 
 def _defined_names(code: str) -> set[str]:
     """Return the names that a module binds at its top level, even if it does not parse."""
-    parsed = _parse(code)
+    parsed = parse_python(code)
     if parsed is None:
         return {function or name for function, name in _DEFINED.findall(code)}
-    names: set[str] = set()
-    for statement in parsed.body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(statement.name)
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
-        elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names |= {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-    return names
+    return {name for statement in parsed.body for name in bound_names(statement)}
+
+
+def bound_names(statement: ast.stmt) -> set[str]:
+    """Return the names that an import, a definition or an assignment binds."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return set()
 
 
 def _between_prose(text: str, names: Sequence[str]) -> str:
@@ -196,7 +199,8 @@ def _first_wrong_line(code: str) -> int | None:
     return None
 
 
-def _parse(code: str) -> ast.Module | None:
+def parse_python(code: str) -> ast.Module | None:
+    """Return a module, or None if it is not Python."""
     try:
         return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

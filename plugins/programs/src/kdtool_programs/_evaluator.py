@@ -33,6 +33,7 @@ class PassAtK(kdtool.Evaluator):
     """Resource limits of a program, unless the config overrides them; may depend on the config."""
     config: Config
     reads_text = False
+    needs_sandbox = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

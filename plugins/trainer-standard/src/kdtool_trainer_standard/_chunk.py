@@ -26,7 +26,7 @@ Logits = tuple[Tensor, ...]
 """The student's logits of a chunk, [C, V] for each pass: one, or two if a loss asks for them."""
 
 TeacherRows = tuple[Tensor, ...]
-"""One term's teachers in a chunk: () for none, logits of each, or (ids, weights) of all together."""
+"""One term's teachers in a chunk: () for none, logits of each, (ids, weights) of all together, or chosen (ids, logs)."""
 
 _numbers = count()
 
@@ -193,9 +193,11 @@ class ChunkLoss:
 
     def _chunk(self, index: int, logits: Logits, rows: ChunkRows, temperature: float) -> kdtool.TokenChunk:
         bound, teacher = self.terms[index], rows.teachers[index]
-        tokens: kdtool.DenseTokens | kdtool.SparseTokens | None = None
+        tokens: kdtool.DenseTokens | kdtool.SparseTokens | kdtool.ChosenTokens | None = None
         if bound.form == "dense":
             tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, temperature))
+        elif bound.form == "chosen":
+            tokens = kdtool.ChosenTokens(teacher[0], teacher[1], bound.captured_temperature)
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
         seen = logits[: bound.term.forward_passes]

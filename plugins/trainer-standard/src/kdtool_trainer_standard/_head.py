@@ -55,6 +55,10 @@ class Teachers:
                 entries.append(())
             elif bound.form == "dense":
                 entries.append(tuple(logits[name][within] for name in bound.term.teachers))
+            elif bound.form == "chosen":
+                chosen = self._signals[bound.term.teacher or ""].chosen
+                assert chosen is not None  # noqa: S101 - or the term would not be of this form
+                entries.append((chosen.ids[rows], chosen.log_probabilities[rows]))
             else:
                 per_token = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
                 ids, weights = (

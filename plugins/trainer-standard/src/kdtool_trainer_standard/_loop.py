@@ -76,7 +76,9 @@ class TrainingLoop:
             dtype=dtype_name(module.sizes.dtype),
             on_policy=None if sampler is None else sampler.counts,
         )
-        self.teachers = TeacherSignals(run, phase, module.sizes.dtype)
+        self.teachers = TeacherSignals(
+            run, phase, module.language_model, module.sizes.dtype, module.sizes.head_chunk_size
+        )
         self.checkpoints = Checkpointing(config, run, phase, module, self.optimizer, self.scaler, validator, device)
         self.stop = StopSignal()
         self.step = 0

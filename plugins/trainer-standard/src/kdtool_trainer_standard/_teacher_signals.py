@@ -7,7 +7,10 @@ from dataclasses import replace
 
 import kdtool
 import torch
-from kdtool_torch import collate
+from kdtool_torch import collate, eval_mode
+from torch import Tensor
+
+from kdtool_trainer_standard._projection import Projection
 
 __all__ = ["TeacherSignals"]
 
@@ -17,10 +20,22 @@ class TeacherSignals:
 
     A teacher chooses its own precision. One that is the initial student computes in `dtype`, that of the student: with
     equal weights, their likelihoods are equal too, and the margin of DPO is 0 at the first step.
+
+    A teacher that is asked about tokens of the student's choice gets the likeliest ones of `student`, which reads the batch
+    once more for that, without dropout; `chunk` positions have logits at once.
     """
 
-    def __init__(self, run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(
+        self,
+        run: kdtool.RunInfo,
+        phase: kdtool.Phase,
+        student: kdtool.LanguageModel,
+        dtype: torch.dtype,
+        chunk: int = 512,
+    ) -> None:
+        self._student, self._dtype, self._chunk = student, dtype, chunk
+        self._tokens = {name: _student_tokens(run, phase, name) for name in phase.signals}
+        self._shared = min((term.shared for term in phase.terms if term.shared is not None), default=None)
         self._initial_students = frozenset(
             name
             for name in phase.signals.keys() & run.implementing("kdtool_signal")
@@ -43,9 +58,13 @@ class TeacherSignals:
 
     def query_live(self, batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]) -> dict[str, kdtool.Signal]:
         """Return the signals of teachers that run with the student; `batches` are those of teachers with their own rows."""
-        return {name: self._ask(name, batches.get(name, batch)) for name in self._live}
+        most = max((self._tokens[name] for name in self._live), default=0)
+        likeliest = self._likeliest(batch, most) if most else None
+        return {name: self._ask(name, batches.get(name, batch), likeliest) for name in self._live}
 
-    def _ask(self, teacher: str, batch: kdtool.Batch) -> kdtool.Signal:
+    def _ask(self, teacher: str, batch: kdtool.Batch, likeliest: Tensor | None) -> kdtool.Signal:
+        if likeliest is not None and (count := self._tokens[teacher]):
+            return self._live[teacher].signal(batch, likeliest[:, :count].contiguous())
         if teacher not in self._initial_students or self._dtype == torch.float32:
             return self._live[teacher].signal(batch)
         with torch.autocast(batch.input_ids.device.type, self._dtype):
@@ -54,6 +73,20 @@ class TeacherSignals:
             return signal
         head = signal.lazy.head  # the student's is cast once per micro-batch, too
         return replace(signal, lazy=replace(signal.lazy, head=replace(head, weight=head.weight.to(self._dtype))))
+
+    def _likeliest(self, batch: kdtool.Batch, count: int) -> Tensor:
+        """Return the student's likeliest tokens at the labels of a batch, likeliest first, [N, count] int32."""
+        with (
+            eval_mode(self._student.model),
+            torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            states = self._student.backbone(batch, kdtool.SignalRequest()).last
+        head, shared = self._student.head, self._shared
+        projection = Projection(replace(head, vocabulary=min(head.vocabulary, shared or head.vocabulary)), self._dtype)
+        parts = [
+            projection.logits(part).topk(min(count, projection.vocabulary)) for part in torch.split(states, self._chunk)
+        ]
+        return torch.cat([part.indices for part in parts]).int()
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._row_numbers(teacher)
@@ -65,3 +98,11 @@ class TeacherSignals:
             rows = self._rows[teacher]
             self._numbers[teacher] = {rows[number].key: number for number in range(len(rows))}
         return self._numbers[teacher]
+
+
+def _student_tokens(run: kdtool.RunInfo, phase: kdtool.Phase, teacher: str) -> int:
+    """Return how many of the student's likeliest tokens a teacher is asked about at each position; mostly 0."""
+    if "chosen" not in phase.signals[teacher].want.kinds:
+        return 0
+    asking = (term for term in phase.terms if teacher in term.teachers)
+    return max(run.component(term.name, kdtool.Loss).student_tokens for term in asking)

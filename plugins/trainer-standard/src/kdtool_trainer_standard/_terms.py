@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["BoundTerm", "Form", "bind_terms", "learns_on_policy", "plain_tensors", "without_dropout"]
 
-Form = Literal["none", "dense", "sampled", "top-k"]
+Form = Literal["none", "dense", "sampled", "top-k", "chosen"]
 """Form in which a token loss receives its teacher's signal."""
 
 
@@ -115,20 +115,28 @@ def _form_of(run: kdtool.RunInfo, term: kdtool.LossTerm, teacher: str, signal: k
         if "logits" in need and signal.lazy is not None:
             return "dense", 1.0
         if signal.sparse is not None and signal.sparse.form in need:
-            if not isclose(signal.sparse.temperature, term.temperature):
-                raise kdtool.UsageError(
-                    f"{term.label} works at temperature {term.temperature:g}, but the tokens of {teacher} were taken at "
-                    f"{signal.sparse.temperature:g}: give the loss and the signals one temperature"
-                )
-            return signal.sparse.form, signal.sparse.temperature
-    if not needs or not any(need & {"logits", "sampled", "top-k"} for need in needs):
+            return signal.sparse.form, _check_temperature(term, teacher, signal.sparse.temperature)
+        if signal.chosen is not None and "chosen" in need:
+            return "chosen", _check_temperature(term, teacher, signal.chosen.temperature)
+    if not needs or not any(need & {"logits", "sampled", "top-k", "chosen"} for need in needs):
         return "none", 1.0
     wanted = " or ".join(sorted({offer for need in needs for offer in need}))
     has = [*(["logits"] if signal.lazy else []), *([signal.sparse.form] if signal.sparse else [])]
+    has += ["chosen"] if signal.chosen else []
     raise kdtool.PluginError(
         f"{run.hook.owner(term.name) or term.name} needs {wanted} of {teacher}, whose signal holds "
         f"{' and '.join(has) or 'neither logits nor tokens'}"
     )
+
+
+def _check_temperature(term: kdtool.LossTerm, teacher: str, captured: float) -> float:
+    """Return the temperature of a teacher's tokens if it is the term's."""
+    if not isclose(captured, term.temperature):
+        raise kdtool.UsageError(
+            f"{term.label} works at temperature {term.temperature:g}, but the tokens of {teacher} were taken at "
+            f"{captured:g}: give the loss and the signals one temperature"
+        )
+    return captured
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -75,13 +75,18 @@ def _prepare(
     student: kdtool.LanguageModel,
     device: torch.device,
 ) -> TrainingLoop:
+    if config.sharding != "off" and any("chosen" in source.want.kinds for source in phase.signals.values()):
+        raise kdtool.UsageError(
+            "a teacher is asked about the student's likeliest tokens, which needs whole weights on each process; set "
+            "sharding: off, or use a loss without `support`"
+        )
     batch = collate(_select_rows(phase, config.batch, run.seed), device)
     sampler = _sampler(config, run, phase, student, device)
     if sampler is not None:
         sampler.try_out(batch)
         batch = sampler.mark_as_corpus(batch)
     with torch.no_grad():
-        teacher_batches, signals = TeacherSignals(run, phase, chosen_dtype(config.dtype, device))(batch)
+        teacher_batches, signals = TeacherSignals(run, phase, student, chosen_dtype(config.dtype, device))(batch)
     signals = {name: plain_tensors(signal) for name, signal in signals.items()}
     terms = bind_terms(run, phase, signals)
     weightings = run.bound("kdtool_token_weight")

@@ -49,6 +49,11 @@ def explain(source: str | Path, where: str | Path, offline: bool, part: str = ""
                 f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
                 f"hf download {source}"
             ) from error
+        if not is_local and _is_gated(error):
+            raise kdtool.ServiceError(
+                f"{source} is gated on the Hub: its owner wants terms to be accepted. Accept them at "
+                f"https://huggingface.co/{source} and log in with `hf auth login`, or set HF_TOKEN; then run again"
+            ) from error
         if isinstance(error, OSError) and not is_local:
             raise kdtool.ServiceError(
                 f"{source} could not be downloaded from the Hub: {_reason(error)}; check the name and the connection, or "
@@ -58,6 +63,17 @@ def explain(source: str | Path, where: str | Path, offline: bool, part: str = ""
             f"{source}{part} cannot be opened: {_reason(error)}; expected a model as transformers saves it: download or "
             "save it again"
         ) from error
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    """Return whether the Hub refuses a file until the user has accepted terms."""
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError) or "access a gated repo" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _reason(error: Exception) -> str:

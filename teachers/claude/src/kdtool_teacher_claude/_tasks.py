@@ -1,11 +1,13 @@
-"""Tasks with programs and tests, and verdicts on them, as the test server writes them if a request asks for them."""
+"""Tasks with programs, verdicts, and replies with code, as the test server writes them if a request asks for them."""
 
 from __future__ import annotations
 
 import random
 import re
 
-__all__ = ["write_task", "write_verdict"]
+from kdtool_asking.testing import UNUSABLE_REPLIES, chat_replies
+
+__all__ = ["write_code", "write_task", "write_verdict"]
 
 _CODE = {
     "python": "def {name}(number):\n    return number {sign} {amount}\n",
@@ -20,6 +22,30 @@ _FAILING = 0.25
 """Share of first answers that are wrong: the tests fail, or the program does not parse. Repairs are right."""
 _POOR = 0.1
 """Share of scores in verdicts that are low."""
+
+_UNUSABLE = 0.1
+"""Share of replies without code."""
+
+
+def write_code(system: str, asked: str, key: str) -> str | None:
+    """Return a reply to a request to complete a Python function, with prose and fences as `key` draws them.
+
+    None if the system text asks for another form.
+    """
+    prompt = re.search(r"```python\n(.*)\n```", asked, re.DOTALL)
+    if not system.startswith("You complete python code") or prompt is None:
+        return None
+    drawn = random.Random(key)
+    last = prompt[1].rpartition("\n")[2]
+    blanks = last[: len(last) - len(last.lstrip())]
+    body = f"{blanks}result = {drawn.randrange(10**6)}\n{blanks}return result\n"
+    try:
+        replies = chat_replies(prompt[1], body)
+    except SyntaxError:  # the prompt does not end with the documentation of a function
+        replies = UNUSABLE_REPLIES
+    if drawn.random() < _UNUSABLE:
+        replies = UNUSABLE_REPLIES
+    return replies[drawn.choice(sorted(replies))]
 
 
 def write_task(system: str, turns: int, key: str) -> str | None:

@@ -37,6 +37,7 @@ class Claude(kdtool.Teacher, Priced):
     config: Config
     offers: frozenset[kdtool.SignalKind] = frozenset({"text"})
     stores_answers = True
+    converses = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

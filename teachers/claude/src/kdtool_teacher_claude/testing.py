@@ -4,8 +4,11 @@
 
     python -m kdtool_teacher_claude.testing '{}' 8765
 
-It answers with a line about the request, with a task, a program and tests where the system text asks for that form (corpus
-`instruct`; a quarter of first programs is wrong), or with a verdict (filter `judge`; a tenth of its scores is low).
+It answers with a line about the request, unless the system text asks for another form:
+
+- a task, a program and tests (corpus `instruct`); a quarter of first programs is wrong
+- a function as chat models write it (corpus `answers`); a tenth of the replies has no code
+- a verdict (filter `judge`); a tenth of its scores is low
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kdtool_teacher_claude._tasks import write_task, write_verdict
+from kdtool_teacher_claude._tasks import write_code, write_task, write_verdict
 
 __all__ = ["KEY", "MODEL", "Faults", "MessagesServer", "serve", "serve_process"]
 
@@ -441,10 +444,15 @@ def _key(body: dict[str, Any]) -> str:
 
 
 def _write(body: dict[str, Any]) -> str:
-    """Return a task or a verdict if the request wants one, else a line about the request."""
+    """Return a task, a verdict or code if the request wants one, else a line about the request."""
     turns = sum(message["role"] == "user" for message in body["messages"])
-    written = write_task(_system(body), turns, _key(body)) or write_verdict(_system(body), _key(body))
-    return written or f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+    system, key = _system(body), _key(body)
+    written = write_task(system, turns, key) or write_verdict(system, key)
+    if written is None:
+        written = write_code(system, _last(body), key)
+    if written is not None:
+        return written
+    return f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
 
 
 def _system(body: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ class OpenAI(kdtool.Teacher):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.offers: frozenset[kdtool.SignalKind] = frozenset({"text"} if config.top_k is None else {"text", "top-k"})
+        self.converses = config.api == "chat"
         self.answer_cache_key = {"model": config.model, "api": config.api, "protocol": _PROTOCOL}
         self._server: Server | None = None
         self._tokenizer: kdtool.Tokenizer | None = None

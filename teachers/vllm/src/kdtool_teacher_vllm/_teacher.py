@@ -39,8 +39,9 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.converses = config.api == "chat"
         hidden: frozenset[kdtool.SignalKind] = frozenset({"hidden"}) if config.layers else frozenset()
-        self.offers: frozenset[kdtool.SignalKind] = hidden | {"logits", "text"}
+        self.offers: frozenset[kdtool.SignalKind] = hidden | {"logits", "chosen", "text"}
         self._say: Callable[[str], None] = print
         self._outline: TransformersModel | None = None
         self._fingerprint = ""
@@ -82,11 +83,14 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         yield kdtool.Estimate("teacher", host_bytes=size, note="its head; the layers are on the server's machine")
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        from kdtool_torch import chosen_tokens
+
         outputs = self._states(batch, want)
-        readout = self._readout(batch.labels.device)
+        lazy = kdtool.LazyLogits(outputs.last, self._readout(batch.labels.device).head)
         return kdtool.Signal(
             fingerprint=self._identity(None),
-            lazy=kdtool.LazyLogits(outputs.last, readout.head) if "logits" in want.kinds else None,
+            lazy=lazy if "logits" in want.kinds else None,
+            chosen=chosen_tokens(lazy, want) if "chosen" in want.kinds else None,
             hidden=outputs.hidden,
         )
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.data import Row
-from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.signals import SignalRequest
+from kdtool import LanguageModel, Row, SignalRequest
 
 from kdtool_testing.toy.rows import batch_of, batch_on
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdtool._contract.data import Batch, Row
+from kdtool import Batch, Row
 
 __all__ = ["ListSource", "batch_of", "batch_on"]
 

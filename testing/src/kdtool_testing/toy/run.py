@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdtool._contract.component import Component
-from kdtool._contract.data import Example, Split
-from kdtool._contract.reporting import Tracker
-from kdtool._contract.run_info import RunInfo
+from kdtool import Component, Example, RunInfo, Split, Tracker
 from kdtool._plugins.hooks import ComponentHooks
 
 __all__ = ["Listener", "make_run"]

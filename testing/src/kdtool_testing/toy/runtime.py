@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from math import log
 
-from kdtool._contract.evaluation import Subject
-from kdtool._contract.exporter import Exporter
-from kdtool._contract.language_model import LanguageModel, LogLikelihood, Request, Runtime, TextAnswer, TextPiece
-from kdtool._contract.run_info import RunInfo
+from kdtool import Exporter, LanguageModel, LogLikelihood, Request, RunInfo, Runtime, Subject, TextAnswer, TextPiece
 
 from kdtool_testing.toy.continuing import log_likelihood
 from kdtool_testing.toy.model import toy_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdtool._contract.tokenizer import Tokenizer
+from kdtool import Tokenizer
 
 from kdtool_testing.toy.tokenizer_files import write_tokenizer
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from kdtool._contract.data import Batch
-from kdtool._contract.language_model import LanguageModel, ModelFacts
-from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
+from kdtool import Batch, Head, LanguageModel, ModelFacts, ModelOutputs, SignalRequest
 from torch import Tensor, nn
 
 from kdtool_testing.toy.continuing import generate_plainly

@@ -1,9 +1,8 @@
-"""Weights of losses: a phase learns something, and a control's weights sum to 1 at every step."""
+"""Weights of losses: a phase learns something, and a control's weights sum to 1."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isclose
 
 from kdtool._assembly.built import BuiltRecipe
 from kdtool._contract.loss_terms import Schedule
@@ -20,34 +19,14 @@ def check_weights(parts: BuiltRecipe) -> Iterator[Problem]:
 
 def weighs(weight: float | Schedule) -> bool:
     """Return whether a weight is above 0 at any time."""
-    return any(end > 0 for end in _ends(weight))
+    return max(weight.start, weight.end) > 0 if isinstance(weight, Schedule) else weight > 0
 
 
-def scale_to_one(weights: Sequence[float | Schedule]) -> list[float | Schedule] | None:
-    """Return weights in the same proportions that sum to 1 at every step; None where no schedules do.
-
-    While all weights are 0, the proportions are those of another time.
-    """
-    if not any(map(weighs, weights)):
-        return None
-    first, last = zip(*map(_ends, weights), strict=True)
-    starts, ends = _shares(first) or _shares(last), _shares(last) or _shares(first)
-    courses = {(w.begin, w.until, w.shape) for w in weights if isinstance(w, Schedule) and w.start != w.end}
-    if len(courses) > 1 and sum(map(weighs, weights)) > 1:
-        return None
-    if all(map(isclose, starts, ends)):
-        return [*starts]
-    (course,) = courses
-    if course[-1] != "step" and not isclose(sum(first), sum(last)):  # then shares are no straight line, nor a cosine
-        return None
-    return [Schedule(start, end, *course) for start, end in zip(starts, ends, strict=True)]
-
-
-def _ends(weight: float | Schedule) -> tuple[float, float]:
-    return (weight.start, weight.end) if isinstance(weight, Schedule) else (weight, weight)
-
-
-def _shares(values: Sequence[float]) -> list[float]:
-    """Return values as shares of their sum; none where that is 0."""
-    total = sum(values)
-    return [value / total for value in values] if total else []
+def scale_to_one(weights: Sequence[float | Schedule]) -> list[float] | None:
+    """Return weights in the same proportions that sum to 1; None if all are 0, or schedules change the proportions."""
+    weighing = [weight for weight in weights if weighs(weight)]
+    if len(weighing) == 1:
+        return [float(weighs(weight)) for weight in weights]
+    numbers = [weight for weight in weights if not isinstance(weight, Schedule)]
+    total = sum(numbers)
+    return [weight / total for weight in numbers] if weighing and len(numbers) == len(weights) else None

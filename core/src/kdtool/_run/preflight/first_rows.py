@@ -16,7 +16,7 @@ from kdtool._errors import PluginError, RecipeError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind, problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._run.preflight.refusals import refuse_unmeasurable
+from kdtool._run.preflight.refusals import refuse
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
 from kdtool._run.stages.rows import corpora_of, pack, shares_of
@@ -50,7 +50,7 @@ def try_corpora(context: Context, run: RunInfo) -> None:
     if 0 < len(whole) < _FIRST:
         evaluators = context.assembly.of_kind("evaluator").items()
         unaware = [name for name, each in evaluators if isinstance(each, Evaluator) and not each.reads_text]
-        refuse_unmeasurable(context, replace(run, texts=_FirstTexts(whole)), but=unaware)
+        refuse(context.assembly, replace(run, texts=_FirstTexts(whole)), "text", "evaluator", but=unaware)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def refuse_empty_text(context: Context, texts: Node) -> None:
     run = context.info(texts=StoredTexts(texts.path))
     kinds = ("corpus", "filter")
     shared = [of_kind(context.assembly.recipe.shared, kind) for kind in kinds]
-    for phase in () if context.rank else context.assembly.arms["student"]:
+    for phase in context.assembly.arms["student"]:
         if [of_kind(phase.sources, kind) for kind in kinds] == shared:
             _require_row(context, run, phase, run.texts.examples("train"))
 

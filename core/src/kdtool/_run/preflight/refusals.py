@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Literal
 
 from kdtool._assembly.assemble import Assembly
@@ -17,31 +16,32 @@ from kdtool._plugins.attribution import describe
 from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
-from kdtool._run.graph import Node
-from kdtool._store.artefacts import verify
-from kdtool._store.layout import MODEL
-
-HOOK = "kdtool_check"
 
 
-def refuse_missing(
-    assembly: Assembly, run: RunInfo, complete: set[str] | None = None, *, but: Collection[str] = ()
+def refuse(
+    assembly: Assembly,
+    run: RunInfo,
+    when: Literal["start", "text", "student"],
+    kind: str = "",
+    *,
+    but: Collection[str] = (),
+    complete: set[str] | None = None,
 ) -> None:
-    """Ask every component `but` some for the libraries, devices and tools that it lacks on this machine.
+    """Have every component, or every one of a `kind`, `but` some, check what it needs: `kdtool_check` at this time.
 
     `complete` are components with settings that lack nothing and are not asked again; added to.
 
     Raises:
-        RecipeError: with all that is missing, each at the component that needs it.
+        RecipeError: with all that is refused, each at the component that refuses.
     """
     problems: dict[Problem, None] = {}
     complete = set() if complete is None else complete
-    for hooks, built in _implementing(assembly, HOOK):
+    for hooks, built in _implementing(assembly, "kdtool_check"):
         settings = repr((built.spec.use, built.config))
-        if built.spec.path not in but and settings not in complete:
-            lacks = tuple(_problems(hooks, built.spec.path, run, "start"))
-            complete |= set() if lacks else {settings}
-            problems |= {problem_at(assembly.recipe, built.spec.key, text): None for text in lacks}
+        if kind in {"", built.spec.kind} and built.spec.path not in but and settings not in complete:
+            refused = tuple(_problems(hooks, built.spec.path, run, when))
+            complete |= set() if refused else {settings}
+            problems |= {problem_at(assembly.recipe, built.spec.key, text): None for text in refused}
     if problems:
         raise RecipeError(list(problems))
 
@@ -106,46 +106,6 @@ def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
         names = (name for name in hooks.implementing(hook) if phase is None or name not in assembly.shared)
         yield from ((hooks, built[name]) for name in names)
-
-
-def refuse_unmeasurable(context: Context, run: RunInfo, *, but: Collection[str] = ()) -> None:
-    """Have every evaluator `but` some check `run.texts`, and its own files.
-
-    Raises:
-        RecipeError: with all that leaves nothing to measure on, each at its evaluator.
-    """
-    _refuse(context, [name for name in _checking(context, "evaluator") if name not in but], run, "text")
-
-
-def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
-    """Have every exporter that has not written yet check an untrained student, which is made; `exports` are by exporter.
-
-    Raises:
-        RecipeError: with all that cannot be exported, each at its exporter.
-    """
-    run = replace(context.info(), untrained=student.path / MODEL)
-    names = [name for name in _checking(context, "exporter") if not exports[name].exists]
-    if names and not context.rank:
-        verify(student.path)
-    _refuse(context, names, run, "student")
-
-
-def _checking(context: Context, kind: str) -> list[str]:
-    """Return the components of a kind that have the hook."""
-    of_kind = context.assembly.of_kind(kind)
-    return [name for name in context.hooks.implementing(HOOK) if name in of_kind]
-
-
-def _refuse(context: Context, names: Iterable[str], run: RunInfo, when: Literal["text", "student"]) -> None:
-    """Check all, on rank 0, and raise all refusals at once."""
-    recipe, built = context.assembly.recipe, context.assembly.built_for()
-    problems = [
-        problem_at(recipe, built[name].spec.key, text)
-        for name in (() if context.rank else names)
-        for text in _problems(context.hooks, name, run, when)
-    ]
-    if problems:
-        raise RecipeError(problems)
 
 
 def _problems(hooks: Hooks, name: str, run: RunInfo, when: Literal["start", "text", "student"]) -> Iterator[str]:

