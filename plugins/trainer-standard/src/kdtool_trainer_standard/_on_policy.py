@@ -59,7 +59,7 @@ class OnPolicySampler:
         they are, and short rows are padded.
         """
         self.counts["batches"] += 1
-        if random.Random(f"{self._run.seed} {step}").random() >= self._config.fraction:
+        if not self.is_sampled(step):
             return self.mark_as_corpus(batch)
         chance = random.Random(f"{self._run.seed} {step} {number} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
@@ -72,6 +72,10 @@ class OnPolicySampler:
         if samples > 1:
             keys = [f"{key}, sample {sample}" for key in keys for sample in range(1, samples + 1)]
         return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
+
+    def is_sampled(self, step: int) -> bool:
+        """Return whether the student writes the text of a step, in all its micro-batches on all ranks."""
+        return random.Random(f"{self._run.seed} {step}").random() < self._config.fraction
 
     def mark_as_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
         """Return a batch of the corpus with the column `student_generated`, all zeros."""
