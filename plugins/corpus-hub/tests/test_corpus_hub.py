@@ -212,8 +212,8 @@ def test_only_records_under_the_chosen_licences_are_used(tmp_path: Path) -> None
 
     def texts(*allowed: str) -> tuple[list[str], list[str]]:
         said: list[str] = []
-        settings = {"files": [str(file)], "text_column": "content", "licence_column": "license", "licences": allowed}
-        found = Hub(Hub.Config(**settings)).kdtool_examples(make_run(tmp_path, say=said.append))
+        config = Hub.Config(files=(file,), text_column="content", licence_column="license", licences=allowed)
+        found = Hub(config).kdtool_examples(make_run(tmp_path, say=said.append))
         return [one.body.text for one in found if isinstance(one.body, kdtool.Text)], said
 
     assert texts("permissive") == (
