@@ -63,10 +63,10 @@ def run(
     if only_plan:
         try:
             lines = _plan_lines(plan_recipe(Path(recipe), settings, out=out, store=store), verbose)
-        except ServiceError:
+        except ServiceError as error:
             from kdtool._estimate.check import check
 
-            lines = _lines_before_download(check(Path(recipe), settings, out=out, store=store))
+            lines = _lines_before_download(error, check(Path(recipe), settings, out=out, store=store))
         click.echo("\n".join(lines))
         return
     trace = print_line if trace_hooks else None
@@ -78,9 +78,9 @@ def run(
         show_next_steps(results, out)
 
 
-def _lines_before_download(report: Mapping[str, Any]) -> Iterator[str]:
+def _lines_before_download(error: ServiceError, report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the plan of a run from the figures of `check` if a model or dataset is not on this machine yet."""
-    yield "A model or dataset is not on this machine, so it is not known yet which stages could be reused."
+    yield f"It is not known yet which stages could be reused: {error}"
     yield from (f"↓ fetch     {one['what']}, {size(one['bytes'])}" for one in report["forecast"]["downloads"])
     yield from (f"↻ run       {title}" for title in report["stages"].values())
 
