@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 from pathlib import Path
@@ -54,7 +55,8 @@ TINY: dict[str, dict[str, Any]] = {
         "evaluators.agreement": {"documents": 2, "tokens": 32},
     },
     "starcoder2-mini-gpt": {
-        "student.parameters": "500k", "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
+        "student.parameters": "500k", "rows.maximum_tokens": 1024, "rows.length": 64, "train.general.steps": 2,
+        "train.problems.steps": 2,
         "evaluators.agreement": {"documents": 2, "tokens": 32},
     },
     "claude-codellama": {
@@ -65,7 +67,10 @@ TINY: dict[str, dict[str, Any]] = {
         "student.parameters": 3_148_032, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
         "trainer.accumulation": 2, "evaluators.agreement": {"documents": 2, "tokens": 32},
     },
-    "codellama-web": {"student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2},
+    "codellama-web": {
+        "student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.code.steps": 2,
+        "train.instruct.steps": 2,
+    },
 }  # fmt: skip
 """Settings with which the small recipes run in seconds with the tests' own teacher."""
 SERVER = {"use": "openai", "url": "http://127.0.0.1:9/v1", "model": "large", "licence": "apache-2.0"}
@@ -105,8 +110,14 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
 
 
 def test_there_are_recipes_of_every_system() -> None:
-    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct", "qad"}
-    assert {path.stem for path in FULL} == SYSTEMS | {"quickstart", "quickstart-seeds", "overnight"}
+    assert {path.stem for path in SMALL} == SYSTEMS | {"claude-instruct", "qad", "completion"}
+    assert {path.stem for path in FULL} == SYSTEMS | {
+        "quickstart",
+        "quickstart-seeds",
+        "overnight",
+        "completion",
+        "claude-codellama-t4",
+    }
 
 
 @pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
@@ -149,6 +160,24 @@ def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_to_expect(path: 
     assert all(line.startswith("#") for line in header.splitlines())
     for words in ("What it does:", "What it needs:", "icence", "What to expect:", f"recipes/small/{path.name}"):
         assert words in header, words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
+def test_settings_that_a_head_prints_are_accepted(path: Path) -> None:
+    for settings in printed_settings(path):
+        kdtool.check(path, settings, memory="1TB", gpu="a100-80gb")
+
+
+def printed_settings(path: Path) -> list[dict[str, str]]:
+    """Return the settings of each command line in a recipe's head, without those that need the reader's own files."""
+    header = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    blocks = re.findall(r"(?:^#   --set .+\n)+", header, re.MULTILINE)  # consecutive lines are one command
+    inline = re.findall(r"`(--set .+?)`", header.replace("\n# ", " "))
+    found = [shlex.split(text.replace("#   ", " ")) for text in (*blocks, *inline)]
+    settings = [dict(one.split("=", 1) for one in words if one != "--set") for words in found]
+    refused = {"teacher": "{use: codellama, variant: python}"}  # as its head says, and a test below
+    return [one for one in settings if one != refused and not re.search(r"\b(FILE|DIR)\b", str(one))]
 
 
 @pytest.mark.parametrize("path", [path for path in SMALL if path.stem in SYSTEMS], ids=lambda path: path.stem)

@@ -89,6 +89,8 @@ def test_scores_are_fractions_and_symmetric(one: str, other: str) -> None:
 class Knowing(kdtool.Runtime):
     """Completes as the document does where it says `return`, else with `?`, and dies after so many answers."""
 
+    abilities = frozenset({"continue", "infill"})
+
     def __init__(self, most: int | None = None) -> None:
         self.asked: list[kdtool.Request] = []
         self.most = most
@@ -129,6 +131,15 @@ def test_documents_are_items_and_weigh_as_many_as_they_have_places(tmp_path: Pat
     assert exact.settings["places"].startswith("4, at most 4 per document")
     assert found["line-completion.edit-similarity"].value >= 0.5
     assert {(request.stop, request.temperature, request.turns) for request in runtime.asked} == {(("\n",), 0.0, ())}
+
+
+def test_a_gap_is_sent_with_the_text_on_both_sides(tmp_path: Path) -> None:
+    runtime = Knowing()
+    found = evaluate(tmp_path, runtime, suffix=12)
+    sent = {(request.prompt.rpartition("\n")[2], request.suffix) for request in runtime.asked}
+    assert ("    return", "\n\n\nclass Box") in sent
+    assert ("return", "\n") in sent
+    assert "12 characters after the line" in found["line-completion.exact-match"].settings["suffix"]
 
 
 def test_a_killed_run_asks_for_no_finished_line_again(tmp_path: Path) -> None:

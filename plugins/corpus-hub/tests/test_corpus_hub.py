@@ -203,3 +203,24 @@ def test_where_the_licence_is_said_follows_the_settings() -> None:
     named = terms(dataset="a/b")
     assert named is not None
     assert named.url == "https://huggingface.co/datasets/a/b"
+
+
+def test_only_records_under_the_chosen_licences_are_used(tmp_path: Path) -> None:
+    licences = ["MIT", "gpl-3.0", ["mit", "Apache-2.0"], ["mit", "gpl-2.0"], None, "my-own"]
+    rows = [{"content": f"x = {number}\n", "license": licence} for number, licence in enumerate(licences)]
+    file = write(tmp_path / "code.jsonl", rows)
+
+    def texts(*allowed: str) -> tuple[list[str], list[str]]:
+        said: list[str] = []
+        config = Hub.Config(files=(file,), text_column="content", licence_column="license", licences=allowed)
+        found = Hub(config).kdtool_examples(make_run(tmp_path, say=said.append))
+        return [one.body.text for one in found if isinstance(one.body, kdtool.Text)], said
+
+    assert texts("permissive") == (
+        ["x = 0\n", "x = 2\n"],
+        ["hub: 4 records have another licence than permissive and were left out"],
+    )
+    assert texts("mit", "my-own")[0] == ["x = 0\n", "x = 5\n"]
+    assert len(texts()[0]) == 6
+    with pytest.raises(pydantic.ValidationError, match="name its column in `licence_column`"):
+        Hub.Config(files=(file,), text_column="content", licences=("mit",))

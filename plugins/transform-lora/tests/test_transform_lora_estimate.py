@@ -29,5 +29,6 @@ def test_putting_in_and_merging_have_moments_of_their_own(
     found = list(transform.kdtool_estimate(run, ahead))
     for moment, held in (("adapters put in", "host_bytes"), ("adapters merged", "compute_bytes")):
         parts = {one.part: getattr(one, held) for one in found if one.stages == (f"phases/train: {moment}",)}
-        assert parts["weights"] == size * bare.parameters
+        whole = size * bare.parameters
+        assert parts["weights"] == whole if kind is Lora or held == "compute_bytes" else parts["weights"] < whole
         assert parts["adapters and a layer"] == 4 * outline.facts.trainable + 8 * 64 * 96

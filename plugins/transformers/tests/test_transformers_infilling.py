@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from kdtool_testing.tiny_models import save_code_llama_tokenizer, tiny_model
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_model
 from kdtool_transformers import (
     CODE_LLAMA,
     TransformersModel,
@@ -18,6 +18,7 @@ from kdtool_transformers import (
     byte_tokenizer,
     open_tokenizer,
     trim_suffix,
+    with_fim_tokens,
 )
 from kdtool_transformers._generate import prompt_ids
 from kdtool_transformers._infilling import FAMILIES, Infilling, overlap
@@ -140,3 +141,29 @@ def test_a_repetition_of_whole_lines_is_trimmed_wherever_it_ends(middle: str, li
 @given(CODE, st.text("()[]{}:\n\t ", max_size=8))
 def test_brackets_and_white_space_alone_are_never_trimmed(answer: str, suffix: str) -> None:
     assert trim_suffix(answer, suffix) == answer
+
+
+def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None:
+    save_starcoder2_tokenizer(tmp_path, 600, 100_000)
+    (tmp_path / "config.json").write_text('{"model_type": "starcoder2"}', encoding="utf-8")
+    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    for mark in FAMILIES[0].tokens:
+        text = text.replace(f'"{mark}"', f'"<spare_{mark[5:-1]}>"')
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    for file in (tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"):
+        file.unlink(missing_ok=True)
+    bare = open_tokenizer(tmp_path)
+    spare = [f"<spare_{name}>" for name in ("prefix", "suffix", "middle")]
+    ids = [bare.inner.convert_tokens_to_ids(token) for token in spare]
+    renamed = with_fim_tokens(bare, spare)
+    assert renamed.infilling == FAMILIES[0]
+    assert renamed.vocabulary == bare.vocabulary
+    assert [renamed.inner.convert_tokens_to_ids(token) for token in FAMILIES[0].tokens] == ids
+    assert renamed.encode(BEFORE) == bare.encode(BEFORE)
+    renamed.save(tmp_path / "saved")
+    assert open_tokenizer(tmp_path / "saved").fingerprint == renamed.fingerprint != bare.fingerprint
+    with pytest.raises(kdtool.UsageError, match="already; remove fim_tokens"):
+        with_fim_tokens(renamed, spare)
+    for wrong in (["def", *spare[1:]], [spare[0], spare[0], spare[1]]):
+        with pytest.raises(kdtool.UsageError, match=r"must be three special tokens .* without another purpose"):
+            with_fim_tokens(bare, wrong)

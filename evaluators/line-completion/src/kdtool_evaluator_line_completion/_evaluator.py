@@ -35,6 +35,9 @@ class LineCompletion(kdtool.Evaluator):
         """Largest number of lines of a document, chosen by the hashes of its id and their numbers."""
         context: int = kdtool.Field(default=2000, ge=1, le=1_000_000)
         """Largest number of characters before a place; fewer if a model's context is shorter."""
+        suffix: int = kdtool.Field(default=0, ge=0, le=1_000_000)
+        """Largest number of characters after the line, for infilling by the model's FIM tokens, as in an editor. Models
+        without them are left out. 0: lines are continued from the text before them."""
         maximum_tokens: int = kdtool.Field(default=64, ge=1, le=10_000)
         """Largest number of tokens of a completion that does not reach the end of its line."""
 
@@ -46,7 +49,7 @@ class LineCompletion(kdtool.Evaluator):
 
         student = ahead.models.get(ahead.student)
         if student is not None:
-            tokens = self.config.context // 2 + self.config.maximum_tokens
+            tokens = (self.config.context + self.config.suffix) // 2 + self.config.maximum_tokens
             size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
             yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
 
@@ -73,8 +76,9 @@ class LineCompletion(kdtool.Evaluator):
         settings = {**self._settings(places), "documents": digest(documents)}
 
         def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-            prompt = fit_prompt(places[name].before, runtime, config.maximum_tokens)
-            return kdtool.Request(name, prompt, config.maximum_tokens, stop=("\n",))
+            after = places[name].after if config.suffix else None
+            prompt = fit_prompt(places[name].before, runtime, config.maximum_tokens, after or "")
+            return kdtool.Request(name, prompt, config.maximum_tokens, stop=("\n",), suffix=after)
 
         for subject in subjects:
             answers = collect_answers(run, subject, list(places), request, evaluator="line-completion")
@@ -92,18 +96,20 @@ class LineCompletion(kdtool.Evaluator):
         places = {
             position.id: position
             for document in documents
-            for position in places_of(document, config.places, config.context)
+            for position in places_of(document, config.places, config.context, config.suffix)
         }
         if not places:
             raise without_text(run, "line-completion", config.split, "no document of several lines")
         return documents, places
 
     def _settings(self, places: Mapping[str, Place]) -> dict[str, str]:
+        after = f"at most {self.config.suffix} characters after the line, infilled"
         return {
             "split": self.config.split,
             "places": f"{len(places)}, at most {self.config.places} per document, each after the first token of a line, "
             "chosen by hashes",
             "context": f"at most {self.config.context} characters, as many as fit into the model's context",
+            **({"suffix": after} if self.config.suffix else {}),
             "decoding": f"greedy, to the end of the line, at most {self.config.maximum_tokens} tokens",
         }
 

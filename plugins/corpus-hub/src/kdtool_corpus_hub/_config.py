@@ -43,6 +43,9 @@ class HubConfig(kdtool.Config):
     """Column with the programming language; null uses `language`."""
     licence_column: str | None = None
     """Column with an SPDX expression, or a list of licences that all apply; null uses `licence`."""
+    licences: tuple[str, ...] = ()
+    """Use only records with one of these licences in `licence_column`, such as [mit, my-licence]; `permissive` stands for
+    the usual licences without copyleft (MIT, Apache-2.0, BSD, ISC and a few more). Empty: records with any licence."""
     language: str = ""
     """Language of all examples if there is no column for it."""
     licence: str = ""
@@ -70,6 +73,8 @@ class HubConfig(kdtool.Config):
             raise ValueError("two files have the same name, and the run records files by name; rename one")
         if (self.chosen_column is None) != (self.rejected_column is None):
             raise ValueError("`chosen_column` and `rejected_column` go together")
+        if self.licences and self.licence_column is None:
+            raise ValueError("`licences` selects records by their licence: name its column in `licence_column`")
         answers = [self.completion_column, self.chosen_column].count(None)
         if answers != (2 if self.prompt_column is None else 1):
             raise ValueError(

@@ -57,16 +57,17 @@ class Hub(kdtool.Corpus):
         return [f"files: no such file: {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the examples, split by split, and report the number of copies that were left out.
+        """Yield the examples, split by split, and report the numbers of records that were left out.
 
         Raises:
             kdtool.UsageError: a column is missing or has the wrong type, an id is not unique, or data cannot be read.
             kdtool.ServiceError: the Hub cannot be reached.
         """
         from kdtool_corpus_hub._columns import body_of, content_hash, text_of, words_of
+        from kdtool_corpus_hub._licences import is_allowed
 
         config = self.config
-        contents, ids, copies = set[bytes](), set[bytes](), 0
+        contents, ids, copies, foreign = set[bytes](), set[bytes](), 0, 0
         shuffled: dict[str, Any] = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
         for split in self._splits():
             taken = 0
@@ -75,6 +76,10 @@ class Hub(kdtool.Corpus):
                     break
                 body = body_of(record, config)
                 if body is None:
+                    continue
+                licence = words_of(record, config.licence_column) or config.licence
+                if config.licences and not is_allowed(licence, config.licences):
+                    foreign += 1
                     continue
                 content = content_hash(body)
                 if bytes.fromhex(content) in contents:
@@ -87,9 +92,13 @@ class Hub(kdtool.Corpus):
                     body=body,
                     split=self._split_of(record, split, content),
                     language=(text_of(record, config.language_column) or config.language).lower(),
-                    licence=words_of(record, config.licence_column) or config.licence,
+                    licence=licence,
                     source=config.dataset or "files",
                 )
+        if foreign:
+            run.say(
+                f"hub: {foreign:,} records have another licence than {', '.join(config.licences)} and were left out"
+            )
         if copies:
             run.say(f"hub: {copies:,} records repeat an earlier one and were left out")
 

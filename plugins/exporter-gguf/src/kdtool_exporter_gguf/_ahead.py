@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import kdtool
-from kdtool_transformers import AbsentTokenizer, TransformersModel
+from kdtool_transformers import AbsentTokenizer, TransformersModel, without_weights
 
 from kdtool_exporter_gguf._architectures import require_architecture
 from kdtool_exporter_gguf._names import names_in_file
@@ -46,6 +46,6 @@ def estimated_bytes(ahead: kdtool.RunForecast, mix: str) -> int:
     shape, name_in_file = ModelShape.of(config), names_in_file(config)
     sizes = {
         f"{name_in_file(name.removesuffix('.weight'))}.weight": tuple(weight.shape)
-        for name, weight in outline.model.named_parameters()
+        for name, weight in without_weights(config).named_parameters()  # the outline may have adapters
     }
     return sum(stored_bytes(tensor_type(mix, name, size, shape, weighted=True), size) for name, size in sizes.items())

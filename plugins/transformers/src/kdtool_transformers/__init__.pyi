@@ -7,6 +7,8 @@ from kdtool_transformers._attention import replace_attention as replace_attentio
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
 from kdtool_transformers._causal import causal_of as causal_of
+from kdtool_transformers._fim_tokens import FimTokens as FimTokens
+from kdtool_transformers._fim_tokens import with_fim_tokens as with_fim_tokens
 from kdtool_transformers._generate import answer_requests as answer_requests
 from kdtool_transformers._generate import end_ids as end_ids
 from kdtool_transformers._generate import finish_text as finish_text

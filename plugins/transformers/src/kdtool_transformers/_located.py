@@ -30,6 +30,9 @@ class LocatedWeights:
     answer_ends: tuple[str, ...] = ()
     """Tokens that end an answer, besides the end of text and of a turn; those that the tokenizer lacks are left out."""
 
+    fim_tokens: tuple[str, ...] | None = None
+    """Special tokens to rename to FIM tokens for prefix, suffix and middle; None: the tokenizer stays as it is."""
+
     _tokenizer: TransformersTokenizer | None = None
     _source: Source | None = None
     _offline = False
@@ -63,11 +66,13 @@ class LocatedWeights:
 
     def open_tokenizer(self, run: kdtool.RunInfo | None = None) -> TransformersTokenizer:
         """Return the tokenizer next to the weights; opened once."""
+        from kdtool_transformers._fim_tokens import with_fim_tokens
         from kdtool_transformers._open import open_tokenizer
 
         location, revision = self.find_weights(run)
         if self._tokenizer is None:
-            self._tokenizer = open_tokenizer(location, revision=revision, offline=self._offline)
+            opened = open_tokenizer(location, revision=revision, offline=self._offline)
+            self._tokenizer = with_fim_tokens(opened, self.fim_tokens) if self.fim_tokens else opened
             self._tokenizer.answer_ends = self.answer_ends
         return self._tokenizer
 

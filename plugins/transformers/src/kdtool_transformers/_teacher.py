@@ -24,6 +24,7 @@ from kdtool_torch import (
     pick_device,
 )
 
+from kdtool_transformers._fim_tokens import FimTokens
 from kdtool_transformers._loading import Quantisation
 from kdtool_transformers._located import LocatedWeights
 from kdtool_transformers._sources import Source, source_identity
@@ -51,6 +52,9 @@ class CausalTeacherConfig(kdtool.Config):
     there."""
     adapter: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
+    fim_tokens: FimTokens | None = None
+    """Three special tokens that the model does not use, renamed to `<fim_prefix>`, `<fim_suffix>` and `<fim_middle>`. They
+    mean nothing until a phase trains the teacher on rows with `fim`. None: the tokenizer's own FIM tokens, if any."""
 
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> CausalTeacherConfig:
@@ -74,6 +78,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
     def __init__(self, config: CausalTeacherConfig) -> None:
         super().__init__(config)
+        self.fim_tokens = config.fim_tokens
         self._model: TransformersModel | None = None
         self._head_beside: kdtool.Head | None = None
         self._outline: TransformersModel | None = None

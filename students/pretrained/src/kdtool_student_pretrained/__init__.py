@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import kdtool
-from kdtool_transformers import CausalStudent, LocatedWeights
+from kdtool_transformers import CausalStudent, FimTokens, LocatedWeights
 
 __all__ = ["Pretrained"]
 
@@ -30,8 +30,15 @@ class Pretrained(LocatedWeights, CausalStudent):
         """Branch, tag or commit of a Hub name. None: the newest. The run records the commit."""
         dtype: Literal["auto", "float32"] = "auto"
         """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
+        fim_tokens: FimTokens | None = None
+        """Three special tokens that the model does not use, to be renamed `<fim_prefix>`, `<fim_suffix>` and `<fim_middle>`,
+        for rows with `fim`. None: the tokenizer's own FIM tokens, if any."""
 
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.fim_tokens = config.fim_tokens
 
     def hub_source(self) -> tuple[str, str | None]:
         return self.config.model, self.config.revision
@@ -65,6 +72,7 @@ class Pretrained(LocatedWeights, CausalStudent):
         location, revision = self.find_weights(run)
         dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).facts.dtype)
         student = open_model(location, dtype=dtype, revision=revision, offline=run.offline)
+        student.tokenizer = self.open_tokenizer(run)
         student.built_from = str(Path(location).resolve()) if Path(location).is_dir() else str(location)
         return student
 

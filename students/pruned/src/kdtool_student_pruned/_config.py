@@ -41,6 +41,10 @@ class PrunedConfig(kdtool.Config):
     """Rows of training text that importance is measured on."""
     calibration_length: int = kdtool.Field(default=512, ge=8, le=8192)
     """Tokens in a calibration row."""
+    context: int | None = kdtool.Field(default=None, ge=1)
+    """Context of the student in tokens, at most its source's. Absent: that of the source."""
+    base: bool = False
+    """Also measure the student before its training, as the subject `base`."""
 
     @pydantic.model_validator(mode="after")
     def _one_way(self) -> PrunedConfig:

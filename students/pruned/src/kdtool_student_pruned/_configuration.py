@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["smaller_config"]
 
 
-def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = None) -> Any:
+def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = None, context: int | None = None) -> Any:
     """Copy a configuration for some of the layers, in float32: their count, and every list with an entry for each.
 
-    With a `shape`, also set its widths. Heads keep their size. Norms take the mean square over fewer channels, which is
-    greater for the rest, so the constant that they add is scaled up alike.
+    With a `shape`, also set its widths; with a `context`, its length. Heads keep their size. Norms take the mean square over
+    fewer channels, which is greater for the rest, so the constant that they add is scaled up alike.
     """
     smaller, count = deepcopy(config), config.num_hidden_layers
     for name, value in vars(config).items():
@@ -26,6 +26,8 @@ def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = Non
             setattr(smaller, name, [value[layer] for layer in layers])
     smaller.num_hidden_layers = len(layers)
     smaller.dtype = torch.float32
+    if context is not None:
+        smaller.max_position_embeddings = context
     if shape is not None:
         _take_widths(smaller, shape)
     return smaller

@@ -56,8 +56,8 @@ class Kept:
         return (chosen[:, None] * head_size + torch.arange(head_size)).flatten()
 
 
-def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
-    """Return a new model in float32 with the kept parts of `source`, which is left as it is.
+def cut(source: TransformersModel, kept: Kept, context: int | None = None) -> TransformersModel:
+    """Return a new model in float32 with the kept parts of `source`, which is left as it is, for `context` tokens.
 
     Raises:
         UsageError: the source stores its weights in few bits.
@@ -87,7 +87,7 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
     with isolated_rng(), no_progress_bar():
         student, loaded = type(causal).from_pretrained(
             None,
-            config=smaller_config(config, kept.layers, shape),
+            config=smaller_config(config, kept.layers, shape, context),
             state_dict=weights,
             dtype=torch.float32,
             output_loading_info=True,

@@ -33,6 +33,7 @@ class Pruned(CausalStudent):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.derives_from = {config.source: "weights"}
+        self.pretrained = config.base
         self._said = False
         self._solved: tuple[Anatomy, Shape] | None = None
 
@@ -82,13 +83,14 @@ class Pruned(CausalStudent):
             kept = self._choose(run, model, plan)
             layers = ", ".join(map(str, kept.layers))
             run.say(f"student: layers {layers} of the {plan.source.shape.layers} of {self.config.source}")
-            return cut(model, kept)
+            return cut(model, kept, self.config.context)
 
     def _smaller(self, plan: _Plan) -> Any:
         from kdtool_student_pruned._configuration import smaller_config
 
         layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
-        return smaller_config(plan.facts.configuration, layers, plan.shape if plan.cuts_width else None)
+        shape = plan.shape if plan.cuts_width else None
+        return smaller_config(plan.facts.configuration, layers, shape, self.config.context)
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""
@@ -104,6 +106,11 @@ class Pruned(CausalStudent):
         if getattr(facts.configuration, "scale_attn_by_inverse_layer_idx", False):
             raise kdtool.UsageError(
                 f"source: {self.config.source} scales attention by the layer's number, so it cannot be cut: take another"
+            )
+        longest = facts.configuration.max_position_embeddings
+        if self.config.context is not None and self.config.context > longest:
+            raise kdtool.UsageError(
+                f"context: {self.config.context:,} exceeds the {longest:,} tokens of {self.config.source}; give at most that"
             )
         source = Anatomy.of(facts)
         if self._solved is None or self._solved[0] != source:
