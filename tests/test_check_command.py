@@ -266,10 +266,10 @@ def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> Non
     found = _Request(path, {}, Path("runs"), Path("store"), None, lambda _: None).check()
     kept = Remedy({"evaluators.humaneval": False}, "without the evaluator humaneval", changes_result=False)
     assert leave_out_lost(kept, found.assembly).settings == kept.settings, "MBPP is left to compare with"
-    both = {"evaluators.humaneval": False, "evaluators.mbpp": False}
-    left = leave_out_lost(Remedy(both, "without programs", changes_result=False), found.assembly)
-    assert left.settings == {**both, "evaluators.contamination": False, "filters.decontamination": False}
+    programs = {"evaluators.humaneval": False, "evaluators.mbpp": False, "evaluators.chat": False}
+    left = leave_out_lost(Remedy(programs, "without programs", changes_result=False), found.assembly)
+    assert left.settings == {**programs, "evaluators.contamination": False, "filters.decontamination": False}
     assert "without filters.decontamination" in left.cost
     with pytest.raises(kdtool.RecipeError, match="decontamination"):
-        kdtool.check(path, both)
+        kdtool.check(path, programs)
     assert "filters.decontamination" not in {one["name"] for one in kdtool.check(path, left.settings)["components"]}

@@ -194,8 +194,10 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     said = "".join(capsys.readouterr())
     assert re.search(r"instruct: \d+ of 24 rows accepted, \d+ requests answered, .* left at this speed", said)
     assert re.search(r"claude: .* spent and .* reserved of \$1.00, .* tokens/min, 0% of the input tokens", said)
-    (line,) = kdtool.check(recipe, settings, store=results.stages[0].path.parents[1])["forecast"]["unknown"]
-    assert "text: all 24 answers are stored" in line, "the forecast makes the run's own requests"
+    unknown = kdtool.check(recipe, settings, store=results.stages[0].path.parents[1])["forecast"]["unknown"]
+    assert any("text: all 24 answers are stored" in line for line in unknown), (
+        "the forecast makes the run's own requests"
+    )
 
 
 def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: MessagesServer, teacher_folder: Path) -> None:

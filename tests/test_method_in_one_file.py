@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Source:
     """A model as the source of its logits."""
 
     model: DecoderModel
+    want: kdtool.SignalRequest = field(default_factory=lambda: kdtool.SignalRequest(frozenset({"logits"})))
 
     def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return the signal for a batch."""

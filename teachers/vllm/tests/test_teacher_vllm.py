@@ -22,7 +22,7 @@ from kdtool_teacher_vllm._readout import Readout, load_readout
 from kdtool_teacher_vllm._station import Station
 from kdtool_teacher_vllm.command import SERVER
 from kdtool_teacher_vllm.command import teacher as command
-from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing import CommandConformance, TeacherConformance, make_run
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_transformers import Source, TransformersModel, open_model, outline_of
 from torch import Tensor
@@ -390,6 +390,11 @@ def recipe_of(served: Served, folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     return path
+
+
+class TestTeacherCommand(CommandConformance):
+    command = command
+    entry_point = "teacher"
 
 
 def test_the_command_shows_how_to_start_the_server(served: Served, tmp_path: Path) -> None:
