@@ -59,6 +59,7 @@ def file(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     answers = {
         "use": "answers",
         "ask": "teacher",
+        "form": "base",
         "corpus": "corpora.library",
         "limit": 6,
         "max_tokens": 8,

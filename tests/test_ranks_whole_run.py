@@ -76,6 +76,7 @@ def test_a_process_with_other_settings_ends_before_anything_is_trained(recipe: d
     finally:
         for rank in ranks:
             rank.kill()
+            rank.communicate()
     assert ranks[1].returncode == 2, said
     assert "processes 0 and 1 of this run would not make the same" in said
     assert f"steps {steps} → {steps + 1}" in said
