@@ -63,7 +63,6 @@ def file(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
         "corpus": "corpora.library",
         "limit": 6,
         "max_tokens": 8,
-        "form": "text",
     }
     recipe = {
         **{key: value for key, value in small_recipe.items() if key not in left_out},
