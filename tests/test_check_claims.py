@@ -44,7 +44,7 @@ def test_smallcoder_takes_what_its_shape_says(smallcoder: dict[str, Any]) -> Non
     assert 5.5e9 < forecast["memory"]["peak"] < 6.5e9, "claimed: training in 5 to 6 GB"
     parts = forecast["memory"]["parts"]
     assert sum(parts[part] for part in ("weights", "optimizer")) == 12 * 303_654_528
-    assert all(line.startswith("text and rows") for line in forecast["unknown"])
+    assert all("text and rows" in line for line in forecast["unknown"])
 
 
 def test_what_does_not_fit_is_told_with_what_would(recipe: dict[str, Any]) -> None:

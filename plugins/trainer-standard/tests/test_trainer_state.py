@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdtool_trainer_standard._state import copy_to_host, load_state, stored_tensors
+from kdtool_trainer_standard._state import load_state, own_state, stored_tensors
 from trainer_process import start_ranks
 from trainer_states import WHOLE, read_as_rank, write_as_rank
 
@@ -27,17 +27,18 @@ def test_any_number_of_ranks_reads_what_another_wrote(written: Path, world: int,
     assert all(torch.equal(alone[name], tensor) for name, tensor in WHOLE.items())
 
 
-def test_a_copy_is_not_what_training_changes_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_copy_is_not_what_training_changes_later(tmp_path: Path, copy: bool) -> None:
     weight = torch.ones(3)
-    copy = copy_to_host({"weight": weight}, 0)
+    state = own_state({"weight": weight}, 0, copy=copy)
     weight.zero_()
-    copy.write(tmp_path)
+    state.write(tmp_path)
     load_state(tmp_path, {"weight": weight})
-    assert weight.tolist() == [1, 1, 1]
+    assert weight.tolist() == [copy] * 3
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
-    copy_to_host({"weight": torch.ones(3)}, 0).write(tmp_path)
+    own_state({"weight": torch.ones(3)}, 0, copy=False).write(tmp_path)
     with pytest.raises(ValueError, match=r"weight has the shape \(3,\) in .*, and \(4,\) here"):
         load_state(tmp_path, {"weight": torch.ones(4)})
     with pytest.raises(KeyError, match="bias"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from kdtool_trainer_standard._state import copy_to_host, load_state
+from kdtool_trainer_standard._state import load_state, own_state
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -35,7 +35,7 @@ def join(rank: int, world: int, port: int) -> None:
 
 def write_as_rank(folder: Path, hybrid: bool, rank: int, world: int, port: int) -> None:
     join(rank, world, port)
-    copy_to_host(state(world, hybrid), rank).write(folder)
+    own_state(state(world, hybrid), rank, copy=False).write(folder)
     torch.distributed.destroy_process_group()
 
 

@@ -26,7 +26,7 @@ from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_trainer_standard._progress import Progress
-from kdtool_trainer_standard._state import copy_to_host, load_state, stored_tensors
+from kdtool_trainer_standard._state import load_state, own_state, stored_tensors
 from kdtool_trainer_standard._validation import Validator, problem_of_best
 
 __all__ = ["Checkpointing", "changing", "find_resume_point", "restore"]
@@ -68,7 +68,11 @@ class Checkpointing:
         return perf_counter() - self._last >= seconds_between(every)
 
     def save(self, step: int, progress: Progress) -> None:
-        """Copy the state of this step, and have a thread write it. Waits only for a checkpoint that is still written."""
+        """Have a thread write the state of this step, after waiting for a checkpoint that is still written.
+
+        On a GPU training continues meanwhile, from a copy in main memory. On a CPU it waits: a copy would take 12 bytes per
+        weight, and there is no device that would be idle.
+        """
         self.finish()
         self._wait_for_all()  # rank 0 has committed the last one
         leads = self._run.rank == 0
@@ -86,7 +90,7 @@ class Checkpointing:
                 shutil.copyfile(self._root / HISTORY, folder / HISTORY)
             self._wait_for_all()  # the folder is there
             tensors = {**changing(self._module), **optimizer_tensors(self._optimizer, self._module)}
-            state = copy_to_host(tensors, self._run.rank)
+            state = own_state(tensors, self._run.rank, copy=self._device.type != "cpu")
             generators = describe_generators(self._device)
 
         def write() -> Path:
@@ -98,6 +102,8 @@ class Checkpointing:
                 return _checkpoints.commit(folder, self._root) if leads else folder
 
         self._writing = self._thread.submit(write)
+        if self._device.type == "cpu":
+            self.finish()
         self.restart_clock()
 
     def poll(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from kdtool_torch import pick_device, product_speed
 
 from kdtool_trainer_standard._activation_memory import OutlineFromFacts
-from kdtool_trainer_standard._config import StandardTrainerConfig, seconds_between
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of
 from kdtool_trainer_standard._machine import chosen_dtype
 from kdtool_trainer_standard._outlines import measure_outline, outline_of
@@ -61,8 +61,9 @@ def estimate_phase(
     checkpoint = _FLOAT * sizes.learned + sizes.moments
     speed = product_speed(dtype, device)
     seconds = _seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device)
-    copied = checkpoint // sizes.shares if _writes_checkpoints(config, phase.steps, seconds) else 0
-    yield from memory_of(config, phase, sizes, copied, on_host=device.type == "cpu")
+    on_host = device.type == "cpu"
+    copied = 0 if on_host else checkpoint // sizes.shares
+    yield from memory_of(config, phase, sizes, copied, on_host=on_host)
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
     if config.validation is not None and config.validation.watch is not None:
@@ -77,12 +78,6 @@ def estimate_phase(
         seconds=seconds,
         note=_speed_note(speed, dtype) + ("; without the time to generate on-policy text" if sizes.written else ""),
     )
-
-
-def _writes_checkpoints(config: StandardTrainerConfig, steps: int, seconds: float) -> bool:
-    """Return whether a phase is long enough for a checkpoint: none is written after the last step."""
-    every = config.checkpoint_every
-    return steps > every if isinstance(every, int) else seconds > seconds_between(every)
 
 
 def _speed_note(speed: float, dtype: torch.dtype) -> str:

@@ -152,7 +152,7 @@ def memory_of(
 ) -> Iterator[kdtool.Estimate]:
     """Yield the parts of each moment, on the host or on the device.
 
-    `copied` bytes of a checkpoint are in main memory while it is written, and training continues.
+    `copied` bytes of a checkpoint are in main memory while a GPU trains on and it is written.
     """
     moments = _moments(config, sizes)
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}

@@ -22,12 +22,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, Replicate
 
-__all__ = ["RankState", "copy_to_host", "load_state", "stored_tensors"]
+__all__ = ["RankState", "load_state", "own_state", "stored_tensors"]
 
 
 @dataclass(frozen=True)
 class RankState:
-    """The part of one rank: copies in main memory, each with its position in the whole tensor."""
+    """The part of one rank, in main memory: tensors, each with its position in the whole tensor."""
 
     rank: int
     tensors: Mapping[str, Tensor]
@@ -43,12 +43,13 @@ class RankState:
         give_usual_mode(file)
 
 
-def copy_to_host(state: Mapping[str, Tensor], rank: int) -> RankState:
-    """Copy what this rank writes of `state`, so that training can continue while it is written.
+def own_state(state: Mapping[str, Tensor], rank: int, *, copy: bool) -> RankState:
+    """Return what this rank writes of `state`.
 
     Args:
         state: the same names on every rank; divided tensors are `DTensor`, all others are equal on all ranks.
         rank: this process; 0 writes the tensors that are not divided.
+        copy: so that training can continue while it is written; without it, what is in main memory is not copied.
     """
     tensors, offsets = {}, {}
     for name, tensor in state.items():
@@ -57,7 +58,7 @@ def copy_to_host(state: Mapping[str, Tensor], rank: int) -> RankState:
         else:
             parts = list(_own_parts(tensor))
         for part, offset in parts:
-            tensors[name] = part.detach().to("cpu", copy=True).contiguous()
+            tensors[name] = part.detach().to("cpu", copy=copy).contiguous()
             offsets[name] = offset
     return RankState(rank, tensors, offsets)
 
