@@ -32,8 +32,12 @@ _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
 """Writes nothing if a teacher stored the same answer when it arrived."""
-_TABLE = "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)"
-_SETUP = ";".join(("BEGIN IMMEDIATE", f"PRAGMA user_version = {_VERSION}", _TABLE, "COMMIT"))
+_SETUP = (
+    "BEGIN IMMEDIATE",
+    f"PRAGMA user_version = {_VERSION}",
+    "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)",
+    "COMMIT",
+)
 
 
 def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -64,7 +68,8 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
                 "that wrote it, or move the file away to ask again"
             )
         if not version and not read_only:
-            database.executescript(_SETUP)
+            for statement in _SETUP:
+                database.execute(statement)
             with suppress(sqlite3.OperationalError):  # another process that opens the file does it now
                 database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
