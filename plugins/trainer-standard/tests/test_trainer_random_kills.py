@@ -31,9 +31,9 @@ def attempt(folder: Path, world: int, elastic: bool, sharding: str, victim: int 
         Seconds from that step to the end of training; 0 if it was killed before.
     """
     folder.mkdir(exist_ok=True)
-    before, port = reported(folder), free_port()
+    before, port = last_step(folder), free_port()
     ranks = [start(train_long, folder, elastic, sharding, rank, world, port) for rank in range(world)]
-    while reported(folder) == before and not wait([ranks[victim].sentinel], 0.01):
+    while last_step(folder) == before and not wait([ranks[victim].sentinel], 0.01):
         pass
     began = perf_counter()
     wait([ranks[victim].sentinel], seconds)
@@ -46,7 +46,7 @@ def attempt(folder: Path, world: int, elastic: bool, sharding: str, victim: int 
     return perf_counter() - began if all(rank.exitcode == 0 for rank in ranks) else 0.0
 
 
-def reported(folder: Path) -> int:
+def last_step(folder: Path) -> int:
     """Return when the history was last written, 0 without one."""
     file = folder / "checkpoints" / "history.jsonl"
     return file.stat().st_mtime_ns if file.exists() else 0

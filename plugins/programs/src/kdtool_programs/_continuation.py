@@ -53,7 +53,7 @@ def continuation_of(prompt: str, code: str, language: str = "python") -> str:
 
 
 def _open_function(prompt: str) -> _Function | None:
-    """Return the function at the end of a prompt if it has no body but its documentation."""
+    """Return the function at the end of a prompt if its body is only its documentation."""
     parsed = parse_python(prompt)
     if parsed is None:
         last = prompt.rstrip().rpartition("\n")[2]

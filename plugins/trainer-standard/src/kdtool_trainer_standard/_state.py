@@ -49,7 +49,7 @@ def own_state(state: Mapping[str, Tensor], rank: int, *, copy: bool) -> RankStat
     Args:
         state: the same names on every rank; divided tensors are `DTensor`, all others are equal on all ranks.
         rank: this process; 0 writes the tensors that are not divided.
-        copy: so that training can continue while it is written; without it, what is in main memory is not copied.
+        copy: so that training can continue while it is written. Without it, what is in main memory is not copied.
     """
     tensors, offsets = {}, {}
     for name, tensor in state.items():

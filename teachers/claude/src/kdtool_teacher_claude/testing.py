@@ -7,7 +7,7 @@
 It answers with a line about the request, unless the system text asks for another form:
 
 - a task, a program and tests (corpus `instruct`); a quarter of first programs is wrong
-- a function as chat models write it (corpus `answers`); a tenth of the replies has no code
+- a function as chat models write it (corpus `answers`); a tenth of the replies lacks code
 - a verdict (filter `judge`); a tenth of its scores is low
 """
 
