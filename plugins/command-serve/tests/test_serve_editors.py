@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from kdtool_command_serve.infilling import shorten
-from kdtool_command_serve.parameters import Infill
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -98,11 +97,11 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
 
 
 def test_text_around_a_gap_is_shortened_from_afar() -> None:
-    given = Infill.model_validate({"input_prefix": "p" * 200, "prompt": "q" * 50, "input_suffix": "s" * 100})
-    lengths = [(len(before), len(after)) for before, after in shorten(given)]
+    texts = list(shorten("p" * 200 + "q" * 50, "s" * 100))
+    lengths = [(len(before), len(after)) for before, after in texts]
     assert lengths[:3] == [(250, 100), (125, 50), (62, 25)]
     assert sum(lengths[-1]) <= 64
-    assert all(before.endswith("q" * 10) for before, _ in shorten(given))
+    assert all(before.endswith("q" * 10) for before, _ in texts)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import httpx
 import kdtool
 import openai
 import pytest
-from kdtool_command_serve.forms import _token
+from kdtool_command_serve.forms import describe_token
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -303,8 +303,8 @@ def test_a_conversation_has_a_turn_to_answer(server: Running) -> None:
 
 
 def test_a_part_of_a_character_has_no_bytes() -> None:
-    assert _token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
-    assert _token("é", -1.0)["bytes"] == [0xC3, 0xA9]
+    assert describe_token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
+    assert describe_token("é", -1.0)["bytes"] == [0xC3, 0xA9]
 
 
 @pytest.mark.parametrize(
