@@ -125,8 +125,10 @@ def test_an_answer_ends_where_the_editor_wants_it(text: str, given: dict[str, An
     assert not student.open
 
 
-def test_a_gap_that_the_model_cannot_fill_is_refused_by_the_field_that_was_sent(server: Running) -> None:
-    refused = server.post("/infill", model="control", input_prefix="a", input_suffix="b")
+def test_a_gap_that_the_model_cannot_fill_is_refused_by_the_field_that_was_sent() -> None:
+    chats = StreamingRuntime(abilities=frozenset({"converse"}))
+    with running(ScriptedModels({"control": chats})) as server:
+        refused = server.post("/infill", model="control", input_prefix="a", input_suffix="b")
     assert refused.status_code == 400
     error = refused.json()["error"]
     assert (error["param"], error["code"]) == ("input_suffix", "unsupported")

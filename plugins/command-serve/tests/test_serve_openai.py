@@ -164,7 +164,6 @@ def test_parameters_that_change_nothing_are_accepted(server: Running) -> None:
         ({"temperature": 3}, "temperature"),
         ({"prompt": [1, 2, 3]}, "prompt"),
         ({"echo": True, "logprobs": 1}, "echo"),
-        ({"model": "control", "suffix": "x"}, "suffix"),
     ],
 )
 def test_parameters_that_are_not_supported_are_refused_by_name(

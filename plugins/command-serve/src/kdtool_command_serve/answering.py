@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ import kdtool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from kdtool_command_serve.continuing import HEADER
 from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
 
@@ -115,7 +116,7 @@ async def respond(
             async for generated, piece in pieces:
                 generated.add(piece)
             end.close()
-            return JSONResponse(form.whole(all_generated))
+            return JSONResponse(form.whole(all_generated), headers=_headers(answers))
         first = await anext(pieces)
         first[0].add(first[1])
     except BaseException as error:
@@ -123,7 +124,7 @@ async def respond(
         if isinstance(error, Exception):
             raise as_request_error(error) from error
         raise
-    return _Events(all_generated, first, pieces, form, end)
+    return _Events(all_generated, first, pieces, form, end, _headers(answers))
 
 
 async def respond_within_context(
@@ -152,9 +153,10 @@ class _Events(StreamingResponse):
         pieces: _Pieces,
         form: Form,
         end: ExitStack,
+        headers: Mapping[str, str],
     ) -> None:
         media_type = "application/x-ndjson" if form.json_lines else "text/event-stream"
-        super().__init__(self._lines(all_generated, first, pieces, form), media_type=media_type)
+        super().__init__(self._lines(all_generated, first, pieces, form), media_type=media_type, headers=headers)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -236,6 +238,10 @@ async def _start(
         if limit.expired():
             raise _lateness(seconds) from None
         raise  # it is the model's own
+
+
+def _headers(answers: Sequence[Answer]) -> Mapping[str, str]:
+    return HEADER if answers[0].suffix is not None else {}
 
 
 def _expire(answers: Sequence[Answer], seconds: float) -> None:

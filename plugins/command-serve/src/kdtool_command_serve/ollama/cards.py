@@ -84,8 +84,9 @@ def _details(engine: Engine, subject: kdtool.Subject) -> dict[str, Any]:
 
 
 def _capabilities(engine: Engine) -> list[str]:
-    infills = engine.runtime is None or "infill" in engine.runtime.abilities
-    return ["completion", "insert"] if infills else ["completion"]
+    """Return what the model can do; all that continue text fill gaps, if only from one side."""
+    abilities = engine.runtime.abilities if engine.runtime else {"continue"}
+    return ["completion", "insert"] if {"continue", "infill"} & abilities else ["completion"]
 
 
 def _shapes(engine: Engine) -> dict[str, Any]:
