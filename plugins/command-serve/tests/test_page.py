@@ -169,6 +169,16 @@ def test_there_is_one_gap_and_models_without_fim_tokens_say_how_they_fill_it(bro
         assert "FIM" not in window.page.inner_text(".state")
 
 
+def test_accepted_completions_of_editors_are_shown(browser: Browser) -> None:
+    with open_window(browser) as window:
+        assert window.page.locator("#completions").is_hidden()
+        for prefix in ("x = ", "x =     return width * height\n    y"):
+            window.server.post("/infill", input_prefix=prefix, n_predict=9)
+        window.run("a")
+        window.wait()
+        expect(window.page.locator("#completions")).to_contain_text("student 2 asked for, 2 shown, 1 accepted.")
+
+
 def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:
     answer = "Like **this**:\n\n```python\nreturn width\n```\n\nand <b>no</b> more.\n"
     with open_window(browser, served := {"teacher": Model(answer)}) as window:

@@ -23,6 +23,7 @@ def test_models_are_listed_with_role_and_memory(server: Running) -> None:
     assert [model.id for model in client.models.list()] == ["student", "control"]
     assert client.models.retrieve("control").to_dict()["kdtool"] == {
         "role": "control", "loaded": False, "memory": None, "abilities": None,
+        "completions": {"asked": 0, "shown": 0, "accepted": 0},
     }  # fmt: skip
     client.completions.create(model="control", prompt="x")
     found = client.models.retrieve("control").to_dict()["kdtool"]

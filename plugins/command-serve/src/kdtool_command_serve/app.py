@@ -7,7 +7,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -206,6 +206,7 @@ class _Endpoints:
             "loaded": runtime is not None,
             "memory": runtime.memory() if runtime else None,
             "abilities": sorted(runtime.abilities) if runtime else None,
+            "completions": asdict(self._metrics.acceptance.count(name)),
         }
         return {"id": name, "object": "model", "created": 0, "owned_by": "kdtool", "kdtool": shown}
 

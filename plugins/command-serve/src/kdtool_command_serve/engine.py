@@ -30,8 +30,8 @@ FindEnd = Callable[[str], int | None]
 class Answer:
     """An answer that waits or is generated: iterate over its pieces once.
 
-    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", and
-    `error` the exception of the model.
+    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", `text`
+    what was generated, and `error` the exception of the model.
 
     Args:
         request: the request to answer.
@@ -61,10 +61,11 @@ class Answer:
         self.tokens_out = 0
         self.cancelled = False
         self.end = "cancelled"
+        self.text = ""
         self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
-        self._natural_end = natural_end
+        self.natural_end = natural_end
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
 
@@ -80,7 +81,7 @@ class Answer:
         try:
             self.started = time.perf_counter()
             pieces = runtime.stream(self.request)
-            if self._natural_end or self.suffix is not None:
+            if self.natural_end or self.suffix is not None:
                 pieces = end_naturally(pieces, self.request)
             if self.suffix is not None:
                 pieces = end_at_suffix(pieces, self.suffix)
@@ -108,6 +109,7 @@ class Answer:
             finish = piece.finish
             if (kept := self._find_end(text)) is not None:
                 text, finish = text[:kept], "stop"
+            self.text = text
             self._note(piece, finish)
             if not self._whole:
                 self._hand_over(replace(piece, text=text[before:], finish=finish))
