@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,21 @@ ASK: list[Any] = [{"role": "user", "content": "area of a rectangle"}]
 JAVASCRIPT = Path(__file__).parent / "ollama_client.cjs"
 
 
-def _client(server: Running) -> ollama.Client:
-    return ollama.Client(host=server.url, timeout=20)
+@contextmanager
+def _connected(server: Running) -> Iterator[ollama.Client]:
+    with closing(ollama.Client(host=server.url, timeout=20)) as client:
+        yield client
 
 
-def test_a_gap_is_filled_with_the_options_of_the_request(server: Running, student: StreamingRuntime) -> None:
-    found = _client(server).generate(
+@pytest.fixture
+def client(server: Running) -> Iterator[ollama.Client]:
+    """Ollama's Python client of the server."""
+    with _connected(server) as connected:
+        yield connected
+
+
+def test_a_gap_is_filled_with_the_options_of_the_request(student: StreamingRuntime, client: ollama.Client) -> None:
+    found = client.generate(
         "student",
         "def area(width, height):\n    ",
         suffix="\n\nprint(area(2, 3))",
@@ -50,8 +61,7 @@ def test_a_gap_is_filled_with_the_options_of_the_request(server: Running, studen
     assert (asked.seed, asked.stop) == (7, ("X",))
 
 
-def test_defaults_are_those_of_ollama_except_for_a_gap(server: Running, student: StreamingRuntime) -> None:
-    client = _client(server)
+def test_defaults_are_those_of_ollama_except_for_a_gap(student: StreamingRuntime, client: ollama.Client) -> None:
     client.generate("student", "x", raw=True)
     client.generate("student", "x", suffix="y")
     assert [(asked.temperature, asked.top_k, asked.top_p) for asked in student.asked] == [
@@ -60,7 +70,7 @@ def test_defaults_are_those_of_ollama_except_for_a_gap(server: Running, student:
     ]
 
 
-def test_a_stream_is_of_json_lines_and_the_last_has_the_figures(server: Running) -> None:
+def test_a_stream_is_of_json_lines_and_the_last_has_the_figures(server: Running, client: ollama.Client) -> None:
     response = server.post("/api/generate", model="student", prompt="x", raw=True)
     assert response.headers["content-type"] == "application/x-ndjson"
     *pieces, last = map(json.loads, response.text.splitlines())
@@ -71,12 +81,11 @@ def test_a_stream_is_of_json_lines_and_the_last_has_the_figures(server: Running)
     assert last["total_duration"] >= last["prompt_eval_duration"] + last["eval_duration"] > 0
     assert (last["response"], last["done"], last["done_reason"], last["eval_count"]) == ("", True, "stop", 4)
     assert datetime.fromisoformat(last["created_at"]).tzinfo
-    streamed = list(_client(server).generate("student", "x", stream=True))
+    streamed = list(client.generate("student", "x", stream=True))
     assert "".join(part.response or "" for part in streamed) == TEXT
 
 
-def test_a_prompt_is_a_users_message_unless_it_is_raw(server: Running, student: StreamingRuntime) -> None:
-    client = _client(server)
+def test_a_prompt_is_a_users_message_unless_it_is_raw(student: StreamingRuntime, client: ollama.Client) -> None:
     client.generate("student", "hello", system="Be short.")
     client.generate("student", "hello", raw=True)
     client.generate("control", "hello")
@@ -84,8 +93,7 @@ def test_a_prompt_is_a_users_message_unless_it_is_raw(server: Running, student: 
     assert (student.asked[1].turns, student.asked[1].prompt) == ((), "hello")
 
 
-def test_a_chat_answers_and_continues_what_is_begun(server: Running, student: StreamingRuntime) -> None:
-    client = _client(server)
+def test_a_chat_answers_and_continues_what_is_begun(student: StreamingRuntime, client: ollama.Client) -> None:
     assert client.chat("student", ASK).message.content == TEXT
     parts = list(client.chat("student", [*ASK, {"role": "assistant", "content": "def f("}], stream=True))
     assert "".join(part.message.content or "" for part in parts) == TEXT
@@ -94,15 +102,14 @@ def test_a_chat_answers_and_continues_what_is_begun(server: Running, student: St
     assert (student.asked[1].turns, student.asked[1].prompt) == ((("user", "area of a rectangle"),), "def f(")
 
 
-def test_log_probabilities_are_reported(server: Running) -> None:
-    found = _client(server).generate("student", "x", logprobs=True, top_logprobs=2, options={"num_predict": 1})
+def test_log_probabilities_are_reported(client: ollama.Client) -> None:
+    found = client.generate("student", "x", logprobs=True, top_logprobs=2, options={"num_predict": 1})
     assert found.logprobs
     assert (found.logprobs[0].token, found.logprobs[0].logprob) == ("return ", -0.5)
     assert [each.token for each in found.logprobs[0].top_logprobs or ()] == ["return ", "other"]
 
 
-def test_models_are_listed_described_loaded_and_unloaded(server: Running) -> None:
-    client = _client(server)
+def test_models_are_listed_described_loaded_and_unloaded(server: Running, client: ollama.Client) -> None:
     assert [model.model for model in client.list().models] == ["student:latest", "control:latest"]
     assert client.ps().models == []
     found = client.generate("student:latest", "")
@@ -117,8 +124,7 @@ def test_models_are_listed_described_loaded_and_unloaded(server: Running) -> Non
     assert server.post("/api/show", name="control").status_code == 200  # as older clients name the model
 
 
-def test_errors_are_a_text_under_their_status(server: Running) -> None:
-    client = _client(server)
+def test_errors_are_a_text_under_their_status(server: Running, client: ollama.Client) -> None:
     with pytest.raises(
         ollama.ResponseError, match=r"^model 'gpt-9' not found; this server has student, control"
     ) as error:
@@ -144,8 +150,8 @@ def test_an_error_within_a_stream_is_its_last_line() -> None:
             yield from list(super()._pieces(request))[:2]
             raise RuntimeError("lost its weights")
 
-    with running(ScriptedModels({"student": Broken()})) as server:
-        parts = _client(server).generate("student", "x", stream=True)
+    with running(ScriptedModels({"student": Broken()})) as server, _connected(server) as client:
+        parts = client.generate("student", "x", stream=True)
         assert next(iter(parts)).response == "return "
         with pytest.raises(ollama.ResponseError, match="the model failed: lost its weights"):
             list(parts)
@@ -153,8 +159,7 @@ def test_an_error_within_a_stream_is_its_last_line() -> None:
 
 def test_a_long_prompt_loses_its_beginning_and_a_long_chat_its_oldest_turns(student: StreamingRuntime) -> None:
     student.context = 100
-    with running(ScriptedModels({"student": student})) as server:
-        client = _client(server)
+    with running(ScriptedModels({"student": student})) as server, _connected(server) as client:
         assert client.generate("student", "early " * 200 + "near", raw=True).response == TEXT
         assert student.asked[-1].prompt.endswith("early near")
         turns = [{"role": "user", "content": "long " * 90}, {"role": "assistant", "content": "answer " * 20}]
@@ -167,8 +172,7 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_chat_its_oldest_turns(stud
 
 def test_a_real_model_answers_and_has_its_shapes() -> None:
     models = ScriptedModels({"student": TransformersStreaming(tiny_model())})
-    with running(models) as server:
-        client = _client(server)
+    with running(models) as server, _connected(server) as client:
         options = {"num_predict": 5, "temperature": 0}
         whole = client.generate("student", "def f(", raw=True, options=options)
         parts = list(client.generate("student", "def f(", raw=True, options=options, stream=True))
