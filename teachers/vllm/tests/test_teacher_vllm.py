@@ -378,7 +378,7 @@ def test_text_and_scores_come_from_the_server(served: Served, tmp_path: Path) ->
     teacher.kdtool_close()
 
 
-def test_the_command_shows_how_to_start_the_server(served: Served, tmp_path: Path) -> None:
+def recipe_of(served: Served, folder: Path) -> Path:
     recipe = {
         "corpus": {"use": "python-source"},
         "teacher": {"use": "vllm", "url": "http://127.0.0.1:8123/v1", "model": str(served.model), "layers": [0, 2]},
@@ -387,8 +387,13 @@ def test_the_command_shows_how_to_start_the_server(served: Served, tmp_path: Pat
         "trainer": {"use": "standard"},
         "train": {"losses": {"forward-kl": {}}, "steps": 1},
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
+    return path
+
+
+def test_the_command_shows_how_to_start_the_server(served: Served, tmp_path: Path) -> None:
+    path = recipe_of(served, tmp_path)
     shown = CliRunner().invoke(command, ["serve", str(path), "--states", str(tmp_path / "s")], catch_exceptions=False)
     server, second = map(shlex.split, shown.stdout.splitlines())
     assert server[:3] == [f"PYTHONPATH={SERVER}", "vllm", "serve"]
@@ -396,8 +401,34 @@ def test_the_command_shows_how_to_start_the_server(served: Served, tmp_path: Pat
     assert settings["draft_model_config"]["hf_config"] == {"eagle_aux_hidden_state_layer_ids": [1, 3, 4]}
     assert server[server.index("--port") + 1] == "8123"
     assert server[server.index("--dtype") + 1] == "bfloat16"
+    context = served.stand_in.model.facts.context
+    assert context is not None
+    assert server[server.index("--max-model-len") + 1] == str(min(context, 8192))
     assert second[-4:] == ["--host", "127.0.0.1", "--port", "8124"]
     changed = CliRunner().invoke(
         command, ["serve", str(path), "--set", "teacher.dtype=float32"], catch_exceptions=False
     )
     assert "--dtype float32" in changed.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM needs Linux, and so does this command")
+def test_a_stopped_command_stops_server_and_companion(served: Served, tmp_path: Path) -> None:
+    environment, states = tmp_path / "vllm", tmp_path / "states"
+    environment.mkdir()
+    (environment / "python").symlink_to(sys.executable)
+    server = environment / "vllm"
+    server.write_text(
+        f"#!{sys.executable}\nimport os, sys, time\nprint('server', os.getpid(), flush=True)\ntime.sleep(600)\n"
+    )
+    server.chmod(0o755)
+    words = ["-m", "kdtool", "teacher", "serve", str(recipe_of(served, tmp_path)), "--states", str(states), "--run"]
+    command = [sys.executable, "-P", *words, "--python", str(environment / "python")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = {line.split()[0]: line.split() for line in (process.stdout.readline(), process.stdout.readline())}
+        process.terminate()
+        assert process.wait(60) == 0
+        assert not process.stdout.read(), "both have closed it"
+    assert {*first} == {"server", "states"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first["server"][1]), 0)

@@ -98,6 +98,10 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Return the number of the model's decoder layers, by its configuration."""
         return self._shapes(None).facts.layers
 
+    def count_context(self) -> int | None:
+        """Return the greatest number of tokens that the model reads at once, by its configuration, or None."""
+        return self._shapes(None).facts.context
+
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         if self._text is None:
             from kdtool_teacher_openai import OpenAI

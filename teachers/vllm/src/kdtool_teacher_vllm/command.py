@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ __all__ = ["companion_command", "server_command", "teacher"]
 
 SERVER = Path(__file__).with_name("server")
 """The files that vLLM's environment needs."""
+_SECONDS_TO_END = 30
+_TEXT = 8192
+"""Tokens of a prompt with its answer, for rows that are shorter."""
 
 
 def _read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -69,14 +73,14 @@ def serve(
     \b
     Example:  kdtool teacher serve recipe.yaml --run
     """  # noqa: D301 - click reads backspaces
-    config, layers = _find_teacher(recipe, settings, name)
+    config, layers, longest = _find_teacher(recipe, settings, name)
     if not 0 <= number < len(config.urls):
         raise kdtool.UsageError(
             f"--number {number} is not a server of `url`, which has {len(config.urls)}; count from 0"
         )
     port = urlsplit(config.urls[number]).port or 8000
     folder = states or config.folder or Path(f"/dev/shm/kdtool-states-{port}")  # noqa: S108 - mode 0700, by the connector
-    server = server_command(config, layers, number, folder, python)
+    server = server_command(config, layers, longest, number, folder, python)
     companion = companion_command(config, number, folder, python)
     environment = {"PYTHONPATH": str(SERVER)}
     if not is_run:
@@ -92,21 +96,34 @@ def serve(
         with suppress(KeyboardInterrupt):
             started[0].wait()
     finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
+        _stop(started)
     if started[0].returncode not in (0, -2, -15):
         raise kdtool.ServiceError(
             f"the server ended with exit code {started[0].returncode}; its log above has the reason"
         )
 
 
-def server_command(config: VLLMConfig, layers: int, number: int, folder: Path, python: str = "") -> list[str]:
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end, and kill those that have not ended in time."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait(_SECONDS_TO_END)
+    finally:  # also at another Ctrl-C
+        for process in processes:
+            process.kill()
+
+
+def server_command(
+    config: VLLMConfig, layers: int, longest: int | None, number: int, folder: Path, python: str = ""
+) -> list[str]:
     """Return the command that starts a server with hidden states.
 
     Args:
         config: the teacher's settings.
         layers: the number of its decoder layers.
+        longest: tokens that it must be able to read at once; None for what the model allows.
         number: the server among `url`.
         folder: where it writes states.
         python: of the environment with vLLM; "" for the `vllm` on PATH.
@@ -134,6 +151,7 @@ def server_command(config: VLLMConfig, layers: int, number: int, folder: Path, p
         config.model,
         *(["--revision", config.revision] if config.revision else []),
         *(["--quantization", config.quantisation] if config.quantisation else []),
+        *(["--max-model-len", str(longest)] if longest else []),
         *["--dtype", config.dtype, "--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8000)],
         # A row is read once, and cached prefixes would round otherwise.
         "--no-enable-prefix-caching",
@@ -149,8 +167,10 @@ def companion_command(config: VLLMConfig, number: int, folder: Path, python: str
     return [python or sys.executable, str(SERVER / "kdtool_companion.py"), str(folder), *place]
 
 
-def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VLLMConfig, int]:
-    """Return the settings of a recipe's served teacher, and the number of its layers.
+def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VLLMConfig, int, int | None]:
+    """Return the settings of a recipe's served teacher, the number of its layers, and the tokens that it must read at once.
+
+    A model that allows 262,144 tokens would reserve memory for them; None if it does not say what it allows.
 
     Raises:
         UsageError: the recipe has none of that name, or several and no name was given.
@@ -169,4 +189,8 @@ def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VL
                 f"{recipe} has these teachers with `use: vllm`: {names}; expected one, so name it by --name"
             )
         (each,) = served.values()
-        return each.config, each.count_layers()
+        rows = [
+            item.component.row_length for item in assembly.built.values() if isinstance(item.component, kdtool.Packer)
+        ]
+        context = each.count_context()
+        return each.config, each.count_layers(), context and min(context, max(_TEXT, *rows))
