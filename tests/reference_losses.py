@@ -42,9 +42,8 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def ce(all_: Compared) -> Tensor:
-    """Cross-entropy of the labels; text that the student generated is not a label."""
-    others = (all_.batch.columns["student_generated"] == 0)[all_.batch.labels != -100]
-    return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log() * others
+    """Cross-entropy of the labels."""
+    return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log()
 
 
 def forward_kl(all_: Compared) -> Tensor:

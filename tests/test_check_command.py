@@ -15,7 +15,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
 from kdtool._cli.check import _moment, _proposal
 from kdtool._estimate.check import _Checked, _Request
-from kdtool._estimate.remedies import proposals
+from kdtool._estimate.remedies import Remedy, leave_out_lost, proposals
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache
 from kdtool_transformers import CausalTeacher
 
@@ -245,3 +245,31 @@ def test_arms_and_attempts_share_models_and_the_forecast_is_the_same(recipe: dic
     assert (len(cache.models), len(cache.outlines)) == (1, 2)
     backward = "phases/student-seed0-train: backward"
     assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]
+
+
+def test_unbounded_rows_are_named_as_unknown_in_the_verdict(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "unbounded.yaml"
+    rows = {key: value for key, value in recipe["rows"].items() if key != "maximum_tokens"}
+    path.write_text(json.dumps({**recipe, "rows": rows}), encoding="utf-8")
+    assert call(["check", str(path)]) == 0
+    verdict = capsys.readouterr().out.splitlines()[0]
+    assert re.search(r"fits, as far as is known \(not known: .*text and rows of rows", verdict)
+    path.write_text(json.dumps({**recipe, "rows": {**rows, "maximum_tokens": 20_000}}), encoding="utf-8")
+    assert call(["check", str(path)]) == 0
+    assert "text and rows of rows" not in capsys.readouterr().out
+
+
+def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> None:
+    path = Path(__file__).parents[1] / "recipes" / "claude-codellama.yaml"
+    found = _Request(path, {}, Path("runs"), Path("store"), None, lambda _: None).check()
+    kept = Remedy({"evaluators.humaneval": False}, "without the evaluator humaneval", changes_result=False)
+    assert leave_out_lost(kept, found.assembly).settings == kept.settings, "MBPP is left to compare with"
+    both = {"evaluators.humaneval": False, "evaluators.mbpp": False}
+    left = leave_out_lost(Remedy(both, "without programs", changes_result=False), found.assembly)
+    assert left.settings == {**both, "evaluators.contamination": False, "filters.decontamination": False}
+    assert "without filters.decontamination" in left.cost
+    with pytest.raises(kdtool.RecipeError, match="decontamination"):
+        kdtool.check(path, both)
+    assert "filters.decontamination" not in {one["name"] for one in kdtool.check(path, left.settings)["components"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +25,7 @@ from kdtool_transformers._attention import replace_attention
 from reference_model import Describing
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transform_training import change, kernels_for_a_gpu, make_transform
 
 LENGTH, LAYERS = 32, 3
 IN_MAIN_MEMORY = ("collate", "compute_on_host", "_count")
@@ -111,9 +112,17 @@ def attend(
 
 
 def reads(
-    folder: Path, labels: tuple[str, ...], weighting: Any = None, micro_batches: int = MICRO_BATCHES
+    folder: Path,
+    labels: tuple[str, ...],
+    weighting: Any = None,
+    micro_batches: int = MICRO_BATCHES,
+    transform: str | None = None,
+    norms: bool = False,
 ) -> Counter[str]:
-    """Train three steps and return the reads of the third, from one change of the weights to the next."""
+    """Train three steps and return the reads of the third, from one change of the weights to the next.
+
+    `norms`: gradient norms are measured at each step.
+    """
     student, teacher = (tiny_model(layers=LAYERS, seed=seed, attention_dropout=0.1 - seed / 10) for seed in (0, 1))
     student.model.train()
     terms = tuple(LOSSES[label][1] for label in labels)
@@ -136,11 +145,13 @@ def reads(
     trainer = StandardTrainer(
         StandardTrainer.Config(
             batch=1, accumulation=micro_batches, dtype="float32", compile="off", log_every=1000, checkpoint_every=1000,
-            gradient_norms_every=1000,
+            gradient_norms_every=1 if norms else 1000,
         )
     )  # fmt: skip
     run = make_run(folder / "run", components, say=lambda _: None)
-    with CountedSyncs(IN_MAIN_MEMORY) as counted, after_steps(counted) as steps, replace_attention(attend):
+    kernels = kernels_for_a_gpu() if transform else nullcontext()
+    with kernels, CountedSyncs(IN_MAIN_MEMORY) as counted, after_steps(counted) as steps, replace_attention(attend):
+        _begun, student = change(make_transform(transform), student, run) if transform else (None, student)
         trainer.kdtool_train(run, phase, student)
     return steps[2] - steps[1]
 

@@ -52,8 +52,6 @@ def expected() -> Gradients:
         weights = (
             token_weights(batch.positions[batch.labels != -100]) if per_token else torch.ones(len(compared.labels))
         )
-        if label == "ce-dense":  # learns from the corpus alone
-            weights = weights * (batch.columns["student_generated"] == 0)[batch.labels != -100]
         scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.temperature_power else 0)
         means[label] = scale * (weights * values).sum() / weights.sum()
     weighed = [weight_at(term, 1, steps) * means[label] for label, (_, term) in cases().items()]

@@ -57,6 +57,21 @@ def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, 
     assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
 
 
+@pytest.mark.parametrize(("every", "is_written"), [(2, True), (4, False), ("1s", False)])
+def test_the_copy_of_a_checkpoint_is_counted_if_the_phase_is_long_enough(
+    tmp_path: Path, every: int | str, is_written: bool
+) -> None:
+    outline = tiny_model("llama")
+    phase = kdtool.PlannedPhase(
+        "train", "train", "student", 4, (kdtool.LossTerm("losses.ce", "ce", 1.0),), LENGTH, outline, outline.facts
+    )
+    run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
+    found = list(make_trainer(checkpoint_every=every).kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
+    weights = sum(12 * p.numel() for p in outline.model.parameters() if p.requires_grad)
+    copied = [one.host_bytes for one in found if one.part == "checkpoint that is written"]
+    assert copied == ([weights] if is_written else [])
+
+
 def test_a_student_without_an_outline_is_estimated_by_its_shapes(tmp_path: Path) -> None:
     outline = outline_of(tiny_model("llama", layers=3).model.config)
     term = kdtool.LossTerm("losses.ce", "ce", 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,34 @@ def test_off_is_none_in_the_config() -> None:
     for off in ({}, {"on_policy": None}, {"on_policy": {"fraction": 0}}):
         assert StandardTrainer.Config.model_validate(off).on_policy is None
     assert StandardTrainer.Config.model_validate({"on_policy": {}}).on_policy == OnPolicy()
+
+
+def test_several_texts_of_a_prompt_have_their_own_seeds_and_keys() -> None:
+    student, rows = (
+        noted(),
+        [row(key, [(range(first, first + 8), 4)]) for key, first in zip("abcd", (1, 9, 17, 25), strict=True)],
+    )
+    config = OnPolicy(fraction=1, temperature=2.0, samples=2)
+    batch = OnPolicySampler(config, make_run(Path()), student, torch.float32)(collate(rows), step=3, number=0)
+    prompts, _, seeds = student.asked[0]
+    assert prompts == [[1, 2, 3, 4]] * 2 + [[9, 10, 11, 12]] * 2
+    assert len(set(seeds)) == len(set(batch.row_keys)) == 4
+    assert batch.input_ids.shape == (4, 16)
+
+
+def test_samples_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch: 4 is not a multiple of on_policy.samples: 3"):
+        StandardTrainer.Config.model_validate({"batch": 4, "on_policy": {"samples": 3}})
+
+
+@pytest.mark.parametrize(("writes", "allowed", "stops"), [(7, 0.3, True), (7, None, False), (END, 0.3, False)])
+def test_a_student_that_does_not_end_its_texts_stops_the_run(writes: int, allowed: float | None, stops: bool) -> None:
+    config = OnPolicy(fraction=1, tokens=4, maximum_cut=allowed)
+    sampler = OnPolicySampler(config, make_run(Path()), noted(writes=writes), torch.float32)
+    batch = collate([row(f"row {number}", [(range(1, 9), 4)]) for number in range(64)])
+    for step in range(3):
+        sampler(batch, step, 0)
+    expected = pytest.raises(kdtool.UsageError, match="100% of the last 256 texts were cut") if stops else nullcontext()
+    with expected:
+        sampler(batch, 3, 0)
+    assert sampler.counts["cut"] == (256 if writes == 7 else 0)

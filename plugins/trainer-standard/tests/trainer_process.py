@@ -115,7 +115,7 @@ def train_recorded(
         found.update({f"{steps} {name}": p.grad.clone() for name, p in named if p.grad is not None})
 
     still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1}
-    with _as_rank(rank, world, port) as run, unmeasured():
+    with as_rank(rank, world, port) as run, unmeasured():
         handle = register_optimizer_step_pre_hook(catch)
         try:
             train(folder, student, rows=make_rows(12), run=run, more=components, **{**still, **settings})
@@ -137,7 +137,7 @@ def train_weighed(
     terms = [MIXTURE[0], kdtool.LossTerm("losses.one", "one", 1.0)]
     components = {**mixture(), "losses.one": One(One.Config()), "weightings.own": ByEntropy(ByEntropy.Config())}
     student = make_model(1)
-    with _as_rank(rank, world, port) as settings, first_gradients(student.model) as found:
+    with as_rank(rank, world, port) as settings, first_gradients(student.model) as found:
         run = make_run(folder / "run", components, **settings)
         phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99, scale=sharpness))}, steps)
         batch = {"batch": 4 // accumulation // world, "accumulation": accumulation}
@@ -179,7 +179,7 @@ def train_as_rank(
     student = make_model(1, tied=tied)
     if twice:
         student.model.dropout = Turns()
-    with _as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
+    with as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
         trained = train(
             folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
             gradient_clip=0.0, rows=lopsided_rows(), twice=twice, run=run, sharding=sharding,
@@ -198,7 +198,7 @@ def train_rank_until(
     if when and rank == 0:
         arm(when)
     student = make_model(1, dropout=0.2)
-    with _as_rank(rank, world, port) as run:
+    with as_rank(rank, world, port) as run:
         train_small(folder, student, accumulation=1, run=run, sharding=sharding)
     if rank == 0:
         save_model(student.model, str(folder / "final.safetensors"))
@@ -213,13 +213,26 @@ def train_elastic(folder: Path, when: str | None, sharding: str, rank: int = 0, 
         arm(when)
     student = make_model(1)
     os.environ["LOCAL_WORLD_SIZE"] = "2"
-    with _as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
+    with as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
         train(
             folder, student, steps=14, rows_per_step=8, batch=2, checkpoint_every=3, log_every=1, run=run,
             sharding=sharding,
         )  # fmt: skip
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))
+        save_model(student.model, str(folder / "final.safetensors"))
+
+
+def train_long(folder: Path, elastic: bool, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """Train for 40 steps with a checkpoint at every third, to be killed from outside.
+
+    `elastic`: eight rows a step with any number of processes, without dropout; else with dropout.
+    """
+    student = make_model(1, dropout=0.0 if elastic else 0.2)
+    shared: dict[str, Any] = {"rows_per_step": 8} if elastic else {"accumulation": 2}
+    with as_rank(rank, world, port) as run:
+        train(folder, student, steps=40, batch=2, checkpoint_every=3, log_every=1, run=run, sharding=sharding, **shared)
+    if rank == 0:
         save_model(student.model, str(folder / "final.safetensors"))
 
 
@@ -230,7 +243,7 @@ def train_noting(folder: Path, rank: int = 0, world: int = 1, port: int = 0) -> 
     """
     from torch.distributed.distributed_c10d import _get_default_group
 
-    with _as_rank(rank, world, port) as run:
+    with as_rank(rank, world, port) as run:
         phases: dict[str, dict[str, Any]] = {"plain": {}, "validated": {"validation": {"evaluators": ("wave",)}}}
         for name, settings in phases.items():
             student = make_model(1, dropout=0.5)
@@ -242,7 +255,7 @@ def train_noting(folder: Path, rank: int = 0, world: int = 1, port: int = 0) -> 
 
 
 @contextmanager
-def _as_rank(rank: int, world: int, port: int) -> Iterator[dict[str, Any]]:
+def as_rank(rank: int, world: int, port: int) -> Iterator[dict[str, Any]]:
     """Be one of `world` processes on one thread each; yield what the run says of it."""
     torch.set_num_threads(1)
     if world > 1:
@@ -272,9 +285,7 @@ def start(task: Callable[..., None], *arguments: Any) -> Any:
 
 def start_ranks(task: Callable[..., None], world: int, *arguments: Any) -> list[int]:
     """Run a task as `world` processes and return how they ended; where one fails, the others are ended, as by torchrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [start(task, *arguments, rank, world, port) for rank in range(world)]
     for process in processes:
         process.join(120)
@@ -284,6 +295,14 @@ def start_ranks(task: Callable[..., None], world: int, *arguments: Any) -> list[
     for process in processes:
         process.join(20)
     return [process.exitcode for process in processes]
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 _QUIET: dict[str, Any] = {"say": lambda _: None}

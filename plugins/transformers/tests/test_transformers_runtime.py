@@ -288,23 +288,26 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("weights", "compute", "expected"),
-    [(torch.float32, torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16, torch.bfloat16)],
+    ("weights", "compute"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)],
     ids=["autocast", "as stored"],
 )
-def test_keys_and_values_are_cached_in_the_dtype_of_the_weights(
-    weights: torch.dtype, compute: torch.dtype, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_keys_are_cached_in_the_dtype_of_the_weights_and_values_in_no_wider_one(
+    weights: torch.dtype, compute: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: set[torch.dtype] = set()
+    """transformers 5.23 widens values to the dtype of keys; 5.24 stores them as they are computed."""
+    keys, values = set[torch.dtype](), set[torch.dtype]()
     update = DynamicLayer.update
 
     def record(self: Any, *arguments: Any, **more: Any) -> Any:
         result = update(self, *arguments, **more)
-        found.update((self.keys.dtype, self.values.dtype))
+        keys.add(self.keys.dtype)
+        values.add(self.values.dtype)
         return result
 
     monkeypatch.setattr(DynamicLayer, "update", record)
     model = tiny_model()
     model.model.to(weights)
     list(TransformersRuntime(model, compute).answer([kdtool.Request("1", "def f", 3)]))
-    assert found == {expected}
+    assert keys == {weights}
+    assert values <= {weights, compute}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,18 @@ def without_sandbox(recipe: Path, settings: Mapping[str, Any], say: Callable[[st
             if spec.kind in {"evaluator", "filter"} and ".py:" not in spec.use:
                 classes[as_written(spec.key)] = load(spec.kind, spec.use, Path.cwd(), say).cls
     direct = [name for name, cls in classes.items() if cls.needs_sandbox]
-    kept = [cls for name, cls in classes.items() if name not in direct]
-    lost = [
-        name
-        for name, cls in classes.items()
-        if cls.needs_hook and name not in direct and not any(_has_own(each, cls.needs_hook) for each in kept)
-    ]
+    lost = lost_without(direct, classes)
     for names, why in ((direct, "needs a sandbox"), (lost, "has nothing left to compare with")):
         for name in names:
             say(f"--no-sandbox: {name} is left out, it {why}")
     return {**settings, **dict.fromkeys([*direct, *lost], "false")}
+
+
+def lost_without(left_out: Collection[str], classes: Mapping[str, type[Component]]) -> list[str]:
+    """Return the components that would have nothing left to compare with, by name."""
+    kept = {name: cls for name, cls in classes.items() if name not in left_out}
+    needing = [(name, cls.needs_hook) for name, cls in kept.items() if cls.needs_hook]
+    return [name for name, hook in needing if not any(_has_own(each, hook) for each in kept.values())]
 
 
 def _has_own(cls: type[Component], hook: str) -> bool:

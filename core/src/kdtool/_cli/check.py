@@ -113,7 +113,8 @@ def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
     if missing:
         yield click.style(f"✗ does not fit: {'; '.join(missing)}", fg="red", bold=True)
         return
-    parts = ["✓ fits" + (", as far as is known" if forecast["unknown"] else "")]
+    unknown = ", ".join(line.partition(":")[0] for line in forecast["unknown"])
+    parts = ["✓ fits" + (f", as far as is known (not known: {unknown})" if unknown else "")]
     parts += [f"{size(count)} of {size(limits[key])} {name}" for key, name, count in needed if count and limits[key]]
     if forecast["seconds"]:
         parts.append(f"about {duration(forecast['seconds'])}")

@@ -22,7 +22,7 @@ from kdtool._errors import ServiceError
 from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
-from kdtool._estimate.remedies import Attempt, proposals, propose
+from kdtool._estimate.remedies import Attempt, leave_out_lost, proposals, propose
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.attribution import translate_errors
@@ -148,6 +148,7 @@ def check(
     proposal = None
     if fit or not (fits["memory"] and fits["gpu"]):
         proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
+        proposal = proposal and leave_out_lost(proposal, checked.assembly)
     return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.without_sandbox import lost_without
 from kdtool._contract.estimates import Estimate
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
@@ -88,6 +89,15 @@ def propose(remedies: Sequence[Remedy], attempt: Try, *, larger: bool) -> Remedy
     largest_first = sorted(wanted, key=lambda entry: -entry[1].parameters)
     combined = (_combine(student, state, others, tries) for student, state in largest_first)
     return next(filter(None, combined), None)
+
+
+def leave_out_lost(remedy: Remedy, assembly: Assembly) -> Remedy:
+    """Return the remedy that also leaves out components that it leaves nothing to compare with."""
+    classes = {as_written(b.spec.key): type(assembly.shared[b.spec.path]) for b in assembly.built_for().values()}
+    left_out = {key for key, value in remedy.settings.items() if value is False}
+    lost = lost_without(left_out, classes) if left_out else []
+    costs = [remedy.cost, *(f"without {name}, which has nothing left to compare with" for name in lost)]
+    return replace(remedy, settings={**remedy.settings, **dict.fromkeys(lost, False)}, cost="; ".join(costs))
 
 
 class _Tries:

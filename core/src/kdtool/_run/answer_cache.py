@@ -32,8 +32,8 @@ _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
 """Writes nothing if a teacher stored the same answer when it arrived."""
-_SETUP = f"""BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION};
-    CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL); COMMIT"""
+_TABLE = "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)"
+_SETUP = ";".join(("BEGIN IMMEDIATE", f"PRAGMA user_version = {_VERSION}", _TABLE, "COMMIT"))
 
 
 def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -59,8 +59,8 @@ def support_reverse_kl(student_logits: Tensor, support: Support, temperature: fl
     """Return reverse KL between distributions in which all tokens outside the support are one bucket.
 
     Σ_i q_i·log(q_i / p_i) + q_rest·log(q_rest / p_rest). 0 if p = q, and never above reverse KL (the log-sum inequality):
-    what is lost is how the student spreads the rest. On the student's likeliest tokens that is little, since q weighs the
-    terms. A teacher's logarithm below −100 counts as −100. Not multiplied by T²: the trainer does that.
+    what is lost is how the student spreads the rest, which is much if the student is still far from the teacher.
+    A teacher's logarithm below −100 counts as −100. Not multiplied by T²: the trainer does that.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.

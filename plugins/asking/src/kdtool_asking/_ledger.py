@@ -158,10 +158,13 @@ class Ledger:
         """Record the attempt. Send the request when the future is done."""
         return self._writer.write(_intent(attempt, None), change=attempt.reserved, begins=True)
 
-    def settle(self, attempt: Attempt, answer: str, picodollars: int) -> Future[None]:
-        """Store the answer and its price at once; the future is done when both are on disk."""
+    def settle(self, attempt: Attempt, answer: str, picodollars: int, thinking: int = 0) -> Future[None]:
+        """Store the answer, its price and tokens of thinking at once; the future is done when all are on disk."""
         return self._writer.write(
-            ("UPDATE attempt SET state = 'answered', cost = ? WHERE id = ?", (picodollars, attempt.id)),
+            (
+                "UPDATE attempt SET state = 'answered', cost = ?, thinking = ? WHERE id = ?",
+                (picodollars, thinking, attempt.id),
+            ),
             (NEW_ANSWER, (attempt.key, answer, digest(answer))),
             change=picodollars - attempt.reserved,
             then=lambda: self._move(attempt.reserved, picodollars),

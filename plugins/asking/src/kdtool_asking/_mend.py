@@ -15,7 +15,7 @@ from kdtool_asking._errors import storage_errors
 from kdtool_asking._lock import lock_ledger
 from kdtool_asking._seal import Seal, Sealed, read_seal
 from kdtool_asking._stored_answers import is_answer, is_unchanged
-from kdtool_asking._tables import ABOUT, NEW_ANSWER, NEW_COUNT, create_tables
+from kdtool_asking._tables import ADDED, NEW_ANSWER, NEW_COUNT, create_tables
 from kdtool_asking._whole import BAD_ATTEMPT, BAD_BATCH, require_whole, tables_of
 
 __all__ = ["Mended", "mend_ledger"]
@@ -134,7 +134,7 @@ def _copy_rows(path: Path, database: sqlite3.Connection) -> None:
                 database.execute(NEW_ANSWER, (key, answer, digest))
         for table, expected, bad in (("attempt", _ATTEMPT, BAD_ATTEMPT), ("batch", _BATCH, BAD_BATCH)):
             known = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
-            columns = (*expected, *(name for name in ABOUT if name in known))
+            columns = (*expected, *(name for name in ADDED if name in known))
             marks = ", ".join("?" * len(columns))
             for row in _rows(old, table, columns):
                 with suppress(sqlite3.IntegrityError):

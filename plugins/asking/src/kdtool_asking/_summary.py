@@ -12,7 +12,7 @@ import kdtool
 from kdtool_asking._errors import damaged_error, storage_errors
 from kdtool_asking._ledger import About
 from kdtool_asking._seal import read_seal, seal_of
-from kdtool_asking._tables import columns_about
+from kdtool_asking._tables import columns_about, thinking_tokens
 from kdtool_asking._whole import require_whole, tables_of
 
 __all__ = ["Summary", "Unanswered", "check_ledger", "has_answer", "read_summary"]
@@ -49,6 +49,8 @@ class Summary:
     open_batches: int
     unanswered: tuple[Unanswered, ...]
     purposes: dict[str, tuple[int, int]]
+    thinking: int = 0
+    """Tokens of thinking in all answers; they are part of the output that was paid for."""
 
     @property
     def unknown(self) -> tuple[Unanswered, ...]:
@@ -93,6 +95,7 @@ def read_summary(path: Path) -> Summary:
                 for number, key, state, begun, reserved, reason, *names in unanswered
             ),
             purposes={name: (count, cost) for name, count, cost in purposes},
+            thinking=thinking_tokens(database),
         )
 
 

@@ -12,13 +12,24 @@ import kdtool
 from kdtool_asking._seal import Seal, Sealed, read_seal
 from kdtool_asking._whole import Money, require_whole
 
-__all__ = ["ABOUT", "NEW_ANSWER", "NEW_COUNT", "columns_about", "create_tables", "open_tables"]
+__all__ = [
+    "ABOUT",
+    "ADDED",
+    "NEW_ANSWER",
+    "NEW_COUNT",
+    "columns_about",
+    "create_tables",
+    "open_tables",
+    "thinking_tokens",
+]
 
 NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
 """Into kdtool's own table."""
 NEW_COUNT = "INSERT OR REPLACE INTO seal (id, commits) VALUES (1, ?)"
 ABOUT = ("model", "purpose", "request")
-"""Columns of `attempt` that describe the request; files of earlier versions get them when they are opened."""
+"""Columns of `attempt` that describe the request."""
+ADDED = {**dict.fromkeys(ABOUT, "TEXT NOT NULL DEFAULT ''"), "thinking": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns of `attempt` that files of earlier versions get when they are opened, with their types."""
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS attempt (
         id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
@@ -62,14 +73,20 @@ def create_tables(database: sqlite3.Connection) -> None:
     """Create the missing tables and columns of a ledger, within the caller's transaction."""
     for statement in _TABLES:
         database.execute(statement)
-    for name in sorted(set(ABOUT) - _columns(database)):
-        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
+    for name in sorted(set(ADDED) - _columns(database)):
+        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} {ADDED[name]}")
 
 
 def columns_about(database: sqlite3.Connection) -> str:
     """Return SQL for model, purpose and request of attempts; they are empty in a file that an earlier version wrote."""
     known = _columns(database)
     return ", ".join(name if name in known else f"'' AS {name}" for name in ABOUT)
+
+
+def thinking_tokens(database: sqlite3.Connection) -> int:
+    """Return the tokens of thinking in all answers; 0 in a file that an earlier version wrote."""
+    query = "SELECT COALESCE(SUM(thinking), 0) FROM attempt"
+    return int(database.execute(query).fetchone()[0]) if "thinking" in _columns(database) else 0
 
 
 def _columns(database: sqlite3.Connection) -> set[str]:

@@ -61,7 +61,10 @@ class Packed(kdtool.Packer):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         limit = self.config.maximum_tokens
-        if limit is not None:
+        if limit is None:
+            note = f"their disk, {_ROW_BYTES} bytes per token and those of the text, is known when the text is read"
+            yield kdtool.Estimate("text and rows", note=f"{note}; rows.maximum_tokens bounds the rows")
+        else:
             yield kdtool.Estimate("tokenised rows", tokens=limit, disk_bytes=limit * _ROW_BYTES, note="at most")
 
     def kdtool_rows(

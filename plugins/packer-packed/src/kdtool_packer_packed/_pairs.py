@@ -39,6 +39,9 @@ class Pairs(kdtool.Packer):
         super().__init__(config)
         self.row_length = config.length
 
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        yield kdtool.Estimate("text and rows", note="their disk is known when the text is read")
+
     def kdtool_rows(
         self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
     ) -> Iterator[kdtool.Row]:

@@ -1,7 +1,8 @@
 """Library for what computes with torch: batches, logits by chunks, recorded signals, device and random state. Not a plugin.
 
 - `collate` makes batches of rows that a packer made; labels are shifted there and nowhere else (`_batches`). `PhaseTerms`
-  evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`)
+  evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`).
+  `loss_mask` leaves rejected text out; `sum_over_ranks` adds the counts of several processes
 - `move` brings a batch to a device; indices and lengths that depend on its values are computed in main memory
   (`compute_on_host`, `label_index`, `document_bounds`), so that no GPU waits (`_on_host`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
@@ -55,10 +56,12 @@ from kdtool_torch._isolated_rng import isolated_rng
 from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
+from kdtool_torch._loss_mask import loss_labels, loss_mask, select
 from kdtool_torch._moved import copy_to_host, move, original_of
 from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_at_labels
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
+from kdtool_torch._ranks import max_over_ranks, sum_over_ranks
 from kdtool_torch._recall import RecordedRows
 from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
@@ -123,6 +126,9 @@ __all__ = [
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
+    "loss_labels",
+    "loss_mask",
+    "max_over_ranks",
     "move",
     "named_device",
     "original_of",
@@ -134,11 +140,13 @@ __all__ = [
     "release_mapping",
     "require_same_logits",
     "score_texts",
+    "select",
     "select_at_labels",
     "self_check",
     "store_as",
     "stored_bytes",
     "student_estimates",
+    "sum_over_ranks",
     "widen",
     "windows",
     "write_cached",

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_torch._batches import NO_LABEL, collate
+from kdtool_torch._batches import collate
+from kdtool_torch._loss_mask import loss_mask, select
+from kdtool_torch._on_host import label_index, select_at_labels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,12 +35,15 @@ class MicroBatch:
         return cls(collate([phase.rows[row] for row in rows], device), teachers)
 
     @property
-    def loss_mask(self) -> Tensor:
-        """True for each of the N labelled positions that token losses see, [N]: rejected text is not imitated."""
-        labelled = self.batch.labels != NO_LABEL
-        rejected = self.batch.columns.get("rejected")
-        mask: Tensor = labelled[labelled] if rejected is None else rejected[labelled] == 0
-        return mask
+    def loss_mask(self) -> Tensor | None:
+        """Numbers of those of the N labelled positions that token losses see; None if they see all."""
+        return loss_mask(self.batch)
+
+    @property
+    def tokens(self) -> int:
+        """Number of positions that token losses see."""
+        seen = label_index(self.batch) if self.loss_mask is None else self.loss_mask
+        return len(seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +90,20 @@ class Forward:
         teacher: kdtool.DenseTokens | kdtool.SparseTokens | None = None
         if signal and signal.sparse:
             sparse = signal.sparse
-            teacher = replace(sparse, ids=sparse.ids[mask], weights=sparse.weights[mask])
+            teacher = replace(sparse, ids=select(sparse.ids, mask), weights=select(sparse.weights, mask))
         if signal and signal.lazy:
-            teacher = kdtool.DenseTokens(signal.lazy.head.logits(signal.lazy.hidden[mask]).detach())
-        labelled = batch.labels != NO_LABEL
+            teacher = kdtool.DenseTokens(signal.lazy.head.logits(select(signal.lazy.hidden, mask)).detach())
+
+        def of(values: Tensor) -> Tensor:
+            return select(select_at_labels(values, batch), mask)
+
         return kdtool.TokenChunk(
-            student_logits=self.logits[mask][:, : term.shared],
-            labels=batch.labels[labelled][mask],
+            student_logits=select(self.logits, mask)[:, : term.shared],
+            labels=of(batch.labels),
             teacher=teacher,
-            positions=batch.positions[labelled][mask],
+            positions=of(batch.positions),
             temperature=term.temperature,
             progress=self.progress,
             step=self.step,
-            columns={name: column[labelled][mask] for name, column in batch.columns.items()},
+            columns={name: of(column) for name, column in batch.columns.items()},
         )

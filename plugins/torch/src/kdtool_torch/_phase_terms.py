@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._loss_mask import select
 from kdtool_torch._micro_batch import Forward, MicroBatch
+from kdtool_torch._ranks import sum_over_ranks
 from kdtool_torch._weight_means import WeightMeans
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Gradients are those of the trainer `standard` in one process, up to rounding. Train `modules` with the student. Store
-    `reports`, `token_weights` and `states` in checkpoints: the last step's figures by term, which weightings of losses use
-    to compute the next weights; the state of `WeightMeans`; and what weightings of losses keep from step to step, as JSON
-    can express it. A term without tokens is missing in the reports.
+    Gradients are those of the trainer `standard`, up to rounding. With several processes each evaluates its own rows of a
+    step; add up the gradients of all. DDP takes their mean, so multiply each loss by `run.world`.
+
+    Train `modules` with the student. Store `reports`, `token_weights` and `states` in checkpoints: the last step's figures
+    by term, which weightings of losses use to compute the next weights; the state of `WeightMeans`; and what weightings of
+    losses keep from step to step, as JSON can express it. A term without tokens is missing in the reports.
 
     Args:
         run: of the trainer.
@@ -67,10 +71,11 @@ class PhaseTerms:
         """Yield each micro-batch's share of the step's loss, with gradient, and the number of tokens learned from.
 
         Call `backward` on each loss before the next is computed. The gradients add up to those of the whole step, however it
-        is divided. `reports` and `token_weights` are those of the step once all losses are taken.
+        is divided. `reports` and `token_weights` are those of the step once all losses are taken. All processes call it
+        for the same steps, and take all losses.
 
         Args:
-            micro_batches: numbers of the rows of each.
+            micro_batches: numbers of the rows of each, of this process.
             step: from 1.
 
         Raises:
@@ -80,29 +85,37 @@ class PhaseTerms:
 
         device = self._student.head.weight.device
         parts = [MicroBatch.collate(self._phase, rows, device) for rows in micro_batches]
-        tokens = [int(part.loss_mask.sum()) for part in parts]
-        rows, progress = sum(map(len, micro_batches)), (step - 1) / max(1, self._phase.steps - 1)
+        counts = [sum(part.tokens for part in parts), sum(map(len, micro_batches))]
+        tokens, rows = map(int, sum_over_ranks(counts, self._run.world))
+        progress = (step - 1) / max(1, self._phase.steps - 1)
         first = self.token_weights is None and bool(self._run.implementing("kdtool_token_weight"))
         if first:  # its own weights are all that is known of their mean
             with torch.no_grad(), isolated_rng():
                 passes = (self._forward(part, step, progress) for part in parts)
-                self._add_weights([self._token_weights(forward) for forward in passes], sum(tokens))
-        weights, reports = self._weights(step, progress), dict[str, kdtool.TermReport]()
+                self._add_weights([self._token_weights(forward) for forward in passes], tokens)
+        weights, values, seen = (
+            self._weights(step, progress),
+            [0.0] * len(self._phase.terms),
+            [0] * len(self._phase.terms),
+        )
         weighed: list[Tensor | None] = []
-        for part, learned in zip(parts, tokens, strict=True):
+        for part in parts:
             forward = self._forward(part, step, progress)
             weighed.append(self._token_weights(forward))
             total = forward.outputs.last.float().sum() * 0
-            for term in self._phase.terms:
-                value, count = self._mean(term, forward, weighed[-1], rows, sum(tokens))
+            for number, term in enumerate(self._phase.terms):
+                value, seen[number] = self._mean(term, forward, weighed[-1], rows, tokens)
                 total = total + weights[term.name] * value
-                if count:
-                    before = reports[term.name].value if term.name in reports else 0.0
-                    reports[term.name] = kdtool.TermReport(before + value.item(), weights[term.name])
-            yield total, learned
-        self.reports = reports
+                values[number] += value.item()
+            yield total, part.tokens
+        values = sum_over_ranks(values, self._run.world)
+        self.reports = {
+            term.name: kdtool.TermReport(value, weights[term.name])
+            for term, value, count in zip(self._phase.terms, values, seen, strict=True)
+            if count
+        }
         if not first:
-            self._add_weights(weighed, sum(tokens))
+            self._add_weights(weighed, tokens)
 
     def _forward(self, rows: MicroBatch, step: int, progress: float) -> Forward:
         return Forward.run(self._phase, self._student, rows, step, progress)
@@ -143,7 +156,7 @@ class PhaseTerms:
             module = dict(self.modules.items()).get(_key(term))
             loss = self._run.component(term.name, kdtool.SequenceLoss).kdtool_sequence_loss(forward.view(term, module))
             per_token = isinstance(loss, kdtool.PerToken)
-            values, count = (loss.values[forward.rows.loss_mask], tokens) if per_token else (loss.values, rows)
+            values, count = (select(loss.values, forward.rows.loss_mask), tokens) if per_token else (loss.values, rows)
         divisor = max(1, count) * WeightMeans(self.token_weights or {}).of(term.name)
         return values.float().sum() / divisor * term.scale, count
 
@@ -178,7 +191,7 @@ class PhaseTerms:
         names = [term.name for term in self._phase.terms if self._is_token_loss(term)]
         weighed = [weight for weight in weights if weight is not None]
         if weighed:
-            total = sum(weight.sum().item() for weight in weighed)
+            (total,) = sum_over_ranks([sum(weight.sum().item() for weight in weighed)], self._run.world)
             means = WeightMeans(self.token_weights or {})
             means.add(dict.fromkeys(names, total), dict.fromkeys(names, float(tokens)))
             self.token_weights = means.state

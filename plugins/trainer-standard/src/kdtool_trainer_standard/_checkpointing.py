@@ -16,11 +16,11 @@ from time import perf_counter
 import kdtool
 import torch
 import torch.distributed as dist
+from kdtool_torch import max_over_ranks
 from torch import Tensor, nn
 
 from kdtool_trainer_standard import _checkpoints, _progress
 from kdtool_trainer_standard._config import StandardTrainerConfig, seconds_between
-from kdtool_trainer_standard._distributed import max_over_ranks
 from kdtool_trainer_standard._generators import describe_generators, restore_generators
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtool_trainer_standard._mixture import mixed_logits
-from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
-from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy
+from kdtool_trainer_standard._terms import BoundTerm
 
 __all__ = ["ChunkLoss", "ChunkRows", "Logits"]
 
@@ -133,7 +132,6 @@ class ChunkLoss:
         factor, analytic = rows.factors[index], self._analytic_gradient(index, logits, rows)
         if analytic is not None:
             values, gradient = analytic
-            weights = self._weights_of(index, rows, weights)
             gradient.mul_(factor if weights is None else (factor * weights)[:, None])
             unseen = logits[0].shape[-1] - gradient.shape[-1]
             gradient = F.pad(gradient, (0, unseen)) if unseen else gradient
@@ -153,21 +151,10 @@ class ChunkLoss:
 
     def _values(self, index: int, logits: Logits, rows: ChunkRows, weights: Tensor | None) -> Tensor:
         values: Tensor = self.terms[index].call(self.chunk(index, logits, rows))
-        weights = self._weights_of(index, rows, weights)
         return values if weights is None else values * weights
 
-    def _weights_of(self, index: int, rows: ChunkRows, weights: Tensor | None) -> Tensor | None:
-        """Return the tokens' weights for a term: 0 on on-policy text unless the term learns from it."""
-        if STUDENT_GENERATED not in rows.columns or learns_on_policy(self.terms[index].term):
-            return weights
-        others = (rows.columns[STUDENT_GENERATED] == 0).float()
-        return others if weights is None else weights * others
-
     def _weight_sums(self, rows: ChunkRows, weights: Tensor | None) -> Tensor:
-        if weights is None:
-            return torch.zeros_like(rows.factors)
-        seen = [self._weights_of(index, rows, weights) for index in range(len(self.terms))]
-        return torch.stack([of_term.sum() for of_term in seen if of_term is not None])
+        return torch.zeros_like(rows.factors) if weights is None else weights.sum().expand_as(rows.factors)
 
     def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:
         if not self._weightings:

@@ -21,6 +21,10 @@ class OnPolicy(kdtool.Config):
     """Maximum number of tokens sampled per prompt; never more than the document had."""
     temperature: float = Field(default=1.0, ge=0, le=100)
     """Sampling temperature of the student; 0 decodes greedily."""
+    samples: int = Field(default=1, ge=1)
+    """Texts sampled per prompt. A micro-batch then holds `batch` / `samples` rows of prompts, each `samples` times."""
+    maximum_cut: float | None = Field(default=None, ge=0, lt=1)
+    """Stop with an error if more than this share of 256 successive texts were cut at their limit; null never stops."""
 
 
 class Validation(kdtool.Config):
@@ -106,6 +110,14 @@ class StandardTrainerConfig(kdtool.Config):
             raise ValueError("on_policy needs whole weights on each process: set sharding: off")
         if self.validation is not None and self.sharding != "off":
             raise ValueError("validation measures whole weights: set sharding: off")
+        return self
+
+    @model_validator(mode="after")
+    def _divides_its_samples(self) -> StandardTrainerConfig:
+        if self.on_policy is not None and self.batch % self.on_policy.samples:
+            raise ValueError(
+                f"batch: {self.batch} is not a multiple of on_policy.samples: {self.on_policy.samples}; change one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,11 +1,7 @@
-"""Processes that train together: their group, averaged gradients, and the values that they agree on.
-
-Counts and decisions are exchanged through main memory (gloo), so that no GPU is waited for.
-"""
+"""Processes that train together: their group, and averaged gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
@@ -15,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["average_gradients", "join_group", "max_over_ranks", "micro_batch_sync", "sum_over_ranks"]
+__all__ = ["average_gradients", "join_group", "micro_batch_sync"]
 
 _PATIENCE = timedelta(days=1)
 """Time that ranks wait for rank 0, which may ask for and run thousands of programs while it validates."""
@@ -49,22 +45,3 @@ def micro_batch_sync(model: nn.Module, last: bool) -> AbstractContextManager[Non
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
     return nullcontext()
-
-
-def sum_over_ranks(values: Sequence[float], world: int) -> list[float]:
-    """Return the sums of these values over all ranks; exact for counts."""
-    return _reduce(values, world, dist.ReduceOp.SUM)
-
-
-def max_over_ranks(values: Sequence[float], world: int) -> list[float]:
-    """Return the maxima of these values over all ranks."""
-    return _reduce(values, world, dist.ReduceOp.MAX)
-
-
-def _reduce(values: Sequence[float], world: int, operation: dist.ReduceOp.RedOpType) -> list[float]:
-    if world == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, operation)
-    reduced: list[float] = tensor.tolist()
-    return reduced

@@ -12,7 +12,7 @@ import torch
 from kdtool_torch import pick_device, product_speed
 
 from kdtool_trainer_standard._activation_memory import OutlineFromFacts
-from kdtool_trainer_standard._config import StandardTrainerConfig
+from kdtool_trainer_standard._config import StandardTrainerConfig, seconds_between
 from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of
 from kdtool_trainer_standard._machine import chosen_dtype
 from kdtool_trainer_standard._outlines import measure_outline, outline_of
@@ -58,9 +58,12 @@ def estimate_phase(
         raise without_dropout(phase.terms)
     if isinstance(outline, OutlineFromFacts):
         yield kdtool.Estimate("activations", note="those of a Llama with the student's shapes are assumed")
-    yield from memory_of(config, phase, sizes, on_host=device.type == "cpu")
-    kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     checkpoint = _FLOAT * sizes.learned + sizes.moments
+    speed = product_speed(dtype, device)
+    seconds = _seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device)
+    copied = checkpoint // sizes.shares if _writes_checkpoints(config, phase.steps, seconds) else 0
+    yield from memory_of(config, phase, sizes, copied, on_host=device.type == "cpu")
+    kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
     if config.validation is not None and config.validation.watch is not None:
         # Each checkpoint may have its own best student; one more was found since, and another one is written.
@@ -68,13 +71,18 @@ def estimate_phase(
             "best student", (phase.stage,), disk_bytes=(kept + 1) * sizes.best, note="while the phase runs"
         )
     yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * facts.parameters)
-    speed = product_speed(dtype, device)
     yield kdtool.Estimate(
         "training",
         tokens=tokens,
-        seconds=_seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device),
+        seconds=seconds,
         note=_speed_note(speed, dtype) + ("; without the time to generate on-policy text" if sizes.written else ""),
     )
+
+
+def _writes_checkpoints(config: StandardTrainerConfig, steps: int, seconds: float) -> bool:
+    """Return whether a phase is long enough for a checkpoint: none is written after the last step."""
+    every = config.checkpoint_every
+    return steps > every if isinstance(every, int) else seconds > seconds_between(every)
 
 
 def _speed_note(speed: float, dtype: torch.dtype) -> str:

@@ -148,9 +148,12 @@ def _generation_bytes(
 
 
 def memory_of(
-    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, sizes: Sizes, *, on_host: bool
+    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, sizes: Sizes, copied: int, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
-    """Yield the parts of each moment, on the host or on the device."""
+    """Yield the parts of each moment, on the host or on the device.
+
+    `copied` bytes of a checkpoint are in main memory while it is written, and training continues.
+    """
     moments = _moments(config, sizes)
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
@@ -160,6 +163,8 @@ def memory_of(
     }
     for part, size in ((part, size) for part, size in common.items() if size):
         yield _part(part, tuple(names.values()), size, on_host=on_host)
+    if copied:
+        yield _part("checkpoint that is written", tuple(names.values()), copied, on_host=True)
     if sizes.frozen:
         yield _part("frozen weights as they were", tuple(names.values()), sizes.frozen, on_host=True)
     for moment, parts in moments.items():

@@ -17,27 +17,20 @@ from typing import NoReturn
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, WeightMeans
+from kdtool_torch import NO_LABEL, WeightMeans, loss_labels, max_over_ranks, sum_over_ranks
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._denominators import CorpusCounts, count_corpus
-from kdtool_trainer_standard._distributed import (
-    average_gradients,
-    max_over_ranks,
-    micro_batch_sync,
-    sum_over_ranks,
-)
+from kdtool_trainer_standard._distributed import average_gradients, micro_batch_sync
 from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._inputs import MicroBatch, StepInputs, to_device
-from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import dtype_name, memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
-from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
+from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._progress import Progress
@@ -136,6 +129,7 @@ class TrainingLoop:
             batches = [self.sampler(batch, self.step + 1, number) for number, batch in enumerate(batches)]
             micro_batches = (MicroBatch(to_device(batch, self.device), {}, {}) for batch in batches)
         tokens = self._count(batches)
+        self.module.on_policy = self.sampler is not None and self.sampler.is_sampled(self.step + 1)
         if self._weighs and self.progress.token_weights is None:
             micro_batches = list(micro_batches)
             self._weigh(micro_batches, tokens)
@@ -189,13 +183,9 @@ class TrainingLoop:
             restore(self.module.student, weights, self.phase.checkpoints)
 
     def _count(self, batches: Sequence[kdtool.Batch]) -> float:
-        """Return the positions in the step's loss mask over all ranks; tell the module those of the corpus."""
+        """Return the positions in the step's loss mask over all ranks."""
         tokens = sum(int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum()) for batch in batches)
-        if STUDENT_GENERATED not in batches[0].columns:
-            return sum_over_ranks([tokens], self.run.world)[0]
-        counts = sum_over_ranks([tokens, *count_corpus(batches)], self.run.world)
-        self.module.corpus = CorpusCounts(*torch.tensor(counts[1:], device=self.device))
-        return counts[0]
+        return sum_over_ranks([tokens], self.run.world)[0]
 
     def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
         """Add a micro-batch's gradient."""

@@ -13,13 +13,12 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import select_at_labels
+from kdtool_torch import loss_mask, select, select_at_labels
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._denominators import CorpusCounts
 from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss, weight_sums
-from kdtool_trainer_standard._loss_mask import loss_mask, select, select_signal
+from kdtool_trainer_standard._loss_mask import select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
     objective_of_token_loss,
@@ -27,7 +26,6 @@ from kdtool_trainer_standard._norms import (
     squared_norms_at_embedding,
     squared_norms_at_last,
 )
-from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
 from kdtool_trainer_standard._step_stats import StepStats
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
@@ -74,15 +72,15 @@ class DistillationModule(nn.Module):
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._token_index = torch.tensor(self._token, dtype=torch.int64, device=next(student.model.parameters()).device)
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
-        self._corpus_only = [not learns_on_policy(bound.term) for bound in terms]
         inside = any(bound.term.layers for bound in terms)
         self._embedding = next((m for m in self.student.modules() if inside and isinstance(m, nn.Embedding)), None)
         self._buffers_of_logits: dict[Any, Tensor] = {}
         device = next(self.student.parameters()).device
         self.progress, self.step = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self.factors = torch.ones(len(terms), device=device)
-        self.corpus: CorpusCounts | None = None
-        """Tokens and rows of the step that come from the corpus; None: all of them. Set by the loop, as the next."""
+        self._learns_on_policy = torch.tensor([float(learns_on_policy(bound.term)) for bound in terms], device=device)
+        self.on_policy = False
+        """True if the student wrote the step's text, from which some terms learn nothing. Set by the loop, as the next."""
         self.mean_weights = torch.ones(len(self._token), device=device)
         """Each token loss's mean token weight."""
         self.measures_norms = False
@@ -96,6 +94,7 @@ class DistillationModule(nn.Module):
         self.step.fill_(step)
         self.progress.fill_(progress)
         self.factors.copy_(torch.tensor(factors, dtype=torch.float32), non_blocking=True)
+        self.factors *= self._learning()
         self.measures_norms = measure_norms
         self.stats = self._empty_stats()
 
@@ -120,18 +119,16 @@ class DistillationModule(nn.Module):
             weights_only: compute token weights and no losses.
             term: number of the only term to compute.
         """
-        tokens = torch.full((), num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-        self.stats.seen = self.count_seen_tokens(tokens)
-        if weights_only:
-            outputs = self.run_student(batch)
-            weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
-            self.stats.weights[self._token_index] += weights
-            return {"weights": weights}
+        self.stats.tokens = torch.full((), max(1.0, num_items_in_batch), device=self.progress.device)
+        self.stats.seen = self._learning() * num_items_in_batch
         outputs = self.run_student(batch)
+        if weights_only:
+            weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
+            self._add_weights(weights)
+            return {"weights": weights}
         if term is not None:
             return self._objective(term, batch, signals, outputs, teacher_batches or {})
-        self.stats.tokens = tokens.clamp(min=1)
         loss = self._token_losses(batch, signals, outputs)
         head = self.sequence_head()
         for index in self._sequence:
@@ -157,28 +154,18 @@ class DistillationModule(nn.Module):
                 self, len(self.terms), self._embedding, batch, signals, teacher_batches, num_items_in_batch
             )
 
-    def count_seen_tokens(self, tokens: Tensor) -> Tensor:
-        """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn only from the corpus."""
-        if self.corpus is None:
-            return tokens.repeat(len(self.terms))
-        return torch.stack([self.corpus.tokens if corpus_only else tokens for corpus_only in self._corpus_only])
-
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
         return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.forward_passes))
 
-    def head_work(
-        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], factors: Tensor | None = None
-    ) -> HeadWork:
-        """Return what the chunked head needs for a batch, with these factors of the token losses or the step's."""
+    def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
+        """Return what the chunked head needs for a batch."""
         where = loss_mask(batch)
         if where is not None:
             signals = {name: select_signal(signal, where) for name, signal in signals.items()}
         return HeadWork(
             loss=self.chunk_loss,
-            rows=token_rows(
-                batch, self.factors[self._token_index] if factors is None else factors, self.progress, self.step
-            ),
+            rows=token_rows(batch, self.factors[self._token_index] / self.mean_weights, self.progress, self.step),
             teachers=Teachers(self.chunk_loss, signals),
             head=self.language_model.head,
             dtype=self.sizes.dtype,
@@ -200,29 +187,30 @@ class DistillationModule(nn.Module):
     ) -> Tensor:
         if not self._token:
             return self._zero_of_all(outputs[0])
-        divisors = self._divisors()
-        # The head divides all terms by one number, so each term's own divisor is part of its factor.
-        factors, divisor = self.factors[self._token_index] * self.stats.tokens / divisors, self.stats.tokens
-        work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
-        loss = chunked_loss(hidden, work, divisor)
+        work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
+        loss = chunked_loss(hidden, work, self.stats.tokens)
         self.stats.add_check(work.finite)
         if self.checks_at_once and not bool(work.finite):
             raise_for_token_losses(self.run, [states.detach() for states in hidden], work, int(self.step))
-        self.stats.values[self._token_index] += work.totals[0] / divisors
-        self.stats.weights[self._token_index] += work.totals[1]
+        self.stats.values[self._token_index] += work.totals[0] / (self.stats.tokens * self.mean_weights)
+        self._add_weights(work.totals[1])
         if self.measures_norms and self._embedding is None:
-            self.stats.squared_norms[self._token_index] += squared_norms_at_last(hidden, work, divisor)
+            self.stats.squared_norms[self._token_index] += squared_norms_at_last(hidden, work, self.stats.tokens)
         return loss
+
+    def _learning(self) -> Tensor:
+        """Return 1 for each term that learns from the step's text, else 0, [terms]."""
+        return self._learns_on_policy if self.on_policy else torch.ones_like(self.factors)
+
+    def _add_weights(self, sums: Tensor) -> None:
+        """Add sums of token weights, [token losses], of the terms that learn from them."""
+        self.stats.weights[self._token_index] += sums * self._learning()[self._token_index]
 
     def _zero_of_all(self, outputs: kdtool.ModelOutputs) -> Tensor:
         """Return 0 with a gradient of 0 for backbone and head, which no token loss uses: DDP waits for all gradients."""
         head = self.language_model.head
         unused = [outputs.last.float().sum(), head.weight.sum(), *([] if head.bias is None else [head.bias.sum()])]
         return torch.stack([each * 0 for each in unused]).sum()
-
-    def _divisors(self) -> Tensor:
-        """Return each token loss's divisor, [token losses]."""
-        return self.stats.seen[self._token_index].clamp(min=1) * self.mean_weights
 
     def _objective(
         self,
@@ -233,12 +221,12 @@ class DistillationModule(nn.Module):
         teacher_batches: Mapping[str, kdtool.Batch],
     ) -> dict[str, Tensor]:
         if term in self._token:
-            number = self._token.index(term)
             work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
-            return {"loss": objective_of_token_loss(hidden, work, number), "divisor": self._divisors()[number]}
+            loss = objective_of_token_loss(hidden, work, self._token.index(term))
+            return {"loss": loss, "divisor": self.stats.tokens}
         view = self.view(self.terms[term], batch, signals, outputs, teacher_batches, self.sequence_head().frozen())
-        values = self._sequence_values(term, view)
-        return {"loss": values.sum() * self.factors[term], "divisor": self.stats.seen[term].clamp(min=1)}
+        values, divisor = self._sequence_values(term, view)
+        return {"loss": values.sum() * self.factors[term], "divisor": divisor}
 
     def sequence_head(self) -> SequenceHead:
         """Return the student's head for the sequence losses of one micro-batch."""
@@ -285,21 +273,18 @@ class DistillationModule(nn.Module):
         return value * self.factors[index]
 
     def _sequence_mean(self, index: int, view: kdtool.StepView) -> Tensor:
-        values = self._sequence_values(index, view)  # sets what they are divided by
-        return values.sum() / self.stats.seen[index].clamp(min=1)
+        values, divisor = self._sequence_values(index, view)
+        return values.sum() / divisor
 
-    def _sequence_values(self, index: int, view: kdtool.StepView) -> Tensor:
-        """Return a sequence loss's values at positions or rows that count, and note how many the step has."""
-        bound = self.terms[index]
-        result = bound.call(view)
+    def _sequence_values(self, index: int, view: kdtool.StepView) -> tuple[Tensor, Tensor]:
+        """Return a sequence loss's values at positions or rows that count, and how many of them the step has."""
+        result = self.terms[index].call(view)
         values: Tensor = result.values.float()
-        if STUDENT_GENERATED in view.batch.columns and not learns_on_policy(bound.term):
-            values = values.masked_fill(_is_generated(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
-            return select(values, loss_mask(view.batch))
-        per_corpus = self.corpus is not None and self._corpus_only[index]
-        self.stats.seen[index] = self.corpus.rows if per_corpus and self.corpus else self.sizes.rows_per_step
-        return values
+            return select(values, loss_mask(view.batch)), self.stats.tokens
+        rows = torch.full_like(self.stats.tokens, self.sizes.rows_per_step)
+        self.stats.seen[index] = rows * self._learning()[index]
+        return values, rows
 
     def _empty_stats(self) -> StepStats:
         return StepStats(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))
@@ -308,12 +293,6 @@ class DistillationModule(nn.Module):
 def _key(name: str) -> str:
     """Return the name of a term's module: torch allows no dots in it."""
     return name.replace(".", "/")
-
-
-def _is_generated(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
-    """Return which values of a sequence loss belong to text that the student wrote."""
-    generated = batch.columns[STUDENT_GENERATED] != 0
-    return select_at_labels(generated, batch) if isinstance(result, kdtool.PerToken) else generated.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> ChunkRows:

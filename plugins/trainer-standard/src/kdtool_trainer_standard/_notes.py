@@ -65,5 +65,6 @@ def _on_policy_notes(counts: Mapping[str, int] | None) -> Iterator[str]:
         length = counts["tokens"] / max(1, counts["documents"])
         yield (
             f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were on-policy, "
-            f"{length:.1f} tokens per document on average"
+            f"{length:.1f} tokens per document on average; {counts['cut'] / max(1, counts['documents']):.0%} of the texts "
+            "were cut at their limit"
         )

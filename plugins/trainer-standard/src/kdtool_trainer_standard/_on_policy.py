@@ -26,6 +26,9 @@ __all__ = ["STUDENT_GENERATED", "OnPolicySampler"]
 STUDENT_GENERATED = "student_generated"
 """The column of tokens that the student generated: 1 for these, 0 for the corpus's."""
 
+_WINDOW = 256
+"""Texts of a process whose share of cut ones is compared with `maximum_cut`."""
+
 
 class _Document(NamedTuple):
     """A document of a row. The student continues its first `prompt` tokens; None if nothing of it is learned."""
@@ -39,14 +42,15 @@ class OnPolicySampler:
     """Replaces the text of some steps by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
 
     `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
-    student continued in them, and the tokens that it generated.
+    student continued in them, the tokens that it generated, and the texts that ended at their limit: all of them, and of
+    the unfinished window of `recent` ones.
     """
 
     def __init__(
         self, config: OnPolicy, run: kdtool.RunInfo, student: kdtool.LanguageModel, dtype: torch.dtype
     ) -> None:
         self._config, self._run, self._student, self._dtype = config, run, student, dtype
-        self.counts: dict[str, int] = {"batches": 0, "sampled": 0, "documents": 0, "tokens": 0}
+        self.counts = dict.fromkeys(("batches", "sampled", "documents", "tokens", "cut", "recent", "recent_cut"), 0)
 
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
         """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
@@ -55,15 +59,23 @@ class OnPolicySampler:
         they are, and short rows are padded.
         """
         self.counts["batches"] += 1
-        if random.Random(f"{self._run.seed} {step}").random() >= self._config.fraction:
+        if not self.is_sampled(step):
             return self.mark_as_corpus(batch)
         chance = random.Random(f"{self._run.seed} {step} {number} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
-        rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
+        samples = self._config.samples
+        prompts = list(_rows_of(batch))[: max(1, len(batch.row_keys) // samples)]
+        rows = [_documents(*row, self._config.prompt, start) for row in prompts for _ in range(samples)]
         new = self._write([document for row in rows for document in row], chance)
         self.counts["sampled"] += 1
-        keys = (f"{key}, continued at step {step}" for key in batch.row_keys)
+        keys = [f"{key}, continued at step {step}" for key in batch.row_keys[: len(prompts)]]
+        if samples > 1:
+            keys = [f"{key}, sample {sample}" for key in keys for sample in range(1, samples + 1)]
         return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
+
+    def is_sampled(self, step: int) -> bool:
+        """Return whether the student writes the text of a step, in all its micro-batches on all ranks."""
+        return random.Random(f"{self._run.seed} {step}").random() < self._config.fraction
 
     def mark_as_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
         """Return a batch of the corpus with the column `student_generated`, all zeros."""
@@ -80,7 +92,30 @@ class OnPolicySampler:
         new = self._sample([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
         self.counts["documents"] += len(new)
         self.counts["tokens"] += sum(map(len, new))
+        self._count_cut(new, limits)
         return iter(new)
+
+    def _count_cut(self, new: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
+        """Count the texts that ended at their limit, and stop if a window has more of them than allowed.
+
+        Raises:
+            UsageError: more than `maximum_cut` of the window's texts were cut.
+        """
+        tokenizer, counts = self._student.tokenizer, self.counts
+        ends = getattr(tokenizer, "end_ids", (tokenizer.end_of_text,))  # of chat models also the end of an answer
+        cut = sum(len(text) >= limit and text[-1] not in ends for text, limit in zip(new, limits, strict=True))
+        for name, added in (("cut", cut), ("recent", len(new)), ("recent_cut", cut)):
+            counts[name] += added
+        if counts["recent"] < _WINDOW:
+            return
+        share, allowed = counts["recent_cut"] / counts["recent"], self._config.maximum_cut
+        if allowed is not None and share > allowed:
+            raise kdtool.UsageError(
+                f"on_policy: {share:.0%} of the last {counts['recent']} texts were cut before the student ended them; "
+                f"maximum_cut allows {allowed:.0%}. Raise `tokens` or the length of rows, use a corpus of shorter "
+                "texts, or set maximum_cut: null"
+            )
+        counts["recent"] = counts["recent_cut"] = 0
 
     def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
         device = self._student.head.weight.device.type

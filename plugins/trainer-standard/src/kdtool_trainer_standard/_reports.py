@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import kdtool
+from kdtool_torch import sum_over_ranks
 
-from kdtool_trainer_standard._distributed import sum_over_ranks
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._step_stats import StepFigures

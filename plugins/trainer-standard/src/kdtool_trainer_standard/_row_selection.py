@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, compute_on_host, move, original_of
+from kdtool_torch import NO_LABEL, compute_on_host, loss_labels, move, original_of
 from torch import Tensor
 
-from kdtool_trainer_standard._loss_mask import loss_labels, select_signal
+from kdtool_trainer_standard._loss_mask import select_signal
 
 __all__ = ["imitated_by_row", "select_rows"]
 

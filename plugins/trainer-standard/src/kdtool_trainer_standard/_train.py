@@ -10,7 +10,7 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, collate, isolated_rng, pick_device
+from kdtool_torch import NO_LABEL, collate, isolated_rng, loss_labels, pick_device
 from torch import nn
 
 from kdtool_trainer_standard import _checkpoints, _history
@@ -22,7 +22,6 @@ from kdtool_trainer_standard._distributed import join_group
 from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loop import TrainingLoop
-from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, tuned_malloc
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._notes import notes_on

@@ -104,9 +104,7 @@ class Batches:
             reserved: list[tuple[Asked, Attempt]] = []
             stopped = None
             for query in part:
-                bound = self._prices.bound(
-                    query.most_in, query.request.max_tokens, marked=bool(query.prefix), batched=True
-                )
+                bound = self._prices.bound(query.most_in, query.most_out, marked=bool(query.prefix), batched=True)
                 attempt = self._ledger.reserve(query.key, bound, limit=self._budget, about=query.about)
                 if attempt is None:
                     stopped = budget_error(self._ledger, self._budget, bound)
@@ -237,7 +235,7 @@ class Batches:
             except UnreadableError as error:
                 self._ledger.doubt(attempt, str(error))
                 return
-            self._ledger.settle(attempt, stored, price)
+            self._ledger.settle(attempt, stored, price, usage.thinking)
             self._progress.add(usage)
         elif kind in {"expired", "canceled"}:
             self._ledger.release(attempt, str(kind))

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import kdtool
 import pydantic
 
+from kdtool_teacher_claude._thinking import Effort, Thinking, refusal_of
+
 __all__ = ["ClaudeConfig", "PricesConfig"]
 
 _FREE = kdtool.does_not_affect_results()
@@ -35,9 +37,16 @@ class ClaudeConfig(kdtool.Config):
     """Settings of the teacher `claude`."""
 
     model: str = kdtool.Field(min_length=1, max_length=200)
-    """The model, such as claude-sonnet-5."""
+    """The model, such as claude-haiku-5-5, claude-sonnet-5-5, claude-opus-5-5 or claude-fable-5-1."""
     budget_usd: Decimal = kdtool.Field(gt=0, le=1_000_000, json_schema_extra=_FREE)
     """Dollars that the ledger may reach at most. No request is sent that could exceed them."""
+    thinking: Thinking | None = None
+    """Thinking before the answer: `off`, `adaptive` (the model decides), or null for the model's default. Models from
+    Sonnet 5 on think unless it is `off`. Thinking is charged as output, and counts towards `max_tokens`."""
+    thinking_tokens: int = kdtool.Field(default=0, ge=0, le=100_000)
+    """Tokens that a request's `max_tokens` grows by if the model thinks, as room for it."""
+    effort: Effort | None = None
+    """Effort of thinking and answer; null is the model's default: medium for Opus 5.5 and Haiku 5.5, high for others."""
     system: str = ""
     """Text that comes before every request, such as instructions with examples. It is cached if it is long enough."""
     mode: Literal["messages", "batches", "auto"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
@@ -73,6 +82,12 @@ class ClaudeConfig(kdtool.Config):
     """Number of times that a request without an answer is sent again."""
     count_tokens: bool = kdtool.Field(default=False, json_schema_extra=_FREE)
     """Let `kdtool check` count tokens by the service, which is free, instead of estimating them here. Needs the key."""
+
+    @pydantic.model_validator(mode="after")
+    def _is_taken(self) -> ClaudeConfig:
+        if refusal := refusal_of(self.model, self.thinking, self.effort):
+            raise ValueError(refusal)
+        return self
 
     @pydantic.field_validator("url")
     @classmethod

@@ -11,8 +11,9 @@ import kdtool
 from kdtool_asking import has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._prices import Usage, dollars, picodollars, prices_of
-from kdtool_teacher_claude._requests import Asked, cache_minimum, estimate_tokens
+from kdtool_teacher_claude._prices import Prices, Rates, Usage, dollars, picodollars, prices_of
+from kdtool_teacher_claude._requests import Asked, estimate_tokens
+from kdtool_teacher_claude._thinking import cache_minimum, thinks
 
 __all__ = ["Purpose", "estimate"]
 
@@ -62,10 +63,12 @@ def estimate(
             note = f"{purpose.name}: all {stored:,} answers are stored, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
-    tokens = _tokens_of(missing, times, count)
-    rates, cached = prices.tiers[0][1], tokens.with_cache(hour=config.cache == "1h")
-    whole, by_batch = (rates.price(tokens.plain, batched=batched) for batched in (False, True))
-    by_cache = rates.price(cached, batched=False) if tokens.prefix else whole
+    parts = _tokens_by_rates(prices, missing, times, count)
+    tokens, hour = _sum(parts.values()), config.cache == "1h"
+    whole, by_batch = (
+        sum(rates.price(part.plain, batched=batched) for rates, part in parts.items()) for batched in (False, True)
+    )
+    by_cache = sum(rates.price(part.with_cache(hour=hour), batched=False) for rates, part in parts.items())
     uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
     expected = by_batch if uses_batches else by_cache
     notes = [
@@ -74,6 +77,7 @@ def estimate(
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
         *([f"{stored:,} answers are stored already"] if stored else []),
         *_notes_on_cache(config, tokens),
+        *_notes_on_thinking(config),
         _note_on_time(config, number, tokens, uses_batches=uses_batches),
         _note_on_budget(config, file, purpose, number, expected),
     ]
@@ -96,6 +100,8 @@ class _Tokens:
 
     def with_cache(self, *, hour: bool) -> Usage:
         """Each prefix written to the cache once, for an hour or for five minutes, and read by the others."""
+        if not self.prefix:
+            return self.plain
         return Usage(
             self.own,
             self.out,
@@ -105,13 +111,28 @@ class _Tokens:
         )
 
 
-def _tokens_of(missing: Sequence[Asked], times: float, count: Callable[[Asked], int] | None) -> _Tokens:
-    own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
+def _tokens_by_rates(
+    prices: Prices, missing: Sequence[Asked], times: float, count: Callable[[Asked], int] | None
+) -> dict[Rates, _Tokens]:
+    """Return the tokens of all requests by their rates, which depend on the length of each."""
     scale = 1.0
     if count is not None:
-        scale = sum(map(count, missing[:_COUNTED])) / (sum(own[:_COUNTED]) + sum(shared[:_COUNTED]))
+        counted = missing[:_COUNTED]
+        scale = sum(map(count, counted)) / sum(sum(estimate_parts(asked)) for asked in counted)
+    by_rates: dict[Rates, list[Asked]] = {}
+    for asked in missing:
+        by_rates.setdefault(prices.rates(round(scale * sum(estimate_parts(asked)))), []).append(asked)
+    return {rates: _tokens_of(some, times, scale) for rates, some in by_rates.items()}
+
+
+def _sum(parts: Iterable[_Tokens]) -> _Tokens:
+    return _Tokens(*(sum(values) for values in zip(*((p.own, p.shared, p.out, p.prefix) for p in parts), strict=True)))
+
+
+def _tokens_of(missing: Sequence[Asked], times: float, scale: float) -> _Tokens:
+    own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
     prefixes = {asked.prefix: tokens for asked, tokens in zip(missing, shared, strict=True) if asked.prefix}
-    out = round(times * sum(asked.request.max_tokens for asked in missing))
+    out = round(times * sum(asked.most_out for asked in missing))
     prefix = round(scale * sum(prefixes.values()))
     return _Tokens(round(times * scale * sum(own)), round(times * scale * sum(shared)), out, prefix)
 
@@ -121,6 +142,14 @@ def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:
         yield (
             f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"
+        )
+
+
+def _notes_on_thinking(config: ClaudeConfig) -> Iterator[str]:
+    if thinks(config.model, config.thinking) and not config.thinking_tokens:
+        yield (
+            "the model may think, which counts towards the tokens out and cuts answers off: set thinking_tokens, or "
+            "`thinking: off` if the model takes it"
         )
 
 

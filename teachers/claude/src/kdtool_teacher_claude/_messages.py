@@ -121,7 +121,7 @@ class Messages:
         return bool(asked.prefix) and now - self._warm.get(asked.prefix, float("-inf")) > _TTL[self._config.cache]
 
     async def _send(self, asked: Asked) -> str:
-        permit = await self._limiter.acquire(asked.estimate_in, asked.request.max_tokens // 4)
+        permit = await self._limiter.acquire(asked.estimate_in, asked.most_out // 4)
         try:
             if self._failure is not None:
                 raise asyncio.CancelledError  # the request that failed has raised it
@@ -157,14 +157,14 @@ class Messages:
             raise
         self._limiter.count_answer(permit, headers, usage.tokens_in - usage.cache_read, usage.output)
         self._warm[asked.prefix] = asyncio.get_running_loop().time()
-        await asyncio.wrap_future(self._ledger.settle(attempt, stored, price))
+        await asyncio.wrap_future(self._ledger.settle(attempt, stored, price, usage.thinking))
         self._progress.add(usage)
         return stored
 
     async def _reserve(self, asked: Asked) -> Attempt:
         """Set aside the most that the request can cost; wait for others' reservations if that is too much now."""
         marked = bool(asked.prefix)
-        bound = self._prices.bound(asked.most_in, asked.request.max_tokens, marked=marked, batched=False)
+        bound = self._prices.bound(asked.most_in, asked.most_out, marked=marked, batched=False)
         while (attempt := self._ledger.reserve(asked.key, bound, limit=self._budget, about=asked.about)) is None:
             if not self._reserved:
                 raise budget_error(self._ledger, self._budget, bound)

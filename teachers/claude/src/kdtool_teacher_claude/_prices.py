@@ -22,13 +22,14 @@ _MOST_TOKENS = 10**9
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer, by price. `input` excludes cached ones."""
+    """Tokens of one answer, by price. `input` excludes cached ones; `output` includes those of `thinking`."""
 
     input: int
     output: int
     cache_read: int = 0
     cache_write: int = 0
     cache_write_hour: int = 0
+    thinking: int = 0
 
     @property
     def tokens_in(self) -> int:
@@ -66,8 +67,11 @@ class Prices:
 
     def price(self, usage: Usage, *, batched: bool) -> int:
         """Return the price of an answer in picodollars."""
-        rates = [rates for start, rates in self.tiers if start == 0 or usage.tokens_in > start]
-        return rates[-1].price(usage, batched=batched)
+        return self.rates(usage.tokens_in).price(usage, batched=batched)
+
+    def rates(self, tokens_in: int) -> Rates:
+        """Return the rates of a request with this number of input tokens."""
+        return [rates for start, rates in self.tiers if start == 0 or tokens_in > start][-1]
 
     def bound(self, tokens_in: int, tokens_out: int, *, marked: bool, batched: bool) -> int:
         """Return the most that an answer can cost; input that is `marked` for the cache may be charged as written to it."""
@@ -159,16 +163,21 @@ def dollars(amount: int) -> str:
     return f"${value:,.2f}" if value >= 1 or not value else f"${value:.4f}"
 
 
-def usage_of(found: object) -> Usage | None:
+def usage_of(usage: object) -> Usage | None:
     """Return the counts of a message's `usage`; None if they are missing or wrong."""
-    if not isinstance(found, Mapping):
+    if not isinstance(usage, Mapping):
         return None
-    written, by_length = _count(found, "cache_creation_input_tokens"), found.get("cache_creation")
+    written, by_length = _count(usage, "cache_creation_input_tokens"), usage.get("cache_creation")
     hour = _count(by_length, "ephemeral_1h_input_tokens") if isinstance(by_length, Mapping) else 0
-    counts = [_count(found, name) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")]
-    if min(*counts, written, hour, written - hour) < 0 or found.get("output_tokens") is None:
+    counts = [_count(usage, name) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")]
+    thinking = _thinking_of(usage.get("output_tokens_details"))
+    if min(*counts, written, hour, written - hour) < 0 or usage.get("output_tokens") is None:
         return None
-    return Usage(counts[0], counts[1], counts[2], written - hour, hour)
+    return Usage(counts[0], counts[1], counts[2], written - hour, hour, min(thinking, counts[1]))
+
+
+def _thinking_of(details: object) -> int:
+    return max(0, _count(details, "thinking_tokens")) if isinstance(details, Mapping) else 0
 
 
 def _count(found: Mapping[str, Any], name: str) -> int:

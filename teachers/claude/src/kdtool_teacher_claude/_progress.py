@@ -30,7 +30,7 @@ class Progress:
         self._begun = self._shown = time.monotonic()
         self._before = ledger.spent
         self.answers = self.stored = self.asked_again = 0
-        self._tokens = self._input = self._cached = 0
+        self._tokens = self._input = self._cached = self._output = self._thinking = 0
 
     def add(self, usage: Usage) -> None:
         """Count an answer that was paid for."""
@@ -38,6 +38,8 @@ class Progress:
         self._tokens += usage.tokens_in + usage.output
         self._input += usage.tokens_in
         self._cached += usage.cache_read
+        self._output += usage.output
+        self._thinking += usage.thinking
         self._show(_SECONDS)
 
     def wait(self) -> None:
@@ -60,6 +62,8 @@ class Progress:
             f"{self._tokens / minutes:,.0f} tokens/min",
             f"{self._cached / max(1, self._input):.0%} of the input tokens from the cache",
         ]
+        if self._thinking:
+            parts.append(f"{self._thinking / self._output:.0%} of the output tokens for thinking")
         if rate := (spent - self._before) / minutes:
             parts.append(f"the budget lasts {(self._budget - spent) / rate:,.0f} min at this speed")
         return "claude: " + ", ".join(parts)

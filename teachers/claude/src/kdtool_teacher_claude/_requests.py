@@ -14,11 +14,11 @@ from kdtool_asking import About
 
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._prices import Prices, Usage, usage_of
+from kdtool_teacher_claude._thinking import cache_minimum, fields_of, thinks
 
 __all__ = [
     "Asked",
     "UnreadableError",
-    "cache_minimum",
     "estimate_tokens",
     "prepare",
     "read_message",
@@ -31,11 +31,6 @@ _OVERHEAD, _OVERHEAD_OF_TURN = 64, 16
 _CHARACTERS_PER_TOKEN = 3.5
 _ENDED = {"end_turn", "stop_sequence"}
 _CUT_OFF = {"max_tokens", "model_context_window_exceeded", "pause_turn"}
-_LEAST_CACHED = {
-    **dict.fromkeys(("opus-5", "fable-5", "mythos-5"), 512),
-    **dict.fromkeys(("opus-4-7",), 2048),
-    **dict.fromkeys(("haiku-4-5", "opus-4-5", "opus-4-6"), 4096),
-}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -58,6 +53,11 @@ class Asked:
     about: About
 
     @property
+    def most_out(self) -> int:
+        """The most tokens of output, thinking included."""
+        return int(self.body["max_tokens"])
+
+    @property
     def estimate_in(self) -> int:
         """Estimated input tokens that are not read from the cache."""
         system = "" if self.prefix else self.body.get("system", "")
@@ -78,9 +78,11 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
     system = [config.system] if config.system else []
     while turns and turns[0][0] == "system":
         system.append(turns.pop(0)[1])
+    room = config.thinking_tokens if thinks(config.model, config.thinking) else 0
     content: dict[str, Any] = {
         "model": config.model,
-        "max_tokens": request.max_tokens,
+        **fields_of(config.model, config.thinking, config.effort),
+        "max_tokens": request.max_tokens + room,
         "messages": [{"role": role, "content": _readable(text)} for role, text in turns],
     }
     if stops := [
@@ -103,11 +105,6 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
 def estimate_tokens(text: str) -> int:
     """Return about how many tokens a text has."""
     return round(len(text) / _CHARACTERS_PER_TOKEN)
-
-
-def cache_minimum(model: str) -> int:
-    """Return the tokens from which a model caches a prefix; a shorter one is silently not cached."""
-    return next((least for name, least in _LEAST_CACHED.items() if name in model), 1024)
 
 
 def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str, Usage, int]:

@@ -43,6 +43,9 @@ class Claude(kdtool.Teacher, Priced):
         super().__init__(config)
         system = hashlib.sha256(config.system.encode(errors="surrogatepass")).hexdigest()
         self.answer_cache_key = {"model": config.model, "system": system, "protocol": _PROTOCOL}
+        for name in ("thinking", "thinking_tokens", "effort"):  # left out at defaults, so that older answers are found
+            if value := getattr(config, name):
+                self.answer_cache_key[name] = str(value)
         self._ledger: Path | None = config.ledger
         self._offline = False
         self._say: Callable[[str], None] = print
@@ -153,6 +156,7 @@ class Claude(kdtool.Teacher, Priced):
             "requests": summary.attempts.get("answered", 0),
             "picodollars": summary.spent,
             "purposes": summary.purposes,
+            "thinking_tokens": summary.thinking,
             "unknown_requests": len(summary.unknown),
             "unknown_picodollars": sum(attempt.reserved for attempt in summary.unknown),
         }

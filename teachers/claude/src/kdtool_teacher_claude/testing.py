@@ -32,13 +32,22 @@ from aiohttp import web
 
 from kdtool_teacher_claude._tasks import write_code, write_task, write_verdict
 
-__all__ = ["KEY", "MODEL", "Faults", "MessagesServer", "serve", "serve_process"]
+__all__ = ["KEY", "MODEL", "THINKING_MODEL", "Faults", "MessagesServer", "serve", "serve_process"]
 
 KEY = "sk-test-not-a-key-of-anyone"
 """The only key that the server accepts."""
 MODEL = "claude-sonnet-4-0"
-"""The model that it serves, at $3 and $15 a million tokens (cache: write $3.75, one hour $6, read $0.30)."""
-_INPUT, _OUTPUT, _READ, _WRITE, _WRITE_HOUR = 3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000
+"""The model of most tests, which does not think."""
+THINKING_MODEL = "claude-haiku-5-5"
+"""A model that thinks unless it is switched off; prompts above 100,000 tokens cost five times as much."""
+_PRICES = {
+    MODEL: (3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000),
+    THINKING_MODEL: (100_000, 500_000, 10_000, 125_000, 200_000),
+}
+"""Picodollars per token: input, output, read from the cache, written for five minutes, for an hour."""
+_LONG_PROMPT, _LONG_FACTOR = 100_000, 5
+_THINKING = {"low": 8, "medium": 32, "high": 64, "xhigh": 128, "max": 256}
+"""Tokens of thinking by effort."""
 _CACHED_FROM = 1024
 _HEADERS = {"requests": "requests", "input-tokens": "input_tokens", "output-tokens": "output_tokens"}
 
@@ -156,9 +165,10 @@ class MessagesServer:
             return self._reset(request)
         if self._happens(faults.overloaded):
             return self._error(529, "overloaded_error", "Overloaded")
-        if body["model"] != MODEL:
+        if body["model"] not in _PRICES:
             return self._error(404, "not_found_error", f"model: {body['model']}")
-        if "temperature" in body or self._happens(faults.bad_request):
+        refused_fields = {"temperature", *(("thinking", "output_config") if body["model"] == MODEL else ())}
+        if refused_fields & body.keys() or self._happens(faults.bad_request):
             return self._error(400, "invalid_request_error", "prompt is too long: 300000 tokens > 200000 maximum")
         message = self._answer(body, known)
         self._charge(body, message["usage"], 1)
@@ -172,7 +182,7 @@ class MessagesServer:
         if self._happens(faults.broken_json):
             text = text[: len(text) // 2]
         else:
-            self._deliver(message["usage"], 1)
+            self._deliver(message, 1)
         self._note(200)
         return web.Response(text=text, content_type="application/json", headers=self._limits())
 
@@ -181,39 +191,45 @@ class MessagesServer:
         response = web.StreamResponse(headers={"content-type": "text/event-stream", **self._limits()})
         await response.prepare(request)
         start = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
-        text = message["content"][0]["text"] if message["content"] else ""
+        text = "".join(block.get("text", "") for block in message["content"])
         end = {"stop_reason": message["stop_reason"], "stop_sequence": None}
         events: list[dict[str, Any]] = [
             {"type": "message_start", "message": start},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text[:3]}},
-            {"type": "ping"},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text[3:]}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}},
             {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": end, "usage": {"output_tokens": usage["output_tokens"]}},
+            {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": text[:3]}},
+            {"type": "ping"},
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": text[3:]}},
+            {"type": "content_block_stop", "index": 1},
+            {"type": "message_delta", "delta": end, "usage": {**usage, "input_tokens": None}},
             {"type": "message_stop"},
         ]
         cut, no_stop = self._happens(faults.cut), self._happens(faults.no_stop)
-        for event in events[: 4 if cut or no_stop else None]:
+        for event in events[: 7 if cut or no_stop else None]:
             await response.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
         self._note(200)
         if cut:
             return self._reset(request)
         if not no_stop:
-            self._deliver(usage, 1)
+            self._deliver(message, 1)
         await response.write_eof()
         return response
 
     def _answer(self, body: dict[str, Any], known: set[str] | frozenset[str]) -> dict[str, Any]:
         text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
-        if self._happens(self.faults.truncated) or tokens > body["max_tokens"]:
-            tokens, reason = body["max_tokens"], "max_tokens"
+        thinking = min(_thinking_of(body), body["max_tokens"])
+        room = body["max_tokens"] - thinking
+        if self._happens(self.faults.truncated) or tokens > room:
+            tokens, reason = room, "max_tokens"
             text = text[: 4 * tokens]
         for stop in body.get("stop_sequences", ()):
             if stop in text:
                 text, reason = text[: text.index(stop)], "stop_sequence"
-        content = [{"type": "text", "text": text}]
+        content = [{"type": "thinking", "thinking": "", "signature": "s"}] if thinking else []
+        content.append({"type": "text", "text": text})
         if self._happens(self.faults.refusal):
             content, reason = [], "refusal"
         return {
@@ -224,7 +240,10 @@ class MessagesServer:
             "content": content,
             "stop_reason": reason,
             "stop_sequence": None,
-            "usage": self._usage(body, tokens, known),
+            "usage": {
+                **self._usage(body, thinking + tokens, known),
+                "output_tokens_details": {"thinking_tokens": thinking},
+            },
         }
 
     def _usage(self, body: dict[str, Any], tokens: int, known: set[str] | frozenset[str]) -> dict[str, Any]:
@@ -252,12 +271,12 @@ class MessagesServer:
 
     def _charge(self, body: dict[str, Any], usage: dict[str, Any], half: int) -> None:
         key = _key(body)
-        self.bill.picodollars += _price(usage, half)
+        self.bill.picodollars += _price(body["model"], usage, half)
         self.bill.charges[key] = self.bill.charges.get(key, 0) + 1
         self.bodies.append(body)
 
-    def _deliver(self, usage: dict[str, Any], half: int) -> None:
-        self.bill.delivered += _price(usage, half)
+    def _deliver(self, message: dict[str, Any], half: int) -> None:
+        self.bill.delivered += _price(message["model"], message["usage"], half)
 
     async def _count(self, request: web.Request) -> web.Response:
         return self._refuse(request) or web.json_response({"input_tokens": count_tokens(await request.json())})
@@ -349,17 +368,22 @@ class MessagesServer:
             return self._reset(request)
         for line in lines:
             if line["result"]["type"] == "succeeded" and not batch.get("delivered"):
-                self._deliver(line["result"]["message"]["usage"], 2)
+                self._deliver(line["result"]["message"], 2)
         batch["delivered"] = True
         return web.Response(text=text, content_type="application/x-jsonl", charset="utf-8")
 
     async def _model(self, request: web.Request) -> web.Response:
         if (refused := self._refuse(request)) is not None:
             return refused
-        if request.match_info["id"] != MODEL:
+        if request.match_info["id"] not in _PRICES:
             return self._error(404, "not_found_error", f"model: {request.match_info['id']}")
         return web.json_response(
-            {"id": MODEL, "type": "model", "display_name": "Sonnet", "created_at": "2025-05-14T00:00:00Z"}
+            {
+                "id": request.match_info["id"],
+                "type": "model",
+                "display_name": "Claude",
+                "created_at": "2025-05-14T00:00:00Z",
+            }
         )
 
     async def _bill(self, _: web.Request) -> web.Response:
@@ -426,15 +450,21 @@ def count_tokens(body: dict[str, Any]) -> int:
     return 5 + sum(count_text(part) + 2 for part in parts)
 
 
-def _price(usage: dict[str, Any], half: int) -> int:
+def _thinking_of(body: dict[str, Any]) -> int:
+    """Return the tokens that the model thinks before it answers."""
+    if body["model"] != THINKING_MODEL or body.get("thinking") == {"type": "disabled"}:
+        return 0
+    return _THINKING[body.get("output_config", {}).get("effort", "medium")]
+
+
+def _price(model: str, usage: dict[str, Any], half: int) -> int:
     written = usage["cache_creation"]
-    total = (
-        usage["input_tokens"] * _INPUT
-        + usage["output_tokens"] * _OUTPUT
-        + usage["cache_read_input_tokens"] * _READ
-        + written["ephemeral_5m_input_tokens"] * _WRITE
-        + written["ephemeral_1h_input_tokens"] * _WRITE_HOUR
-    )
+    cached = usage["cache_read_input_tokens"]
+    new = (usage["input_tokens"], written["ephemeral_5m_input_tokens"], written["ephemeral_1h_input_tokens"])
+    counts = (new[0], usage["output_tokens"], cached, new[1], new[2])
+    total = sum(count * price for count, price in zip(counts, _PRICES[model], strict=True))
+    if model == THINKING_MODEL and sum(new) + cached > _LONG_PROMPT:
+        total *= _LONG_FACTOR
     return int(total // half)
 
 
