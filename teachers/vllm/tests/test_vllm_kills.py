@@ -16,7 +16,7 @@ from kdtool_teacher_vllm.command import SERVER
 from kdtool_testing.tiny_models import save_tiny
 
 KILLS = 30
-TRAINING_KILLS = 10
+TRAINING_KILLS = 5
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 CLIENT = """
 import sys
@@ -52,6 +52,16 @@ cache = States(States.Config(rows_per_shard=4, batch=4))
 recorded = cache.kdtool_record(make_run(target.parent), ListSource(rows), Source(), target)
 teacher.kdtool_close()
 sys.exit(recorded != len(rows))
+"""
+TRAINING = """
+import os
+import sys
+
+from kdtool._cli.command_line import main
+
+os.chdir(sys.argv[1])
+sys.argv = ["kdtool", "run", "recipe.yaml", "--offline"]
+main()
 """
 
 
@@ -156,7 +166,7 @@ def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(t
     def train(target: Path) -> None:
         target.mkdir(exist_ok=True)
         (target / "recipe.yaml").write_text(json.dumps(recipe))
-        processes.commands["client"] = ["-m", "kdtool", "run", str(target / "recipe.yaml"), "--offline"]
+        processes.commands["client"] = ["-c", TRAINING, str(target)]
         processes.start("client")
 
     def weights(target: Path) -> bytes:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import kdtool
@@ -42,12 +43,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Settings of a teacher whose server runs."""
     folder = tmp_path_factory.mktemp("real")
     save_tiny(folder / "model", hidden_size=128, num_attention_heads=2, num_key_value_heads=2)
     url = f"http://127.0.0.1:{free_port()}/v1"
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "url": url, "model": str(folder / "model"), "dtype": "float32", "folder": str(folder / "states"),
     }  # fmt: skip
     recipe = {
@@ -83,9 +84,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def test_the_served_distribution_is_the_model_s(
-    settings: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_served_distribution_is_the_model_s(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     teacher = VLLM(VLLM.Config(**settings))
     teacher.kdtool_signal(packed_batch(), LOGITS)
     teacher.kdtool_close()
@@ -94,7 +93,7 @@ def test_the_served_distribution_is_the_model_s(
     assert float(found[1]) <= 1e-6
 
 
-def test_a_readout_without_the_norm_is_refused(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Readout, "forward", lambda _, states: states)
     teacher = VLLM(VLLM.Config(**settings))
     with pytest.raises(kdtool.UsageError, match="The final norm is missing"):

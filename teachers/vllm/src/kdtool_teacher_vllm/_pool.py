@@ -66,9 +66,9 @@ class Pool:
             states = job.wait()
         finally:
             job.stop()
+            self._seconds += time.monotonic() - began
         for each in running:
             each.cancel()
-        self._seconds += time.monotonic() - began
         self._report()
         return states
 
