@@ -40,7 +40,8 @@ command -v bwrap || (sudo apt-get update -qq && sudo apt-get install -y -qq bubb
 command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh
 export PATH="$HOME/.local/bin:$PATH"
 uv venv --clear --python 3.12 ~/kdtool-env
-uv pip install --python {_PYTHON} {{requirements}}
+uv pip install \\
+  --python {_PYTHON} {{requirements}}
 """
 
 
