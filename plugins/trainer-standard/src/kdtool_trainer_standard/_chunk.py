@@ -32,7 +32,7 @@ _numbers = count()
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What a phase's losses see of C positions; `teachers` has one entry per term.
+    """Inputs of a phase's losses at C positions; `teachers` has one entry per term.
 
     Without logits and teachers, it describes all positions of a micro-batch: logits exist only chunk by chunk.
     """
@@ -168,13 +168,13 @@ class ChunkLoss:
         """
         index = next((i for i, teacher in enumerate(chunk.teachers) if teacher), 0)
         detached = replace(chunk, logits=tuple(of_pass.detach() for of_pass in chunk.logits))
-        return self._seen(index, detached, 1.0)
+        return self._make_token_chunk(index, detached, 1.0)
 
     def seen_by(self, index: int, chunk: Chunk) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""
-        return self._seen(index, chunk, self.terms[index].term.temperature)
+        return self._make_token_chunk(index, chunk, self.terms[index].term.temperature)
 
-    def _seen(self, index: int, chunk: Chunk, temperature: float) -> kdtool.TokenChunk:
+    def _make_token_chunk(self, index: int, chunk: Chunk, temperature: float) -> kdtool.TokenChunk:
         bound, teacher = self.terms[index], chunk.teachers[index]
         tokens: kdtool.DenseTokens | kdtool.SparseTokens | kdtool.ChosenTokens | None = None
         if bound.form == "dense":

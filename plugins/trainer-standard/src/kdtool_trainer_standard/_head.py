@@ -63,7 +63,7 @@ class HeadWork:
         }
 
     def chunk(self, rows: slice | Tensor) -> Chunk:
-        """Return what the losses see of some positions, with logits in memory of their own."""
+        """Return the inputs of the losses at some positions, with logits in new memory."""
         logits = tuple(self.projection.logits(states[rows]) for states in self.hidden)
         return self.rows.select(rows, self.teacher_rows(self.project_teachers(rows), rows), logits)
 
@@ -199,7 +199,7 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
 def _projected_parts(
     rows: slice, states: Sequence[Tensor], z: Sequence[Tensor], work: HeadWork
 ) -> Iterator[tuple[slice, Chunk]]:
-    """Yield each part of `rows` that the losses see at once, with what they see.
+    """Yield each part of `rows` that the losses see at once, with their inputs.
 
     Logits in the dtype of products are projected into `z`, for all rows at once. Wider ones, which would take twice the
     memory there, are projected part by part.

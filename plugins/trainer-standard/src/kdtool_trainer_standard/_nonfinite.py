@@ -61,9 +61,9 @@ def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> No
                 raise_if_student_diverged(of_pass, step, work.dtype, "logits")
             for index, bound in enumerate(work.loss.terms):
                 gradients, values = work.loss.of_term(index, chunk)
-                for found, did in ((values, "returned"), *((each, "has a gradient of") for each in gradients)):
-                    if not bool(found.isfinite().all()):
-                        raise_nonfinite_loss(run, bound.term, step, did, float(found[~found.isfinite()][0]))
+                for tensor, did in ((values, "returned"), *((each, "has a gradient of") for each in gradients)):
+                    if not bool(tensor.isfinite().all()):
+                        raise_nonfinite_loss(run, bound.term, step, did, float(tensor[~tensor.isfinite()][0]))
     raise kdtool.UsageError(
         f"the loss is not finite at step {step}, though each single term is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"
