@@ -127,7 +127,7 @@ def reads(
 
     `norms`: gradient norms are measured at each step.
     """
-    shape = {"layers": LAYERS, "vocabulary": VOCABULARY}
+    shape: dict[str, Any] = {"layers": LAYERS, "vocabulary": VOCABULARY}
     student, teacher = (tiny_model(seed=seed, attention_dropout=0.1 - seed / 10, **shape) for seed in (0, 1))
     student.model.train()
     terms = tuple(LOSSES[label][1] for label in labels)
