@@ -117,7 +117,7 @@ class ChunkLoss:
         return self._compiled is not None
 
     def _objective_of_flat(self, logits: Logits, *flat: Any) -> tuple[Tensor, Tensor]:
-        chunk = Chunk(*flat, logits)
+        chunk = Chunk(*(*flat, logits))
         weights = self._token_weights(chunk)
         values = [self._values(index, chunk, weights).sum() for index in range(len(self.terms))]
         sums = torch.stack(values)
