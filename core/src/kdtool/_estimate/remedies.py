@@ -38,7 +38,6 @@ class Remedy:
     cost: str
     changes_result: bool
     of_student: bool = False
-    leaves_out: bool = False
     peak: int = 0
     parameters: int = 0
     stages: tuple[str, ...] = ()
@@ -128,11 +127,7 @@ def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: _T
                 break
         else:
             return None
-    return _add_figures(current, state)
-
-
-def _add_figures(remedy: Remedy, state: Attempt) -> Remedy:
-    return replace(remedy, peak=state.peak, parameters=state.parameters)
+    return replace(current, peak=state.peak, parameters=state.parameters)
 
 
 def _join(first: Remedy, second: Remedy) -> Remedy:
@@ -142,12 +137,13 @@ def _join(first: Remedy, second: Remedy) -> Remedy:
         cost=second.cost if replaced else "; ".join(dict.fromkeys(filter(None, (first.cost, second.cost)))),
         changes_result=first.changes_result or second.changes_result,
         of_student=first.of_student or second.of_student,
-        leaves_out=first.leaves_out or second.leaves_out,
     )
 
 
 def _rank(remedy: Remedy) -> tuple[bool, int]:
-    return remedy.of_student, 2 if remedy.changes_result else int(remedy.leaves_out)
+    return remedy.of_student, 2 if remedy.changes_result else int(
+        any(value is False for value in remedy.settings.values())
+    )
 
 
 def _proposed_by(estimate: Estimate, spec: ComponentSpec) -> Iterator[Remedy]:
@@ -158,7 +154,7 @@ def _proposed_by(estimate: Estimate, spec: ComponentSpec) -> Iterator[Remedy]:
         yield Remedy(settings, saving.cost, saving.changes_result, of_student=spec.kind == "student", stages=stages)
     if spec.kind == "evaluator" and stages:
         cost = f"without the evaluator {spec.path.rpartition('.')[2]}"
-        yield Remedy({prefix: False}, cost, changes_result=False, leaves_out=True, stages=stages)
+        yield Remedy({prefix: False}, cost, changes_result=False, stages=stages)
 
 
 def _transforms(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> Iterator[Remedy]:

@@ -34,19 +34,17 @@ K = TypeVar("K")
 
 @dataclass(eq=False, repr=False)
 class ComponentHooks:
-    """The hooks of the components of one scope; what components see of it is `kdtool.Hooks`.
+    """The hooks of the components of one scope; what components see of it is `Hooks`.
 
     `components` are in the order of the recipe. A component that fails in a tolerant hook is muted, with a line by
     `complain`, unless it is `required`; `muted` is shared by all scopes of a run. Calls of tolerant hooks are `events`;
     without these, components are called at once. Hooks of a phase call trackers in threads by those of the `whole` run.
-    `trace` is called with a line for each call.
     """
 
     components: Mapping[str, Component]
     owners: Mapping[str, Owner] = field(default_factory=dict)
     _: KW_ONLY
     required: frozenset[str] = frozenset()
-    trace: Callable[[str], None] | None = None
     complain: Callable[[str], None] = print
     muted: set[str] = field(default_factory=set)
     events: Events | None = None
@@ -63,13 +61,13 @@ class ComponentHooks:
                 self._manager.register(GuardedHooks(component, self.owners[name], self.muted), name)
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:
-        """Return the call of a hook of all components: see `kdtool.Hooks`."""
+        """Return the call of a hook of all components: see `Hooks`."""
         if hook not in SPECS:
             raise AttributeError(f"{hook} is not a hook")
         return partial(self._call_all, SPECS[hook])
 
     def component(self, name: str, kind: type[K]) -> K:
-        """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
+        """Return one component, whose hooks are called through pluggy: see `Hooks.component`."""
         if isinstance(self.components.get(name), kind):
             return cast("K", self._of(name))
         names = [other for other, component in self.components.items() if isinstance(component, kind)]
@@ -125,8 +123,6 @@ class ComponentHooks:
             if spec.calling.tolerant and name in self.muted:
                 return None
             values = spec.values(args, kwargs)
-            if self.trace:
-                self.trace(f"{hook} -> {name}")
             with self._tolerate_failure(name, spec):
                 return caller(component=name, **values)
 
