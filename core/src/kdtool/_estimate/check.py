@@ -8,7 +8,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,39 +55,6 @@ class _Checked:
     licences: tuple[Licensed, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The recipe to check; `cache` is added to for later attempts."""
-
-    recipe: Path | Mapping[str, Any]
-    settings: Mapping[str, Any]
-    out: Path
-    store: Path
-    gpu: Gpu | None
-    cache: ForecastCache = field(default_factory=ForecastCache)
-
-    def check(self, further: Mapping[str, Any] | None = None) -> _Checked:
-        """Check the recipe; with `further` settings only what these may change."""
-        recipe = load_recipe(self.recipe, {**self.settings, **(further or {})})
-        say: Callable[[str], None] = print_line if not further else lambda _: None
-        with (
-            assume(self.gpu),
-            assemble(recipe, say) as assembly,
-            tempfile.TemporaryDirectory() as scratch,
-            refusals_with_places(assembly),
-        ):
-            context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
-            info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
-            licences = () if further else licences_of(assembly)
-            refuse(assembly, info, "start", complete=self.cache.complete)
-            if not further:
-                identify(context, info)
-                with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
-                    try_packers(context, info)
-                    try_corpora(context, replace(info, say=lambda _: None))
-            return replace(_foresee(context, info, self.cache), licences=licences)
-
-
 @translate_errors()
 def check(
     recipe: Path | str | Mapping[str, Any],
@@ -124,23 +92,52 @@ def check(
     limit = read_size(memory) if isinstance(memory, str) else memory
     assumed = None if gpu is None else Gpu.find(gpu)
     path = Path(recipe) if isinstance(recipe, str) else recipe
-    asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed)
-    checked = asked.check()
+    stored = store_folder(store)
+    look = partial(_check, path, settings or {}, stored, assumed, ForecastCache())
+    checked = look()
     here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
-    free = min(free_disk(asked.out), free_disk(asked.store))
+    free = min(free_disk(Path(out).absolute()), free_disk(stored))
     limits = {"memory": limit or here, "disk": free, "gpu": assumed.memory if assumed else 0}  # 0 for none
     forecast = checked.forecast
     needed = {"memory": forecast.memory.peak, "gpu": forecast.device_memory.peak, "disk": forecast.disk_bytes}
     fits = {key: count <= limits[key] or (key != "disk" and not limits[key]) for key, count in needed.items()}
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        return _attempt_of(asked.check(further) if further else checked, limits)
+        return _attempt_of(look(further) if further else checked, limits)
 
     proposal = None
     if fit or not (fits["memory"] and fits["gpu"]):
         proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
         proposal = proposal and leave_out_lost(proposal, checked.assembly)
     return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
+
+
+def _check(
+    path: Path | Mapping[str, Any],
+    settings: Mapping[str, Any],
+    store: Path,
+    gpu: Gpu | None,
+    cache: ForecastCache,
+    further: Mapping[str, Any] | None = None,
+) -> _Checked:
+    """Check a recipe; with `further` settings only what these may change. The cache is added to."""
+    say: Callable[[str], None] = print_line if not further else lambda _: None
+    with (
+        assume(gpu),
+        assemble(load_recipe(path, {**settings, **(further or {})}), say) as assembly,
+        tempfile.TemporaryDirectory() as scratch,
+        refusals_with_places(assembly),
+    ):
+        context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
+        info = replace(context.info(), stage="check", say=say, store=store)  # no tracker shows anything
+        licences = () if further else licences_of(assembly)
+        refuse(assembly, info, "start", complete=cache.complete)
+        if not further:
+            identify(context, info)
+            with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
+                try_packers(context, info)
+                try_corpora(context, replace(info, say=lambda _: None))
+        return replace(_foresee(context, info, cache), licences=licences)
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
