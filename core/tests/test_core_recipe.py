@@ -446,7 +446,7 @@ def test_one_inherited_phase_gives_way_to_several_and_the_other_way_round(tmp_pa
     ("settings", "message"),
     [
         ({"train.steps": "ten"}, "train.steps: must be a whole number from 1 to 1,000,000,000, not 'ten'"),
-        ({"train.steps": "1e9"}, "not 1000000000.0\n      write 1000000000"),
+        ({"train.steps": "1e9"}, "not 1000000000.0"),
         ({"train.steps": ""}, "must be a whole number from 1 to 1,000,000,000, not an empty value"),
         ({"train": {"losses": ["ce"]}}, "train.steps: is missing; train needs a whole number from 1 to 1,000,000,000"),
         ({"train": "5"}, "train: must be a mapping with losses and steps, not 5"),
