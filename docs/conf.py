@@ -36,7 +36,7 @@ nitpick_ignore_regex = [
     ),
     ("py:class", "Needs|Owner|datetime|sqlite3.*"),
     # returned by functions, whose descriptions explain the attributes
-    ("py:class", "Compared|ExportedFile|Hooks|KnownRun|Named|Requirement|TextSource"),
+    ("py:class", "Compared|ExportedFile|KnownRun|Named|Requirement|TextSource"),
 ]
 suppress_warnings = ["ref.python"]  # the type `bytes` could be a link to either of two fields of that name; it is none
 python_use_unqualified_type_names = True

@@ -97,7 +97,7 @@ def test_good_component_and_fewer_arguments_are_accepted() -> None:
     assert not list(mistakes(_loss(kdtool_token_loss=lambda self: []), "loss"))
 
 
-def _hooks(**components: Any) -> ComponentHooks:
+def _hooks(**components: Any) -> kdtool.Hooks:
     return ComponentHooks(components)
 
 

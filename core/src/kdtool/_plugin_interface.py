@@ -64,6 +64,7 @@ from kdtool._contract.reporting import Reporter as Reporter
 from kdtool._contract.reporting import Results as Results
 from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
+from kdtool._contract.run_info import Hooks as Hooks
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.services import KeyVariable as KeyVariable
 from kdtool._contract.services import ServiceUrl as ServiceUrl

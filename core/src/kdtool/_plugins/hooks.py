@@ -34,7 +34,7 @@ K = TypeVar("K")
 
 @dataclass(eq=False, repr=False)
 class ComponentHooks:
-    """The hooks of the components of one scope; what components see of it is `Hooks`.
+    """The hooks of the components of one scope; what components see of it is `kdtool.Hooks`.
 
     `components` are in the order of the recipe. A component that fails in a tolerant hook is muted, with a line by
     `complain`, unless it is `required`; `muted` is shared by all scopes of a run. Calls of tolerant hooks are `events`;
@@ -61,13 +61,13 @@ class ComponentHooks:
                 self._manager.register(GuardedHooks(component, self.owners[name], self.muted), name)
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:
-        """Return the call of a hook of all components: see `Hooks`."""
+        """Return the call of a hook of all components: see `kdtool.Hooks`."""
         if hook not in SPECS:
             raise AttributeError(f"{hook} is not a hook")
         return partial(self._call_all, SPECS[hook])
 
     def component(self, name: str, kind: type[K]) -> K:
-        """Return one component, whose hooks are called through pluggy: see `Hooks.component`."""
+        """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
         if isinstance(self.components.get(name), kind):
             return cast("K", self._of(name))
         names = [other for other, component in self.components.items() if isinstance(component, kind)]
