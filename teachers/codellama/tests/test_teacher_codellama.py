@@ -114,7 +114,7 @@ def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
     save_reduced(folder, published_config("codellama/CodeLlama-7b-Python-hf"), vocab_size=2000)
     teacher = _teacher(tmp_path, weights=str(folder), variant="python")
     assert open_tokenizer(folder).vocabulary == 2000
-    with pytest.raises(kdtool.UsageError, match="no FIM tokens"):
+    with pytest.raises(kdtool.UsageError, match="none of the FIM tokens"):
         list(teacher.kdtool_answer([kdtool.Request("1", "a", 4, suffix="b")]))
 
 

@@ -104,7 +104,7 @@ def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) ->
     save_tiny(tmp_path / "bytes", "starcoder2")
     teacher = StarCoder2(StarCoder2.Config(weights=str(tmp_path / "bytes")))
     teacher.kdtool_tokenizer(make_run(tmp_path))
-    with pytest.raises(kdtool.UsageError, match="no FIM tokens"):
+    with pytest.raises(kdtool.UsageError, match="none of the FIM tokens"):
         list(teacher.kdtool_answer([kdtool.Request("1", "a", 4, suffix="b")]))
     for weights, told in (("absent.gguf", "no such file"), (str(tmp_path / "absent"), "no such folder")):
         with pytest.raises(kdtool.UsageError, match=told):
