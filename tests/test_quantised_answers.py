@@ -48,9 +48,8 @@ def test_files_of_a_run_are_in_its_exports(folder: Path, capsys: pytest.CaptureF
     assert ask(run, "--quantize", "q8_0", "--model", "control") == 0
     made = sorted(path.name for path in (run / "exports").iterdir())
     assert made == ["small-control-q8_0.gguf", "small-student-q8_0.gguf"]
-    exported = kdtool.Subject(
-        "student-gguf", "artifact", shutil.copy(run / "exports" / made[0], run / "small-q4_0.gguf")
-    )
+    file = Path(shutil.copy(run / "exports" / made[0], run / "small-q4_0.gguf"))
+    exported = kdtool.Subject("student-gguf", "artifact", file)
     write_results(replace(make_results(run), name="small", subjects=(*subjects, exported), recipe={}))
     capsys.readouterr()
     assert ask(run, "--quantize", "q4_0") == 0
