@@ -174,7 +174,7 @@ class Page:
             self._check(recipe, settings)
             with suppress(kdtool.ServiceError):
                 kdtool.plan(recipe, settings)
-        runs = words[0] in RUN and name != "sync"  # of a run that no page makes
+        runs = words[0] in RUN
         if name == "push":  # a dry run costs nothing, where the page made the run
             runs = not parsed.params["yes"] and Path("runs", parsed.params["run"]).is_dir()
         if runs or parsed.params.get("only_plan"):
