@@ -78,7 +78,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings with which the small recipes run in seconds with the tests' own teacher."""
-NOT_SMALL = {"humaneval", "mbpp", "chat", "contamination"}
+NOT_SMALL = {"humaneval", "mbpp", "chat", "chat-mbpp", "contamination"}
 """Evaluators that ask for programs, of which small models solve none, and the search for these problems in the text."""
 SERVER = {"use": "openai", "url": "http://127.0.0.1:9/v1", "model": "large", "licence": "apache-2.0"}
 
