@@ -70,7 +70,7 @@ TINY: dict[str, dict[str, Any]] = {
     "smallcoder": {
         "student.parameters": 3_148_032, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
         "trainer.accumulation": 2, "evaluators.agreement": {"documents": 2, "tokens": 32},
-        "evaluators.speculation": {"documents": 1, "maximum_tokens": 4},
+        "evaluators.speculation": {"documents": 2, "maximum_tokens": 4},
     },
     "codellama-web": {
         "student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.code.steps": 2,
