@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 __all__ = ["OnnxModel"]
 
-_BEFORE, _AFTER = "input.past_key_values.layers.", "output.past_key_values.layers."
-"""Names that transformers' exporter gives to the cache that goes in, and to the one that comes out."""
+_LAYERS = ".layers."
+"""Part of the names of keys and values, such as `input.cache.layers.0.keys`; transformers 5.23 has another word for `cache`."""
 
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -29,6 +30,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         self._reads = {tensor.name: tensor for tensor in self._session.get_inputs()}
         self._writes = [tensor.name for tensor in self._session.get_outputs()]
+        self._before, self._after = _beginning(self._reads), _beginning(self._writes)
 
     @property
     def device(self) -> torch.device:
@@ -66,9 +68,9 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         }
         outputs = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
         written = dict(zip(self._writes, map(torch.from_numpy, outputs), strict=True))
-        count = sum(name.startswith(_AFTER) for name in written) // 2
+        count = sum(name.startswith(self._after) for name in written) // 2
         cache = DynamicCache(
-            [(written[f"{_AFTER}{layer}.keys"], written[f"{_AFTER}{layer}.values"]) for layer in range(count)]
+            [(written[f"{self._after}{layer}.keys"], written[f"{self._after}{layer}.values"]) for layer in range(count)]
         )
         return CausalLMOutputWithPast(logits=written["logits"], past_key_values=cache)
 
@@ -80,15 +82,21 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Return keys and values by their names in the graph; without tokens at the beginning of a text."""
         if layers:
             return {
-                f"{_BEFORE}{at}.{part}": getattr(layer, part).numpy()
+                f"{self._before}{at}.{part}": getattr(layer, part).numpy()
                 for at, layer in enumerate(layers)
                 for part in ("keys", "values")
             }
-        caches = [tensor for name, tensor in self._reads.items() if name.startswith(_BEFORE)]
+        caches = [tensor for name, tensor in self._reads.items() if name.startswith(self._before)]
         return {
             tensor.name: np.zeros((texts, _width(tensor, 1), 0, _width(tensor, 3)), dtype=np.float32)
             for tensor in caches
         }
+
+
+def _beginning(names: Iterable[str]) -> str:
+    """Return the beginning that the names of all keys and values have in common."""
+    name = next(name for name in names if _LAYERS in name)
+    return name[: name.index(_LAYERS) + len(_LAYERS)]
 
 
 def _width(described: Any, dimension: int) -> int:
