@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 __all__ = ["OnnxModel"]
 
 _LAYERS = ".layers."
-"""Part of the names of keys and values, such as `input.cache.layers.0.keys`; transformers 5.23 has another word for `cache`."""
+"""Part of the names of keys and values, such as `input.cache.layers.0.keys`; transformers 5.23 does not say `cache`."""
 
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
