@@ -18,6 +18,9 @@ __all__ = ["OnnxModel"]
 _LAYERS = ".layers."
 """Part of the names of keys and values, such as `input.cache.layers.0.keys`; transformers 5.23 does not say `cache`."""
 
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""Name of the cache among a model's outputs; transformers 5.23 has the second one."""
+
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Calls a graph that `write_graph` wrote. `threads`: of ONNX Runtime; None for its own choice."""
@@ -48,13 +51,16 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits of the tokens `input_ids` [B, T] after a cache, and the cache with them.
 
+        The cache is given as `cache`, or as `past_key_values` by transformers 5.23.
         `attention_mask` [B, cached + T] is 0 for padding; None: there is none. `position_ids` [B, T] follow from it.
         """
-        layers = [] if past_key_values is None else [layer for layer in past_key_values.layers if layer.is_initialized]
+        before = past_key_values if cache is None else cache
+        layers = [] if before is None else [layer for layer in before.layers if layer.is_initialized]
         cached = layers[0].keys.shape[2] if layers else 0
         if attention_mask is None:
             attention_mask = torch.ones(len(input_ids), cached + input_ids.shape[1], dtype=torch.int64)
@@ -69,10 +75,10 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         outputs = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
         written = dict(zip(self._writes, map(torch.from_numpy, outputs), strict=True))
         count = sum(name.startswith(self._after) for name in written) // 2
-        cache = DynamicCache(
+        after = DynamicCache(
             [(written[f"{self._after}{layer}.keys"], written[f"{self._after}{layer}.values"]) for layer in range(count)]
         )
-        return CausalLMOutputWithPast(logits=written["logits"], past_key_values=cache)
+        return CausalLMOutputWithPast(logits=written["logits"], **{_CACHE: after})
 
     def close(self) -> None:
         """Release the graph and its weights."""
