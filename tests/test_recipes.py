@@ -226,7 +226,7 @@ def test_a_small_recipe_has_the_stages_of_its_system(path: Path) -> None:
     assert phases[0].keys() == phases[1].keys()
     assert small["student"]["use"] == full["student"]["use"] or full["student"]["use"] == "pretrained"
     assert ("control" in small) == ("control" in full)
-    assert exported(small) == exported(full)
+    assert exported(small) == exported(full) - {("onnx", "int8")}
     assert full["evaluators"].keys() - NOT_SMALL <= small["evaluators"].keys()
 
 
