@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -259,6 +261,42 @@ def test_without_any_server_the_run_ends_and_says_what_to_do(served: Served) -> 
     teacher = build(served, url="http://127.0.0.1:9/v1", patience=0.5)
     with pytest.raises(kdtool.ServiceError, match=r"no server answered for 0\.5 s.*run the same command again"):
         teacher.kdtool_signal(packed_batch(), LOGITS)
+    teacher.kdtool_close()
+
+
+def test_answers_to_a_comparison_count_as_answers(served: Served) -> None:
+    complete = served.stand_in.complete
+
+    def slowly(body: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.3)
+        return complete(body)
+
+    served.stand_in.complete = slowly  # type: ignore[method-assign]
+    teacher = build(served, url=("http://127.0.0.1:9/v1", served.url), patience=3)
+    assert teacher.kdtool_signal(packed_batch(1, 16), LOGITS).lazy is not None
+    teacher.kdtool_close()
+
+
+def test_the_first_stop_signal_ends_the_wait_for_a_server_that_fails(served: Served) -> None:
+    noted, before = [], signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: Any) -> None:  # as trainers do, so that a step can end
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stop(line: str) -> None:
+        if "fails, its prompts" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    teacher = build(served, url="http://127.0.0.1:9/v1", patience=60)
+    teacher._say = stop
+    signal.signal(signal.SIGINT, note)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            teacher.kdtool_signal(packed_batch(), LOGITS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert noted == [signal.SIGINT]
     teacher.kdtool_close()
 
 

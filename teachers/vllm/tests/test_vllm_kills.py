@@ -1,7 +1,8 @@
-"""Servers, companions and the recording process are killed at random: each row is recorded once, with the same bits."""
+"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -15,6 +16,7 @@ from kdtool_teacher_vllm.command import SERVER
 from kdtool_testing.tiny_models import save_tiny
 
 KILLS = 30
+TRAINING_KILLS = 5
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 CLIENT = """
 import sys
@@ -51,6 +53,16 @@ recorded = cache.kdtool_record(make_run(target.parent), ListSource(rows), Source
 teacher.kdtool_close()
 sys.exit(recorded != len(rows))
 """
+TRAINING = """
+import os
+import sys
+
+from kdtool._cli.command_line import main
+
+os.chdir(sys.argv[1])
+sys.argv = ["kdtool", "run", "recipe.yaml", "--offline"]
+main()
+"""
 
 
 class Processes:
@@ -61,7 +73,7 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.pairs = []
         for name in "ab":
-            ports = [_free_port(), _free_port()]
+            ports = [free_port(), free_port()]
             states = folder / f"states-{name}"
             self.commands[f"server {name}"] = [str(STAND_IN), str(model), str(states), str(ports[0]), "4"]
             self.commands[f"companion {name}"] = [
@@ -87,7 +99,7 @@ class Processes:
         self.running[name].communicate()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
@@ -131,3 +143,52 @@ def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path) -
         for name in list(processes.running):
             processes.kill(name)
     print(f"{kills} kills in {rounds} rounds")
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    processes, chance = Processes(tmp_path / "model", tmp_path), random.Random(1)
+    urls, companions = zip(*(pair.split(",") for pair in processes.pairs), strict=True)
+    recipe = {
+        "name": "run",
+        "corpus": {"use": "python-source"},
+        "rows": {"use": "packed", "length": 64, "maximum_tokens": 8192},
+        "teacher": {
+            "use": "vllm", "url": urls, "companion": companions, "model": str(tmp_path / "model"), "dtype": "float32",
+            "licence": "mit", "timeout": 20,
+        },
+        "student": {"use": "gpt", "layers": 1, "hidden": 32, "heads": 2},
+        "trainer": {"use": "standard", "batch": 2, "checkpoint_every": 5},
+        "train": {"losses": {"forward-kl": {}}, "steps": 60},
+    }  # fmt: skip
+
+    def train(target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "recipe.yaml").write_text(json.dumps(recipe))
+        processes.commands["client"] = ["-c", TRAINING, str(target)]
+        processes.start("client")
+
+    def weights(target: Path) -> bytes:
+        (file,) = target.rglob("model/model.safetensors")
+        return file.read_bytes()
+
+    kills = 0
+    try:
+        for name in list(processes.commands):
+            processes.start(name)
+        train(tmp_path / "whole")
+        assert processes.running["client"].wait(300) == 0
+        train(tmp_path / "killed")
+        while processes.running["client"].poll() is None:
+            time.sleep(chance.uniform(1, 8))
+            if kills < TRAINING_KILLS and processes.running["client"].poll() is None:
+                kills += 1
+                processes.start(chance.choice([*processes.commands]))
+        assert processes.running["client"].returncode == 0
+    finally:
+        for name in list(processes.running):
+            processes.kill(name)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert kills
+    print(f"{kills} kills")

@@ -88,7 +88,7 @@ class Server:
 
     def get(self, path: str) -> Any:
         """Return what the server has at a path, as plain data. Raises as `post`."""
-        return self._portal.call(self._send, lambda: self._client.get(path, cast_to=object))
+        return self._wait_for(self._send, lambda: self._client.get(path, cast_to=object))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the server's answer to a request, as plain data.
@@ -99,7 +99,7 @@ class Server:
             UsageError: the path or the model does not exist.
             ServiceError: no answer came.
         """
-        return self._portal.call(self.sent, path, body)
+        return self._wait_for(self.sent, path, body)
 
     async def sent(self, path: str, body: Mapping[str, Any]) -> Any:
         """Do what `post` does, in the client's own thread."""
@@ -120,10 +120,7 @@ class Server:
                         item = next(source)
                     except StopIteration:
                         break
-                    future = self._portal.start_task_soon(ask, item)
-                    pending[future] = item
-                    self._under_way.add(future)
-                    future.add_done_callback(self._under_way.discard)
+                    pending[self._begin(ask, item)] = item
                 if not pending:
                     break
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -137,6 +134,19 @@ class Server:
         finally:
             for future in pending:
                 future.cancel()
+
+    def _wait_for(self, ask: Callable[..., Awaitable[R]], *items: Any) -> R:
+        future = self._begin(ask, *items)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # after an interrupt
+
+    def _begin(self, ask: Callable[..., Awaitable[R]], *items: Any) -> Future[R]:
+        future: Future[R] = self._portal.start_task_soon(ask, *items)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:
         attempts = AsyncRetrying(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from random import random
-from threading import Condition
+from threading import Condition, Thread
 
 import kdtool
 from torch import Tensor
 
+from kdtool_teacher_vllm._interrupt import stop_signals_end
 from kdtool_teacher_vllm._source import LostError
 from kdtool_teacher_vllm._station import Station
 
@@ -46,7 +46,6 @@ class Pool:
         self._slots = slots
         self._patience = patience
         self._say = say
-        self._threads = ThreadPoolExecutor(slots * len(stations), thread_name_prefix="vllm")
         self._down: set[str] = set()
         self._seconds = 0.0
         self._reported = time.monotonic()
@@ -59,22 +58,21 @@ class Pool:
             UsageError: a server serves another model, or refuses a prompt.
         """
         began = time.monotonic()
-        job = _Job(prompts, self._patience)
-        workers = min(self._slots, len(prompts))
-        running = [self._threads.submit(self._work, job, station) for _ in range(workers) for station in self.stations]
+        job = _Job(prompts, self._patience, self._last_answer)
         try:
-            states = job.wait()
+            with stop_signals_end(job.is_stalled):
+                for station in [*self.stations] * min(self._slots, len(prompts)):
+                    # As daemons: the end of the program does not wait for a server that does not answer.
+                    Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
+                states = job.wait()
         finally:
             job.stop()
             self._seconds += time.monotonic() - began
-        for each in running:
-            each.cancel()
         self._report()
         return states
 
     def close(self) -> None:
         """Close the connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         for station in self.stations:
             station.close()
 
@@ -86,6 +84,9 @@ class Pool:
         if len(self.stations) > 1 and tokens:
             text += "; " + ", ".join(f"{one.url} {one.tokens / tokens:.0%}" for one in self.stations)
         return text
+
+    def _last_answer(self) -> float:
+        return max(station.answered for station in self.stations)
 
     def _report(self) -> None:
         if time.monotonic() - self._reported >= _REPORT_SECONDS:
@@ -129,18 +130,22 @@ class Pool:
 
 
 class _Job:
-    """Prompts and the states that were found for them. A number is in the queue, with one worker, or found."""
+    """Prompts and the states that were found for them. A number is in the queue, with one worker, or found.
 
-    def __init__(self, prompts: Sequence[Sequence[int]], patience: float) -> None:
+    `last_answer` returns the time of the servers' last answer, which may have been to a comparison.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], patience: float, last_answer: Callable[[], float]) -> None:
         self.prompts = prompts
         self._patience = patience
+        self._last_answer = last_answer
         self._queue = deque(range(len(prompts)))
         self._found: dict[int, Tensor] = {}
         self._changed = Condition()
         self._failure: BaseException | None = None
         self._last_error: BaseException | None = None
         self._stopped = False
-        self._progress = time.monotonic()
+        self._began = time.monotonic()
 
     def next(self) -> int | None:
         """Return the number of a prompt to send; None when nothing is left. Waits while others may give one back."""
@@ -153,7 +158,7 @@ class _Job:
         """Keep what was found."""
         with self._changed:
             self._found[number] = states
-            self._progress = time.monotonic()
+            self._last_error = None
             self._changed.notify_all()
 
     def give_back(self, number: int, error: BaseException) -> None:
@@ -180,12 +185,17 @@ class _Job:
             self._stopped = True
             self._changed.notify_all()
 
+    def is_stalled(self) -> bool:
+        """Return whether a server failed and none has finished a prompt since."""
+        return self._last_error is not None
+
     def wait(self) -> list[Tensor]:
         """Return what was found, in order."""
         with self._changed:
             while not self._is_over():
                 self._changed.wait(1.0)
-                if self._last_error is not None and time.monotonic() - self._progress > self._patience:
+                silent = time.monotonic() - max(self._began, self._last_answer())
+                if self._last_error is not None and silent > self._patience:
                     raise kdtool.ServiceError(
                         f"no server answered for {self._patience:g} s, the last said: {self._last_error}; start one, and "
                         "run the same command again"

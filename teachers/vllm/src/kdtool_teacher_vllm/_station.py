@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from threading import Lock
@@ -21,7 +22,8 @@ class Station:
     """A server that runs `KdtoolStates`. Threads may share it.
 
     `checked` is true once the server was found to serve the right model; `lock` is for the thread that finds out.
-    `settings` are those of its connection; `tokens` and `bytes` count what it returned.
+    `settings` are those of its connection; `tokens` and `bytes` count what it returned, and `answered` is the time of its
+    last answer, by `time.monotonic`.
     """
 
     def __init__(self, config: OpenAIConfig, source: Source, model: str | None, *, offline: bool) -> None:
@@ -33,6 +35,7 @@ class Station:
         self.source = source
         self._model = model
         self.tokens = self.bytes = 0
+        self.answered = 0.0
 
     def name(self) -> str:
         """Return the name under which the server lists the model. Raises as `ask`, except for lost states."""
@@ -96,4 +99,5 @@ class Station:
                 f"the server at {self.url} refuses a document of {len(ids):,} tokens: {error}; start it with a greater "
                 "--max-model-len, or use shorter rows"
             ) from None
+        self.answered = time.monotonic()
         return answer
