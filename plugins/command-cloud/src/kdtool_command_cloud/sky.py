@@ -99,7 +99,7 @@ def _bucket(text: str) -> tuple[str, str]:
     return scheme, name
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
     """Writes text of several lines as a block."""
 
 

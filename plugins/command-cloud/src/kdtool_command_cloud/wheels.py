@@ -108,7 +108,17 @@ def _write(origin: Path, folder: Path) -> None:
     if origin.is_file():
         shutil.copy(origin, folder)
         return
-    command = [find_uv_bin(), "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir", folder, origin]
+    command: list[str | Path] = [
+        find_uv_bin(),
+        "build",
+        "--quiet",
+        "--wheel",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        folder,
+        origin,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
