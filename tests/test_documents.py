@@ -171,7 +171,7 @@ class Page:
         name = parsed.command_path.split()[-1]
         if name == "run" and not self.installs:
             self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
-        runs = words[0] in RUN and name != "sync"  # of a run that no page makes
+        runs = words[0] in RUN
         if name == "push":  # a dry run costs nothing, where the page made the run
             runs = not parsed.params["yes"] and Path("runs", parsed.params["run"]).is_dir()
         if runs or parsed.params.get("only_plan"):

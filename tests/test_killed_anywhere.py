@@ -13,8 +13,6 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.event_log import read_events, superseded_steps
-from kdtool_testing import make_run
 from run_process import command, log_of, recipe_with_faults
 
 _EVERY = 3
@@ -74,16 +72,18 @@ def test_killed_at_twenty_moments_the_run_ends_as_if_it_had_not_been(recipe: dic
     same_files(whole, killed)
     assert measured(killed) == measured(whole)
     nothing_kept_is_done_again(killed_log)
-    assert steps_sent(killed) == steps_sent(whole)
+    assert steps_logged(killed) == steps_logged(whole)
 
 
-def steps_sent(folder: Path) -> list[tuple[str, str, int, float]]:
-    """Return the steps that `kdtool runs sync` sends, with their losses."""
-    events = list(read_events(make_run(folder)))
-    left_out = superseded_steps(events)
-    kept = [event for number, event in enumerate(events) if event.hook == "kdtool_step_end" and number not in left_out]
-    reports = [(event.values["run"], event.values["report"]) for event in kept]
-    return [(run.arm, run.phase, report.step, report.loss) for run, report in reports]
+def steps_logged(folder: Path) -> dict[tuple[str, str], dict[int, float]]:
+    """Return the losses of each arm and phase by step; a step that was made again supersedes it and those after it."""
+    losses: dict[tuple[str, str], dict[int, float]] = {}
+    for event in map(json.loads, (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()):
+        if event["event"] == "step_end":
+            step, place = event["report"]["step"], (event["arm"], event["phase"])
+            earlier = {number: loss for number, loss in losses.get(place, {}).items() if number < step}
+            losses[place] = {**earlier, step: event["report"]["loss"]}
+    return losses
 
 
 def measured(folder: Path) -> list[Any]:

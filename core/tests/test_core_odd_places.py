@@ -123,17 +123,6 @@ def test_a_misspelt_signal_is_refused_in_words(run_with: Callable[..., str]) -> 
     assert "its attribute offers must be frozenset, but is 'logits'" in run_with(1, "teacher", "Plain")
 
 
-def test_syncing_to_an_unknown_tracker_blames_no_recipe(
-    run_with: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_with(0, "evaluators.mine", "Nothing")
-    assert call(["runs", "sync", "toy", "--to", "mlflow"]) == 2
-    said = capsys.readouterr().err
-    assert "no tracker is called 'mlflow'" in said
-    assert "recipe" not in said
-    assert "trackers.mlflow" not in said
-
-
 def test_a_file_that_is_still_imported_is_named_and_one_that_ends_the_process_fails(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

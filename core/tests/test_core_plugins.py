@@ -13,9 +13,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._cli.plugin_hooks import enough
-from kdtool._contract.hooks import calling_of
-from kdtool._contract.kinds import FORMS, KINDS
+from kdtool._contract.kinds import KINDS
 from kdtool._plugins import project_packages
 from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
@@ -335,32 +333,9 @@ def test_shown_plugin_has_bounds_nested_keys_signals_and_a_line_for_a_recipe(tmp
     assert "in a recipe, below train:  losses: {x-loss: {}}" in loss
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_hooks_of_a_kind_are_shown_with_what_is_required(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["plugins", "hooks", kind]) == 0
-    shown = capsys.readouterr().out
-    required = [line.strip().partition("(")[0] for line in shown.splitlines() if line.endswith("(required)")]
-    for form in FORMS[kind]:
-        declared = {name: member for name, member in vars(form).items() if name.startswith("kdtool_")}
-        assert {name for name, member in declared.items() if calling_of(member).needed} <= {*required}
-        assert all(f"\n  {name}(self" in shown for name in declared)
-    names = enough(kind)
-    assert 1 <= len(names) <= 4
-    assert all(any(hasattr(form, name) for form in FORMS[kind]) for name in names)
-    assert f"Enough to begin with: {', '.join(names)}." in shown
-
-
-def test_hooks_without_a_kind_list_what_suffices(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["plugins", "hooks"]) == 0
-    shown = capsys.readouterr().out
-    assert all(f"{', '.join(enough(kind))}\n" in shown for kind in KINDS)
-    assert call(["plugins", "show", "tracker"]) == 2
-    assert "see: kdtool plugins hooks tracker" in capsys.readouterr().err
-    for mistaken in (["hooks", "losses"], ["list", "--kind", "losses"]):
-        assert call(["plugins", *mistaken]) == 2
-        assert "'losses' is not one of 'corpus', " in capsys.readouterr().err
-    assert call(["plugins", "hooks", "component"]) == 0
-    assert "\n  kdtool_identity(self, run: RunInfo) ->" in capsys.readouterr().out
+def test_a_kind_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plugins", "list", "--kind", "losses"]) == 2
+    assert "'losses' is not one of 'corpus', " in capsys.readouterr().err
 
 
 def test_shells_complete_commands() -> None:

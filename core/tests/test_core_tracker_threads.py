@@ -1,4 +1,4 @@
-"""A tracker that hangs, fails, ends its thread or is slow does not hold up a run, and `kdtool runs sync` loses nothing."""
+"""A tracker that hangs, fails, ends its thread or is slow does not hold up a run, and its log loses nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._cli.command_line import call
 from kdtool._contract.run_info import Owner
 from kdtool._plugins import events
 from kdtool._plugins.events import Events, TrackerThread
@@ -71,7 +70,22 @@ class Faulty(kdtool.Tracker):
     def kdtool_close(self):
         fail("kdtool_close")
 '''
-REMEDY = "; send it the whole run later: kdtool runs sync runs/toy --to faulty"
+RECORDS = '''
+from pathlib import Path
+
+import kdtool
+
+
+class Records(kdtool.Tracker):
+    """Notes that it was closed."""
+
+    def kdtool_step_end(self, run, report):
+        pass
+
+    def kdtool_close(self):
+        Path("records.closed").write_text("closed", encoding="utf-8")
+'''
+REMEDY = "; events.jsonl has its events"
 WHO = "tracker 'trackers.faulty' (./faulty.py:Faulty) "
 PLACES = ("kdtool_run_start", "kdtool_step_end", "kdtool_close")
 OFF = "; disabled for the rest of this run"
@@ -91,8 +105,6 @@ def expected(place: str, what: str) -> str:
 
 @pytest.fixture
 def short(recipe: dict[str, Any]) -> dict[str, Any]:
-    from test_core_event_log import RECORDS
-
     Path("records.py").write_text(RECORDS, encoding="utf-8")
     Path("faulty.py").write_text(FAULTY, encoding="utf-8")
     return {**recipe, "seeds": [0], "control": False, "trackers": {"faulty": {"use": "./faulty.py:Faulty"}}}
@@ -112,14 +124,9 @@ def test_a_faulty_tracker_costs_one_line_and_no_event(short: dict[str, Any], pla
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith(WHO)] == [expected(place, what)]
     assert set(Path("threads").read_text(encoding="utf-8").split()) == {"False"}
-    assert call(["runs", "sync", "toy", "--to", "./records.py:Records"]) == 0
     log = [json.loads(line) for line in Path("runs/toy/events.jsonl").read_text(encoding="utf-8").splitlines()]
-    got = [json.loads(line) for line in Path("records").read_text(encoding="utf-8").splitlines()]
-    assert [hook for hook, _, _ in got] == [f"kdtool_{line['event']}" for line in log]
-    assert log[-1]["event"] == "run_end"
-    assert [values["report"] for hook, _, values in got if hook == "kdtool_step_end"] == [
-        line["report"] for line in log if line["event"] == "step_end"
-    ]
+    steps = [line["report"]["step"] for line in log if line["event"] == "step_end"]
+    assert (log[0]["event"], log[-1]["event"], steps) == ("run_start", "run_end", [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("change", [{"required": True}, {"use": "./faulty.py:Caller"}, {"use": "./faulty.py:Shows"}])
@@ -139,7 +146,7 @@ def test_trackers_that_must_are_called_where_the_event_happens(
 def test_no_thread_is_left_after_a_run(short: dict[str, Any]) -> None:
     kdtool.run({**short, "trackers": {"records": {"use": "./records.py:Records"}}})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
-    assert Path("records.closed").read_text(encoding="utf-8") == "closed\n"
+    assert Path("records.closed").read_text(encoding="utf-8") == "closed"
 
 
 class Put:
@@ -185,9 +192,7 @@ def test_a_tracker_that_is_too_far_behind_is_switched_off_and_closed_all_the_sam
     for number in range(30):
         put.put("kdtool_step_end", number)
     (line,) = put.said
-    assert line == f"tracker 'trackers.x' (x) has 10 unprocessed events{OFF}; send it the whole run later: " + (
-        "kdtool runs sync 'a run' --to x"
-    )
+    assert line == f"tracker 'trackers.x' (x) has 10 unprocessed events{OFF}{REMEDY}"
     put.go.set()
     put.thread.finish(time.monotonic() + 10)
     put.thread.close(lambda: put.done.append(-1))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdtool._cli.options import ListByDefault, json_option
-from kdtool._cli.plugin_hooks import hooks
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import find_misplaced, origin_of, refusal
@@ -44,11 +43,8 @@ _kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Onl
 def plugins() -> None:
     """List the installed plugins, show or check them.
 
-    `kdtool plugins [WORD]` is short for `kdtool plugins list [WORD]`; `hooks` shows the hooks of a kind.
+    `kdtool plugins [WORD]` is short for `kdtool plugins list [WORD]`.
     """
-
-
-plugins.add_command(hooks)
 
 
 @plugins.command("list")
@@ -178,8 +174,6 @@ def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; only `kind` if it is given."""
     kinds = [each for each in GROUPS if name in entries_by_name(each)]
-    if not kinds and any(name == each.name for each in TABLE):
-        raise UsageError(f"{name!r} is a kind, not a plugin; see: kdtool plugins hooks {name}")
     if not kinds:
         known = {other for each in GROUPS for other in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")

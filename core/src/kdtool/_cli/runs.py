@@ -1,16 +1,15 @@
-"""`kdtool runs`, `kdtool runs rm` and `kdtool runs sync`."""
+"""`kdtool runs` and `kdtool runs rm`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.options import ListByDefault, json_option, out_option, read_pairs, store_option
+from kdtool._cli.options import ListByDefault, json_option, out_option, store_option
 from kdtool._cli.table import table
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List the runs, delete some, or send one to a tracker.
+    """List the runs, or delete some.
 
     `kdtool runs [PATTERN]` is short for `kdtool runs list [PATTERN]`.
     """
@@ -92,37 +91,3 @@ def remove(names: tuple[str, ...], out: str, yes: bool) -> None:
         kept = f", a link; the run in {folder.resolve()} is kept" if folder.is_symlink() else ""
         remove_run(folder)
         click.echo(f"deleted {folder}{kept}")
-
-
-@runs.command("sync")
-@click.argument("run")
-@click.option("--to", required=True, metavar="NAME", help="A tracker of the run, or any installed one.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=read_pairs,
-    help="Change a setting of the tracker.",
-)
-@out_option
-def sync(run: str, to: str, settings: dict[str, str], out: str) -> None:
-    """Send all events of a RUN (name or folder) to a tracker, as if its recipe had named it.
-
-    Steps that the run made twice, because it was interrupted, are sent once.
-    """
-    from kdtool._results.files import find_run
-    from kdtool._run.sync import sync_run
-    from kdtool._store.layout import EVENTS, GRAPH, RESULTS
-
-    folder = find_run(run, out, "run", [EVENTS, GRAPH, RESULTS])
-    length = (folder / EVENTS).stat().st_size if (folder / EVENTS).is_file() else 0
-    with click.progressbar(length=length, label=f"sending to {to}", file=sys.stderr) as bar:
-        done = sync_run(folder, to, settings, bar.update)
-    click.echo(f"sent {done.sent:,} events of {folder} to {to}")
-    if (folder / done.use).is_dir():
-        click.echo(f"files: {folder / done.use}; to open them, see `kdtool plugins show {done.use}`")
-    if done.superseded:
-        click.echo(f"left out {done.superseded:,} steps that the run made again after an interruption")
-    if done.damaged:
-        click.echo(f"skipped {done.damaged:,} damaged lines of {EVENTS}", err=True)

@@ -16,7 +16,6 @@ class Kind(NamedTuple):
     `scope` is the part of a recipe that lists components: a "phase", the top level for a "run", or either of them for a
     "source". `single`: the key holds one component, not a map of named ones. `keys` are the core's own keys of an entry,
     in addition to the settings. `forms` are the classes of which a component extends one, if not the base.
-    `enough` names what a first component declares, if not just the required hooks of the (first) form.
     `shows`: components show a run and never change it; where a recipe does not have the key, the default plugin is used.
     """
 
@@ -27,7 +26,6 @@ class Kind(NamedTuple):
     single: bool = False
     keys: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
-    enough: tuple[str, ...] = ()
     shows: bool = False
 
     @property
@@ -40,23 +38,10 @@ TABLE: tuple[Kind, ...] = (
     Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",)),
     Kind("filter", "kdtool._contract.corpus:Filter", "filters", "source"),
     Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
-    Kind(
-        "teacher",
-        "kdtool._contract.teacher:Teacher",
-        "teachers",
-        "source",
-        enough=("offers", "kdtool_tokenizer", "kdtool_signal"),
-    ),
+    Kind("teacher", "kdtool._contract.teacher:Teacher", "teachers", "source"),
     Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
-    Kind(
-        "student",
-        "kdtool._contract.student:Student",
-        "student",
-        "run",
-        single=True,
-        enough=("kdtool_tokenizer", "kdtool_describe", "kdtool_build_student", "kdtool_open"),
-    ),
-    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase", enough=("kdtool_transform",)),
+    Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
+    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
     Kind(
         "loss",
         "kdtool._contract.loss:Loss",
@@ -64,22 +49,13 @@ TABLE: tuple[Kind, ...] = (
         "phase",
         keys=("weight", "teacher"),
         forms=("kdtool._contract.loss:TokenLoss", "kdtool._contract.loss:SequenceLoss"),
-        enough=("needs", "kdtool_token_loss"),
     ),
-    Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase", enough=("kdtool_token_weight",)),
+    Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
     Kind("optimizer", "kdtool._contract.optimizer:Optimizer", "optimizer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
     Kind("exporter", "kdtool._contract.exporter:Exporter", "exporters", "run"),
-    Kind(
-        "tracker",
-        "kdtool._contract.reporting:Tracker",
-        "trackers",
-        "run",
-        keys=("required",),
-        enough=("kdtool_step_end", "kdtool_run_end"),
-        shows=True,
-    ),
+    Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",), shows=True),
     Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True, shows=True),
 )
 """All kinds, in the order in which they are listed and in which a recipe's components are registered."""

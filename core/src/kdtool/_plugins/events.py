@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -41,7 +39,7 @@ class TrackerThread:
     """Calls the hooks of one tracker in a daemon thread, in order, so that no caller waits for it.
 
     A tracker with too many waiting events, that does not finish at the end of the run, or ends its thread is switched off:
-    waiting events are dropped, and the user gets one line with the command that sends it the run later.
+    waiting events are dropped, and the user gets one line. `events.jsonl` has all of them.
     """
 
     def __init__(self, owner: Owner, complain: Callable[[str], None]) -> None:
@@ -52,14 +50,11 @@ class TrackerThread:
         self._process = os.getpid()
         self._deadline: float | None = None
         self._is_off = False
-        self._run: Path | None = None
 
     def put(self, hook: str, call: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Have the thread call a hook, and return at once."""
         if self._is_off or os.getpid() != self._process:  # a forked worker has no thread
             return
-        if self._run is None and (run := kwargs.get("run", next(iter(args), None))):
-            self._run = run.folder
         waiting = self._calls.qsize()
         if waiting < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
             self._put(partial(self._call, call, *args, **kwargs))
@@ -109,14 +104,7 @@ class TrackerThread:
     def _switch_off(self, why: str) -> None:
         if not self._is_off:
             self._is_off = True
-            self._complain(f"{self._owner} {why}; disabled for the rest of this run{self._remedy()}")
-
-    def _remedy(self) -> str:
-        if self._run is None:
-            return ""
-        run = self._run.relative_to(Path.cwd()) if self._run.is_relative_to(Path.cwd()) else self._run
-        name = self._owner.name.rpartition(".")[2]
-        return f"; send it the whole run later: kdtool runs sync {shlex.quote(str(run))} --to {name}"
+            self._complain(f"{self._owner} {why}; disabled for the rest of this run; events.jsonl has its events")
 
 
 class Events:

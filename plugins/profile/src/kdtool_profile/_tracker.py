@@ -86,8 +86,6 @@ class Profile(kdtool.Tracker):
         self._begin()
         recorder.finish()
         folder, rows = run.folder / "profile", table(recorder)
-        if not any(row.component for row in rows):
-            return  # these are the events of a finished run, sent by `kdtool runs sync`: no hook was called
         if folder.exists() and all(stage["reused"] for stage in stages):
             return  # the profile of the process that made the stages says more
         write_files(folder, run.name, status, recorder, stages)
