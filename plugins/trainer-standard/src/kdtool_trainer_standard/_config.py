@@ -61,7 +61,7 @@ class Rollouts(kdtool.Config):
         try:
             from kdtool_teacher_openai import require_url
         except ImportError:
-            raise ValueError("needs a package that is not installed: pip install kdtool-teacher-vllm") from None
+            raise ValueError("needs the package kdtool-teacher-vllm, which is not installed") from None
         return str(require_url(url))
 
 

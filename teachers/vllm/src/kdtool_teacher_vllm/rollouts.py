@@ -16,7 +16,7 @@ from kdtool_teacher_openai.client import OpenAIConfig, RefusedError, Server, cho
 __all__ = ["NAME", "RolloutServer"]
 
 NAME = "student"
-"""The name under which the server lists the model, whatever its weights are."""
+"""The name under which the server lists the model."""
 _SECONDS_BETWEEN_TRIES = 1.0
 
 
@@ -118,7 +118,7 @@ class RolloutServer:
             try:
                 answer = await self._server.sent("/completions", self._body(prompts[number], body))
             except RefusedError as error:
-                raise self._refused(prompts[number], error) from None
+                raise self._explain_refusal(prompts[number], error) from None
             ids = choice_of(answer).get("token_ids")
             if not isinstance(ids, list) or not ids:
                 raise kdtool.UsageError(
@@ -126,8 +126,8 @@ class RolloutServer:
                 )
             return [int(token) for token in ids]
 
-        found = dict(self._server.at_once(range(len(prompts)), write, self._concurrency))
-        return [found[number] for number in range(len(prompts))]
+        texts = dict(self._server.at_once(range(len(prompts)), write, self._concurrency))
+        return [texts[number] for number in range(len(prompts))]
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,14 +138,14 @@ class RolloutServer:
         try:
             answer: Mapping[str, Any] = self._server.post("/completions", self._body(ids, more))
         except RefusedError as error:
-            raise self._refused(ids, error) from None
+            raise self._explain_refusal(ids, error) from None
         return answer
 
     def _body(self, ids: Sequence[int], more: Mapping[str, Any]) -> dict[str, Any]:
         salt = {"cache_salt": self.salt} if self.salt else {}
         return {"model": NAME, "prompt": list(ids), **salt, **more}
 
-    def _refused(self, ids: Sequence[int], error: RefusedError) -> kdtool.UsageError:
+    def _explain_refusal(self, ids: Sequence[int], error: RefusedError) -> kdtool.UsageError:
         return kdtool.UsageError(
             f"the server at {self._config.url} refuses a prompt of {len(ids):,} tokens: {error}; start it as the run shows, "
             "with a greater --max-model-len for longer rows"

@@ -43,7 +43,7 @@ def generate_plainly(
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Return probabilities [V] with 0 for all but the fewest likeliest that together have `top_p`, one at least."""
+    """Return probabilities [V] with 0 outside the fewest likeliest that together have `top_p`, one at least."""
     kept, total = probabilities.new_zeros(len(probabilities)), 0.0
     for token in probabilities.argsort(descending=True, stable=True).tolist():
         if total >= top_p:
