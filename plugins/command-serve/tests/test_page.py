@@ -153,7 +153,7 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
     assert (asked.prompt, asked.suffix) == ("def area(width, height):\n    return ", "\n\nprint(area(1, 2))\n")
 
 
-def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Browser) -> None:
+def test_there_is_one_gap_and_models_without_fim_tokens_say_how_they_fill_it(browser: Browser) -> None:
     abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
     with open_window(browser, models(abilities=abilities)) as window:
         for cursor, prompt in [(0, "<FILL_ME>ab"), (7, "a<FILL_ME>b"), (11, "ab<FILL_ME>")]:
@@ -163,10 +163,20 @@ def test_there_is_one_gap_and_none_for_models_that_cannot_fill_it(browser: Brows
             assert window.page.input_value("#prompt") == prompt
         window.page.keyboard.press("Control+Enter")
         window.wait()
-        assert window.page.inner_text(".error").startswith("Suffix: student cannot infill, ")
+        assert "It has no FIM tokens, and continued the text before the gap" in window.page.inner_text(".state")
         window.run("a")
         window.wait()
-        expect(window.page.locator("#infill")).to_be_hidden()
+        assert "FIM" not in window.page.inner_text(".state")
+
+
+def test_accepted_completions_of_editors_are_shown(browser: Browser) -> None:
+    with open_window(browser) as window:
+        assert window.page.locator("#completions").is_hidden()
+        for prefix in ("x = ", "x =     return width * height\n    y"):
+            window.server.post("/infill", input_prefix=prefix, n_predict=9)
+        window.run("a")
+        window.wait()
+        expect(window.page.locator("#completions")).to_contain_text("student 2 asked for, 2 shown, 1 accepted.")
 
 
 def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:

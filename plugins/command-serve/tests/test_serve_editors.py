@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from kdtool_command_serve.infilling import shorten
-from kdtool_command_serve.parameters import Infill
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -98,11 +97,11 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
 
 
 def test_text_around_a_gap_is_shortened_from_afar() -> None:
-    given = Infill.model_validate({"input_prefix": "p" * 200, "prompt": "q" * 50, "input_suffix": "s" * 100})
-    lengths = [(len(before), len(after)) for before, after in shorten(given)]
+    texts = list(shorten("p" * 200 + "q" * 50, "s" * 100))
+    lengths = [(len(before), len(after)) for before, after in texts]
     assert lengths[:3] == [(250, 100), (125, 50), (62, 25)]
     assert sum(lengths[-1]) <= 64
-    assert all(before.endswith("q" * 10) for before, _ in shorten(given))
+    assert all(before.endswith("q" * 10) for before, _ in texts)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +125,10 @@ def test_an_answer_ends_where_the_editor_wants_it(text: str, given: dict[str, An
     assert not student.open
 
 
-def test_a_gap_that_the_model_cannot_fill_is_refused_by_the_field_that_was_sent(server: Running) -> None:
-    refused = server.post("/infill", model="control", input_prefix="a", input_suffix="b")
+def test_a_gap_that_the_model_cannot_fill_is_refused_by_the_field_that_was_sent() -> None:
+    chats = StreamingRuntime(abilities=frozenset({"converse"}))
+    with running(ScriptedModels({"control": chats})) as server:
+        refused = server.post("/infill", model="control", input_prefix="a", input_suffix="b")
     assert refused.status_code == 400
     error = refused.json()["error"]
     assert (error["param"], error["code"]) == ("input_suffix", "unsupported")

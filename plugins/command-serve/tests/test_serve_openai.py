@@ -10,7 +10,7 @@ import httpx
 import kdtool
 import openai
 import pytest
-from kdtool_command_serve.forms import _token
+from kdtool_command_serve.forms import describe_token
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -23,6 +23,7 @@ def test_models_are_listed_with_role_and_memory(server: Running) -> None:
     assert [model.id for model in client.models.list()] == ["student", "control"]
     assert client.models.retrieve("control").to_dict()["kdtool"] == {
         "role": "control", "loaded": False, "memory": None, "abilities": None,
+        "completions": {"asked": 0, "shown": 0, "accepted": 0},
     }  # fmt: skip
     client.completions.create(model="control", prompt="x")
     found = client.models.retrieve("control").to_dict()["kdtool"]
@@ -164,7 +165,6 @@ def test_parameters_that_change_nothing_are_accepted(server: Running) -> None:
         ({"temperature": 3}, "temperature"),
         ({"prompt": [1, 2, 3]}, "prompt"),
         ({"echo": True, "logprobs": 1}, "echo"),
-        ({"model": "control", "suffix": "x"}, "suffix"),
     ],
 )
 def test_parameters_that_are_not_supported_are_refused_by_name(
@@ -303,8 +303,8 @@ def test_a_conversation_has_a_turn_to_answer(server: Running) -> None:
 
 
 def test_a_part_of_a_character_has_no_bytes() -> None:
-    assert _token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
-    assert _token("é", -1.0)["bytes"] == [0xC3, 0xA9]
+    assert describe_token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
+    assert describe_token("é", -1.0)["bytes"] == [0xC3, 0xA9]
 
 
 @pytest.mark.parametrize(

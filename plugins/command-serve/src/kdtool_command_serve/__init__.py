@@ -1,8 +1,8 @@
-"""`kdtool serve`: models of a run over HTTP, by OpenAI's protocol and llama.cpp's `/infill`.
+"""`kdtool serve`: models of a run over HTTP, by the protocols of OpenAI and Ollama and llama.cpp's `/infill`.
 
 `engine` generates answers in threads behind a bounded queue, `pool` loads models and finds the one that is asked,
-`parameters` are the requests, `forms` the responses, `answering` brings them together, `guard` checks every request,
-`app` has the routes, `server` listens, and `command` is the click command.
+`parameters` are the requests, `forms` the responses, `ollama` both of Ollama, `answering` brings them together, `guard`
+checks every request, `app` has the routes, `server` listens, and `command` is the click command.
 
 `create_app` and its `Limits` load when they are first used, so that help imports no server.
 """

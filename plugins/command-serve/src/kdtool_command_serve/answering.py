@@ -1,10 +1,10 @@
-"""Generate the answers to one HTTP request: as one JSON body, or piece by piece as server-sent events."""
+"""Generate the answers to one HTTP request: as one JSON body, or piece by piece as server-sent events or JSON lines."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,10 +13,11 @@ import kdtool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from kdtool_command_serve.continuing import HEADER
 from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
 
-__all__ = ["Form", "Generated", "respond"]
+__all__ = ["Form", "Generated", "respond", "respond_within_context"]
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -90,6 +91,8 @@ class Form(Protocol):
     """The last event's data; "" if there is none."""
     natural_end: bool
     """True if answers end at their natural end."""
+    json_lines: bool
+    """True if events are JSON lines as Ollama's, False if they are server-sent events."""
 
 
 async def respond(
@@ -113,7 +116,7 @@ async def respond(
             async for generated, piece in pieces:
                 generated.add(piece)
             end.close()
-            return JSONResponse(form.whole(all_generated))
+            return JSONResponse(form.whole(all_generated), headers=_headers(answers))
         first = await anext(pieces)
         first[0].add(first[1])
     except BaseException as error:
@@ -121,11 +124,27 @@ async def respond(
         if isinstance(error, Exception):
             raise as_request_error(error) from error
         raise
-    return _Events(all_generated, first, pieces, form, end)
+    return _Events(all_generated, first, pieces, form, end, _headers(answers))
+
+
+async def respond_within_context(
+    engine: Engine, candidates: Iterable[tuple[kdtool.Request, Form]], *, stream: bool, seconds: float
+) -> Response:
+    """Generate the answer to the first of ever shorter requests that fits into the model's context, each with its form."""
+    shorter = iter(candidates)
+    request, form = next(shorter)
+    while True:
+        try:
+            return await respond(engine, [request], form, stream=stream, seconds=seconds)
+        except RequestError as error:
+            following = next(shorter, None)
+            if error.code != TOO_LONG or following is None:
+                raise
+            request, form = following
 
 
 class _Events(StreamingResponse):
-    """Answers as server-sent events; they are cancelled when the response ends, however it ends."""
+    """Answers as a stream of events; they are cancelled when the response ends, however it ends."""
 
     def __init__(
         self,
@@ -134,8 +153,10 @@ class _Events(StreamingResponse):
         pieces: _Pieces,
         form: Form,
         end: ExitStack,
+        headers: Mapping[str, str],
     ) -> None:
-        super().__init__(self._lines(all_generated, first, pieces, form), media_type="text/event-stream")
+        media_type = "application/x-ndjson" if form.json_lines else "text/event-stream"
+        super().__init__(self._lines(all_generated, first, pieces, form), media_type=media_type, headers=headers)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,20 +170,21 @@ class _Events(StreamingResponse):
         pieces: _Pieces,
         form: Form,
     ) -> AsyncIterator[bytes]:
+        write = _line if form.json_lines else _event
         try:
             for generated in all_generated:
                 for event in form.begin(generated):
-                    yield _event(event)
+                    yield write(event)
             for event in form.piece(*first):
-                yield _event(event)
+                yield write(event)
             async for generated, piece in pieces:
                 generated.add(piece)
                 for event in form.piece(generated, piece):
-                    yield _event(event)
+                    yield write(event)
             for event in form.end(all_generated):
-                yield _event(event)
+                yield write(event)
         except Exception as error:
-            yield _event(as_request_error(error).body())
+            yield write(as_request_error(error).body(ollama=form.json_lines))
         if form.done:
             yield f"data: {form.done}\n\n".encode()
 
@@ -218,6 +240,10 @@ async def _start(
         raise  # it is the model's own
 
 
+def _headers(answers: Sequence[Answer]) -> Mapping[str, str]:
+    return HEADER if answers[0].suffix is not None else {}
+
+
 def _expire(answers: Sequence[Answer], seconds: float) -> None:
     for answer in answers:
         answer.put(_lateness(seconds))
@@ -240,6 +266,10 @@ def _refusal(piece: kdtool.TextPiece, runtime: kdtool.Runtime | None) -> Request
     room = f" of {context} tokens" if context else ""
     message = piece.reason or f"the prompt{numbers} leaves no room in the model's context{room}; send a shorter one"
     return RequestError(f"prompt: {message}", code=TOO_LONG, param="prompt")
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return f"{_ENCODER.encode(data)}\n".encode()
 
 
 def _event(data: dict[str, Any]) -> bytes:

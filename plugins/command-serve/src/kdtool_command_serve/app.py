@@ -7,7 +7,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -19,20 +19,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kdtool_command_serve.answering import respond
+from kdtool_command_serve.answering import respond, respond_within_context
 from kdtool_command_serve.engine import Engine
-from kdtool_command_serve.errors import TOO_LONG, RequestError, as_request_error
+from kdtool_command_serve.errors import RequestError, as_request_error, respond_with
 from kdtool_command_serve.forms import ChatForm, CompletionForm, InfillForm
 from kdtool_command_serve.guard import Guard
 from kdtool_command_serve.infilling import shorten
 from kdtool_command_serve.metrics import Metrics
-from kdtool_command_serve.parameters import Chat, Completion, Infill, parse
+from kdtool_command_serve.ollama.endpoints import ollama_routes
+from kdtool_command_serve.parameters import LONGEST, Chat, Completion, Infill, parse
 from kdtool_command_serve.pool import Openable, Pool
 
 __all__ = ["Limits", "create_app"]
-
-_LONGEST = 4096
-"""Tokens of an answer to requests that name no limit; the model's context may end it before."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ def create_app(
         Route("/v1/completions", endpoints.complete, methods=["POST"]),
         Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
         Route("/infill", endpoints.infill, methods=["POST"]),
+        *ollama_routes(pool, seconds=limits.timeout),
     ]
     guard = Middleware(
         Guard,
@@ -179,19 +178,20 @@ class _Endpoints:
         """Answer `/infill`."""
         given = parse(Infill, await request.body())
         engine = self._pool.find(given.model)
-        texts = list(shorten(given))
-        for number, (before, after) in enumerate(texts, 1):
-            form = InfillForm(engine.name, given, truncated=number > 1)
-            try:
-                return await self._respond(
-                    engine, [given.request(before, _limit(given.n_predict), suffix=after)], form, stream=given.stream
-                )
-            except RequestError as error:
-                if error.code != TOO_LONG or number == len(texts):
-                    if error.param == "suffix":
-                        raise error.about("input_suffix") from error
-                    raise
-        raise AssertionError("there is at least one text")
+        texts = shorten(
+            given.input_prefix + given.prompt, given.input_suffix, [extra.text for extra in given.input_extra]
+        )
+        answers = (
+            (
+                given.request(before, _limit(given.n_predict), suffix=after),
+                InfillForm(engine.name, given, truncated=number > 0),
+            )
+            for number, (before, after) in enumerate(texts)
+        )
+        try:
+            return await respond_within_context(engine, answers, stream=given.stream, seconds=self._limits.timeout)
+        except RequestError as error:
+            raise (error.about("input_suffix") if error.param == "suffix" else error) from error
 
     async def _respond(
         self, engine: Engine, requests: Sequence[kdtool.Request], form: Any, *, stream: bool
@@ -206,13 +206,14 @@ class _Endpoints:
             "loaded": runtime is not None,
             "memory": runtime.memory() if runtime else None,
             "abilities": sorted(runtime.abilities) if runtime else None,
+            "completions": asdict(self._metrics.acceptance.count(name)),
         }
         return {"id": name, "object": "model", "created": 0, "owned_by": "kdtool", "kdtool": shown}
 
 
 def _limit(tokens: int) -> int:
     """Return the number of tokens to ask for; -1 is the longest answer, and 0, which warms the prompt's cache, one token."""
-    return _LONGEST if tokens < 0 else max(1, tokens)
+    return LONGEST if tokens < 0 else max(1, tokens)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -220,7 +221,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         known = RequestError(f"{request.url.path}: {error.detail}", status=error.status_code)
     else:
         known = as_request_error(error)
-    return JSONResponse(known.body(), known.status, headers=known.headers)
+    return respond_with(known, request.url.path)
 
 
 async def _page(_: Request) -> Response:

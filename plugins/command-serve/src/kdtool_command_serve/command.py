@@ -64,8 +64,8 @@ def serve(
     """Serve a student to browsers and editors.
 
     The models are those of a finished run, or of a model's folder or file. The page is at http://127.0.0.1:5000, OpenAI's
-    protocol below /v1, and llama.cpp's infilling at /infill. The student answers unless a request names another model:
-    control, teacher or an exported file.
+    protocol below /v1, Ollama's below /api, and llama.cpp's infilling at /infill. The student answers unless
+    a request names another model: control, teacher or an exported file.
 
     \b
     Example:  kdtool serve quickstart

@@ -16,6 +16,7 @@ import click
 import kdtool
 from kdtool_streaming import end_naturally
 
+from kdtool_command_serve.continuing import as_gap, end_at_suffix
 from kdtool_command_serve.errors import BusyError, RequestError
 from kdtool_command_serve.workers import Workers, call_loop
 
@@ -29,18 +30,28 @@ FindEnd = Callable[[str], int | None]
 class Answer:
     """An answer that waits or is generated: iterate over its pieces once.
 
-    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", and
-    `error` the exception of the model.
+    Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", `text`
+    what was generated, and `error` the exception of the model.
 
     Args:
         request: the request to answer.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
         natural_end: end the answer at its natural end, see `kdtool_streaming.end_naturally`.
+        suffix: end the answer where this text begins, because the model cannot infill; None if it need not.
     """
 
-    def __init__(self, request: kdtool.Request, find_end: FindEnd, *, whole: bool, natural_end: bool = False) -> None:
+    def __init__(
+        self,
+        request: kdtool.Request,
+        find_end: FindEnd,
+        *,
+        whole: bool,
+        natural_end: bool = False,
+        suffix: str | None = None,
+    ) -> None:
         self.request = request
+        self.suffix = suffix
         self.created = time.perf_counter()
         self.started = 0.0
         self.first = 0.0
@@ -50,10 +61,11 @@ class Answer:
         self.tokens_out = 0
         self.cancelled = False
         self.end = "cancelled"
+        self.text = ""
         self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
-        self._natural_end = natural_end
+        self.natural_end = natural_end
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
 
@@ -69,8 +81,10 @@ class Answer:
         try:
             self.started = time.perf_counter()
             pieces = runtime.stream(self.request)
-            if self._natural_end:
+            if self.natural_end or self.suffix is not None:
                 pieces = end_naturally(pieces, self.request)
+            if self.suffix is not None:
+                pieces = end_at_suffix(pieces, self.suffix)
             try:
                 self._pass_on(pieces)
             finally:
@@ -95,6 +109,7 @@ class Answer:
             finish = piece.finish
             if (kept := self._find_end(text)) is not None:
                 text, finish = text[:kept], "stop"
+            self.text = text
             self._note(piece, finish)
             if not self._whole:
                 self._hand_over(replace(piece, text=text[before:], finish=finish))
@@ -157,6 +172,7 @@ class Engine:
         self.waiting: deque[Answer] = deque()
         self._opened: _Opened | None = None
         self._loading: asyncio.Future[_Opened] | None = None
+        self._warned = False
         self._seconds = 1.0  # a moving average of an answer's time
 
     @property
@@ -198,15 +214,35 @@ class Engine:
         self.admitted += len(requests)
         try:
             runtime = await self.load()
-            _check_abilities(self.name, runtime, requests[0])
+            gaps = self._continue_gaps(requests, runtime)
+            asked = [replace(each, suffix=None) for each in gaps] if gaps else requests
+            _check_abilities(self.name, runtime, asked[0])
         except BaseException:
             self.admitted -= len(requests)
             self.idle()
             raise
-        answers = [Answer(request, find_end, whole=whole, natural_end=natural_end) for request in requests]
+        suffixes = [gap.suffix for gap in gaps] if gaps else [None] * len(requests)
+        answers = [
+            Answer(request, find_end, whole=whole, natural_end=natural_end, suffix=suffix)
+            for request, suffix in zip(asked, suffixes, strict=True)
+        ]
         self.waiting.extend(answers)
         self._dispatch()
         return answers
+
+    def _continue_gaps(self, requests: Sequence[kdtool.Request], runtime: kdtool.Runtime) -> list[kdtool.Request]:
+        """Return the requests with the suffix of each, if the model can only continue what is before it; else none."""
+        gaps = [as_gap(request) for request in requests]
+        if "infill" in runtime.abilities or "continue" not in runtime.abilities or gaps[0].suffix is None:
+            return []
+        if not self._warned:
+            self._warned = True
+            click.echo(
+                f"{self.name} has no FIM tokens: it fills a gap by continuing the text before it, and does not read the "
+                "text after it",
+                err=True,
+            )
+        return gaps
 
     def open(self) -> None:
         """Load the model now, in this thread, before there is an event loop. Raises what loading raises."""

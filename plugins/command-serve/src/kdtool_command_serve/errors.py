@@ -1,13 +1,15 @@
-"""Errors that clients see, in the form of OpenAI's API."""
+"""Errors that clients see, in the form of OpenAI's API or Ollama's."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import kdtool
+from starlette.responses import JSONResponse
 
-__all__ = ["TOO_LONG", "BusyError", "RequestError", "as_request_error"]
+__all__ = ["TOO_LONG", "BusyError", "RequestError", "as_request_error", "respond_with"]
 
 TOO_LONG = "context_length_exceeded"
 """The code of a prompt that leaves no room in the model's context."""
@@ -32,8 +34,10 @@ class RequestError(Exception):
         message = str(self).replace(f"{self.param}: ", f"{param}: ", 1)
         return RequestError(message, status=self.status, code=self.code, param=param)
 
-    def body(self) -> dict[str, Any]:
-        """Return the JSON body."""
+    def body(self, *, ollama: bool = False) -> dict[str, Any]:
+        """Return the JSON body, in Ollama's form or in OpenAI's."""
+        if ollama:
+            return {"error": str(self)}
         kind = "server_error" if self.status >= 500 else _KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "code": self.code, "param": self.param}}
 
@@ -56,6 +60,11 @@ _NO_MEMORY = ("out of memory", "defaultcpuallocator: ")
 """In the messages of torch, on accelerators and on processors."""
 _FOLDERS = re.compile(r"(?<![\w:/.~])(?:[A-Za-z]:(?=[\\/]))?(?:[\\/][^\s\\/:'\"`]+)+[\\/]")
 """The folders of an absolute path, which clients need not know."""
+
+
+def respond_with(error: RequestError, path: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the response to a request for `path`, in the form of the path's protocol."""
+    return JSONResponse(error.body(ollama=path.startswith("/api/")), error.status, {**error.headers, **(headers or {})})
 
 
 def as_request_error(error: BaseException) -> RequestError:

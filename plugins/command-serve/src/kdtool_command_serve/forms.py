@@ -13,13 +13,14 @@ from kdtool_command_serve.answering import Generated
 from kdtool_command_serve.infilling import End
 from kdtool_command_serve.parameters import Infill
 
-__all__ = ["ChatForm", "CompletionForm", "InfillForm"]
+__all__ = ["ChatForm", "CompletionForm", "InfillForm", "describe_token"]
 
 
 class _OpenAiForm:
     """The parts that both of OpenAI's endpoints share."""
 
     done = "[DONE]"
+    json_lines = False
     prefix: str
     whole_object: str
     piece_object: str
@@ -175,6 +176,7 @@ class InfillForm:
 
     done = ""
     natural_end = False
+    json_lines = False
 
     def __init__(self, model: str, given: Infill, *, truncated: bool) -> None:
         self._model = model
@@ -235,13 +237,17 @@ def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
 def _chat_logprobs(logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
     return {
         "content": [
-            {**_token(token.token, token.logprob), "top_logprobs": [_token(*each) for each in token.top]}
+            {
+                **describe_token(token.token, token.logprob),
+                "top_logprobs": [describe_token(*each) for each in token.top],
+            }
             for token in logprobs
         ],
         "refusal": None,
     }
 
 
-def _token(token: str, logprob: float) -> dict[str, Any]:
+def describe_token(token: str, logprob: float) -> dict[str, Any]:
+    """Return a token with its bytes, if it has whole characters."""
     known = "\N{REPLACEMENT CHARACTER}" not in token  # else it is part of a character
     return {"token": token, "logprob": logprob, "bytes": [*token.encode()] if known else None}

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kdtool_command_serve.errors import RequestError
+from kdtool_command_serve.errors import RequestError, respond_with
 
 __all__ = ["Guard"]
 
@@ -70,7 +70,7 @@ class Guard:
             body = await self._read(receive)
         except RequestError as error:
             left = {"Connection": "close"}  # the rest of the body is not read
-            await JSONResponse(error.body(), error.status, headers=left)(scope, receive, answer)
+            await respond_with(error, scope["path"], left)(scope, receive, answer)
         except ConnectionError:
             return
         else:

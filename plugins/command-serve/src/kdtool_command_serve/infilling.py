@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kdtool_command_serve.parameters import Infill
 
@@ -13,11 +13,10 @@ _LEAST = 64
 """Characters around the cursor that are not shortened further."""
 
 
-def shorten(given: Infill) -> Iterator[tuple[str, str]]:
-    """Yield the text before and after the cursor: whole, without other files, then ever nearer to it."""
-    before, after = given.input_prefix + given.prompt, given.input_suffix
-    if given.input_extra:
-        yield "".join(f"{extra.text}\n\n" for extra in given.input_extra) + before, after
+def shorten(before: str, after: str, others: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the text before and after the cursor: whole, without the text of `others`, then ever nearer to it."""
+    if others:
+        yield "".join(f"{other}\n\n" for other in others) + before, after
     yield before, after
     while len(before) + len(after) > _LEAST:
         before, after = before[(len(before) + 1) // 2 :], after[: len(after) // 2]

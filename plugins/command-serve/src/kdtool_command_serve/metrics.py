@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from kdtool_command_serve.acceptance import Acceptance
 from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.pool import Pool
 
@@ -36,6 +39,13 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self.acceptance = Acceptance()
+        self._completions = Gauge(
+            "kdtool_completions",
+            "Completions asked for, shown, and accepted as estimated from later requests",
+            ("model", "what"),
+            registry=registry,
+        )
         self._queued = Gauge("kdtool_queued", "Answers that wait", ("model",), registry=registry)
         self._running = Gauge("kdtool_running", "Slots in use", ("model",), registry=registry)
         self._slots = Gauge("kdtool_slots", "Slots", ("model",), registry=registry)
@@ -48,10 +58,13 @@ class Metrics:
             self._queued.labels(name).set(engine.queue_length)
             self._running.labels(name).set(len(engine.running))
             self._slots.labels(name).set(engine.streams if engine.runtime else 0)
+            for what, number in asdict(self.acceptance.count(name)).items():
+                self._completions.labels(name, what).set(number)
             self._memory.labels(name).set((engine.runtime.memory() or 0) if engine.runtime else 0)
         return generate_latest(self._registry)
 
     def _observe(self, engine: Engine, answer: Answer) -> None:
+        self.acceptance.add(engine.name, answer)
         self._answers.labels(engine.name, answer.end).inc()
         self._prompt.labels(engine.name).inc(answer.tokens_in)
         self._generated.labels(engine.name).inc(answer.tokens_out)

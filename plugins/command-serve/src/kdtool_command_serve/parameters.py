@@ -12,8 +12,10 @@ from pydantic import AliasChoices, Field
 
 from kdtool_command_serve.errors import RequestError
 
-__all__ = ["Chat", "Completion", "Infill", "Parameters", "parse"]
+__all__ = ["LONGEST", "Chat", "Completion", "Infill", "Parameters", "Stop", "parse"]
 
+LONGEST = 4096
+"""Tokens of an answer to requests that name no limit; the model's context may end it before."""
 Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
 
 _IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -196,7 +198,7 @@ class Infill(Parameters):
     response_fields: list[str] = []
 
 
-P = TypeVar("P", bound=Parameters)
+P = TypeVar("P", bound=pydantic.BaseModel)
 
 
 def parse(kind: type[P], body: bytes) -> P:

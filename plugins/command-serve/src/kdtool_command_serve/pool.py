@@ -16,7 +16,7 @@ from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import RequestError
 from kdtool_command_serve.workers import Workers, call_loop
 
-__all__ = ["Openable", "Pool"]
+__all__ = ["Openable", "Pool", "weights"]
 
 
 class Openable(Protocol):
@@ -98,7 +98,7 @@ class Pool:
         return engine
 
     def _load(self, name: str) -> kdtool.Runtime:
-        needed, free = _weights(self.subjects[name].path), psutil.virtual_memory().available
+        needed, free = weights(self.subjects[name].path), psutil.virtual_memory().available
         if needed > free:
             raise kdtool.MemoryExceededError(
                 f"{name} has weights of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
@@ -113,7 +113,7 @@ class Pool:
             engine.unload()
 
 
-def _weights(path: Path | None) -> int:
+def weights(path: Path | None) -> int:
     """Return the bytes of a model's files; 0 if they are not known."""
     if path is None:
         return 0
