@@ -116,7 +116,12 @@ def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeyp
 def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     # vLLM on CPUs keeps the old head of tied embeddings.
-    shape = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    shape: dict[str, Any] = {
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    }
     save_tiny(tmp_path / "student", **shape)
     url = f"http://127.0.0.1:{free_port()}/v1"
     recipe = {
