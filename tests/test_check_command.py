@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -14,21 +13,14 @@ import pytest
 from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
 from kdtool._cli.check import _moment, _proposal
-from kdtool._estimate.check import _Checked, _Request
+from kdtool._estimate.check import _check, _Checked
 from kdtool._estimate.remedies import Remedy, leave_out_lost, proposals
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache
 from kdtool_transformers import CausalTeacher
 
 
-class Terminal(io.StringIO):
-    """A standard error that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 def checked(recipe: dict[str, Any], cache: ForecastCache, settings: dict[str, Any] | None = None) -> _Checked:
-    return _Request(recipe, settings or {}, Path("runs"), Path("store"), None, lambda _: None, cache).check()
+    return _check(recipe, settings or {}, Path("store"), None, cache)
 
 
 def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[AttributedEstimate]]:
@@ -134,23 +126,6 @@ def test_peak_memory_comes_first_and_components_only_if_asked_for(
     assert [line for line in rest if line.istitle()][:3] == ["Disk", "Time", "Models"]
     assert any(re.fullmatch(r"    KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
     assert "kdtool-trainer-standard" not in printed.out
-    assert "checking components" not in printed.err, "stderr is not a terminal here"
-    assert call(["check", file, "--memory", "64GB", "-v"]) == 0
-    longer = capsys.readouterr().out.splitlines()
-    assert any(re.fullmatch(r"  trainer +standard +kdtool-trainer-standard \S+", line) for line in longer)
-
-
-def test_a_terminal_shows_each_step_in_one_line(
-    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    assert call(["check", file, "--memory", "500MB"]) == 9
-    steps = [click.unstyle(step) for step in terminal.getvalue().split("\r")]
-    assert steps[:3] == ["", "reading the recipe and its plugins …", "checking components and estimating the run …"]
-    assert [step for step in steps if step.startswith("trying evaluators.")]
-    assert terminal.getvalue().endswith("\r\x1b[2K"), "the line is gone at the end"
-    assert "checking" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -263,7 +238,7 @@ def test_unbounded_rows_are_named_as_unknown_in_the_verdict(
 
 def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> None:
     path = Path(__file__).parents[1] / "recipes" / "claude-codellama.yaml"
-    found = _Request(path, {}, Path("runs"), Path("store"), None, lambda _: None).check()
+    found = _check(path, {}, Path("store"), None, ForecastCache())
     kept = Remedy({"evaluators.humaneval": False}, "without the evaluator humaneval", changes_result=False)
     assert leave_out_lost(kept, found.assembly).settings == kept.settings, "MBPP is left to compare with"
     programs = {"evaluators.humaneval": False, "evaluators.mbpp": False, "evaluators.chat": False}

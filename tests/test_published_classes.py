@@ -22,7 +22,7 @@ from kdtool_teacher_codellama import CodeLlama
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
-from kdtool_transformers import FILL_ME, CausalTeacher, open_tokenizer, published_config
+from kdtool_transformers import CausalTeacher, open_tokenizer, published_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 pytestmark = pytest.mark.slow
@@ -234,8 +234,8 @@ def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole,
         config: Any = family.kind.Config.model_validate({family.setting: str(folder), "dtype": "float32"})
         teacher = family.kind(config)
         teacher.kdtool_tokenizer(make_run(tmp_path))
-        gap = f"{FILL_ME}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
-        request = kdtool.Request("1", CODE + gap, 3)
+        suffix = "\n\nadd(1, 2)\n" if teacher.open_tokenizer().infilling else None
+        request = kdtool.Request("1", CODE, 3, suffix=suffix)
         (answer,) = teacher.kdtool_answer([request])
         answers.append((teacher.render(request), answer.tokens_in))
         assert 0 <= answer.tokens_out <= 3

@@ -69,26 +69,3 @@ def test_a_folder_in_place_of_a_file_is_named_and_the_remedy_works(
     assert remedy
     shutil.rmtree(remedy[1])
     kdtool.run(recipe)
-
-
-MOVES = """
-import os
-import kdtool
-
-class Mover(kdtool.Tracker):
-    synchronous = True
-    def kdtool_stage_end(self, run, seconds, reused):
-        if run.stage == "phases" and (run.folder).exists() and not os.path.exists("moved"):
-            os.rename(run.folder, "moved")
-    def kdtool_run_end(self, run, status, report):
-        pass
-"""
-
-
-@links
-def test_a_run_whose_folder_is_renamed_ends_and_says_so(recipe: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "moves.py").write_text(MOVES, encoding="utf-8")
-    recipe = {**recipe, "seeds": [0], "control": False, "trackers": {"mover": {"use": "./moves.py:Mover"}}}
-    with pytest.raises(kdtool.StorageError, match="/toy was renamed, moved or deleted while the run worked"):
-        kdtool.run(recipe, out=tmp_path)
-    assert not list(tmp_path.glob("toy/*"))

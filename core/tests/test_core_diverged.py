@@ -10,6 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._api import report
 from kdtool._cli import call
 from kdtool._results.files import read_results
 
@@ -61,7 +62,7 @@ def test_the_run_has_results_that_are_read_again_and_a_report(
     assert plain["comparisons"][0]["high"] == "Infinity"
     assert found.difference > 1e49
     assert "e+51%, 95 % interval -100.0% to +∞" in results.verdict
-    assert "to +∞" in kdtool.report(folder).read_text(encoding="utf-8")
+    assert "to +∞" in report(folder).read_text(encoding="utf-8")
     assert "to +∞" in (folder / results.arms[0].artifacts[0].path.parent / "README.md").read_text(encoding="utf-8")
 
 

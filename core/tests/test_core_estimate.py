@@ -157,7 +157,7 @@ def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
         return Attempt(9, 1, {} if "here" in settings else {SCORES: 5})
 
     elsewhere = replace(remedy("elsewhere"), stages=(TRAINING,))
-    here = replace(remedy("here"), stages=(SCORES,), leaves_out=True)
+    here = replace(remedy("here"), stages=(SCORES,))
     found = propose([elsewhere, here], attempt, larger=False)
     assert found is not None
     assert dict(found.settings) == {"here": 1}

@@ -19,7 +19,7 @@ HOOKS = [name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")]
 
 
 def write(folder: Path, *events: tuple[str, dict[str, Any]], complain: Any = pytest.fail) -> None:
-    log = EventLog(folder, {"recipe": {"name": "x"}}, complain)
+    log = EventLog(folder, {"name": "x"}, complain)
     for hook, values in events:
         log.write(hook, values)
     log.close()

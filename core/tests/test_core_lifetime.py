@@ -11,6 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._api import report
 
 COUNTED = """
 import os, sys
@@ -130,7 +131,7 @@ def test_components_are_closed_by_eval_and_report(counted: dict[str, Any]) -> No
     Path("toy.json").write_text(json.dumps(counted), encoding="utf-8")
     kdtool.evaluate([results.arms[0].artifacts[0].path], recipe=Path("toy.json"))
     assert_balanced(5)
-    kdtool.report(results.folder)
+    report(results.folder)
     assert_balanced(1)
 
 

@@ -111,7 +111,7 @@ def test_a_run_asks_all_teachers_and_says_so(mixed: dict[str, Any], capsys: pyte
     note = "train.losses.imitate learns from a mixture: teachers.big 75 %, teachers.small 25 %"
     assert note in results.notes
     found = kdtool.check(mixed)
-    assert found["mixtures"] == [note]
+    assert found["notes"] == [note]
     transfers = {licensed["component"]: licensed["transfers"] for licensed in found["licences"]}
     assert transfers == {"teachers.big": ["signals"], "teachers.small": ["signals"]}
     from kdtool._cli import cli

@@ -279,7 +279,7 @@ def test_help_sorts_commands_and_names_packages_of_others(tmp_path: Path) -> Non
     assert [name for name in found if name != "Use"] == ["Options", "Start", "Measure", "Manage", "Extend", "Plugins"]
     extend = re.findall(r"^  ([a-z]+)  ", found["Extend"], re.MULTILINE)
     assert [name for name in extend if name != "new"] == ["plugins", "schema"], "`new` is a separate package"
-    assert "  x-told  about x-told (x-told)\n" in found["Plugins"]
+    assert re.search(r"^  x-told +about x-told \(x-told\)$", found["Plugins"], re.MULTILINE)
 
 
 def test_command_that_a_built_in_one_hides_is_marked(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ class L(kdtool.TokenLoss):
 """
 
 
-def test_shown_plugin_has_bounds_nested_keys_signals_and_a_line_for_a_recipe(tmp_path: Path) -> None:
+def test_shown_plugin_has_bounds_nested_keys_and_a_line_for_a_recipe(tmp_path: Path) -> None:
     _distribution(tmp_path, "x-teacher", "kdtool.teachers", "x-teacher = x_teacher:T", SETTINGS)
     _distribution(tmp_path, "x-loss", "kdtool.losses", "x-loss = x_loss:L", SETTINGS)
     shown = _kdtool("plugins", "show", "x-teacher", path=tmp_path).stdout
@@ -324,12 +324,10 @@ def test_shown_plugin_has_bounds_nested_keys_signals_and_a_line_for_a_recipe(tmp
         "part: a mapping with the keys share = null",
         "part.share: a number above 0 and at most 1 = 0.5",
         "how: 'fast' or 'slow' = \"fast\"",
-        "offers: logits, text",
         "in a recipe:  teachers: {x-teacher: {order: …}}",
     ]
     assert [line for line in lines if line in expected] == expected
     loss = _kdtool("plugins", "show", "x-loss", path=tmp_path).stdout
-    assert "needs of a teacher: logits or sampled and top-k" in loss
     assert "in a recipe, below train:  losses: {x-loss: {}}" in loss
 
 

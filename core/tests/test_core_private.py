@@ -60,21 +60,6 @@ def test_a_file_of_answers_is_its_owners_alone_and_others_may_be_let_in_later(tm
         os.umask(before)
 
 
-def test_a_linked_run_is_kept_and_its_link_is_deleted(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = kdtool.run(recipe, out=tmp_path / "elsewhere")
-    link = tmp_path / "runs" / "link"
-    link.parent.mkdir()
-    link.symlink_to(results.folder, target_is_directory=True)
-    before = sorted(results.folder.rglob("*"))
-    capsys.readouterr()
-    assert call(["runs", "rm", "link", "--yes"]) == 0
-    assert f"a link; the run in {results.folder} is kept" in capsys.readouterr().out
-    assert not link.is_symlink()
-    assert sorted(results.folder.rglob("*")) == before
-
-
 def test_characters_that_steer_a_terminal_are_written_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

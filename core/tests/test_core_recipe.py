@@ -58,9 +58,6 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
         ("{" * 30, "nested"),
         ("a: !!python/object:os.system 1", "tags"),
         ("? [a]\n: 1", "plain word"),
-        ("seeds:\u00a0[0]", "1:7: holds a no-break space (U+00A0)"),
-        ("a:\n\u00a0 b: 4", "2:1: holds a no-break space (U+00A0)"),
-        ("a: 1\n\u00a0b: 2", "2:1: holds a no-break space (U+00A0)"),
         ("a: 1\n---\nb: 1", "2:1: starts a second YAML document; a recipe is one document"),
     ],
 )
@@ -68,12 +65,6 @@ def test_what_is_refused_is_refused_with_its_place(text: str, message: str) -> N
     with pytest.raises(kdtool.RecipeError, match=r"recipe\.yaml") as caught:
         read_document(text, "recipe.yaml", Path())
     assert message in str(caught.value)
-
-
-def test_a_no_break_space_inside_text_is_text() -> None:
-    text = "a: |\n  wide:\u00a0space\n  \u3000indented\nb: 'x:\u00a0y'\nc: x\u00a0y # z:\u00a0"
-    found = read_document(text, "recipe.yaml", Path()).plain()
-    assert found == {"a": "wide:\u00a0space\n\u3000indented\n", "b": "x:\u00a0y", "c": "x\u00a0y"}
 
 
 @pytest.mark.parametrize(("key", "told"), [("step", "did you mean 'steps'?"), ("x", "keys of a phase: ")])
@@ -455,7 +446,7 @@ def test_one_inherited_phase_gives_way_to_several_and_the_other_way_round(tmp_pa
     ("settings", "message"),
     [
         ({"train.steps": "ten"}, "train.steps: must be a whole number from 1 to 1,000,000,000, not 'ten'"),
-        ({"train.steps": "1e9"}, "not 1000000000.0\n      write 1000000000"),
+        ({"train.steps": "1e9"}, "not 1000000000.0"),
         ({"train.steps": ""}, "must be a whole number from 1 to 1,000,000,000, not an empty value"),
         ({"train": {"losses": ["ce"]}}, "train.steps: is missing; train needs a whole number from 1 to 1,000,000,000"),
         ({"train": "5"}, "train: must be a mapping with losses and steps, not 5"),
@@ -498,17 +489,13 @@ class Settings(Corpus):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        (
-            "names",
-            "nope.jsonl",
-            "must be a non-empty list of texts, not 'nope.jsonl'\n      write it as a list: [nope.jsonl]",
-        ),
+        ("names", "nope.jsonl", "must be a non-empty list of texts, not 'nope.jsonl'"),
         ("names", [], "must be a non-empty list of texts, not []"),
         ("layers", "all", "must be a whole number of at least 1 or a list of whole numbers, not 'all'"),
         ("layers", ["a"], "must be a whole number of at least 1 or a list of whole numbers, not ['a']"),
         ("how", "quick", "must be 'fast' or 'slow', not 'quick'"),
         ("pair", [1], "must be a list of 2 entries, not [1]"),
-        ("title", 5, 'must be text, not 5\n      write it in quotes: "5"'),
+        ("title", 5, "must be text, not 5"),
         ("title", "A", "shouts (found 'A')"),
         ("learning_rate", 0, "must be a number above 0 and below 1, not 0"),
         ("lr", 0.2, "unknown setting of corpus '{use}'\n      did you mean 'learning_rate'?"),

@@ -1,4 +1,4 @@
-"""Finished runs in a command or a line of Python: shown, loaded, listed, and deleted."""
+"""Finished runs in a command or a line of Python: shown, loaded and listed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from click.testing import CliRunner
-from kdtool._cli import call, cli
+from kdtool._api import report
+from kdtool._cli import call
 from kdtool._contract.comparison import shorten
-from kdtool._store.locks import run_lock
 
 
 @pytest.fixture
@@ -82,23 +81,22 @@ def test_a_loaded_run_is_as_it_was_returned(done: kdtool.Results) -> None:
     assert kdtool.load("toy").arms[0].path.is_absolute()
 
 
-@pytest.mark.parametrize("command", ["show", "report", "eval", "runs rm"])
+@pytest.mark.parametrize("command", ["show", "report", "eval"])
 def test_a_wrong_name_is_answered_with_those_that_there_are(
     command: str, done: kdtool.Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call([*command.split(), "tyo"]) == 2
+    assert call([command, "tyo"]) == 2
     assert "did you mean 'toy'?" in capsys.readouterr().err
-    assert call([*command.split(), "zzz"]) == 2
+    assert call([command, "zzz"]) == 2
     assert "there are: toy" in capsys.readouterr().err
     (done.folder / "results.json").unlink()
-    if command != "runs rm":
-        for name in ("toy", str(done.folder)):
-            assert call([*command.split(), name]) == 2
-            assert "is not finished" in " ".join(capsys.readouterr().err.split())
+    for name in ("toy", str(done.folder)):
+        assert call([command, name]) == 2
+        assert "is not finished" in " ".join(capsys.readouterr().err.split())
 
 
 def test_report_takes_a_name(done: kdtool.Results) -> None:
-    assert kdtool.report("toy") == done.report
+    assert report("toy") == done.report
     assert call(["report", "toy"]) == 0
 
 
@@ -131,7 +129,7 @@ def test_verdicts_are_short() -> None:
     assert shorten([]) == "nothing was compared"
 
 
-def test_runs_are_found_by_pattern_and_state(
+def test_runs_are_found_by_pattern(
     done: kdtool.Results, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = kdtool.run({**recipe, "name": "other", "control": False}, out="elsewhere").folder
@@ -145,48 +143,12 @@ def test_runs_are_found_by_pattern_and_state(
     assert re.fullmatch(
         r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not shown to differ from control .*", first
     )
-    for arguments in (["to"], ["t*y"], ["list", "toy"], ["--state", "done"]):
+    for arguments in (["to"], ["t*y"], ["toy"]):
         assert call(["runs", *arguments]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", "toy"]
     assert [run.name for run in kdtool.runs("oth")] == ["other"]
     assert call(["runs", "nothing"]) == 0
     assert "no such runs" in capsys.readouterr().out
-
-
-def test_a_run_is_deleted_when_confirmed_and_the_store_stays(done: kdtool.Results, recipe: dict[str, Any]) -> None:
-    other = kdtool.run({**recipe, "name": "other"}).folder
-    store = {path for path in Path("store").rglob("*") if path.is_file()}
-    runner = CliRunner()
-    asked = runner.invoke(cli, ["runs", "rm", "toy"], input="n\n")
-    assert (asked.exit_code, str(done.folder) in asked.output, done.folder.exists()) == (0, True, True)
-    assert runner.invoke(cli, ["runs", "rm", "toy"], input="y\n").exit_code == 0
-    assert not done.folder.exists()
-    kdtool.load("other")
-    assert {path for path in Path("store").rglob("*") if path.is_file()} == store
-    (other.with_name("other.removed") / "kept").mkdir(parents=True)  # a folder of the user
-    assert call(["runs", "rm", str(other), "--yes"]) == 0
-    assert [path.name for path in Path("runs").glob("**/*")] == ["other.removed", "kept"]
-
-
-def test_what_is_in_use_or_holds_more_than_a_run_is_not_deleted(
-    done: kdtool.Results, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_lock(done.folder):
-        assert call(["runs", "rm", "toy", "--yes"]) == 7
-        assert "stop it first" in capsys.readouterr().err
-    inside = kdtool.run({**recipe, "name": "inside"}, out=done.folder).folder
-    assert call(["runs", "rm", "toy", "--yes"]) == 2
-    assert f"holds another run or a store, {inside}" in capsys.readouterr().err
-    assert call(["runs", "rm", str(inside), "--yes"]) == 0
-    kdtool.run({**recipe, "control": False}, store=done.folder / "own-store")
-    assert call(["runs", "rm", "toy", "--yes"]) == 2
-    assert "own-store" in capsys.readouterr().err
-    mine = Path("mine")
-    mine.mkdir()
-    (mine / "graph.json").write_text("{}", encoding="utf-8")
-    assert call(["runs", "rm", "mine", "--yes"]) == 8
-    assert mine.exists()
-    assert done.folder.exists()
 
 
 def test_the_state_of_a_copied_run_does_not_depend_on_times(done: kdtool.Results, recipe: dict[str, Any]) -> None:
@@ -195,7 +157,3 @@ def test_the_state_of_a_copied_run_does_not_depend_on_times(done: kdtool.Results
     os.utime(Path(copy, "graph.json"), ns=(results.st_atime_ns, results.st_mtime_ns + 10**9))
     (found,) = kdtool.runs(out="copies", store="other store")
     assert (found.state, found.outcome) == ("done", done.outcome)
-    with Path(copy, "events.jsonl").open("a", encoding="utf-8") as log:  # as an attempt that was killed leaves it
-        log.write('{"event": "run_start"}\n{"event": "message", "text": "{\\"event\\": \\"run_end\\""}\n')
-    (found,) = kdtool.runs(out="copies", store="other store")
-    assert found.state == "unfinished"

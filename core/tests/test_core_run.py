@@ -12,6 +12,7 @@ from typing import Any
 import kdtool
 import pytest
 from filelock import FileLock
+from kdtool._api import report
 from kdtool._results.files import read_results
 
 
@@ -48,7 +49,7 @@ def test_results_file_is_read_back_as_it_was_and_paths_in_it_are_relative(recipe
     results = kdtool.run(recipe)
     plain = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
     assert plain["report"] == "report.txt"
-    assert kdtool.report(results.folder, None).read_text(encoding="utf-8") == results.verdict
+    assert report(results.folder, None).read_text(encoding="utf-8") == results.verdict
 
 
 def test_unchanged_run_makes_nothing_and_changed_key_remakes_only_what_depends_on_it(recipe: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._api import report
 from kdtool._results.model_cards import CARD
 from kdtool._store import committed
 from kdtool._store.artefacts import Artefact, Artefacts
@@ -127,7 +128,7 @@ def test_damaged_results_are_named(recipe: dict[str, Any]) -> None:
     folder = kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]}).folder
     flip(folder / "results.json", 100)
     with pytest.raises(kdtool.StorageError, match=r"results\.json is damaged.*Run the recipe again"):
-        kdtool.report(folder)
+        report(folder)
 
 
 def test_a_damaged_record_of_the_last_run_keeps_nobody_from_the_next(recipe: dict[str, Any]) -> None:

@@ -149,14 +149,6 @@ class Lacks(kdtool.Filter):
         return []
 
 
-def test_the_trace_shows_every_call() -> None:
-    lines: list[str] = []
-    hooks: Any = ComponentHooks({"a": Lacks(None), "asks": Asks(None)}, trace=lines.append)
-    hooks.kdtool_evaluate(hooks, ())
-    hooks.kdtool_check(None, "start")
-    assert lines == ["kdtool_evaluate -> asks", "kdtool_check -> a", "kdtool_check -> a"]
-
-
 def _tracker(**members: Any) -> type:
     return type("Wraps", (kdtool.Tracker,), members)
 

@@ -1,8 +1,8 @@
-"""The Python API that the commands call: `kdtool.run`, `plan`, `load`, `runs`, `report`."""
+"""The Python API that the commands call: `kdtool.run`, `plan`, `load`, `runs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ def run(
     store: Path | str | None = None,
     offline: bool = False,
     verify: bool = False,
-    trace: Callable[[str], None] | None = None,
 ) -> Results:
     """Run a recipe and return its results; a second call resumes where the first stopped.
 
@@ -37,7 +36,6 @@ def run(
         store: the folder for text, rows and signals, which runs share; the user's cache by default.
         offline: use no network.
         verify: compare every reused file with its recorded hash; else only the files that are read for something new.
-        trace: called with a line for every hook call.
 
     Raises:
         KdtoolError: see `kdtool._errors` for the classes and their exit codes. `TargetMissedError` comes after the end:
@@ -57,7 +55,7 @@ def run(
     loaded = load_recipe(path, settings)
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
-    with assemble(loaded, print_line, trace) as assembly:
+    with assemble(loaded, print_line) as assembly:
         results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text, verify=verify)
     refuse_missed(results)
     return results

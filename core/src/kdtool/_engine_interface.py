@@ -2,7 +2,6 @@
 
 from kdtool._api import load as load
 from kdtool._api import plan as plan
-from kdtool._api import report as report
 from kdtool._api import run as run
 from kdtool._api import runs as runs
 from kdtool._estimate.check import check as check

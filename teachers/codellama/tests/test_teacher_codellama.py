@@ -17,7 +17,7 @@ import pytest
 from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced
-from kdtool_transformers import FILL_ME, open_tokenizer, published_config
+from kdtool_transformers import open_tokenizer, published_config
 
 SIZES = {
     "7B-base": (6_738_546_688, 32_016),
@@ -89,15 +89,13 @@ def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(_model())
     assert (tokenizer.vocabulary, tokenizer.document_start) == (32_016, (1,))
     before, after = "def f(x):\n    return ", "\n\nf(1)\n"
-    request = _teacher(tmp_path).render(kdtool.Request("1", f"{before}{FILL_ME}{after}", 4))
-    assert (request.prompt, request.suffix) == (before, after)
     ids = tokenizer.encode_infilling_prompt(before, after)
     prefix, suffix, middle = (tokenizer.encode(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))
     assert (prefix, suffix, middle) == (32_012, 32_013, 32_014)
     # as sentencepiece writes the code before it, and without a leading space what stands behind it
     behind = tokenizer.encode("<s>" + after)[1:]
     assert ids == [prefix, *tokenizer.encode(before), suffix, *behind, middle]
-    (answer,) = _teacher(tmp_path).kdtool_answer([kdtool.Request("1", f"{before}{FILL_ME}{after}", 4)])
+    (answer,) = _teacher(tmp_path).kdtool_answer([kdtool.Request("1", before, 4, suffix=after)])
     assert answer.tokens_in == len(ids) + 1, "a prompt begins with <s>"
 
 
@@ -105,8 +103,8 @@ def test_prompts_of_the_instruct_model_are_wrapped(tmp_path: Path) -> None:
     assert _teacher(tmp_path).render_prompt("Add two numbers.\n") == "Add two numbers.\n"
     teacher = _teacher(tmp_path, variant="instruct")
     assert teacher.render_prompt("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
-    for request in (kdtool.Request("1", f"a{FILL_ME}b", 4), kdtool.Request("1", "a", 4, suffix="b")):
-        assert teacher.render(request) == kdtool.Request("1", "a", 4, suffix="b")
+    request = kdtool.Request("1", "a", 4, suffix="b")
+    assert teacher.render(request) == request
 
 
 def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
@@ -116,8 +114,8 @@ def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
     save_reduced(folder, published_config("codellama/CodeLlama-7b-Python-hf"), vocab_size=2000)
     teacher = _teacher(tmp_path, weights=str(folder), variant="python")
     assert open_tokenizer(folder).vocabulary == 2000
-    with pytest.raises(kdtool.UsageError, match=r"its 2,000 tokens have no ▁<PRE> and no"):
-        teacher.render(kdtool.Request("1", f"a{FILL_ME}b", 4))
+    with pytest.raises(kdtool.UsageError, match="none of the FIM tokens"):
+        list(teacher.kdtool_answer([kdtool.Request("1", "a", 4, suffix="b")]))
 
 
 def test_its_licence_lets_it_teach_its_own_family_only() -> None:

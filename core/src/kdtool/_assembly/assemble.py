@@ -87,7 +87,7 @@ class Assembly:
         self, phase: PhaseSpec | None, instead: Mapping[str, Component] | None = None
     ) -> Iterator[ComponentHooks]:
         """Give hooks on the shared components, or those `instead` of them, and on new ones of the phase."""
-        with Lifetime(self.complain, self._lifetime.trace) as lifetime:
+        with Lifetime(self.complain) as lifetime:
             fresh = {spec.path: self.built[spec.key].renew(lifetime) for spec in (phase.components if phase else ())}
             yield self._hooks({**self._shared_built, **fresh}, instead, whole=self.hooks())
 
@@ -99,7 +99,7 @@ class Assembly:
     def reopen(self) -> Assembly:
         """Return the same assembly with new components, for use after this one has ended."""
         with ExitStack() as on_error:
-            lifetime = on_error.enter_context(Lifetime(self.complain, self._lifetime.trace))
+            lifetime = on_error.enter_context(Lifetime(self.complain))
             built = {key: item.renew(lifetime) for key, item in self.built.items()}
             on_error.pop_all()
         return Assembly(self.recipe, self.arms, built, lifetime)
@@ -115,7 +115,6 @@ class Assembly:
             {**{name: item.component for name, item in built.items()}, **(instead or {})},
             {name: item.owner for name, item in built.items()},
             required=frozenset(name for name, item in built.items() if item.spec.required),
-            trace=self._lifetime.trace,
             complain=self.complain,
             muted=self._muted,
             events=self.events,
@@ -123,15 +122,12 @@ class Assembly:
         )
 
 
-def assemble(
-    recipe: Recipe, say: Callable[[str], None] = print, trace: Callable[[str], None] | None = None
-) -> Assembly:
+def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     """Import, configure, build and check the recipe's plugins. No weights are loaded and nothing is fetched.
 
     Args:
         recipe: what to assemble.
         say: called with a line for the user: before code from a local file runs, and for failures that do not stop the run.
-        trace: called with a line for each call of a hook.
 
     Returns:
         The assembly, to be used in a `with` block, which closes its components.
@@ -144,7 +140,7 @@ def assemble(
     control = recipe.control.phases if recipe.control else ()
     specs = (*recipe.lasting, *(component for phase in (*recipe.phases, *control) for component in phase.components))
     with ExitStack() as on_error:
-        lifetime = on_error.enter_context(Lifetime(say, trace))
+        lifetime = on_error.enter_context(Lifetime(say))
         for spec in {spec.key: spec for spec in specs}.values():
             try:
                 if item := _build(recipe, spec, lifetime, problems):

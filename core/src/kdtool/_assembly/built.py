@@ -26,13 +26,11 @@ class Lifetime(ExitStack):
 
     Args:
         complain: called with a line for each component that could not be closed; the others are closed all the same.
-        trace: called with a line for each call of `kdtool_close`.
     """
 
-    def __init__(self, complain: Callable[[str], None], trace: Callable[[str], None] | None = None) -> None:
+    def __init__(self, complain: Callable[[str], None]) -> None:
         super().__init__()
         self.complain = complain
-        self.trace = trace
 
     def build(
         self, owner: Owner, cls: type[Component], config: Any, *, required: bool
@@ -54,7 +52,7 @@ class Lifetime(ExitStack):
 
     def _close(self, owner: Owner, component: Component) -> None:
         try:
-            ComponentHooks({owner.name: component}, {owner.name: owner}, trace=self.trace).kdtool_close()
+            ComponentHooks({owner.name: component}, {owner.name: owner}).kdtool_close()
         except Exception as error:
             self.complain(f"{owner} could not be closed: {cause_of(error)}")
 

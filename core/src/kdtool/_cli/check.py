@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -24,6 +22,7 @@ from kdtool._cli.options import (
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
 from kdtool._text.figures import duration
+from kdtool._text.terminal import print_first_line
 
 
 @click.command()
@@ -36,12 +35,11 @@ from kdtool._text.figures import duration
     "--out",
     type=folder_path,
     default="runs",
-    help="The folder for runs: earlier ones show how long training takes.",
+    help="The folder for runs, whose disk counts.",
 )
 @store_option
 @click.option("--offline", is_flag=True, expose_value=False, help="Use no network; a check never does.")
 @no_sandbox_option
-@click.option("-v", "--verbose", is_flag=True, help="Also list the components.")
 @json_option
 def check(
     recipe: str,
@@ -52,49 +50,30 @@ def check(
     out: str,
     store: str | None,
     no_sandbox: bool,
-    verbose: bool,
     as_json: bool,
 ) -> None:
     """Check a recipe, and whether the run will fit."""
     if memory is not None and fit is not None:
         raise click.UsageError("--memory and --fit are mutually exclusive: --fit has the memory")
-    with _progress() as progress:
-        progress("reading the recipe and its plugins")
-        from kdtool._estimate.check import check as check_recipe
+    print_first_line("reading the recipe and its plugins, and estimating the run …")
+    from kdtool._estimate.check import check as check_recipe
 
-        if no_sandbox:
-            from kdtool._assembly.without_sandbox import without_sandbox
+    if no_sandbox:
+        from kdtool._assembly.without_sandbox import without_sandbox
 
-            settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
-        memory, wanted = fit or memory, fit is not None
-        report = check_recipe(
-            Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store, progress=progress
-        )
+        settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
+    memory, wanted = fit or memory, fit is not None
+    report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store)
     fits = report["fits"]
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
         advice = _proposal(report) if wanted or not (fits["memory"] and fits["gpu"]) else ()
-        for line in (*_verdict(report), *advice, *_blocks(report, verbose)):
+        for line in (*_verdict(report), *advice, *_blocks(report)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if asked or (fit is not None and report["proposal"] is None):
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show each step in one line of a terminal, which the next step replaces."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
-
-    def show(step: str) -> None:
-        if terminal:
-            click.echo(f"\r\x1b[2K{step and f'{step[:72]} …'}", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        show("")
 
 
 _MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"))
@@ -156,15 +135,15 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) and read_scalar(value) == value else json.dumps(value, ensure_ascii=False)
 
 
-def _blocks(report: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the headings of the report, each with its lines below."""
     blocks = {
         "Memory": _memory(report),
         "Disk": _disk(report),
         "Time": _time(report["forecast"]),
         "Models": _models(report),
-        "Licences": _licences(report),
-        "Components": _components(report, verbose),
+        "Licences": report["terms"],
+        "Components": [f"{len(report['components'])} components, arms {', '.join(report['arms'])}"],
         "Not known": report["forecast"]["unknown"],
     }
     for heading, lines in blocks.items():
@@ -216,11 +195,6 @@ def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
 
 
 def _models(report: Mapping[str, Any]) -> Iterator[str]:
-    from pydantic import TypeAdapter
-
-    from kdtool._run.preflight.vocabularies import describe_vocabularies
-    from kdtool._tokenizers.vocabulary import Vocabularies
-
     for name, facts in report["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         yield f"{name}: {facts['parameters']:,} parameters, {shape}"
@@ -229,23 +203,4 @@ def _models(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
     for training, count in report["trainable"].items():
         yield f"{training}: {count:,} trainable parameters"
-    yield from describe_vocabularies(
-        TypeAdapter(dict[str, Vocabularies | None]).validate_python(report["vocabularies"])
-    )
-    yield from report["mixtures"]
-
-
-def _licences(report: Mapping[str, Any]) -> Iterator[str]:
-    from pydantic import TypeAdapter
-
-    from kdtool._contract.licences import Licensed, licence_lines
-
-    return licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(report["licences"]), report["name"])
-
-
-def _components(report: Mapping[str, Any], verbose: bool) -> Iterator[str]:
-    hint = "" if verbose else " (listed with -v)"
-    yield f"{len(report['components'])} components{hint}, arms {', '.join(report['arms'])}"
-    for component in report["components"] if verbose else ():
-        line = f"{component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
-        yield line.rstrip()
+    yield from report["notes"]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from kdtool._cli.options import json_option, store_option
+from kdtool._cli.options import store_option
 from kdtool._estimate.machine import size
 
 
 @click.command()
 @store_option
 @click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
-@json_option
-def clean(store: str | None, yes: bool, as_json: bool) -> None:
+def clean(store: str | None, yes: bool) -> None:
     """Show or delete unused files in the shared store.
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
@@ -24,14 +21,6 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
 
     folder = store_folder(store)
     done = clean_store(folder, remove=yes)
-    if as_json:
-        entries = [
-            {"path": str(item.path), "bytes": item.bytes, "why": item.why, "left": done.left.get(item.path)}
-            for item in done.found
-        ]
-        about = {"store": str(folder), "bytes": done.total, "runs": done.runs, "freed": yes}
-        click.echo(json.dumps({**about, "found": entries}, indent=1))
-        return
     for item in done.found:
         click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = size(sum(item.bytes for item in done.found if item.path not in done.left))

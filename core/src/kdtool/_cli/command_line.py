@@ -22,7 +22,7 @@ from kdtool._cli.interrupts import exit_with, interrupt_on_stop_signals
 from kdtool._cli.plugins import plugins
 from kdtool._cli.report import report
 from kdtool._cli.run import run
-from kdtool._cli.runs import runs
+from kdtool._cli.runs import list_runs
 from kdtool._cli.schema import schema
 from kdtool._cli.show import show
 from kdtool._errors import PluginError
@@ -119,9 +119,9 @@ def _keep_debug(context: click.Context, _: click.Parameter, debug: bool) -> None
         context.find_root().obj = True
 
 
-for _command in (run, evaluate, show, compare, check, plugins, schema, report, runs, clean):
+for _command in (run, evaluate, show, compare, check, plugins, schema, report, list_runs, clean):
     cli.add_command(_command)
-for _command in (cli, *cli.commands.values(), *plugins.commands.values(), *runs.commands.values()):
+for _command in (cli, *cli.commands.values(), *plugins.commands.values()):
     _debug = click.Option(
         ["--debug"], is_flag=True, expose_value=False, callback=_keep_debug, help="Show the traceback of an error."
     )

@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,7 +23,6 @@ from kdtool._text.terminal import escape
 
 if TYPE_CHECKING:
     from kdtool._assembly.settings import Setting
-    from kdtool._contract.component import Component
 
 _NOTHING_INSTALLED = """No plugins are installed, and the core does nothing without them. For the quickstart:
 
@@ -135,30 +134,7 @@ def show(name: str, kind: str | None) -> None:
             _echo(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
             if setting.about:
                 _echo(indent(setting.about, "      "))
-        _echo("\n".join([*([""] if settings else []), *_facts(cls), f"  {_recipe_line(each, name, settings)}"]))
-
-
-def _facts(cls: type[Component]) -> Iterator[str]:
-    """Yield what a component offers and needs, with its default settings."""
-    try:
-        component: Any = cls(cls.Config())
-    except Exception:  # a setting is required
-        component = cls
-    for attribute, words in _FACTS.items():
-        try:
-            text = _join(getattr(component, attribute, ()), " or " if attribute == "needs" else ", ")
-        except Exception:  # a property that needs the settings
-            text = "depends on the settings"
-        if text:
-            yield f"  {words}: {text}"
-
-
-def _join(value: Any, between: str) -> str:
-    names = [value] if isinstance(value, str) else sorted(value) if isinstance(value, frozenset) else value
-    return between.join(" and ".join(sorted(one)) if isinstance(one, frozenset) else str(one) for one in names)
-
-
-_FACTS = {"offers": "offers", "needs": "needs of a teacher", "columns": "columns", "derives_from": "derives from"}
+        _echo("\n" * bool(settings) + f"  {_recipe_line(each, name, settings)}")
 
 
 def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:

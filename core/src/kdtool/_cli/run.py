@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
 @click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("-v", "--verbose", is_flag=True, help="With --plan, list the reused stages, too.")
-@click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
 def run(
     recipe: str,
     settings: dict[str, str],
@@ -47,7 +46,6 @@ def run(
     verify: bool,
     only_plan: bool,
     verbose: bool,
-    trace_hooks: bool,
 ) -> None:
     """Run a recipe, from data to report; again to resume it."""
     print_first_line("reading the recipe and its plugins …")
@@ -69,8 +67,7 @@ def run(
             lines = _lines_before_download(error, check(Path(recipe), settings, out=out, store=store))
         click.echo("\n".join(lines))
         return
-    trace = print_line if trace_hooks else None
-    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
+    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{verdict(escape(results.verdict), results.comparisons)}\n\n{where(results)}")
         for artifact in results.arms[0].artifacts:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from pydantic import TypeAdapter
 
 from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._contract.estimates import RunForecast
-from kdtool._contract.licences import Licensed
+from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
 from kdtool._estimate.gpus import Gpu, assume
-from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, leave_out_lost, proposals, propose
 from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
@@ -34,7 +34,7 @@ from kdtool._run.preflight.equal_tokens import refuse_uneven_trainers
 from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
-from kdtool._run.preflight.vocabularies import compare_with_teachers
+from kdtool._run.preflight.vocabularies import compare_with_teachers, describe_vocabularies
 from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._store.shared_store import store_folder
@@ -55,45 +55,6 @@ class _Checked:
     licences: tuple[Licensed, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The recipe to check; `cache` is added to for later attempts."""
-
-    recipe: Path | Mapping[str, Any]
-    settings: Mapping[str, Any]
-    out: Path
-    store: Path
-    gpu: Gpu | None
-    show: Callable[[str], None]
-    cache: ForecastCache = field(default_factory=ForecastCache)
-
-    def check(self, further: Mapping[str, Any] | None = None) -> _Checked:
-        """Check the recipe; with `further` settings only what these may change."""
-        self.show(f"trying {[*further][-1]}" if further else "checking components and estimating the run")
-        recipe = load_recipe(self.recipe, {**self.settings, **(further or {})})
-        say: Callable[[str], None] = self._say if not further else lambda _: None
-        with (
-            assume(self.gpu),
-            assemble(recipe, say) as assembly,
-            tempfile.TemporaryDirectory() as scratch,
-            refusals_with_places(assembly),
-        ):
-            context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
-            info = replace(context.info(), stage="check", say=say, store=self.store)  # no tracker shows anything
-            licences = () if further else licences_of(assembly)
-            refuse(assembly, info, "start", complete=self.cache.complete)
-            if not further:
-                identify(context, info)
-                with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
-                    try_packers(context, info)
-                    try_corpora(context, replace(info, say=lambda _: None))
-            return replace(_foresee(context, info, self.out, self.cache), licences=licences)
-
-    def _say(self, line: str) -> None:
-        self.show("")
-        print_line(line)
-
-
 @translate_errors()
 def check(
     recipe: Path | str | Mapping[str, Any],
@@ -104,7 +65,6 @@ def check(
     gpu: str | None = None,
     out: Path | str = "runs",
     store: Path | str | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Check a recipe without loading weights or fetching anything, and forecast its needs.
 
@@ -115,14 +75,14 @@ def check(
         fit: also look for the largest student that fits, and settings for it, in some seconds for each attempt.
         gpu: the name of a GPU, such as "a100-80gb", of a machine elsewhere: memory and time are estimated for it, from its
             published figures.
-        out: the folder for runs; an earlier one of the same name shows how long training takes.
+        out: the folder for runs, whose disk counts.
         store: the folder for text, rows and signals.
-        progress: called with each step as it begins, and with "" before a line is printed.
 
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
-        `licences` (terms, and what the student takes under them), `mixtures` (a line on each loss with several teachers at
-        once), `vocabularies` (the student's compared with each teacher's; null if a tokenizer is not on this machine),
+        `licences` (terms, and what the student takes under them) and `terms` (the same in lines), `vocabularies` (the
+        student's compared with each teacher's; null if a tokenizer is not on this machine), `notes` (lines on these, and on
+        losses with several teachers at once),
         `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, and `proposal`: settings with which the run fits.
 
     Raises:
@@ -132,24 +92,52 @@ def check(
     limit = read_size(memory) if isinstance(memory, str) else memory
     assumed = None if gpu is None else Gpu.find(gpu)
     path = Path(recipe) if isinstance(recipe, str) else recipe
-    show = progress or (lambda _: None)
-    asked = _Request(path, settings or {}, Path(out).absolute(), store_folder(store), assumed, show)
-    checked = asked.check()
+    stored = store_folder(store)
+    look = partial(_check, path, settings or {}, stored, assumed, ForecastCache())
+    checked = look()
     here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
-    free = min(free_disk(asked.out), free_disk(asked.store))
+    free = min(free_disk(Path(out).absolute()), free_disk(stored))
     limits = {"memory": limit or here, "disk": free, "gpu": assumed.memory if assumed else 0}  # 0 for none
     forecast = checked.forecast
     needed = {"memory": forecast.memory.peak, "gpu": forecast.device_memory.peak, "disk": forecast.disk_bytes}
     fits = {key: count <= limits[key] or (key != "disk" and not limits[key]) for key, count in needed.items()}
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
-        return _attempt_of(asked.check(further) if further else checked, limits)
+        return _attempt_of(look(further) if further else checked, limits)
 
     proposal = None
     if fit or not (fits["memory"] and fits["gpu"]):
         proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
         proposal = proposal and leave_out_lost(proposal, checked.assembly)
     return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
+
+
+def _check(
+    path: Path | Mapping[str, Any],
+    settings: Mapping[str, Any],
+    store: Path,
+    gpu: Gpu | None,
+    cache: ForecastCache,
+    further: Mapping[str, Any] | None = None,
+) -> _Checked:
+    """Check a recipe; with `further` settings only what these may change. The cache is added to."""
+    say: Callable[[str], None] = print_line if not further else lambda _: None
+    with (
+        assume(gpu),
+        assemble(load_recipe(path, {**settings, **(further or {})}), say) as assembly,
+        tempfile.TemporaryDirectory() as scratch,
+        refusals_with_places(assembly),
+    ):
+        context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
+        info = replace(context.info(), stage="check", say=say, store=store)  # no tracker shows anything
+        licences = () if further else licences_of(assembly)
+        refuse(assembly, info, "start", complete=cache.complete)
+        if not further:
+            identify(context, info)
+            with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
+                try_packers(context, info)
+                try_corpora(context, replace(info, say=lambda _: None))
+        return replace(_foresee(context, info, cache), licences=licences)
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
@@ -164,7 +152,8 @@ def _describe(checked: _Checked) -> dict[str, Any]:
             "trainable": {name: each.trainable for name, each in facts.items() if each is not None},
             "licences": checked.licences,
             "vocabularies": checked.vocabularies,
-            "mixtures": describe_mixtures(checked.assembly),
+            "terms": list(licence_lines(checked.licences, checked.assembly.recipe.name)),
+            "notes": [*describe_vocabularies(checked.vocabularies), *describe_mixtures(checked.assembly)],
             "forecast": checked.forecast,
         }
     )
@@ -185,14 +174,13 @@ def _attempt_of(found: _Checked, limits: Mapping[str, int]) -> Attempt:
     return Attempt(peak, found.ahead.models[student].parameters if student in found.ahead.models else 0, over)
 
 
-def _foresee(context: Context, info: RunInfo, out: Path, cache: ForecastCache) -> _Checked:
+def _foresee(context: Context, info: RunInfo, cache: ForecastCache) -> _Checked:
     refuse_uneven_trainers(context.assembly)
     models = describe(context, info, cache)
     vocabularies = compare_with_teachers(context, info)
     run_graph = build_graph(context, models)
     ahead, unknown = forecast_of(context, info, models, run_graph, cache)
-    answers = ask(context, info, ahead, run_graph, unknown)
-    asked = apply_earlier_speed(answers, context.assembly, models, out / context.assembly.recipe.name)
+    asked = ask(context, info, ahead, run_graph, unknown)
     nodes = run_graph.graph.nodes
     forecast = add_up(ahead, asked, unknown, {name: tuple(node.teachers) for name, node in nodes.items()})
     titles = {name: node.title for name, node in nodes.items()}

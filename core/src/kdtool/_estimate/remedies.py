@@ -9,6 +9,7 @@ moment of the run that does not fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ class Remedy:
     cost: str
     changes_result: bool
     of_student: bool = False
-    leaves_out: bool = False
     peak: int = 0
     parameters: int = 0
     stages: tuple[str, ...] = ()
@@ -61,6 +61,8 @@ _AS_IT_IS = Remedy({}, "", changes_result=False)
 
 Try = Callable[[Mapping[str, Any]], Attempt]
 """Checks the recipe with further settings."""
+Tries = Callable[[Mapping[str, Any]], Attempt | None]
+"""The same, where None stands for settings that cannot be checked."""
 
 
 def proposals(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> list[Remedy]:
@@ -81,7 +83,14 @@ def propose(remedies: Sequence[Remedy], attempt: Try, *, larger: bool) -> Remedy
 
     Unless `larger`, no student is larger than the recipe's.
     """
-    tries = _Tries(attempt)
+    left = iter(range(_TRIES))
+
+    def tries(settings: Mapping[str, Any]) -> Attempt | None:
+        """Return None beyond the most tries, and for settings that the recipe refuses."""
+        with suppress(KdtoolError):  # a library that is not installed, two adapters in one phase
+            return attempt(settings) if next(left, None) is not None else None
+        return None
+
     students = [_AS_IT_IS, *(remedy for remedy in remedies if remedy.of_student)]
     others = [remedy for remedy in remedies if not remedy.of_student]
     known = [(student, state) for student in students if (state := tries(student.settings)) is not None]
@@ -100,21 +109,7 @@ def leave_out_lost(remedy: Remedy, assembly: Assembly) -> Remedy:
     return replace(remedy, settings={**remedy.settings, **dict.fromkeys(lost, False)}, cost="; ".join(costs))
 
 
-class _Tries:
-    """Attempts, at most `_TRIES`; None beyond, and for settings that the recipe refuses."""
-
-    def __init__(self, attempt: Try) -> None:
-        self._attempt, self._left = attempt, _TRIES
-
-    def __call__(self, settings: Mapping[str, Any]) -> Attempt | None:
-        self._left -= 1
-        try:
-            return self._attempt(settings) if self._left >= 0 else None
-        except KdtoolError:  # a library that is not installed, two adapters in one phase
-            return None
-
-
-def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: _Tries) -> Remedy | None:
+def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: Tries) -> Remedy | None:
     """Add options, cheapest first, where they lower the worst moment, until everything fits; None where it never does."""
     current, left = start, sorted(options, key=_rank)
     while state.over:
@@ -128,11 +123,7 @@ def _combine(start: Remedy, state: Attempt, options: Iterable[Remedy], tries: _T
                 break
         else:
             return None
-    return _add_figures(current, state)
-
-
-def _add_figures(remedy: Remedy, state: Attempt) -> Remedy:
-    return replace(remedy, peak=state.peak, parameters=state.parameters)
+    return replace(current, peak=state.peak, parameters=state.parameters)
 
 
 def _join(first: Remedy, second: Remedy) -> Remedy:
@@ -142,12 +133,13 @@ def _join(first: Remedy, second: Remedy) -> Remedy:
         cost=second.cost if replaced else "; ".join(dict.fromkeys(filter(None, (first.cost, second.cost)))),
         changes_result=first.changes_result or second.changes_result,
         of_student=first.of_student or second.of_student,
-        leaves_out=first.leaves_out or second.leaves_out,
     )
 
 
 def _rank(remedy: Remedy) -> tuple[bool, int]:
-    return remedy.of_student, 2 if remedy.changes_result else int(remedy.leaves_out)
+    return remedy.of_student, 2 if remedy.changes_result else int(
+        any(value is False for value in remedy.settings.values())
+    )
 
 
 def _proposed_by(estimate: Estimate, spec: ComponentSpec) -> Iterator[Remedy]:
@@ -158,7 +150,7 @@ def _proposed_by(estimate: Estimate, spec: ComponentSpec) -> Iterator[Remedy]:
         yield Remedy(settings, saving.cost, saving.changes_result, of_student=spec.kind == "student", stages=stages)
     if spec.kind == "evaluator" and stages:
         cost = f"without the evaluator {spec.path.rpartition('.')[2]}"
-        yield Remedy({prefix: False}, cost, changes_result=False, leaves_out=True, stages=stages)
+        yield Remedy({prefix: False}, cost, changes_result=False, stages=stages)
 
 
 def _transforms(assembly: Assembly, asked: Sequence[AttributedEstimate]) -> Iterator[Remedy]:

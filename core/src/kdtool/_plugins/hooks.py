@@ -39,14 +39,12 @@ class ComponentHooks:
     `components` are in the order of the recipe. A component that fails in a tolerant hook is muted, with a line by
     `complain`, unless it is `required`; `muted` is shared by all scopes of a run. Calls of tolerant hooks are `events`;
     without these, components are called at once. Hooks of a phase call trackers in threads by those of the `whole` run.
-    `trace` is called with a line for each call.
     """
 
     components: Mapping[str, Component]
     owners: Mapping[str, Owner] = field(default_factory=dict)
     _: KW_ONLY
     required: frozenset[str] = frozenset()
-    trace: Callable[[str], None] | None = None
     complain: Callable[[str], None] = print
     muted: set[str] = field(default_factory=set)
     events: Events | None = None
@@ -125,8 +123,6 @@ class ComponentHooks:
             if spec.calling.tolerant and name in self.muted:
                 return None
             values = spec.values(args, kwargs)
-            if self.trace:
-                self.trace(f"{hook} -> {name}")
             with self._tolerate_failure(name, spec):
                 return caller(component=name, **values)
 

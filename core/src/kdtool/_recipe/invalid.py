@@ -77,23 +77,7 @@ def _mismatch(schema: Mapping[str, Any], detail: Any, given: Sequence[Any]) -> t
         message = f"must be {allowed}"
     for value in given:
         message += f", not {show_value(value)}" if message.startswith("must be ") else f" (found {show_value(value)})"
-    if detail["type"] == "string_pattern_mismatch":
-        return message, _description(schema)
-    return message, next((remedy for value in given if (remedy := _remedy(schema, value))), "")
-
-
-def _remedy(schema: Mapping[str, Any], value: Any) -> str:
-    options = {one.get("type"): one for one in schema.get("anyOf", (schema,)) if one.get("type") != "null"}
-    if isinstance(value, float) and value.is_integer() and "integer" in options and "number" not in options:
-        return f"write {int(value)}"
-    if isinstance(value, str) and options.keys() == {"array"} and describe(options["array"].get("items", {})) in _TEXT:
-        return f"write it as a list: [{value}]"
-    if isinstance(value, bool | int | float) and options.keys() == {"string"} and "enum" not in schema:
-        return f'write it in quotes: "{show_value(value)}"'
-    return ""
-
-
-_TEXT = {"a path", "text", "non-empty text"}
+    return message, _description(schema) if detail["type"] == "string_pattern_mismatch" else ""
 
 
 def _description(schema: Mapping[str, Any]) -> str:

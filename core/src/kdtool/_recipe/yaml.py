@@ -23,8 +23,6 @@ MAXIMUM_DEPTH = 20
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
-_ODD_SPACE = re.compile(r"^(?:[ -]*|[^#\"'\n]*:)([\u00a0\u2007\u202f\u3000])", re.MULTILINE)
-"""A space that YAML takes for a letter, where one should indent or follow a colon; in quoted and block text it is one."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -114,10 +112,8 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = (origin.at(mark) if mark else origin).problem("", *_explain(error, text, mark))
-        raise RecipeError([_odd_space(text, origin) or problem]) from error
+        raise RecipeError([problem]) from error
     if not isinstance(root, yaml.MappingNode):
-        if odd := _odd_space(text, origin):
-            raise RecipeError([odd])
         message = "must be a mapping of keys to values" if root else "is empty"
         raise RecipeError([origin.problem("", message, "`kdtool schema` shows what a recipe may hold")])
     problems: list[Problem] = []
@@ -125,16 +121,6 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     if problems:
         raise RecipeError(problems)
     return document
-
-
-def _odd_space(text: str, place: Place) -> Problem | None:
-    """Return the problem of an odd space in what cannot be read, or is a key; None if it has none."""
-    if not (odd := _ODD_SPACE.search(text)):
-        return None
-    line, column = text.count("\n", 0, odd.start(1)) + 1, odd.start(1) - text.rfind("\n", 0, odd.start(1))
-    message = f"holds a no-break space (U+{ord(odd[1]):04X}), which is not a space to YAML"
-    here = place if place.line else replace(place, line=line, column=column)
-    return here.problem("", message, "replace it with a plain space")
 
 
 def _explain(error: yaml.YAMLError, text: str, mark: Any) -> tuple[str, str]:
@@ -189,8 +175,6 @@ def _convert(node: yaml.Node, key: str, origin: Place, problems: list[Problem]) 
         there = origin.at(key_node.start_mark)
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(there.problem(key, "a key must be a plain word"))
-        elif not key_node.style and (problem := _odd_space(key_node.value, there)):
-            problems.append(problem)
         elif key_node.value in entries:
             first = entries[key_node.value].place.line
             problems.append(there.problem(name, f"is written twice, first in line {first}"))

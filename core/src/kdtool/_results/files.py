@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -35,18 +35,18 @@ def write_results(results: Results) -> Path:
     return path
 
 
-def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks: Sequence[str] = (RESULTS,)) -> Path:
-    """Return the folder of a run, given as a folder or by its name below `out`; it holds one of the files `marks`.
+def find_run(run: Path | str, out: Path | str, what: str = "finished run") -> Path:
+    """Return the folder of a finished run, given as a folder or by its name below `out`.
 
     Raises:
         UsageError: the run does not exist; the message calls it `what`, and lists the runs that do.
     """
     for folder in (Path(run), Path(out, run)):
-        if any((folder / mark).is_file() for mark in marks):
+        if (folder / RESULTS).is_file():
             return folder.absolute()
         if (folder / GRAPH).is_file():
             raise UsageError(f"the run {str(run)!r} is not finished; run its recipe again to finish it")
-    marked = (path for mark in marks for depth in ("*", "*/*") for path in Path(out).glob(f"{depth}/{mark}"))
+    marked = (path for depth in ("*", "*/*") for path in Path(out).glob(f"{depth}/{RESULTS}"))
     names = {path.parent.relative_to(out).as_posix() for path in marked}
     hint = did_you_mean(str(run), names, what="there are") or "it holds none"
     raise UsageError(f"{str(run)!r} is not a {what}: neither a folder of a run nor a name in {out}; {hint}")

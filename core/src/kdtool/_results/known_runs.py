@@ -1,11 +1,7 @@
-"""Runs in the folder for runs and in the store's list, and their removal. Used by `kdtool runs`."""
+"""Runs in the folder for runs and in the store's list. Used by `kdtool runs`."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -13,13 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from kdtool._contract.reporting import Results
-from kdtool._errors import KdtoolError, LockedError, UsageError
+from kdtool._errors import KdtoolError
 from kdtool._results.compare_arms import arm_of
-from kdtool._results.files import find_run, read_results
-from kdtool._store.artefacts import storage_errors
-from kdtool._store.atomic_files import read_sealed
-from kdtool._store.layout import EVENTS, GRAPH, RESULTS, STORE_MARK
-from kdtool._store.locks import HOLDER, run_lock, worker_of
+from kdtool._results.files import read_results
+from kdtool._store.layout import GRAPH, RESULTS
+from kdtool._store.locks import HOLDER, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs
 from kdtool._text.markdown import number
 
@@ -68,58 +62,6 @@ def list_runs(store: Path, out: Path, pattern: str = "") -> list[KnownRun]:
     return sorted(wanted, key=lambda run: run.when, reverse=True)
 
 
-def select_run(name: str, out: Path) -> Path:
-    """Return the folder that a name or folder stands for: a run, or a folder of runs such as a sweep's.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for folder in (Path(name), Path(out, name)):
-        if folder.absolute().parent == out.absolute() and runs_in(folder):
-            return folder.absolute()
-    return find_run(name, out, "run", [GRAPH])
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """Return the runs in a folder that holds nothing else but files, such as a sweep's; [] for other folders."""
-    if not folder.is_dir() or any((folder / mark).exists() for mark in (GRAPH, RESULTS, STORE_MARK)):
-        return []
-    below = sorted(path for path in folder.iterdir() if path.is_dir())
-    return below if all((path / GRAPH).is_file() for path in below) else []
-
-
-def remove_run(folder: Path) -> None:
-    """Delete the folder of a run, or of runs (`runs_in`); the store is left as it is. A link is deleted, its target kept.
-
-    Raises:
-        LockedError: a process works on it.
-        StorageError: its graph is damaged, so that it may belong to another program, or the folder cannot be deleted.
-        UsageError: a store or another run is inside.
-    """
-    if folder.is_symlink():
-        with storage_errors(folder.parent):
-            folder.unlink()
-        return
-    folder = folder.resolve()
-    runs = [run for run in runs_in(folder) or [folder] if not run.is_symlink()]
-    for run in runs:
-        read_sealed(run / GRAPH, "Delete the folder by hand if it is the folder of a run")
-    for each in dict.fromkeys((folder, *runs)):
-        if worker := worker_of(each):
-            raise LockedError(f"{each} is in use by {worker}; stop it first")
-        if (each / STORE_MARK).exists():
-            raise UsageError(f"{each} is also a store that runs share; see `kdtool clean`")
-    with storage_errors(folder.parent), ExitStack() as held:
-        for run in runs:
-            held.enter_context(run_lock(run))
-            if inside := [path.parent for name in (GRAPH, STORE_MARK) for path in run.glob(f"*/**/{name}")]:
-                raise UsageError(f"{run} holds another run or a store, {inside[0]}; move it elsewhere first")
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".removed", dir=folder.parent))
-        folder.rename(aside / folder.name)  # at once, so that no half of a run is left under its name
-    with storage_errors(folder.parent):
-        shutil.rmtree(aside)
-
-
 def _name_of(folder: Path, out: Path) -> str:
     return folder.relative_to(out).as_posix() if out in folder.parents else folder.name
 
@@ -129,7 +71,7 @@ def _inspect(folder: Path, name: str) -> KnownRun:
     figure, outcome, begun, finished = "", "", _mtime(folder / GRAPH), _mtime(folder / RESULTS)
     if worker := worker_of(folder):
         state, outcome = "running", f"by {worker}"
-    elif finished and _is_ended(folder):
+    elif finished:
         try:
             results = read_results(folder)
             state, figure, outcome = "done", _figure(results), results.outcome
@@ -138,19 +80,6 @@ def _inspect(folder: Path, name: str) -> KnownRun:
     stages = map(_mtime, folder.glob("*/*"))
     when = max(finished, begun, *stages, _mtime(folder) if not begun else 0.0)
     return KnownRun(name, state, datetime.fromtimestamp(when, UTC), folder, bytes_below(folder), figure, outcome)
-
-
-def _is_ended(folder: Path) -> bool:
-    """Return whether the last attempt to make the run was finished. Modification times do not show it: copies change them.
-
-    A run whose log could not be written counts as finished.
-    """
-    try:
-        log = b"\n" + (folder / EVENTS).read_bytes()
-        last = json.loads(log[log.rindex(b'\n{"event": "run_') :].lstrip().partition(b"\n")[0])
-        return bool(last["event"] == "run_end" and last["status"] == "done")
-    except (OSError, ValueError, LookupError):
-        return True
 
 
 def _figure(results: Results) -> str:

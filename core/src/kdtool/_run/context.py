@@ -18,7 +18,7 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError, PluginError, ServiceError, StorageError, UsageError
+from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
@@ -27,7 +27,7 @@ from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.layout import MODEL
-from kdtool._store.locks import is_led, recorded_holder
+from kdtool._store.locks import is_led
 from kdtool._tokenizers.vocabulary import Vocabularies
 
 
@@ -161,22 +161,8 @@ class Context:
         """
         if node.name not in self.made:
             shown = self.info(node, StoredTexts(node.texts.path) if node.texts else None)
-            self.refuse_moved()
             self.made[node.name] = self._wait_for(node, shown) if self.rank else self._make(node, shown)
-            self.refuse_moved()
         return self.made[node.name]
-
-    def refuse_moved(self) -> None:
-        """Refuse to continue if the run's folder is not where it was when its lock was taken.
-
-        Raises:
-            StorageError: it was renamed, moved or deleted.
-        """
-        if self.leader and not self.rank and recorded_holder(self.folder) != self.leader:
-            raise StorageError(
-                f"the run's folder {self.folder} was renamed, moved or deleted while the run worked in it. Move it back (if "
-                f"a new {self.folder.name} is there, delete that first) and run again: finished stages are kept"
-            )
 
     def _make(self, node: Node, shown: RunInfo) -> Artefact:
         start = time.monotonic()

@@ -28,16 +28,16 @@ __all__ = ["EventLog"]
 class EventLog:
     """Appends events to `events.jsonl` in `folder`.
 
-    Events that cannot be written are left out, with one line to `complain`; the run continues. `about` goes into the line of
-    `run_start`. Places are written as in `Places`.
+    Events that cannot be written are left out, with one line to `complain`; the run continues. `recipe` goes into the line
+    of `run_start`. Places are written as in `Places`.
     """
 
     def __init__(
-        self, folder: Path, about: Mapping[str, Any], complain: Callable[[str], None], store: Path | None = None
+        self, folder: Path, recipe: Mapping[str, Any], complain: Callable[[str], None], store: Path | None = None
     ) -> None:
         self._path = folder / EVENTS
         self._places = Places(folder, store)
-        self._about = about
+        self._recipe = recipe
         self._complain = complain
         self._file: FileIO | None = None
         self._failed = False
@@ -69,7 +69,7 @@ class EventLog:
             **{name: value for name, value in values.items() if name != "run"},
         }
         if hook == "kdtool_run_start":
-            line |= {**{key: getattr(run, key) for key in _WHOLE}, **self._about}
+            line["recipe"] = self._recipe
         text = json.dumps(to_jsonable_python(line, fallback=_plain))
         plain = self._places.hide(json.loads(text, parse_constant=str))  # "NaN" for NaN, which JSON does not have
         return json.dumps(plain, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"  # halves of surrogates
@@ -94,5 +94,4 @@ def _mend(path: Path) -> None:
 
 
 _PLACE = ("stage", "label", "stage_title", "phase", "arm", "seed")
-_WHOLE = ("name", "world", "offline", "licences")
-"""Fields of `RunInfo`: those of each event, and those of a run."""
+"""Fields of `RunInfo` in each event."""

@@ -116,7 +116,7 @@ def session(
         refuse_uneven_trainers(assembly)
     with run_lock(folder) as context.leader:
         register_run(store, folder)
-        assembly.events.begin(run, EventLog(folder, _about(assembly), assembly.complain, store))
+        assembly.events.begin(run, EventLog(folder, assembly.recipe.data, assembly.complain, store))
         try:
             results = work(context, run)
         except BaseException as error:
@@ -130,15 +130,6 @@ def session(
         context.hooks.kdtool_run_end(run, "done", results.report)
         assembly.events.finish()
         return results
-
-
-def _about(assembly: Assembly) -> dict[str, Any]:
-    """Return the recipe and its trackers, for the log."""
-    records = {
-        built.spec.name: component_record(built) for built in assembly.built.values() if built.spec.kind == "tracker"
-    }
-    used = {name: {"use": record.use, **record.config} for name, record in records.items()}
-    return {"recipe": assembly.recipe.data, "trackers": used}
 
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
@@ -201,7 +192,6 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
 
     The results are there also where a reporter fails.
     """
-    context.refuse_moved()
     with storage_errors(context.folder):
         results = replace(
             results, measurements=tuple(_copy_items(context, measurement) for measurement in results.measurements)

@@ -17,7 +17,7 @@ _STUDENT = "student"
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of the gate, with the comparisons behind it.
+    """The outcome of the gate, with its comparisons.
 
     `compared` are the comparisons in the measurements that decide, one for each opponent; `guards` those with the student
     before its training. `missed` are the recipe's requirements that were not met, in words.

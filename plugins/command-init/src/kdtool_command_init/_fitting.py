@@ -22,8 +22,6 @@ _TRAINING = 0.9
 _SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
-_PROBE = "kdtool-init-probe"
-"""A name that no run has: check takes the speed of an earlier run of the same name."""
 _AGREES = "to accept these terms, add"
 """Start of the remedy if an acknowledgement is enough; other terms forbid the use."""
 
@@ -56,8 +54,6 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
 def check_recipe(recipe: Any, answers: Answers, *, fit: bool = False) -> dict[str, Any]:
     """Check a draft or a file on the hardware of the answers; `fit` looks for settings that fit."""
     gpu = None if answers.hardware == HERE else answers.hardware
-    if isinstance(recipe, Mapping):
-        recipe = {**recipe, "name": _PROBE}
     return kdtool.check(recipe, memory=answers.memory, fit=fit, gpu=gpu)
 
 

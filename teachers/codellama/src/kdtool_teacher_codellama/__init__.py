@@ -29,7 +29,6 @@ class CodeLlama(PublishedTeacher):
 
     config: Config
     licence_terms = known_terms("llama2")
-    infilling = CODE_LLAMA
     answer_ends = (CODE_LLAMA.end,)
 
     def hub_name(self) -> str:

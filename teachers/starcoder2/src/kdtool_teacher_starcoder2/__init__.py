@@ -1,6 +1,6 @@
 """Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
 
-`StarCoder2` defines the model, its infilling prompts, and its licence; all else is
+`StarCoder2` defines the model and its licence; all else is
 `kdtool_transformers.PublishedTeacher`.
 """
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
-from kdtool_transformers import STARCODER, PublishedTeacher, PublishedTeacherConfig
+from kdtool_transformers import PublishedTeacher, PublishedTeacherConfig
 
 __all__ = ["StarCoder2"]
 
@@ -28,7 +28,6 @@ class StarCoder2(PublishedTeacher):
 
     config: Config
     licence_terms = known_terms("bigcode-openrail-m")
-    infilling = STARCODER
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
     def hub_name(self) -> str:

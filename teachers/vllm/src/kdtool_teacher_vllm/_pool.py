@@ -61,7 +61,7 @@ class Pool:
         job = _Job(prompts, self._patience, self._last_answer)
         try:
             with stop_signals_end(job.is_stalled):
-                for station in self.stations * min(self._slots, len(prompts)):
+                for station in [*self.stations] * min(self._slots, len(prompts)):
                     # As daemons: the end of the program does not wait for a server that does not answer.
                     Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
                 states = job.wait()

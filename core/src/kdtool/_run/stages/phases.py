@@ -34,18 +34,12 @@ from kdtool._store.committed import commit
 from kdtool._store.layout import MODEL
 
 _STEPS_FILE = "steps.json"
-_IN_WORDS = {ARMS["time"]: "control at equal time"}
 
 
 def training_title(learner: str, phase: str, seed: int | None = None) -> str:
     """Return the training of an arm or a teacher in words, such as "training of student, seed 0, phase warm-up"."""
     numbered = "" if seed is None else f", seed {seed}"
-    return f"training of {arm_in_words(learner)}{numbered}" + ("" if phase == "train" else f", phase {phase}")
-
-
-def arm_in_words(arm: str) -> str:
-    """Return an arm, or a teacher that is trained, as users read it."""
-    return _IN_WORDS.get(arm, arm)
+    return f"training of {learner}{numbered}" + ("" if phase == "train" else f", phase {phase}")
 
 
 @dataclass(frozen=True)

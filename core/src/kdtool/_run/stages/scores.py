@@ -24,7 +24,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
-from kdtool._run.stages.phases import TrainedModel, arm_in_words
+from kdtool._run.stages.phases import TrainedModel
 from kdtool._run.stages.rows import reuse_answers
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
@@ -162,7 +162,7 @@ def _of_arm(context: Context, arm: TrainedModel) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
-    title = f"{arm_in_words(arm.arm)}, seed {arm.seed}"
+    title = f"{arm.arm}, seed {arm.seed}"
     return Measured(name, f"{arm.arm}-seed{arm.seed}", arm.arm, title, arm.nodes[-1], lambda: subject)
 
 
