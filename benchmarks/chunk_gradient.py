@@ -22,8 +22,8 @@ import torch
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL, JensenShannon, ReverseKL, SkewKL, SkewReverseKL, TotalVariation
 from kdtool_testing import ListSource, make_run
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._head import HeadWork, Teachers
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
+from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._machine import tuned_malloc
 from kdtool_trainer_standard._projection import Projection, product
 from kdtool_trainer_standard._terms import bind_terms
@@ -121,16 +121,15 @@ def _compiled(loss: ChunkLoss) -> ChunkLoss:
 def _losses(loss: ChunkLoss, data: Data, signals: dict[str, kdtool.Signal], size: int) -> Callable[[], None]:
     """Return what the chunked head does between its products."""
     one, labels = torch.ones(()), data.labels
-    token_rows = ChunkRows(labels, labels, {}, (), torch.ones(1), one, one)
-    teachers = Teachers(loss, signals)
-    work = HeadWork(loss, token_rows, teachers, data.head, DTYPE, len(labels), size)
-    z, told = Projection(data.head).logits(data.hidden), teachers.project(slice(0, len(labels)))
+    token_rows = Chunk(labels, labels, {}, torch.ones(1), one, one)
+    work = HeadWork(loss, token_rows, signals, [data.hidden], data.head, DTYPE, len(labels), size)
+    z, told = Projection(data.head).logits(data.hidden), work.project_teachers(slice(0, len(labels)))
     out = torch.empty_like(z)
 
     def run() -> None:
         for start in range(0, len(labels), size):
             part = slice(start, min(start + size, len(labels)))
-            (gradient,), _ = loss((z[part],), work.rows.select(part, teachers.of_terms(told, part, part)))
+            (gradient,), _ = loss(work.rows.select(part, work.teacher_rows(told, part, part), (z[part],)))
             out[part].copy_(gradient)
 
     return run

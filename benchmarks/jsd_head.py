@@ -24,8 +24,8 @@ import kdtool
 import torch
 from kdtool_loss_divergences import JensenShannon, jensen_shannon
 from kdtool_torch import pick_device
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._terms import BoundTerm
 from torch import Tensor
@@ -119,16 +119,14 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
     head_chunk_size, loss_chunk_size = chunk_sizes(vocabulary, device)
     lazy = kdtool.LazyLogits(inputs.teacher_states, kdtool.Head(inputs.teacher_head, vocabulary))
     number = torch.zeros((), device=device)
-    rows = ChunkRows(
-        inputs.labels, torch.arange(tokens, device=device), {}, (), torch.ones(1, device=device), number, number
-    )
+    rows = Chunk(inputs.labels, torch.arange(tokens, device=device), {}, torch.ones(1, device=device), number, number)
     buffers: dict[Any, Tensor] = {}
 
     def value() -> Tensor:
-        teachers = Teachers(loss, {"teacher": kdtool.Signal("teacher", lazy=lazy)})
-        head = kdtool.Head(inputs.head, vocabulary)
-        work = HeadWork(loss, rows, teachers, head, inputs.head.dtype, head_chunk_size, loss_chunk_size, buffers)
-        return chunked_loss([inputs.states], work, torch.tensor(float(tokens), device=device))
+        signals = {"teacher": kdtool.Signal("teacher", lazy=lazy)}
+        head, sizes = kdtool.Head(inputs.head, vocabulary), (head_chunk_size, loss_chunk_size)
+        work = HeadWork(loss, rows, signals, [inputs.states], head, inputs.head.dtype, *sizes, buffers)
+        return chunked_loss(work, torch.tensor(float(tokens), device=device))
 
     return value
 

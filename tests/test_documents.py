@@ -170,7 +170,10 @@ class Page:
         parsed = _parse(cli, words)
         name = parsed.command_path.split()[-1]
         if name == "run" and not self.installs:
-            self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
+            recipe, settings = self.folder / parsed.params["recipe"], parsed.params["settings"]
+            self._check(recipe, settings)
+            with suppress(kdtool.ServiceError):
+                kdtool.plan(recipe, settings)
         runs = words[0] in RUN
         if name == "push":  # a dry run costs nothing, where the page made the run
             runs = not parsed.params["yes"] and Path("runs", parsed.params["run"]).is_dir()

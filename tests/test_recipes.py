@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import shlex
 import shutil
@@ -17,7 +19,9 @@ import torch
 import yaml
 from jsonschema import Draft202012Validator
 from kdtool._assembly.json_schema import recipe_schema
+from kdtool._cli import call
 from kdtool._recipe.yaml import read_document
+from kdtool_programs import missing
 from transformers import AutoConfig, AutoModelForCausalLM
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -73,15 +77,20 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings with which the small recipes run in seconds with the tests' own teacher."""
+NOT_SMALL = {"humaneval", "mbpp", "chat", "chat-mbpp", "contamination", "speculation"}
+"""Evaluators that ask for programs, of which small models solve none, the search for these in the text, and drafts."""
 SERVER = {"use": "openai", "url": "http://127.0.0.1:9/v1", "model": "large", "licence": "apache-2.0"}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither weights in the hub's cache nor a network."""
+    """Neither weights in the hub's cache nor a network, except for programs that open exported files on this machine."""
+    connect = socket.socket.connect
 
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a recipe's test uses the network")
+    def refuse(connecting: socket.socket, address: Any) -> None:
+        if not isinstance(address, tuple) or address[0] != "127.0.0.1":
+            raise AssertionError("a recipe's test uses the network")
+        connect(connecting, address)
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -163,11 +172,36 @@ def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_to_expect(path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
-def test_settings_that_a_head_prints_are_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "unused")
+@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_settings_that_a_head_prints_are_accepted(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WANDB_API_KEY": "unused", "KDTOOL_TRUST_URL": "http://127.0.0.1:8765"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    _write_benchmarks(tmp_path)
     for settings in printed_settings(path):
+        if "evaluators.multilingual.files" in settings and missing(["javascript", "cpp"]):
+            continue
         kdtool.check(path, settings, memory="1TB", gpu="a100-80gb")
+        given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        code = call(["run", "--plan", str(path), *given, "--out", "runs", "--store", "store"])
+        assert code == 0, f"{given}: {capsys.readouterr().err}"
+
+
+def _write_benchmarks(folder: Path) -> None:
+    """Write files of benchmarks, with one problem each, where heads of recipes have them."""
+    sources = {
+        "humaneval_js": ("JavaScript", "const f = (x) => {\n", "  return x;\n}\n", "console.assert(f(1) === 1)\n")
+    }
+    sources["humaneval_cpp"] = ("CPP", "int f(int x) {\n", "  return x;\n}\n", "int main() { return f(0); }\n")
+    for name, (language, prompt, solution, test) in sources.items():
+        record = {"task_id": f"{language}/0", "prompt": prompt, "canonical_solution": solution, "test": test}
+        record |= {"declaration": prompt, "example_test": "", "import": "", "test_setup": ""}
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    lines = folder / "py150" / "line_completion" / "test.json"
+    lines.parent.mkdir(parents=True)
+    lines.write_text(json.dumps({"id": 0, "input": "<s> import os <EOL>", "gt": "x = 1"}) + "\n", encoding="utf-8")
 
 
 def printed_settings(path: Path) -> list[dict[str, str]]:
@@ -178,7 +212,7 @@ def printed_settings(path: Path) -> list[dict[str, str]]:
     found = [shlex.split(text.replace("#   ", " ")) for text in (*blocks, *inline)]
     settings = [dict(one.split("=", 1) for one in words if one != "--set") for words in found]
     refused = {"teacher": "{use: codellama, variant: python}"}  # as its head says, and a test below
-    return [one for one in settings if one != refused and not re.search(r"\b(FILE|DIR)\b", str(one))]
+    return [one for one in settings if one != refused and not re.search(r"\b(DIR|NAME)\b", str(one))]
 
 
 @pytest.mark.parametrize("path", [path for path in SMALL if path.stem in SYSTEMS], ids=lambda path: path.stem)
@@ -191,6 +225,17 @@ def test_a_small_recipe_has_the_stages_of_its_system(path: Path) -> None:
     assert phases[0].keys() == phases[1].keys()
     assert small["student"]["use"] == full["student"]["use"] or full["student"]["use"] == "pretrained"
     assert ("control" in small) == ("control" in full)
+    assert exported(small) >= exported(full) - {("onnx", "int8"), ("gguf", "q8_0")}
+    assert full["evaluators"].keys() - NOT_SMALL <= small["evaluators"].keys()
+
+
+def exported(recipe: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the formats and types of the files that a recipe exports; plain folders differ in precision."""
+    entries = recipe["exporters"] if isinstance(recipe["exporters"], dict) else {key: {} for key in recipe["exporters"]}
+    found = {
+        (entry.get("use", name), str(entry.get("type", entry.get("dtype", "")))) for name, entry in entries.items()
+    }
+    return {("safetensors", "") if name == "safetensors" else (name, of) for name, of in found}
 
 
 def phased(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -203,9 +248,12 @@ def test_a_small_recipe_runs_from_text_to_report(name: str, teacher_folder: Path
     results = kdtool.run(RECIPES / "small" / f"{name}.yaml", tiny(name, teacher_folder), offline=True)
     assert results.report is not None
     assert results.report.is_file()
-    (artifact,) = results.arms[0].artifacts
-    assert (artifact.path / "config.json").is_file()
+    assert any((artifact.path / "config.json").is_file() for artifact in results.arms[0].artifacts)
     measured = {(found.name, found.subject) for found in results.measurements}
+    exported = {subject.name for subject in results.subjects if subject.role == "artifact"}
+    assert len(exported) == len(results.arms[0].artifacts)
+    for metric in ("perplexity", "line-completion.exact-match"):
+        assert exported <= {subject for found, subject in measured if found == metric}, "each file is opened and scored"
     memorised = ["memorised"] if TINY[name].get("evaluators.memorisation", True) else []
     for metric in ("perplexity", "line-completion.exact-match", *memorised):
         assert {(metric, "student"), (metric, teacher_of(name))} <= measured, metric

@@ -14,6 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from counted_steps import LAYERS, LOSSES, Source, attend, rows
 from kdtool_caches._token_targets import SampledTargets, TopKTargets
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
@@ -23,7 +24,6 @@ from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._terms import bind_terms, plain_tensors
 from kdtool_transformers._attention import replace_attention
 from reference_model import Describing
-from test_counted_syncs import LAYERS, LOSSES, Source, attend, rows
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

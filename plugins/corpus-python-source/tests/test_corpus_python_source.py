@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import sys
+import tokenize
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +87,7 @@ class TestFolder(CorpusConformance):
 class TestForms(CorpusConformance):
     component = PythonSource
     entry_point = "python-source"
-    settings: ClassVar = {"minimum_bytes": 0, "forms": ["implement", "document", "explain", "file"]}
+    settings: ClassVar = {"minimum_bytes": 0, "forms": ["implement", "document", "explain", "repair", "file"]}
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         write(folder, {f"package/m{i}.py": SOURCE.replace("total", f"total{i}") for i in range(9)})
@@ -249,6 +251,17 @@ def test_comments_explain_the_lines_below_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_repair_swaps_one_token_of_code_and_none_of_text(tmp_path: Path) -> None:
+    function = (
+        'def find(items, wanted):\n    """Return whether 1 == 0 or it is in items."""\n    return wanted in items\n'
+    )
+    plain = 'def say(text):\n    """Print the text, and nothing else at all."""\n    print(text)\n'
+    write(tmp_path, {"m.py": f"{function}\n\n{plain}"})
+    (repair,) = (example.body for example in examples(tmp_path, forms=["repair"]))
+    broken = function.replace("return wanted in", "return wanted not in")
+    assert repair == kdtool.Completion(f"{broken}\n# The same without its bug:\n", function)
+
+
 def test_files_that_do_not_parse_have_no_pairs(tmp_path: Path) -> None:
     write(tmp_path, {"old.py": "print 'x'\n", "new.py": SOURCE})
     assert {e.id.partition("#")[0] for e in examples(tmp_path, forms=["implement", "explain"])} == {"new.py"}
@@ -257,11 +270,11 @@ def test_files_that_do_not_parse_have_no_pairs(tmp_path: Path) -> None:
 
 
 def test_what_is_taken_from_the_standard_library_is_what_stands_there() -> None:
-    found = examples(None, forms=["file", "implement", "document", "explain"], train_files=30, test_files=1)
+    found = examples(None, forms=["file", "implement", "document", "explain", "repair"], train_files=30, test_files=1)
     texts = {e.id: e.body.text for e in found if isinstance(e.body, kdtool.Text)}
     splits = {e.id: e.split for e in found}
     counts = Counter(e.meta.get("form", "file") for e in found)
-    assert min(counts["implement"], counts["document"], counts["explain"]) > 50
+    assert min(counts["implement"], counts["document"], counts["explain"], counts["repair"]) > 50
     assert counts["implement"] == counts["document"]
     for example in found:
         name = example.id.partition("#")[0]
@@ -279,3 +292,16 @@ def test_what_is_taken_from_the_standard_library_is_what_stands_there() -> None:
             ast.parse(snippet if not snippet.lstrip().startswith(("return", "break", "continue")) else "pass")
             assert "".join(snippet.split()) in squeezed
             assert "".join(example.body.completion.replace("#", "").split()) in squeezed.replace("#", "")
+        elif example.meta["form"] == "repair":
+            assert "".join(example.body.completion.split()) in squeezed
+            broken = example.body.prompt.removesuffix("\n# The same without its bug:\n")
+            before, after = _tokens(broken), _tokens(example.body.completion)
+            longer = len(before) - len(after)  # `in` becomes `not in`, and `is` becomes `is not`
+            assert longer in {0, 1}
+            different = [pair for pair in zip(before, after, strict=False) if pair[0] != pair[1]]
+            assert len(different) == 1 or longer, different
+
+
+def _tokens(source: str) -> list[str]:
+    """Return the tokens of a function without layout."""
+    return [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.string.strip()]

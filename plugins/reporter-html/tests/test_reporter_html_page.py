@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool._contract.reporting import Requirement
+from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import read_results, write_results
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._numbers import interval
@@ -309,6 +310,17 @@ def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path
     assert "Answers: bench.pass@1" in text
     assert "task/1 · Teacher 1 · Student, seed 0 0" in text
     assert "Student, seed 0: Answer return 41 + 1" in text
+
+
+def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, tmp_path: Path) -> None:
+    solved = {"teacher": 16, "student": 12, "student-q4": 4}
+    found = tuple(answered(tmp_path, name, [number < of for number in range(20)], "") for name, of in solved.items())
+    compared, _ = compare_all(found, sample.subjects, {name: name for name in solved})
+    text = text_of(page(dataclasses.replace(sample, measurements=found, comparisons=tuple(compared))))
+    for label, share in {"Student": 75, "Exported: q4": 25}.items():
+        shown = re.search(rf"Bench: pass@1 {label} Teacher [^%]+ {share} % \((\d+) to (\d+) %\) 20 items", text)
+        assert shown is not None, text
+        assert int(shown[1]) < share < int(shown[2]), "12 of 20 are three quarters of 16 of 20, 4 of 20 a quarter"
 
 
 def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
@@ -310,10 +310,10 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     run = make_run(Path(), mixture())
     terms = bind_terms(run, kdtool.Phase("p", 1, MIXTURE[1:2], make_rows(1), {}, Path()), {})
     loss = ChunkLoss(terms, [])
-    rows = ChunkRows(labels, labels, {}, (), torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
+    rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, vocabulary)
-    work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_chunk_size, loss_chunk_size)
-    value = chunked_loss([hidden], work, torch.tensor(7.0))
+    work = HeadWork(loss, rows, {}, [hidden], head, torch.float32, head_chunk_size, loss_chunk_size)
+    value = chunked_loss(work, torch.tensor(7.0))
     found = torch.autograd.grad(value, [hidden, weight])
     plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
     expected = torch.autograd.grad(plain, [hidden, weight])
@@ -326,6 +326,6 @@ def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> Non
     module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
     loss = ChunkLoss(tuple(reversed(module.terms)), [])
     assert loss.terms[0].form == "none"
-    rows, teachers = slice(0, 5), Teachers(loss, signals)
-    chunk = module.head_work(batch, signals).rows.select(rows, teachers.of_terms(teachers.project(rows), rows, rows))
-    assert loss.weighed_chunk((torch.zeros(5, VOCABULARY),), chunk).teacher is not None
+    work = replace(module.head_work(batch, signals, ()), loss=loss)
+    chunk = replace(work.chunk(slice(0, 5)), logits=(torch.zeros(5, VOCABULARY),))
+    assert loss.seen_by_weightings(chunk).teacher is not None

@@ -303,16 +303,14 @@ class ByEntropy(kdtool.Weighting):
 def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp_path: Path) -> None:
     module, batch, told = module_of(tmp_path)
     weighed = ChunkLoss(module.terms, [ByEntropy(ByEntropy.Config()).kdtool_token_weight])
-    work, rows = module.head_work(batch, told), slice(0, 16)
-    chunk = work.rows.select(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
-    logits = (torch.zeros(16, VOCABULARY),)
+    chunk = replace(module.head_work(batch, told, ()).chunk(slice(0, 16)), logits=(torch.zeros(16, VOCABULARY),))
     shares = zip(SHARES.values(), chunk.teachers[0], strict=True)
     p = torch.stack([share * teacher.double().softmax(-1) for share, teacher in shares]).sum(0)
-    seen = weighed.weighed_chunk(logits, chunk).teacher
+    seen = weighed.seen_by_weightings(chunk).teacher
     assert isinstance(seen, kdtool.DenseTokens)
     torch.testing.assert_close(seen.logits.softmax(-1).double(), p, rtol=1e-4, atol=1e-7)
-    _, values = weighed.of_term(0, logits, chunk)
-    _, plain = module.chunk_loss.of_term(0, logits, chunk)
+    _, values = weighed.of_term(0, chunk)
+    _, plain = module.chunk_loss.of_term(0, chunk)
     torch.testing.assert_close((values / plain).double(), -(p * p.log()).sum(-1), rtol=1e-4, atol=1e-6)
 
 
@@ -324,13 +322,12 @@ def test_compiled_mixtures_are_the_same_in_one_graph(
     compile_with = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend=backend))
     module, batch, told = module_of(tmp_path)
-    work, hidden = module.head_work(batch, told), torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    work, hidden = module.head_work(batch, told, ()), torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     logits = hidden @ module.language_model.head.weight[:VOCABULARY].detach().T
     compiled = ChunkLoss(module.terms, [])
     compiled.compile()
     for count in (16, 9):
-        rows = slice(0, count)
-        chunk = work.rows.select(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
-        expected = module.chunk_loss((logits[rows],), chunk)
+        chunk = replace(work.chunk(slice(0, count)), logits=(logits[:count],))
+        expected = module.chunk_loss(chunk)
         with torch.no_grad():
-            torch.testing.assert_close(compiled((logits[rows],), chunk), expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(compiled(chunk), expected, rtol=1e-4, atol=1e-6)

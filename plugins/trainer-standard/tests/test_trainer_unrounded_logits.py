@@ -9,8 +9,8 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_trainer_standard import _projection
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._sequence_head import sequence_head
 from kdtool_trainer_standard._terms import bind_terms
 from torch import Tensor
@@ -68,10 +68,10 @@ def head_gradients(folder: Path, dtype: torch.dtype) -> tuple[list[Tensor], Seen
     terms = bind_terms(run, make_phase(folder, [kl_term("losses.kl")]), signals)
     of_chunk = ChunkLoss(terms, [])
     labels = torch.zeros(COUNT, dtype=torch.int64)
-    rows = ChunkRows(labels, labels, {}, (), torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
+    rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, VOCABULARY, None, 0.7, 9.0)
-    work = HeadWork(of_chunk, rows, Teachers(of_chunk, signals), head, dtype, 17, 5)
-    return list(torch.autograd.grad(chunked_loss([hidden], work, torch.tensor(7.0)), [hidden, weight])), loss
+    work = HeadWork(of_chunk, rows, signals, [hidden], head, dtype, 17, 5)
+    return list(torch.autograd.grad(chunked_loss(work, torch.tensor(7.0)), [hidden, weight])), loss
 
 
 def error(folder: Path) -> float:

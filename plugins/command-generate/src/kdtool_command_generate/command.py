@@ -28,6 +28,11 @@ __all__ = ["generate"]
 @click.option(
     "--draft", metavar="NAME", help="Model of the run that drafts tokens, which the one that answers verifies."
 )
+@click.option(
+    "--quantize",
+    metavar="TYPE",
+    help="Answer with the model's GGUF file of this type, such as q8_0; it is written once, and kept.",
+)
 @click.option("-i", "--interactive", is_flag=True, help="Ask for prompts until Ctrl-D; without a prompt, the default.")
 @click.option("--fim", "fill", is_flag=True, help="Fill in the code that is missing at <FILL_ME> in the prompt.")
 @click.option("--chat", is_flag=True, help="Answer as an assistant, by the model's chat template.")
@@ -52,6 +57,7 @@ def generate(
     file: str | None,
     names: tuple[str, ...],
     draft: str | None,
+    quantize: str | None,
     interactive: bool,
     fill: bool,
     chat: bool,
@@ -90,6 +96,8 @@ def generate(
         raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
     if text is not None:
         settings.request(text)  # refuses a wrong prompt before anything is loaded
+    if quantize is not None:
+        model, names = _quantise(model, quantize, names, draft, out=out, offline=offline), ()
     from kdtool_streaming import StreamedModels
 
     with kdtool.open_models(model, out=out, offline=offline) as opened:
@@ -106,6 +114,22 @@ def generate(
             _print_json(models, chosen, settings, text)
         else:
             _print(models, chosen, settings, language, text)
+
+
+def _quantise(model: str, kind: str, names: tuple[str, ...], draft: str | None, *, out: str, offline: bool) -> str:
+    """Return the file that answers with --quantize, which is written if it is missing.
+
+    Raises:
+        UsageError: several models would answer, or one drafts; or as `quantised_file`.
+        StorageError: the file cannot be written.
+    """
+    from kdtool_command_generate.quantising import quantised_file
+
+    if draft is not None or len(names) > 1:
+        raise kdtool.UsageError("--quantize answers with one file; leave out --draft, and name at most one --model")
+    with kdtool.open_models(model, out=out, offline=offline) as models:
+        name = names[0] if names else next(iter(models.subjects))
+        return str(quantised_file(models, name, kind, lambda note: click.echo(note, err=True)))
 
 
 def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:

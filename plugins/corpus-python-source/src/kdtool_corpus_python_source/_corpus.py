@@ -44,7 +44,8 @@ class PythonSource(kdtool.Corpus):
         """Pattern of files below the folder."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
         """Examples to make from a file: `file` is the whole file as plain text. `implement` asks for function bodies, given
-        signature and documentation; `document` for documentation, given code; `explain` for comments on lines of code."""
+        signature and documentation; `document` for documentation, given code. `explain` asks for comments on lines of code;
+        `repair` for a function, given one with a token swapped."""
         licence: str = ""
         """SPDX expression for the files of `folder`; the standard library's is known."""
         minimum_bytes: int = kdtool.Field(default=200, ge=0)

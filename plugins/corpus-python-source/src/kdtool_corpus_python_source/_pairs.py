@@ -1,7 +1,8 @@
 """Pairs of prompt and completion in a source file: documentation with its implementation, and snippets that are explained.
 
 The corpus calls this for each file if its settings ask for forms other than whole files. All text is from the file as its
-authors wrote it; nothing is generated. A file that this interpreter cannot parse has no pairs.
+authors wrote it; only the prompts of `repair` have a token swapped (`_bugs`). A file that this interpreter cannot parse has
+no pairs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kdtool_corpus_python_source._bugs import break_function
+
 __all__ = ["Form", "Pair", "PairForm", "pairs_of"]
 
-PairForm = Literal["implement", "document", "explain"]
+PairForm = Literal["implement", "document", "explain", "repair"]
 Form = Literal["file"] | PairForm
 _WORDS = 5
 """Minimum words of documentation or of an explanation: shorter ones explain nothing."""
@@ -72,7 +75,7 @@ def _functions(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[_Functio
 
 
 def _document(function: _Function, name: str, lines: Sequence[str], form: PairForm) -> Pair | None:
-    """Return the pair of a documented function with a body: from documentation to implementation, or the reverse."""
+    """Return the pair of a documented function with a body: from documentation to code, the reverse, or a repair."""
     docstring = ast.get_docstring(function, clean=False)
     if docstring is None or len(docstring.split()) < _WORDS or not _does_something(function.body[1:]):
         return None
@@ -88,6 +91,10 @@ def _document(function: _Function, name: str, lines: Sequence[str], form: PairFo
     )
     if form == "implement":
         return Pair(form, begin, name, head + documentation, rest)
+    if form == "repair":
+        whole = head + documentation + rest
+        broken = break_function(whole)
+        return None if broken is None else Pair(form, begin, name, f"{broken}\n# The same without its bug:\n", whole)
     prompt = f"{head}{rest}\n# What {function.name} does:\n"
     return Pair(form, begin, name, prompt, f"{inspect.cleandoc(docstring).strip()}\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +115,22 @@ class GGUF(kdtool.Exporter):
         from kdtool_exporter_gguf._runtime import GGUFRuntime
 
         return GGUFRuntime(path, context=self.config.context, threads=self.config.threads)
+
+    def convert(self, model: Path, file: Path, licences: Iterable[kdtool.Licensed] = ()) -> None:
+        """Write the model in a folder as a file outside a run, without an importance matrix; it appears when it is whole.
+
+        Args:
+            model: a folder with a model of transformers and its tokenizer.
+            file: the file to write, replaced if it exists; its folder is made.
+            licences: those that bind recipients of the model are named in the file.
+
+        Raises:
+            UsageError: llama.cpp does not run the model, or splits text differently from its tokenizer.
+            StorageError: the file cannot be written.
+        """
+        from kdtool_exporter_gguf._converting import convert
+
+        convert(model, file, self.config.type, licences)
 
     def _imatrix(self) -> Path:
         file = Path(self.config.imatrix).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from kdtool_exporter_gguf.gguf_file import write_gguf
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf._config import GGUFConfig
+    from kdtool_exporter_gguf._mixes import Mix
     from kdtool_exporter_gguf._prepared import Prepared
 
-__all__ = ["write_quantised"]
+__all__ = ["write_quantised", "write_typed"]
 
 
 def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: Prepared, config: GGUFConfig) -> Path:
@@ -29,26 +31,11 @@ def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: P
     Raises:
         StorageError: a file cannot be written; none is left.
     """
-    shape = ModelShape.of(student.model.config)
     importance = prepared.importance or {}
-
-    def encode_tensor(name: str, tensor: Tensor) -> tuple[NDArray[Any], GGMLQuantizationType]:
-        kind = tensor_type(config.type, name, tuple(tensor.shape), shape, weighted=bool(importance))
-        values = tensor.detach().float().cpu().contiguous().numpy()
-        return encode(values, kind, importance.get(name), config.threads), kind
-
     name = run.published_name
     file, beside = run.folder / f"{name}-{config.type}.gguf", run.folder / f"{name}-imatrix.gguf"
-    binding = dict.fromkeys(licensed.terms.licence for licensed in run.licences if licensed.transfers)
     try:
-        write_gguf(
-            student,
-            file,
-            licence=" AND ".join(binding),
-            name=name,
-            file_type=FILE_TYPES[config.type],
-            encode=encode_tensor,
-        )
+        write_typed(student, file, config.type, importance, config.threads, name=name, licences=run.licences)
         if prepared.calibrated:
             write_importance(importance, prepared.calibrated, f"{name}: training text", beside)
     except OSError as error:
@@ -56,3 +43,30 @@ def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: P
         beside.unlink(missing_ok=True)
         raise kdtool.StorageError(f"{file} cannot be written: {error}; free space there, and run again") from error
     return file
+
+
+def write_typed(
+    student: TransformersModel,
+    file: Path,
+    kind: Mix,
+    importance: Mapping[str, NDArray[Any]],
+    threads: int | None,
+    *,
+    name: str,
+    licences: Iterable[kdtool.Licensed],
+) -> None:
+    """Write the weights as the mix `kind` of types, with the licences that bind recipients of the student.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    shape = ModelShape.of(student.model.config)
+
+    def encode_tensor(name: str, tensor: Tensor) -> tuple[NDArray[Any], GGMLQuantizationType]:
+        stored = tensor_type(kind, name, tuple(tensor.shape), shape, weighted=bool(importance))
+        values = tensor.detach().float().cpu().contiguous().numpy()
+        return encode(values, stored, importance.get(name), threads), stored
+
+    binding = dict.fromkeys(licensed.terms.licence for licensed in licences if licensed.transfers)
+    licence = " AND ".join(binding)
+    write_gguf(student, file, licence=licence, name=name, file_type=FILE_TYPES[kind], encode=encode_tensor)

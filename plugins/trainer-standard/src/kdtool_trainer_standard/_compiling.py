@@ -5,7 +5,7 @@ from __future__ import annotations
 import kdtool
 import torch
 
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, Logits
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 
 __all__ = ["compiled_or_eager"]
 
@@ -15,42 +15,33 @@ _LOGITS_TO_PAY = 10_000_000_000
 100,000 positions, and twice as many to be sure."""
 
 
-def compiled_or_eager(
-    loss: ChunkLoss, mode: str, logits: Logits, rows: ChunkRows, positions_to_come: int, run: kdtool.RunInfo
-) -> None:
+def compiled_or_eager(loss: ChunkLoss, mode: str, chunk: Chunk, positions_to_come: int, run: kdtool.RunInfo) -> None:
     """Compile `loss` if `mode` is "on", or "auto" and compiling pays; leave it eager if compiling fails.
 
-    `logits` and `rows` are a real chunk. `positions_to_come` counts the positions of the whole phase.
+    `chunk` is a real one. `positions_to_come` counts the positions of the whole phase.
     """
-    if mode == "off" or not loss.terms or (mode == "auto" and not _pays(loss, logits, rows, positions_to_come)):
+    if mode == "off" or not loss.terms or (mode == "auto" and not _pays(loss, chunk, positions_to_come)):
         return
     loss.compile()
     try:
         with torch.no_grad():  # as the chunked head calls it: in another mode it would be compiled once more
-            loss(logits, rows)
-            fewer = len(rows.labels) - 1
-            loss(tuple(of_pass[:fewer] for of_pass in logits), _first(rows, fewer))  # must not be compiled again later
+            loss(chunk)
+            loss(_but_last(chunk))  # must not be compiled again later
     except Exception as error:
         loss.eager()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         run.say(f"the losses run uncompiled, which is slower: compiling failed ({reason[:200]})")
 
 
-def _pays(loss: ChunkLoss, logits: Logits, rows: ChunkRows, positions_to_come: int) -> bool:
-    if logits[0].device.type == "cuda":
+def _pays(loss: ChunkLoss, chunk: Chunk, positions_to_come: int) -> bool:
+    if chunk.logits[0].device.type == "cuda":
         return True
-    if loss.nothing_to_compile(logits, rows):
+    if loss.nothing_to_compile(chunk):
         return False  # measured: compiled, losses take from 0.8 to 1.8 times as long there
-    return positions_to_come * logits[0].shape[1] >= _LOGITS_TO_PAY
+    return positions_to_come * chunk.logits[0].shape[1] >= _LOGITS_TO_PAY
 
 
-def _first(rows: ChunkRows, count: int) -> ChunkRows:
-    return ChunkRows(
-        labels=rows.labels[:count],
-        positions=rows.positions[:count],
-        columns={name: column[:count] for name, column in rows.columns.items()},
-        teachers=tuple(tuple(tensor[:count] for tensor in teacher) for teacher in rows.teachers),
-        factors=rows.factors,
-        progress=rows.progress,
-        step=rows.step,
-    )
+def _but_last(chunk: Chunk) -> Chunk:
+    rows = slice(0, len(chunk.labels) - 1)
+    teachers = tuple(tuple(tensor[rows] for tensor in teacher) for teacher in chunk.teachers)
+    return chunk.select(rows, teachers, tuple(of_pass[rows] for of_pass in chunk.logits))

@@ -12,71 +12,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import kdtool
 import torch
 from torch import Tensor
 
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss, TeacherRows
 from kdtool_trainer_standard._mixture import joined_samples
 from kdtool_trainer_standard._projection import Projection, add_product, product
+from kdtool_trainer_standard._terms import BoundTerm
 
-__all__ = ["HeadWork", "Teachers", "chunked_loss", "weight_sums"]
-
-
-class Teachers:
-    """Teacher signals of the N positions; logits are projected chunk by chunk, once for all terms."""
-
-    def __init__(self, loss: ChunkLoss, signals: Mapping[str, kdtool.Signal]) -> None:
-        self._terms = loss.terms
-        self._signals = signals
-        self._lazy: dict[str, tuple[Tensor, Projection]] = {}
-        for bound in loss.terms:
-            for name in bound.term.teachers if bound.form == "dense" else ():
-                lazy = signals[name].lazy
-                assert lazy is not None  # noqa: S101 - or the term would not be of this form
-                self._lazy[name] = (lazy.hidden, Projection(lazy.head))
-
-    def project(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return each teacher's logits of these rows; written into `buffers` if given."""
-        logits = {}
-        for name, (hidden, head) in self._lazy.items():
-            states = hidden[rows]
-            out = None if buffers is None else _buffer(buffers, name, states.shape[0], head, head.logits_dtype)
-            logits[name] = head.logits(states, out)
-        return logits
-
-    def of_terms(self, logits: Mapping[str, Tensor], within: slice, rows: slice | Tensor) -> tuple[TeacherRows, ...]:
-        """Return one entry per term: `within` cuts the projected logits, `rows` the N positions."""
-        entries: list[TeacherRows] = []
-        for bound in self._terms:
-            if bound.form == "none":
-                entries.append(())
-            elif bound.form == "dense":
-                entries.append(tuple(logits[name][within] for name in bound.term.teachers))
-            elif bound.form == "chosen":
-                chosen = self._signals[bound.term.teacher or ""].chosen
-                assert chosen is not None  # noqa: S101 - or the term would not be of this form
-                entries.append((chosen.ids[rows], chosen.log_probabilities[rows]))
-            else:
-                per_token = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
-                ids, weights = (
-                    [sparse_tokens.ids[rows] for sparse_tokens in per_token],
-                    [sparse_tokens.weights[rows] for sparse_tokens in per_token],
-                )
-                entries.append(joined_samples(ids, weights, bound.shares))
-        return tuple(entries)
+__all__ = ["HeadWork", "chunked_loss", "weight_sums"]
 
 
 @dataclass(eq=False)
 class HeadWork:
-    """One micro-batch's work for the head, and its results: `totals` [2, terms], as of `ChunkLoss`, of the N positions."""
+    """One micro-batch's N positions for the head, and its results: `totals` [2, terms], as of `ChunkLoss`, of all."""
 
     loss: ChunkLoss
-    rows: ChunkRows
-    """All N positions, without their teachers."""
-    teachers: Teachers
+    rows: Chunk
+    """All N positions, without logits and teachers."""
+    signals: Mapping[str, kdtool.Signal]
+    """Of each teacher, at these positions."""
+    hidden: Sequence[Tensor]
+    """The student's final states [N, H] of each pass. N may be 0."""
     head: kdtool.Head
     dtype: torch.dtype
     head_chunk_size: int
@@ -88,28 +49,78 @@ class HeadWork:
     totals: Tensor = field(default_factory=lambda: torch.zeros(2, 0))
     finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
 
+    @cached_property
+    def projection(self) -> Projection:
+        """The student's head."""
+        return Projection(self.head, self.dtype)
 
-def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
+    @cached_property
+    def teacher_projections(self) -> dict[str, Projection]:
+        """Heads of the teachers whose logits the losses see."""
+        dense = {name for bound in self.loss.terms if bound.form == "dense" for name in bound.term.teachers}
+        return {
+            name: Projection(signal.lazy.head) for name, signal in self.signals.items() if name in dense and signal.lazy
+        }
+
+    def chunk(self, rows: slice | Tensor) -> Chunk:
+        """Return the inputs of the losses at some positions, with logits in new memory."""
+        logits = tuple(self.projection.logits(states[rows]) for states in self.hidden)
+        return self.rows.select(rows, self.teacher_rows(self.project_teachers(rows), rows), logits)
+
+    def project_teachers(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return each teacher's logits of these positions; written into `buffers` if given."""
+        logits = {}
+        for name, head in self.teacher_projections.items():
+            lazy = self.signals[name].lazy
+            assert lazy is not None  # noqa: S101 - or it would have no projection
+            states = lazy.hidden[rows]
+            out = None if buffers is None else _buffer(buffers, name, states.shape[0], head, head.logits_dtype)
+            logits[name] = head.logits(states, out)
+        return logits
+
+    def teacher_rows(
+        self, logits: Mapping[str, Tensor], rows: slice | Tensor, within: slice = slice(None)
+    ) -> tuple[TeacherRows, ...]:
+        """Return each term's teachers at some of the N positions, which are those `within` the projected logits."""
+        return tuple(self._teachers_of(bound, logits, rows, within) for bound in self.loss.terms)
+
+    def _teachers_of(
+        self, bound: BoundTerm, logits: Mapping[str, Tensor], rows: slice | Tensor, within: slice
+    ) -> TeacherRows:
+        if bound.form == "none":
+            return ()
+        if bound.form == "dense":
+            return tuple(logits[name][within] for name in bound.term.teachers)
+        if bound.form == "chosen":
+            chosen = self.signals[bound.term.teacher or ""].chosen
+            assert chosen is not None  # noqa: S101 - or the term would not be of this form
+            return chosen.ids[rows], chosen.log_probabilities[rows]
+        tokens = [sparse for name in bound.term.teachers if (sparse := self.signals[name].sparse)]
+        return joined_samples(
+            [each.ids[rows] for each in tokens], [each.weights[rows] for each in tokens], bound.shares
+        )
+
+
+def chunked_loss(work: HeadWork, divisor: Tensor) -> Tensor:
     """Return Σ factor · Σ loss / divisor over all terms and positions, float32, with gradient for states and head.
 
+    Without positions all gradients exist and are zero.
+
     Args:
-        hidden: final states [N, H] of each pass; N may be 0, and then all gradients exist and are zero.
-        work: the rest; receives the terms' totals.
+        work: receives the terms' totals.
         divisor: 0-d tensor, the number of positions in the loss mask over all ranks and micro-batches of the step.
     """
-    loss: Tensor = _ChunkedHead.apply(work.head.weight, work.head.bias, divisor, work, *hidden)  # type: ignore[no-untyped-call]
+    head = work.head
+    loss: Tensor = _ChunkedHead.apply(head.weight, head.bias, divisor, work, *work.hidden)  # type: ignore[no-untyped-call]
     return loss
 
 
-def weight_sums(hidden: Sequence[Tensor], work: HeadWork) -> Tensor:
+def weight_sums(work: HeadWork) -> Tensor:
     """Return each term's sum of token weights over the N positions, [terms], without gradient."""
-    states = [of_pass.detach().to(work.dtype) for of_pass in hidden]
-    projection, sums = Projection(work.head, work.dtype), torch.zeros_like(work.rows.factors)
-    with torch.no_grad(), torch.autocast(projection.weight.device.type, enabled=False):
-        for rows in _evenly(0, states[0].shape[0], work.loss_chunk_size):
-            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, rows.stop - rows.start), rows)
-            logits = tuple(projection.logits(of_pass[rows]) for of_pass in states)
-            sums += work.loss.weight_sums(logits, work.rows.select(rows, teachers))
+    sums = torch.zeros_like(work.rows.factors)
+    with torch.no_grad(), torch.autocast(sums.device.type, enabled=False):
+        for rows in _evenly(0, work.hidden[0].shape[0], work.loss_chunk_size):
+            sums += work.loss.weight_sums(work.chunk(rows))
     return sums
 
 
@@ -166,16 +177,16 @@ class _Gradients:
 
 
 def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> None:
-    projection = Projection(work.head, work.dtype)
+    projection = work.projection
     states = [of_pass.detach().to(work.dtype) for of_pass in hidden]
     totals = torch.zeros(2, len(work.loss.terms), device=projection.weight.device)
     for rows in _evenly(0, states[0].shape[0], work.head_chunk_size):
         count = rows.stop - rows.start
         z = [_buffer(work.buffers, ("student", number), count, projection, work.dtype) for number in range(len(states))]
-        for part, logits, teachers in _projected_parts(rows, states, projection, z, work):
-            chunk_gradients, chunk_totals = work.loss(logits, work.rows.select(part, teachers))
+        for part, chunk in _projected_parts(rows, states, z, work):
+            chunk_gradients, chunk_totals = work.loss(chunk)
             within = slice(part.start - rows.start, part.stop - rows.start)
-            for of_pass, of_part, gradient in zip(z, logits, chunk_gradients, strict=True):
+            for of_pass, of_part, gradient in zip(z, chunk.logits, chunk_gradients, strict=True):
                 of_pass[within].copy_(projection.before_cap(gradient, of_part))
             totals += chunk_totals
         for number, of_pass in enumerate(states):
@@ -186,19 +197,20 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
 
 
 def _projected_parts(
-    rows: slice, states: Sequence[Tensor], projection: Projection, z: Sequence[Tensor], work: HeadWork
-) -> Iterator[tuple[slice, tuple[Tensor, ...], tuple[TeacherRows, ...]]]:
-    """Yield each part of `rows` that the losses see at once, with its logits, the student's of each pass and the teachers'.
+    rows: slice, states: Sequence[Tensor], z: Sequence[Tensor], work: HeadWork
+) -> Iterator[tuple[slice, Chunk]]:
+    """Yield each part of `rows` that the losses see at once, with their inputs.
 
     Logits in the dtype of products are projected into `z`, for all rows at once. Wider ones, which would take twice the
     memory there, are projected part by part.
     """
+    projection = work.projection
     wider = projection.logits_dtype != projection.dtype
     teachers: dict[str, Tensor] = {}
     if not wider:
         for of_pass, out in zip(states, z, strict=True):
             projection.logits(of_pass[rows], out)
-        teachers = work.teachers.project(rows, work.buffers)
+        teachers = work.project_teachers(rows, work.buffers)
     for part in _evenly(rows.start, rows.stop, work.loss_chunk_size):
         within = slice(part.start - rows.start, part.stop - rows.start)
         logits = tuple(of_pass[within] for of_pass in z)
@@ -209,8 +221,8 @@ def _projected_parts(
                 for number in range(len(z))
             )
             logits = tuple(projection.logits(each[part], out) for each, out in zip(states, buffers, strict=True))
-            teachers = work.teachers.project(part, work.buffers)
-        yield part, logits, work.teachers.of_terms(teachers, within, part)
+            teachers = work.project_teachers(part, work.buffers)
+        yield part, work.rows.select(part, work.teacher_rows(teachers, part, within), logits)
 
 
 def _evenly(start: int, stop: int, most: int) -> Iterator[slice]:

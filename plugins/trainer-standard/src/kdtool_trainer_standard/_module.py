@@ -16,8 +16,8 @@ import torch
 from kdtool_torch import loss_mask, select, select_at_labels
 from torch import Tensor, nn
 
-from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows
-from kdtool_trainer_standard._head import HeadWork, Teachers, chunked_loss, weight_sums
+from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, chunked_loss, weight_sums
 from kdtool_trainer_standard._loss_mask import select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
@@ -30,7 +30,7 @@ from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
 from kdtool_trainer_standard._step_stats import StepStats
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
 
-__all__ = ["DistillationModule", "Sizes", "token_rows"]
+__all__ = ["DistillationModule", "Sizes"]
 
 NOTHING_INSIDE = kdtool.SignalRequest()
 
@@ -124,7 +124,7 @@ class DistillationModule(nn.Module):
         self.stats.seen = self._learning() * num_items_in_batch
         outputs = self.run_student(batch)
         if weights_only:
-            weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
+            weights = weight_sums(self.head_work(batch, signals, outputs))
             self._add_weights(weights)
             return {"weights": weights}
         if term is not None:
@@ -158,26 +158,36 @@ class DistillationModule(nn.Module):
         """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
         return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.forward_passes))
 
-    def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
-        """Return what the chunked head needs for a batch."""
+    def head_work(
+        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], outputs: Sequence[kdtool.ModelOutputs]
+    ) -> HeadWork:
+        """Return what the chunked head needs for a batch: its positions in the loss mask, row-major."""
         where = loss_mask(batch)
         if where is not None:
             signals = {name: select_signal(signal, where) for name, signal in signals.items()}
+
+        def of(values: Tensor) -> Tensor:
+            return select(select_at_labels(values, batch), where)
+
+        rows = Chunk(
+            labels=of(batch.labels),
+            positions=of(batch.positions),
+            columns={name: of(column) for name, column in batch.columns.items()},
+            factors=self.factors[self._token_index] / self.mean_weights,
+            progress=self.progress,
+            step=self.step,
+        )
         return HeadWork(
             loss=self.chunk_loss,
-            rows=token_rows(batch, self.factors[self._token_index] / self.mean_weights, self.progress, self.step),
-            teachers=Teachers(self.chunk_loss, signals),
+            rows=rows,
+            signals=signals,
+            hidden=[select(output.last, where) for output in outputs[: self.chunk_loss.forward_passes]],
             head=self.language_model.head,
             dtype=self.sizes.dtype,
             head_chunk_size=self.sizes.head_chunk_size,
             loss_chunk_size=self.sizes.loss_chunk_size,
             buffers=self._buffers_of_logits,
         )
-
-    def head_states(self, batch: kdtool.Batch, outputs: Sequence[kdtool.ModelOutputs]) -> list[Tensor]:
-        """Return the final states that the chunked head takes, of each pass that token losses see."""
-        where = loss_mask(batch)
-        return [select(output.last, where) for output in outputs[: self.chunk_loss.forward_passes]]
 
     def _token_losses(
         self,
@@ -187,15 +197,15 @@ class DistillationModule(nn.Module):
     ) -> Tensor:
         if not self._token:
             return self._zero_of_all(outputs[0])
-        work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
-        loss = chunked_loss(hidden, work, self.stats.tokens)
+        work = self.head_work(batch, signals, outputs)
+        loss = chunked_loss(work, self.stats.tokens)
         self.stats.add_check(work.finite)
         if self.checks_at_once and not bool(work.finite):
-            raise_for_token_losses(self.run, [states.detach() for states in hidden], work, int(self.step))
+            raise_for_token_losses(self.run, work, int(self.step))
         self.stats.values[self._token_index] += work.totals[0] / (self.stats.tokens * self.mean_weights)
         self._add_weights(work.totals[1])
         if self.measures_norms and self._embedding is None:
-            self.stats.squared_norms[self._token_index] += squared_norms_at_last(hidden, work, self.stats.tokens)
+            self.stats.squared_norms[self._token_index] += squared_norms_at_last(work, self.stats.tokens)
         return loss
 
     def _learning(self) -> Tensor:
@@ -221,8 +231,8 @@ class DistillationModule(nn.Module):
         teacher_batches: Mapping[str, kdtool.Batch],
     ) -> dict[str, Tensor]:
         if term in self._token:
-            work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
-            loss = objective_of_token_loss(hidden, work, self._token.index(term))
+            work = self.head_work(batch, signals, outputs)
+            loss = objective_of_token_loss(work, self._token.index(term))
             return {"loss": loss, "divisor": self.stats.tokens}
         view = self.view(self.terms[term], batch, signals, outputs, teacher_batches, self.sequence_head().frozen())
         values, divisor = self._sequence_values(term, view)
@@ -293,21 +303,3 @@ class DistillationModule(nn.Module):
 def _key(name: str) -> str:
     """Return the name of a term's module: torch allows no dots in it."""
     return name.replace(".", "/")
-
-
-def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> ChunkRows:
-    """Return what the losses see of a batch's positions in the loss mask, row-major."""
-    mask = loss_mask(batch)
-
-    def of(values: Tensor) -> Tensor:
-        return select(select_at_labels(values, batch), mask)
-
-    return ChunkRows(
-        labels=of(batch.labels),
-        positions=of(batch.positions),
-        columns={name: of(column) for name, column in batch.columns.items()},
-        teachers=(),
-        factors=factors,
-        progress=progress,
-        step=step,
-    )

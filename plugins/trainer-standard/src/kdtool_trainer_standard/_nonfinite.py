@@ -6,7 +6,6 @@ self-test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NoReturn
 
 import kdtool
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._head import HeadWork
-from kdtool_trainer_standard._projection import Projection
 
 __all__ = ["check_initial_finite", "raise_for_token_losses", "raise_if_student_diverged", "raise_nonfinite_loss"]
 
@@ -46,32 +44,26 @@ def check_initial_finite(outputs: Tensor, dtype: torch.dtype, what: str = "final
         raise kdtool.UsageError(f"the student's {what} are not finite before the first step: {remedy}")
 
 
-def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: HeadWork, step: int) -> NoReturn:
+def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> NoReturn:
     """Look through all positions, term by term, and raise with the name of the first culprit.
 
     Raises:
         UsageError: the student's states or logits are not finite themselves.
         PluginError: a loss gave a value or a gradient that is not finite.
     """
-    for of_pass in hidden:
-        raise_if_student_diverged(of_pass, step, work.dtype)
-    projection = Projection(work.head, work.dtype)
-    with torch.no_grad(), torch.autocast(hidden[0].device.type, enabled=False):
-        for start in range(0, hidden[0].shape[0], work.loss_chunk_size):
-            rows = slice(start, start + work.loss_chunk_size)
-            logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
-            for of_pass in logits:
+    for of_pass in work.hidden:
+        raise_if_student_diverged(of_pass.detach(), step, work.dtype)
+    count, size = len(work.hidden[0]), work.loss_chunk_size
+    with torch.no_grad(), torch.autocast(work.hidden[0].device.type, enabled=False):
+        for start in range(0, count, size):
+            chunk = work.chunk(slice(start, start + size))
+            for of_pass in chunk.logits:
                 raise_if_student_diverged(of_pass, step, work.dtype, "logits")
-            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
-                gradients, values = work.loss.of_term(index, logits, work.rows.select(rows, teachers))
-                if not bool(values.isfinite().all()):
-                    raise_nonfinite_loss(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
-                for gradient in gradients:
-                    if not bool(gradient.isfinite().all()):
-                        raise_nonfinite_loss(
-                            run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0])
-                        )
+                gradients, values = work.loss.of_term(index, chunk)
+                for tensor, did in ((values, "returned"), *((each, "has a gradient of") for each in gradients)):
+                    if not bool(tensor.isfinite().all()):
+                        raise_nonfinite_loss(run, bound.term, step, did, float(tensor[~tensor.isfinite()][0]))
     raise kdtool.UsageError(
         f"the loss is not finite at step {step}, though each single term is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"

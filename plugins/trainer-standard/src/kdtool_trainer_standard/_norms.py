@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._head import HeadWork
-from kdtool_trainer_standard._projection import Projection, product
+from kdtool_trainer_standard._projection import product
 from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._sequence_head import SequenceHead
 
@@ -37,17 +37,17 @@ SAMPLED_POSITIONS = 64
 at the final states. At the embedding's output each loss costs a pass over the few rows that hold them."""
 
 
-def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
+def squared_norms_at_last(work: HeadWork, divisor: Tensor) -> Tensor:
     """Return, for each token loss, the squared norm of its gradient by the final states, estimated from some positions.
 
-    `hidden` are the final states [N, H] of each pass; with two passes, the norm is that of both gradients together.
+    With two passes, the norm is that of both gradients together.
     """
-    count, device = hidden[0].shape[0], hidden[0].device
+    count, device = work.hidden[0].shape[0], work.hidden[0].device
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
     sampled = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
     terms = range(len(work.loss.terms))
-    squares = [_sum_of_squares(passes, device) for passes in _by_last(hidden, work, sampled, terms)]
+    squares = [_sum_of_squares(passes, device) for passes in _by_last(work, sampled, terms)]
     return torch.stack(squares) * (count / len(sampled)) / divisor**2
 
 
@@ -99,10 +99,10 @@ def squared_norms_at_embedding(
     return torch.stack(squares) / share
 
 
-def objective_of_token_loss(hidden: Sequence[Tensor], work: HeadWork, term: int) -> Tensor:
+def objective_of_token_loss(work: HeadWork, term: int) -> Tensor:
     """Return a number whose gradient by the final states [N, H] of each pass is that of one token loss, undivided."""
-    (gradients,) = _by_last(hidden, work, torch.arange(hidden[0].shape[0], device=hidden[0].device), [term])
-    products = (states.float() * gradient for states, gradient in zip(hidden, gradients, strict=False))
+    (gradients,) = _by_last(work, torch.arange(len(work.hidden[0]), device=work.hidden[0].device), [term])
+    products = (states.float() * gradient for states, gradient in zip(work.hidden, gradients, strict=False))
     return torch.stack([each.sum() for each in products]).sum()
 
 
@@ -130,18 +130,16 @@ def _states_of(embedding: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor, terms: Sequence[int]) -> list[list[Tensor]]:
+def _by_last(work: HeadWork, sampled: Tensor, terms: Sequence[int]) -> list[list[Tensor]]:
     """Return the undivided gradients of these terms by the final states of each pass, [C, H], at these positions."""
     parts_by_term: dict[int, list[list[Tensor]]] = {index: [] for index in terms}
+    projection = work.projection
     with torch.no_grad(), torch.autocast(sampled.device.type, enabled=False):
-        projection = Projection(work.head, work.dtype)
         for rows in torch.split(sampled, work.loss_chunk_size):
-            logits = tuple(projection.logits(of_pass[rows]) for of_pass in hidden)
-            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
-            chunk = work.rows.select(rows, teachers)
+            chunk = work.chunk(rows)
             for index, parts in parts_by_term.items():
-                gradients = work.loss.of_term(index, logits, chunk)[0]
-                by_head = [projection.before_cap(g, z) for g, z in zip(gradients, logits, strict=False)]
+                gradients = work.loss.of_term(index, chunk)[0]
+                by_head = [projection.before_cap(g, z) for g, z in zip(gradients, chunk.logits, strict=False)]
                 parts.append([product(of_pass.to(projection.dtype), projection.weight) for of_pass in by_head])
     return [[torch.cat(parts) for parts in zip(*of_term, strict=True)] for of_term in parts_by_term.values()]
 

@@ -93,11 +93,11 @@ def _prepare(
     modules, sizes = _loss_modules(run, phase, student), _sizes(config, run, device, student)
     module = DistillationModule(run, student, terms, loss, modules, sizes, phase.student_request)
     module.to(device)
-    logits, rows = self_test(run, module, batch, signals, teacher_batches)
+    chunk = self_test(run, module, batch, signals, teacher_batches)
     if loss.terms:
         labels = loss_labels(batch.labels, batch.columns)
         to_come = phase.steps * sizes.rows_per_step * int((labels != NO_LABEL).sum()) // len(labels)
-        compiled_or_eager(loss, config.compile, logits, rows, to_come, run)
+        compiled_or_eager(loss, config.compile, chunk, to_come, run)
     validator = Validator(config.validation, run, phase, student, sizes.dtype) if config.validation else None
     return TrainingLoop(config, run, phase, module, device, sampler, validator)
 
