@@ -24,7 +24,7 @@ CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
     "kdtool-asking", "kdtool-curves", "kdtool-datasets", "kdtool-measuring", "kdtool-model-card", "kdtool-programs",
     "kdtool-streaming", "kdtool-torch", "kdtool-transformers",
-    "kdtool-student-gpt", "kdtool-teacher-openai",  # plugins, too
+    "kdtool-student-gpt", "kdtool-teacher-openai", "kdtool-teacher-vllm",  # plugins, too
 }  # fmt: skip
 BUNDLES = {"kdtool-all"}
 FOR_TESTS = "kdtool-testing"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from kdtool_testing.toy.continuing import nucleus
 from kdtool_torch import Sampler, choose
 from torch import Tensor
 
@@ -47,3 +50,14 @@ def test_the_least_number_of_a_generator_makes_no_unlikely_token_the_greatest(mo
     monkeypatch.setattr(Tensor, "exponential_", exponential)
     logits = torch.tensor([[0.0, 30.0, 0.0]])
     assert int(choose(logits, [Sampler(1.0, 0, CPU)], 3).argmax()) == 1
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40), st.floats(0.01, 1), st.floats(0.1, 10))
+def test_the_distribution_of_top_p_is_that_of_float64(logits: list[float], top_p: float, temperature: float) -> None:
+    exact = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)
+    expected, ordered = nucleus(exact, top_p), exact.sort(descending=True).values
+    assume(not ((ordered.cumsum(-1) - top_p).abs() < 1e-5).any())  # else rounding decides about the last token
+    kept = int((expected > 0).sum())
+    assume(kept == len(ordered) or bool(ordered[kept - 1] - ordered[kept] > 1e-6))  # else either may be the last
+    found = Sampler(temperature, 0, CPU, top_p=top_p).probabilities(torch.tensor(logits))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)

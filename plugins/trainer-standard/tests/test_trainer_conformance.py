@@ -56,4 +56,11 @@ def test_settings_that_change_rounding_are_part_of_what_is_trained() -> None:
         return isinstance(extra, dict) and kdtool.does_not_affect_results().items() <= extra.items()
 
     found = {name for name, field in StandardTrainer.Config.model_fields.items() if free(field)}
-    assert found == {"sharding", "checkpoint_every", "keep_checkpoints", "log_every", "gradient_norms_every"}
+    assert found == {
+        "rollouts",
+        "sharding",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "gradient_norms_every",
+    }

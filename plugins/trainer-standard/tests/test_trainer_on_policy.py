@@ -59,11 +59,16 @@ class Noted(TinyModel):
         return super().backbone(batch, want)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        top_p: float = 1.0,
     ) -> list[list[int]]:
         self.asked.append(([list(prompt) for prompt in prompts], list(limits), list(seeds)))
         if self.writes is None:
-            return super().generate(prompts, limits, temperature, seeds)
+            return super().generate(prompts, limits, temperature, seeds, top_p)
         return [[self.writes] * (1 if self.writes == END else limit) for limit in limits]
 
 

@@ -87,9 +87,14 @@ class TinyModel(kdtool.LanguageModel):
         return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden, projections=projections)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        top_p: float = 1.0,
     ) -> list[list[int]]:
-        return generate_plainly(self, prompts, limits, temperature, seeds)
+        return generate_plainly(self, prompts, limits, temperature, seeds, top_p)
 
     def open_runtime(self) -> kdtool.Runtime:
         return Opened(self)

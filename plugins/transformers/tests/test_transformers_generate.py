@@ -34,6 +34,13 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
     assert abs(drawn.count(likeliest) / count - expected) < 4 * (expected / count) ** 0.5
 
 
+def test_draws_keep_to_the_nucleus() -> None:
+    model, count = tiny_model(), 300
+    likeliest = model.generate([[120]], [1], 0.0, [0])
+    assert model.generate([[120]] * count, [1] * count, 2.0, list(range(count)), 1e-3) == likeliest * count
+    assert model.generate([[120]] * count, [1] * count, 2.0, list(range(count)), 0.5) != likeliest * count
+
+
 def test_each_text_ends_where_it_ends() -> None:
     model = tiny_model()
     end = model.tokenizer.end_of_text

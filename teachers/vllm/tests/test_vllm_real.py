@@ -1,4 +1,6 @@
-"""A real vLLM with a tiny model: its distribution is the model's, and a readout without the final norm is refused.
+"""A real vLLM with tiny models: as a teacher, it has the model's distribution; as a sampler, the student's newest weights.
+
+A readout without the final norm is refused.
 
 It needs vLLM's environment, of some gigabytes: KDTOOL_VLLM names its Python, else it is looked for in the user's cache.
 """
@@ -8,20 +10,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import kdtool
 import pytest
+import torch
 from kdtool_teacher_vllm import VLLM
 from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
-from test_vllm_kills import free_port
+from kdtool_transformers import open_model
+from test_vllm_kills import TRAINING, free_port
 
 PYTHON = Path(os.environ.get("KDTOOL_VLLM", "~/.cache/kdtool/vllm/bin/python")).expanduser()
 LOGITS = kdtool.SignalRequest(frozenset({"logits"}))
@@ -61,17 +68,22 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     words = ["teacher", "serve", str(folder / "recipe.yaml"), "--python", str(PYTHON), "--run"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdtool", *words], stdout=log, stderr=log, env={**os.environ, **CPU}
-        )
+    with running([sys.executable, "-P", "-m", "kdtool", *words], url, folder / "log"):
+        yield settings
+
+
+@contextmanager
+def running(command: list[str], url: str, log: Path) -> Iterator[None]:
+    """Run a server, from the time that it answers."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **CPU})
         try:
             end = time.monotonic() + 600
             while not is_ready(url):
-                assert process.poll() is None, (folder / "log").read_text()
+                assert process.poll() is None, log.read_text()
                 assert time.monotonic() < end
                 time.sleep(1)
-            yield settings
+            yield
         finally:
             process.terminate()
             process.wait()
@@ -99,3 +111,60 @@ def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeyp
     with pytest.raises(kdtool.UsageError, match="The final norm is missing"):
         teacher.kdtool_signal(packed_batch(), LOGITS)
     teacher.kdtool_close()
+
+
+def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    # vLLM on CPUs keeps the old head of tied embeddings.
+    shape: dict[str, Any] = {
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    }
+    save_tiny(tmp_path / "student", **shape)
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    recipe = {
+        "name": "run",
+        "corpus": {"use": "python-source"},
+        "rows": {"use": "packed", "length": 64, "maximum_tokens": 8192},
+        "teacher": {"use": "causal-lm", "model": str(tmp_path / "model")},
+        "signals": False,
+        "student": {"use": "pretrained", "model": str(tmp_path / "student")},
+        "trainer": {
+            "use": "standard",
+            "dtype": "float32",
+            "on_policy": {"fraction": 1, "tokens": 16, "samples": 2, "top_p": 0.9, "sampler": "vllm", "every": 2},
+            "rollouts": {"url": url, "folder": str(tmp_path / "rollouts")},
+        },
+        "train": {"losses": {"reverse-kl": {}}, "steps": 6},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with (tmp_path / "out").open("wb") as out:
+        training = subprocess.Popen([sys.executable, "-P", "-c", TRAINING, str(tmp_path)], stdout=out, stderr=out)
+    try:
+        while not (shown := re.search(r"VLLM_SERVER_DEV_MODE=1 (vllm .*)", (tmp_path / "out").read_text())):
+            assert training.poll() is None, (tmp_path / "out").read_text()
+            time.sleep(1)
+        words = shlex.split(shown[1])
+        command = ["env", "VLLM_SERVER_DEV_MODE=1", str(PYTHON.with_name("vllm")), *words[1:]]
+        with running(command, url, tmp_path / "log"):
+            assert training.wait(600) == 0, (tmp_path / "out").read_text()
+            student = open_model(tmp_path / "rollouts" / "current")
+            server = RolloutServer(url, None, 120, 4, offline=True)
+            ids = student.tokenizer.encode("def f(x):\n    return x")
+            with torch.no_grad():
+                expected = student.model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            own = expected.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(server.log_probabilities(ids)), own, rtol=0, atol=1e-4)
+            prompts, ends = [ids, ids[:3]], student.tokenizer.end_ids
+            likeliest = server.generate(prompts, [8, 5], 0.0, 1.0, [0, 0], ends)
+            assert likeliest == student.generate(prompts, [8, 5], 0.0, [0, 0])
+            drawn = [server.generate(prompts, [8, 5], 1.0, 0.9, [seed, seed], ends) for seed in (1, 1, 2)]
+            assert drawn[0] == drawn[1] != drawn[2]
+            server.close()
+    finally:
+        training.kill()
+        training.wait()
+    folders = [each.name for each in (tmp_path / "rollouts").iterdir() if not each.is_symlink()]
+    assert [name.partition("-")[2] for name in folders] == ["4"], "the last hand-over is that before steps 5 and 6"

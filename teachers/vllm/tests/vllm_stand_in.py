@@ -26,7 +26,11 @@ NAME = "tiny"
 
 
 class StandIn:
-    """The served model. `spoil` changes states before they are written; `posts` counts completions."""
+    """The served model. `spoil` changes states before they are written; `asked` lists the prompts of completions.
+
+    Folders whose weights it loads, and requests for text, are lines of `requests.jsonl` in its folder. It keeps its weights
+    while a file `stale` is there.
+    """
 
     def __init__(self, model: TransformersModel, folder: Path, layer_ids: tuple[int, ...] = ()) -> None:
         self.model = model
@@ -47,6 +51,28 @@ class StandIn:
     def describe(self) -> None:
         """Write the facts, as the connector does."""
         (self.folder / "server.json").write_text(json.dumps(self.facts), encoding="utf-8")
+
+    def load(self, path: str) -> None:
+        """Read the weights in a folder, as `reload_weights` does."""
+        with self._lock:
+            self._note({"loaded": str(Path(path).resolve())})
+            if not (self.folder / "stale").exists():
+                self.model = open_model(path)
+                self.layer_ids = (self.model.facts.layers,)
+
+    def draw(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request for new token ids."""
+        with self._lock:
+            self._note(body)
+            (new,) = self.model.generate(
+                [body["prompt"]], [body["max_tokens"]], body["temperature"], [body["seed"]], body["top_p"]
+            )
+        ended = new[-1] in body["stop_token_ids"]
+        return {"choices": [{"index": 0, "token_ids": new, "finish_reason": "stop" if ended else "length"}]}
+
+    def _note(self, request: dict[str, Any]) -> None:
+        with (self.folder / "requests.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(request) + "\n")
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion of token ids."""
@@ -94,7 +120,12 @@ def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/tokenize":
+            if self.path == "/collective_rpc":
+                stand_in.load(body["kwargs"]["weights_path"])
+                self._send({"results": [None]})
+            elif self.path == "/v1/completions" and body.get("return_token_ids"):
+                self._send(stand_in.draw(body))
+            elif self.path == "/tokenize":
                 ids = stand_in.model.tokenizer.encode(body["prompt"])
                 self._send({"tokens": ids, "count": len(ids)})
             elif self.path == "/v1/chat/completions":

@@ -71,11 +71,17 @@ class LanguageModel(ABC):
         """
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        top_p: float = 1.0,
     ) -> list[list[int]]:
         """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return the new tokens.
 
-        Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0. A continuation ends with
+        Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0; `top_p` keeps the fewest
+        likeliest tokens that together have this probability. A continuation ends with
         the first token that ends a text (or an answer, if the tokenizer has such a token), inclusive, else at its limit or
         at the end of the context. Up to rounding, it depends only on its prompt and its seed (0 to 2⁶³ − 1), not on the
         other prompts. No dropout, no gradient; parameters, training mode and generators are afterwards as before.

@@ -36,6 +36,7 @@
 - `_history` the file of logged steps
 - `_order` the shuffled order of rows
 - `_on_policy` steps whose text the student generates
+- `_rollouts` the student's weights on a vLLM server, which samples these texts
 - `_validation` evaluators during training, and early stopping
 - `_estimate` memory, disk and time of a phase, predicted
 - `_machine` precision, memory allocator, chunk sizes
@@ -43,7 +44,7 @@
 
 from __future__ import annotations
 
-from kdtool_trainer_standard._config import OnPolicy, Validation
+from kdtool_trainer_standard._config import OnPolicy, Rollouts, Validation
 from kdtool_trainer_standard._trainer import StandardTrainer
 
-__all__ = ["OnPolicy", "StandardTrainer", "Validation"]
+__all__ = ["OnPolicy", "Rollouts", "StandardTrainer", "Validation"]

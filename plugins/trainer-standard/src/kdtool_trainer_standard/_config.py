@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import kdtool
 from pydantic import Field, field_validator, model_validator
 
-__all__ = ["OnPolicy", "StandardTrainerConfig", "Validation", "seconds_between"]
+__all__ = ["OnPolicy", "Rollouts", "StandardTrainerConfig", "Validation", "seconds_between"]
 
 
 class OnPolicy(kdtool.Config):
@@ -21,10 +21,48 @@ class OnPolicy(kdtool.Config):
     """Maximum number of tokens sampled per prompt; never more than the document had."""
     temperature: float = Field(default=1.0, ge=0, le=100)
     """Sampling temperature of the student; 0 decodes greedily."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample only from the fewest likeliest tokens that together have this probability (nucleus sampling); 1 from all."""
     samples: int = Field(default=1, ge=1)
     """Texts sampled per prompt. A micro-batch then holds `batch` / `samples` rows of prompts, each `samples` times."""
     maximum_cut: float | None = Field(default=None, ge=0, lt=1)
     """Stop with an error if more than this share of 256 successive texts were cut at their limit; null never stops."""
+    sampler: Literal["student", "vllm"] = "student"
+    """`student` samples in the training process; `vllm` by the server in the trainer's `rollouts`."""
+    every: int = Field(default=1, ge=1)
+    """Steps between two hand-overs of the student's weights to the server; only with `sampler: vllm`."""
+
+    @model_validator(mode="after")
+    def _hands_over_to_a_server(self) -> OnPolicy:
+        if self.every > 1 and self.sampler != "vllm":
+            raise ValueError("every is for sampler: vllm; leave it out, or set the sampler")
+        return self
+
+
+class Rollouts(kdtool.Config):
+    """The vLLM server that samples on-policy text with the student's weights."""
+
+    url: kdtool.ServiceUrl
+    """The server's address, such as http://127.0.0.1:8000/v1; on this machine or at a private address."""
+    folder: kdtool.RecipePath
+    """A folder for the student's weights that the server sees at the same path. It serves one run at a time."""
+    key_variable: kdtool.KeyVariable | None = None
+    """The environment variable with the server's key, such as VLLM_API_KEY. None: it needs no key."""
+    concurrency: int = Field(default=64, ge=1, le=1024)
+    """Largest number of texts requested at the same time."""
+    timeout: float = Field(default=600, gt=0, le=86400)
+    """Seconds after which a request without an answer is sent again."""
+    patience: float = Field(default=600, ge=0, le=86400)
+    """Seconds to wait for the server at the start."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        try:
+            from kdtool_teacher_openai import require_url
+        except ImportError:
+            raise ValueError("needs the package kdtool-teacher-vllm, which is not installed") from None
+        return str(require_url(url))
 
 
 class Validation(kdtool.Config):
@@ -73,6 +111,8 @@ class StandardTrainerConfig(kdtool.Config):
     """Data type of matrix products (weights stay float32). `auto` selects the fastest one on this machine."""
     on_policy: OnPolicy | None = None
     """Train partly on text that the student samples itself; by default, only on the corpus."""
+    rollouts: Rollouts | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
+    """The server for `on_policy: {sampler: vllm}`."""
     validation: Validation | None = None
     """Measure the student during training, and stop early without improvement; by default, it is measured at the end."""
     sharding: Literal["off", "full", "hybrid"] = kdtool.Field(
@@ -110,6 +150,12 @@ class StandardTrainerConfig(kdtool.Config):
             raise ValueError("on_policy needs whole weights on each process: set sharding: off")
         if self.validation is not None and self.sharding != "off":
             raise ValueError("validation measures whole weights: set sharding: off")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_server_to_sample_by(self) -> StandardTrainerConfig:
+        if self.on_policy is not None and self.on_policy.sampler == "vllm" and self.rollouts is None:
+            raise ValueError("on_policy.sampler: vllm needs a server: set rollouts: {url: …, folder: …}")
         return self
 
     @model_validator(mode="after")

@@ -126,6 +126,7 @@ class TrainingLoop:
         batches = inputs.batches()
         micro_batches: Iterable[MicroBatch] = inputs.micro_batches()
         if self.sampler is not None:
+            self.sampler.hand_over(self.step)
             batches = [self.sampler(batch, self.step + 1, number) for number, batch in enumerate(batches)]
             micro_batches = (MicroBatch(to_device(batch, self.device), {}, {}) for batch in batches)
         tokens = self._count(batches)

@@ -20,6 +20,7 @@ import torch
 from kdtool_torch import NO_LABEL, collate
 
 from kdtool_trainer_standard._config import OnPolicy
+from kdtool_trainer_standard._rollouts import ServedSampler
 
 __all__ = ["STUDENT_GENERATED", "OnPolicySampler"]
 
@@ -43,13 +44,14 @@ class OnPolicySampler:
 
     `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
     student continued in them, the tokens that it generated, and the texts that ended at their limit: all of them, and of
-    the unfinished window of `recent` ones.
+    the unfinished window of `recent` ones. `served` samples in place of the student if it is set.
     """
 
     def __init__(
         self, config: OnPolicy, run: kdtool.RunInfo, student: kdtool.LanguageModel, dtype: torch.dtype
     ) -> None:
         self._config, self._run, self._student, self._dtype = config, run, student, dtype
+        self.served: ServedSampler | None = None
         self.counts = dict.fromkeys(("batches", "sampled", "documents", "tokens", "cut", "recent", "recent_cut"), 0)
 
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
@@ -77,13 +79,26 @@ class OnPolicySampler:
         """Return whether the student writes the text of a step, in all its micro-batches on all ranks."""
         return random.Random(f"{self._run.seed} {step}").random() < self._config.fraction
 
+    def hand_over(self, done: int) -> None:
+        """Hand the weights for the step after `done` steps to the server, if one samples and lacks them.
+
+        Raises:
+            UsageError, ServiceError, StorageError: it cannot load them.
+        """
+        served = self.served
+        if served is not None and served.is_due(done):
+            window = range(done + 1, served.first_of(done) + self._config.every + 1)
+            if any(map(self.is_sampled, window)):
+                served.hand_over(done)
+
     def mark_as_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
         """Return a batch of the corpus with the column `student_generated`, all zeros."""
         return replace(batch, columns={**batch.columns, STUDENT_GENERATED: torch.zeros_like(batch.labels)})
 
     def try_out(self, batch: kdtool.Batch) -> None:
         """Have the student write one token, to refuse a student that cannot before the first step."""
-        self._sample([batch.input_ids[0, :1].tolist()], [1], [0])
+        if self.served is None:
+            self._sample([batch.input_ids[0, :1].tolist()], [1], [0])
 
     def _write(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
         """Yield the student's continuation of each document that has a prompt."""
@@ -118,9 +133,11 @@ class OnPolicySampler:
         counts["recent"] = counts["recent_cut"] = 0
 
     def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
+        if self.served is not None:
+            return self.served.sample(prompts, limits, seeds)
         device = self._student.head.weight.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
-            return self._student.generate(prompts, limits, self._config.temperature, seeds)
+            return self._student.generate(prompts, limits, self._config.temperature, seeds, self._config.top_p)
 
     def _row(
         self, key: str, documents: Sequence[_Document], new: Iterator[list[int]], batch: kdtool.Batch

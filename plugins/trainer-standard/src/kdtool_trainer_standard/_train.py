@@ -6,6 +6,7 @@ Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engi
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 import kdtool
@@ -27,6 +28,7 @@ from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._notes import notes_on
 from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._rollouts import ServedSampler
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._stopping import deferred_stop_signals
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
@@ -49,10 +51,12 @@ def train_phase(
         dtype = chosen_dtype(config.dtype, device)
         newest = find_resume_point(run, phase, dtype, elastic=config.rows_per_step is not None)
         _ready(student, device)
-        with frozen_weights_held(student.model, dtype):
-            loop = _prepare(config, run, phase, student, device)
+        with frozen_weights_held(student.model, dtype), ExitStack() as stack:
+            loop = _prepare(config, run, phase, student, device, stack)
             with isolated_rng(run.seed):
                 _resume_and_train(loop, newest)
+            if loop.sampler is not None and loop.sampler.served is not None:
+                loop.sampler.served.remove()
             if run.rank == 0:
                 loop.take_best()
             if loop.sharding is not None:
@@ -73,6 +77,7 @@ def _prepare(
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
     device: torch.device,
+    stack: ExitStack,
 ) -> TrainingLoop:
     if config.sharding != "off" and any("chosen" in source.want.kinds for source in phase.signals.values()):
         raise kdtool.UsageError(
@@ -82,6 +87,17 @@ def _prepare(
     batch = collate(_select_rows(phase, config.batch, run.seed), device)
     sampler = _sampler(config, run, phase, student, device)
     if sampler is not None:
+        if config.on_policy and config.rollouts and config.on_policy.sampler == "vllm":
+            sampler.served = ServedSampler(
+                config.rollouts,
+                config.on_policy,
+                run,
+                phase.checkpoints,
+                student,
+                chosen_dtype(config.dtype, device),
+                batch,
+            )
+            stack.callback(sampler.served.close)
         sampler.try_out(batch)
         batch = sampler.mark_as_corpus(batch)
     with torch.no_grad():

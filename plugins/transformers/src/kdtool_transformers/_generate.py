@@ -77,6 +77,7 @@ def continue_ids(
     limits: Sequence[int],
     temperature: float,
     seeds: Sequence[int],
+    top_p: float = 1.0,
 ) -> list[list[int]]:
     """Continue prompts, those of similar length together; see `kdtool.LanguageModel.generate`."""
     model, tokenizer, device = language_model.model, language_model.tokenizer, language_model.head.weight.device
@@ -85,7 +86,7 @@ def continue_ids(
         _Text(
             prompt,
             _limit(f"prompt {number}", limit, len(prompt), context),
-            Sampler(temperature, seed, device),
+            Sampler(temperature, seed, device, top_p=top_p),
             tokenizer.end_ids,
         )
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))

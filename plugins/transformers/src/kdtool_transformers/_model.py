@@ -131,12 +131,17 @@ class TransformersModel(CausalModel):
         )
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        top_p: float = 1.0,
     ) -> list[list[int]]:
         """Continue prompts with a cache of keys and values; see `kdtool.LanguageModel.generate`."""
         from kdtool_transformers._generate import continue_ids
 
-        return continue_ids(self, prompts, limits, temperature, seeds)
+        return continue_ids(self, prompts, limits, temperature, seeds, top_p)
 
     def open_runtime(self) -> kdtool.Runtime:
         """Return a runtime that computes as the caller does, under autocast or not; see `LanguageModel.open_runtime`."""

@@ -13,7 +13,7 @@ from kdtool_testing.toy.rows import batch_of, batch_on
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["generate_plainly", "log_likelihood"]
+__all__ = ["generate_plainly", "log_likelihood", "nucleus"]
 
 
 def generate_plainly(
@@ -22,6 +22,7 @@ def generate_plainly(
     limits: Sequence[int],
     temperature: float,
     seeds: Sequence[int],
+    top_p: float = 1.0,
 ) -> list[list[int]]:
     """Compute `kdtool.LanguageModel.generate` plainly: each text by itself, without a cache, on the CPU."""
     import torch
@@ -33,12 +34,23 @@ def generate_plainly(
             while len(new) < limit and model.tokenizer.end_of_text not in new:
                 logits = _next_logits(model, [*prompt, *new])
                 if temperature:
-                    odds = (logits / temperature).softmax(-1)
+                    odds = nucleus((logits / temperature).double().softmax(-1), top_p)
                     new.append(int(torch.multinomial(odds, 1, generator=chance)))
                 else:
                     new.append(int(logits.argmax()))
             continuations.append(new)
     return continuations
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Return probabilities [V] with 0 outside the fewest likeliest that together have `top_p`, one at least."""
+    kept, total = probabilities.new_zeros(len(probabilities)), 0.0
+    for token in probabilities.argsort(descending=True, stable=True).tolist():
+        if total >= top_p:
+            break
+        kept[token] = probabilities[token]
+        total += float(probabilities[token])
+    return kept / kept.sum()
 
 
 def log_likelihood(model: LanguageModel, text: str) -> float:

@@ -101,10 +101,15 @@ class ToyModel(LanguageModel):
         return ModelOutputs(states[-1][labelled], {layer: states[layer + 1][labelled] for layer in want.layers})
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        temperature: float,
+        seeds: Sequence[int],
+        top_p: float = 1.0,
     ) -> list[list[int]]:
         """Continue prompts; see `kdtool.LanguageModel.generate`."""
-        return generate_plainly(self, prompts, limits, temperature, seeds)
+        return generate_plainly(self, prompts, limits, temperature, seeds, top_p)
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors.
