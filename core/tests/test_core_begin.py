@@ -32,7 +32,7 @@ def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monke
     [
         (["run", "a.yaml"], "reading the recipe and its plugins …"),
         (["run", "a.yaml", "--plan"], "reading the recipe and its plugins …"),
-        (["check", "a.yaml"], "reading the recipe and its plugins …"),
+        (["check", "a.yaml"], "reading the recipe and its plugins, and estimating the run …"),
         (["eval", "some", "other"], "reading plugins …"),
         (["eval", "--recipe", "a.yaml"], "reading plugins …"),
     ],

@@ -91,7 +91,7 @@ def test_a_cache_in_two_parts_gives_the_same_logits(exported: tuple[str, Path, P
     ids = torch.arange(20)[None]
     whole = graph(ids).logits
     first = graph(ids[:, :13])
-    second = graph(ids[:, 13:], past_key_values=first.past_key_values)
+    second = graph(ids[:, 13:], cache=first[1])
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -6,6 +6,7 @@ for one turn, or to read a long text; answers are JSON lines on standard output,
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -80,16 +81,21 @@ def _context(model: Any) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 2**31
 
 
+def _cache_name(model: Any) -> str:
+    """Return the name of the cache among a model's arguments and outputs: `past_key_values` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def _read(model: Any, device: Any, count: int) -> dict[str, int]:
     """Read `count` tokens, or as many as fit into the context, and return the resident memory including their states."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(model.config.vocab_size, (1, min(count, _context(model))), generator=generator)
-    states = None
+    name, states = _cache_name(model), None
     with torch.inference_mode():
         for piece in torch.split(text.to(device), _PIECE, dim=1):
-            states = model(input_ids=piece, past_key_values=states, use_cache=True, logits_to_keep=1).past_key_values
+            states = model(input_ids=piece, use_cache=True, logits_to_keep=1, **{name: states})[name]
     on_device = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     return {"tokens": text.shape[1], "resident_bytes": psutil.Process().memory_info().rss + on_device}
 
@@ -98,6 +104,7 @@ def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, 
     """Generate `count` tokens, or as many as `seconds` after the first allow, and return the speed."""
     import torch
 
+    name = _cache_name(model)
     with torch.inference_mode():
         start = perf_counter()
         output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
@@ -106,7 +113,7 @@ def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, 
         done, now = 0, first
         while done < count - 1 and (done == 0 or now - first < seconds):
             step = torch.tensor([[token]], device=prompt.device)
-            output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+            output = model(input_ids=step, use_cache=True, **{name: output[name]})
             token = int(output.logits[0, -1].argmax())
             done, now = done + 1, perf_counter()
         return {"first_token_seconds": first - start, "tokens_per_second": done / (now - first), "tokens": done + 1}

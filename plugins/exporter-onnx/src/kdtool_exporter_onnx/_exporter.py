@@ -125,8 +125,8 @@ folder = {folder!r}
 tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
 session = onnxruntime.InferenceSession(folder + "/model.onnx")
 ids = tokenizer.encode("def fibonacci(n):\\n").ids
-names = [one.name for one in session.get_inputs() if "past" in one.name]
-shapes = [(1, int(one.shape[1]), 0, int(one.shape[3])) for one in session.get_inputs() if "past" in one.name]
+names = [one.name for one in session.get_inputs() if ".layers." in one.name]
+shapes = [(1, int(one.shape[1]), 0, int(one.shape[3])) for one in session.get_inputs() if ".layers." in one.name]
 cache, new = [np.zeros(shape, np.float32) for shape in shapes], ids
 for _ in range(64):
     seen = cache[0].shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 __all__ = ["OnnxModel"]
 
-_BEFORE, _AFTER = "input.past_key_values.layers.", "output.past_key_values.layers."
-"""Names that transformers' exporter gives to the cache that goes in, and to the one that comes out."""
+_LAYERS = ".layers."
+"""Part of the names of keys and values, such as `input.cache.layers.0.keys`; transformers 5.23 does not say `cache`."""
+
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""Name of the cache among a model's outputs; transformers 5.23 has the second one."""
 
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -29,6 +33,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         self._reads = {tensor.name: tensor for tensor in self._session.get_inputs()}
         self._writes = [tensor.name for tensor in self._session.get_outputs()]
+        self._before, self._after = _beginning(self._reads), _beginning(self._writes)
 
     @property
     def device(self) -> torch.device:
@@ -46,13 +51,16 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits of the tokens `input_ids` [B, T] after a cache, and the cache with them.
 
+        The cache is given as `cache`, or as `past_key_values` by transformers 5.23.
         `attention_mask` [B, cached + T] is 0 for padding; None: there is none. `position_ids` [B, T] follow from it.
         """
-        layers = [] if past_key_values is None else [layer for layer in past_key_values.layers if layer.is_initialized]
+        before = past_key_values if cache is None else cache
+        layers = [] if before is None else [layer for layer in before.layers if layer.is_initialized]
         cached = layers[0].keys.shape[2] if layers else 0
         if attention_mask is None:
             attention_mask = torch.ones(len(input_ids), cached + input_ids.shape[1], dtype=torch.int64)
@@ -66,11 +74,11 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         }
         outputs = self._session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self._reads})
         written = dict(zip(self._writes, map(torch.from_numpy, outputs), strict=True))
-        count = sum(name.startswith(_AFTER) for name in written) // 2
-        cache = DynamicCache(
-            [(written[f"{_AFTER}{layer}.keys"], written[f"{_AFTER}{layer}.values"]) for layer in range(count)]
+        count = sum(name.startswith(self._after) for name in written) // 2
+        after = DynamicCache(
+            [(written[f"{self._after}{layer}.keys"], written[f"{self._after}{layer}.values"]) for layer in range(count)]
         )
-        return CausalLMOutputWithPast(logits=written["logits"], past_key_values=cache)
+        return CausalLMOutputWithPast(logits=written["logits"], **{_CACHE: after})
 
     def close(self) -> None:
         """Release the graph and its weights."""
@@ -80,15 +88,21 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Return keys and values by their names in the graph; without tokens at the beginning of a text."""
         if layers:
             return {
-                f"{_BEFORE}{at}.{part}": getattr(layer, part).numpy()
+                f"{self._before}{at}.{part}": getattr(layer, part).numpy()
                 for at, layer in enumerate(layers)
                 for part in ("keys", "values")
             }
-        caches = [tensor for name, tensor in self._reads.items() if name.startswith(_BEFORE)]
+        caches = [tensor for name, tensor in self._reads.items() if name.startswith(self._before)]
         return {
             tensor.name: np.zeros((texts, _width(tensor, 1), 0, _width(tensor, 3)), dtype=np.float32)
             for tensor in caches
         }
+
+
+def _beginning(names: Iterable[str]) -> str:
+    """Return the beginning that the names of all keys and values have in common."""
+    name = next(name for name in names if _LAYERS in name)
+    return name[: name.index(_LAYERS) + len(_LAYERS)]
 
 
 def _width(described: Any, dimension: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersRuntime, causal_of
+from kdtool_transformers import TransformersRuntime, cache_name, causal_of
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -47,7 +47,7 @@ class Reading:
         new = torch.tensor([ids[self.read :]], device=self._device)
         options = {"logits_to_keep": last} if self._keeps else {}
         with self._runtime.passes():
-            output = self._causal(input_ids=new, past_key_values=self._cache, use_cache=True, **options)
+            output = self._causal(input_ids=new, use_cache=True, **{cache_name(self._causal): self._cache}, **options)
         self.read = len(ids)
         logits: Tensor = output.logits[0, -last:, : self._vocabulary].float()
         return logits

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool_torch import choose
-from kdtool_transformers import CausalModel, causal_of, prompt_ids
+from kdtool_transformers import CausalModel, cache_name, causal_of, prompt_ids
 from torch import Tensor
 
 from kdtool_streaming._answer import StreamedAnswer
@@ -234,8 +234,8 @@ class Streamer:
         output = self._causal(
             input_ids=ids,
             attention_mask=mask.long(),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_name(self._causal): cache},
             **({"position_ids": positions} if self._has_positions else {}),
             **self._options,
         )

@@ -6,6 +6,7 @@ from kdtool_transformers._attention import document_masks_skipped as document_ma
 from kdtool_transformers._attention import replace_attention as replace_attention
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._causal import CausalModel as CausalModel
+from kdtool_transformers._causal import cache_name as cache_name
 from kdtool_transformers._causal import causal_of as causal_of
 from kdtool_transformers._fim_tokens import FimTokens as FimTokens
 from kdtool_transformers._fim_tokens import with_fim_tokens as with_fim_tokens
