@@ -33,6 +33,7 @@ class Reading:
         with runtime.passes() as model:
             self._causal = causal_of(model.model)
             self._device, self._cache = model.head.weight.device, new_cache(model)
+        self._cache_name = cache_name(self._causal)
         self._keeps = "logits_to_keep" in inspect.signature(self._causal.forward).parameters
 
     def read_chunks(self, ids: Sequence[int]) -> Iterator[None]:
@@ -47,7 +48,7 @@ class Reading:
         new = torch.tensor([ids[self.read :]], device=self._device)
         options = {"logits_to_keep": last} if self._keeps else {}
         with self._runtime.passes():
-            output = self._causal(input_ids=new, use_cache=True, **{cache_name(self._causal): self._cache}, **options)
+            output = self._causal(input_ids=new, use_cache=True, **{self._cache_name: self._cache}, **options)
         self.read = len(ids)
         logits: Tensor = output.logits[0, -last:, : self._vocabulary].float()
         return logits

@@ -68,7 +68,7 @@ class Streamer:
         self._model, self._context, self._passes = model, context, passes
         self._causal = causal_of(model.model)
         parameters = inspect.signature(self._causal.forward).parameters
-        self._has_positions = "position_ids" in parameters
+        self._has_positions, self._cache_name = "position_ids" in parameters, cache_name(self._causal)
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._lock = Lock()
         self._waiting: list[StreamedAnswer] = []
@@ -235,7 +235,7 @@ class Streamer:
             input_ids=ids,
             attention_mask=mask.long(),
             use_cache=True,
-            **{cache_name(self._causal): cache},
+            **{self._cache_name: cache},
             **({"position_ids": positions} if self._has_positions else {}),
             **self._options,
         )
