@@ -241,7 +241,7 @@ def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> Non
     found = _check(path, {}, Path("store"), None, ForecastCache())
     kept = Remedy({"evaluators.humaneval": False}, "without the evaluator humaneval", changes_result=False)
     assert leave_out_lost(kept, found.assembly).settings == kept.settings, "MBPP is left to compare with"
-    programs = {"evaluators.humaneval": False, "evaluators.mbpp": False, "evaluators.chat": False}
+    programs = {f"evaluators.{name}": False for name in ("humaneval", "mbpp", "chat", "chat-mbpp")}
     left = leave_out_lost(Remedy(programs, "without programs", changes_result=False), found.assembly)
     assert left.settings == {**programs, "evaluators.contamination": False, "filters.decontamination": False}
     assert "without filters.decontamination" in left.cost

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import kdtool
@@ -15,7 +16,9 @@ import yaml
 from kdtool._cli import call
 from kdtool_command_cloud import forecast, hf_jobs
 from kdtool_command_cloud.command import cloud
+from kdtool_command_cloud.wheels import _write
 from kdtool_testing import CommandConformance
+from uv import find_uv_bin
 
 SKY = ("--on", "sky", "--bucket", "s3://you-kdtool")
 HF = ("--on", "hf-jobs", "--bucket", "you/kdtool")
@@ -163,3 +166,29 @@ def test_run_starts_the_tool_in_the_bundle_and_ends_with_its_exit_code(
     assert Path("cloud/toy/called").read_text(encoding="utf-8").split() == [
         str(Path("cloud/toy").absolute()), "jobs", "launch", "--name", "toy", "task.yaml",
     ]  # fmt: skip
+
+
+def test_a_package_without_a_folder_is_packed_from_its_installed_files(tmp_path: Path) -> None:
+    _write(distribution("click"), tmp_path)
+    (wheel,) = tmp_path.glob("click-*.whl")
+    site = tmp_path / "site"
+    command: list[str | Path] = [
+        find_uv_bin(),
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--offline",
+        "--target",
+        site,
+        wheel,
+    ]
+    subprocess.run(command, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", "import click; print(click.__file__)"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(shown.stdout.strip()).is_relative_to(site)

@@ -26,7 +26,6 @@ from kdtool_profile._speedscope import speedscope
 from kdtool_profile._table import Row, bytes_in_words, seconds_in_words, summary, table
 from kdtool_profile._tracker import COMPILED
 from kdtool_testing import TrackerConformance, make_run
-from kdtool_testing.tracker import tell_a_run
 
 TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
 HOSTILE = "<script>alert(1)</script>\"'&\u2028\ud800"
@@ -344,11 +343,6 @@ def test_a_wrapped_hook_costs_microseconds(tmp_path: Path) -> None:
             rounds.append((process_time() - start) / 1000)
         seconds.append(min(rounds))
     assert seconds[1] - seconds[0] < 200e-6  # some 10 µs, on a machine with nothing else to do
-
-
-def test_events_that_are_sent_again_write_nothing(tmp_path: Path) -> None:
-    tell_a_run(Profile(Profile.Config()), make_run(tmp_path))
-    assert not (tmp_path / "profile").exists()
 
 
 needs_toys = pytest.mark.skipif(not TOYS.is_dir(), reason="the core's toy recipe is not here")

@@ -1,21 +1,24 @@
 """Wheels of the packages on this machine that a recipe needs.
 
 kdtool's packages are on no package index, so that anyone could register their names there. They reach the rented machine as
-files: built from the folders they were installed from, or copied if they were installed from a wheel.
+files: built from the folders they were installed from, or packed again from the installed files.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import shutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import kdtool
 from packaging.requirements import Requirement
@@ -36,25 +39,20 @@ def write_wheels(names: Iterable[str], folder: Path) -> list[str]:
         of extras that are installed here, such as bitsandbytes for QLoRA.
 
     Raises:
-        UsageError: one of kdtool's packages was installed from an index.
         StorageError: a wheel cannot be built.
     """
     wanted = set(names)
-    needed = {package.name: (package, _origin(package)) for package in _closure(wanted)}
-    indexed = {name: package.version for name, (package, origin) in needed.items() if origin is None}
-    if ours := [name for name in indexed if canonicalize_name(name).startswith("kdtool")]:
-        raise kdtool.UsageError(
-            f"{ours[0]} was installed from an index, where anyone can register this name; expected it from a clone or a "
-            "wheel; install it again from there (`python bootstrap.py everything` in a clone)"
-        )
+    needed = list(_closure(wanted))
+    sent = [package for package in needed if _is_ours(package) or _is_local(package)]
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
         old.unlink()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda origin: _write(origin, folder), [origin for _, origin in needed.values() if origin]))
-    pinned = [f"{name}=={version}" for name, version in indexed.items() if name in wanted]
-    extras = {text for package, origin in needed.values() if origin for text in _extras(package)}
-    return [*pinned, *sorted(extras)]
+        list(pool.map(lambda package: _write(package, folder), sent))
+    pinned = [
+        f"{package.name}=={package.version}" for package in needed if package not in sent and package.name in wanted
+    ]
+    return [*pinned, *sorted({text for package in sent for text in _extras(package)})]
 
 
 def _closure(names: Iterable[str]) -> Iterator[Distribution]:
@@ -95,19 +93,56 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _origin(package: Distribution) -> Path | None:
-    """Return the folder or the wheel that a package was installed from, None for an index or another machine."""
-    url = urlsplit(json.loads(package.read_text("direct_url.json") or "{}").get("url", ""))
-    path = Path(url2pathname(url.path))
-    return path if url.scheme == "file" and path.exists() else None
+def _is_ours(package: Distribution) -> bool:
+    return canonicalize_name(package.name).startswith("kdtool")
 
 
-def _write(origin: Path, folder: Path) -> None:
+def _is_local(package: Distribution) -> bool:
+    """Return whether a package was installed from a folder or a wheel of this machine."""
+    return _url(package).scheme == "file"
+
+
+def _url(package: Distribution) -> SplitResult:
+    recorded: dict[str, str] = json.loads(package.read_text("direct_url.json") or "{}")
+    return urlsplit(recorded.get("url", ""))
+
+
+def _write(package: Distribution, folder: Path) -> None:
+    """Build a wheel from the package's folder, or pack its installed files if it came from a wheel."""
+    url = _url(package)
+    origin = Path(url2pathname(url.path))
+    if url.scheme == "file" and origin.is_dir():
+        _build(origin, folder)
+    else:
+        _pack(package, folder)
+
+
+def _pack(package: Distribution, folder: Path) -> None:
+    """Write a wheel of the installed files, with a record of their hashes."""
+    kept = [
+        file
+        for file in package.files or ()
+        if ".." not in file.parts and file.suffix != ".pyc" and file.name not in {"RECORD", "INSTALLER", "REQUESTED"}
+    ]
+    about = next((file.parent for file in kept if file.name == "WHEEL" and file.parent.suffix == ".dist-info"), None)
+    if about is None:
+        raise kdtool.StorageError(f"{package.name}: its installed files have no WHEEL; install the package again")
+    tag = re.search(r"^Tag: *(\S+)", (package.read_text("WHEEL") or ""), re.MULTILINE)
+    name = f"{about.stem}-{tag[1] if tag else 'py3-none-any'}.whl"
+    record = []
+    with ZipFile(folder / name, "w", ZIP_DEFLATED) as wheel:
+        for file in kept:
+            data = Path(str(file.locate())).read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            record.append(f"{file.as_posix()},sha256={digest},{len(data)}")
+            wheel.writestr(file.as_posix(), data)
+        listed = f"{about.as_posix()}/RECORD"
+        wheel.writestr(listed, "\n".join([*record, f"{listed},,", ""]))
+
+
+def _build(origin: Path, folder: Path) -> None:
     from uv import find_uv_bin
 
-    if origin.is_file():
-        shutil.copy(origin, folder)
-        return
     command: list[str | Path] = [
         find_uv_bin(),
         "build",
