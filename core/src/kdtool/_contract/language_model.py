@@ -115,7 +115,8 @@ class Request:
     `prompt` is its beginning, which servers refuse. `suffix` is the text after the answer (infilling);
     None continues the prompt. Sampling considers the `top_k` likeliest tokens (0: all), and of these the likeliest that
     together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probabilities of each token
-    and of this number of likeliest ones; None for none.
+    and of this number of likeliest ones; None for none. `heal` asks `Runtime.stream` to choose the last token of the
+    prompt again, if it can, so that the answer may continue a word that the prompt cuts.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Request:
     top_p: float = field(default=1.0, kw_only=True)
     top_k: int = field(default=0, kw_only=True)
     logprobs: int | None = field(default=None, kw_only=True)
+    heal: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

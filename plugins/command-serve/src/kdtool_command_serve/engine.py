@@ -215,7 +215,7 @@ class Engine:
         try:
             runtime = await self.load()
             gaps = self._continue_gaps(requests, runtime)
-            asked = [replace(each, suffix=None) for each in gaps] if gaps else requests
+            asked = [replace(each, suffix=None, heal=True) for each in gaps] if gaps else [*map(_heal, requests)]
             _check_abilities(self.name, runtime, asked[0])
         except BaseException:
             self.admitted -= len(requests)
@@ -346,6 +346,11 @@ class Engine:
         self.used = time.monotonic()
         self.finished(answer)
         self.idle()
+
+
+def _heal(request: kdtool.Request) -> kdtool.Request:
+    """Return a request that may choose the last token before a gap again."""
+    return replace(request, heal=request.suffix is not None)
 
 
 def _check_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:

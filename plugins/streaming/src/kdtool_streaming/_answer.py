@@ -18,15 +18,26 @@ __all__ = ["StreamedAnswer"]
 class StreamedAnswer:
     """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
 
-    The cache is its own until its prompt is read, then its batch's.
+    The cache is its own until its prompt is read, then its batch's. The answer begins with the text `removed` from its
+    prompt (see `_healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it.
     """
 
-    def __init__(self, model: CausalModel, request: kdtool.Request, prompt: list[int], limit: int, cache: Any) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        request: kdtool.Request,
+        prompt: list[int],
+        limit: int,
+        cache: Any,
+        removed: bytes = b"",
+    ) -> None:
         tokenizer = model.tokenizer
-        self.prompt, self.limit, self.cache = prompt, limit, cache
+        self.prompt, self.cache, self.removed = prompt, cache, removed
+        self._again = int(bool(removed))
+        self.limit = limit + self._again
         self.ends = end_ids(tokenizer, request)
         self.sampler = Sampler.of(request, model.head.weight.device)
-        self.text = GrowingText(tokenizer, request, prompt)
+        self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
         self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
         self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
         self.read = 0
@@ -52,7 +63,8 @@ class StreamedAnswer:
     def put(
         self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
     ) -> None:
-        self.pieces.put(kdtool.TextPiece(text, len(self.prompt), len(self.text.ids), finish, logprobs=logprobs))
+        tokens_in, tokens_out = len(self.prompt) + self._again, max(0, len(self.text.ids) - self._again)
+        self.pieces.put(kdtool.TextPiece(text, tokens_in, tokens_out, finish, logprobs=logprobs))
 
 
 class _Logprobs:

@@ -19,14 +19,16 @@ class GrowingText:
     """The text of an answer, released piece by piece.
 
     It holds back an incomplete character, and text that may be the beginning of a stop string or of the suffix that
-    `trim_suffix` removes. `ids` are the tokens of the answer so far.
+    `trim_suffix` removes. `ids` are the tokens of the answer so far. The first `hidden` characters belong to the prompt.
     """
 
-    def __init__(self, tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int]) -> None:
+    def __init__(
+        self, tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int], hidden: int = 0
+    ) -> None:
         self.ids: list[int] = []
         self._tokenizer, self._request, self._prompt = tokenizer, request, prompt
         self._text = ""
-        self._released = 0
+        self._hidden = self._released = hidden
         self._window = prompt[-_BEFORE:]
         self._read = len(self._window)
 
@@ -53,7 +55,8 @@ class GrowingText:
         whole = text_behind(self._tokenizer, self._prompt, self.ids)
         if whole.startswith(self._text[: self._released]):  # byte tokens that make no character may change earlier ones
             self._text = whole
-        self._text, finish = finish_text(self._text, self._request, ended)
+        shown, finish = finish_text(self._text[self._hidden :], self._request, ended)
+        self._text = self._text[: self._hidden] + shown
         return self._release(len(self._text)), finish
 
     def _release(self, end: int) -> str:

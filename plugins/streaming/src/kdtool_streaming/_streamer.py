@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from itertools import accumulate, islice, takewhile
 from threading import Lock, Thread, current_thread
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from kdtool_transformers import CausalModel, cache_name, causal_of, prompt_ids
 from torch import Tensor
 
 from kdtool_streaming._answer import StreamedAnswer
+from kdtool_streaming._healing import Healing
 from kdtool_streaming._row_cache import RowCache, new_cache
 
 __all__ = ["STREAMS", "Streamer"]
@@ -79,14 +81,16 @@ class Streamer:
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         """Yield an answer while it is generated; see `kdtool.Runtime.stream`."""
+        removed = b""
+        if request.heal and not request.turns and self._healing is not None:
+            request, removed = self._healing.shorten(request)
         prompt = prompt_ids(self._model.tokenizer, request)
-        room = self._context - len(prompt) if self._context else request.max_tokens
+        room = self._context - len(prompt) - bool(removed) if self._context else request.max_tokens
         if room <= 0:
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
-        row = StreamedAnswer(
-            self._model, request, prompt, min(request.max_tokens, room), new_cache(self._causal.config)
-        )
+        limit = min(request.max_tokens, room)
+        row = StreamedAnswer(self._model, request, prompt, limit, new_cache(self._causal.config), removed)
         self._start(row)
         try:
             finish = None
@@ -98,6 +102,12 @@ class Streamer:
                 yield piece
         finally:
             row.done = True
+
+    @cached_property
+    def _healing(self) -> Healing | None:
+        with suppress(kdtool.UsageError):  # a tokenizer whose tokens cannot be written one by one
+            return Healing(self._model.tokenizer)
+        return None
 
     def memory(self) -> int:
         """Return the bytes of keys and values in memory, for the caches that count them."""
@@ -246,8 +256,13 @@ class Streamer:
         """Give each row its next token."""
         vocabulary = self._model.tokenizer.vocabulary
         plain = logits[:, :vocabulary].clone() if any(row.logprobs for row in rows) else logits
+        for row, row_logits in zip(rows, logits, strict=True):
+            if row.removed and self._healing is not None:
+                self._healing.restrict(row_logits, row.removed)
         tokens = choose(logits, [row.sampler for row in rows], vocabulary).argmax(-1).tolist()
         for row, token, row_logits in zip(rows, tokens, plain, strict=True):
+            if row.removed and self._healing is not None:
+                row.removed = self._healing.rest(row.removed, token)
             if not row.done:
                 row.accept(token, row_logits)
 
