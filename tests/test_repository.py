@@ -151,7 +151,7 @@ def _imports(path: Path) -> set[str]:
 
 def test_core_imports_nothing_heavy_and_no_plugin() -> None:
     imported = {module for path in CORE.rglob("*.py") for module in _imports(path)}
-    assert not imported & {"numpy", "pyarrow", "transformers", "safetensors", "datasets"}
+    assert not imported & {"pyarrow", "transformers", "datasets"}
     assert not {module for module in imported if module.startswith("kdtool_")}
 
 

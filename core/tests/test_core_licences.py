@@ -214,7 +214,7 @@ def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any
     ("value", "message"),
     [
         (["Named 3"], "terms_acknowledged: must be a mapping of components to licences"),
-        ({"teacher": 3}, "terms_acknowledged.teacher: is the name of a licence"),
+        ({"teacher": 3}, "terms_acknowledged: must be a mapping of components to licences"),
         ({"techer": "Named 3"}, "terms_acknowledged.techer: techer is not a component of this recipe with terms"),
         ({"teacher": "named"}, "terms_acknowledged.teacher: is 'named', but teacher comes under: Named 3"),
         ({"teachers": {"teacher": "Named 2"}}, "but teacher comes under: Named 3"),

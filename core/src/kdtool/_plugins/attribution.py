@@ -7,6 +7,7 @@ wherever it happens.
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from kdtool._plugins.owner import blame, owner_of
 __all__ = ["describe", "out_of_memory", "place_of", "translate_errors", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
-_DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EEXIST, *_ABSENT}
 
 
 def place_of(error: BaseException) -> str:
@@ -75,7 +78,7 @@ def translate_errors() -> Iterator[None]:
     Raises:
         UsageError: a path is longer than the system allows.
         MemoryExceededError: there was not enough memory.
-        StorageError: a disk was full or read-only.
+        StorageError: a disk was full or read-only, or kdtool may not write somewhere.
     """
     try:
         yield
@@ -90,10 +93,23 @@ def translate_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             start = str(error.filename or "a path")[:200]
             raise UsageError(f"{start}… is longer than this system allows; choose a shorter name or folder") from error
-        if isinstance(error, OSError) and error.errno in _DISK:
-            where = f" {error.filename}" if error.filename else ""
-            remedy = "make room or choose another folder, then run the same command again; finished work is kept"
+        if reason := _unwritable(error):
+            file = getattr(error, "filename", None)
+            absent = getattr(error, "errno", None) in _ABSENT
+            remedy = f"{'create the folder above it' if absent else 'make room'} or choose another folder"
+            kept = f"Finished stages are kept; {remedy}, then run the same command again"
             owner = owner_of(error)
             who = f" (in {owner})" if owner else ""
-            raise StorageError(f"cannot write{where}: {error.strerror}{who}; {remedy}") from error
+            raise StorageError(f"cannot write{f' {file}' if file else ''}: {reason}{who}. {kept}") from error
         raise
+
+
+def _unwritable(error: Exception) -> str:
+    """Return the system's words for a full disk, or for kdtool's own write that was refused; "" for other errors.
+
+    Libraries that write weights report a full disk as their own errors, which contain these words.
+    """
+    if not isinstance(error, OSError):
+        return next((words for words in map(os.strerror, _FULL) if words in str(error)), "")
+    refused = error.errno in _REFUSED and owner_of(error) is None
+    return error.strerror or str(error) if refused or error.errno in _FULL else ""

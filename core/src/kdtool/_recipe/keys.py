@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WrapValidator
@@ -57,6 +57,21 @@ def _as_name(name: str | float | None) -> str | None:
     return str(name)
 
 
+def acknowledgements(value: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield components with licences, for both ways to write `teachers.big`: as a key, and as maps in each other.
+
+    Raises:
+        ValueError: a licence is not text.
+    """
+    for key, entry in (value or {}).items():
+        if isinstance(entry, Mapping):
+            yield from acknowledgements(entry, f"{before}{key}.")
+        elif isinstance(entry, str):
+            yield f"{before}{key}", entry
+        elif entry is not False:  # which switches off an entry of a recipe below
+            raise ValueError("not a licence")
+
+
 class RecipeKeys(Config):
     """Keys of a recipe other than components."""
 
@@ -77,7 +92,9 @@ class RecipeKeys(Config):
     extends: str | None = None
     """A recipe that this one changes, relative to this file."""
     terms_acknowledged: Annotated[
-        dict[str, Any] | _Off, _expect('a mapping of components to licences, such as {teacher: "Apache-2.0"}')
+        dict[str, Any] | _Off,
+        AfterValidator(lambda value: dict(acknowledgements(value))),
+        _expect('a mapping of components to licences, such as {teacher: "Apache-2.0"}'),
     ] = None
     """Licences that are read and agreed to, by component."""
     require: Annotated[

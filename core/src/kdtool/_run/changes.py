@@ -10,15 +10,8 @@ from kdtool._run.graph import Node
 
 _LONGEST = 60
 """Characters of a value that are shown."""
-_NAMES = {
-    "start": "start of documents",
-    "shares": "shares of the corpora",
-    "chat": "chat template",
-    "want": "recorded",
-    # Names of what these hold follow, which say enough.
-    **dict.fromkeys(("terms", "components", "teachers", "validators", "annotations"), ""),
-}
-"""Words for the parts of a node whose keys are not words."""
+_GROUPS = {"terms", "components", "teachers", "validators", "annotations"}
+"""Parts of a node that are not named, since the names of their entries follow."""
 _PARTS_OF_CODE = ("class", "distribution", "source")
 
 
@@ -30,7 +23,9 @@ def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
         parts[0].get("terms", {}).keys() & parts[1].get("terms", {}).keys()
     )  # of others the loss is added or removed
     old, new = ({**each, "terms": {label: each["terms"][label] for label in sorted(shared)}} for each in parts)
-    lines = [line for key in {**old, **new} for line in _compare(_NAMES.get(key, key), old.get(key), new.get(key))]
+    lines = [
+        line for key in {**old, **new} for line in _compare("" if key in _GROUPS else key, old.get(key), new.get(key))
+    ]
     if not lines and parts[0] != parts[1]:
         lines.append("the order of components changed")
     roles = last["inputs"]

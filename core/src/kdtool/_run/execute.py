@@ -19,7 +19,7 @@ from typing import Any
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.requirements import checked_against
-from kdtool._contract.evaluation import Artifact, Measurement
+from kdtool._contract.evaluation import Measurement
 from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results, StageRecord
@@ -53,7 +53,7 @@ from kdtool._run.stages.scores import Measured, messages_of, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
-from kdtool._store.artefacts import storage_errors, verify
+from kdtool._store.artefacts import verify
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH, MODEL
 from kdtool._store.locks import run_lock
@@ -167,24 +167,18 @@ def _check_node(context: Context, run_graph: RunGraph, node: Node) -> None:
         untrained = replace(context.info(), untrained=node.path / MODEL)
         refuse(context.assembly, untrained, "student", "exporter", but=written)
     if node in run_graph.exports.values():
-        _write_first_card(context, artifact := read_artifact(node))
+        artifact = read_artifact(node)
+        if not card_of(artifact).exists():  # its licence is there before it is measured
+            write_card(artifact)
         link_export(artifact, context.folder)
     refuse_uneven_arms(context.assembly, run_graph.arms, node)
-
-
-def _write_first_card(context: Context, artifact: Artifact) -> None:
-    """Write the card of an artefact that is not measured yet, so that its licence is there."""
-    if not card_of(artifact).exists():
-        with storage_errors(context.folder):
-            write_card(artifact)
 
 
 def _complete_cards(context: Context, run: RunInfo, results: Results) -> None:
     """Write the cards of exported models again, with the measurements."""
     for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
         text = context.hooks.component(name, Exporter).kdtool_card(run, artifact, results)
-        with storage_errors(context.folder):
-            write_card(artifact, text)
+        write_card(artifact, text)
 
 
 def write_report(context: Context, run: RunInfo, results: Results) -> Results:
@@ -192,18 +186,16 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
 
     The results are there also where a reporter fails.
     """
-    with storage_errors(context.folder):
-        results = replace(
-            results, measurements=tuple(_copy_items(context, measurement) for measurement in results.measurements)
-        )
-        write_results(results)
+    results = replace(
+        results, measurements=tuple(_copy_items(context, measurement) for measurement in results.measurements)
+    )
+    write_results(results)
     for name in context.assembly.of_kind("reporter"):
         shown = read_results(context.folder)  # as `kdtool report` passes them, without places of this machine
         results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, shown))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} returned a path that does not exist: {results.report}")
-        with storage_errors(context.folder):
-            write_results(results)
+        write_results(results)
     return results
 
 
@@ -222,8 +214,7 @@ def begin(context: Context, run: RunInfo, graph: Graph) -> None:
         context.leader = agree(context.folder, graph, context.rank)
         return
     record = graph.record(context.assembly.recipe.name, context.store.root)
-    with storage_errors(context.folder):
-        write_sealed(context.folder / GRAPH, {**record, "by": (context.leader or {}).get("id")})
+    write_sealed(context.folder / GRAPH, {**record, "by": (context.leader or {}).get("id")})
     context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
     for line in licence_lines(context.licences, context.assembly.recipe.name):
         context.say(line)

@@ -28,7 +28,7 @@ from kdtool._assembly.built import Built
 from kdtool._contract.component import does_not_affect_results
 from kdtool._contract.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 """Grows when artefacts of an older kdtool can no longer be used."""
 _CORE = "kdtool"
 _NAME = re.compile(r"[\w.-]+")
@@ -58,11 +58,11 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
 
 
 def tokenizer_part(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the parts of a fingerprint that stand for a tokenizer, as plain data."""
+    """Return the parts of a fingerprint that stand for a tokenizer, as plain data by readable names."""
     return {
         "tokenizer": tokenizer.fingerprint,
-        "start": list(tokenizer.document_start),
-        "chat": tokenizer.chat_fingerprint,
+        "start of documents": list(tokenizer.document_start),
+        "chat template": tokenizer.chat_fingerprint,
     }
 
 

@@ -14,9 +14,7 @@ nothing here does either to a complete artefact, and `kdtool clean` reports such
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdtool._errors import KdtoolError, StorageError
+from kdtool._errors import StorageError
 from kdtool._store.atomic_files import PRIVATE, make_private, read_sealed, write_sealed
 from kdtool._store.committed import (
     KEPT,
@@ -43,9 +41,6 @@ from kdtool._store.layout import PRIVATE_KINDS
 
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
-_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM}
-_REFUSED = {*_NOT_ALLOWED, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,12 @@ class Artefacts:
         makes the same artefact, and for damaged work of a killed one. `about` goes into the manifest.
 
         Raises:
-            StorageError: the disk is full or read-only, or the artefact is damaged.
+            StorageError: the artefact is damaged.
         """
         path = self.path_of(kind, label, fingerprint)
-        with storage_errors(path.parent):
-            make_private(self.root)
-            path.parent.mkdir(exist_ok=True)
-        with storage_errors(path.parent, anywhere=False), _lock(path.with_name(path.name + ".lock"), waiting):
+        make_private(self.root)
+        path.parent.mkdir(exist_ok=True)
+        with _lock(path.with_name(path.name + ".lock"), waiting):
             existing = self.find(kind, label, fingerprint)
             if existing is not None:
                 return existing
@@ -200,40 +194,6 @@ def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
         return 0.0
     last = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))  # a link may lead nowhere
     return before + max(0.0, last - file.stat().st_mtime)
-
-
-@contextmanager
-def storage_errors(folder: Path, *, anywhere: bool = True) -> Iterator[None]:
-    """Turn the error of a full or read-only disk into a StorageError; finished work stays.
-
-    With `anywhere` every refused write counts, otherwise only those below `folder`. Libraries that write weights report a
-    full disk as their own errors, which contain the system's words for it.
-    """
-    try:
-        yield
-    except OSError as error:
-        refused = (
-            error.errno in _REFUSED if anywhere else error.errno in _NOT_ALLOWED and _is_below(error.filename, folder)
-        )
-        if error.errno in _FULL or refused:
-            raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
-        raise
-    except Exception as error:
-        reason = next((os.strerror(number) for number in _FULL if os.strerror(number) in str(error)), None)
-        if reason is not None and not isinstance(error, KdtoolError):
-            raise _unwritable(folder, reason) from error
-        raise
-
-
-def _is_below(name: object, folder: Path) -> bool:
-    return isinstance(name, str) and Path(name).absolute().is_relative_to(folder)
-
-
-def _unwritable(where: object, reason: str) -> StorageError:
-    is_absent = reason in {os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)}
-    remedy = f"{'create the folder above it' if is_absent else 'make room'} or choose another folder"
-    kept = f"Finished stages are kept; {remedy}, then run the same command again"
-    return StorageError(f"cannot write {where}: {reason}. {kept}")
 
 
 @contextmanager

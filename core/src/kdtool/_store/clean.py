@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtool._errors import LockedError
-from kdtool._store.artefacts import MANIFEST, is_begun, storage_errors
+from kdtool._store.artefacts import MANIFEST, is_begun
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._store.locks import HOLDER, worker_of
@@ -60,25 +60,24 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
 
     Raises:
         LockedError: a run has just begun.
-        StorageError: the store cannot be written, the record of a run cannot be read, or its disk is not mounted.
+        StorageError: the record of a run cannot be read, or its disk is not mounted.
         UsageError: the folder is not a store.
     """
     if not store.is_dir() or not any(store.iterdir()):
         return Cleaned()
     store = store.resolve()
-    with storage_errors(store):
-        refuse_other_folders(store)
-        with store_lock(store):
-            runs = known_runs(store)
-            refuse_unmounted(runs)
-            folders = sorted({folder.resolve() for folder in runs.values() if folder.is_dir()})
-            needed = {path for folder in folders for path in _needs(store, folder)}
-            unneeded = tuple(_find_unneeded(store, folders, needed))
-            total = bytes_below(store)
-            left = {item.path: reason for item in unneeded if remove for reason in [_remove(item.path)] if reason}
-            for file, folder in runs.items():
-                if remove and not folder.is_dir():  # deleted
-                    file.unlink(missing_ok=True)
+    refuse_other_folders(store)
+    with store_lock(store):
+        runs = known_runs(store)
+        refuse_unmounted(runs)
+        folders = sorted({folder.resolve() for folder in runs.values() if folder.is_dir()})
+        needed = {path for folder in folders for path in _needs(store, folder)}
+        unneeded = tuple(_find_unneeded(store, folders, needed))
+        total = bytes_below(store)
+        left = {item.path: reason for item in unneeded if remove for reason in [_remove(item.path)] if reason}
+        for file, folder in runs.items():
+            if remove and not folder.is_dir():  # deleted
+                file.unlink(missing_ok=True)
     return Cleaned(unneeded, left, total, len(folders))
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdtool._errors import LockedError
-from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_beside
 
 HOLDER = "lock.json"
@@ -32,25 +31,19 @@ def run_lock(folder: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         LockedError: another process works on the run.
-        StorageError: the folder cannot be written, or a disk became full or read-only meanwhile.
     """
     holder, process = folder / HOLDER, os.getpid()
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=_GLIMPSE)
-        except Timeout as error:
-            raise LockedError(
-                f"{folder} is in use{_by_holder(folder)}; wait for it, or choose another --out"
-            ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=_GLIMPSE)
+    except Timeout as error:
+        raise LockedError(f"{folder} is in use{_by_holder(folder)}; wait for it, or choose another --out") from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         about: dict[str, Any] = {"pid": process, "host": platform.node(), "since": since, "id": secrets.token_hex(8)}
-        with storage_errors(folder):
-            write_beside(holder, json.dumps(about))
-        with storage_errors(folder, anywhere=False):
-            yield about
+        write_beside(holder, json.dumps(about))
+        yield about
     finally:
         if os.getpid() == process:  # not in a forked worker that comes by here when it ends
             with contextlib.suppress(OSError):  # a disk that became read-only

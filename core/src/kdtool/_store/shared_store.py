@@ -18,7 +18,6 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from kdtool._errors import StorageError, UsageError
-from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import make_private, read_sealed, write_sealed
 from kdtool._store.layout import STORE_MARK
 
@@ -34,20 +33,16 @@ def register_run(store: Path, folder: Path) -> None:
     """Mark the store, and record in it that the run in `folder` uses it; the caller holds the run's lock.
 
     Waits while the store is being cleaned, so that nothing vanishes between being found and being used.
-
-    Raises:
-        StorageError: the store cannot be written.
     """
     folder = folder.absolute()
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     path = store / REGISTERED / f"{name}.json"
-    with storage_errors(path.parent):
-        make_private(store)
-        path.parent.mkdir(exist_ok=True)
-        with store_lock(store):
-            if not (store / STORE_MARK).exists():
-                write_sealed(store / STORE_MARK, {"format": 1})
-            write_sealed(path, {"folder": str(folder), "mount": str(_mount_of(folder))})
+    make_private(store)
+    path.parent.mkdir(exist_ok=True)
+    with store_lock(store):
+        if not (store / STORE_MARK).exists():
+            write_sealed(store / STORE_MARK, {"format": 1})
+        write_sealed(path, {"folder": str(folder), "mount": str(_mount_of(folder))})
 
 
 def _mount_of(folder: Path) -> Path:

@@ -7,13 +7,13 @@ the signals of the teachers that its losses learn from. Controls and plain cross
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.loss_weights import weighs
 from kdtool._contract.licences import LicenceTerms, Licensed, Objection, Transfer, judge_terms
 from kdtool._errors import PluginError, Problem, RecipeError
 from kdtool._plugins.attribution import using
+from kdtool._recipe.keys import acknowledgements
 from kdtool._recipe.model import problem_at
 from kdtool._run.stages.terms import plain_terms
 
@@ -30,13 +30,13 @@ def licences_of(assembly: Assembly) -> tuple[Licensed, ...]:
         RecipeError: terms are not acknowledged or forbid this use, or an acknowledged component is not in the recipe.
     """
     names = _names(assembly)
-    acknowledged, problems = _read_acknowledgements(assembly, names)
+    agreed = {names.get(name, name): licence for name, licence in acknowledgements(assembly.recipe.data.get(KEY))}
     taken: dict[str, set[Transfer]] = {}
     for name, transfer in _transfers(assembly):
         taken.setdefault(names.get(name, name), set()).add(transfer)
-    licences, objections = judge_terms(_terms(assembly), taken, acknowledged)
-    if problems or objections:
-        raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
+    licences, objections = judge_terms(_terms(assembly), taken, agreed)
+    if objections:
+        raise RecipeError([_problem(assembly, objection) for objection in objections])
     return licences
 
 
@@ -70,32 +70,6 @@ def _transfers(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
         for term in plain_terms(assembly, phase):
             text = all(need == {"text"} for need in term.needs)
             yield from ((name, "text" if text else "signals") for name in term.teachers if weighs(term.weight))
-
-
-def _read_acknowledgements(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    value = assembly.recipe.data.get(KEY)
-    if value is None or value is False:
-        return {}, []
-    example = 'such as {teacher: "Apache-2.0"}'
-    if not isinstance(value, Mapping):
-        return {}, [problem_at(assembly.recipe, (KEY,), f"is a mapping of components to licences, {example}")]
-    acknowledged, problems = {}, []
-    for name, text in _flat(value):
-        if isinstance(text, str):
-            acknowledged[names.get(name, name)] = text
-        elif text is not False:  # switches off an entry of a recipe below
-            key = (KEY, *name.split("."))
-            problems.append(problem_at(assembly.recipe, key, f"is the name of a licence, {example}"))
-    return acknowledged, problems
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield `teachers.big` for both ways to write it: as a key, and as maps in each other."""
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from _flat(entry, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", entry
 
 
 def _problem(assembly: Assembly, objection: Objection) -> Problem:

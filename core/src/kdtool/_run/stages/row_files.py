@@ -1,26 +1,26 @@
 """The rows artefact: rows of tokens in safetensors shards, written once and read at random through a memory map.
 
 A shard holds `input_ids` [n, L] int32, `labelled` [n, L] uint8, `document` [n, L] int32 and `columns.<name>` [n, L] int32;
-the row keys are in its metadata. Anything that reads safetensors reads it. The format (8 bytes of header length, a JSON
-header, the tensors) is written here in full, since the safetensors library needs numpy or torch to read it.
+the row keys are in its metadata.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.data import Row
 from kdtool._errors import PluginError, StorageError
 from kdtool._store.artefacts import check_file
 
+if TYPE_CHECKING:
+    import numpy as np
+
 INDEX = "rows.json"
 _SHARD_TOKENS = 4_000_000
-_INT = "i" if array("i").itemsize == 4 else "l"
 
 
 def write_rows(rows: Iterable[Row], folder: Path, owner: object) -> int:
@@ -48,10 +48,10 @@ def write_rows(rows: Iterable[Row], folder: Path, owner: object) -> int:
         seen.add(row.key)
         pending.append(row)
         if len(pending) * length >= _SHARD_TOKENS:
-            shards.append(_write_shard(pending, length, folder, len(shards), owner))
+            shards.append(_write_shard(pending, folder, len(shards), owner))
             pending = []
     if pending:
-        shards.append(_write_shard(pending, length, folder, len(shards), owner))
+        shards.append(_write_shard(pending, folder, len(shards), owner))
     if not shards:
         raise PluginError(
             f"{owner} returned no rows: is there text in the split 'train', and enough of it for one row?"
@@ -85,68 +85,58 @@ class StoredRows:
         return self._shards[number].row(index - (self._ends[number - 1] if number else 0))
 
 
-def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int, owner: object) -> dict[str, object]:
+def _write_shard(rows: Sequence[Row], folder: Path, number: int, owner: object) -> dict[str, object]:
+    from safetensors.numpy import save_file
+
     try:
         tensors = _tensors(rows)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         keys = f"{rows[0].key!r} to {rows[-1].key!r}"
         raise PluginError(
             f"{owner} returned values that are not 32-bit whole numbers in rows {keys}: {error}"
         ) from error
-    header: dict[str, object] = {"__metadata__": {"keys": json.dumps([row.key for row in rows])}}
-    end = 0
-    for name, (dtype, content) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": [len(rows), length], "data_offsets": [end, end + len(content)]}
-        end += len(content)
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format aligns tensors by spaces after the header
     file = f"rows-{number:05}.safetensors"
-    with (folder / file).open("wb") as out:
-        out.write(len(encoded).to_bytes(8, "little") + encoded)
-        out.writelines(content for _, content in tensors.values())
+    save_file(tensors, folder / file, {"keys": json.dumps([row.key for row in rows])})
     return {"file": file, "rows": len(rows)}
 
 
-def _tensors(rows: Sequence[Row]) -> dict[str, tuple[str, bytes]]:
+def _tensors(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
-        "input_ids": ("I32", _integers(row.input_ids for row in rows)),
-        "document": ("I32", _integers(row.document for row in rows)),
-        "labelled": ("U8", b"".join(bytes(map(bool, row.labelled)) for row in rows)),
-        **{
-            f"columns.{name}": ("I32", _integers(row.columns[name] for row in rows)) for name in sorted(rows[0].columns)
-        },
+        "input_ids": _integers(row.input_ids for row in rows),
+        "document": _integers(row.document for row in rows),
+        "labelled": _integers(map(bool, row.labelled) for row in rows).astype("uint8"),
+        **{f"columns.{name}": _integers(row.columns[name] for row in rows) for name in rows[0].columns},
     }
 
 
-def _integers(rows: Iterable[Sequence[int]]) -> bytes:
-    values = array(_INT)
-    for row in rows:
-        values.extend(row)
-    return values.tobytes()
+def _integers(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    """Return whole numbers [n, L] as int32.
+
+    Raises:
+        ValueError: some are not whole numbers, or beyond 32 bits.
+    """
+    import numpy as np
+
+    values = np.array([list(row) for row in rows])
+    if values.dtype.kind not in "biu" or (values != values.astype(np.int32)).any():
+        raise ValueError(f"found {values.dtype} from {values.min()} to {values.max()}")
+    return values.astype(np.int32)
 
 
 class _Shard:
-    """One safetensors file, read through a memory map: 8 bytes of header length, a JSON header, then the tensors."""
+    """One safetensors file, of which rows are read through a memory map."""
 
     def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
         try:
-            with path.open("rb") as file:
-                self._map = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            start = 8 + int.from_bytes(self._map[:8], "little")
-            header = json.loads(bytes(self._map[8:start]))
-            self.keys: list[str] = json.loads(header.pop("__metadata__")["keys"])
-        except (ValueError, KeyError) as error:
+            file: Any = safe_open(path, framework="numpy")
+            self.keys: list[str] = json.loads(file.metadata()["keys"])
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StorageError(f"the stored file {path} is damaged; delete {path.parent} and run again") from error
-        self._tensors: dict[str, memoryview] = {}
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            content = self._map[start + first : start + last]
-            self._tensors[name] = content.cast("i") if entry["dtype"] == "I32" else content
-        self._length = header["input_ids"]["shape"][1]
+        self._tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
 
     def row(self, index: int) -> Row:
-        part = slice(index * self._length, (index + 1) * self._length)
-        columns = {name[8:]: values[part].tolist() for name, values in self._tensors.items() if name[:8] == "columns."}
-        labelled = [value != 0 for value in self._tensors["labelled"][part]]
-        ids, document = self._tensors["input_ids"][part].tolist(), self._tensors["document"][part].tolist()
-        return Row(self.keys[index], ids, labelled, document, columns)
+        values = {name: tensor[index].tolist() for name, tensor in self._tensors.items()}
+        columns = {name.removeprefix("columns."): values[name] for name in values if name.startswith("columns.")}
+        return Row(self.keys[index], values["input_ids"], [*map(bool, values["labelled"])], values["document"], columns)

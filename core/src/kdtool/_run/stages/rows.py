@@ -136,7 +136,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
             write_texts(asking, folder, corpora, filters, shares)
 
     components = [context.part(name) for name in (*corpora, *filters, *taken)]
-    parts = {"components": components, "shares": list(shares.values())}
+    parts = {"components": components, "shares of the corpora": list(shares.values())}
     title = f"text, phase {label}" if label else "text"
     node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
     return graph.add(node)
@@ -229,7 +229,7 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
     tokenizers = [context.tokenizer_part(name) for name in (learner, student)]
-    same_tokens = len({(part.get("tokenizer"), str(part.get("start"))) for part in tokenizers}) == 1
+    same_tokens = len({(part.get("tokenizer"), str(part.get("start of documents"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
     replaced = {spec.kind for spec in phase.sources if spec.key not in shared}
     labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
@@ -289,7 +289,7 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
         parts={
             "teacher": context.part(teacher),
             "cache": context.part(cache),
-            "want": parts,
+            "recorded": parts,
         },
         inputs={"rows": rows, **students},
         build=build,
