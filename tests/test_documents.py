@@ -145,7 +145,6 @@ class Page:
     def _programs(self) -> dict[tuple[str, ...], Callable[[list[str], list[str]], None]]:
         return {
             ("kdtool",): self._kdtool,
-            ("torchrun", "--standalone"): self._torchrun,
             ("python", "bootstrap.py"): _bootstrap,
             ("pip", "install"): self._pip,
             ("python", "-m"): _module,
@@ -183,11 +182,6 @@ class Page:
             shown = self.capture()
             assert code == 0 or output, f"kdtool {shlex.join(words)} ends with {code}:\n{shown}"
             compare(output, shown)
-
-    def _torchrun(self, words: list[str], output: list[str]) -> None:
-        processes, _, *rest = words
-        assert (processes, rest[:2]) == ("--nproc-per-node", ["-m", "kdtool"])
-        self._kdtool(rest[2:], output)
 
 
 RUN = ("check", "new", "plugins", "schema", "runs", "clean", "--help", "--version")

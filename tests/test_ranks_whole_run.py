@@ -17,15 +17,29 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 
-def by_torchrun(recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the recipe by `torchrun --nproc-per-node 2 -m kdtool run`."""
+def by_torchrun(recipe: dict[str, Any], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the recipe by `kdtool run --gpus 2`, which becomes torchrun."""
     file = folder / "recipe.json"
     file.write_text(json.dumps(recipe), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["-m", "kdtool", "run", str(file), "--out", str(folder / "two"), "--store", str(folder / "shared")]
+    arguments = [
+        "run",
+        str(file),
+        "--gpus",
+        "2",
+        "--out",
+        str(folder / "two"),
+        "--store",
+        str(folder / "shared"),
+        *options,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*torchrun, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
+        [sys.executable, "-m", "kdtool", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=300,
     )
 
 
@@ -38,6 +52,9 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     done = by_torchrun(divided, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
+    plan = by_torchrun(divided, tmp_path, "--plan").stdout
+    assert "reused" in plan, plan
+    assert "↻" not in plan, "the plan is that of two processes"
     events = (tmp_path / "two" / recipe["name"] / "events.jsonl").read_text(encoding="utf-8")
     assert (events.count('"event": "run_start"'), events.count('"event": "step_end"')) == (1, 3)
     (recorded,) = (found.parent for found in (tmp_path / "shared").glob("signals/*/shard-00000.json"))

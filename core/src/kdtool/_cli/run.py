@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,7 @@ from kdtool._cli.options import (
     store_option,
 )
 from kdtool._cli.show import show_next_steps
-from kdtool._errors import ServiceError
+from kdtool._errors import ServiceError, UsageError
 from kdtool._estimate.machine import size
 from kdtool._text.terminal import escape, print_first_line, print_line
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 @store_option
 @offline_option
 @no_sandbox_option
+@click.option(
+    "--gpus", type=click.IntRange(min=1), metavar="N", help="Start N processes by torchrun, one for each GPU."
+)
 @click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
 @click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("-v", "--verbose", is_flag=True, help="With --plan, list the reused stages, too.")
@@ -43,11 +49,14 @@ def run(
     store: str | None,
     offline: bool,
     no_sandbox: bool,
+    gpus: int | None,
     verify: bool,
     only_plan: bool,
     verbose: bool,
 ) -> None:
     """Run a recipe, from data to report; again to resume it."""
+    if gpus and "WORLD_SIZE" not in os.environ:
+        _start_processes(gpus, only_plan)
     print_first_line("reading the recipe and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
@@ -73,6 +82,19 @@ def run(
         for artifact in results.arms[0].artifacts:
             click.echo(f"model: {results.path_of(artifact)}")
         show_next_steps(results, out)
+
+
+def _start_processes(count: int, only_plan: bool) -> None:
+    """Become torchrun, which starts the same command `count` times; a plan is made for as many by this process."""
+    if find_spec("torch") is None:
+        raise UsageError(
+            "--gpus needs torch, which is not installed; install a trainer, such as kdtool-trainer-standard"
+        )
+    if only_plan:
+        os.environ["WORLD_SIZE"] = str(count)
+        return
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "kdtool")
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv[1:]])  # noqa: S606
 
 
 def _lines_before_download(error: ServiceError, report: Mapping[str, Any]) -> Iterator[str]:
