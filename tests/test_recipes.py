@@ -153,6 +153,12 @@ def test_the_schema_accepts_every_recipe() -> None:
         assert not validator.is_valid({"train": {"losses": losses, "steps": 3}})
 
 
+def test_the_recipe_for_a_t4_needs_less_main_memory_than_a_free_colab_has() -> None:
+    forecast = kdtool.check(RECIPES / "claude-codellama-t4.yaml", memory="12GB", gpu="t4")["forecast"]
+    assert 3e9 < forecast["memory"]["peak"] < 12e9
+    assert forecast["device_memory"]["peak"] < 16e9
+
+
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
 def test_a_system_s_student_can_be_exported_as_gguf(path: Path) -> None:
     both, alone = (

@@ -133,6 +133,18 @@ def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding
 _LLAMA = model("llama")
 
 
+def test_layers_with_a_state_read_one_document_per_row() -> None:
+    config = t.GraniteMoeHybridConfig(
+        **_GROUPED, layer_types=["mamba", "attention", "mamba"], num_local_experts=0, num_experts_per_tok=0,
+        mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16, shared_intermediate_size=48,
+    )  # fmt: skip
+    wrapped = TransformersModel(t.AutoModelForCausalLM.from_config(config).eval(), tokenizer())
+    with torch.no_grad():
+        assert wrapped.backbone(packed([[20], [12]], 20), kdtool.SignalRequest()).last.shape[0] == 32
+        with pytest.raises(kdtool.UsageError, match="state passes from one document of a row to the next"):
+            wrapped.backbone(packed([[9, 15]], 24), kdtool.SignalRequest())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_self_check_passes_and_finds_a_wrong_head(family: str) -> None:
     wrapped = model(family)

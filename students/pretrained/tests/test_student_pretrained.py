@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch import self_check
-from kdtool_transformers import _gguf, open_model
+from kdtool_transformers import _gguf, byte_tokenizer, open_model
 
 
 class TestPretrained(StudentConformance):
@@ -74,6 +76,37 @@ def test_float32_can_be_asked_for(dtype: str, kept: str, tmp_path: Path) -> None
         assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, kept)}
     assert student.kdtool_describe(run).facts == built.facts
     assert built.facts.dtype == kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
+def test_unchanged_weights_are_mapped_when_it_is_built(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", hidden_size=512, intermediate_size=8192, num_hidden_layers=6)
+    size = (tmp_path / "model" / "model.safetensors").stat().st_size
+    before = _anonymous_bytes()
+    built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
+    built.save(tmp_path / "student")
+    assert _anonymous_bytes() - before < 0.5 * size
+    assert size > 2e8
+
+
+def _anonymous_bytes() -> int:
+    (found,) = re.findall(r"^RssAnon:\s*(\d+) kB$", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
+    return int(found) * 1024
+
+
+def test_layers_with_a_state_are_refused_by_the_configuration(tmp_path: Path) -> None:
+    hybrid = {
+        "model_type": "granitemoehybrid", "hidden_size": 768, "num_hidden_layers": 4, "num_attention_heads": 12,
+        "num_key_value_heads": 4, "vocab_size": 100352, "shared_intermediate_size": 2048, "num_local_experts": 0,
+        "num_experts_per_tok": 0, "mamba_n_heads": 48, "mamba_d_head": 32, "mamba_d_state": 128, "tie_word_embeddings": True,
+        "layer_types": ["mamba", "mamba", "attention", "mamba"],
+    }  # fmt: skip
+    byte_tokenizer().save(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(hybrid), encoding="utf-8")
+    with pytest.raises(
+        kdtool.UsageError, match=r"linear_attention, whose state passes from one document .* dense Granite"
+    ):
+        _student(tmp_path / "model").kdtool_describe(make_run(tmp_path))
 
 
 def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) -> None:

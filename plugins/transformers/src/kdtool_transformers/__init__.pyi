@@ -30,6 +30,7 @@ from kdtool_transformers._model import facts_of as facts_of
 from kdtool_transformers._model import has_document_attention as has_document_attention
 from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
+from kdtool_transformers._model import require_separate_documents as require_separate_documents
 from kdtool_transformers._open import open_config as open_config
 from kdtool_transformers._open import open_model as open_model
 from kdtool_transformers._open import open_tokenizer as open_tokenizer

@@ -33,8 +33,15 @@ __all__ = [
     "has_document_attention",
     "layers_among",
     "no_progress_bar",
+    "require_separate_documents",
     "use_document_attention",
 ]
+
+_RECURRENT = {"linear_attention", "conv", "mamba", "mamba2", "recurrent", "hybrid"}
+"""Kinds of layers whose state passes from token to token, whatever document these belong to."""
+
+_FILE_SIZE = "2GB"
+"""A GPU's weights are copied to main memory one file at a time, and one larger than main memory cannot be mapped."""
 
 ORIGIN_FILE = "kdtool.json"
 """Next to config.json: facts that weights do not contain, such as the layers that they were copied from."""
@@ -102,8 +109,10 @@ class TransformersModel(CausalModel):
         )
 
     def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
-        """Run everything except the head; see `kdtool.LanguageModel.backbone`."""
+        """Run everything except the head; see `kdtool.LanguageModel.backbone`. Raises as `require_separate_documents`."""
         causal = causal_of(self.model)
+        if _recurrent_kinds(causal) and bool((batch.document > 0).any()):
+            require_separate_documents(causal)
         padding = batch.document < 0
         layers = want.layers if "hidden" in want.kinds else ()
         maps = frozenset(want.layers if "attentions" in want.kinds else ())
@@ -162,7 +171,7 @@ class TransformersModel(CausalModel):
             # A phase leaves trained weights in float32 and frozen ones in their dtype: files must have one.
             widen(causal)
         with no_progress_bar():
-            causal.save_pretrained(folder)
+            causal.save_pretrained(folder, max_shard_size=_FILE_SIZE)
         for file in folder.glob("*.safetensors"):
             give_usual_mode(file)
         self.tokenizer.save(folder)
@@ -221,6 +230,25 @@ def use_document_attention(model: Any) -> None:
     kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
     if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
         causal.set_attn_implementation(IMPLEMENTATION)
+
+
+def require_separate_documents(causal: Any) -> None:
+    """Refuse a causal LM whose documents in a row cannot be kept apart, by its configuration.
+
+    Raises:
+        UsageError: it has layers with a state, such as Mamba's in Granite 4.0 H.
+    """
+    kinds = _recurrent_kinds(causal)
+    if kinds:
+        raise kdtool.UsageError(
+            f"{type(causal).__name__} has layers of the kind {', '.join(kinds)}, whose state passes from one document of a "
+            "row to the next, but students, and teachers that offer logits or states, read several documents in a row: "
+            "choose a model with attention only, such as the dense Granite 4.0; this one can still answer with text"
+        )
+
+
+def _recurrent_kinds(causal: Any) -> list[str]:
+    return sorted(_RECURRENT.intersection(getattr(causal.config.get_text_config(), "layer_types", None) or ()))
 
 
 def has_document_attention(causal: Any) -> bool:

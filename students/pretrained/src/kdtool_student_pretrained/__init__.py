@@ -53,15 +53,20 @@ class Pretrained(LocatedWeights, CausalStudent):
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
+        from kdtool_transformers import require_separate_documents
 
         if self.absent() is None:
             self._refuse_quantised(run)
         outline = self.outline(run)
+        require_separate_documents(outline.model)
         outline.model.to(outline.model.dtype if self.config.dtype == "auto" else torch.float32)
         return outline
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        yield from super().kdtool_estimate(run, ahead)
+        mapped = self.config.dtype == "auto"  # then it is written from its file, and only its pages are in memory
+        for part in super().kdtool_estimate(run, ahead):
+            if not (mapped and part.host_bytes and part.stages == ("students",)):
+                yield part
         facts = ahead.models.get(ahead.student)
         yield from self.download_estimates(0 if facts is None else facts.parameters)
 
