@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _RECURRENT = {"linear_attention", "conv", "mamba", "mamba2", "recurrent", "hybrid"}
-"""Kinds of layers whose state passes from token to token, whatever document these belong to."""
+"""Kinds of layers whose state passes from token to token, and from one document of a row to the next."""
 
 _FILE_SIZE = "2GB"
 """A GPU's weights are copied to main memory one file at a time, and one larger than main memory cannot be mapped."""
