@@ -6,12 +6,11 @@ A step is `rows_per_step` successive rows, however many processes share them: mi
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, TypeVar
 
 import kdtool
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 
-__all__ = ["Ahead", "MicroBatch", "StepInputs", "to_device"]
+__all__ = ["MicroBatch", "StepInputs", "ahead", "to_device"]
 
 T = TypeVar("T")
 
@@ -38,43 +37,17 @@ class MicroBatch:
     signals: dict[str, kdtool.Signal]
 
 
-class Ahead(Generic[T]):
-    """Iterates over items that a thread makes in advance, in order. An error in the thread is raised here, in its turn."""
-
-    def __init__(self, items: Iterator[T], depth: int = _DEPTH) -> None:
-        self._items = items
-        self._room = threading.Semaphore(depth)
-        self._made: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-        self._closed = False
-        self._thread = threading.Thread(target=self._make, name="kdtool inputs", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        item, error = self._made.get()
-        self._room.release()
-        if error is not None:
-            raise error
-        return item  # type: ignore[return-value]  # there is an item where there is no error
-
-    def close(self) -> None:
-        """Stop the thread and wait for its end."""
-        self._closed = True
-        self._room.release()
-        self._thread.join()
-
-    def _make(self) -> None:
-        try:
-            while self._room.acquire() and not self._closed:
-                self._made.put((next(self._items), None))
-        except BaseException as error:  # raised where the item is taken
-            self._made.put((None, error))
+def ahead(items: Iterator[T], depth: int = _DEPTH) -> Generator[T, None, None]:
+    """Yield items that a thread makes in advance, in order. An error in the thread is raised here, in its turn."""
+    with ThreadPoolExecutor(1, "kdtool inputs") as thread:
+        made = deque(thread.submit(next, items, None) for _ in range(depth))
+        while (item := made.popleft().result()) is not None:
+            made.append(thread.submit(next, items, None))
+            yield item
 
 
 class StepInputs:
-    """The inputs of a rank's steps from `first`, counted from 0. Use it as a context: it ends the thread.
+    """The inputs of a rank's steps from `first`, counted from 0. `close` ends the thread.
 
     Args:
         teachers: their signals are decoded in advance if they were recorded; None for only the batches.
@@ -93,14 +66,10 @@ class StepInputs:
     ) -> None:
         self._rows, self._batch, self._count, self._rank, self._world = rows, batch, micro_batches, rank, world
         self._device, self._teachers = device, teachers
-        self._ahead: Ahead[Sequence[kdtool.Batch] | MicroBatch] = Ahead(self._items(first))
+        self._ahead = ahead(self._items(first))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the thread."""
         self._ahead.close()
 
     def batches(self) -> list[kdtool.Batch]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -111,9 +111,10 @@ class TrainingLoop:
         teachers = self.teachers if self.sampler is None else None  # on-policy text has no signals yet
         self._restart_clocks()
         try:
-            with StepInputs(
+            inputs = StepInputs(
                 rows, config.batch, micro_batches, self.run.rank, world, self.device, teachers, self.step
-            ) as inputs:
+            )
+            with closing(inputs):
                 while self.step < self.phase.steps and self.make_step(inputs):
                     pass
             self.checkpoints.finish()
