@@ -72,6 +72,20 @@ def test_every_middle_is_in_a_row_with_its_prefix_and_suffix(bodies: list[str], 
     assert all(labelled for document in documents for _, labelled in document)
 
 
+def test_the_middle_of_a_line_ends_where_the_line_ends() -> None:
+    body = "".join(f"line {number} of a text\n" for number in range(200))
+    fim = {"rate": 1.0, "spm_rate": 0.0, "line_rate": 1.0}
+    _, documents, _ = pack([kdtool.Text(body)], Infilling(), length=96, fim=fim)
+    assert "".join(text_of([token for token, _ in document]) for document in documents) == body
+    for document in documents:
+        ids = [token for token, _ in document]
+        middle = bytes(ids[ids.index(MIDDLE) + 1 : -1]).decode()
+        suffix = bytes(ids[ids.index(SUFFIX) + 1 : ids.index(MIDDLE)]).decode()
+        assert "\n" not in middle
+        assert not suffix or suffix.startswith("\n")
+    assert len({len(document) for document in documents}) > 1
+
+
 def test_pieces_of_a_text_fill_their_rows_and_have_cuts_of_their_own() -> None:
     rows, documents, _ = pack([kdtool.Text("abcdefgh" * 400)], Infilling(), length=64, fim={"rate": 1.0})
     assert all(number >= 0 for row in rows[:-1] for number in row.document), "bytes leave no room"

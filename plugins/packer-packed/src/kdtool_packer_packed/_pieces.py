@@ -29,6 +29,8 @@ class FillInTheMiddle(kdtool.Config):
     """Share of texts to cut. A text that is longer than a row is cut in each of its rows."""
     spm_rate: float = kdtool.Field(default=0.5, ge=0, le=1)
     """Share of the cut texts with the suffix before the prefix; in the others, the prefix comes first."""
+    line_rate: float = kdtool.Field(default=0.0, ge=0, le=1)
+    """Share of the cut texts whose middle ends with its line, as editors ask for it; in the others it ends anywhere."""
     seed: int = kdtool.Field(default=0, ge=0)
     """Seed that, with an example's id, decides whether and where it is cut."""
 
@@ -181,11 +183,15 @@ class Infilling:
         return None, 0
 
     def _with_the_middle_last(self, part: Part) -> Document:
-        """Return a piece of text, cut between any two characters."""
+        """Return a piece of text, cut between any two characters, or between one and the end of its line."""
         text = part.text
-        _, order, *cuts = self._draws()
+        _, order, *cuts, kind = self._draws()
         suffix_first = order < self.fim.spm_rate
-        first, second = sorted(int(draw * (len(text) + 1)) for draw in cuts)
+        first, second = (int(draw * (len(text) + 1)) for draw in cuts)
+        if kind < self.fim.line_rate:
+            line_end = text.find("\n", first)
+            second = len(text) if line_end < 0 else line_end
+        first, second = sorted((first, second))
         before, middle, after = part[:first], part[first:second], part[second:]
         ids = self.tokenizer.encode_infilling(before.text, middle.text, after.text, suffix_first) or []
         parts = [after, before, middle] if suffix_first else [before, after, middle]
@@ -198,7 +204,7 @@ class Infilling:
         return document.add([self.tokenizer.end_of_text], [True], self.tokenizer).begin(self.tokenizer)
 
     def _draws(self) -> list[float]:
-        """Return four numbers in [0, 1) for the current piece: its selection, its order and its two cuts."""
+        """Return five numbers in [0, 1) for the current piece: its selection, its order, its two cuts and their kind."""
         piece = f" {self.number}" if self.number else ""
         chance = random.Random(hashlib.sha256(f"fim {self.fim.seed} {self.identifier}{piece}".encode()).digest())
-        return [chance.random() for _ in range(4)]
+        return [chance.random() for _ in range(5)]
