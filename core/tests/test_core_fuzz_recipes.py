@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 from collections import Counter
 from functools import cache
@@ -26,7 +27,6 @@ from kdtool._recipe.read import load_recipe
 from kdtool._recipe.yaml import read_document
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._store import artefacts, atomic_files
 from kdtool._store.artefacts import Artefact
 from recipe_mutants import Mutant, mutants
 
@@ -151,8 +151,7 @@ def test_a_mutated_recipe_runs_or_is_explained(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     monkeypatch.chdir(work)
-    for module in (artefacts, atomic_files):
-        monkeypatch.setattr(module.os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     (work / "lines.txt").write_text(data.draw(st.sampled_from(["", "one line", LINES, LINES, LINES])), encoding="utf-8")
     mutant.write(work)
     stage_names.clear()

@@ -87,9 +87,7 @@ def run(
 def _start_processes(count: int, only_plan: bool) -> None:
     """Become torchrun, which starts the same command `count` times; a plan is made for as many by this process."""
     if find_spec("torch") is None:
-        raise UsageError(
-            "--gpus needs torch, which is not installed; install a trainer, such as kdtool-trainer-standard"
-        )
+        raise UsageError("--gpus needs torch, which is not installed; install a package with a trainer")
     if only_plan:
         os.environ["WORLD_SIZE"] = str(count)
         return
