@@ -67,7 +67,8 @@ def test_a_conversation_is_the_model_s(models: kdtool.Models, server: Running) -
 
 def test_a_gap_over_both_protocols_is_the_model_s(models: kdtool.Models, server: Running) -> None:
     (name,) = models.subjects
-    expected = _in_process(models, kdtool.Request("0", PROMPT, 8, suffix="\n\nprint(add(1, 2))\n"))
+    gap = kdtool.Request("0", PROMPT, 8, suffix="\n\nprint(add(1, 2))\n", heal=True)
+    expected = _in_process(models, gap)
     answer = server.openai().completions.create(
         model=name, prompt=PROMPT, suffix="\n\nprint(add(1, 2))\n", max_tokens=8, temperature=0
     )
