@@ -135,7 +135,7 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
         discard_uncommitted(root, said.append)
-        assert _checkpoints.all_of(root)[-1] == root / "checkpoint-6"
+        assert _checkpoints.latest_valid(root, said.append) == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0]
 
@@ -182,21 +182,23 @@ def make_checkpoint(root: Path, step: int) -> Path:
 
 def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
     said: list[str] = []
-    assert not _checkpoints.all_of(tmp_path)
+    assert _checkpoints.latest_valid(tmp_path, said.append) is None
     first, second, third, fourth = (make_checkpoint(tmp_path, step) for step in (3, 12, 101, 1000))
     (fourth / "weights").unlink()
     (third / "weights").write_text("weights at 100", encoding="utf-8")
     unfinished = _checkpoints.start_writing(tmp_path) / "checkpoint-5000"
     unfinished.mkdir()
     discard_uncommitted(tmp_path, said.append)
-    assert _checkpoints.all_of(tmp_path) == [first, second]
+    assert _checkpoints.latest_valid(tmp_path, said.append) == second
     assert len(said) == 2
     assert "weights is missing" in said[0]
     assert "weights is not what was written" in said[1]
+    shutil.rmtree(second)
+    assert _checkpoints.latest_valid(tmp_path, said.append) == first
 
 
-def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
-    for step in (1, 2, 9, 10):
+def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (1, 2, 9, 10, 10):
         make_checkpoint(tmp_path, step)
     _checkpoints.rotate(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]

@@ -27,7 +27,7 @@ from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._state import load_state, own_state, stored_tensors
-from kdtool_trainer_standard._validation import Validator, best_weights_of
+from kdtool_trainer_standard._validation import Validator, problem_of_best
 
 __all__ = ["Checkpointing", "changing", "find_resume_point", "restore"]
 
@@ -91,7 +91,7 @@ class Checkpointing:
             self._wait_for_all()  # the folder is there
             tensors = {**changing(self._module), **optimizer_tensors(self._optimizer, self._module)}
             state = own_state(tensors, self._run.rank, copy=self._device.type != "cpu")
-            generators, best = describe_generators(self._device), best_weights_of(progress, self._root)
+            generators = describe_generators(self._device)
 
         def write() -> Path:
             with _checkpoints.explain_full_disk(self._root):
@@ -99,7 +99,7 @@ class Checkpointing:
                 (folder / _GENERATORS.format(self._run.rank)).write_text(generators, encoding="utf-8")
                 if self._group is not None:
                     dist.barrier(self._group)
-                return _checkpoints.commit(folder, self._root, *best) if leads else folder
+                return _checkpoints.commit(folder, self._root) if leads else folder
 
         self._writing = self._thread.submit(write)
         if self._device.type == "cpu":
@@ -164,12 +164,13 @@ def find_resume_point(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dty
     Raises:
         UsageError: the phase was started with another number of processes, or in another precision.
     """
-    kept = [_checkpoints.all_of(phase.checkpoints)]
+    newest = _checkpoints.latest_valid(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
     if run.world > 1:
-        dist.broadcast_object_list(kept, 0)
-    if not kept[0]:
+        shared: list[Path | None] = [newest]
+        dist.broadcast_object_list(shared, 0)
+        newest = shared[0]
+    if newest is None:
         return None
-    newest = kept[0][-1]
     progress, name = _progress.read(newest), dtype_name(dtype)
     if progress.world != run.world and not elastic:
         raise kdtool.UsageError(

@@ -6,8 +6,9 @@ engine discards all that is not as it was committed, byte by byte. Called by the
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,9 @@ __all__ = [
     "all_of",
     "commit",
     "explain_full_disk",
+    "hash_of",
+    "latest_valid",
+    "problem_of",
     "rotate",
     "start_writing",
     "step_of",
@@ -36,18 +40,35 @@ def start_writing(root: Path) -> Path:
     return folder
 
 
-def commit(written: Path, root: Path, *belonging: Path) -> Path:
-    """Make a written folder a checkpoint of `root`, at once and for good; return its path.
-
-    If one of the `belonging` files is damaged later, the engine discards the checkpoint, too.
-    """
-    target = written.rename(root / written.name)
-    kdtool.commit(root, target, *belonging)
+def commit(written: Path, root: Path) -> Path:
+    """Make a written folder a checkpoint of `root`, at once and for good; return its path."""
+    target = root / written.name
+    if target.exists():  # a broken one of the same step
+        shutil.rmtree(target)
+    written.rename(target)
+    kdtool.commit(root, target)
     return target
 
 
+def latest_valid(
+    root: Path, say: Callable[[str], None], extra_check: Callable[[Path], str | None] = lambda _: None
+) -> Path | None:
+    """Return the newest checkpoint below `root` whose files elsewhere are whole, too; remove newer ones.
+
+    The engine discarded those that are not as they were committed. `extra_check` returns what is wrong with other files
+    that a checkpoint needs.
+    """
+    for folder in reversed(all_of(root)):
+        problem = extra_check(folder)
+        if problem is None:
+            return folder
+        say(f"checkpoint {folder} is left out ({problem}); the one before it is used if there is one")
+        _remove(root, folder)
+    return None
+
+
 def all_of(root: Path) -> list[Path]:
-    """Return the checkpoints below `root`, the oldest first."""
+    """Return the checkpoints below `root`, whole or not, the oldest first."""
     folders = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
     return sorted(folders, key=step_of)
 
@@ -60,8 +81,7 @@ def step_of(folder: Path) -> int:
 def rotate(root: Path, keep: int) -> None:
     """Remove all checkpoints except the newest `keep`."""
     for folder in all_of(root)[:-keep]:
-        kdtool.commit(root, gone=[folder])
-        shutil.rmtree(folder)
+        _remove(root, folder)
 
 
 @contextmanager
@@ -75,3 +95,24 @@ def explain_full_disk(root: Path) -> Iterator[None]:
             f"cannot write a checkpoint below {root}: {error}. The one before it is kept; make room, then run the same "
             "command again"
         ) from error
+
+
+def problem_of(path: Path, sha256: str) -> str | None:
+    """Return what is wrong with a file that was written with this hash; None if it is unchanged."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        return None if hash_of(path) == sha256 else f"{path.name} is not what was written: its SHA-256 is another"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+
+
+def hash_of(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(root: Path, folder: Path) -> None:
+    kdtool.commit(root, gone=[folder])
+    shutil.rmtree(folder)

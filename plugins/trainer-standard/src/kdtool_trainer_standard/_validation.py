@@ -20,11 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import _progress
+from kdtool_trainer_standard import _checkpoints, _progress
 from kdtool_trainer_standard._config import Validation
-from kdtool_trainer_standard._progress import Progress
 
-__all__ = ["Best", "Validator", "best_weights_of"]
+__all__ = ["Best", "Validator", "problem_of_best"]
 
 _FOLDER = "validation"
 
@@ -35,6 +34,8 @@ class Best:
 
     step: int
     value: float
+    sha256: str
+    """Hash of the file with the weights of that step."""
     since: int = 0
 
 
@@ -108,13 +109,13 @@ class Validator:
         if self.best is None or self.best.since == 0:
             return None
         file = _file(self._folder.parent, self.best.step)
-        try:
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
+        problem = _checkpoints.problem_of(file, self.best.sha256)
+        if problem is not None:
             raise kdtool.StorageError(
-                f"the best student, of step {self.best.step:,}, cannot be read from {file}: {error}; run the same command "
-                "again: it resumes from a checkpoint whose best student is whole, if there is one"
-            ) from error
+                f"the best student, of step {self.best.step:,}, is damaged ({file.parent}: {problem}); run the same "
+                "command again: it resumes from a checkpoint whose best student is whole, if there is one"
+            )
+        return load_file(file)
 
     def keep_best(self) -> None:
         """Keep the best weights so far: a checkpoint that is being written refers to them."""
@@ -122,11 +123,12 @@ class Validator:
 
     def forget(self, checkpoints: Iterable[Path]) -> None:
         """Delete weights that none of these checkpoints refers to, except the best so far."""
-        root = self._folder.parent
-        kept = {file for checkpoint in checkpoints for file in best_weights_of(_progress.read(checkpoint), root)}
-        kept |= {_file(root, self.best.step)} if self.best else set()
-        for file in set(self._folder.glob("*.safetensors")) - kept:
-            file.unlink()
+        bests = (*map(_best_of, checkpoints), self.best)
+        kept = {_file(self._folder.parent, best.step) for best in bests if best is not None}
+        for file in self._folder.glob("*.safetensors"):
+            if file not in kept:
+                kdtool.commit(self._folder, gone=[file])
+                file.unlink()
 
     def _measure(self, step: int) -> dict[str, kdtool.Measurement]:
         by_name, watched = dict(self._measurements(step)), self._config.watch
@@ -142,23 +144,27 @@ class Validator:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            self._keep(step, learned)
+            sha256 = self._keep(step, learned)
             if best is not None and best.step != self._kept:
+                kdtool.commit(self._folder, gone=[_file(self._folder.parent, best.step)])
                 _file(self._folder.parent, best.step).unlink(missing_ok=True)
-            self.best = Best(step, measured.value)
+            self.best = Best(step, measured.value, sha256)
         else:
             self.best = replace(best, since=best.since + 1)
 
-    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> None:
-        """Write the learned weights. The next checkpoint commits them: without one, no resumed phase has use for them."""
+    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> str:
+        """Write the learned weights and commit them; return the file's hash."""
         partial = self._folder / ".writing"
         try:
             write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}, partial)
+            sha256 = _checkpoints.hash_of(partial)
             partial.replace(_file(self._folder.parent, step))
+            kdtool.commit(self._folder, _file(self._folder.parent, step))
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
                 f"the best student cannot be kept in {self._folder}: {error}; make room and run again"
             ) from error
+        return sha256
 
     def _measurements(self, step: int) -> Iterator[tuple[str, kdtool.Measurement]]:
         folder = self._folder / f"step-{step}"
@@ -204,9 +210,19 @@ class _ForChoosing:
         return self.run.texts.examples("validation" if split == "test" else split)
 
 
-def best_weights_of(progress: Progress, root: Path) -> list[Path]:
-    """Return the file with the best weights that a checkpoint of this progress, below `root`, refers to, if it does."""
-    return [] if progress.best is None else [_file(root, Best(**progress.best).step)]
+def problem_of_best(checkpoint: Path) -> str | None:
+    """Return what is wrong with the best weights that a checkpoint refers to; None if nothing is, or there are none."""
+    best = _best_of(checkpoint)
+    return None if best is None else _checkpoints.problem_of(_file(checkpoint.parent, best.step), best.sha256)
+
+
+def _best_of(checkpoint: Path) -> Best | None:
+    """Return the best validation before a checkpoint; None without one, or if its file is damaged."""
+    try:
+        best = _progress.read(checkpoint).best
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if best is None else Best(**best)
 
 
 def _file(root: Path, step: int) -> Path:
