@@ -88,12 +88,7 @@ def generate(
     _check_language(language)
     settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill, raw)
     text = _prompt(prompt, file, interactive=interactive)
-    if text == "":
-        raise kdtool.UsageError("the prompt is empty; give some text to continue")
-    if as_json and interactive:
-        raise kdtool.UsageError("--json is for scripts, and --interactive for a terminal; leave one out")
-    if as_json and text is None:
-        raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
+    _refuse_misuse(text, as_json=as_json, interactive=interactive)
     if text is not None:
         settings.request(text)  # refuses a wrong prompt before anything is loaded
     if quantize is not None:
@@ -114,6 +109,20 @@ def generate(
             _print_json(models, chosen, settings, text)
         else:
             _print(models, chosen, settings, language, text)
+
+
+def _refuse_misuse(text: str | None, *, as_json: bool, interactive: bool) -> None:
+    """Refuse an empty prompt, and options that exclude each other.
+
+    Raises:
+        UsageError: the message has a remedy.
+    """
+    if text == "":
+        raise kdtool.UsageError("the prompt is empty; give some text to continue")
+    if as_json and interactive:
+        raise kdtool.UsageError("--json is for scripts, and --interactive for a terminal; leave one out")
+    if as_json and text is None:
+        raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
 
 
 def _quantise(model: str, kind: str, names: tuple[str, ...], draft: str | None, *, out: str, offline: bool) -> str:

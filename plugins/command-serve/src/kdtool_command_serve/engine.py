@@ -16,6 +16,7 @@ import click
 import kdtool
 from kdtool_streaming import end_naturally
 
+from kdtool_command_serve.abilities import require_abilities
 from kdtool_command_serve.continuing import as_gap, end_at_suffix
 from kdtool_command_serve.errors import BusyError, RequestError
 from kdtool_command_serve.workers import Workers, call_loop
@@ -215,8 +216,9 @@ class Engine:
         try:
             runtime = await self.load()
             gaps = self._continue_gaps(requests, runtime)
-            asked = [replace(each, suffix=None, heal=True) for each in gaps] if gaps else [*map(_heal, requests)]
-            _check_abilities(self.name, runtime, asked[0])
+            asked = [replace(each, heal=each.suffix is not None) for each in gaps or requests]
+            asked = [replace(each, suffix=None) for each in asked] if gaps else asked
+            require_abilities(self.name, runtime, asked[0])
         except BaseException:
             self.admitted -= len(requests)
             self.idle()
@@ -346,29 +348,3 @@ class Engine:
         self.used = time.monotonic()
         self.finished(answer)
         self.idle()
-
-
-def _heal(request: kdtool.Request) -> kdtool.Request:
-    """Return a request that may choose the last token before a gap again."""
-    return replace(request, heal=request.suffix is not None)
-
-
-def _check_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:
-    needed: dict[kdtool.Ability, bool] = {
-        "converse": bool(request.turns),
-        "prefill": bool(request.turns and request.prompt),
-        "infill": request.suffix is not None,
-        "continue": not request.turns and request.suffix is None,
-    }
-    for ability, is_needed in needed.items():
-        if is_needed and ability not in runtime.abilities:
-            param, why = _CANNOT[ability]
-            raise RequestError(f"{param}: {name} {why}", code="unsupported", param=param)
-
-
-_CANNOT = {
-    "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
-    "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
-    "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
-    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send only a prompt"),
-}
