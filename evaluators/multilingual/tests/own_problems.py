@@ -1,4 +1,4 @@
-"""Problems in the two data sets' formats, with solutions, written for these tests."""
+"""Problems in the datasets' formats, with solutions, written for these tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HUMANEVAL_X", "MULTIPL_E", "SOLUTIONS", "WHOLE_HUMANEVAL_X", "WHOLE_MULTIPL_E", "written"]
+__all__ = ["HUMANEVAL_PACK", "HUMANEVAL_X", "MULTIPL_E", "SOLUTIONS", "WHOLE_HUMANEVAL_X", "WHOLE_MULTIPL_E", "written"]
 
 HUMANEVAL_X: dict[str, dict[str, Any]] = {
     "javascript": {
@@ -65,6 +65,16 @@ HUMANEVAL_X: dict[str, dict[str, Any]] = {
         "canonical_solution": "    return [3 * x for x in numbers]\n",
         "test": "def check(tripled):\n    assert tripled([1, 2]) == [3, 6]\n\ncheck(tripled)\n",
     },
+}
+
+HUMANEVAL_PACK: dict[str, dict[str, Any]] = {
+    name: record
+    | {
+        "buggy_solution": record["canonical_solution"].replace("3 *", "4 *"),
+        "entry_point": "Tripled" if name == "go" else "tripled",
+        "instruction": "Write a function `tripled` to solve the following problem:\nTriple each number.",
+    }
+    for name, record in HUMANEVAL_X.items()
 }
 
 MULTIPL_E: dict[str, dict[str, Any]] = {

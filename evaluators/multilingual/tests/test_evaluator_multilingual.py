@@ -1,12 +1,13 @@
 """Solutions pass and wrong ones fail in every language whose toolchain is here: own problems, and the published ones.
 
-HumanEval-X and MultiPL-E are looked for in `KDTOOL_SHARED_DATA`, by default `../shared/data` beside the repository. Of the
-published solutions a part is run, all with `KDTOOL_TEST_ALL_SOLUTIONS=1`: some ten minutes, and an hour more with Go.
+HumanEval-X, MultiPL-E and HumanEvalPack are looked for in `KDTOOL_SHARED_DATA`, by default `../shared/data` beside the
+repository. Of the published solutions a part is run, all with `KDTOOL_TEST_ALL_SOLUTIONS=1`: some ten minutes, and an hour more with Go.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,8 @@ FAILING = {
     "Rust/162": "needs the crate md5",
 }
 """Published solutions that do not pass their tests."""
+FAILING_FIXES = {name: why for name, why in FAILING.items() if name not in ("JavaScript/112", "JavaScript/155")}
+"""Published solutions of HumanEvalPack, where two of HumanEval-X are corrected, that do not pass."""
 SAME = {"JavaScript/88", "JavaScript/97"}
 """Solutions that a change leaves right: two changes cancel."""
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -117,6 +120,61 @@ def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str
     found = verdicts(name, fewer(name, works, "stopped", "wrong whole"))
     assert {key: one.has_passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
     assert not any(one.reason.startswith("compiler") for one in found.values())
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", ["python", "javascript"])
+def test_a_fixed_function_passes_and_the_buggy_one_fails(name: str, tmp_path: Path) -> None:
+    spoken(name)
+    record = own.HUMANEVAL_PACK[name]
+    file = own.written(tmp_path, record)
+    answers = {
+        "fixed": record["canonical_solution"],
+        "copied": record["buggy_solution"],
+        "fixed, without the line end": record["canonical_solution"].removeprefix("\n"),
+        "followed by prose": f"{record['canonical_solution']}\nThe bug was the factor.\n",
+    }
+    for task in ("fix", "synthesize"):
+        (problem,) = evaluator(file, task=task).problems(make_run(tmp_path))
+        works = {key: problem.continued("\n" + answer) for key, answer in answers.items()}
+        works["whole"] = problem.whole(own.WHOLE_HUMANEVAL_X[name])
+        if name != "python":  # prose ends a function in Python only; elsewhere the stop string comes first
+            del works["followed by prose"]
+        assert failed(name, works) == {"copied"}
+
+
+@pytest.mark.slow
+@needs_sandbox
+@pytest.mark.parametrize("name", ["cpp", "go", "java", "rust"])
+def test_a_fixed_function_passes_and_the_buggy_one_fails_in_compiled_languages(name: str, tmp_path: Path) -> None:
+    spoken(name)
+    record = own.HUMANEVAL_PACK[name]
+    (problem,) = evaluator(own.written(tmp_path, record), task="fix").problems(make_run(tmp_path))
+    works = {key: problem.continued(record[f"{key}_solution"]) for key in ("canonical", "buggy")}
+    assert failed(name, works) == {"buggy"}
+
+
+def test_the_prompt_of_humanevalfix_shows_the_bug_and_the_tests(tmp_path: Path) -> None:
+    python, rust = own.HUMANEVAL_PACK["python"], own.HUMANEVAL_PACK["rust"]
+    first, second = evaluator(own.written(tmp_path, python, rust), task="fix").problems(make_run(tmp_path))
+    function = "def tripled(numbers: List[int]) -> List[int]:"
+    shown = (
+        f"{function}\n    return [4 * x for x in numbers]\n\ndef check(tripled):\n    assert tripled([1, 2]) == [3, 6]\n\n"
+        "check(tripled)\n\nFix bugs in tripled."
+    )
+    assert first.forms["base"].prompt == f"{shown}\n\n{function}"
+    assert first.forms["chat"].turns == (("user", shown),)
+    assert first.forms["chat"].prompt == function
+    assert second.forms["base"].prompt.startswith("fn main(){}\n\nuse std::collections::HashMap;\nuse rand::Rng;\n")
+
+
+def test_only_a_chat_model_gets_the_instruction_to_synthesize(tmp_path: Path) -> None:
+    record = own.HUMANEVAL_PACK["python"]
+    measuring = evaluator(own.written(tmp_path, record))
+    (problem,) = measuring.problems(make_run(tmp_path))
+    assert problem.forms["base"].prompt == problem.forms["chat"].prompt == record["prompt"].strip()
+    assert problem.forms["chat"].turns == (("user", record["instruction"]),)
+    assert measuring.benchmark_settings([problem])["data"] == "HumanEvalSynthesize"
 
 
 @pytest.mark.slow
@@ -237,6 +295,24 @@ def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     assert evaluator(file).kdtool_identity(run) == {"problems": sha256(file.read_bytes()).hexdigest()}
 
 
+@needs_sandbox
+def test_humanevalfix_is_a_measurement_of_its_own(tmp_path: Path) -> None:
+    record = own.HUMANEVAL_PACK["python"]
+    measuring = evaluator(own.written(tmp_path, record), task="fix")
+    assert "humanevalfix.*.pass@1" in measuring.measurements
+    assert measuring.licence_terms.licence == "MIT"
+    run = make_run(tmp_path, {"any": OneRuntime(ScriptedRuntime(lambda _: record["canonical_solution"]))})
+    (found,) = measuring.kdtool_evaluate(run, [kdtool.Subject("student", "student", Path("nowhere"), 0)])
+    assert (found.name, found.value) == ("humanevalfix.python.pass@1", 1.0)
+    assert found.settings["data"] == "HumanEvalFix"
+
+
+def test_humanevalfix_needs_files_with_bugs(tmp_path: Path) -> None:
+    measuring = evaluator(own.written(tmp_path, own.HUMANEVAL_X["python"]), task="fix")
+    with pytest.raises(kdtool.UsageError, match=r"buggy_solution, entry_point \(HumanEvalFix\): give .*HumanEvalPack"):
+        measuring.problems(make_run(tmp_path))
+
+
 def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != field}
 
@@ -245,7 +321,7 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
     ("records", "said"),
     [
         ([], "contains no record"),
-        ([{"prompt": "x"}], "line 1: has neither task_id, prompt.*HumanEval-X.* nor name.*MultiPL-E"),
+        ([{"prompt": "x"}], "line 1: fields are missing; expected task_id.*HumanEval-X.*, or name.*MultiPL-E"),
         ([own.HUMANEVAL_X["cpp"], own.HUMANEVAL_X["cpp"]], "CPP/0 a second time"),
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
         (
@@ -321,6 +397,21 @@ def test_published_solutions_with_a_change_fail(name: str) -> None:
     changed = [one for one in _published(name) if _mutant(one.solution) != one.solution]
     works = {one.id: one.continued(_mutant(one.solution)) for one in _part(name, changed)}
     assert set(works) - failed(name, works) == set(works) & SAME
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", FILES)
+def test_published_fixes_pass_and_published_bugs_fail(name: str) -> None:
+    spoken(name)
+    file = DATA / "humanevalpack" / f"{FILES[name]}.jsonl"
+    if not file.is_file():
+        pytest.skip(f"{file} is not here; KDTOOL_SHARED_DATA says where shared data are")
+    bugs = {line["task_id"]: line["buggy_solution"] for line in map(json.loads, file.read_text("utf-8").splitlines())}
+    taken = _part(name, list(evaluator(file, task="fix").problems(make_run(Path()))))
+    works = {one.id: one.continued(one.solution) for one in taken}
+    works |= {f"{one.id} with its bug": one.continued("\n" + bugs[one.id]) for one in taken}
+    expected = {key for key in works if "bug" in key or key in FAILING_FIXES}
+    assert failed(name, works) == expected
 
 
 def _mutant(solution: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
 from kdtool_measuring import read_and_hash
@@ -19,7 +19,7 @@ __all__ = ["Multilingual"]
 
 
 class Multilingual(PassAtK):
-    """Functions to be written in several languages from their signature and documentation; each language is scored apart."""
+    """Functions to be written in several languages, or their bugs to be fixed; each language is scored separately."""
 
     benchmark: ClassVar[str] = "multilingual"
     limits = Limits(15.0, 2**30)
@@ -29,12 +29,18 @@ class Multilingual(PassAtK):
         """Settings of `multilingual`."""
 
         files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
-        """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), compressed with gzip or
-        not, relative to the recipe. The records show the dataset and the language."""
+        """Files of HumanEval-X (humaneval_cpp.jsonl, …), of MultiPL-E (humaneval-cpp.jsonl, …) or of HumanEvalPack,
+        compressed with gzip or not, relative to the recipe. The records show the dataset and the language."""
+        task: Literal["synthesize", "fix"] = "synthesize"
+        """`synthesize` asks for a function from its signature and documentation. `fix` shows a function with a bug and
+        its tests, and asks for the function without the bug: HumanEvalFix, from files of HumanEvalPack. The measurements
+        are then called `humanevalfix.<language>.pass@1`."""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
+        if config.task == "fix":
+            self.benchmark = "humanevalfix"  # type: ignore[misc] # of this instance
         super().__init__(config)
         self.measurements = self.measurements_of(f"{self.benchmark}.*")
 
@@ -80,7 +86,7 @@ class Multilingual(PassAtK):
         return self._problem_set.problems
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
-        """Return the problems of each language, by `multilingual.<language>`."""
+        """Return the problems of each language, by `multilingual.<language>` or `humanevalfix.<language>`."""
         languages = dict.fromkeys(problem.language for problem in problems)
         return {
             f"{self.benchmark}.{name}": [problem for problem in problems if problem.language == name]
@@ -98,4 +104,4 @@ class Multilingual(PassAtK):
     def _problem_set(self) -> Published:
         from kdtool_evaluator_multilingual._published import read_published
 
-        return read_published(self.config.files)
+        return read_published(self.config.files, self.config.task)

@@ -8,6 +8,7 @@ problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humane
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 
 import kdtool
@@ -16,7 +17,7 @@ from kdtool_programs import Module, Problem, Program, language
 from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
 from kdtool_evaluator_multilingual._sources import close_function, end_macros, go_program, imports_of, without_main
 
-__all__ = ["HUMANEVAL_X"]
+__all__ = ["CRATES", "HUMANEVAL_X", "LANGUAGES", "assemble_whole", "complete_program"]
 
 _CLOSING = {"java": ("    }", "}")}
 _STOP = {"python": ("\ndef", "\nclass", "\nif", "\n#", "\nprint"), "java": ("\n    }\n",)}
@@ -49,41 +50,55 @@ func (a testifyAssertions) Equal(expected, actual interface{}, why ...interface{
 }
 """
 """Replaces testify; the tests use only its `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
-_CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
+CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
 """Each problem in Rust imports these, and nearly none uses them; programs are compiled without crates."""
+LANGUAGES = {"CPP": "cpp", "Go": "go", "Java": "java", "JavaScript": "javascript", "Python": "python", "Rust": "rust"}
+"""The sandbox's names of the languages, by the first part of a problem's id."""
 
 
 def _problem(name: str, record: Record) -> Problem:
     prompt = record["prompt"]
     if name == "rust":  # the signature is in the declaration, and the prompt a comment inside of the function
-        prompt = _CRATES.sub("", record["declaration"]).lstrip() + prompt
+        prompt = CRATES.sub("", record["declaration"]).lstrip() + prompt
     return Problem(
         id=record["task_id"],
         forms=forms(name, prompt, _STOP.get(name, ("\n}",))),
-        continued=partial(_complete_program, name, record, prompt),
-        whole=partial(_whole, name, record),
+        continued=partial(complete_program, name, record, prompt),
+        whole=partial(assemble_whole, name, record),
         solution=record["canonical_solution"],
         language=name,
     )
 
 
-def _complete_program(name: str, record: Record, prompt: str, code: str) -> Module | Program:
+def complete_program(
+    name: str, record: Record, before: str, code: str, headers: Sequence[str] = _CPP
+) -> Module | Program:
+    """Return the tested program of code that continues the open function at the end of `before`.
+
+    Args:
+        name: the language, as the sandbox calls it.
+        record: has `prompt`, `test`, and in Go `test_setup` and `import`.
+        before: the beginning of the program.
+        code: as it was generated.
+        headers: C++ headers that every program includes.
+    """
     if name == "python":
         outside = re.search(r"^\S", code, re.MULTILINE)  # the first line that is not the function's
-        return _work(name, record, prompt, code[: outside.start()] if outside else code)
-    return _work(name, record, prompt, close_function(code, _CLOSING.get(name, _CLOSED)))
+        return _work(name, record, before, code[: outside.start()] if outside else code, headers)
+    return _work(name, record, before, close_function(code, _CLOSING.get(name, _CLOSED)), headers)
 
 
-def _whole(name: str, record: Record, code: str) -> Module | Program:
+def assemble_whole(name: str, record: Record, code: str, headers: Sequence[str] = _CPP) -> Module | Program:
+    """Return the tested program of code that is complete by itself; arguments as in `complete_program`."""
     if name == "python":
-        return _work(name, record, record["prompt"].rpartition("def ")[0], code)  # its imports and helper functions
+        return _work(name, record, record["prompt"].rpartition("def ")[0], code, headers)  # its imports and helpers
     if name == "java":  # a file has one public class, which is that of the tests
         code = re.sub(r"\bpublic\s+(?=(?:final\s+)?class\b)", "", re.sub(r"\bMain\b", "MainOfTheAnswer", code))
     before = imports_of(record["prompt"]) if name in ("cpp", "java") else ""
-    return _work(name, record, before, code if name == "javascript" else without_main(code))
+    return _work(name, record, before, code if name == "javascript" else without_main(code), headers)
 
 
-def _work(name: str, record: Record, before: str, code: str) -> Module | Program:
+def _work(name: str, record: Record, before: str, code: str, headers: Sequence[str]) -> Module | Program:
     tests = record["test"]
     if name == "python":
         called = re.findall(r"^check\((\w+)\)", tests, re.MULTILINE)
@@ -94,7 +109,7 @@ def _work(name: str, record: Record, before: str, code: str) -> Module | Program
     else:
         source = before + code
     if name == "cpp":
-        includes = [f"#include<{header}>\n" for header in _CPP if f"#include<{header}>" not in before]
+        includes = [f"#include<{header}>\n" for header in headers if f"#include<{header}>" not in before]
         source = "".join(includes) + end_macros(source.replace(*_BOOST))
     return language(name).run(source, tests)
 
@@ -103,14 +118,7 @@ HUMANEVAL_X = DataSet(
     name="HumanEval-X",
     needed=dict.fromkeys(("task_id", "prompt", "declaration", "canonical_solution", "test"), "text"),
     more={"go": {"test_setup": "text", "import": "text"}},
-    languages={
-        "CPP": "cpp",
-        "Go": "go",
-        "Java": "java",
-        "JavaScript": "javascript",
-        "Python": "python",
-        "Rust": "rust",
-    },
+    languages=LANGUAGES,
     language=lambda record: record["task_id"].partition("/")[0],
     problem=_problem,
     seconds=5.0,
