@@ -7,8 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
-
 from kdtool._errors import UsageError
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -37,6 +35,8 @@ def size(count: float) -> str:
 
 def memory_here() -> int:
     """Return the memory of this machine, or of the container that this process runs in."""
+    import psutil  # type: ignore[import-untyped]  # it ships no types
+
     found: list[int] = [psutil.virtual_memory().total]
     for limit in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max", or no such file
