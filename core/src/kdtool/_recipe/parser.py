@@ -28,7 +28,6 @@ from kdtool._text.schema_words import show_value
 CONTROL_KEYS = ("match", "losses", "trainer")
 LARGEST = 2**53 - 1
 """Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
-_MAP = "write `[NAME, …]`; or, for a component that has settings or is used twice, `{NAME: {use: …}, …}`"
 
 
 class Parser:
@@ -74,7 +73,8 @@ class Parser:
             isinstance(value, Mapping),
             path,
             f"must be a list of different names or a mapping, not {show_value(value)}",
-            _MAP,
+            f"write `{key}: [{value if isinstance(value, str) and NAME.fullmatch(value) else 'NAME, …'}]`; or, for a "
+            "component that has settings or is used twice, `{NAME: {use: …}, …}`",
         ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
             specs = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
