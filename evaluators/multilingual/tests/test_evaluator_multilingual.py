@@ -1,7 +1,8 @@
 """Solutions pass and wrong ones fail in every language whose toolchain is here: own problems, and the published ones.
 
 HumanEval-X, MultiPL-E and HumanEvalPack are looked for in `KDTOOL_SHARED_DATA`, by default `../shared/data` beside the
-repository. Of the published solutions a part is run, all with `KDTOOL_TEST_ALL_SOLUTIONS=1`: some ten minutes, and an hour more with Go.
+repository. Of the published solutions a part is run, all with `KDTOOL_TEST_ALL_SOLUTIONS=1`: some ten minutes, and an
+hour more with Go.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ FAILING = {
 """Published solutions that do not pass their tests."""
 FAILING_FIXES = {name: why for name, why in FAILING.items() if name not in ("JavaScript/112", "JavaScript/155")}
 """Published solutions of HumanEvalPack, where two of HumanEval-X are corrected, that do not pass."""
+PASSING_BUGS = {"CPP/23 with its bug": "its tests reach strlen of the C library, which a header declares"}
+    "CPP/23 with its bug": "its tests reach strlen of the C library, which a header declares, in place of the answer"
+}
+"""Published bugs that pass, as they do in bigcode-evaluation-harness, whose headers these are."""
 SAME = {"JavaScript/88", "JavaScript/97"}
 """Solutions that a change leaves right: two changes cancel."""
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -410,7 +415,7 @@ def test_published_fixes_pass_and_published_bugs_fail(name: str) -> None:
     taken = _part(name, list(evaluator(file, task="fix").problems(make_run(Path()))))
     works = {one.id: one.continued(one.solution) for one in taken}
     works |= {f"{one.id} with its bug": one.continued("\n" + bugs[one.id]) for one in taken}
-    expected = {key for key in works if "bug" in key or key in FAILING_FIXES}
+    expected = {key for key in works if "bug" in key or key in FAILING_FIXES} - set(PASSING_BUGS)
     assert failed(name, works) == expected
 
 

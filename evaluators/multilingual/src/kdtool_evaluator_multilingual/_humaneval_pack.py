@@ -7,9 +7,8 @@ function from its documentation. Source: bigcode_eval/tasks/humanevalpack.py in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import kdtool
 from kdtool_programs import Form, Problem
@@ -18,8 +17,6 @@ from kdtool_evaluator_multilingual._data_set import DataSet, Record
 from kdtool_evaluator_multilingual._humaneval_x import CRATES, LANGUAGES, assemble_whole, complete_program
 
 __all__ = ["HUMANEVAL_FIX", "HUMANEVAL_SYNTHESIZE"]
-
-_Forms = Mapping[Literal["base", "chat"], Form]
 
 _STOP = {
     "python": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert"),
@@ -62,12 +59,12 @@ def _problem(name: str, record: Record, beginning: str, asked: str, *, is_shown:
 
 
 def _data_set(
-    name: str, make: Callable[[str, Record], Problem], more: tuple[str, ...], task: str, base: str
+    name: str, make: Callable[[str, Record], Problem], fields: tuple[str, ...], task: str, base: str
 ) -> DataSet:
     like = f"bigcode-evaluation-harness, {task}-* with --prompt"
     return DataSet(
         name=name,
-        needed=dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", *more), "text"),
+        needed=dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", *fields), "text"),
         more={"go": {"test_setup": "text", "import": "text"}},
         languages=LANGUAGES,
         language=lambda record: record["task_id"].partition("/")[0],
@@ -78,11 +75,9 @@ def _data_set(
             "chat": f"{like} instruct, in the model's chat template",
         },
         terms=kdtool.LicenceTerms("MIT", url="https://github.com/bigcode-project/octopack"),
-        left_out=_LEFT_OUT,
+        left_out={},
     )
 
-
-_LEFT_OUT: Mapping[str, str] = {}
 
 HUMANEVAL_FIX = _data_set(
     "HumanEvalFix", _fix, ("declaration", "buggy_solution", "entry_point"), "humanevalfixtests", "instruct"
