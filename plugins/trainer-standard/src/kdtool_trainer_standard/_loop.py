@@ -25,11 +25,11 @@ from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._distributed import average_gradients, micro_batch_sync
-from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._inputs import MicroBatch, StepInputs, to_device
 from kdtool_trainer_standard._machine import dtype_name, memory_of_process
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._nonfinite import raise_nonfinite_gradient
 from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from kdtool_trainer_standard._order import RowsInOrder
@@ -104,7 +104,6 @@ class TrainingLoop:
         if self.step == 0:
             if self.validator is not None and self.run.rank == 0:
                 self.validator.try_out()
-            self.progress.largest_weight = largest_weight(self.module.student)
             torch.empty((), dtype=torch.int64).random_()  # keeps the dropout of earlier versions
         micro_batches = config.micro_batches(world)
         rows = RowsInOrder(self.phase.rows, self.phase.steps * micro_batches * config.batch * world, self.run.seed)
@@ -253,8 +252,7 @@ class TrainingLoop:
         if math.isfinite(norm):
             return norm
         if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:  # no scaling of the loss made it overflow
-            step, before = self.step + 1, self.progress.largest_weight
-            raise explain_gradient(norm, step, before, largest_weight(self.module.student), self.module.terms)
+            raise_nonfinite_gradient(norm, self.step + 1, self.module.terms)
         self.progress.skipped += 1
         return 0.0
 
