@@ -25,10 +25,11 @@ def test_a_misspelt_key_of_the_core_is_suggested(recipe: dict[str, Any]) -> None
     assert "did you mean 'weight'?" in told
 
 
-def test_one_name_in_place_of_a_list_gets_the_list(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtool._recipe.parser.entries_by_name", lambda _: {"safetensors": ()})
-    assert "did you mean `exporters: [safetensors]`?" in message_of(recipe, {"exporters": "safetensor"})
-    assert "write it as a list: `exporters: [other]`" in message_of(recipe, {"exporters": "other"})
+def test_one_name_in_place_of_a_list_is_told_the_list(recipe: dict[str, Any]) -> None:
+    told = message_of(recipe, {"exporters": "safetensors"})
+    assert "exporters: must be a list of different names or a mapping, not 'safetensors'" in told
+    assert "write `exporters: [safetensors]`; or, for a component that has settings" in told
+    assert "write `exporters: [NAME, …]`; or" in message_of(recipe, {"exporters": 7})
 
 
 def test_a_number_beyond_all_sizes_is_refused(recipe: dict[str, Any]) -> None:

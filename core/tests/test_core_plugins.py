@@ -360,7 +360,7 @@ def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
         "import sys; from click.testing import CliRunner; from kdtool._cli import cli\n"
         "for args in (['--help'], ['plugins'], ['plugins', 'list', '--json']):\n"
         "    result = CliRunner().invoke(cli, args); assert result.exit_code == 0, result\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'pluggy', 'rich'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'psutil', 'pydantic', 'yaml', 'pluggy', 'rich'} & set(sys.modules)\n"
         "plugins = [m for m in sys.modules if m.startswith('kdtool_')]\n"
         "assert not heavy and not plugins, (heavy, plugins)\n"
     )

@@ -25,7 +25,6 @@ def run(
     out: Path | str = "runs",
     store: Path | str | None = None,
     offline: bool = False,
-    verify: bool = False,
 ) -> Results:
     """Run a recipe and return its results; a second call resumes where the first stopped.
 
@@ -35,7 +34,6 @@ def run(
         out: the folder for runs; this one works in `out/<name>`.
         store: the folder for text, rows and signals, which runs share; the user's cache by default.
         offline: use no network.
-        verify: compare every reused file with its recorded hash; else only the files that are read for something new.
 
     Raises:
         KdtoolError: see `kdtool._errors` for the classes and their exit codes. `TargetMissedError` comes after the end:
@@ -56,7 +54,7 @@ def run(
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
     with assemble(loaded, print_line) as assembly:
-        results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text, verify=verify)
+        results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
     refuse_missed(results)
     return results
 

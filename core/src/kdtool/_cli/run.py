@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 @click.option(
     "--gpus", type=click.IntRange(min=1), metavar="N", help="Start N processes by torchrun, one for each GPU."
 )
-@click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
 @click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("-v", "--verbose", is_flag=True, help="With --plan, list the reused stages, too.")
 def run(
@@ -50,7 +49,6 @@ def run(
     offline: bool,
     no_sandbox: bool,
     gpus: int | None,
-    verify: bool,
     only_plan: bool,
     verbose: bool,
 ) -> None:
@@ -76,7 +74,7 @@ def run(
             lines = _lines_before_download(error, check(Path(recipe), settings, out=out, store=store))
         click.echo("\n".join(lines))
         return
-    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify)
+    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{verdict(escape(results.verdict), results.comparisons)}\n\n{where(results)}")
         for artifact in results.arms[0].artifacts:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from kdtool._errors import UsageError
@@ -36,12 +34,14 @@ def size(count: float) -> str:
 
 
 def memory_here() -> int:
-    """Return the memory of this machine, or of the container that this process runs in; 0 if unknown."""
-    found = [_machine_memory()]
+    """Return the memory of this machine, or of the container that this process runs in."""
+    import psutil  # type: ignore[import-untyped]  # it ships no types
+
+    found: list[int] = [psutil.virtual_memory().total]
     for limit in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max", or no such file
             found.append(int(Path(limit).read_text(encoding="ascii")))
-    return min((count for count in found if count > 0), default=0)
+    return min(found)
 
 
 def free_disk(folder: Path) -> int:
@@ -49,15 +49,3 @@ def free_disk(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _machine_memory() -> int:
-    if sys.platform == "win32":
-        import ctypes
-
-        kilobytes = ctypes.c_ulonglong()
-        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
-        return 1024 * kilobytes.value
-    with contextlib.suppress(OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0

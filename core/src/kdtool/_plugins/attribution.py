@@ -94,13 +94,13 @@ def translate_errors() -> Iterator[None]:
             start = str(error.filename or "a path")[:200]
             raise UsageError(f"{start}… is longer than this system allows; choose a shorter name or folder") from error
         if reason := _unwritable(error):
-            file = getattr(error, "filename", None)
-            absent = getattr(error, "errno", None) in _ABSENT
-            remedy = f"{'create the folder above it' if absent else 'make room'} or choose another folder"
-            kept = f"Finished stages are kept; {remedy}, then run the same command again"
+            file, what, remedy = getattr(error, "filename", None), "write", "make room"
+            if getattr(error, "errno", None) in _ABSENT:  # which does not tell a file to read from one to write
+                what, remedy = "read or write", "restore the file, create the folder above it,"
+            kept = f"Finished stages are kept; {remedy} or choose another folder, then run the same command again"
             owner = owner_of(error)
             who = f" (in {owner})" if owner else ""
-            raise StorageError(f"cannot write{f' {file}' if file else ''}: {reason}{who}. {kept}") from error
+            raise StorageError(f"cannot {what}{f' {file}' if file else ''}: {reason}{who}. {kept}") from error
         raise
 
 

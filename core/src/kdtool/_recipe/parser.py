@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from kdtool._contract.component import Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import Problem, RecipeError
-from kdtool._plugins.registry import default_of, entries_by_name
+from kdtool._plugins.registry import default_of
 from kdtool._recipe.invalid import invalid
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SHARED_KEYS, SINGLE, SOURCE_KEYS, TOP_KEYS, as_written
@@ -29,7 +28,6 @@ from kdtool._text.schema_words import show_value
 CONTROL_KEYS = ("match", "losses", "trainer")
 LARGEST = 2**53 - 1
 """Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
-_MAP = "write a component that has settings, or is used twice, under its own name: `{NAME: {use: …}, …}`"
 
 
 class Parser:
@@ -75,7 +73,8 @@ class Parser:
             isinstance(value, Mapping),
             path,
             f"must be a list of different names or a mapping, not {show_value(value)}",
-            _as_list(key, value) or _MAP,
+            f"write `{key}: [{value if isinstance(value, str) and NAME.fullmatch(value) else 'NAME, …'}]`; or, for a "
+            "component that has settings or is used twice, `{NAME: {use: …}, …}`",
         ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
             specs = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
@@ -213,14 +212,6 @@ class Parser:
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
         is_there = any(entry is not None and entry is not False for entry in entries)
         self._require(is_there, (*path, key), "is missing", remedy)
-
-
-def _as_list(key: str, value: Any) -> str:
-    """Return how to write one name, or one close to it, as a list; "" for another value."""
-    if not isinstance(value, str) or NAME.fullmatch(value) is None:
-        return ""
-    close = get_close_matches(value, entries_by_name(COLLECTIONS[key]), n=1)
-    return f"did you mean `{key}: [{close[0]}]`?" if close else f"write it as a list: `{key}: [{value}]`"
 
 
 def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:

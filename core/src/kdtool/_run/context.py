@@ -47,7 +47,7 @@ class NoTexts:
 class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
-    `verify` hashes also reused artefacts that are not read; `leader` is the record of rank 0's process.
+    `leader` is the record of rank 0's process.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `adapted` holds the last node that trained a teacher, by teacher.
     """
@@ -63,7 +63,6 @@ class Context:
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
-    verify: bool = False
     forecast: bool = False
     leader: dict[str, Any] | None = None
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
@@ -74,20 +73,11 @@ class Context:
 
     @classmethod
     def of(
-        cls,
-        assembly: Assembly,
-        folder: Path,
-        store: Path,
-        *,
-        offline: bool = True,
-        licences: tuple[Licensed, ...] = (),
-        verify: bool = False,
+        cls, assembly: Assembly, folder: Path, store: Path, *, offline: bool = True, licences: tuple[Licensed, ...] = ()
     ) -> Context:
         """Return the context of a run in `folder`, for this process."""
-        stored, run_artefacts, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
-        return cls(
-            assembly, folder, stored, run_artefacts, offline, assembly.hooks(), *ranks, licences=licences, verify=verify
-        )
+        hooks, ranks = assembly.hooks(), rank_and_world()
+        return cls(assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, *ranks, licences=licences)
 
     def info(self, node: Node | None = None, texts: TextSource | None = None) -> RunInfo:
         """Return the view of the run that components have while a node is made, or outside of all nodes."""
@@ -177,8 +167,6 @@ class Context:
 
         about = {"stage": node.kind, "arm": node.arm, "seed": node.seed}
         artefact = node.where.make(*node.key, build=begin, waiting=self.say, about=about)
-        if self.verify and artefact.reused:
-            verify(artefact.path)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
         self.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         return artefact

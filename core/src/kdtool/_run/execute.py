@@ -68,7 +68,6 @@ def execute(
     *,
     offline: bool = False,
     recipe_text: str = "",
-    verify: bool = False,
 ) -> Results:
     """Run an assembled recipe.
 
@@ -78,16 +77,14 @@ def execute(
         store: the folder that runs share.
         offline: refuse to use a network.
         recipe_text: the recipe as the user wrote it, for the report.
-        verify: compare all reused artefacts with their manifests, byte by byte; without it, only those that are read.
 
     Raises:
         KdtoolError: see `kdtool._errors`. Finished stages are kept, and the same call resumes there.
 
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
-    licences = licences_of(assembly)
     work = partial(_run, recipe_text)
-    return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
+    return session(assembly, folder, store, work, offline=offline, licences=licences_of(assembly))
 
 
 def session(
@@ -99,14 +96,13 @@ def session(
     unused: Collection[str] = (),
     offline: bool,
     licences: tuple[Licensed, ...] = (),
-    verify: bool = False,
 ) -> Results:
     """Do the work of a run in its folder: locked, registered in the store, shown by the trackers.
 
     Of several processes only the first does so, after it has checked the components except the `unused` ones. No tracker
     sees the refusals of these checks.
     """
-    context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
+    context = Context.of(assembly, folder, store, offline=offline, licences=licences)
     run = context.info()
     if context.rank:
         return work(context, run)

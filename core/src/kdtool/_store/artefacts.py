@@ -221,7 +221,4 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _damage(path: Path, problem: str) -> StorageError:
-    remedy = f"Delete the folder {path} and run again to make it again"
-    return StorageError(
-        f"a stored file is damaged: {problem}. {remedy}; kdtool run --verify finds what else is damaged"
-    )
+    return StorageError(f"a stored file is damaged: {problem}. Delete the folder {path} and run again to make it again")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,7 @@ class StoredRows:
         self.fingerprint = fingerprint
         self._files = [folder / shard["file"] for shard in index["shards"]]
         self._shards: dict[int, _Shard] = {}
-        self._ends: list[int] = []
-        for shard in index["shards"]:
-            self._ends.append((self._ends[-1] if self._ends else 0) + shard["rows"])
+        self._ends: list[int] = [*accumulate(shard["rows"] for shard in index["shards"])]
 
     def __len__(self) -> int:
         return self._ends[-1]
