@@ -9,6 +9,7 @@ import pytest
 import torch
 from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_trainer_standard._activation_memory import estimate_activation_memory
+from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._rehearsed_attention import RehearsedAttention
 from kdtool_transformers import TransformersModel, outline_of
 from kdtool_transformers import _attention as attention
@@ -19,7 +20,6 @@ SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
 
 def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int:
     """Return the bytes that forward passes leave for one backward, and of their final states."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,9 @@ def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int
 
     student.model.train()
     autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with frozen_weights_held(student.model, dtype), autocast, saved:
+        weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
         last = [student.backbone(packed_batch(ROWS, LENGTH), kdtool.SignalRequest()).last for _ in range(passes)]
     storages |= {states.untyped_storage().data_ptr(): states.untyped_storage() for states in last}
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)

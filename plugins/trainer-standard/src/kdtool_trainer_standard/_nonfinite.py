@@ -77,8 +77,8 @@ def raise_nonfinite_gradient(norm: float, step: int, terms: Iterable[BoundTerm])
     """Raise a `UsageError` for a gradient that is not finite, though every term's value is."""
     suspects = [*(bound.term.label for bound in terms if not bound.per_token), "the backbone"]
     raise kdtool.UsageError(
-        f"the gradient's norm is {norm} at step {step}, though every term's value is finite. Either training diverged: a lower "
-        "learning_rate, a longer warmup or gradient_clip: 1.0 is the usual remedy. Or the gradient of "
+        f"the gradient's norm is {norm} at step {step}, though every term's value is finite. Either training diverged: a "
+        "lower learning_rate, a longer warmup or gradient_clip: 1.0 is the usual remedy. Or the gradient of "
         f"{' or '.join(suspects)} is wrong: look for square roots and norms at zero. The last checkpoint is kept"
     )
 
