@@ -2,7 +2,8 @@
 
 `_estimated_memory` calls `estimate_activation_memory` with a student's outline when a recipe is checked. The model's own
 code runs, under PyTorch's `FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of
-autocast is as it will be, and no formula has to follow the code. Only two layers of each kind run; the second stands for the others.
+autocast is as it will be, and no formula has to follow the code. Only two layers of each kind run; the second stands for
+the others.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from kdtool_trainer_standard._frozen import frozen_dtypes, looked_up_in_float32
-from kdtool_trainer_standard._rehearsed_attention import MetaGPU, RehearsedAttention
+from kdtool_trainer_standard._rehearsed_attention import MetaGPU
 
 __all__ = ["ActivationMemory", "estimate_activation_memory"]
 
@@ -71,8 +72,8 @@ def estimate_activation_memory(
     """
     model = _copy_without_memory(student.model, dtype).train()
     causal = causal_of(model)
-    more = _keep_two_of_a_kind(causal)
-    forward = partial(_forward, causal, rows, length, dtype, MetaGPU(dtype, flash) if gpu else None, more)
+    left_out = _keep_two_of_a_kind(causal)
+    forward = partial(_forward, causal, rows, length, dtype, MetaGPU(dtype, flash) if gpu else None, left_out)
     recomputed = 0
     with looked_up_in_float32(model):
         saved, _, draws = forward(passes)
@@ -107,7 +108,13 @@ def _uncounted_copies(model: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _forward(
-    causal: Any, rows: int, length: int, dtype: torch.dtype, gpu: MetaGPU | None, more: Mapping[Any, int], passes: int
+    causal: Any,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    gpu: MetaGPU | None,
+    left_out: Mapping[Any, int],
+    passes: int,
 ) -> tuple[int, int, bool]:
     """Return the bytes kept by whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
@@ -118,12 +125,12 @@ def _forward(
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
     with _Alive(causal) as alive, autocast, torch.enable_grad():
         masks = document_masks_skipped() if ours else nullcontext()
-        rehearsed = RehearsedAttention(lambda: alive.bytes, gpu)
-        with masks, replace_attention(rehearsed.attend_within), _record_layers(causal, alive) as grown:
+        attention = nullcontext() if gpu is None else replace_attention(gpu.attend_within)
+        with masks, attention, _record_layers(causal, alive) as grown:
             last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last
-    for kind, count in more.items():
+    for kind, count in left_out.items():
         total += count * sum(grown[kind][1::2])  # the second layer of each pass
     return total, max((size for sizes in grown.values() for size in sizes), default=0), alive.draws
 

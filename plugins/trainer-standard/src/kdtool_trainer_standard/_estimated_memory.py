@@ -20,7 +20,7 @@ from kdtool_trainer_standard._activation_memory import ActivationMemory, estimat
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_bytes
 from kdtool_trainer_standard._machine import chunk_sizes
-from kdtool_trainer_standard._named_optimizer import named_optimizer
+from kdtool_trainer_standard._optimizer import named_optimizer
 from kdtool_trainer_standard._projection import SUMMED_ROWS, returns_float32
 
 __all__ = ["PhaseMemory", "memory_of", "phase_memory"]
@@ -33,8 +33,6 @@ _SLACK = 0.1
 (docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
-_MIXING_TENSORS = 1
-"""Additional tensors if teachers are mixed: the mixture's logits."""
 
 
 _remembered = lru_cache(maxsize=64)(estimate_activation_memory)
@@ -137,7 +135,7 @@ def _head_bytes(
     call = min(config.loss_chunk_size or loss_chunk_size, rows)
     passes = max(term.forward_passes for term in terms)
     dense = {name for term in terms for name in term.teachers}
-    tensors = _LOSS_TENSORS * passes + _MIXING_TENSORS * any(term.mixture for term in terms)
+    tensors = _LOSS_TENSORS * passes + any(term.mixture for term in terms)  # the logits of a mixture
     losses = call * vocabulary * _FLOAT * tensors
     states = passes * rows * facts.hidden * (_FLOAT + dtype.itemsize)
     # A head that learns, or is the embedding in wider numbers, is cast for products; else it is held in the dtype.
