@@ -33,6 +33,7 @@ from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_torch import collate, pick_device
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, tuned_malloc
+from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._terms import bind_terms
 from kdtool_transformers import TransformersModel
@@ -208,7 +209,7 @@ def _contract(
         weights = [term.weight_at(step / 1000) for term in terms]
         module.begin_step(step, step / 1000, weights, measure_norms=False)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = module(batch, {"teacher": signal(batch, want)}, count)["loss"]
+            loss = module(MicroBatch(batch, {"teacher": signal(batch, want)}), count)["loss"]
         loss.backward()
         norm = finish()
         values = module.stats.values.tolist()

@@ -110,17 +110,12 @@ def test_teachers_with_other_tokens_are_refused(on_policy: dict[str, Any], other
         kdtool.check(on_policy)
 
 
-def test_check_tells_of_memory_and_work_for_sampling(on_policy: dict[str, Any]) -> None:
+def test_check_tells_of_work_for_sampling(on_policy: dict[str, Any]) -> None:
     own, plain = (
         kdtool.check(on_policy, {"train.losses": {"contrastive": False, "skew-kl": {}}, "control": False, **more})[
             "forecast"
         ]
         for more in ({}, {"trainer.on_policy": None})
     )
-    moments = own["memory"]["moments"]
-    (writing,) = (parts for name, parts in moments.items() if name.endswith(": sampling"))
-    # 2 rows of 64 tokens in 3 layers: keys and values of 2 heads of 16, in float32
-    assert writing["keys and values"] == 2 * 64 * 3 * 2 * 2 * 16 * 4
-    assert set(moments) - set(plain["memory"]["moments"]) == {name for name in moments if name.endswith(": sampling")}
     assert "the time to generate on-policy text" in json.dumps(own)
     assert "the time to generate on-policy text" not in json.dumps(plain)

@@ -20,8 +20,9 @@ from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate, move, score_texts
 from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._micro_batch import MicroBatch, plain_tensors
 from kdtool_trainer_standard._module import DistillationModule, Sizes
-from kdtool_trainer_standard._terms import bind_terms, plain_tensors
+from kdtool_trainer_standard._terms import bind_terms
 from kdtool_transformers._attention import replace_attention
 from reference_model import Describing
 from torch import nn
@@ -82,13 +83,14 @@ class Rehearsal:
             describing.facts = facts[1]
             sources[term.teacher] = Source(teacher, kdtool.SignalRequest(kinds, layers), term.teacher)
         data = rows("preference" in label)
-        self.batch = move(collate([data[number] for number in range(3)]), META)
+        batch = move(collate([data[number] for number in range(3)]), META)
         self.tokens = sum(map(sum, (data[number].labelled for number in range(3))))
         phase = kdtool.Phase("rehearsed", 4, (term,), data, sources, folder / "checkpoints")
         run = make_run(folder / "run", components, say=lambda _: None)
-        self.signals = {name: plain_tensors(source.signal(self.batch)) for name, source in sources.items()}
-        self.teacher_batches = {"dense": self.batch} if label in {"uld", "span-likelihood"} else {}
-        terms = bind_terms(run, phase, self.signals)
+        signals = {name: plain_tensors(source.signal(batch)) for name, source in sources.items()}
+        others = {"dense": batch} if label in {"uld", "span-likelihood"} else {}
+        self.micro_batch = MicroBatch(batch, signals, others)
+        terms = bind_terms(run, phase, signals)
         modules = dict[str, nn.Module]()
         if isinstance(loss, kdtool.SequenceLoss):
             module = loss.kdtool_modules(*facts)
@@ -106,7 +108,7 @@ def test_a_training_step_needs_no_value_of_the_device(tmp_path: Path, label: str
         rehearsal = Rehearsal(tmp_path, label)
         module = rehearsal.module
         module.begin_step(2, 0.5, [1.0], measure_norms=False)
-        loss = module(rehearsal.batch, rehearsal.signals, rehearsal.tokens, rehearsal.teacher_batches)["loss"]
+        loss = module(rehearsal.micro_batch, rehearsal.tokens)["loss"]
         loss.backward()
     assert loss.device == META
     assert stops.count <= 1

@@ -9,9 +9,8 @@ import pytest
 import torch
 from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_trainer_standard._activation_memory import estimate_activation_memory
-from kdtool_trainer_standard._rehearsed_attention import RehearsedAttention
+from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_transformers import TransformersModel, outline_of
-from kdtool_transformers import _attention as attention
 
 ROWS, LENGTH = 2, 96
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
@@ -19,7 +18,6 @@ SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
 
 def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int:
     """Return the bytes that forward passes leave for one backward, and of their final states."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -28,7 +26,9 @@ def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int
 
     student.model.train()
     autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with frozen_weights_held(student.model, dtype), autocast, saved:
+        weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
         last = [student.backbone(packed_batch(ROWS, LENGTH), kdtool.SignalRequest()).last for _ in range(passes)]
     storages |= {states.untyped_storage().data_ptr(): states.untyped_storage() for states in last}
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
@@ -73,33 +73,6 @@ def test_of_checkpointed_layers_only_what_goes_in_is_kept() -> None:
     assert found.kept == pytest.approx(kept(student, torch.float32), rel=0.1)
     assert found.kept < whole.kept / 5
     assert found.recompute_bytes == pytest.approx(whole.kept / 5, rel=0.1)
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("length", [384, 700])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_few_blocks_of_attention_stand_for_all(
-    family: str, dtype: torch.dtype, length: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny_model(family, layers=4, context=1024, **SHAPE).model.config
-    checkpointed = outline_of(config)
-    checkpointed.model.train()
-    checkpointed.model.activation_checkpointing_enable({"use_reentrant": False})
-    attended = attention._attend_blocks
-    blocks: list[int] = []
-
-    def counted(*given: Any) -> Any:
-        blocks.append(len(given[-1]))
-        return attended(*given)
-
-    monkeypatch.setattr(attention, "_attend_blocks", counted)
-    quick = [estimate_activation_memory(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
-    assert max(blocks) <= 3
-    monkeypatch.setattr(RehearsedAttention, "_run_few_blocks", lambda _, attended, blocks: attended(blocks))
-    full = [estimate_activation_memory(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
-    for few, every in zip(quick, full, strict=True):
-        assert few[:2] == pytest.approx(every[:2], rel=0.02)
 
 
 SEQUENCE, BATCH, HIDDEN, HEADS = 256, 2, 128, 4

@@ -207,11 +207,11 @@ class Rootless(torch.autograd.Function):
         return gradient * (float("nan") if context.largest > 50 else 1.0)
 
 
-def test_a_gradient_that_is_lost_where_weights_have_grown_is_the_learning_rates(tmp_path: Path) -> None:
+def test_a_gradient_that_is_lost_may_be_the_learning_rates(tmp_path: Path) -> None:
     student = make_model(1)
     states = student.model.states
     student.model.states = lambda batch: [Rootless.apply(one) for one in states(batch)]  # type: ignore[no-untyped-call]
-    with pytest.raises(kdtool.UsageError, match=r"diverged at step .*weight has grown from .* lower learning_rate"):
+    with pytest.raises(kdtool.UsageError, match=r"gradient's norm is nan at step .* lower learning_rate"):
         train(tmp_path, student, steps=30, learning_rate=30.0, warmup=0.0)
 
 

@@ -18,6 +18,7 @@ from kdtool_testing import make_run
 from kdtool_torch import collate
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
+from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
@@ -237,7 +238,7 @@ def scaled_gradients(
     module, batch, signals = module_of(student, folder, dtype)
     count = (batch.labels != -100).sum() / shrink  # as if the step had many more tokens: small gradients
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        loss = module(batch, signals, count)["loss"]
+        loss = module(MicroBatch(batch, signals), count)["loss"]
     (loss * scale).backward()
     return {n: p.grad.double() / scale / shrink for n, p in student.model.named_parameters() if p.grad is not None}
 
@@ -279,7 +280,7 @@ def test_a_loss_of_layers_alone_leaves_no_weight_without_a_gradient(tmp_path: Pa
 
 def test_a_second_backward_is_refused(tmp_path: Path) -> None:
     module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
-    loss = module(batch, signals, torch.tensor(10))["loss"]
+    loss = module(MicroBatch(batch, signals), torch.tensor(10))["loss"]
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="one backward pass only"):
         loss.backward()
@@ -326,6 +327,6 @@ def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> Non
     module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
     loss = ChunkLoss(tuple(reversed(module.terms)), [])
     assert loss.terms[0].form == "none"
-    work = replace(module.head_work(batch, signals, ()), loss=loss)
+    work = replace(module.head_work(MicroBatch(batch, signals), ()), loss=loss)
     chunk = replace(work.chunk(slice(0, 5)), logits=(torch.zeros(5, VOCABULARY),))
     assert loss.seen_by_weightings(chunk).teacher is not None

@@ -35,7 +35,7 @@ def test_the_initial_student_computes_as_the_student_does(
     phase = make_phase(tmp_path, [kl_term("losses.kl")], {"teacher": TinyTeacher(make_model(1))})
     batch = collate([make_rows(2)[0], make_rows(2)[1]])
     student = make_model(1)
-    _, signals = TeacherSignals(run, phase, student, dtype)(batch)
+    signals = TeacherSignals(run, phase, student, dtype)(batch).signals
     lazy = signals["teacher"].lazy
     expected = dtype if initial_student == "" else torch.float32
     with torch.no_grad(), torch.autocast("cpu", expected, enabled=expected != torch.float32):

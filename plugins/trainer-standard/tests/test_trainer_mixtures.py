@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
 from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
@@ -286,7 +287,7 @@ def test_no_teacher_s_logits_are_there_for_more_than_a_chunk(tmp_path: Path) -> 
     module, batch, told = module_of(tmp_path)
     count = (batch.labels != -100).sum()
     with _Widest() as widest:
-        module(batch, told, count)["loss"].backward()
+        module(MicroBatch(batch, told), count)["loss"].backward()
     assert count > 30
     assert 0 < widest.rows <= 11
 
@@ -303,7 +304,9 @@ class ByEntropy(kdtool.Weighting):
 def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp_path: Path) -> None:
     module, batch, told = module_of(tmp_path)
     weighed = ChunkLoss(module.terms, [ByEntropy(ByEntropy.Config()).kdtool_token_weight])
-    chunk = replace(module.head_work(batch, told, ()).chunk(slice(0, 16)), logits=(torch.zeros(16, VOCABULARY),))
+    chunk = replace(
+        module.head_work(MicroBatch(batch, told), ()).chunk(slice(0, 16)), logits=(torch.zeros(16, VOCABULARY),)
+    )
     shares = zip(SHARES.values(), chunk.teachers[0], strict=True)
     p = torch.stack([share * teacher.double().softmax(-1) for share, teacher in shares]).sum(0)
     seen = weighed.seen_by_weightings(chunk).teacher
@@ -322,7 +325,10 @@ def test_compiled_mixtures_are_the_same_in_one_graph(
     compile_with = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend=backend))
     module, batch, told = module_of(tmp_path)
-    work, hidden = module.head_work(batch, told, ()), torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    work, hidden = (
+        module.head_work(MicroBatch(batch, told), ()),
+        torch.randn(16, 16, generator=torch.Generator().manual_seed(0)),
+    )
     logits = hidden @ module.language_model.head.weight[:VOCABULARY].detach().T
     compiled = ChunkLoss(module.terms, [])
     compiled.compile()

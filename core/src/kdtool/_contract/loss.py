@@ -92,8 +92,8 @@ class Loss(Component):
     """Required signals of a teacher: `"logits"`, or alternatives, best first: `("logits", "sampled")`; a frozenset holds
     signals that are needed together. () if it needs no teacher. May depend on the config."""
     divergence: bool = False
-    """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; tested before
-    training."""
+    """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; `kdtool_testing` checks
+    it."""
     temperature: float = 1.0
     """The temperature of the loss, passed as `TokenChunk.temperature`. May depend on the config."""
     temperature_power: Literal[0, 1, 2] = 0

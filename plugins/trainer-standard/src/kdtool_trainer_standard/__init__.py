@@ -5,8 +5,7 @@
 - `_train` `kdtool_train`: set-up, self-tests, the run, the end
 - `_loop` the steps of a phase
 - `_inputs` the next steps' rows and recorded signals, prepared in a thread
-- `_named_optimizer` the optimizer that the recipe names
-- `_optimizer` parameter groups, the learning-rate schedule, the optimizer's state
+- `_optimizer` the recipe's optimizer or AdamW: parameter groups, the learning-rate schedule, the optimizer's state
 - `_reports` figures of a step, and factors that balance its terms
 - `_notes` notes on a finished phase
 - `_checkpointing` when checkpoints are written, and what they hold
@@ -21,13 +20,12 @@
 - `_projection` final states to logits, according to a `Head`
 - `_sequence_head` the head with which sequence losses compute logits
 - `_terms` the phase's losses bound to callables, teachers and weights
-- `_loss_mask` the positions that token losses see, without rejected text
 - `_mixture` several teachers as one, for terms that learn from a mixture
 - `_stopping` Ctrl-C and stop signals, deferred until a step ends
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` frozen weights, in the dtype that they are computed in
 - `_norms` the norm of each term's gradient
-- `_row_selection` some rows of a micro-batch, with their signals
+- `_micro_batch` rows with everything that belongs to them, and parts of it
 - `_selftest` checks before the first step
 - `_step_stats` figures of a step, read once
 - `_nonfinite` the origin of a value that is not finite

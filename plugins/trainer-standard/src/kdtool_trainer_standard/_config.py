@@ -145,33 +145,25 @@ class StandardTrainerConfig(kdtool.Config):
         return value if value is not None and value.fraction else None
 
     @model_validator(mode="after")
-    def _writes_with_whole_weights(self) -> StandardTrainerConfig:
-        if self.on_policy is not None and self.sharding != "off":
-            raise ValueError("on_policy needs whole weights on each process: set sharding: off")
-        if self.validation is not None and self.sharding != "off":
-            raise ValueError("validation measures whole weights: set sharding: off")
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_server_to_sample_by(self) -> StandardTrainerConfig:
-        if self.on_policy is not None and self.on_policy.sampler == "vllm" and self.rollouts is None:
-            raise ValueError("on_policy.sampler: vllm needs a server: set rollouts: {url: …, folder: …}")
-        return self
-
-    @model_validator(mode="after")
-    def _divides_its_samples(self) -> StandardTrainerConfig:
-        if self.on_policy is not None and self.batch % self.on_policy.samples:
-            raise ValueError(
-                f"batch: {self.batch} is not a multiple of on_policy.samples: {self.on_policy.samples}; change one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _divides_its_steps(self) -> StandardTrainerConfig:
-        if self.rows_per_step is not None and "accumulation" in self.model_fields_set:
-            raise ValueError("rows_per_step decides the accumulation: set only one of them")
-        if self.rows_per_step is not None and self.rows_per_step % self.batch:
-            raise ValueError(f"rows_per_step: {self.rows_per_step} is not a multiple of batch: {self.batch}")
+    def _fits_together(self) -> StandardTrainerConfig:
+        sampling, rows, sharded = self.on_policy, self.rows_per_step, self.sharding != "off"
+        samples = sampling.samples if sampling else 1
+        problems = {
+            "on_policy needs whole weights on each process: set sharding: off": sampling and sharded,
+            "validation measures whole weights: set sharding: off": self.validation and sharded,
+            "on_policy.sampler: vllm needs a server: set rollouts: {url: …, folder: …}": (
+                sampling and sampling.sampler == "vllm" and self.rollouts is None
+            ),
+            f"batch: {self.batch} is not a multiple of on_policy.samples: {samples}; change one of them": (
+                self.batch % samples
+            ),
+            "rows_per_step decides the accumulation: set only one of them": (
+                rows is not None and "accumulation" in self.model_fields_set
+            ),
+            f"rows_per_step: {rows} is not a multiple of batch: {self.batch}": rows is not None and rows % self.batch,
+        }
+        if any(problems.values()):
+            raise ValueError("; ".join(problem for problem, present in problems.items() if present))
         return self
 
     def micro_batches(self, world: int) -> int:

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 import kdtool
 import torch
 from kdtool_torch import pick_device, product_speed
+from kdtool_transformers import TransformersModel
 
-from kdtool_trainer_standard._activation_memory import OutlineFromFacts
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._estimated_memory import Sizes, memory_of, sizes_of
+from kdtool_trainer_standard._estimated_memory import PhaseMemory, memory_of, phase_memory
 from kdtool_trainer_standard._machine import chosen_dtype
-from kdtool_trainer_standard._outlines import measure_outline, outline_of
-from kdtool_trainer_standard._terms import without_dropout
+from kdtool_trainer_standard._terms import learns_on_policy, without_dropout
 
 __all__ = ["estimate_phase"]
 
@@ -44,40 +43,33 @@ def estimate_phase(
     if phase is None:
         return
     tokens = phase.steps * config.micro_batches(run.world) * config.batch * phase.row_length
-    outline = outline_of(phase, ahead)
-    if outline is None or not phase.row_length:
-        missing = "the student's plugin has no kdtool_describe" if phase.row_length else "the packer has no row_length"
+    outline = phase.outline
+    if not isinstance(outline, TransformersModel) or not phase.row_length:
+        missing = "the student has no outline for transformers" if phase.row_length else "the packer has no row_length"
         yield kdtool.Estimate("memory and time of training", note=missing)
         yield kdtool.Estimate("training", tokens=tokens)
         return
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
-    facts = measure_outline(outline, dtype).facts
-    sizes = sizes_of(config, run, ahead, phase, outline, dtype)
-    if sizes.forward_passes > 1 and not sizes.activations.draws:
+    memory = phase_memory(config, run, ahead, phase, outline, dtype)
+    if any(term.forward_passes > 1 for term in phase.terms) and not memory.activations.draws:
         raise without_dropout(phase.terms)
-    if isinstance(outline, OutlineFromFacts):
-        yield kdtool.Estimate("activations", note="those of a Llama with the student's shapes are assumed")
-    checkpoint = _FLOAT * sizes.learned + sizes.moments
+    checkpoint = _FLOAT * memory.trained + memory.optimizer
     speed = product_speed(dtype, device)
-    seconds = _seconds(_operations(ahead, phase, facts, sizes, tokens), phase.steps, sizes, speed, device)
+    seconds = _seconds(_operations(ahead, phase, outline.facts, memory, tokens), phase.steps, memory, speed, device)
     on_host = device.type == "cpu"
-    copied = 0 if on_host else checkpoint // sizes.shares
-    yield from memory_of(config, phase, sizes, copied, on_host=on_host)
+    copied = 0 if on_host else checkpoint // memory.shares
+    yield from memory_of(config, phase.stage, memory, copied, on_host=on_host)
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
     if config.validation is not None and config.validation.watch is not None:
         # Each checkpoint may have its own best student; one more was found since, and another one is written.
-        yield kdtool.Estimate(
-            "best student", (phase.stage,), disk_bytes=(kept + 1) * sizes.best, note="while the phase runs"
-        )
-    yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * facts.parameters)
-    yield kdtool.Estimate(
-        "training",
-        tokens=tokens,
-        seconds=seconds,
-        note=_speed_note(speed, dtype) + ("; without the time to generate on-policy text" if sizes.written else ""),
-    )
+        best = (kept + 1) * _FLOAT * memory.learned
+        yield kdtool.Estimate("best student", (phase.stage,), disk_bytes=best, note="while the phase runs")
+    yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * outline.facts.parameters)
+    writes = config.on_policy is not None and any(map(learns_on_policy, phase.terms))
+    note = _speed_note(speed, dtype) + ("; without the time to generate on-policy text" if writes else "")
+    yield kdtool.Estimate("training", tokens=tokens, seconds=seconds, note=note)
 
 
 def _speed_note(speed: float, dtype: torch.dtype) -> str:
@@ -88,7 +80,7 @@ def _speed_note(speed: float, dtype: torch.dtype) -> str:
 
 
 def _operations(
-    ahead: kdtool.RunForecast, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, sizes: Sizes, tokens: int
+    ahead: kdtool.RunForecast, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, memory: PhaseMemory, tokens: int
 ) -> float:
     """Count multiplications and additions: forward, twice as many backward, and layers that are computed again.
 
@@ -96,16 +88,17 @@ def _operations(
     """
     embedding = 0 if facts.tied else facts.vocabulary * facts.hidden
     ways = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient
-    per_token: float = (ways + bool(sizes.activations.recompute_bytes)) * 2 * (facts.parameters - embedding)
+    per_token: float = (ways + bool(memory.activations.recompute_bytes)) * 2 * (facts.parameters - embedding)
     per_token += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
-    return float(tokens * (sizes.forward_passes * per_token + teachers + heads))
+    passes = max((term.forward_passes for term in phase.terms), default=1)
+    return float(tokens * (passes * per_token + teachers + heads))
 
 
-def _seconds(operations: float, steps: int, sizes: Sizes, speed: float, device: torch.device) -> float:
+def _seconds(operations: float, steps: int, memory: PhaseMemory, speed: float, device: torch.device) -> float:
     """Return the time of training: products of matrices at their `speed`, all else on CPUs, and the optimizer's traffic."""
     products = operations / (BUSY.get(device.type, 0.5) * speed)
     rest = operations / (_REST * torch.get_num_threads()) if device.type == "cpu" else 0.0
-    updates = steps * sizes.learned / sizes.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)
+    updates = steps * memory.trained / memory.shares * _UPDATE_BYTES / _BANDWIDTH.get(device.type, 1e11)
     return products + rest + updates

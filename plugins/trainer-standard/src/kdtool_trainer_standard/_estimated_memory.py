@@ -1,29 +1,29 @@
 """Memory of a phase: bytes by purpose, and the moments of a step at which they are alive.
 
 The tensors alive follow `_module`, `_head` and the optimizer. Sizes are arithmetic, except for activations, which
-`_activation_memory` counts on the student's outline. Memory peaks after the head, with all
-activations alive, or at the end of backward, with all gradients.
+`_activation_memory` counts on the student's outline. Memory peaks after the head, with all activations alive, or at the
+end of backward, with all gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import kdtool
 import torch
-from kdtool_torch import forward_bytes, itemsize, pick_device
+from kdtool_torch import forward_bytes, has_flash, itemsize, pick_device
 from kdtool_transformers import TransformersModel, layers_among
 
-from kdtool_trainer_standard._activation_memory import ActivationMemory
+from kdtool_trainer_standard._activation_memory import ActivationMemory, estimate_activation_memory
 from kdtool_trainer_standard._config import StandardTrainerConfig
+from kdtool_trainer_standard._frozen import frozen_bytes
 from kdtool_trainer_standard._machine import chunk_sizes
-from kdtool_trainer_standard._named_optimizer import named_optimizer
-from kdtool_trainer_standard._outlines import activation_memory, measure_outline
-from kdtool_trainer_standard._projection import returns_float32, share_bytes
-from kdtool_trainer_standard._terms import learns_on_policy
+from kdtool_trainer_standard._optimizer import named_optimizer
+from kdtool_trainer_standard._projection import SUMMED_ROWS, returns_float32
 
-__all__ = ["Sizes", "memory_of", "sizes_of"]
+__all__ = ["PhaseMemory", "memory_of", "phase_memory"]
 
 _FLOAT = 4
 _MOMENTS = 2 * _FLOAT
@@ -33,77 +33,88 @@ _SLACK = 0.1
 (docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
-_MIXING_TENSORS = 1
-"""Additional tensors if teachers are mixed: the mixture's logits."""
+
+
+_remembered = lru_cache(maxsize=64)(estimate_activation_memory)
+"""Arms, and attempts to make a recipe fit, share outlines."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Bytes of a phase by purpose, and how often a step runs the student."""
+class PhaseMemory:
+    """Bytes of a phase by purpose, and what else follows from its tensors."""
 
-    weights: int
-    frozen: int
-    """Original frozen weights in main memory, if the compute dtype lacks some of their values."""
     learned: int
-    moments: int
+    """Weights of the student that learn."""
+    trained: int
+    """All numbers that the optimizer updates: those weights, and modules of losses."""
+    optimizer: int
     """State of the optimizer."""
-    best: int
-    """Saved weights of the best student."""
     shares: int
     """Number of processes among which weights, gradients and moments are divided."""
-    gathered: int
-    """Weights that are whole on each process while a step runs: all except those of the layers, and copies of these."""
     activations: ActivationMemory
-    logits: int
-    head: int
-    signals: int
-    states: int
-    embedding: int
-    teacher: int
-    forward_passes: int
-    written: int
-    """Keys and values of the text that the student samples; 0 if it samples none."""
+    lasting: Mapping[str, int]
+    """Parts that exist throughout the phase, where it trains."""
+    frozen: int
+    """Original frozen weights in main memory, if the compute dtype lacks some of their values."""
+    moments: Mapping[str, Mapping[str, int]]
+    """Parts that come and go within a step, at each moment that may be the peak."""
 
 
-def sizes_of(
+def phase_memory(
     config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     ahead: kdtool.RunForecast,
     phase: kdtool.PlannedPhase,
     outline: TransformersModel,
     dtype: torch.dtype,
-) -> Sizes:
-    """Return the sizes of a phase whose student has this outline and computes in `dtype`."""
-    learns, held, kept, facts, _ = measure_outline(outline, dtype)
-    head = outline.head.weight
-    rows = config.batch * phase.row_length
-    passes = max((term.forward_passes for term in phase.terms), default=1)
-    logits, at_head = _head_bytes(config, run, phase, head, facts, dtype)
-    teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
-    shares = run.world if config.sharding == "full" else 1
-    optimizer = named_optimizer(run, config.sharding)
+) -> PhaseMemory:
+    """Return the memory of a phase whose student has this outline and computes in `dtype`."""
+    facts, head, rows = outline.facts, outline.head.weight, config.batch * phase.row_length
+    learned = sum(p.numel() for p in outline.model.parameters() if p.requires_grad)
+    held, frozen = frozen_bytes(outline.model, dtype)
     modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
-    return Sizes(
-        weights=_FLOAT * (learns + modules) + held,
-        frozen=kept,
-        learned=learns + modules,
-        moments=int((_MOMENTS if optimizer is None else optimizer.state_bytes) * (learns + modules)),
-        best=_FLOAT * learns,
-        shares=shares,
-        gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
-        activations=activation_memory(outline, config.batch, phase.row_length, dtype, passes),
-        logits=logits,
-        head=at_head,
-        signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
-        states=sum(_inside(ahead, term, facts, phase.row_length) for term in phase.terms) * rows * _FLOAT,
-        embedding=_FLOAT * head.numel() * head.requires_grad * facts.tied,
-        teacher=max(
-            (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
-            default=0,
-        ),
-        forward_passes=passes,
-        written=_generation_bytes(config, phase, facts, rows, dtype),
-    )
+    component, shares = named_optimizer(run, config.sharding), run.world if config.sharding == "full" else 1
+    optimizer = int((_MOMENTS if component is None else component.state_bytes) * (learned + modules))
+    lasting = {
+        "weights": (_FLOAT * (learned + modules) + held) // shares,
+        "optimizer": optimizer // shares,
+        "weights gathered for a step": _gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
+    }
+    gpu, passes = pick_device().type == "cuda", max((term.forward_passes for term in phase.terms), default=1)
+    alive = _remembered(outline, config.batch, phase.row_length, dtype, passes, gpu=gpu, flash=gpu and has_flash())
+    inside = sum(_inside(ahead, term, facts, phase.row_length) for term in phase.terms) * rows * _FLOAT
+    buffers, at_head = _head_bytes(config, run, phase, head, facts, dtype)
+    cached = [ahead.models[name] for name in (*phase.beside, *phase.cached) if name in ahead.models]
+    signals = sum(rows * model.hidden * itemsize(model.dtype) for model in cached)
+    beside = [ahead.models[name] for name in phase.beside if name in ahead.models]
+    forward = max((forward_bytes(model, rows, model.dtype) for model in beside), default=0)
+    embedding = _FLOAT * head.numel() * head.requires_grad * facts.tied
+    gradients = _FLOAT * (learned + modules) // shares
+    kept = gradients if config.accumulation > 1 else 0
+    moments = {
+        "teacher": {"gradients": kept, "teacher's layer": forward, "chunk buffers": buffers},
+        "head": {
+            "gradients": kept,
+            "activations": alive.kept + inside,
+            "chunk buffers": buffers + at_head,
+            "signals": signals,
+        },
+        "backward": {
+            "gradients": gradients + (embedding if alive.kept else 0),
+            "chunk buffers": buffers,
+            "signals": signals,
+        },
+    }
+    if alive.recompute_bytes:
+        moments["recomputation"] = {
+            "gradients": kept,
+            "activations": alive.kept + alive.recompute_bytes + inside,
+            "chunk buffers": buffers + embedding,
+            "signals": signals,
+        }
+    for parts in moments.values():
+        parts["allocator slack"] = int(_SLACK * sum(parts.values()))
+    return PhaseMemory(learned, learned + modules, optimizer, shares, alive, lasting, frozen, moments)
 
 
 def _head_bytes(
@@ -124,86 +135,39 @@ def _head_bytes(
     call = min(config.loss_chunk_size or loss_chunk_size, rows)
     passes = max(term.forward_passes for term in terms)
     dense = {name for term in terms for name in term.teachers}
-    tensors = _LOSS_TENSORS * passes + _MIXING_TENSORS * any(term.mixture for term in terms)
+    tensors = _LOSS_TENSORS * passes + any(term.mixture for term in terms)  # the logits of a mixture
     losses = call * vocabulary * _FLOAT * tensors
     states = passes * rows * facts.hidden * (_FLOAT + dtype.itemsize)
     # A head that learns, or is the embedding in wider numbers, is cast for products; else it is held in the dtype.
     cast = head.requires_grad or (facts.tied and head.dtype.itemsize > dtype.itemsize)
     copy = head.numel() * dtype.itemsize * (cast and dtype != torch.float32)
-    gradient = (head.numel() * _FLOAT + share_bytes(head, dtype)) * head.requires_grad
+    added = min(len(head), SUMMED_ROWS) * facts.hidden * (dtype != torch.float32)
+    gradient = _FLOAT * (head.numel() + added) * head.requires_grad
     logits = chunk * vocabulary * dtype.itemsize * (passes + len(dense))
     if returns_float32(pick_device(), dtype):  # only gradients are kept in half precision
         logits = chunk * vocabulary * dtype.itemsize * passes + call * vocabulary * _FLOAT * (passes + len(dense))
     return logits, losses + states + copy + gradient
 
 
-def _generation_bytes(
-    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
-) -> int:
-    """Return the bytes of keys and values of a whole on-policy micro-batch."""
-    if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
-        return 0
-    size = facts.head_size or facts.hidden // facts.heads
-    return rows * facts.layers * 2 * facts.kv_heads * size * dtype.itemsize
-
-
 def memory_of(
-    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, sizes: Sizes, copied: int, *, on_host: bool
+    config: StandardTrainerConfig, stage: str, memory: PhaseMemory, copied: int, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
-    """Yield the parts of each moment, on the host or on the device.
+    """Yield the parts of each moment of a stage, on the host or on the device.
 
     `copied` bytes of a checkpoint are in main memory while a GPU trains on and it is written.
     """
-    moments = _moments(config, sizes)
-    names = {moment: f"{phase.stage}: {moment}" for moment in moments}
-    common = {
-        "weights": sizes.weights // sizes.shares,
-        "optimizer": sizes.moments // sizes.shares,
-        "weights gathered for a step": sizes.gathered,
-    }
-    for part, size in ((part, size) for part, size in common.items() if size):
-        yield _part(part, tuple(names.values()), size, on_host=on_host)
-    if copied:
-        yield _part("checkpoint that is written", tuple(names.values()), copied, on_host=True)
-    if sizes.frozen:
-        yield _part("frozen weights as they were", tuple(names.values()), sizes.frozen, on_host=True)
-    for moment, parts in moments.items():
-        nonzero = {part: size for part, size in parts.items() if size}
-        for part, size in nonzero.items():
-            yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
-
-
-def _moments(config: StandardTrainerConfig, sizes: Sizes) -> dict[str, dict[str, int]]:
-    """Return the bytes that come and go within a step, by part, at each moment that may be the peak."""
-    gradients = _FLOAT * sizes.learned // sizes.shares
-    kept = gradients if config.accumulation > 1 else 0
-    alive = sizes.activations
-    moments: dict[str, dict[str, int]] = {
-        "teacher": {"gradients": kept, "teacher's layer": sizes.teacher, "chunk buffers": sizes.logits},
-        "head": {
-            "gradients": kept,
-            "activations": alive.kept + sizes.states,
-            "chunk buffers": sizes.logits + sizes.head,
-            "signals": sizes.signals,
-        },
-        "backward": {
-            "gradients": gradients + (sizes.embedding if alive.kept else 0),
-            "chunk buffers": sizes.logits,
-            "signals": sizes.signals,
-        },
-    }
-    if sizes.written:  # before the first backward of a step; logits are those of one token per text
-        moments["sampling"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
-    if alive.recompute_bytes:
-        moments["recomputation"] = {
-            "gradients": kept,
-            "activations": alive.kept + alive.recompute_bytes + sizes.states,
-            "chunk buffers": sizes.logits + sizes.embedding,
-            "signals": sizes.signals,
-        }
-    for parts in moments.values():
-        parts["allocator slack"] = int(_SLACK * sum(parts.values()))
-    return moments
+    names = {moment: f"{stage}: {moment}" for moment in memory.moments}
+    always = tuple(names.values())
+    parts = [(part, always, size, on_host) for part, size in memory.lasting.items()]
+    parts += [("checkpoint that is written", always, copied, True)]
+    parts += [("frozen weights as they were", always, memory.frozen, True)]
+    for moment, sizes in memory.moments.items():
+        parts += [(part, (names[moment],), size, on_host) for part, size in sizes.items()]
+    for part, stages, size, here in parts:
+        if size:
+            host, device = (size, 0) if here else (0, size)
+            savings = _savings(config) if part == "activations" else ()
+            yield kdtool.Estimate(part, stages, host_bytes=host, device_bytes=device, savings=savings)
 
 
 def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
@@ -215,25 +179,10 @@ def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype
     return 2 * _FLOAT * root + _FLOAT * max(layers) + copies  # the root group's gradients are whole until they are sent
 
 
-def _part(
-    name: str, stages: tuple[str, ...], size: int, *, on_host: bool, savings: tuple[kdtool.Saving, ...] = ()
-) -> kdtool.Estimate:
-    return kdtool.Estimate(
-        name, stages, host_bytes=size if on_host else 0, device_bytes=0 if on_host else size, savings=savings
-    )
-
-
-def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, ...]:
-    if part != "activations":
-        return ()
-    savings = []
-    batch = config.batch
-    while batch % 2 == 0:
-        batch //= 2
-        times = config.batch // batch
-        changes = {"batch": batch, "accumulation": config.accumulation * times}
-        savings.append(kdtool.Saving(changes, "the same gradient in more, smaller products"))
-    return tuple(savings)
+def _savings(config: StandardTrainerConfig) -> tuple[kdtool.Saving, ...]:
+    times = [2**power for power in range(1, config.batch.bit_length()) if config.batch % 2**power == 0]
+    changes = ({"batch": config.batch // time, "accumulation": config.accumulation * time} for time in times)
+    return tuple(kdtool.Saving(each, "the same gradient in more, smaller products") for each in changes)
 
 
 def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.ModelFacts, length: int) -> int:

@@ -2,8 +2,7 @@
 
 Autocast keeps its copies of weights that learn, but casts frozen ones again at each use. Kept in its dtype they are cast
 once, and take half the memory. Products are the same bit for bit: embeddings are only cast if the dtype has all their
-values, and looked-up states are float32 as before. Called by `_train`, and by
-`_estimate` for outlines.
+values, and looked-up states are float32 as before. Called by `_train`, and for outlines by the estimate.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["frozen_bytes", "frozen_weights_held", "hold_outline"]
+__all__ = ["frozen_bytes", "frozen_dtypes", "frozen_weights_held", "looked_up_in_float32"]
 
 _PRODUCTS = {nn.Linear, Conv1D, nn.Embedding}
 """Layers whose weights autocast casts, or that are looked up in. Others, such as norms, and embeddings that scale what they
@@ -41,7 +40,7 @@ def frozen_weights_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     fails, except those that FSDP2 still divides then: such a student is incomplete and cannot be used.
     """
     before: dict[str, _Before] = {}
-    targets = _targets(model, dtype)
+    targets = frozen_dtypes(model, dtype)
     looked_up = {id(module.weight) for module in _embeddings(model)}
     for name, parameter in model.named_parameters():
         target = targets.get(name, parameter.dtype)
@@ -53,7 +52,7 @@ def frozen_weights_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             before[name] = _Before(parameter.dtype, None if exact else parameter.data.cpu())
             parameter.data = held
     try:
-        with _looked_up_in_float32(model):
+        with looked_up_in_float32(model):
             yield
     finally:
         _give_back(model, before)
@@ -69,26 +68,12 @@ def _give_back(model: nn.Module, before: Mapping[str, _Before]) -> None:
         parameter.data = data.to(was.dtype) if was.values is None else was.values.to(data.device)
 
 
-@contextmanager
-def hold_outline(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase keeps them, permanently.
-
-    Inside the block it also computes as it will.
-    """
-    targets = _targets(model, dtype)
-    for name, parameter in model.named_parameters():
-        if targets.get(name, parameter.dtype) != parameter.dtype:
-            parameter.data = parameter.data.to(targets[name])
-    with _looked_up_in_float32(model):
-        yield
-
-
 def frozen_bytes(model: nn.Module, dtype: torch.dtype) -> tuple[int, int]:
     """Return what the frozen weights of an outline take while a phase trains, and what is kept of them in main memory.
 
     Values are unknown: weights of a wider dtype are assumed to need it, so embeddings stay in it and others keep a copy.
     """
-    targets, held, kept = _targets(model, dtype), 0, 0
+    targets, held, kept = frozen_dtypes(model, dtype), 0, 0
     looked_up = {id(module.weight) for module in _embeddings(model)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -101,7 +86,7 @@ def frozen_bytes(model: nn.Module, dtype: torch.dtype) -> tuple[int, int]:
     return held, kept
 
 
-def _targets(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+def frozen_dtypes(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Return the dtype of each frozen weight while a phase trains, by name.
 
     Numbers that hold several weights each are left out, and so are weights that share memory with one that learns.
@@ -136,7 +121,7 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
 
 
 @contextmanager
-def _looked_up_in_float32(model: nn.Module) -> Iterator[None]:
+def looked_up_in_float32(model: nn.Module) -> Iterator[None]:
     """Have embeddings that are kept in half precision return float32, so that all sums with them are float32, too."""
     half = [module for module in _embeddings(model) if module.weight.dtype.itemsize < _FLOAT]
     hooks = [module.register_forward_hook(_to_float32) for module in half]

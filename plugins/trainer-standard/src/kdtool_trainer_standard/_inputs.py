@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import kdtool
@@ -17,24 +17,16 @@ import torch
 from kdtool_torch import collate, move
 from torch import Tensor
 
+from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 
-__all__ = ["MicroBatch", "StepInputs", "ahead", "to_device"]
+__all__ = ["StepInputs", "ahead", "to_device"]
 
 T = TypeVar("T")
 
 _DEPTH = 2
 """Items that the thread prepares in advance: a micro-batch that computes, and one that waits, hide all its work."""
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """A micro-batch on the device, the batches of teachers with their own rows, and the recorded signals."""
-
-    batch: kdtool.Batch
-    teacher_batches: dict[str, kdtool.Batch]
-    signals: dict[str, kdtool.Signal]
 
 
 def ahead(items: Iterator[T], depth: int = _DEPTH) -> Generator[T, None, None]:
@@ -92,9 +84,8 @@ class StepInputs:
             yield batches
             if self._teachers is not None:
                 for batch in batches:
-                    moved = to_device(batch, self._device)
                     with torch.no_grad():
-                        yield MicroBatch(moved, *self._teachers.recall(moved))
+                        yield self._teachers.recall(to_device(batch, self._device))
             step += 1
 
     def _collate(self, number: int) -> kdtool.Batch:

@@ -25,11 +25,12 @@ from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._distributed import average_gradients, micro_batch_sync
-from kdtool_trainer_standard._divergence import explain_gradient, largest_weight
 from kdtool_trainer_standard._history import HISTORY
-from kdtool_trainer_standard._inputs import MicroBatch, StepInputs, to_device
-from kdtool_trainer_standard._machine import dtype_name, memory_of_process
+from kdtool_trainer_standard._inputs import StepInputs, to_device
+from kdtool_trainer_standard._machine import autocast_to, dtype_name, memory_of_process
+from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._nonfinite import raise_nonfinite_gradient
 from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from kdtool_trainer_standard._order import RowsInOrder
@@ -104,12 +105,12 @@ class TrainingLoop:
         if self.step == 0:
             if self.validator is not None and self.run.rank == 0:
                 self.validator.try_out()
-            self.progress.largest_weight = largest_weight(self.module.student)
             torch.empty((), dtype=torch.int64).random_()  # keeps the dropout of earlier versions
         micro_batches = config.micro_batches(world)
         rows = RowsInOrder(self.phase.rows, self.phase.steps * micro_batches * config.batch * world, self.run.seed)
         teachers = self.teachers if self.sampler is None else None  # on-policy text has no signals yet
-        self._restart_clocks()
+        self._clock = perf_counter()
+        self.checkpoints.restart_clock()
         try:
             inputs = StepInputs(
                 rows, config.batch, micro_batches, self.run.rank, world, self.device, teachers, self.step
@@ -129,7 +130,7 @@ class TrainingLoop:
         if self.sampler is not None:
             self.sampler.hand_over(self.step)
             batches = [self.sampler(batch, self.step + 1, number) for number, batch in enumerate(batches)]
-            micro_batches = (MicroBatch(to_device(batch, self.device), {}, {}) for batch in batches)
+            micro_batches = (MicroBatch(to_device(batch, self.device)) for batch in batches)
         tokens = self._count(batches)
         self.module.on_policy = self.sampler is not None and self.sampler.is_sampled(self.step + 1)
         if self._weighs and self.progress.token_weights is None:
@@ -197,25 +198,16 @@ class TrainingLoop:
 
     def _compute(self, model: torch.nn.Module, micro_batch: MicroBatch, tokens: float) -> Tensor:
         """Return a micro-batch's loss. Teachers choose their own precision."""
-        signals, teacher_batches = self._signals(micro_batch), micro_batch.teacher_batches
+        with torch.no_grad():
+            micro_batch = self.teachers.query_live(micro_batch)
         with self._autocast():
-            self.module.measure_norms(micro_batch.batch, signals, tokens, teacher_batches)
+            self.module.measure_norms(micro_batch, tokens)
         with self._autocast():
-            loss: Tensor = model(
-                batch=micro_batch.batch,
-                signals=signals,
-                teacher_batches=teacher_batches,
-                num_items_in_batch=tokens,
-            )["loss"]
+            loss: Tensor = model(micro_batch, tokens)["loss"]
         return loss
 
-    def _signals(self, micro_batch: MicroBatch) -> Mapping[str, kdtool.Signal]:
-        with torch.no_grad():
-            return {**micro_batch.signals, **self.teachers.query_live(micro_batch.batch, micro_batch.teacher_batches)}
-
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = self.module.sizes.dtype
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        return autocast_to(self.module.sizes.dtype, self.device)
 
     def _read_figures(self, batches: Sequence[kdtool.Batch], tokens: float) -> None:
         """Clip the gradient, and read the step's figures: the only time in a step that the host waits for a GPU."""
@@ -231,8 +223,7 @@ class TrainingLoop:
         self.module.checks_at_once = True
         for batch in batches:
             moved = to_device(batch, self.device)
-            recalled = self.teachers.recall(moved) if self.sampler is None else ({}, {})
-            self._compute(self.module, MicroBatch(moved, *recalled), tokens)
+            self._compute(self.module, MicroBatch(moved) if self.sampler else self.teachers.recall(moved), tokens)
         raise kdtool.UsageError(
             f"a loss is not finite at step {self.step + 1}, but computed again it is finite here: dropout or another rank "
             "made the difference. A lower learning_rate or dtype: float32 are the remedy; the last checkpoint is kept"
@@ -253,8 +244,7 @@ class TrainingLoop:
         if math.isfinite(norm):
             return norm
         if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:  # no scaling of the loss made it overflow
-            step, before = self.step + 1, self.progress.largest_weight
-            raise explain_gradient(norm, step, before, largest_weight(self.module.student), self.module.terms)
+            raise_nonfinite_gradient(norm, self.step + 1, self.module.terms)
         self.progress.skipped += 1
         return 0.0
 
@@ -263,9 +253,9 @@ class TrainingLoop:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
             for micro_batch in micro_batches:
-                signals = self._signals(micro_batch)
+                asked = self.teachers.query_live(micro_batch)
                 with self._autocast():
-                    self.module(micro_batch.batch, signals, tokens, weights_only=True)
+                    self.module(asked, tokens, weights_only=True)
         self._figures = self.module.stats.read(torch.zeros((), device=self.device))
         self._add_weights()
 
@@ -326,7 +316,3 @@ class TrainingLoop:
             self.stop.number = number
             self.stop.deliver()
         self.checkpoints.poll()
-
-    def _restart_clocks(self) -> None:
-        self._clock = perf_counter()
-        self.checkpoints.restart_clock()

@@ -13,13 +13,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 from kdtool_torch import DtypeName, compute_dtype, has_bfloat16
 
-__all__ = [
-    "chosen_dtype",
-    "chunk_sizes",
-    "dtype_name",
-    "memory_of_process",
-    "tuned_malloc",
-]
+__all__ = ["autocast_to", "chosen_dtype", "chunk_sizes", "dtype_name", "memory_of_process", "tuned_malloc"]
 
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4  # from malloc.h
 _FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t), 128 * 1024, 65536
@@ -30,6 +24,11 @@ def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name == "auto" and device.type == "cuda" and not has_bfloat16():
         return torch.float16
     return compute_dtype(name, device)
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Return autocast to the dtype of products; it does nothing in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, chunked_loss, weight_sums
-from kdtool_trainer_standard._loss_mask import select_signal
+from kdtool_trainer_standard._micro_batch import MicroBatch, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
     objective_of_token_loss,
@@ -28,7 +28,7 @@ from kdtool_trainer_standard._norms import (
 )
 from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
 from kdtool_trainer_standard._step_stats import StepStats
-from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
+from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy
 
 __all__ = ["DistillationModule", "Sizes"]
 
@@ -100,10 +100,9 @@ class DistillationModule(nn.Module):
 
     def forward(
         self,
-        batch: kdtool.Batch,
-        signals: Mapping[str, kdtool.Signal],
+        micro_batch: MicroBatch,
         num_items_in_batch: float,
-        teacher_batches: Mapping[str, kdtool.Batch] | None = None,
+        *,
         weights_only: bool = False,
         term: int | None = None,
     ) -> dict[str, Tensor]:
@@ -112,56 +111,45 @@ class DistillationModule(nn.Module):
         With `term` return an objective with only that term's gradient, undivided, and the term's `divisor`.
 
         Args:
-            batch: B rows; N of their positions have a label.
-            signals: of each teacher, for this batch.
-            teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
+            micro_batch: B rows; N of their positions have a label.
             num_items_in_batch: positions in the loss mask of the whole step, over all ranks and micro-batches.
             weights_only: compute token weights and no losses.
             term: number of the only term to compute.
         """
-        signals = {name: plain_tensors(signal) for name, signal in signals.items()}
         self.stats.tokens = torch.full((), max(1.0, num_items_in_batch), device=self.progress.device)
         self.stats.seen = self._learning() * num_items_in_batch
-        outputs = self.run_student(batch)
+        outputs = self.run_student(micro_batch.batch)
         if weights_only:
-            weights = weight_sums(self.head_work(batch, signals, outputs))
+            weights = weight_sums(self.head_work(micro_batch, outputs))
             self._add_weights(weights)
             return {"weights": weights}
         if term is not None:
-            return self._objective(term, batch, signals, outputs, teacher_batches or {})
-        loss = self._token_losses(batch, signals, outputs)
+            return self._objective(term, micro_batch, outputs)
+        loss = self._token_losses(micro_batch, outputs)
         head = self.sequence_head()
         for index in self._sequence:
-            view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {}, head)
+            view = self.view(self.terms[index], micro_batch, outputs, head)
             loss = loss + self._sequence_loss(index, view)
         return {"loss": loss}
 
-    def measure_norms(
-        self,
-        batch: kdtool.Batch,
-        signals: Mapping[str, kdtool.Signal],
-        num_items_in_batch: float,
-        teacher_batches: Mapping[str, kdtool.Batch],
-    ) -> None:
+    def measure_norms(self, micro_batch: MicroBatch, num_items_in_batch: float) -> None:
         """Measure each term's gradient at the embedding's output if the step asks for it and a term compares layers.
 
         Called before each micro-batch's `forward`, which measures it at the final states if none does. Arguments are the
         same.
         """
         if self.measures_norms and self._embedding is not None:
-            signals = {name: plain_tensors(signal) for name, signal in signals.items()}
             self.stats.squared_norms += squared_norms_at_embedding(
-                self, len(self.terms), self._embedding, batch, signals, teacher_batches, num_items_in_batch
+                self, len(self.terms), self._embedding, micro_batch, num_items_in_batch
             )
 
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
         return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.forward_passes))
 
-    def head_work(
-        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], outputs: Sequence[kdtool.ModelOutputs]
-    ) -> HeadWork:
+    def head_work(self, micro_batch: MicroBatch, outputs: Sequence[kdtool.ModelOutputs]) -> HeadWork:
         """Return what the chunked head needs for a batch: its positions in the loss mask, row-major."""
+        batch, signals = micro_batch.batch, micro_batch.signals
         where = loss_mask(batch)
         if where is not None:
             signals = {name: select_signal(signal, where) for name, signal in signals.items()}
@@ -189,15 +177,10 @@ class DistillationModule(nn.Module):
             buffers=self._buffers_of_logits,
         )
 
-    def _token_losses(
-        self,
-        batch: kdtool.Batch,
-        signals: Mapping[str, kdtool.Signal],
-        outputs: tuple[kdtool.ModelOutputs, ...],
-    ) -> Tensor:
+    def _token_losses(self, micro_batch: MicroBatch, outputs: tuple[kdtool.ModelOutputs, ...]) -> Tensor:
         if not self._token:
             return self._zero_of_all(outputs[0])
-        work = self.head_work(batch, signals, outputs)
+        work = self.head_work(micro_batch, outputs)
         loss = chunked_loss(work, self.stats.tokens)
         self.stats.add_check(work.finite)
         if self.checks_at_once and not bool(work.finite):
@@ -223,18 +206,12 @@ class DistillationModule(nn.Module):
         return torch.stack([each * 0 for each in unused]).sum()
 
     def _objective(
-        self,
-        term: int,
-        batch: kdtool.Batch,
-        signals: Mapping[str, kdtool.Signal],
-        outputs: tuple[kdtool.ModelOutputs, ...],
-        teacher_batches: Mapping[str, kdtool.Batch],
+        self, term: int, micro_batch: MicroBatch, outputs: tuple[kdtool.ModelOutputs, ...]
     ) -> dict[str, Tensor]:
         if term in self._token:
-            work = self.head_work(batch, signals, outputs)
-            loss = objective_of_token_loss(work, self._token.index(term))
+            loss = objective_of_token_loss(self.head_work(micro_batch, outputs), self._token.index(term))
             return {"loss": loss, "divisor": self.stats.tokens}
-        view = self.view(self.terms[term], batch, signals, outputs, teacher_batches, self.sequence_head().frozen())
+        view = self.view(self.terms[term], micro_batch, outputs, self.sequence_head().frozen())
         values, divisor = self._sequence_values(term, view)
         return {"loss": values.sum() * self.factors[term], "divisor": divisor}
 
@@ -245,15 +222,13 @@ class DistillationModule(nn.Module):
     def view(
         self,
         bound: BoundTerm,
-        batch: kdtool.Batch,
-        signals: Mapping[str, kdtool.Signal],
+        micro_batch: MicroBatch,
         outputs: tuple[kdtool.ModelOutputs, ...],
-        teacher_batches: Mapping[str, kdtool.Batch],
         head: SequenceHead,
     ) -> kdtool.StepView:
         """Return what a sequence loss sees; all of a micro-batch share `head`."""
         teacher = bound.term.teacher or ""
-        signal, teacher_batch = signals.get(teacher), teacher_batches.get(teacher)
+        signal, teacher_batch = micro_batch.signals.get(teacher), micro_batch.teacher_batches.get(teacher)
         shared = bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
         if signal is not None and signal.lazy is not None:
@@ -261,7 +236,7 @@ class DistillationModule(nn.Module):
         second = outputs[1] if bound.term.forward_passes == 2 else None
         inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
         return kdtool.StepView(
-            batch, outputs[0], signal, self.progress, self.step, teacher_batch, head, second, *inside
+            micro_batch.batch, outputs[0], signal, self.progress, self.step, teacher_batch, head, second, *inside
         )
 
     def _sequence_loss(self, index: int, view: kdtool.StepView) -> Tensor:

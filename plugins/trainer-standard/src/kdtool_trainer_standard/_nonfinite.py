@@ -1,11 +1,12 @@
 """Attributes non-finite values to the student, the dtype, or one loss.
 
-Called by the distillation module when a micro-batch's result is not finite, before any weight has changed, and by the
-self-test.
+Called by the distillation module when a micro-batch's result is not finite, and by the loop when a gradient is not, before
+any weight has changed; and by the self-test.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NoReturn
 
 import kdtool
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._head import HeadWork
+from kdtool_trainer_standard._terms import BoundTerm
 
-__all__ = ["check_initial_finite", "raise_for_token_losses", "raise_if_student_diverged", "raise_nonfinite_loss"]
+__all__ = ["check_initial_finite", "raise_for_token_losses", "raise_if_student_diverged", "raise_nonfinite_gradient",
+           "raise_nonfinite_loss"]  # fmt: skip
 
 _NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at 65,504"
 
@@ -67,6 +70,16 @@ def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> No
     raise kdtool.UsageError(
         f"the loss is not finite at step {step}, though each single term is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"
+    )
+
+
+def raise_nonfinite_gradient(norm: float, step: int, terms: Iterable[BoundTerm]) -> NoReturn:
+    """Raise a `UsageError` for a gradient that is not finite, though every term's value is."""
+    suspects = [*(bound.term.label for bound in terms if not bound.per_token), "the backbone"]
+    raise kdtool.UsageError(
+        f"the gradient's norm is {norm} at step {step}, though every term's value is finite. Either training diverged: a "
+        "lower learning_rate, a longer warmup or gradient_clip: 1.0 is the usual remedy. Or the gradient of "
+        f"{' or '.join(suspects)} is wrong: look for square roots and norms at zero. The last checkpoint is kept"
     )
 
 

@@ -11,7 +11,7 @@ forward pass for each term, over few rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._head import HeadWork
+from kdtool_trainer_standard._micro_batch import MicroBatch, imitated_by_row, select_rows
 from kdtool_trainer_standard._projection import product
-from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._sequence_head import SequenceHead
 
 __all__ = [
@@ -69,9 +69,7 @@ def squared_norms_at_embedding(
     module: nn.Module,
     terms: int,
     embedding: nn.Module,
-    batch: kdtool.Batch,
-    signals: Mapping[str, kdtool.Signal],
-    teacher_batches: Mapping[str, kdtool.Batch],
+    micro_batch: MicroBatch,
     tokens: float,
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
@@ -83,18 +81,15 @@ def squared_norms_at_embedding(
         module: the distillation module, whose forward computes one term if asked to.
         terms: how many terms it has.
         embedding: its student's embedding.
-        batch: B rows.
-        signals: of each teacher, for this batch.
-        teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
+        micro_batch: B rows.
         tokens: positions in the loss mask of the whole step.
     """
-    rows, share = _sampled_rows(batch)
-    few, signals, teacher_batches = select_rows(rows, batch, signals, teacher_batches)
-    device, squares = batch.labels.device, []
+    rows, share = _sampled_rows(micro_batch.batch)
+    few, device, squares = select_rows(rows, micro_batch), micro_batch.batch.labels.device, []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for term in range(terms):
             with _states_of(embedding) as states:
-                output = module(few, signals, tokens, teacher_batches, term=term)
+                output = module(few, tokens, term=term)
             squares.append(_squared_norm(output["loss"], states) / output["divisor"] ** 2)
     return torch.stack(squares) / share
 

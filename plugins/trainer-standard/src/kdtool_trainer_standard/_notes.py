@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import torch
-
 from kdtool_trainer_standard._loop import TrainingLoop
 
 __all__ = ["notes_on"]
 
 _SILENT_SHARE = 0.01
 """A term below this share of the terms' gradient over a whole phase gets a note."""
-_CLOSE_TO_TEACHER = 0.1
-"""Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
 
 
 def notes_on(loop: TrainingLoop) -> tuple[str, ...]:
     """Return the notes on a phase that has been trained."""
-    progress, module = loop.progress, loop.module
+    progress = loop.progress
     notes = list(_on_policy_notes(progress.on_policy))
     if loop.config.sharding != "off" and loop.sharding is None:
         notes.append(
@@ -33,19 +29,12 @@ def notes_on(loop: TrainingLoop) -> tuple[str, ...]:
     notes += _describe_best(loop)
     squares = progress.squared_norms or {}
     total = sum(squares.values()) ** 0.5
-    for bound in module.terms:
+    for bound in loop.module.terms:
         share = squares[bound.term.name] ** 0.5 / total if total and bound.term.name in squares else 1.0
         if share < _SILENT_SHARE:
             notes.append(
                 f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: the student learned next to "
                 "nothing from it; raise its weight, or remove it"
-            )
-        value = (progress.last_values or {}).get(bound.term.name)
-        half = module.sizes.dtype != torch.float32
-        if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
-            notes.append(
-                f"{bound.term.label} fell to {value:.3f} nats, at which rounding in {progress.dtype} blurs its gradient; "
-                "set dtype: float32 to train further"
             )
     return tuple(notes)
 

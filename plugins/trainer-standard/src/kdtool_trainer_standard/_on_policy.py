@@ -20,6 +20,7 @@ import torch
 from kdtool_torch import NO_LABEL, collate
 
 from kdtool_trainer_standard._config import OnPolicy
+from kdtool_trainer_standard._machine import autocast_to
 from kdtool_trainer_standard._rollouts import ServedSampler
 
 __all__ = ["STUDENT_GENERATED", "OnPolicySampler"]
@@ -73,7 +74,9 @@ class OnPolicySampler:
         keys = [f"{key}, continued at step {step}" for key in batch.row_keys[: len(prompts)]]
         if samples > 1:
             keys = [f"{key}, sample {sample}" for key in keys for sample in range(1, samples + 1)]
-        return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
+        return collate(
+            [self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], batch.input_ids.device
+        )
 
     def is_sampled(self, step: int) -> bool:
         """Return whether the student writes the text of a step, in all its micro-batches on all ranks."""
@@ -135,8 +138,7 @@ class OnPolicySampler:
     def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
         if self.served is not None:
             return self.served.sample(prompts, limits, seeds)
-        device = self._student.head.weight.device.type
-        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
+        with autocast_to(self._dtype, self._student.head.weight.device):
             return self._student.generate(prompts, limits, self._config.temperature, seeds, self._config.top_p)
 
     def _row(
@@ -187,7 +189,3 @@ def _prompt(labels: Sequence[int], share: float, start: int) -> int | None:
     if first is None:
         return None
     return first + 1 if first > start else max(1, int(share * len(labels)))
-
-
-def _device(batch: kdtool.Batch) -> torch.device:
-    return batch.input_ids.device

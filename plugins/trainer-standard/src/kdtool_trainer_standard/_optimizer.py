@@ -1,6 +1,6 @@
-"""The optimizer: parameter groups, the learning rate's course, and its state by the names of parameters.
+"""The optimizer, the recipe's or AdamW: parameter groups, the learning rate's course, and its state by parameters' names.
 
-Called by `_loop` and `_checkpointing`.
+Called by `_loop` and `_checkpointing`; the estimate asks for the recipe's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._named_optimizer import make_named_optimizer, named_optimizer
 
-__all__ = ["build_optimizer", "learning_rate_factor", "optimizer_numbers", "optimizer_tensors", "restore_optimizer",
-           "set_learning_rate"]  # fmt: skip
+__all__ = ["build_optimizer", "learning_rate_factor", "named_optimizer", "optimizer_numbers", "optimizer_tensors",
+           "restore_optimizer", "set_learning_rate"]  # fmt: skip
 
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names of parameters without weight decay: biases and norms."""
@@ -31,11 +30,29 @@ def build_optimizer(config: StandardTrainerConfig, run: kdtool.RunInfo, module: 
     optimizer = (
         torch.optim.AdamW(list(_parameter_groups(module, config.weight_decay)), lr=rate, betas=config.betas, fused=True)
         if component is None
-        else make_named_optimizer(component, run, module, rate)
+        else _make_named_optimizer(component, run, module, rate)
     )
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
+
+
+def named_optimizer(run: kdtool.RunInfo, sharding: str) -> kdtool.Optimizer | None:
+    """Return the phase's `optimizer`; None if the recipe names none.
+
+    Raises:
+        UsageError: weights are divided among processes (`sharding`), and it cannot update such weights.
+    """
+    names = run.implementing("kdtool_optimizer")
+    if not names:
+        return None
+    component = run.component(names[0], kdtool.Optimizer)
+    if sharding != "off" and not component.divisible:
+        raise kdtool.UsageError(
+            f"sharding: {sharding} is not possible with {run.hook.owner(names[0]) or names[0]}, which needs whole weights; "
+            "set sharding: off, or use another optimizer"
+        )
+    return component
 
 
 def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -> float:
@@ -108,6 +125,30 @@ def restore_optimizer(
             else torch.empty(shape, dtype=dtype, device=weight.device)
         )
     return optimizer_tensors(optimizer, module)
+
+
+def _make_named_optimizer(
+    component: kdtool.Optimizer, run: kdtool.RunInfo, module: nn.Module, learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return the component's optimizer of all parameters of the module that learn.
+
+    Raises:
+        PluginError: it returned something else, or left out a parameter, or has one twice.
+    """
+    learned = ((name, weight) for name, weight in module.named_parameters() if weight.requires_grad)
+    parameters = {name.removeprefix("student."): weight for name, weight in learned}
+    optimizer = component.kdtool_optimizer(run, parameters, learning_rate)
+    owner = run.hook.owner(run.implementing("kdtool_optimizer")[0])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise kdtool.PluginError(f"{owner} must return a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    wrong = [name for name, parameter in parameters.items() if grouped.count(id(parameter)) != 1]
+    if wrong or len(grouped) > len(parameters):
+        raise kdtool.PluginError(
+            f"{owner} must put each of the {len(parameters)} parameters that it gets into one group, and no others; it "
+            f"returned {len(grouped)}, with {wrong[0] if wrong else 'one that does not learn'} among the wrong ones"
+        )
+    return optimizer
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ class Progress:
     """The last step's figures, for balancing plugins."""
     squared_norms: Mapping[str, float] | None = None
     """Sums of squared gradient norms since the phase began: which terms did nothing."""
-    last_values: Mapping[str, float] | None = None
     token_weights: Mapping[str, Sequence[float]] | None = None
     """The state of `WeightMeans`; None if no tokens are weighed, and before the first step."""
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -34,8 +33,6 @@ class Progress:
     """The counts of `OnPolicySampler` on rank 0; None if the phase is not on-policy."""
     best: Mapping[str, Any] | None = None
     """The fields of `Best`, on rank 0, if a validation is watched."""
-    largest_weight: float | None = None
-    """The largest absolute weight that learns, at the beginning of the phase, to detect divergence."""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
@@ -60,5 +57,6 @@ def read(folder: Path) -> Progress:
         OSError, ValueError, KeyError, TypeError: the file is damaged.
     """
     content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    stats = content.pop("stats")
-    return Progress(**content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()})
+    stats = content["stats"]
+    content["stats"] = stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
+    return Progress(**{each.name: content[each.name] for each in fields(Progress)})  # earlier versions stored more

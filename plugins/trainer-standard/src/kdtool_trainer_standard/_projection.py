@@ -10,9 +10,9 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Projection", "add_product", "logits_product", "product", "returns_float32", "share_bytes"]
+__all__ = ["SUMMED_ROWS", "Projection", "add_product", "logits_product", "product", "returns_float32"]
 
-_ROWS = 8192
+SUMMED_ROWS = 8192
 """Rows of a gradient by the head's weight that are computed at once where they cannot be added in place."""
 
 
@@ -89,14 +89,6 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == total.dtype:
         total.addmm_(a, b)
         return
-    for start in range(0, len(total), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for start in range(0, len(total), SUMMED_ROWS):
+        rows = slice(start, start + SUMMED_ROWS)
         total[rows] += product(a[rows], b)
-
-
-def share_bytes(weight: Tensor, dtype: torch.dtype) -> int:
-    """Return the size of the temporary of `add_product` for a head's weight [V, H], with operands in `dtype`."""
-    if dtype == torch.float32:
-        return 0
-    exact = returns_float32(weight.device, dtype) or dtype == torch.float16
-    return min(len(weight), _ROWS) * weight.shape[1] * (4 if exact else dtype.itemsize)

@@ -39,7 +39,7 @@ def report_terms(
     gathered = sum_over_ranks([*read.values, *read.squared_norms], run.world)
     figures = zip(module.terms, weights, gathered[:count], gathered[count:], read.seen, strict=True)
     reports, kept = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
-    norms, last = dict(progress.squared_norms or {}), dict(progress.last_values or {})
+    norms = dict(progress.squared_norms or {})
     for bound, weight, value, square, seen in figures:
         if not seen:  # a mean over nothing is no figure
             continue
@@ -49,8 +49,7 @@ def report_terms(
         kept[term.name] = kdtool.TermReport(value * term.scale, weight, norm if keep_norms else None)
         if measured:
             norms[term.name] = norms.get(term.name, 0.0) + square
-        last[term.name] = value
-    progress.squared_norms, progress.last_values, progress.stats = norms, last, kept
+    progress.squared_norms, progress.stats = norms, kept
     return reports
 
 

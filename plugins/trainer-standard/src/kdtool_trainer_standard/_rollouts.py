@@ -20,7 +20,7 @@ from kdtool_torch import collate, eval_mode, exact_logits, log_likelihood, max_o
 
 from kdtool_trainer_standard import _checkpoints
 from kdtool_trainer_standard._config import OnPolicy, Rollouts
-from kdtool_trainer_standard._machine import dtype_name
+from kdtool_trainer_standard._machine import autocast_to, dtype_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,10 +192,7 @@ class ServedSampler:
         ids = self._probe
         row = kdtool.Row("probe", ids, [True] * len(ids), [0] * len(ids), {})
         batch = collate([row], self._student.head.weight.device)
-        with (
-            eval_mode(self._student.model),
-            torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
+        with eval_mode(self._student.model), autocast_to(self._dtype, batch.input_ids.device):
             states = self._student.backbone(batch, kdtool.SignalRequest()).last
             expected = log_likelihood(exact_logits(self._student.head, states), batch.labels[batch.labels >= 0])
         served = torch.tensor(self._server.log_probabilities(ids))

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
+from kdtool_trainer_standard._machine import autocast_to
+from kdtool_trainer_standard._micro_batch import MicroBatch, imitated_by_row, select_rows
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._nonfinite import check_initial_finite
-from kdtool_trainer_standard._row_selection import imitated_by_row, select_rows
 from kdtool_trainer_standard._terms import BoundTerm, without_dropout
 
 __all__ = ["self_test"]
@@ -36,16 +37,8 @@ _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Relative difference that an analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
-def self_test(
-    run: kdtool.RunInfo,
-    module: DistillationModule,
-    batch: kdtool.Batch,
-    signals: Mapping[str, kdtool.Signal],
-    teacher_batches: Mapping[str, kdtool.Batch] | None = None,
-) -> Chunk:
-    """Check student, teachers and losses against each other, on a batch with labels.
-
-    `teacher_batches` belong to teachers with their own rows.
+def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: MicroBatch) -> Chunk:
+    """Check student, teachers and losses against each other, on rows with labels.
 
     Returns:
         A real chunk, of the size that the token losses will be called with.
@@ -55,25 +48,25 @@ def self_test(
             precision is too narrow for the student.
         PluginError: a plugin returned something that its contract does not allow; its name is given.
     """
-    device, dtype = batch.input_ids.device.type, module.sizes.dtype
-    autocast = partial(torch.autocast, device, dtype, enabled=dtype != torch.float32)
+    autocast = partial(autocast_to, module.sizes.dtype, micro_batch.batch.input_ids.device)
     if hasattr(module.language_model.model, "get_input_embeddings"):
         with autocast():  # frozen weights are held in the dtype of products, others in float32
             self_check(module.language_model)
-    _check_teachers(run, module, signals)
+    _check_teachers(run, module, micro_batch.signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
-    batch, signals, teacher_batches = select_rows([_fullest_row(batch)], batch, signals, teacher_batches or {})
+    counts = imitated_by_row(micro_batch.batch)
+    fullest = select_rows([counts.index(max(counts))], micro_batch)
     with autocast():
-        outputs = _passes(module, batch)
+        outputs = _passes(module, fullest.batch)
         for output in outputs:
             check_initial_finite(output.last.detach(), module.sizes.dtype)
         head = module.sequence_head()
         for bound in module.terms:
             if not bound.per_token:
-                view = module.view(bound, batch, signals, outputs, teacher_batches, head)
+                view = module.view(bound, fullest, outputs, head)
                 hook = run.component(bound.term.name, kdtool.SequenceLoss).kdtool_sequence_loss
                 _expect_result(run, bound, hook(view), view)
-    work = module.head_work(batch, signals, outputs)
+    work = module.head_work(fullest, outputs)
     work.hidden = [states.detach() for states in work.hidden]
     chunk = work.chunk(slice(0, work.loss_chunk_size))
     for projected in chunk.logits:
@@ -138,12 +131,6 @@ def _check_teacher(
             f"the signal of {teacher} names token {int(signal.sparse.ids.max())}; the student's vocabulary ends at "
             f"{expected - 1}"
         )
-
-
-def _fullest_row(batch: kdtool.Batch) -> int:
-    """Return the row with most to imitate."""
-    counts = imitated_by_row(batch)
-    return counts.index(max(counts))
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork) -> None:

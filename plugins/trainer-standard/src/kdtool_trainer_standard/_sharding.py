@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 if TYPE_CHECKING:
     from kdtool_trainer_standard._module import DistillationModule
 
-__all__ = ["Sharding", "share_of_rank", "whole"]
+__all__ = ["Sharding", "whole"]
 
 
 class Sharding:
@@ -100,11 +100,6 @@ class _Before:
 def whole(tensor: Tensor) -> Tensor:
     """Return a divided tensor gathered in main memory, any other as it is. Call it on every rank."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
-
-
-def share_of_rank(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a divided tensor; another one as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _mesh(device: torch.device, setting: str) -> DeviceMesh:

@@ -5,30 +5,34 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
-__all__ = ["StopSignal", "deferred_stop_signals"]
+__all__ = ["StopSignal"]
 
 _STOPS = ("SIGINT", "SIGTERM", "SIGBREAK")
 _NOTE = b"\nStopping after this step, with a checkpoint. Another signal stops at once.\n"
 
 
 class StopSignal:
-    """The signal that arrived. `number` is 0 until one does."""
+    """Defers stop signals within its block, and delivers one that is left at its end. `number` is 0 until one arrives."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, Any] = {}
 
-    def defer(self) -> None:
+    def __enter__(self) -> Self:
         """Record the next stop signal. An ignored one stays ignored; only the main thread can have handlers."""
         if threading.current_thread() is not threading.main_thread():
-            return
+            return self
         for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
             if signal.getsignal(number) not in {signal.SIG_IGN, None}:
                 self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Deliver a signal that is left, unless the block failed."""
+        self.restore() if failed else self.deliver()
 
     def restore(self) -> None:
         """Restore the handlers that were there before."""
@@ -47,15 +51,3 @@ class StopSignal:
         self.restore()  # the next one stops at once
         with suppress(OSError):
             os.write(2, _NOTE)  # a stream may be in the middle of a write
-
-
-@contextmanager
-def deferred_stop_signals(stop: StopSignal) -> Iterator[None]:
-    """Defer stop signals within the block, and deliver one that is left at its end."""
-    stop.defer()
-    try:
-        yield
-    except BaseException:
-        stop.restore()
-        raise
-    stop.deliver()

@@ -10,6 +10,8 @@ import torch
 from kdtool_torch import collate, eval_mode
 from torch import Tensor
 
+from kdtool_trainer_standard._machine import autocast_to
+from kdtool_trainer_standard._micro_batch import MicroBatch, plain_tensors
 from kdtool_trainer_standard._projection import Projection
 
 __all__ = ["TeacherSignals"]
@@ -46,28 +48,31 @@ class TeacherSignals:
         self._recorded = {name: each for name, each in phase.signals.items() if getattr(each, "recorded", False)}
         self._live = {name: each for name, each in phase.signals.items() if name not in self._recorded}
 
-    def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
-        """Return the batches of teachers with their own rows, and the signals of all teachers."""
-        batches, recorded = self.recall(batch)
-        return batches, {**recorded, **self.query_live(batch, batches)}
+    def __call__(self, batch: kdtool.Batch) -> MicroBatch:
+        """Return the micro-batch with the signals of all teachers."""
+        return self.query_live(self.recall(batch))
 
-    def recall(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
-        """Return the batches of teachers with their own rows, and the signals that are read from caches."""
+    def recall(self, batch: kdtool.Batch) -> MicroBatch:
+        """Return the micro-batch with the signals that are read from caches."""
         batches = {name: self._batch(name, batch) for name in self._rows}
-        return batches, {name: each.signal(batches.get(name, batch)) for name, each in self._recorded.items()}
+        recorded = {name: each.signal(batches.get(name, batch)) for name, each in self._recorded.items()}
+        return MicroBatch(batch, recorded, batches)
 
-    def query_live(self, batch: kdtool.Batch, batches: Mapping[str, kdtool.Batch]) -> dict[str, kdtool.Signal]:
-        """Return the signals of teachers that run with the student; `batches` are those of teachers with their own rows."""
+    def query_live(self, micro_batch: MicroBatch) -> MicroBatch:
+        """Return the micro-batch with the signals of teachers that run with the student, too."""
+        batch, others = micro_batch.batch, micro_batch.teacher_batches
         most = max((self._tokens[name] for name in self._live), default=0)
         likeliest = self._likeliest(batch, most) if most else None
-        return {name: self._ask(name, batches.get(name, batch), likeliest) for name in self._live}
+        live = {name: self._ask(name, others.get(name, batch), likeliest) for name in self._live}
+        signals = {name: plain_tensors(signal) for name, signal in {**micro_batch.signals, **live}.items()}
+        return replace(micro_batch, signals=signals)
 
     def _ask(self, teacher: str, batch: kdtool.Batch, likeliest: Tensor | None) -> kdtool.Signal:
         if likeliest is not None and (count := self._tokens[teacher]):
             return self._live[teacher].signal(batch, likeliest[:, :count].contiguous())
         if teacher not in self._initial_students or self._dtype == torch.float32:
             return self._live[teacher].signal(batch)
-        with torch.autocast(batch.input_ids.device.type, self._dtype):
+        with autocast_to(self._dtype, batch.input_ids.device):
             signal = self._live[teacher].signal(batch)
         if signal.lazy is None:
             return signal
@@ -76,10 +81,7 @@ class TeacherSignals:
 
     def _likeliest(self, batch: kdtool.Batch, count: int) -> Tensor:
         """Return the student's likeliest tokens at the labels of a batch, likeliest first, [N, count] int32."""
-        with (
-            eval_mode(self._student.model),
-            torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
+        with eval_mode(self._student.model), autocast_to(self._dtype, batch.input_ids.device):
             states = self._student.backbone(batch, kdtool.SignalRequest()).last
         head, shared = self._student.head, self._shared
         projection = Projection(replace(head, vocabulary=min(head.vocabulary, shared or head.vocabulary)), self._dtype)

@@ -6,14 +6,14 @@ Made once at the start of a phase, from hooks and the first batch's signals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isclose
 from typing import Any, Literal
 
 import kdtool
 from torch import Tensor
 
-__all__ = ["BoundTerm", "Form", "bind_terms", "learns_on_policy", "plain_tensors", "without_dropout"]
+__all__ = ["BoundTerm", "Form", "bind_terms", "learns_on_policy", "without_dropout"]
 
 Form = Literal["none", "dense", "sampled", "top-k", "chosen"]
 """Form in which a token loss receives its teacher's signal."""
@@ -78,24 +78,6 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
     return tuple(bound)
 
 
-def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
-    """Return the signal without inference tensors, which autograd refuses to keep for backward."""
-    sparse, chosen = signal.sparse, signal.chosen
-    if sparse is not None:
-        sparse = replace(sparse, ids=_plain(sparse.ids), weights=_plain(sparse.weights))
-    if chosen is not None:
-        chosen = replace(chosen, ids=_plain(chosen.ids), log_probabilities=_plain(chosen.log_probabilities))
-    return kdtool.Signal(
-        fingerprint=signal.fingerprint,
-        lazy=signal.lazy,  # projected by us, which gives ordinary tensors
-        sparse=sparse,
-        chosen=chosen,
-        hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
-        attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
-        projections={layer: kdtool.Projections(*map(_plain, tensors)) for layer, tensors in signal.projections.items()},
-    )
-
-
 def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
     form_of_teacher = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
     if len(set(form_of_teacher.values())) > 1:
@@ -137,7 +119,3 @@ def _check_temperature(term: kdtool.LossTerm, teacher: str, captured: float) -> 
             f"{captured:g}: give the loss and the signals one temperature"
         )
     return captured
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor

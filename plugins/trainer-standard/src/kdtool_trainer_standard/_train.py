@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import kdtool
@@ -30,9 +32,8 @@ from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._rollouts import ServedSampler
 from kdtool_trainer_standard._selftest import self_test
-from kdtool_trainer_standard._stopping import deferred_stop_signals
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
-from kdtool_trainer_standard._terms import bind_terms, learns_on_policy, plain_tensors
+from kdtool_trainer_standard._terms import bind_terms, learns_on_policy
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["train_phase"]
@@ -52,7 +53,7 @@ def train_phase(
         newest = find_resume_point(run, phase, dtype, elastic=config.rows_per_step is not None)
         _ready(student, device)
         with frozen_weights_held(student.model, dtype), ExitStack() as stack:
-            loop = _prepare(config, run, phase, student, device, stack)
+            loop = _Setup(config, run, phase, student, device, dtype).build(stack)
             with isolated_rng(run.seed):
                 _resume_and_train(loop, newest)
             if loop.sampler is not None and loop.sampler.served is not None:
@@ -71,84 +72,103 @@ def train_phase(
     )
 
 
-def _prepare(
-    config: StandardTrainerConfig,
-    run: kdtool.RunInfo,
-    phase: kdtool.Phase,
-    student: kdtool.LanguageModel,
-    device: torch.device,
-    stack: ExitStack,
-) -> TrainingLoop:
-    if config.sharding != "off" and any("chosen" in source.want.kinds for source in phase.signals.values()):
-        raise kdtool.UsageError(
-            "a teacher is asked about the student's likeliest tokens, which needs whole weights on each process; set "
-            "sharding: off, or use a loss without `support`"
-        )
-    batch = collate(_select_rows(phase, config.batch, run.seed), device)
-    sampler = _sampler(config, run, phase, student, device)
-    if sampler is not None:
-        if config.on_policy and config.rollouts and config.on_policy.sampler == "vllm":
-            sampler.served = ServedSampler(
-                config.rollouts,
-                config.on_policy,
-                run,
-                phase.checkpoints,
-                student,
-                chosen_dtype(config.dtype, device),
-                batch,
+@dataclass(frozen=True)
+class _Setup:
+    """The parts of a phase's loop; the student is ready to train on the device."""
+
+    config: StandardTrainerConfig
+    run: kdtool.RunInfo
+    phase: kdtool.Phase
+    student: kdtool.LanguageModel
+    device: torch.device
+    dtype: torch.dtype
+
+    def build(self, stack: ExitStack) -> TrainingLoop:
+        """Bind and check everything on some rows, and return the loop; `stack` closes what is open."""
+        config, run, phase, student = self.config, self.run, self.phase, self.student
+        if config.sharding != "off" and any("chosen" in source.want.kinds for source in phase.signals.values()):
+            raise kdtool.UsageError(
+                "a teacher is asked about the student's likeliest tokens, which needs whole weights on each process; set "
+                "sharding: off, or use a loss without `support`"
             )
-            stack.callback(sampler.served.close)
-        sampler.try_out(batch)
-        batch = sampler.mark_as_corpus(batch)
-    with torch.no_grad():
-        teacher_batches, signals = TeacherSignals(run, phase, student, chosen_dtype(config.dtype, device))(batch)
-    signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-    terms = bind_terms(run, phase, signals)
-    weightings = run.bound("kdtool_token_weight")
-    loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
-    modules, sizes = _loss_modules(run, phase, student), _sizes(config, run, device, student)
-    module = DistillationModule(run, student, terms, loss, modules, sizes, phase.student_request)
-    module.to(device)
-    chunk = self_test(run, module, batch, signals, teacher_batches)
-    if loss.terms:
-        labels = loss_labels(batch.labels, batch.columns)
-        to_come = phase.steps * sizes.rows_per_step * int((labels != NO_LABEL).sum()) // len(labels)
-        compiled_or_eager(loss, config.compile, chunk, to_come, run)
-    validator = Validator(config.validation, run, phase, student, sizes.dtype) if config.validation else None
-    return TrainingLoop(config, run, phase, module, device, sampler, validator)
+        batch = collate(self._first_rows(), self.device)
+        sampler = self._sampler(batch, stack)
+        if sampler is not None:
+            sampler.try_out(batch)
+            batch = sampler.mark_as_corpus(batch)
+        with torch.no_grad():
+            micro_batch = TeacherSignals(run, phase, student, self.dtype)(batch)
+        terms = bind_terms(run, phase, micro_batch.signals)
+        weightings = run.bound("kdtool_token_weight")
+        loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
+        modules, sizes = self._loss_modules(), self._sizes()
+        module = DistillationModule(run, student, terms, loss, modules, sizes, phase.student_request)
+        module.to(self.device)
+        chunk = self_test(run, module, micro_batch)
+        if loss.terms:
+            labels = loss_labels(batch.labels, batch.columns)
+            to_come = phase.steps * sizes.rows_per_step * int((labels != NO_LABEL).sum()) // len(labels)
+            compiled_or_eager(loss, config.compile, chunk, to_come, run)
+        validator = Validator(config.validation, run, phase, student, self.dtype) if config.validation else None
+        return TrainingLoop(config, run, phase, module, self.device, sampler, validator)
 
-
-def _sampler(
-    config: StandardTrainerConfig,
-    run: kdtool.RunInfo,
-    phase: kdtool.Phase,
-    student: kdtool.LanguageModel,
-    device: torch.device,
-) -> OnPolicySampler | None:
-    """Return the on-policy sampler if it is set and a loss learns from its text: a control's losses may not."""
-    if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
-        return None
-    if phase.teacher_rows:
-        raise kdtool.UsageError(
-            f"on_policy: {next(iter(phase.teacher_rows))} does not read the student's tokens, so it cannot be asked about "
-            "text that the student writes; take a student with its tokenizer, or leave on_policy out"
+    def _first_rows(self) -> list[kdtool.Row]:
+        """Return the first rows of a micro-batch's, in the order of training, that have something to learn from."""
+        in_order = RowsInOrder(self.phase.rows, len(self.phase.rows), self.run.seed)
+        learned = (
+            row
+            for row in map(in_order.__getitem__, range(len(in_order)))
+            if bool((collate([row]).labels != NO_LABEL).any())
         )
-    return OnPolicySampler(config.on_policy, run, student, chosen_dtype(config.dtype, device))
+        rows = list(islice(learned, self.config.batch))
+        if not rows:
+            raise kdtool.UsageError(
+                f"no row of phase {self.phase.name!r} has a labelled token: there is nothing to learn from"
+            )
+        return rows
 
+    def _sampler(self, batch: kdtool.Batch, stack: ExitStack) -> OnPolicySampler | None:
+        """Return the on-policy sampler if it is set and a loss learns from its text: a control's losses may not."""
+        config, run, phase, student = self.config.on_policy, self.run, self.phase, self.student
+        if config is None or not any(map(learns_on_policy, phase.terms)):
+            return None
+        if phase.teacher_rows:
+            raise kdtool.UsageError(
+                f"on_policy: {next(iter(phase.teacher_rows))} does not read the student's tokens, so it cannot be asked "
+                "about text that the student writes; take a student with its tokenizer, or leave on_policy out"
+            )
+        sampler, server = OnPolicySampler(config, run, student, self.dtype), self.config.rollouts
+        if server is not None and config.sampler == "vllm":
+            sampler.served = ServedSampler(server, config, run, phase.checkpoints, student, self.dtype, batch)
+            stack.callback(sampler.served.close)
+        return sampler
 
-def _select_rows(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
-    """Return the first rows, in the order of training, that have something to learn from: at most `count`."""
-    in_order = RowsInOrder(phase.rows, len(phase.rows), seed)
-    rows: list[kdtool.Row] = []
-    for index in range(len(in_order)):
-        row = in_order[index]
-        if bool((collate([row]).labels != NO_LABEL).any()):
-            rows.append(row)
-        if len(rows) == count:
-            break
-    if not rows:
-        raise kdtool.UsageError(f"no row of phase {phase.name!r} has a labelled token: there is nothing to learn from")
-    return rows
+    def _sizes(self) -> Sizes:
+        config, world = self.config, self.run.world
+        head_chunk_size, loss_chunk_size = chunk_sizes(self.student.head.vocabulary, self.device)
+        return Sizes(
+            dtype=self.dtype,
+            head_chunk_size=config.head_chunk_size or head_chunk_size,
+            loss_chunk_size=config.loss_chunk_size or loss_chunk_size,
+            rows_per_step=config.batch * config.micro_batches(world) * world,
+        )
+
+    def _loss_modules(self) -> dict[str, nn.Module]:
+        run, facts = self.run, dict[str, kdtool.ModelFacts]()
+        for term in self.phase.terms:
+            if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
+                described = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
+                if described is None:
+                    raise kdtool.PluginError(
+                        f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
+                    )
+                facts[term.name] = described
+        with isolated_rng(run.seed):
+            modules = {
+                name: run.component(name, kdtool.SequenceLoss).kdtool_modules(self.student.facts, teacher)
+                for name, teacher in facts.items()
+            }
+        return {name: module for name, module in modules.items() if module is not None}
 
 
 def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
@@ -158,39 +178,6 @@ def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
     for parameter in student.model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
-
-
-def _sizes(
-    config: StandardTrainerConfig,
-    run: kdtool.RunInfo,
-    device: torch.device,
-    student: kdtool.LanguageModel,
-) -> Sizes:
-    head_chunk_size, loss_chunk_size = chunk_sizes(student.head.vocabulary, device)
-    return Sizes(
-        dtype=chosen_dtype(config.dtype, device),
-        head_chunk_size=config.head_chunk_size or head_chunk_size,
-        loss_chunk_size=config.loss_chunk_size or loss_chunk_size,
-        rows_per_step=config.batch * config.micro_batches(run.world) * run.world,
-    )
-
-
-def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> dict[str, nn.Module]:
-    facts = {}
-    for term in phase.terms:
-        if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
-            facts[term.name] = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
-            if facts[term.name] is None:
-                raise kdtool.PluginError(
-                    f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
-                )
-    with isolated_rng(run.seed):
-        modules = {
-            name: run.component(name, kdtool.SequenceLoss).kdtool_modules(student.facts, teacher)
-            for name, teacher in facts.items()
-            if teacher
-        }
-    return {name: module for name, module in modules.items() if module is not None}
 
 
 def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
@@ -208,7 +195,7 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
         _history.restore(history, newest)
         kdtool.commit(loop.phase.checkpoints, history, growing=True)  # its presence shows that steps were made
     try:
-        with deferred_stop_signals(loop.stop):
+        with loop.stop:
             loop.train()
     except KeyboardInterrupt:
         run.say(_describe_interruption(loop))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from kdtool_trainer_standard import _checkpoints, _progress
 from kdtool_trainer_standard._config import Validation
+from kdtool_trainer_standard._machine import autocast_to
 
 __all__ = ["Best", "Validator", "problem_of_best"]
 
@@ -173,7 +173,7 @@ class Validator:
         run = self._run_in(folder)
         student = run.arm == "student"
         subject = _StudentInMemory(run.arm, "student" if student else "control", None, run.seed, self._student)
-        with isolated_rng(run.seed), self._autocast():
+        with isolated_rng(run.seed), autocast_to(self._compute, self._student.head.weight.device):
             for name in self._evaluators():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
                     yield _qualify(_short(name), measurement.name), measurement
@@ -184,10 +184,6 @@ class Validator:
     def _evaluators(self) -> list[str]:
         """Return the names of the selected evaluators in the run."""
         return [name for name in self._run.implementing("kdtool_evaluate") if _short(name) in self._config.evaluators]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        device = self._student.head.weight.device.type
-        return nullcontext() if self._compute == torch.float32 else torch.autocast(device, self._compute)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache
 from inspect import signature
 from typing import Any, Literal, cast
 
@@ -193,19 +193,11 @@ def attend_in_blocks(
     dropout: float,
     scale: float,
     soft_cap: float | None,
-    run: Callable[[Callable[[list[Block]], Tensor], list[Block]], Tensor] = lambda attended, blocks: attended(blocks),
 ) -> Tensor:
-    """Return [B, L, heads, D]; `run` is called with a function from blocks to [B, queries, heads, D], and all blocks."""
-    batch, heads, _, width = query.shape
-    query = (query * scale).view(batch, key.shape[1], heads // key.shape[1], -1, width)
-    return run(partial(_attend_blocks, query, key, value, dropout, soft_cap), blocks)
-
-
-def _attend_blocks(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None, blocks: list[Block]
-) -> Tensor:
-    """Return the outputs for the blocks' queries, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""
-    batch, kv_heads, group, _, width = query.shape
+    """Return [B, L, heads, D], with attention computed for one block of queries after the other."""
+    batch, kv_heads, heads, width = query.shape[0], key.shape[1], query.shape[1], query.shape[-1]
+    group = heads // kv_heads
+    query = (query * scale).view(batch, kv_heads, group, -1, width)
     outputs = []
     for start, stop, first, checked, hidden in blocks:
         rows = stop - start
