@@ -8,7 +8,8 @@ in place of `recipes/quickstart.yaml` one with that teacher and little to do, wh
 - `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
 - `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
 - `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
-  compared (`…` stands for anything); of the rest options and recipes are checked. `DIR` stands for the teacher's folder.
+  compared (`…` stands for anything); of the rest, options and recipes are checked, those after `docker run IMAGE`, too.
+  `DIR` stands for the teacher's folder.
 - `json` and `toml` are parsed; `text` is no code.
 
 `<!-- not run: REASON -->` directly above a block leaves it out. Recipes in READMEs of components are left to
@@ -117,7 +118,7 @@ class Page:
             kdtool.check(recipe, settings)
 
     def _console(self, block: Block) -> None:
-        lines = block.text.splitlines()
+        lines = block.text.replace("\\\n", " ").splitlines()
         prompts = any(line.startswith("$ ") for line in lines)
         commands: list[tuple[str, list[str]]] = []
         for line in lines:
@@ -148,6 +149,10 @@ class Page:
             ("python", "bootstrap.py"): _bootstrap,
             ("pip", "install"): self._pip,
             ("python", "-m"): _module,
+            ("docker", "build"): _docker_build,
+            ("docker", "run"): self._docker_run,
+            ("docker", "volume", "create"): lambda _, __: None,
+            ("export",): lambda _, __: None,
             ("cd",): self._cd,
             ("pytest",): lambda _, __: None,  # of a package that is not installed; tox runs it in its own environment
         }
@@ -156,6 +161,11 @@ class Page:
         """Go into a folder that an earlier command made."""
         self.folder = self.folder / words[0]
         self.monkeypatch.chdir(self.folder)
+
+    def _docker_run(self, words: list[str], output: list[str]) -> None:
+        """Check the arguments of kdtool, which follow the name of the image."""
+        image = next(at for at, word in enumerate(words) if re.fullmatch("kdtool(-[a-z]+)?", word))
+        self._kdtool([word.removeprefix("/opt/kdtool/") for word in words[image + 1 :]], output)
 
     def _pip(self, words: list[str], _: list[str]) -> None:
         """Nothing is installed: what follows the installation of a package of one's own is not checked against it."""
@@ -229,6 +239,13 @@ def _parse(command: click.Command, words: list[str], parent: click.Context | Non
 
 def _bootstrap(words: list[str], _: list[str]) -> None:
     assert words[0] in {"quickstart", "everything", "benchmarks", "test"}
+
+
+def _docker_build(words: list[str], _: list[str]) -> None:
+    options = dict(zip(words, words[1:], strict=False))
+    arguments = [value for name, value in zip(words, words[1:], strict=False) if name == "--build-arg"]
+    declared = re.findall(r"^ARG (\w+)", (ROOT / options["--file"]).read_text(encoding="utf-8"), re.MULTILINE)
+    assert {argument.partition("=")[0] for argument in arguments} <= {*declared}, f"unknown arguments in {arguments}"
 
 
 def _module(words: list[str], _: list[str]) -> None:
@@ -356,6 +373,8 @@ def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:
         "    kdtool chekc recipes/quickstart.yaml",
         "```console\n$ pip install kdtool-no-such-package\n```",
         "```console\n$ python bootstrap.py quickstarted\n```",
+        "```console\n$ docker run --rm kdtool runn\n```",
+        "```console\n$ docker build --file containers/Dockerfile --build-arg WRONG=1 .\n```",
         "```console\n$ rm -rf runs\n```",
         '```json\n{"a": }\n```',
         "```\nkdtool\n```",
