@@ -26,6 +26,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +243,8 @@ def _bootstrap(words: list[str], _: list[str]) -> None:
 
 
 def _docker_build(words: list[str], _: list[str]) -> None:
-    options = dict(zip(words, words[1:], strict=False))
-    arguments = [value for name, value in zip(words, words[1:], strict=False) if name == "--build-arg"]
+    pairs = [*pairwise(words)]
+    options, arguments = dict(pairs), [value for name, value in pairs if name == "--build-arg"]
     declared = re.findall(r"^ARG (\w+)", (ROOT / options["--file"]).read_text(encoding="utf-8"), re.MULTILINE)
     assert {argument.partition("=")[0] for argument in arguments} <= {*declared}, f"unknown arguments in {arguments}"
 
