@@ -1,0 +1,53 @@
+"""Each block of docs/papers.md trains a tiny student for two steps a phase, on all the losses that it names."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import yaml
+from document_blocks import Block, blocks
+from packages import ROOT
+
+PAGE = ROOT / "docs" / "papers.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+METHODS = [line.removeprefix("## ") for line in TEXT.splitlines() if line.startswith("## ")]
+BLOCKS = dict(zip(METHODS, blocks(PAGE, TEXT), strict=True))
+
+
+def test_at_least_twelve_methods_name_their_paper_and_what_differs() -> None:
+    assert len(METHODS) >= 12
+    for method in METHODS:
+        assert f"| [{method}](#{method.lower().replace(' ', '-')}) | [" in TEXT
+        section = TEXT.partition(f"\n## {method}\n")[2].partition("\n## ")[0]
+        assert section.count("\nDifferent: ") == 1, method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+def test_the_recipe_trains_on_its_losses(block: Block, recipe: dict[str, Any], tmp_path: Path) -> None:
+    pairs = [{"prompt": f"x{n} =", "chosen": f" {n}\n", "rejected": f" {n + 1}\n"} for n in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
+    part = yaml.safe_load(block.text)
+    for key in ("signals", "control", "exporters", "evaluators"):
+        recipe.pop(key)
+    if "corpora" in part:
+        recipe.pop("corpus")
+    recipe |= part
+    recipe["trainer"] = {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 1, **part.get("trainer", {})}
+    phases = [part["train"]] if "losses" in part["train"] else [*part["train"].values()]
+    for phase in phases:
+        phase["steps"] = 2
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    results = kdtool.run(tmp_path / "recipe.yaml")
+    files = results.folder.glob("phases/student-*/history.jsonl")
+    steps = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+    taught = [phase for phase in phases if phase.get("trains") != "teacher"]
+    assert len(steps) == 2 * len(taught)
+    trained = sorted([*step["terms"]] for step in steps)
+    assert trained == sorted(sorted(phase["losses"]) for phase in taught for _ in range(2))
+    assert all(math.isfinite(step["loss"]) and step["gradient_norm"] > 0 for step in steps)
