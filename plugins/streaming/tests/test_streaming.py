@@ -226,9 +226,9 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
     read: list[int] = []
     forward = _streamer.Streamer._forward
 
-    def record(streamer: Any, new: Any, before: Any, cache: Any) -> torch.Tensor:
+    def record(streamer: Any, new: Any, before: Any, cache: Any, *last: Any) -> torch.Tensor:
         read.append(len(new[0]))
-        return forward(streamer, new, before, cache)
+        return forward(streamer, new, before, cache, *last)
 
     monkeypatch.setattr(_streamer.Streamer, "_forward", record)
     begin = "def area(width, height):\n    return "

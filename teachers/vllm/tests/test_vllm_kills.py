@@ -1,4 +1,7 @@
-"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same."""
+"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same.
+
+`KILLS` is how often: 30 times while signals are recorded, and 5 times in a training, if it is not set.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kdtool_teacher_vllm.command import SERVER
 from kdtool_testing.tiny_models import save_tiny
 
-KILLS = 30
-TRAINING_KILLS = 5
+KILLS = int(os.environ.get("KILLS", "30"))
+TRAINING_KILLS = int(os.environ.get("KILLS", "5"))
+CHANCE = random.Random(0)
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 CLIENT = """
 import sys
@@ -60,43 +66,66 @@ import sys
 from kdtool._cli.command_line import main
 
 os.chdir(sys.argv[1])
+os.environ["KDTOOL_STORE"] = "store"
 sys.argv = ["kdtool", "run", "recipe.yaml", "--offline"]
 main()
 """
 
 
 class Processes:
-    """Two servers, their companions and the process that records; each can be killed and started again."""
+    """Processes that can be killed and started again, with a log of each in a folder."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.commands: dict[str, list[str]] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.pairs = []
-        for name in "ab":
-            ports = [free_port(), free_port()]
-            states = folder / f"states-{name}"
-            self.commands[f"server {name}"] = [str(STAND_IN), str(model), str(states), str(ports[0]), "4"]
-            self.commands[f"companion {name}"] = [
-                str(SERVER / "kdtool_companion.py"),
-                str(states),
-                "--port",
-                str(ports[1]),
-            ]
-            self.pairs.append(f"http://127.0.0.1:{ports[0]}/v1,http://127.0.0.1:{ports[1]}")
 
     def start(self, name: str) -> None:
         if name in self.running:
             self.kill(name)
-        self.running[name] = subprocess.Popen(
-            [sys.executable, "-P", *self.commands[name]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                self.commands[name],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
 
     def kill(self, name: str) -> None:
         self.running[name].kill()
         self.running[name].communicate()
+
+    def kill_all(self) -> None:
+        for name in list(self.running):
+            self.kill(name)
+
+    def run_killed(self, name: str, kills: int, wait: Callable[[], float]) -> int:
+        """Run a process to its end, and kill it or another one each time after `wait` seconds; return the kills."""
+        self.start(name)
+        killed = 0
+        while self.running[name].poll() is None:
+            time.sleep(wait())
+            if killed < kills and self.running[name].poll() is None:
+                killed += 1
+                self.start(CHANCE.choice([*self.commands]))
+        assert self.running[name].returncode == 0, (self._folder / f"{name}.log").read_text("utf-8")
+        return killed
+
+
+def stand_ins(model: Path, folder: Path) -> tuple[Processes, list[str]]:
+    """Return two servers with their companions, and their addresses in pairs."""
+    processes, pairs = Processes(folder), []
+    for name in "ab":
+        ports = [free_port(), free_port()]
+        states = folder / f"states-{name}"
+        python = [sys.executable, "-P"]
+        processes.commands[f"server {name}"] = [*python, str(STAND_IN), str(model), str(states), str(ports[0]), "4"]
+        companion = SERVER / "kdtool_companion.py"
+        processes.commands[f"companion {name}"] = [*python, str(companion), str(states), "--port", str(ports[1])]
+        pairs.append(f"http://127.0.0.1:{ports[0]}/v1,http://127.0.0.1:{ports[1]}")
+    return processes, pairs
 
 
 def free_port() -> int:
@@ -110,85 +139,75 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
+def recipe_of(teacher: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    """Return a recipe that trains a tiny student with a served teacher."""
+    return {
+        "name": "run",
+        "corpus": {"use": "python-source"},
+        "rows": {"use": "packed", "length": 64, "maximum_tokens": 8192},
+        "teacher": {"use": "vllm", "dtype": "float32", "licence": "mit", "timeout": 20, **teacher},
+        "student": {"use": "gpt", "layers": 1, "hidden": 32, "heads": 2},
+        "trainer": {"use": "standard", "batch": 2, "checkpoint_every": 5},
+        "train": {"losses": {"forward-kl": {}}, "steps": 60},
+        **settings,
+    }
+
+
+def trained(
+    processes: Processes, recipe: Mapping[str, Any], target: Path, kills: int, wait: Callable[[], float]
+) -> int:
+    """Train in a folder, killed so often; return how often it was."""
+    target.mkdir()
+    (target / "recipe.yaml").write_text(json.dumps(recipe), "utf-8")
+    processes.commands["client"] = [sys.executable, "-P", "-c", TRAINING, str(target)]
+    return processes.run_killed("client", kills, wait)
+
+
+def weights(target: Path) -> bytes:
+    (file,) = target.glob("runs/run/phases/*/model/model.safetensors")
+    return file.read_bytes()
+
+
 @pytest.mark.slow
 def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    processes, chance = Processes(tmp_path / "model", tmp_path), random.Random(0)
+    processes, pairs = stand_ins(tmp_path / "model", tmp_path)
 
-    def record(target: Path) -> None:
-        processes.commands["client"] = ["-c", CLIENT, str(tmp_path / "model"), str(target), *processes.pairs]
-        processes.start("client")
+    def record(target: Path, kills: int) -> int:
+        words = ["-c", CLIENT, str(tmp_path / "model"), str(target), *pairs]
+        processes.commands["client"] = [sys.executable, "-P", *words]
+        return processes.run_killed("client", kills, lambda: CHANCE.uniform(0.5, 4))
 
     kills, rounds = 0, 0
     try:
         for name in list(processes.commands):
             processes.start(name)
-        record(tmp_path / "whole" / "signals")
-        assert processes.running["client"].wait(300) == 0
+        record(tmp_path / "whole" / "signals", 0)
         expected = contents(tmp_path / "whole" / "signals")
         assert expected
         while kills < KILLS:
             rounds += 1
             target = tmp_path / f"round{rounds}" / "signals"
-            record(target)
-            while processes.running["client"].poll() is None:
-                time.sleep(chance.uniform(0.5, 4))
-                victim = chance.choice([*processes.commands])
-                if kills < KILLS and processes.running["client"].poll() is None:
-                    kills += 1
-                    processes.start(victim)
-            assert processes.running["client"].returncode == 0
+            kills += record(target, KILLS - kills)
             assert contents(target) == expected, "no row is missing or double, and all have the same bits"
     finally:
-        for name in list(processes.running):
-            processes.kill(name)
+        processes.kill_all()
     print(f"{kills} kills in {rounds} rounds")
 
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    processes, chance = Processes(tmp_path / "model", tmp_path), random.Random(1)
-    urls, companions = zip(*(pair.split(",") for pair in processes.pairs), strict=True)
-    recipe = {
-        "name": "run",
-        "corpus": {"use": "python-source"},
-        "rows": {"use": "packed", "length": 64, "maximum_tokens": 8192},
-        "teacher": {
-            "use": "vllm", "url": urls, "companion": companions, "model": str(tmp_path / "model"), "dtype": "float32",
-            "licence": "mit", "timeout": 20,
-        },
-        "student": {"use": "gpt", "layers": 1, "hidden": 32, "heads": 2},
-        "trainer": {"use": "standard", "batch": 2, "checkpoint_every": 5},
-        "train": {"losses": {"forward-kl": {}}, "steps": 60},
-    }  # fmt: skip
-
-    def train(target: Path) -> None:
-        target.mkdir(exist_ok=True)
-        (target / "recipe.yaml").write_text(json.dumps(recipe))
-        processes.commands["client"] = ["-c", TRAINING, str(target)]
-        processes.start("client")
-
-    def weights(target: Path) -> bytes:
-        (file,) = target.rglob("model/model.safetensors")
-        return file.read_bytes()
-
-    kills = 0
+    processes, pairs = stand_ins(tmp_path / "model", tmp_path)
+    urls, companions = zip(*(pair.split(",") for pair in pairs), strict=True)
+    recipe = recipe_of({"url": urls, "companion": companions, "model": str(tmp_path / "model")})
     try:
         for name in list(processes.commands):
             processes.start(name)
-        train(tmp_path / "whole")
-        assert processes.running["client"].wait(300) == 0
-        train(tmp_path / "killed")
-        while processes.running["client"].poll() is None:
-            time.sleep(chance.uniform(1, 8))
-            if kills < TRAINING_KILLS and processes.running["client"].poll() is None:
-                kills += 1
-                processes.start(chance.choice([*processes.commands]))
-        assert processes.running["client"].returncode == 0
+        trained(processes, recipe, tmp_path / "whole", 0, lambda: 0.5)
+        kills = trained(processes, recipe, tmp_path / "killed", TRAINING_KILLS, lambda: CHANCE.uniform(1, 8))
     finally:
-        for name in list(processes.running):
-            processes.kill(name)
+        processes.kill_all()
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     assert kills
     print(f"{kills} kills")

@@ -11,6 +11,7 @@ from kdtool_transformers import CausalModel, TransformersTokenizer, end_ids
 from torch import Tensor
 
 from kdtool_streaming._growing_text import GrowingText
+from kdtool_streaming._lookup import PromptLookup
 
 __all__ = ["StreamedAnswer"]
 
@@ -40,6 +41,7 @@ class StreamedAnswer:
         self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
         self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
         self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        self.lookup = PromptLookup()
         self.read = 0
         self.done = False
 

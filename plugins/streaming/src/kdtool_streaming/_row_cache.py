@@ -40,6 +40,11 @@ class RowCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.keep(rows, length)
 
+    def forget(self, columns: int) -> None:
+        """Remove the last columns of all rows."""
+        for layer in self.layers:
+            layer.end -= columns
+
 
 def new_cache(config: Any) -> RowCache | DynamicCache:
     """Return an empty cache for a model: of rows if all its layers attend, else as transformers keeps one text's states."""

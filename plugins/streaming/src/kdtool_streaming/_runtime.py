@@ -10,6 +10,7 @@ import kdtool
 import torch
 from kdtool_transformers import CausalModel, TransformersRuntime
 
+from kdtool_streaming._lookup import PROPOSED
 from kdtool_streaming._streamer import STREAMS, Streamer
 
 __all__ = ["StreamingRuntime"]
@@ -19,6 +20,8 @@ class StreamingRuntime(TransformersRuntime):
     """Scores and answers as a `TransformersRuntime` does; streamed answers share each forward pass."""
 
     streams = STREAMS
+    proposed = PROPOSED
+    """Tokens that prompt lookup proposes at once; 0 switches it off."""
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class StreamingRuntime(TransformersRuntime):
         with self._lock:
             if self._streamer is None:
                 with self.passes() as model:
-                    self._streamer = Streamer(model, self.context, self.passes)
+                    self._streamer = Streamer(model, self.context, self.passes, self.proposed)
             streamer = self._streamer
         yield from streamer.stream(request)
 

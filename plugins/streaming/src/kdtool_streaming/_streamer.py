@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kdtool_streaming._answer import StreamedAnswer
 from kdtool_streaming._healing import Healing
+from kdtool_streaming._lookup import PROPOSED
 from kdtool_streaming._row_cache import RowCache, new_cache
 
 __all__ = ["STREAMS", "Streamer"]
@@ -64,14 +65,21 @@ class Streamer:
     """Generates answers by a model that is not being trained.
 
     `context` is the greatest number of tokens that it reads (0: not known); `passes` returns the block to compute in.
+    Prompt lookup proposes `proposed` tokens at once, for an answer that shares its passes with no other.
     """
 
-    def __init__(self, model: CausalModel, context: int, passes: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._model, self._context, self._passes = model, context, passes
+    def __init__(
+        self,
+        model: CausalModel,
+        context: int,
+        passes: Callable[[], AbstractContextManager[Any]],
+        proposed: int = PROPOSED,
+    ) -> None:
+        self._model, self._context, self._passes, self._proposed = model, context, passes, proposed
         self._causal = causal_of(model.model)
         parameters = inspect.signature(self._causal.forward).parameters
         self._has_positions, self._cache_name = "position_ids" in parameters, cache_name(self._causal)
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._keeps = "logits_to_keep" in parameters
         self._lock = Lock()
         self._waiting: list[StreamedAnswer] = []
         self._batches: list[_Batch] = []
@@ -173,10 +181,31 @@ class Streamer:
         batches = list(self._batches)
         self._read_prompts(STREAMS - sum(len(batch.rows) for batch in batches))
         for batch in batches:
-            logits = self._forward([[row.last] for row in batch.rows], [row.read for row in batch.rows], batch.cache)
+            proposed = self._propose(batch)
+            new = [[row.last, *proposed] for row in batch.rows]
+            logits = self._forward(new, [row.read for row in batch.rows], batch.cache, len(proposed) + 1)
+            self._accept(batch, proposed, logits)
+
+    def _propose(self, batch: _Batch) -> list[int]:
+        """Return tokens that may follow in the only row of a batch; none if it has several."""
+        (row, *others) = batch.rows
+        if others or not isinstance(batch.cache, RowCache):
+            return []
+        return row.lookup.propose(row.prompt + row.text.ids, min(self._proposed, row.limit - len(row.text.ids) - 1))
+
+    def _accept(self, batch: _Batch, proposed: Sequence[int], logits: Tensor) -> None:
+        """Give each row its next token, and the only one further tokens as long as it chooses those proposed.
+
+        `logits` [B, proposed + 1, V] are those at the newest token and at each proposed one.
+        """
+        for at, expected in enumerate([*proposed, None]):
+            self._advance(batch.rows, logits[:, at])
             for row in batch.rows:
                 row.read += 1
-            self._advance(batch.rows, logits)
+            if expected is None or batch.rows[0].done or batch.rows[0].last != expected:
+                break
+        if at < len(proposed):
+            batch.cache.forget(len(proposed) - at)
 
     def _read_prompts(self, room: int) -> None:
         left = _CHUNK
@@ -185,7 +214,7 @@ class Streamer:
                 if not row.read and isinstance(row.cache, RowCache):
                     row.read = self._reuse(row.prompt, row.cache)
                 chunk = row.prompt[row.read : row.read + left]
-                logits = self._forward([chunk], [row.read], row.cache)
+                logits = self._forward([chunk], [row.read], row.cache)[:, -1]
             except Exception as error:  # such as too little memory; its cache is separate, so the others continue
                 row.done = True
                 row.pieces.put(error)
@@ -233,8 +262,8 @@ class Streamer:
         cache.add(kept, begun)
         return begun
 
-    def _forward(self, new: Sequence[Sequence[int]], read: Sequence[int], cache: Any) -> Tensor:
-        """Return the logits [B, V] after the `new` tokens of each row; its first `read` tokens are in the cache."""
+    def _forward(self, new: Sequence[Sequence[int]], read: Sequence[int], cache: Any, last: int = 1) -> Tensor:
+        """Return the logits [B, last, V] at the last `new` tokens of each row; its first `read` tokens are in the cache."""
         device = self._model.head.weight.device
         ids = torch.tensor(new, device=device)
         lengths = torch.tensor(read, device=device)[:, None] + ids.shape[1]
@@ -247,9 +276,9 @@ class Streamer:
             use_cache=True,
             **{self._cache_name: cache},
             **({"position_ids": positions} if self._has_positions else {}),
-            **self._options,
+            **({"logits_to_keep": last} if self._keeps else {}),
         )
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -last:]
         return logits
 
     def _advance(self, rows: Sequence[StreamedAnswer], logits: Tensor) -> None:
