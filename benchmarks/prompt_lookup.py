@@ -53,6 +53,10 @@ class Timed:
     def _count(self, *_: object) -> None:
         self._passes += 1
 
+    def close(self) -> None:
+        """End the runtime's thread."""
+        self._runtime.close()
+
     def answer(self, request: kdtool.Request) -> None:
         """Read a prompt, then time its answer."""
         list(self._runtime.stream(replace(request, max_tokens=1)))
@@ -80,6 +84,8 @@ def main() -> None:
             request = kdtool.Request(str(number), prompt, options.tokens, temperature=options.temperature, seed=number)
             for each in timed.values():
                 each.answer(request)
+        for each in timed.values():
+            each.close()
     first = timed[options.proposed[0]]
     for proposed, each in timed.items():
         ratios = [own / other for own, other in zip(each.milliseconds, first.milliseconds, strict=True)]

@@ -263,6 +263,13 @@ def code_llama(folder: Path) -> TransformersTokenizer:
     return open_tokenizer(folder, offline=True)
 
 
+def suffix_first(folder: Path) -> TransformersTokenizer:
+    starcoder2(folder)
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text("utf-8").replace("<fim_", "<spm_"), "utf-8")
+    return open_tokenizer(folder, offline=True)
+
+
 GAPS = [
     ("def f(x):\n    ", "\n    return y\n"),
     ("", ""),
@@ -273,7 +280,7 @@ GAPS = [
 ]
 
 
-@pytest.mark.parametrize("tokenizer", [starcoder2, code_llama])
+@pytest.mark.parametrize("tokenizer", [starcoder2, code_llama, suffix_first])
 def test_prompts_for_gaps_are_those_of_the_model_in_pytorch(
     tokenizer: Callable[[Path], TransformersTokenizer], tmp_path: Path
 ) -> None:
@@ -283,10 +290,8 @@ def test_prompts_for_gaps_are_those_of_the_model_in_pytorch(
     with GGUFRuntime(file, context=256, threads=1) as opened:
         assert "infill" in opened.abilities
         for before, after in GAPS:
-            expected = student.tokenizer.encode_infilling(before, "", after, False)
-            assert expected is not None
-            start = student.tokenizer.document_start
-            assert opened.decoder.tokenize_infilling(before, after) == [*start, *expected[:-1]], (before, after)
+            expected = [*student.tokenizer.document_start, *student.tokenizer.encode_infilling_prompt(before, after)]
+            assert opened.decoder.tokenize_infilling(before, after) == expected, (before, after)
         request = kdtool.Request("infill", "def f(x):\n", 12, suffix="\n    return y\n")
         (answer,) = opened.answer([request])
         text, last = read(opened.stream(request))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_model
 from kdtool_transformers import (
     CODE_LLAMA,
+    SUFFIX_FIRST,
     TransformersModel,
     TransformersRuntime,
     TransformersTokenizer,
@@ -43,8 +44,11 @@ def _marked(family: Infilling) -> TransformersTokenizer:
 def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None:
     tokenizer = _marked(family)
     ids = prompt_ids(tokenizer, kdtool.Request("1", BEFORE, 4, suffix=AFTER))
-    assert ids == tokenizer.encode(f"{family.prefix}{BEFORE}{family.suffix}{AFTER}{family.middle}")
-    assert tokenizer.decode(ids) == BEFORE + AFTER
+    code, rest = (f"{family.prefix}{BEFORE}", f"{family.suffix}{AFTER}{family.middle}")
+    if family is SUFFIX_FIRST:
+        code, rest = f"{family.prefix}{rest}", BEFORE
+    assert ids == tokenizer.encode(code + rest)
+    assert tokenizer.decode(ids) == (AFTER + BEFORE if family is SUFFIX_FIRST else BEFORE + AFTER)
     marks = {tokenizer.encode(mark)[0] for mark in family.tokens}
     assert marks < set(tokenizer.infilling_ends) == {*tokenizer.end_ids, *marks}
 
@@ -156,9 +160,15 @@ def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None
     spare = [f"<spare_{name}>" for name in ("prefix", "suffix", "middle")]
     ids = [bare.inner.convert_tokens_to_ids(token) for token in spare]
     renamed = with_fim_tokens(bare, spare)
-    assert renamed.infilling == FAMILIES[0]
+    assert renamed.infilling == SUFFIX_FIRST
+    spelt = "<spm_prefix><spm_suffix>after<spm_middle>before"
+    assert renamed.encode_infilling_prompt("before", "after") == renamed.encode(spelt)
+    assert renamed.encode_infilling("before", "", "after", suffix_first=True) == [
+        *renamed.encode(spelt),
+        bare.end_of_text,
+    ]
     assert renamed.vocabulary == bare.vocabulary
-    assert [renamed.inner.convert_tokens_to_ids(token) for token in FAMILIES[0].tokens] == ids
+    assert [renamed.inner.convert_tokens_to_ids(token) for token in SUFFIX_FIRST.tokens] == ids
     assert renamed.encode(BEFORE) == bare.encode(BEFORE)
     renamed.save(tmp_path / "saved")
     assert open_tokenizer(tmp_path / "saved").fingerprint == renamed.fingerprint != bare.fingerprint

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kdtool_transformers import CODE_LLAMA
+from kdtool_transformers import SUFFIX_FIRST, infilling_by
 from numpy.typing import NDArray
 
 from kdtool_exporter_gguf._child import Child
@@ -41,8 +41,8 @@ class Decoder(Child):
         self.start: list[int] = self.ready["start"]
         self.end: int = self.ready["end"]
         self.converses: bool = self.ready["converses"]
-        self.infilling: dict[int, str] = dict(self.ready["infilling"])
         self._lock = Lock()
+        self.infilling: dict[int, str] = dict(self.ready["infilling"]) or self._find_suffix_first()
 
     def tokenize(self, text: str) -> list[int]:
         """Return the tokens of a text, including special tokens written in it, without a start token.
@@ -64,10 +64,19 @@ class Decoder(Child):
         Raises:
             PluginError: llama.cpp has ended.
         """
-        prefix, suffix, middle = self.infilling
-        space = CODE_LLAMA.behind_prefix if self.infilling[prefix] == CODE_LLAMA.prefix else ""
-        code, rest = self._tokenize_behind(space + before), self._tokenize_behind(after)
-        return [*self.start, prefix, *code, suffix, *rest, middle]
+        ids = {text: token for token, text in self.infilling.items()}
+        family = infilling_by(*ids)
+        tokens = [*self.start]
+        for mark, text in family.pieces(before, "", after, family.suffix_first):
+            tokens += [ids[mark]] if mark else []
+            tokens += self._tokenize_behind(text)
+        return tokens
+
+    def _find_suffix_first(self) -> dict[int, str]:
+        """Return the FIM tokens that llama.cpp does not know, since it writes no prompts with the suffix first."""
+        found = [self.tokenize(mark) for mark in SUFFIX_FIRST.tokens]
+        ids = [tokens[0] for tokens in found if len(tokens) == 1]
+        return dict(zip(ids, SUFFIX_FIRST.tokens, strict=True)) if len(ids) == len(found) else {}
 
     def _tokenize_behind(self, text: str) -> list[int]:
         """Return the tokens of a text without the space that sentencepiece puts before a first one."""

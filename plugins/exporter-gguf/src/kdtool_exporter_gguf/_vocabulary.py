@@ -116,7 +116,7 @@ class GGUFVocabulary(NamedTuple):
         if inner.pad_token_id is not None:
             writer.add_pad_token_id(inner.pad_token_id)
         marks = self.tokenizer.infilling
-        if marks is not None:
+        if marks is not None and not marks.suffix_first:  # llama.cpp's own server writes the prefix first
             ids = [inner.convert_tokens_to_ids(mark) for mark in marks.tokens]
             for key, mark in zip(_FIM, ids, strict=False):
                 writer.add_uint32(key, mark)

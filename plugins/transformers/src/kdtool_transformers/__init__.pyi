@@ -20,7 +20,9 @@ from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers._infilling import FILL_ME as FILL_ME
+from kdtool_transformers._infilling import SUFFIX_FIRST as SUFFIX_FIRST
 from kdtool_transformers._infilling import held_back as held_back
+from kdtool_transformers._infilling import infilling_by as infilling_by
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
 from kdtool_transformers._located import LocatedWeights as LocatedWeights
 from kdtool_transformers._model import TransformersFacts as TransformersFacts

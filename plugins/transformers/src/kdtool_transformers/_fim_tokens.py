@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import kdtool
 
-from kdtool_transformers._infilling import STARCODER
+from kdtool_transformers._infilling import SUFFIX_FIRST
 
 if TYPE_CHECKING:
     from kdtool_transformers._tokenizer import TransformersTokenizer
@@ -22,7 +22,9 @@ FimTokens = Annotated[tuple[str, ...], kdtool.Field(min_length=3, max_length=3)]
 
 
 def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> TransformersTokenizer:
-    """Return the tokenizer with the special tokens `unused` renamed to `<fim_prefix>`, `<fim_suffix>` and `<fim_middle>`.
+    """Return the tokenizer with the special tokens `unused` renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`.
+
+    Prompts with these put the suffix first.
 
     Raises:
         UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
@@ -42,7 +44,7 @@ def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> 
         raise kdtool.UsageError(
             f"fim_tokens: {', '.join(unused)} must be three special tokens of {name} without another purpose; it has {free}"
         )
-    renamed = dict(zip(unused, STARCODER.tokens, strict=True))
+    renamed = dict(zip(unused, SUFFIX_FIRST.tokens, strict=True))
     for old, new in renamed.items():
         special[old]["content"] = new
     vocabulary = content["model"]["vocab"]

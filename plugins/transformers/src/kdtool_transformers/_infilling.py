@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CODE_LLAMA", "FAMILIES", "FILL_ME", "STARCODER", "Infilling", "held_back", "overlap", "trim_suffix"]
+__all__ = [
+    "CODE_LLAMA",
+    "FAMILIES",
+    "FILL_ME",
+    "STARCODER",
+    "SUFFIX_FIRST",
+    "Infilling",
+    "held_back",
+    "infilling_by",
+    "overlap",
+    "trim_suffix",
+]
 
 FILL_ME = "<FILL_ME>"
 """Stands for missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
@@ -16,10 +27,10 @@ FILL_ME = "<FILL_ME>"
 
 @dataclass(frozen=True)
 class Infilling:
-    """A family's FIM tokens before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
+    """A family's FIM tokens before, after and between (arXiv 2207.14255).
 
     `behind_prefix` is between the prefix token and the code before the middle. `end` is the token that ends the middle;
-    "" is the end of the text.
+    "" is the end of the text. Prompts have the order prefix, suffix, middle (PSM), or with `suffix_first` that of SPM.
     """
 
     prefix: str
@@ -27,6 +38,7 @@ class Infilling:
     middle: str
     behind_prefix: str = ""
     end: str = ""
+    suffix_first: bool = False
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -47,14 +59,23 @@ class Infilling:
 
 STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 """Also of SantaCoder, StableCode and Granite Code."""
+SUFFIX_FIRST = Infilling("<spm_prefix>", "<spm_suffix>", "<spm_middle>", suffix_first=True)
+"""Of vocabularies without FIM tokens: a model that has seen few gaps continues the code right before the middle."""
 CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
 """sentencepiece writes the first word of a text with a space before it, also after a FIM token."""
 FAMILIES = (
     STARCODER,
+    SUFFIX_FIRST,
     CODE_LLAMA,
     Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, Granite from 3.3
     Infilling("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
 )
+
+
+def infilling_by(prefix: str, suffix: str, middle: str) -> Infilling:
+    """Return the family with these FIM tokens; an unknown one writes the prefix first."""
+    known = (family for family in FAMILIES if (family.prefix, family.suffix, family.middle) == (prefix, suffix, middle))
+    return next(known, Infilling(prefix, suffix, middle))
 
 
 def trim_suffix(answer: str, suffix: str, *, cut: bool = False) -> str:

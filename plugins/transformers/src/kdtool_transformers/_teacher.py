@@ -53,7 +53,7 @@ class CausalTeacherConfig(kdtool.Config):
     adapter: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
     fim_tokens: FimTokens | None = None
-    """Three special tokens that the model does not use, renamed to `<fim_prefix>`, `<fim_suffix>` and `<fim_middle>`. They
+    """Three special tokens that the model does not use, renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`. They
     mean nothing until a phase trains the teacher on rows with `fim`. None: the tokenizer's own FIM tokens, if any."""
 
     @pydantic.model_validator(mode="after")

@@ -193,7 +193,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 f"the tokenizer of {self.inner.name_or_path} has none of the FIM tokens that kdtool knows, so "
                 "it cannot answer a prompt with a suffix: leave the suffix out, or choose a model trained for infilling"
             )
-        return self._encode_pieces(self.infilling.pieces(before, "", after, suffix_first=False))
+        return self._encode_pieces(self.infilling.pieces(before, "", after, self.infilling.suffix_first))
 
     def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
         """Return the ids of texts after FIM tokens."""

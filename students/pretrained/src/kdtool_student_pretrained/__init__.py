@@ -31,7 +31,7 @@ class Pretrained(LocatedWeights, CausalStudent):
         dtype: Literal["auto", "float32"] = "auto"
         """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
         fim_tokens: FimTokens | None = None
-        """Three special tokens that the model does not use, to be renamed `<fim_prefix>`, `<fim_suffix>` and `<fim_middle>`,
+        """Three special tokens that the model does not use, to be renamed `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`,
         for rows with `fim`. None: the tokenizer's own FIM tokens, if any."""
 
     config: Config
