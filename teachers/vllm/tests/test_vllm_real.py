@@ -191,8 +191,9 @@ def test_a_training_killed_with_its_real_server_ends_with_the_same_weights(signa
     recipe["rows"]["maximum_tokens"] = 64 * 1024
     recipe["train"]["steps"] = 500
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    words = ["teacher", "serve", str(tmp_path / "recipe.yaml"), "--python", PYTHON, "--states", tmp_path / "states"]
-    shown = subprocess.check_output([sys.executable, "-P", "-m", "kdtool", *words], text=True)
+    words = ["serve", tmp_path / "recipe.yaml", "--python", PYTHON, "--states", tmp_path / "states"]
+    command = [sys.executable, "-P", "-m", "kdtool", "teacher", *map(str, words)]
+    shown = subprocess.check_output(command, text=True)
     processes = Groups(tmp_path)
     processes.commands = {
         "server": ["env", *(f"{key}={value}" for key, value in CPU.items()), *shlex.split(shown.splitlines()[0])],
