@@ -26,6 +26,7 @@ import pytest
 import torch
 from kdtool_teacher_vllm import VLLM
 from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm.command import server_command
 from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_transformers import open_model
@@ -113,6 +114,25 @@ def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeyp
     with pytest.raises(kdtool.UsageError, match="The final norm is missing"):
         teacher.kdtool_signal(packed_batch(), LOGITS)
     teacher.kdtool_close()
+
+
+def test_a_server_that_scores_no_chosen_tokens_is_refused_in_its_own_words(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """vLLM 0.32 reads the request, and refuses it because its second model runner does not run on CPUs."""
+    given = {key: value for key, value in settings.items() if key != "folder"}
+    batch = packed_batch()
+    ids = torch.zeros(int((batch.labels != -100).sum()), 2, dtype=torch.int32)
+    want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids)
+    with pytest.raises(kdtool.UsageError, match=r"does not score chosen tokens: .*--enable-scale-out"):
+        VLLM(VLLM.Config(**given, chosen="server")).kdtool_signal(batch, want)
+    config = VLLM.Config(**{**given, "url": f"http://127.0.0.1:{free_port()}/v1"}, chosen="server")
+    command = server_command(config, 4, 512, 0, tmp_path, str(PYTHON))
+    with (
+        running(command, config.urls[0], tmp_path / "log"),
+        pytest.raises(kdtool.UsageError, match=r"does not score chosen tokens: .*V2 model runner"),
+    ):
+        VLLM(config).kdtool_signal(batch, want)
 
 
 def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         compared[teacher] = None
         with suppress(ServiceError) if context.forecast else nullcontext():
-            own, other = (context.tokenizer_of(name, run) for name in (student, teacher))
-            compared[teacher] = Vocabularies.compare(own, other)
-            if own.document_start != other.document_start:
-                starts[teacher] = f"begins documents with {_start(other)}, and the student with {_start(own)}"
+            learner, expert = (context.tokenizer_of(name, run) for name in (student, teacher))
+            compared[teacher] = Vocabularies.compare(learner, expert)
+            if learner.document_start != expert.document_start:
+                starts[teacher] = f"begins documents with {_start(expert)}, and the student with {_start(learner)}"
     if problems := list(dict.fromkeys(_problems(context.assembly, compared, starts))):
         raise RecipeError(problems)
     context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})
