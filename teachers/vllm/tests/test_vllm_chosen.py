@@ -109,7 +109,7 @@ def test_a_server_without_the_interface_is_explained(
     monkeypatch.setattr(served.stand_in, "score", lambda _: answer)
     batch = packed_batch()
     want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch))
-    with pytest.raises(kdtool.UsageError, match=r"returns no prompt_token_id_logprobs .* needs vLLM 0\.33 or newer"):
+    with pytest.raises(kdtool.UsageError, match=r"returns no prompt_token_id_logprobs .* needs vLLM 0\.32 or newer"):
         build(served).kdtool_signal(batch, want)
 
 

@@ -29,6 +29,7 @@ from kdtool_teacher_vllm._readout import Readout
 from kdtool_teacher_vllm.command import server_command
 from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
+from kdtool_torch import chosen_tokens
 from kdtool_transformers import open_model
 from test_vllm_kills import CHANCE, TRAINING, Processes, contents, free_port, recipe_of, trained, weights
 
@@ -116,23 +117,49 @@ def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeyp
     teacher.kdtool_close()
 
 
-def test_a_server_that_scores_no_chosen_tokens_is_refused_in_its_own_words(
-    settings: dict[str, Any], tmp_path: Path
+INTERPRETED = """
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+import triton.backends
+
+
+class Driver:
+    @staticmethod
+    def is_active():
+        return True
+
+
+triton.backends.backends["cpu"] = type("Backend", (), {"driver": Driver, "compiler": None})
+"""
+"""vLLM's second model runner needs Triton, whose interpreter runs kernels on a CPU; vLLM asks for a backend called cpu."""
+
+
+def test_scores_of_chosen_tokens_are_the_model_s(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """vLLM 0.32 reads the request, and refuses it because its second model runner does not run on CPUs."""
     given = {key: value for key, value in settings.items() if key != "folder"}
     batch = packed_batch()
-    ids = torch.zeros(int((batch.labels != -100).sum()), 2, dtype=torch.int32)
+    ids = torch.arange(16, dtype=torch.int32).expand(int((batch.labels != -100).sum()), 16).clone()
+    ids[::3, 1] = -1
     want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids)
     with pytest.raises(kdtool.UsageError, match=r"does not score chosen tokens: .*--enable-scale-out"):
         VLLM(VLLM.Config(**given, chosen="server")).kdtool_signal(batch, want)
+    (tmp_path / "sitecustomize.py").write_text(INTERPRETED)
     config = VLLM.Config(**{**given, "url": f"http://127.0.0.1:{free_port()}/v1"}, chosen="server")
-    command = server_command(config, 4, 512, 0, tmp_path, str(PYTHON))
-    with (
-        running(command, config.urls[0], tmp_path / "log"),
-        pytest.raises(kdtool.UsageError, match=r"does not score chosen tokens: .*V2 model runner"),
-    ):
-        VLLM(config).kdtool_signal(batch, want)
+    command = [*server_command(config, 4, 512, 0, tmp_path, str(PYTHON)), "--enforce-eager"]  # nothing compiles for it
+    environment = [f"PYTHONPATH={tmp_path}", "VLLM_USE_V2_MODEL_RUNNER=1"]
+    with running(["env", *environment, *command], config.urls[0], tmp_path / "log"):
+        teacher = VLLM(config)
+        found = teacher.kdtool_signal(batch, want).chosen
+        teacher.kdtool_close()
+    model = open_model(given["model"])
+    with torch.no_grad():
+        lazy = kdtool.LazyLogits(model.backbone(batch, kdtool.SignalRequest()).last, model.head)
+    assert found is not None
+    expected = chosen_tokens(lazy, want).log_probabilities
+    torch.testing.assert_close(found.log_probabilities, expected, rtol=1e-5, atol=1e-5)
+    assert "from those of transformers" in capsys.readouterr().out
 
 
 def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Log-probabilities of tokens that the student chose, by the servers' own interface: no states leave the server.
 
-A request scores the ids of each position of one document (`prompt_logprob_token_ids`, vLLM 0.33).
+A request scores the ids of each position of one document (`prompt_logprob_token_ids`, vLLM 0.32).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class VLLMConfig(kdtool.Config):
     """The name under which the server lists a LoRA adapter (`--lora-modules`). None: the model itself."""
     chosen: Literal["states", "server"] = "states"
     """Source of the log-probabilities of tokens that the student chose. `states`: hidden states, as for all other signals.
-    `server`: the server's own interface (vLLM 0.33), 4 bytes per token, at temperature 1. Then the only other signal is
+    `server`: the server's own interface (vLLM 0.32), 4 bytes per token, at temperature 1. Then the only other signal is
     text, and no states, `companion` or `folder` are needed."""
     layers: tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...] = ()
     """Decoder layers, from 0, whose outputs the server returns, too, for losses on hidden states. Each costs as many bytes

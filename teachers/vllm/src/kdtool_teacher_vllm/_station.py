@@ -117,7 +117,7 @@ class Station:
         if scores.dim() != 2 or len(scores) != len(question.rows) or scores.shape[1] != max(map(len, question.rows)):
             raise kdtool.UsageError(
                 f"the server at {self.url} returns no prompt_token_id_logprobs for the rows that were asked; "
-                "`chosen: server` needs vLLM 0.33 or newer"
+                "`chosen: server` needs vLLM 0.32 or newer"
             )
         self.tokens += len(question.ids)
         self.bytes += scores.nbytes
