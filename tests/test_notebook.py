@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
@@ -21,7 +20,7 @@ def cells(notebook: Any) -> list[tuple[str, str]]:
 
 
 def test_the_notebook_is_its_source() -> None:
-    notebook = nbformat.read(SOURCE.with_suffix(".ipynb"), as_version=4)
+    notebook = jupytext.read(SOURCE.with_suffix(".ipynb"))
     again = "python -m jupytext --to ipynb notebooks/quickstart.py"
     assert cells(notebook) == cells(jupytext.read(SOURCE)), f"write it again: {again}"
     assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -100,6 +100,15 @@ class Prefix(toy.Teacher):
     def kdtool_tokenizer(self, run):
         return Longer()
 
+class Started(toy.Bytes):
+    @property
+    def document_start(self):
+        return (self.end_of_text,)
+
+class Begun(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Started()
+
 class Foreign(toy.Teacher):
     def kdtool_tokenizer(self, run):
         return Others()
@@ -128,6 +137,17 @@ def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(
         assert "0 is '<00>' and '<end>'" in text
         assert "a loss that works across vocabularies" in text
     assert not list(Path("store").glob("text*/*"))
+
+
+def test_teacher_that_begins_documents_otherwise_is_refused(recipe: dict[str, Any], local: Path) -> None:
+    recipe["teacher"] = {"use": f"{local}:Begun"}
+    for way in (kdtool.run, kdtool.check):
+        with pytest.raises(kdtool.RecipeError) as refused:
+            way(recipe)
+        text = str(refused.value)
+        assert "train.losses.imitate: compares token by token" in text
+        assert "teacher begins documents with '<end>', and the student with no token" in text
+        assert "inherits the teacher's tokenizer" in text
 
 
 def test_foreign_teacher_may_stand_beside_where_nothing_learns_from_it(recipe: dict[str, Any], local: Path) -> None:

@@ -26,8 +26,10 @@ import pytest
 import torch
 from kdtool_teacher_vllm import VLLM
 from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm.command import server_command
 from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
+from kdtool_torch import chosen_tokens
 from kdtool_transformers import open_model
 from test_vllm_kills import CHANCE, TRAINING, Processes, contents, free_port, recipe_of, trained, weights
 
@@ -115,6 +117,51 @@ def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeyp
     teacher.kdtool_close()
 
 
+INTERPRETED = """
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+import triton.backends
+
+
+class Driver:
+    @staticmethod
+    def is_active():
+        return True
+
+
+triton.backends.backends["cpu"] = type("Backend", (), {"driver": Driver, "compiler": None})
+"""
+"""vLLM's second model runner needs Triton, whose interpreter runs kernels on a CPU; vLLM asks for a backend called cpu."""
+
+
+def test_scores_of_chosen_tokens_are_the_model_s(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {key: value for key, value in settings.items() if key != "folder"}
+    batch = packed_batch()
+    ids = torch.arange(16, dtype=torch.int32).expand(int((batch.labels != -100).sum()), 16).clone()
+    ids[::3, 1] = -1
+    want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids)
+    with pytest.raises(kdtool.UsageError, match=r"does not score chosen tokens: .*--enable-scale-out"):
+        VLLM(VLLM.Config(**given, chosen="server")).kdtool_signal(batch, want)
+    (tmp_path / "sitecustomize.py").write_text(INTERPRETED)
+    config = VLLM.Config(**{**given, "url": f"http://127.0.0.1:{free_port()}/v1"}, chosen="server")
+    command = [*server_command(config, 4, 512, 0, tmp_path, str(PYTHON)), "--enforce-eager"]  # nothing compiles for it
+    environment = [f"PYTHONPATH={tmp_path}", "VLLM_USE_V2_MODEL_RUNNER=1"]
+    with running(["env", *environment, *command], config.urls[0], tmp_path / "log"):
+        teacher = VLLM(config)
+        found = teacher.kdtool_signal(batch, want).chosen
+        teacher.kdtool_close()
+    model = open_model(given["model"])
+    with torch.no_grad():
+        lazy = kdtool.LazyLogits(model.backbone(batch, kdtool.SignalRequest()).last, model.head)
+    assert found is not None
+    expected = chosen_tokens(lazy, want).log_probabilities
+    torch.testing.assert_close(found.log_probabilities, expected, rtol=1e-5, atol=1e-5)
+    assert "from those of transformers" in capsys.readouterr().out
+
+
 def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     # vLLM on CPUs keeps the old head of tied embeddings.
@@ -191,8 +238,9 @@ def test_a_training_killed_with_its_real_server_ends_with_the_same_weights(signa
     recipe["rows"]["maximum_tokens"] = 64 * 1024
     recipe["train"]["steps"] = 500
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    words = ["teacher", "serve", str(tmp_path / "recipe.yaml"), "--python", PYTHON, "--states", tmp_path / "states"]
-    shown = subprocess.check_output([sys.executable, "-P", "-m", "kdtool", *words], text=True)
+    words = ["serve", tmp_path / "recipe.yaml", "--python", PYTHON, "--states", tmp_path / "states"]
+    command = [sys.executable, "-P", "-m", "kdtool", "teacher", *map(str, words)]
+    shown = subprocess.check_output(command, text=True)
     processes = Groups(tmp_path)
     processes.commands = {
         "server": ["env", *(f"{key}={value}" for key, value in CPU.items()), *shlex.split(shown.splitlines()[0])],

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import io
 import json
 import sys
 import threading
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import numpy as np
 import torch
 from kdtool_transformers import TransformersModel, open_model
 from safetensors.torch import save_file
@@ -26,7 +29,7 @@ NAME = "tiny"
 
 
 class StandIn:
-    """The served model. `spoil` changes states before they are written; `asked` lists the prompts of completions.
+    """The served model. `spoil` and `spoil_scores` change what it returns; `asked` lists the prompts that it read.
 
     Folders whose weights it loads, and requests for text, are lines of `requests.jsonl` in its folder. It keeps its weights
     while a file `stale` is there.
@@ -43,6 +46,8 @@ class StandIn:
             "layer_ids": list(self.layer_ids),
         }
         self.spoil: Callable[[Tensor], Tensor] = lambda states: states
+        self.spoil_scores: Callable[[Tensor], Tensor] = lambda scores: scores
+        self.writes_states = True
         self.asked: list[list[int]] = []
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +86,6 @@ class StandIn:
             self.asked.append(ids)
             number = f"cmpl-{len(self.asked)}-{time.time_ns()}"
             last, states = self._states(ids)
-        path = self.folder / f"{number}.safetensors"
-        lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - closed by the thread that writes
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        threading.Thread(target=self._write, args=(path, lock, states, ids)).start()
         choice: dict[str, Any] = {"index": 0, "text": "a", "finish_reason": "length"}
         if "prompt_logprobs" in body:
             head = self.model.head
@@ -92,7 +93,31 @@ class StandIn:
             choice["prompt_logprobs"] = [None] + [
                 {str(token): {"logprob": float(found[at, token])}} for at, token in enumerate(ids[1:])
             ]
+        if not self.writes_states:
+            return {"choices": [choice]}
+        path = self.folder / f"{number}.safetensors"
+        lock = Path(f"{path}.lock").open("w")  # noqa: SIM115 - closed by the thread that writes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Thread(target=self._write, args=(path, lock, states, ids)).start()
         return {"choices": [choice], "kv_transfer_params": {"hidden_states_path": str(path)}}
+
+    def score(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request for the log-probabilities of chosen tokens."""
+        ids, settings = body["token_ids"], body["sampling_params"]
+        start, rows = settings["prompt_logprob_start"], settings["prompt_logprob_token_ids"]
+        assert len(rows) == len(ids) - 1 - start
+        with self._lock:
+            self.asked.append(ids)
+            last, _ = self._states(ids)
+            logs = self.model.head.logits(last).detach().log_softmax(-1)
+        scores = torch.full((len(rows), max(map(len, rows))), -torch.inf)
+        for at, row in enumerate(rows):
+            for column, token in enumerate(row):
+                scores[at, column] = logs[start + at, token] if token >= 0 else -torch.inf
+        file = io.BytesIO()
+        np.save(file, self.spoil_scores(scores).numpy(), allow_pickle=False)
+        text = base64.b64encode(file.getvalue()).decode()
+        return {"choices": [{"index": 0, "token_ids": [1]}], "prompt_token_id_logprobs": text}
 
     def _states(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         tokens = torch.tensor([ids])
@@ -123,6 +148,8 @@ def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
             if self.path == "/collective_rpc":
                 stand_in.load(body["kwargs"]["weights_path"])
                 self._send({"results": [None]})
+            elif self.path == "/inference/v1/generate":
+                self._send(stand_in.score(body))
             elif self.path == "/v1/completions" and body.get("return_token_ids"):
                 self._send(stand_in.draw(body))
             elif self.path == "/tokenize":

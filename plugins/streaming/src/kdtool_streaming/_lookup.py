@@ -35,7 +35,7 @@ class PromptLookup:
                     self._next[tuple(ids[at - length : at])] = at
         self._indexed = len(ids)
         for length in _LENGTHS:
-            at = self._next.get(tuple(ids[-length:]))
-            if at is not None:
-                return [*ids[at : at + most]]
+            begin = self._next.get(tuple(ids[-length:]))
+            if begin is not None:
+                return [*ids[begin : begin + most]]
         return []

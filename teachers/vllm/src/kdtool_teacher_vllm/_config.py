@@ -31,6 +31,10 @@ class VLLMConfig(kdtool.Config):
     """The server's `--quantization`, such as `fp8`. None: none."""
     lora: str | None = kdtool.Field(default=None, min_length=1)
     """The name under which the server lists a LoRA adapter (`--lora-modules`). None: the model itself."""
+    chosen: Literal["states", "server"] = "states"
+    """Source of the log-probabilities of tokens that the student chose. `states`: hidden states, as for all other signals.
+    `server`: the server's own interface (vLLM 0.32), 4 bytes per token, at temperature 1. Then the only other signal is
+    text, and no states, `companion` or `folder` are needed."""
     layers: tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...] = ()
     """Decoder layers, from 0, whose outputs the server returns, too, for losses on hidden states. Each costs as many bytes
     per token as the final states."""
@@ -76,6 +80,9 @@ class VLLMConfig(kdtool.Config):
 
     @pydantic.model_validator(mode="after")
     def _each_has_its_states(self) -> VLLMConfig:
+        given = [name for name in ("layers", "companion", "folder") if getattr(self, name)]
+        if self.chosen == "server" and given:
+            raise ValueError(f"chosen: server returns no states, so remove {' and '.join(given)}")
         if self.folder is not None and self.companion is not None:
             raise ValueError("states come either through folder or from companion: give only one of them")
         if len(self.companions) != len(self.urls):

@@ -19,11 +19,13 @@ import torch
 from kdtool_torch import exact_head, exact_logits
 from torch import Tensor
 
+from kdtool_teacher_vllm._chosen import Question
 from kdtool_teacher_vllm._config import VLLMConfig
 from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm._source import Source
 from kdtool_teacher_vllm._station import Station
 
-__all__ = ["Gate", "Reference", "gate_rows"]
+__all__ = ["Gate", "Reference", "ScoreGate", "gate_rows", "log_probabilities"]
 
 BOUNDS = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
 _MODULES = ("bisect", "calendar", "csv", "fnmatch", "heapq", "shlex", "string", "textwrap")
@@ -77,14 +79,20 @@ class Gate:
         """Return the layers as vLLM counts them, from 1: those of the settings, and the last."""
         return sorted({*(layer + 1 for layer in self._config.layers), self._layers})
 
-    def require_facts(self, station: Station) -> None:
+    def require_model(self, station: Station) -> None:
+        """Compare a server's facts and its distribution. Raises as `require_facts` and `require_distribution`."""
+        if station.source is not None:
+            self.require_facts(station, station.source)
+        self.require_distribution(station)
+
+    def require_facts(self, station: Station, source: Source) -> None:
         """Compare the server's own facts with the settings.
 
         Raises:
             UsageError: they differ.
             LostError: it does not tell them now.
         """
-        facts, config = station.source.describe(), self._config
+        facts, config = source.describe(), self._config
         expected: dict[str, Any] = {
             "layer_ids": self.layer_ids(),
             "dtype": config.dtype,
@@ -165,12 +173,8 @@ class Gate:
 
     def _distance(self, read: Callable[[Tensor], Tensor], states: Sequence[Tensor], served: Sequence[Tensor]) -> float:
         """Return the mean distance of log-probabilities of the rows' tokens from the server's own."""
-        head = exact_head(self._readout.head)
-        differences = []
-        for row, own, theirs in zip(self._rows, states, served, strict=True):
-            ours = exact_logits(head, read(own[:-1])).double().log_softmax(-1)
-            differences.append((ours.gather(-1, torch.tensor(row[1:])[:, None])[:, 0] - theirs).abs())
-        return float(torch.cat(differences).mean())
+        ours = log_probabilities(self._readout, [read(each) for each in states], self._rows)
+        return float((torch.cat(ours) - torch.cat([*served])).abs().mean())
 
     def _require_layers(self, station: Station, states: Sequence[Tensor]) -> None:
         """Compare the outputs of layers that losses on hidden states will see."""
@@ -195,6 +199,60 @@ class Gate:
 
     def _outputs(self, layer: int) -> Sequence[Tensor]:
         return self._reference.outputs[layer] if self._reference else ()
+
+
+class ScoreGate:
+    """Checks servers that score chosen tokens themselves (`chosen: server`).
+
+    Args:
+        config: the teacher's settings.
+        rows: from `gate_rows`.
+        expected: the model's own log-probabilities of each row's tokens but the first; None compares only with those that
+            the server returns as `prompt_logprobs`.
+        say: shows a line to the user.
+    """
+
+    def __init__(
+        self,
+        config: VLLMConfig,
+        rows: Sequence[Sequence[int]],
+        expected: Sequence[Tensor] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._model, self._rows, self._expected, self._say = config.model, rows, expected, say
+        self._bound = sqrt(2 * (config.bound or BOUNDS[config.dtype]))
+
+    def require_model(self, station: Station) -> None:
+        """Compare the scores of the rows' own tokens.
+
+        Raises:
+            UsageError: they differ by more than the bound.
+            ServiceError: the server does not answer now.
+        """
+        scores = [station.score(Question(row, 0, [[token] for token in row[1:]]))[:, 0] for row in self._rows]
+        compared = {"the server's own": [station.log_probabilities(row) for row in self._rows]}
+        if self._expected is not None:
+            compared["those of transformers"] = [*self._expected]
+        shown = []
+        for whose, known in compared.items():
+            difference = float((torch.cat(scores).double() - torch.cat(known).double()).abs().mean())
+            if difference > self._bound:
+                raise kdtool.UsageError(
+                    f"the server at {station.url} scores chosen tokens otherwise than {whose}: by {difference:.2g} nats per "
+                    f"token, above {self._bound:.2g}; serve {self._model} with the same weights, or set `chosen: states`"
+                )
+            shown.append(f"{difference:.1e} from {whose}")
+        allowed = f"{len(self._rows)} rows, {self._bound:.1g} allowed"
+        self._say(f"teacher: {station.url}: log-probabilities {' and '.join(shown)} ({allowed})")
+
+
+def log_probabilities(readout: Readout, final: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the log-probability of each row's tokens but the first, by the states after the final norm."""
+    head, found = exact_head(readout.head), []
+    for row, states in zip(rows, final, strict=True):
+        logs = exact_logits(head, states[:-1]).double().log_softmax(-1)
+        found.append(logs.gather(-1, torch.tensor(row[1:])[:, None])[:, 0])
+    return found
 
 
 def _readings(readout: Readout) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from random import random
 from threading import Condition, Thread
+from typing import Generic, TypeVar
 
 import kdtool
 from torch import Tensor
@@ -16,6 +17,8 @@ from kdtool_teacher_vllm._source import LostError
 from kdtool_teacher_vllm._station import Station
 
 __all__ = ["Pool"]
+
+T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _REPORT_SECONDS = 60.0
@@ -50,26 +53,26 @@ class Pool:
         self._seconds = 0.0
         self._reported = time.monotonic()
 
-    def states(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Return the states of each prompt, in order; each comes from one server, once.
+    def ask(self, prompts: Sequence[T], ask: Callable[[Station, T], Tensor]) -> list[Tensor]:
+        """Return the answer to each prompt, in order; each comes from one server, once.
 
         Raises:
             ServiceError: no server answered for `patience` seconds.
             UsageError: a server serves another model, or refuses a prompt.
         """
         began = time.monotonic()
-        job = _Job(prompts, self._patience, self._last_answer)
+        job = _Job(prompts, ask, self._patience, self._last_answer)
         try:
             with stop_signals_end(job.is_stalled):
                 for station in [*self.stations] * min(self._slots, len(prompts)):
                     # As daemons: the end of the program does not wait for a server that does not answer.
                     Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
-                states = job.wait()
+                answers = job.wait()
         finally:
             job.stop()
             self._seconds += time.monotonic() - began
         self._report()
-        return states
+        return answers
 
     def close(self) -> None:
         """Close the connections."""
@@ -80,7 +83,7 @@ class Pool:
         """Return the throughput so far, with the share of each server."""
         tokens = sum(station.tokens for station in self.stations)
         size = sum(station.bytes for station in self.stations)
-        text = f"{tokens:,} tokens, {tokens / max(self._seconds, 1e-9):,.0f} tokens/s, {size / 1e6:,.1f} MB of states"
+        text = f"{tokens:,} tokens, {tokens / max(self._seconds, 1e-9):,.0f} tokens/s, {size / 1e6:,.1f} MB"
         if len(self.stations) > 1 and tokens:
             text += "; " + ", ".join(f"{one.url} {one.tokens / tokens:.0%}" for one in self.stations)
         return text
@@ -93,13 +96,13 @@ class Pool:
             self._reported = time.monotonic()
             self._say(f"teacher: {self.summary()}")
 
-    def _work(self, job: _Job, station: Station) -> None:
+    def _work(self, job: _Job[T], station: Station) -> None:
         """Answer prompts by one server until all are answered."""
         pause = _FIRST_PAUSE
         while (number := job.next()) is not None:
             try:
                 self._check_once(station)
-                states = station.ask(job.prompts[number])
+                answer = job.ask(station, job.prompts[number])
             except (kdtool.ServiceError, LostError) as error:
                 job.give_back(number, error)
                 station.checked = False
@@ -109,7 +112,7 @@ class Pool:
             except BaseException as error:  # reaches the caller, which waits
                 job.fail(error)
             else:
-                job.finish(number, states)
+                job.finish(number, answer)
                 self._note(station, "")
                 pause = _FIRST_PAUSE
 
@@ -129,14 +132,20 @@ class Pool:
             self._say(f"teacher: {station.url} answers again")
 
 
-class _Job:
-    """Prompts and the states that were found for them. A number is in the queue, with one worker, or found.
+class _Job(Generic[T]):
+    """Prompts and the answers that were found. A number is in the queue, with one worker, or found.
 
     `last_answer` returns the time of the servers' last answer, which may have been to a comparison.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], patience: float, last_answer: Callable[[], float]) -> None:
-        self.prompts = prompts
+    def __init__(
+        self,
+        prompts: Sequence[T],
+        ask: Callable[[Station, T], Tensor],
+        patience: float,
+        last_answer: Callable[[], float],
+    ) -> None:
+        self.prompts, self.ask = prompts, ask
         self._patience = patience
         self._last_answer = last_answer
         self._queue = deque(range(len(prompts)))
@@ -154,10 +163,10 @@ class _Job:
                 self._changed.wait()
             return None if self._is_over() else self._queue.popleft()
 
-    def finish(self, number: int, states: Tensor) -> None:
+    def finish(self, number: int, answer: Tensor) -> None:
         """Keep what was found."""
         with self._changed:
-            self._found[number] = states
+            self._found[number] = answer
             self._last_error = None
             self._changed.notify_all()
 

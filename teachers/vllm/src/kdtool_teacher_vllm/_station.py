@@ -13,20 +13,21 @@ import torch
 from kdtool_teacher_openai.client import OpenAIConfig, RefusedError, Server, choice_of
 from torch import Tensor
 
+from kdtool_teacher_vllm._chosen import Question, decode
 from kdtool_teacher_vllm._source import LostError, Source
 
 __all__ = ["Station"]
 
 
 class Station:
-    """A server that runs `KdtoolStates`. Threads may share it.
+    """A server, which runs `KdtoolStates` if it has a `source` of states. Threads may share it.
 
     `checked` is true once the server was found to serve the right model; `lock` is for the thread that finds out.
     `settings` are those of its connection; `tokens` and `bytes` count what it returned, and `answered` is the time of its
     last answer, by `time.monotonic`.
     """
 
-    def __init__(self, config: OpenAIConfig, source: Source, model: str | None, *, offline: bool) -> None:
+    def __init__(self, config: OpenAIConfig, source: Source | None, model: str | None, *, offline: bool) -> None:
         self.url = config.url
         self.settings = config
         self.checked = False
@@ -63,7 +64,7 @@ class Station:
                 f"the server at {self.url} returns no hidden states; start it with the command that "
                 "`kdtool teacher serve RECIPE` prints"
             )
-        tensors = self.source.take(PurePosixPath(path).name)
+        tensors = self.take(path)
         states, stored = tensors.get("hidden_states"), tensors.get("token_ids")
         if states is None or stored is None or states.dim() != 3 or stored.tolist() != list(ids):
             raise LostError(f"{path} holds the states of another prompt")
@@ -76,7 +77,7 @@ class Station:
         answer = self._complete(ids, prompt_logprobs=0)
         path = (answer.get("kv_transfer_params") or {}).get("hidden_states_path")
         if isinstance(path, str):
-            self.source.take(PurePosixPath(path).name)
+            self.take(path)
         listed = choice_of(answer).get("prompt_logprobs")
         if not isinstance(listed, list) or len(listed) != len(ids):
             raise kdtool.UsageError(
@@ -85,10 +86,57 @@ class Station:
         entries = zip(listed[1:], ids[1:], strict=True)
         return torch.tensor([float(entry[str(token)]["logprob"]) for entry, token in entries])
 
+    def score(self, question: Question) -> Tensor:
+        """Return the server's log-probabilities [rows, K] of a question's ids.
+
+        Raises:
+            AuthenticationError: the key is missing or refused.
+            ServiceError: the server does not answer.
+            UsageError: the server refuses the question, or does not score tokens.
+        """
+        wanted = {"prompt_logprob_token_ids": question.rows, "prompt_logprob_start": question.start}
+        body = {
+            "model": self.name(),
+            "token_ids": list(question.ids),
+            "sampling_params": {"max_tokens": 1, "temperature": 0, **wanted},
+        }
+        try:
+            answer = self.server.post(f"{self.url.removesuffix('/v1')}/inference/v1/generate", body)
+        except (RefusedError, kdtool.AuthenticationError) as error:
+            if isinstance(error, kdtool.AuthenticationError) and "--enable-scale-out" not in str(error):
+                raise
+            raise kdtool.UsageError(
+                f"the server at {self.url} does not score chosen tokens: {error}; start it with the command that `kdtool "
+                "teacher serve RECIPE` prints, or set `chosen: states`"
+            ) from None
+        self.answered = time.monotonic()
+        try:
+            scores = decode(answer["prompt_token_id_logprobs"])
+        except (KeyError, TypeError, ValueError):
+            scores = torch.zeros(0)
+        if scores.dim() != 2 or len(scores) != len(question.rows) or scores.shape[1] != max(map(len, question.rows)):
+            raise kdtool.UsageError(
+                f"the server at {self.url} returns no prompt_token_id_logprobs for the rows that were asked; "
+                "`chosen: server` needs vLLM 0.32 or newer"
+            )
+        self.tokens += len(question.ids)
+        self.bytes += scores.nbytes
+        return scores
+
+    def take(self, path: str) -> Mapping[str, Tensor]:
+        """Return the tensors of a file that the server named. Raises as `ask`."""
+        if self.source is None:
+            raise kdtool.UsageError(
+                f"the server at {self.url} writes hidden states, which `chosen: server` does not read; start it with the "
+                "command that `kdtool teacher serve RECIPE` prints"
+            )
+        return self.source.take(PurePosixPath(path).name)
+
     def close(self) -> None:
         """Close the connections."""
         self.server.close()
-        self.source.close()
+        if self.source is not None:
+            self.source.close()
 
     def _complete(self, ids: Sequence[int], **more: int) -> Mapping[str, Any]:
         body = {"model": self.name(), "prompt": list(ids), "max_tokens": 1, "temperature": 0, **more}

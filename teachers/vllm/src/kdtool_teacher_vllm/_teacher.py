@@ -41,7 +41,10 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         super().__init__(config)
         self.converses = config.api == "chat"
         hidden: frozenset[kdtool.SignalKind] = frozenset({"hidden"}) if config.layers else frozenset()
-        self.offers: frozenset[kdtool.SignalKind] = hidden | {"logits", "chosen", "text"}
+        self._scores = config.chosen == "server"
+        self.offers: frozenset[kdtool.SignalKind] = frozenset({"chosen", "text"})
+        if not self._scores:
+            self.offers |= hidden | {"logits"}
         self._say: Callable[[str], None] = print
         self._outline: TransformersModel | None = None
         self._fingerprint = ""
@@ -78,6 +81,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         return replace(self._shapes(run).facts, dtype=self.config.dtype)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        if self._scores:
+            return
         facts = self._shapes(run).facts
         size = facts.vocabulary * facts.hidden * self._dtype().itemsize
         yield kdtool.Estimate("teacher", host_bytes=size, note="its head; the layers are on the server's machine")
@@ -85,6 +90,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         from kdtool_torch import chosen_tokens
 
+        if self._scores:
+            return kdtool.Signal(fingerprint=self._identity(None), chosen=self._ask_for_scores(batch, want))
         outputs = self._states(batch, want)
         lazy = kdtool.LazyLogits(outputs.last, self._readout(batch.labels.device).head)
         return kdtool.Signal(
@@ -103,6 +110,9 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         return self._shapes(None).facts.context
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        return self._open_text().kdtool_answer(requests)
+
+    def _open_text(self) -> OpenAI:
         if self._text is None:
             from kdtool_teacher_openai import OpenAI
 
@@ -117,10 +127,12 @@ class VLLM(LocatedWeights, kdtool.Teacher):
                 timeout=config.timeout,
             )
             self._text = OpenAI(settings)
-        return self._text.kdtool_answer(requests)
+        return self._text
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the servers to evaluators, and the weights on this machine to those who need the layers."""
+        from kdtool_teacher_openai.client import AnsweringRuntime
+
         from kdtool_teacher_vllm._runtime import ServedModel, ServedRuntime
 
         self._remember(run)
@@ -130,6 +142,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             "chat": frozenset({"converse"}),
             "completions": frozenset({"continue"}),
         }
+        if self._scores:
+            return AnsweringRuntime(self.kdtool_answer, able[self.config.api])
         served = ServedModel(self._readout(), self.open_tokenizer(run), self.kdtool_describe(run), self._states)
         return ServedRuntime(served, self.kdtool_answer, able[self.config.api], self._open_model, self._longest)
 
@@ -203,13 +217,34 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         ids = sorted({*(layer + 1 for layer in self.config.layers), self.count_layers()})
         columns = [len(ids) - 1, *(ids.index(layer + 1) for layer in layers)]
         pieces = list(documents_of(batch))
-        whole = self._open_pool().states([piece.tokens[: piece.places[-1] + 1] for piece in pieces])
+        prompts = [piece.tokens[: piece.places[-1] + 1] for piece in pieces]
+        whole = self._open_pool().ask(prompts, lambda station, prompt: station.ask(prompt))
         kept = [states[piece.places][:, columns] for piece, states in zip(pieces, whole, strict=True)]
         width = self._shapes(None).facts.hidden
         empty = torch.zeros(0, len(columns), width, dtype=self._dtype())
         states = torch.cat([empty, *kept]).to(batch.labels.device)  # documents come in the order of the labels
         hidden = {layer: states[:, column].contiguous() for column, layer in enumerate(layers, 1)}
         return kdtool.ModelOutputs(self._readout(states.device)(states[:, 0].contiguous()), hidden)
+
+    def _ask_for_scores(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ChosenTokens:
+        """Return the servers' own log-probabilities of chosen tokens.
+
+        Raises:
+            PluginError: the request names no tokens.
+            UsageError: a loss asks for another temperature than 1.
+        """
+        from kdtool_teacher_vllm._chosen import join, questions
+
+        if want.chosen is None:
+            raise kdtool.PluginError('the signal "chosen" needs the ids of tokens; pass SignalRequest(chosen=ids)')
+        if want.temperature != 1:
+            raise kdtool.UsageError(
+                f"chosen: server returns log-probabilities at temperature 1, but a loss asks for {want.temperature:g}; set "
+                "the loss's temperature to 1, or `chosen: states`"
+            )
+        asked = questions(batch, want.chosen)
+        answers = self._open_pool().ask(asked, lambda station, question: station.score(question))
+        return kdtool.ChosenTokens(want.chosen, join(asked, answers, want.chosen), want.temperature)
 
     def _open_pool(self) -> Pool:
         if self._pool is None:
@@ -230,11 +265,11 @@ class VLLM(LocatedWeights, kdtool.Teacher):
                     timeout=config.timeout,
                     retries=0,
                 )
-                source: Source = (
-                    Companion(companion, key, config.timeout, offline=self._offline)
-                    if config.folder is None
-                    else Folder(config.folder, config.timeout)
-                )
+                source: Source | None = None
+                if config.folder is not None:
+                    source = Folder(config.folder, config.timeout)
+                elif not self._scores:
+                    source = Companion(companion, key, config.timeout, offline=self._offline)
                 stations.append(Station(settings, source, config.lora, offline=self._offline))
             self._pool = Pool(stations, self._checks(), self._slots(), config.patience, self._say)
         return self._pool
@@ -243,20 +278,25 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Return the comparison of a server with the model."""
         from kdtool_teacher_openai.client import compare_tokenizers
 
-        from kdtool_teacher_vllm._gate import Gate, gate_rows
+        from kdtool_teacher_vllm._gate import Gate, ScoreGate, gate_rows, log_probabilities
 
         facts, tokenizer = self._shapes(None).facts, self.open_tokenizer()
         rows = gate_rows(tokenizer, facts.context - 2 if facts.context else 128)
         reference = self._reference(rows)
-        gate = Gate(self.config, self._readout(), facts.layers, rows, reference, self._say)
+        gate: Gate | ScoreGate
+        if self._scores:
+            expected = None if reference is None else log_probabilities(self._readout(), reference.final, rows)
+            self._readouts.clear()
+            gate = ScoreGate(self.config, rows, expected, self._say)
+        else:
+            gate = Gate(self.config, self._readout(), facts.layers, rows, reference, self._say)
 
         def check(station: Station) -> None:
-            gate.require_facts(station)
             settings = station.settings.model_copy(update={"model": station.name()})
             compare_tokenizers(
                 station.server, settings, tokenizer, self.config.model, "serve the model that the recipe names"
             )
-            gate.require_distribution(station)
+            gate.require_model(station)
 
         return check
 
@@ -288,6 +328,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     def _slots(self) -> int:
         """Return how many requests may be under way at a server, so that their states fit on its disk."""
+        if self._scores:
+            return self.config.concurrency
         facts = self._shapes(None).facts
         longest = min(facts.context or 8192, 8192)
         size = longest * facts.hidden * self._dtype().itemsize * (1 + len(self.config.layers))
@@ -295,7 +337,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     def _longest(self) -> int:
         """Return the greatest number of tokens that each server reads."""
-        lengths = [int(station.source.describe()["max_model_len"]) - 1 for station in self._open_pool().stations]
+        sources = [station.source for station in self._open_pool().stations if station.source is not None]
+        lengths = [int(source.describe()["max_model_len"]) - 1 for source in sources]
         return min(lengths)
 
     def _open_model(self) -> Any:

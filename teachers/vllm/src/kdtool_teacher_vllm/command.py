@@ -24,6 +24,8 @@ __all__ = ["companion_command", "server_command", "teacher"]
 SERVER = Path(__file__).with_name("server")
 """The files that vLLM's environment needs."""
 _SECONDS_TO_END = 30
+_CHOSEN = 256
+"""Tokens that may be scored at a position, for any `support` of a loss."""
 _TEXT = 8192
 """Tokens of a prompt with its answer, for rows that are shorter."""
 
@@ -68,7 +70,8 @@ def serve(
     """Print the commands that serve RECIPE's teacher, or run them.
 
     The first one starts vLLM with hidden states, the second one sends their files to other processes and machines. Copy the
-    folder that PYTHONPATH names to the server's machine if it is another one; kdtool is not needed there.
+    folder that PYTHONPATH names to the server's machine if it is another one; kdtool is not needed there. With `chosen:
+    server` there is only the first, without hidden states.
 
     \b
     Example:  kdtool teacher serve recipe.yaml --run
@@ -81,17 +84,19 @@ def serve(
     port = urlsplit(config.urls[number]).port or 8000
     folder = states or config.folder or Path(f"/dev/shm/kdtool-states-{port}")  # noqa: S108 - mode 0700, by the connector
     server = server_command(config, layers, longest, number, folder, python)
+    needs_companion = config.folder is None and config.chosen == "states"
     companion = companion_command(config, number, folder, python)
-    environment = {"PYTHONPATH": str(SERVER)}
+    # vLLM's second model runner is the one that scores chosen tokens.
+    environment = {"PYTHONPATH": str(SERVER)} if config.chosen == "states" else {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     if not is_run:
-        click.echo(f"PYTHONPATH={shlex.quote(str(SERVER))} {shlex.join(server)}")
-        if config.folder is None:
+        click.echo(shlex.join([*(f"{key}={value}" for key, value in environment.items()), *server]))
+        if needs_companion:
             click.echo(shlex.join(companion))
         return
     started = []
     try:
         started = [subprocess.Popen(server, env={**os.environ, **environment})]  # noqa: S603 - the command that is shown
-        if config.folder is None:
+        if needs_companion:
             started.append(subprocess.Popen(companion))  # noqa: S603
         with suppress(KeyboardInterrupt):
             started[0].wait()
@@ -118,7 +123,7 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def server_command(
     config: VLLMConfig, layers: int, longest: int | None, number: int, folder: Path, python: str = ""
 ) -> list[str]:
-    """Return the command that starts a server with hidden states.
+    """Return the command that starts a server with hidden states, or one that scores chosen tokens.
 
     Args:
         config: the teacher's settings.
@@ -128,8 +133,8 @@ def server_command(
         folder: where it writes states.
         python: of the environment with vLLM; "" for the `vllm` on PATH.
     """
-    parts = urlsplit(config.urls[number])
-    vllm = [str(Path(python).with_name("vllm"))] if python else ["vllm"]
+    if config.chosen == "server":
+        return [*_begin(config, longest, number, python), "--enable-scale-out", "--max-logprobs", str(_CHOSEN)]
     ids = sorted({*(layer + 1 for layer in config.layers), layers})
     speculative: dict[str, Any] = {
         "method": "extract_hidden_states",
@@ -146,7 +151,17 @@ def server_command(
         },
     }
     return [
-        *vllm,
+        *_begin(config, longest, number, python),
+        *["--speculative-config", json.dumps(speculative, separators=(",", ":"))],
+        *["--kv-transfer-config", json.dumps(transfer, separators=(",", ":"))],
+    ]
+
+
+def _begin(config: VLLMConfig, longest: int | None, number: int, python: str) -> list[str]:
+    """Return the part of the command that all servers of a model have."""
+    parts = urlsplit(config.urls[number])
+    return [
+        str(Path(python).with_name("vllm")) if python else "vllm",
         "serve",
         config.model,
         *(["--revision", config.revision] if config.revision else []),
@@ -155,8 +170,6 @@ def server_command(
         *["--dtype", config.dtype, "--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8000)],
         # A row is read once, and cached prefixes would round otherwise.
         "--no-enable-prefix-caching",
-        *["--speculative-config", json.dumps(speculative, separators=(",", ":"))],
-        *["--kv-transfer-config", json.dumps(transfer, separators=(",", ":"))],
     ]
 
 

@@ -1,6 +1,7 @@
 """Vocabularies of the student and of every teacher that a loss compares it with, checked before anything is loaded.
 
-Losses that do not work across vocabularies (`same_vocabulary`) are refused where these differ.
+Losses that do not work across vocabularies (`same_vocabulary`) are refused where these differ, or the tokens before a
+document.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from kdtool._assembly.checks.on_policy import on_policy_key
 from kdtool._assembly.checks.teacher_signals import teachers_of
 from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
@@ -34,11 +36,15 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
     """
     (student,) = context.assembly.of_kind("student")
     compared: dict[str, Vocabularies | None] = {}
+    starts: dict[str, str] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         compared[teacher] = None
         with suppress(ServiceError) if context.forecast else nullcontext():
-            compared[teacher] = Vocabularies.compare(*(context.tokenizer_of(name, run) for name in (student, teacher)))
-    if problems := list(dict.fromkeys(_problems(context.assembly, compared))):
+            learner, expert = (context.tokenizer_of(name, run) for name in (student, teacher))
+            compared[teacher] = Vocabularies.compare(learner, expert)
+            if learner.document_start != expert.document_start:
+                starts[teacher] = f"begins documents with {_start(expert)}, and the student with {_start(learner)}"
+    if problems := list(dict.fromkeys(_problems(context.assembly, compared, starts))):
         raise RecipeError(problems)
     context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})
     return compared
@@ -55,7 +61,14 @@ def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str
     return tuple(f"vocabularies: {sentence}" for sentence in sentences if sentence)
 
 
-def _problems(assembly: Assembly, compared: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
+def _start(tokenizer: Tokenizer) -> str:
+    names = tokenizer.tokens()
+    return " ".join(repr(names[index]) for index in tokenizer.document_start) or "no token"
+
+
+def _problems(
+    assembly: Assembly, compared: Mapping[str, Vocabularies | None], starts: Mapping[str, str]
+) -> Iterator[Problem]:
     for phase, spec, loss, teachers in _learning(assembly):
         on_policy = on_policy_key(phase, assembly.built)
         known = {name: vocabularies for name in teachers if (vocabularies := compared[name]) is not None}
@@ -64,6 +77,10 @@ def _problems(assembly: Assembly, compared: Mapping[str, Vocabularies | None]) -
             sentence = vocabularies.sentence("the student", name)
             if not across and not vocabularies.comparable:
                 yield problem_at(assembly.recipe, spec.key, f"compares token by token, but {sentence}", _REMEDY)
+            elif not across and name in starts:
+                yield problem_at(
+                    assembly.recipe, spec.key, f"compares token by token, but {name} {starts[name]}", _REMEDY
+                )
             if on_policy and (not vocabularies.comparable or vocabularies.sizes[0] > vocabularies.shared):
                 message = f"needs {name} to score on-policy text, but {sentence}"
                 remedy = f"use a student without tokens that {name} lacks, or leave `{as_written(on_policy)}` out"
