@@ -74,9 +74,9 @@ class Decoder(Child):
 
     def _find_suffix_first(self) -> dict[int, str]:
         """Return the FIM tokens that llama.cpp does not know, since it writes no prompts with the suffix first."""
-        found = [self.tokenize(mark) for mark in SUFFIX_FIRST.tokens]
-        ids = {tokens[0] for tokens in found if len(tokens) == 1}  # one token for all of them is the unknown one
-        return {tokens[0]: mark for tokens, mark in zip(found, SUFFIX_FIRST.tokens, strict=True)} if len(ids) == 3 else {}
+        found = {mark: self.tokenize(mark) for mark in SUFFIX_FIRST.tokens}
+        named = {tokens[0]: mark for mark, tokens in found.items() if len(tokens) == 1}
+        return named if len(named) == len(found) else {}  # fewer: the unknown token stands for several
 
     def _tokenize_behind(self, text: str) -> list[int]:
         """Return the tokens of a text without the space that sentencepiece puts before a first one."""
