@@ -374,7 +374,7 @@ def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:
         "    kdtool chekc recipes/quickstart.yaml",
         "```console\n$ pip install kdtool-no-such-package\n```",
         "```console\n$ python bootstrap.py quickstarted\n```",
-        "```console\n$ docker run --rm kdtool runn\n```",
+        "```console\n$ docker run --rm kdtool start-it\n```",
         "```console\n$ docker build --file containers/Dockerfile --build-arg WRONG=1 .\n```",
         "```console\n$ rm -rf runs\n```",
         '```json\n{"a": }\n```',
