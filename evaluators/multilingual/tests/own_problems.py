@@ -67,9 +67,15 @@ HUMANEVAL_X: dict[str, dict[str, Any]] = {
     },
 }
 
+_IMPORTS = {
+    "java": "import java.util.*;\nimport java.lang.*;\n\n",
+    "cpp": "#include<stdio.h>\n#include<vector>\n#include<boost/any.hpp>\nusing namespace std;\n",
+}
+"""HumanEvalPack has them in the declarations of these languages, HumanEval-X only in the prompts."""
 HUMANEVAL_PACK: dict[str, dict[str, Any]] = {
     name: record
     | {
+        "declaration": _IMPORTS.get(name, "") + record["declaration"],
         "buggy_solution": record["canonical_solution"].replace("3 *", "4 *"),
         "entry_point": "Tripled" if name == "go" else "tripled",
         "instruction": "Write a function `tripled` to solve the following problem:\nTriple each number.",
