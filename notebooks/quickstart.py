@@ -15,7 +15,7 @@
 # The settings run any recipe. Claude teaches CodeLlama-7B on a T4 with `recipes/claude-codellama-t4.yaml`, "kdtool-all" and
 # ["ANTHROPIC_API_KEY"]: `kdtool check` below shows its dollars before any are spent.
 #
-# Every command runs in a process of its own, so no installation needs a restart of the runtime. After a disconnect run all
+# Every command runs in a separate process, so no installation needs a restart of the runtime. After a disconnect run all
 # cells again: finished parts are found in `FOLDER`, and an interrupted training resumes from its last checkpoint.
 #
 # **Unproven:** tests execute this notebook on a CPU. It has not run in Colab, on a T4, or with a store on Google Drive.
@@ -80,7 +80,7 @@ options = [word for setting in SETTINGS for word in ("--set", setting)]
 # %% [markdown]
 # ## What will it need?
 #
-# Memory, disk and time before anything is downloaded or computed. On a T4, which has no fast bfloat16, training computes in
+# Memory, disk and time before anything is downloaded or computed. On a T4, which lacks fast bfloat16, training computes in
 # float16.
 
 # %%

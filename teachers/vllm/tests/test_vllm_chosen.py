@@ -21,6 +21,12 @@ from kdtool_transformers import open_model
 from torch import Tensor
 from vllm_stand_in import StandIn, serving
 
+SPOILT = {
+    "row": lambda scores: scores.roll(1, 0),
+    "scale": lambda scores: scores * 0.9,
+    "nan": lambda scores: scores * torch.nan,
+}
+
 
 class Served(NamedTuple):
     url: str
@@ -85,7 +91,7 @@ def test_scores_are_the_model_s_own(served: Served, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("reference", ["weights", "server"])
-@pytest.mark.parametrize("spoil", [lambda scores: scores.roll(1, 0), lambda scores: scores * 0.9], ids=["row", "scale"])
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
 def test_other_scores_are_refused(served: Served, reference: str, spoil: Any) -> None:
     served.stand_in.spoil_scores = spoil
     batch = packed_batch()
@@ -102,7 +108,10 @@ def test_a_server_with_other_weights_is_refused(served: Served, tmp_path: Path) 
         teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch)))
 
 
-@pytest.mark.parametrize("answer", [{}, {"prompt_token_id_logprobs": None}, {"prompt_token_id_logprobs": "AAAA"}])
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"prompt_token_id_logprobs": None}, {"prompt_token_id_logprobs": "AAAA"}, {"prompt_token_id_logprobs": ""}],
+)
 def test_a_server_without_the_interface_is_explained(
     served: Served, answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

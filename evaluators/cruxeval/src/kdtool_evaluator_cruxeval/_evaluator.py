@@ -38,9 +38,8 @@ class CRUXEval(PassAtK):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.measurements = tuple(
-            name for task in dict.fromkeys(config.tasks) for name in self.measurements_of(f"cruxeval.{task}")
-        )
+        self._tasks = tuple(dict.fromkeys(config.tasks))
+        self.measurements = tuple(name for task in self._tasks for name in self.measurements_of(f"cruxeval.{task}"))
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the SHA-256 of the file.
@@ -79,11 +78,11 @@ class CRUXEval(PassAtK):
         from kdtool_evaluator_cruxeval._problems import functions_of, problem_of
 
         functions = functions_of(self.config.file)
-        return [problem_of(each, task) for task in dict.fromkeys(self.config.tasks) for each in functions]
+        return [problem_of(each, task) for task in self._tasks for each in functions]
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
         """Return the problems of each task, by `cruxeval.<task>`."""
         return {
             f"cruxeval.{task}": [problem for problem in problems if problem.id.endswith(f"/{task}")]
-            for task in dict.fromkeys(self.config.tasks)
+            for task in self._tasks
         }

@@ -53,7 +53,7 @@ def decode(text: str) -> Tensor:
     """Return the array of an answer: base64 of a .npy file.
 
     Raises:
-        ValueError: it is something else.
+        EOFError, TypeError, ValueError: it is something else.
     """
     import numpy as np
 

@@ -236,7 +236,7 @@ class ScoreGate:
         shown = []
         for whose, known in compared.items():
             difference = float((torch.cat(scores).double() - torch.cat(known).double()).abs().mean())
-            if difference > self._bound:
+            if not difference <= self._bound:  # also if it is not a number
                 raise kdtool.UsageError(
                     f"the server at {station.url} scores chosen tokens otherwise than {whose}: by {difference:.2g} nats per "
                     f"token, above {self._bound:.2g}; serve {self._model} with the same weights, or set `chosen: states`"

@@ -112,7 +112,7 @@ class Station:
         self.answered = time.monotonic()
         try:
             scores = decode(answer["prompt_token_id_logprobs"])
-        except (KeyError, TypeError, ValueError):
+        except (EOFError, KeyError, TypeError, ValueError):
             scores = torch.zeros(0)
         if scores.dim() != 2 or len(scores) != len(question.rows) or scores.shape[1] != max(map(len, question.rows)):
             raise kdtool.UsageError(
