@@ -142,7 +142,7 @@ def test_blocks_are_the_matrix_to_half_a_step(rows: int, width: int, size: float
 
 def test_without_npm_a_run_stops_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(_npm, "_cached", lambda: tmp_path / "cache")
+    monkeypatch.setattr(_npm, "_cache", lambda: tmp_path / "cache")
     with pytest.raises(
         kdtool.UsageError, match=r"npm is not installed; expected it, .*: install Node\.js, or set runtime"
     ):
@@ -157,7 +157,7 @@ def test_a_package_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pyt
     script.write_text('#!/bin/sh\necho "something else" > "$4/package.tgz"\necho package.tgz\n', encoding="utf-8")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(_npm, "_cached", lambda: tmp_path / "cache" / "runtime")
+    monkeypatch.setattr(_npm, "_cache", lambda: tmp_path / "cache" / "runtime")
     with pytest.raises(kdtool.PluginError, match=r"has the hash sha512-.*; expected sha512-q0y.*: fetch it from"):
         find_runtime("npm")
     assert not (tmp_path / "cache" / "runtime").exists()

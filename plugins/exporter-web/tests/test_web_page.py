@@ -9,22 +9,22 @@ from typing import Any
 
 import kdtool
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from kdtool_exporter_web import Web, _graph
 from kdtool_exporter_web._browser import find_chromium
-from kdtool_exporter_web._npm import _cached, _is_whole
+from kdtool_exporter_web._npm import _cache, _is_whole
 from kdtool_exporter_web._serving import serving
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_tiny
 from playwright.sync_api import Page, Request, sync_playwright
-from test_exporter_web import swap_cache
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed: apt-get install chromium"),
     pytest.mark.skipif(
-        shutil.which("npm") is None and not _is_whole(_cached()), reason="npm is not installed: apt-get install npm"
+        shutil.which("npm") is None and not _is_whole(_cache()), reason="npm is not installed: apt-get install npm"
     ),
 ]
 
@@ -106,13 +106,12 @@ def continued(folder: Path, prompt: str, tokens: int) -> str:
 
 
 def test_a_broken_cache_is_refused_in_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnx
-
     whole = _graph.build_graph
 
     def build(model: Any, dtype: str, shape: Any) -> bytes:
         found = onnx.load_from_string(whole(model, dtype, shape))
-        swap_cache(found.graph)
+        node = next(node for node in found.graph.node if node.op_type == "GroupQueryAttention")
+        node.output[1], node.output[2] = node.output[2], node.output[1]  # keys as values
         return found.SerializeToString()
 
     monkeypatch.setattr(_graph, "build_graph", build)

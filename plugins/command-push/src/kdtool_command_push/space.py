@@ -26,9 +26,9 @@ def choose_page(chosen: Mapping[str, kdtool.Artifact]) -> dict[str, kdtool.Artif
     """
     pages = {name: artifact for name, artifact in chosen.items() if artifact.format == "web"}
     if len(pages) != 1:
-        found = f"exported {len(pages)} pages ({', '.join(pages)})" if pages else "exported no page"
+        exported = f"exported {len(pages)} pages ({', '.join(pages)})" if pages else "exported no page"
         raise kdtool.UsageError(
-            f"--space: the run {found}; expected one, of the exporter web: "
+            f"--space: the run {exported}; expected one, of the exporter web: "
             + ("choose it with --file NAME" if pages else "add `web: {}` to the recipe's exporters and run it again")
         )
     return pages

@@ -73,7 +73,7 @@ def run_in_browser(
     posted: queue.Queue[tuple[str, bytes]] = queue.Queue()
     with (
         serving(folder, extra, lambda path, body: posted.put((path, body))) as address,
-        _started(chromium, f"{address}/measure.html") as browser,
+        _start_chromium(chromium, f"{address}/measure.html") as browser,
     ):
         return _collect(posted, browser, timeout, sum(map(len, windows)))
 
@@ -119,7 +119,7 @@ def _next(
 
 
 @contextmanager
-def _started(chromium: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
+def _start_chromium(chromium: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [chromium, *_FLAGS, f"--user-data-dir={profile}", address]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603

@@ -21,8 +21,8 @@ class WebConfig(kdtool.Config):
     """Source of the browser's runtime. `npm`: fetched by `npm pack`, with pinned versions and hashes, and kept in the
     user's cache. Otherwise a folder with its files."""
     browser: str = "auto"
-    """Chromium that measures the page. `auto`: the installed one; without one, ONNX Runtime measures in Python, and the
-    model card says so. `none`: as without one. Otherwise the path of a Chromium."""
+    """Chromium that measures the page. `auto`: the installed one; without one, ONNX Runtime measures in Python, which
+    the model card notes. `none`: as without one. Otherwise the path of a Chromium."""
     positions: int = kdtool.Field(default=256, ge=40, le=100_000)
     """Tokens of held-out text on which each file is compared with the student, on each backend."""
     largest_divergence: float | None = kdtool.Field(default=None, gt=0, le=100)

@@ -59,9 +59,9 @@ def require_llama(config: Any) -> None:
         *(["use_sliding_window"] if getattr(config, "use_sliding_window", False) else []),
     ]
     if kind not in _CLASSES or odd:
-        found = f"a {kind} with {', '.join(odd)}" if odd else f"models of the class {kind}"
+        refused = f"a {kind} with {', '.join(odd)}" if odd else f"models of the class {kind}"
         raise kdtool.UsageError(
-            f"web: {found} cannot be written for browsers; expected {' or '.join(_CLASSES)} with hidden_act silu: "
+            f"web: {refused} cannot be written for browsers; expected {' or '.join(_CLASSES)} with hidden_act silu: "
             "export onnx or gguf"
         )
 

@@ -58,7 +58,7 @@ def require_runtime(setting: str) -> None:
                 f"web.runtime: {folder} lacks {missing[0]}; expected the files {', '.join(RUNTIME)} of "
                 f"{_versions()}: copy them there, or set runtime: npm"
             )
-    elif not _is_whole(_cached()) and shutil.which("npm") is None:
+    elif not _is_whole(_cache()) and shutil.which("npm") is None:
         raise kdtool.UsageError(
             f"web.runtime: npm is not installed; expected it, to fetch {_versions()}: install Node.js, or set runtime to a "
             "folder with their files"
@@ -76,7 +76,7 @@ def find_runtime(setting: str) -> Path:
     require_runtime(setting)
     if setting != "npm":
         return Path(setting).expanduser()
-    folder = _cached()
+    folder = _cache()
     if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix="fetching-") as work:
@@ -102,7 +102,7 @@ def copy_runtime(setting: str, folder: Path) -> None:
     )
 
 
-def _cached() -> Path:
+def _cache() -> Path:
     from kdtool_torch import cache_folder
 
     versions = "-".join(package.version for package in _PACKAGES)

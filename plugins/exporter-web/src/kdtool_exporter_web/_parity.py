@@ -142,10 +142,10 @@ def _student_logits(student: TransformersModel, windows: Sequence[Sequence[int]]
 def _require_same_tokens(
     texts: Sequence[str], tokens: Sequence[Sequence[int]], tokenizer: TransformersTokenizer
 ) -> None:
-    for text, found in zip(texts, tokens, strict=True):
+    for text, split in zip(texts, tokens, strict=True):
         expected = tokenizer.encode(text)
-        if list(found) != list(expected):
-            at = next((n for n, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), 0)
+        if list(split) != list(expected):
+            at = next((n for n, pair in enumerate(zip(split, expected, strict=False)) if pair[0] != pair[1]), 0)
             start = tokenizer.decode(list(expected[max(0, at - 5) : at + 5]))
             raise kdtool.PluginError(
                 f"web: the page splits text differently from the student's tokenizer, near {start!r}; expected the same "

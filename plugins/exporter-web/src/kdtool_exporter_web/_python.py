@@ -46,12 +46,12 @@ def _empty(shape: Shape, dtype: str) -> list[NDArray[np.floating]]:
 def _read(
     session: ort.InferenceSession, ids: Sequence[int], cached: int, cache: Sequence[NDArray[np.floating]]
 ) -> tuple[NDArray[np.float32], list[NDArray[np.floating]]]:
-    names = [one.name for one in session.get_inputs() if one.name.startswith("past_key_values.")]
+    names = [each.name for each in session.get_inputs() if each.name.startswith("past_key_values.")]
     feed = {
         "input_ids": np.array([ids], np.int64),
         "attention_mask": np.ones((1, cached + len(ids)), np.int64),
         "num_logits_to_keep": np.array(0, np.int64),
         **dict(zip(names, cache, strict=True)),
     }
-    logits, *after = session.run(None, feed)
-    return logits[0], after
+    logits, *caches = session.run(None, feed)
+    return logits[0], caches
