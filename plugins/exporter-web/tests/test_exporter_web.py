@@ -37,6 +37,10 @@ class TestWeb(ExporterConformance):
     entry_point = "web"
     opens = False
 
+    def write_student(self, folder: Path) -> Path:
+        save_tiny(folder, layers=2, hidden_size=64, intermediate_size=96)
+        return folder
+
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         own = folder / "runtime"
         return {"browser": "none", "runtime": str(own if own.is_dir() else write_runtime(own)), "positions": 40}
@@ -44,7 +48,7 @@ class TestWeb(ExporterConformance):
 
 def export(folder: Path, **settings: Any) -> tuple[kdtool.Artifact, list[str]]:
     """Export a tiny student without a browser; return the artefact and what was said."""
-    (folder / "trained").is_dir() or save_tiny(folder / "trained", hidden_size=64, intermediate_size=96)
+    (folder / "trained").is_dir() or save_tiny(folder / "trained", layers=2, hidden_size=64, intermediate_size=96)
     said: list[str] = []
     (folder / "run").mkdir(exist_ok=True)
     run = make_run(folder / "run", say=said.append)
@@ -108,10 +112,13 @@ def test_a_broken_export_is_refused(
 def test_other_classes_are_refused_before_training(family: str, tmp_path: Path) -> None:
     save_tiny(tmp_path / "untrained", family)
     exporter = Web(Web.Config(runtime=str(write_runtime(tmp_path / "runtime"))))
-    with pytest.raises(
-        kdtool.UsageError, match=f"models of the class {family} cannot.*expected llama or qwen2.*export"
-    ):
+    with pytest.raises(kdtool.UsageError, match=f"with model_type {family} cannot.*expected llama or qwen2.*export"):
         exporter.kdtool_check(make_run(tmp_path, untrained=tmp_path / "untrained"), "student")
+
+
+def test_heads_that_the_operator_does_not_rotate_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"a llama with heads of 8 numbers cannot.*expected .* multiple of 16"):
+        _graph.require_llama(save_tiny(tmp_path, hidden_size=32).model.config)
 
 
 def test_divergence_and_agreement_are_those_of_the_definition() -> None:

@@ -6,7 +6,7 @@ The graph reads the tokens of one text after a cache: `GroupQueryAttention` appe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import kdtool
@@ -53,17 +53,25 @@ def require_llama(config: Any) -> None:
     Raises:
         UsageError: the class is not Llama or Qwen2, or a setting of it is not supported.
     """
-    kind = config.model_type
-    odd = [
-        *([f"hidden_act {config.hidden_act}"] if getattr(config, "hidden_act", "silu") != "silu" else []),
-        *(["use_sliding_window"] if getattr(config, "use_sliding_window", False) else []),
-    ]
-    if kind not in _CLASSES or odd:
-        refused = f"a {kind} with {', '.join(odd)}" if odd else f"models of the class {kind}"
+    odd = list(_find_unsupported(config))
+    if odd:
         raise kdtool.UsageError(
-            f"web: {refused} cannot be written for browsers; expected {' or '.join(_CLASSES)} with hidden_act silu: "
-            "export onnx or gguf"
+            f"web: a {config.model_type} with {', '.join(odd)} cannot be written for browsers; expected "
+            f"{' or '.join(_CLASSES)} with hidden_act silu and heads of a multiple of 16: export onnx or gguf"
         )
+
+
+def _find_unsupported(config: Any) -> Iterator[str]:
+    if config.model_type not in _CLASSES:
+        yield f"model_type {config.model_type}"
+        return
+    if config.hidden_act != "silu":
+        yield f"hidden_act {config.hidden_act}"
+    if getattr(config, "use_sliding_window", False):
+        yield "use_sliding_window"
+    size = shape_of(config, 1).head_size
+    if size % 16:
+        yield f"heads of {size} numbers"
 
 
 def build_graph(model: Any, dtype: str, shape: Shape) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os import PathLike
 from pathlib import Path
-from typing import ClassVar
 
 __all__ = ["ISOLATION", "serving"]
 
@@ -35,16 +35,15 @@ def serving(folder: Path, extra: Mapping[str, bytes], receive: Callable[[str, by
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    extensions_map: ClassVar[dict[str, str]] = {
-        **SimpleHTTPRequestHandler.extensions_map,
-        **dict.fromkeys((".js", ".mjs"), "text/javascript"),
-    }
-
     def __init__(
         self, *args: object, extra: Mapping[str, bytes], receive: Callable[[str, bytes], None], directory: str
     ) -> None:
         self._extra, self._receive = extra, receive
         super().__init__(*args, directory=directory)  # type: ignore[arg-type]
+
+    def guess_type(self, path: str | PathLike[str]) -> str:
+        """Return the content type of a file; the table of a machine may have another one for scripts."""
+        return "text/javascript" if str(path).endswith((".js", ".mjs")) else super().guess_type(path)
 
     def do_GET(self) -> None:
         content = self._extra.get(self.path)
