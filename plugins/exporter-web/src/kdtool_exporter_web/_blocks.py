@@ -41,7 +41,7 @@ def _round(matrix: NDArray[np.float32], bits: int) -> Blocks:
         return Blocks(_numbers(blocks, scales, 8), scales.astype(np.float32))
     scales = _best_scales(blocks)
     numbers = _numbers(blocks, scales, 4)
-    return Blocks(numbers[..., ::2] | numbers[..., 1::2] << 4, scales)
+    return Blocks((numbers[..., ::2] | numbers[..., 1::2] << 4).astype(np.uint8), scales)
 
 
 def _best_scales(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -58,5 +58,5 @@ def _best_scales(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _numbers(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     zero = 2 ** (bits - 1)
-    numbers = np.rint(blocks / np.where(scales == 0, 1, scales)[..., None]) + zero
+    numbers: NDArray[np.float32] = np.rint(blocks / np.where(scales == 0, 1, scales)[..., None]) + zero
     return numbers.clip(0, 2 * zero - 1).astype(np.uint8)
