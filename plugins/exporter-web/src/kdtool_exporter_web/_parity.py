@@ -116,7 +116,7 @@ def _judge(
 
 def _texts(run: kdtool.RunInfo) -> Iterator[str]:
     for split in ("test", "validation"):
-        documents = held_out(run, split, most=16, characters=2000)  # type: ignore[arg-type]
+        documents = held_out(run, split, most=16, characters=2000)
         if documents:
             return iter([document.text for document in documents])
     return iter(())
