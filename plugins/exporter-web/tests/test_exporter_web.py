@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_exporter_web import Web, _graph, _npm
-from kdtool_exporter_web._blocks import BLOCK, to_blocks
+from kdtool_exporter_web._blocks import BLOCK, from_blocks, to_blocks
 from kdtool_exporter_web._npm import RUNTIME, find_runtime, require_runtime
 from kdtool_exporter_web._parity import compare
 from kdtool_testing import ExporterConformance, make_run
@@ -104,7 +104,7 @@ def test_a_broken_export_is_refused(
         return found.SerializeToString()
 
     monkeypatch.setattr(_graph, "build_graph", build)
-    with pytest.raises(kdtool.PluginError, match=r"a file differs from the student: int8.*expected a mean"):
+    with pytest.raises(kdtool.PluginError, match=r"(differs from the student|computes something else).*expected"):
         export(tmp_path, dtypes=("int8",))
 
 
@@ -134,13 +134,11 @@ def test_divergence_and_agreement_are_those_of_the_definition() -> None:
 def test_blocks_are_the_matrix_to_half_a_step(rows: int, width: int, size: float, bits: int, seed: int) -> None:
     matrix = (np.random.default_rng(seed).standard_normal((rows, width)) * size).astype(np.float32)
     matrix[0] = 0
-    numbers, scales = to_blocks(matrix, bits)
-    if bits == 4:
-        numbers = np.stack([numbers & 15, numbers >> 4], -1).reshape(*scales.shape, BLOCK)
-    stood = ((numbers.astype(np.float64) - 2 ** (bits - 1)) * scales[..., None]).reshape(rows, -1)
-    assert not stood[:, width:].any()
+    blocks = to_blocks(matrix, bits)
+    stood, scales = from_blocks(blocks, bits, width), blocks.scales
+    assert not from_blocks(blocks, bits, scales.size // rows * BLOCK)[:, width:].any()
     steps = np.abs(np.repeat(scales, BLOCK, 1))[:, :width]
-    error = np.abs(stood[:, :width] - matrix)
+    error = np.abs(stood - matrix)
     clipped = np.abs(matrix) > steps * (2 ** (bits - 1) - 1)
     assert (error[~clipped] <= 0.501 * steps[~clipped]).all()
     if bits == 8:

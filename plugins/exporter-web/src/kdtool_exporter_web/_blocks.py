@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "Blocks", "to_blocks"]
+__all__ = ["BLOCK", "Blocks", "from_blocks", "to_blocks"]
 
 BLOCK = 32
 """Numbers of a row that share a scale."""
@@ -31,6 +31,16 @@ def to_blocks(matrix: NDArray[np.float32], bits: int) -> Blocks:
     """Round a matrix [rows, width] to 4 or 8 bits; the last block of each row is filled with zeros."""
     parts = [_round(matrix[start : start + _ROWS], bits) for start in range(0, len(matrix), _ROWS)]
     return Blocks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def from_blocks(blocks: Blocks, bits: int, width: int) -> NDArray[np.float32]:
+    """Return the matrix [rows, width] that rounded blocks stand for."""
+    numbers, scales = blocks
+    if bits == 4:
+        numbers = np.stack([numbers & 15, numbers >> 4], -1).reshape(*scales.shape, BLOCK)
+    stood = (numbers.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
+    matrix: NDArray[np.float32] = stood.reshape(len(scales), -1)[:, :width]
+    return np.ascontiguousarray(matrix)
 
 
 def _round(matrix: NDArray[np.float32], bits: int) -> Blocks:

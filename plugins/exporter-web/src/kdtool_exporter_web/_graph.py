@@ -17,11 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdtool_exporter_web._blocks import BLOCK, to_blocks
 
-__all__ = ["BITS", "Shape", "build_graph", "require_llama", "shape_of"]
+__all__ = ["Shape", "bits_of", "build_graph", "require_llama", "shape_of"]
 
-BITS = {"int8": 8, "q4": 4, "q4f16": 4}
+_BITS = {"int8": 8, "q4": 4, "q4f16": 4}
 """Bits of the matrices between embedding and output, by type. Embedding and output have 8 bits in each."""
 _CLASSES = ("llama", "qwen2")
+_TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _WHOLE_PRECISION = 1
 """The `accuracy_level` that keeps activations in float32."""
 _LARGEST = 2**31
@@ -37,6 +38,11 @@ class Shape(NamedTuple):
     head_size: int
     context: int
     vocabulary: int
+
+
+def bits_of(matrix: str, dtype: str) -> int:
+    """Return the bits of a matrix of the model, by its name; embedding and output have 8."""
+    return 8 if matrix in {_TABLE, _HEAD} else _BITS[dtype]
 
 
 def shape_of(config: Any, context: int) -> Shape:
@@ -96,7 +102,7 @@ def build_graph(model: Any, dtype: str, shape: Shape) -> bytes:
 
 class _Writer:
     def __init__(self, dtype: str, shape: Shape) -> None:
-        self._bits, self._shape = BITS[dtype], shape
+        self._dtype, self._shape = dtype, shape
         self._float = np.float16 if dtype == "q4f16" else np.float32
         self._type = TensorProto.FLOAT16 if dtype == "q4f16" else TensorProto.FLOAT
         self._nodes: list[onnx.NodeProto] = []
@@ -106,10 +112,9 @@ class _Writer:
         weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
         self._rotation(model)
         self._lengths()
-        table = "model.embed_tokens.weight"
-        self._quantise(table, weights[table], 8)
+        self._quantise(_TABLE, weights[_TABLE])
         tied = model.config.tie_word_embeddings
-        state = self._embed(table, weights[table].shape[1])
+        state = self._embed(_TABLE, weights[_TABLE].shape[1])
         norm, total = self._normalise(state, "", f"{_layer(0)}.input_layernorm", weights, model)
         for layer in range(self._shape.layers):
             attended = self._attend(layer, norm, weights)
@@ -118,7 +123,7 @@ class _Writer:
             following = "model.norm" if last else f"{_layer(layer + 1)}.input_layernorm"
             norm, total = self._normalise(self._feed(layer, norm, weights), total, following, weights, model)
         self._keep_last(norm)
-        self._multiply("kept", table if tied else "lm_head.weight", weights, 8, "head")
+        self._multiply("kept", _TABLE if tied else _HEAD, weights, "head")
         self._node("Cast", ["head"], ["logits"], to=TensorProto.FLOAT)
 
     def finish(self) -> onnx.ModelProto:
@@ -211,26 +216,25 @@ class _Writer:
         self._node("Slice", [state, "start", "end", "axis"], ["kept"])
 
     def _project(self, value: str, name: str, weights: Mapping[str, NDArray[np.float32]]) -> str:
-        product = self._multiply(value, f"{name}.weight", weights, self._bits, f"{name}.product")
+        product = self._multiply(value, f"{name}.weight", weights, f"{name}.product")
         if f"{name}.bias" not in weights:
             return product
         bias = self._constant(f"{name}.bias", weights[f"{name}.bias"].astype(self._float))
         self._node("Add", [product, bias], [name])
         return name
 
-    def _multiply(
-        self, value: str, name: str, weights: Mapping[str, NDArray[np.float32]], bits: int, product: str
-    ) -> str:
+    def _multiply(self, value: str, name: str, weights: Mapping[str, NDArray[np.float32]], product: str) -> str:
         outputs, inputs = weights[name].shape
         if f"{name}.numbers" not in self._constants:
-            self._quantise(name, weights[name], bits)
+            self._quantise(name, weights[name])
+        bits = bits_of(name, self._dtype)
         settings = {"N": outputs, "K": inputs, "bits": bits, "block_size": BLOCK, "accuracy_level": _WHOLE_PRECISION}
         stored = [value, f"{name}.numbers", f"{name}.scales"]
         self._node("MatMulNBits", stored, [product], "com.microsoft", **settings)
         return product
 
-    def _quantise(self, name: str, matrix: NDArray[np.float32], bits: int) -> None:
-        blocks = to_blocks(matrix, bits)
+    def _quantise(self, name: str, matrix: NDArray[np.float32]) -> None:
+        blocks = to_blocks(matrix, bits_of(name, self._dtype))
         self._constant(f"{name}.numbers", blocks.numbers)
         self._constant(f"{name}.scales", blocks.scales.astype(self._float))
 

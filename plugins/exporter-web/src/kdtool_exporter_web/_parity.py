@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdtool_exporter_web._browser import Ran, find_chromium, run_in_browser
 from kdtool_exporter_web._python import run_in_python
+from kdtool_exporter_web._rounding import rounded_weights
 
 if TYPE_CHECKING:
     from kdtool_transformers import TransformersModel, TransformersTokenizer
@@ -29,6 +30,9 @@ PREFILL = 32
 """Tokens that are read at once; the others follow one by one, as the page reads them."""
 _LARGEST = {"int8": 0.05, "q4": 0.5, "q4f16": 0.5}
 """Largest mean KL divergence in nats by type; README.md has the measurements they follow from."""
+_EXACT = {"int8": 1e-3, "q4": 1e-3, "q4f16": 0.05}
+"""Largest root mean square deviation of logits from those of the student with the file's weights, in their standard
+deviations. A wrong cache moves those of a small random model by more, although its probabilities hardly change."""
 _SAMPLE = (
     'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n'
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
@@ -87,7 +91,11 @@ def measure(
         shown = [text[:2000] for text in texts]
         tokens, measured = run_in_browser(chromium, folder, windows, PREFILL, shown, cases, config.timeout)
         _require_same_tokens(shown, tokens, student.tokenizer)
-    return [_judge(case, measured, expected, config) for case in cases]
+    parities = [_judge(case, measured, expected, config) for case in cases]
+    for dtype in config.dtypes:
+        with rounded_weights(student.model, dtype):
+            _require_exact(dtype, measured, _student_logits(student, windows))
+    return parities
 
 
 def compare(expected: Tensor, logits: Tensor) -> tuple[float, float]:
@@ -112,6 +120,18 @@ def _judge(
             "int8, or raise largest_divergence if the text is unlike the student's"
         )
     return parity
+
+
+def _require_exact(dtype: str, measured: Mapping[tuple[str, str], Ran], expected: Tensor) -> None:
+    """Refuse a file whose graph computes something else than the student does with the same rounded weights."""
+    for backend in [backend for kind, backend in measured if kind == dtype]:
+        logits = torch.from_numpy(np.array(measured[dtype, backend].logits))[:, : expected.shape[1]]
+        deviation = float((logits - expected).square().mean().sqrt() / expected.std())
+        if not deviation <= _EXACT[dtype]:
+            raise kdtool.PluginError(
+                f"web: the graph in {dtype} computes something else than the student with its weights, in {backend}: logits "
+                f"deviate by {deviation:.2g} standard deviations; expected {_EXACT[dtype]:g} at most: export onnx or gguf"
+            )
 
 
 def _texts(run: kdtool.RunInfo) -> Iterator[str]:
