@@ -131,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, body: bytes) -> None:
         wanted = json.loads(body)
+        assert (wanted.get("type") == "space") == (wanted.get("sdk") == "static")
         name = f"{wanted.get('organization') or 'someone'}/{wanted['name']}"
         if name in self.stands_for.repositories:
             return self._send(
@@ -249,13 +250,13 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 _ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"GET /api/whoami-v2", _Handler.whoami),
     (r"POST /api/repos/create", _Handler.create),
-    (rf"GET /api/models/{_NAME}", _Handler.info),
-    (rf"GET /api/models/{_NAME}/revision/(.+)", _Handler.info),
-    (rf"GET /api/models/{_NAME}/tree/([^/]+)/?", _Handler.tree),
-    (rf"POST /api/models/{_NAME}/branch/(.+)", _Handler.branch),
+    (rf"GET /api/(?:models|spaces)/{_NAME}", _Handler.info),
+    (rf"GET /api/(?:models|spaces)/{_NAME}/revision/(.+)", _Handler.info),
+    (rf"GET /api/(?:models|spaces)/{_NAME}/tree/([^/]+)/?", _Handler.tree),
+    (rf"POST /api/(?:models|spaces)/{_NAME}/branch/(.+)", _Handler.branch),
     (r"POST /api/validate-yaml", _Handler.validate),
-    (rf"POST /api/models/{_NAME}/preupload/(.+)", _Handler.preupload),
-    (rf"POST /{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
-    (rf"POST /api/models/{_NAME}/commit/(.+)", _Handler.commit),
-    (rf"(?:GET|HEAD) /{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    (rf"POST /api/(?:models|spaces)/{_NAME}/preupload/(.+)", _Handler.preupload),
+    (rf"POST /(?:spaces/)?{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
+    (rf"POST /api/(?:models|spaces)/{_NAME}/commit/(.+)", _Handler.commit),
+    (rf"(?:GET|HEAD) /(?:spaces/)?{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
 )

@@ -36,6 +36,7 @@ __all__ = ["push"]
 @click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
 @click.option("--branch", default="main", show_default=True, help="Branch that gets the commit.")
 @click.option("--replace", is_flag=True, help="Overwrite files of a repository that did not come from this run.")
+@click.option("--space", is_flag=True, help="Publish the page of the exporter web as a static Space.")
 @click.option("--permitted", is_flag=True, help="State that you may publish although a licence forbids it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def push(
@@ -48,6 +49,7 @@ def push(
     public: bool,
     branch: str,
     replace: bool,
+    space: bool,
     permitted: bool,
     as_json: bool,
 ) -> None:
@@ -64,7 +66,7 @@ def push(
     from kdtool_command_push.hub import upload
     from kdtool_command_push.publication import plan_push
 
-    publication = plan_push(run, to=to, only=only, licences=licences, out=out)
+    publication = plan_push(run, to=to, only=only, licences=licences, out=out, space=space)
     checks = check(publication, permitted=permitted)
     if as_json and not yes:
         click.echo(json.dumps(_plain(publication, checks), indent=1))
@@ -96,7 +98,8 @@ def _plain(publication: Publication, checks: list[Check]) -> dict[str, object]:
 
 def _lines(publication: Publication, checks: list[Check], *, public: bool, branch: str) -> Iterator[str]:
     sizes = publication.sizes()
-    yield f"repository  {publication.repository('OWNER')} ({'public' if public else 'private'}), branch {branch}"
+    kind = "static Space" if publication.is_space else "repository "
+    yield f"{kind} {publication.repository('OWNER')} ({'public' if public else 'private'}), branch {branch}"
     yield f"files       {len(sizes)}, {sum(sizes.values()):,} bytes"
     for path, count in sizes.items():
         yield f"  {count:>15,}  {path}"

@@ -63,16 +63,18 @@ def upload(publication: Publication, *, public: bool = False, branch: str = "mai
     if not token:
         raise kdtool.AuthenticationError(_LOGIN)
     api = HfApi(token=token, library_name="kdtool")
+    kind = "space" if publication.is_space else "model"
     with _explain(publication.repository("OWNER"), token):
         repository = publication.repository("") if publication.owner else publication.repository(api.whoami()["name"])
-        api.create_repo(repository, private=not public, exist_ok=True)
+        sdk = "static" if publication.is_space else None
+        api.create_repo(repository, private=not public, exist_ok=True, repo_type=kind, space_sdk=sdk)
         if branch != "main":
-            api.create_branch(repository, branch=branch, exist_ok=True)
-        before = api.model_info(repository, revision=branch)
+            api.create_branch(repository, branch=branch, exist_ok=True, repo_type=kind)
+        before = api.repo_info(repository, revision=branch, repo_type=kind)
         if not public and before.private is False:
             raise kdtool.UsageError(f"{repository} is public; add --public to publish there, or choose another --to")
         there = {file.rfilename for file in before.siblings or ()}
-        earlier = _earlier(api, repository, before.sha, there, publication.results.name)
+        earlier = _earlier(api, repository, kind, before.sha, there, publication.results.name)
         others = sorted(there - earlier - _OWN)
         if others and not replace:
             raise kdtool.UsageError(
@@ -92,17 +94,19 @@ def upload(publication: Publication, *, public: bool = False, branch: str = "mai
             ],
             commit_message=f"Publish {publication.name} from the run {publication.results.name}",
             revision=branch,
+            repo_type=kind,
             parent_commit=before.sha,
         )
     shown = "" if branch == "main" else f"/tree/{branch}"
-    return Pushed(f"{api.endpoint}/{repository}{shown}", commit.oid, commit.oid != before.sha)
+    below = "spaces/" if publication.is_space else ""
+    return Pushed(f"{api.endpoint}/{below}{repository}{shown}", commit.oid, commit.oid != before.sha)
 
 
-def _earlier(api: HfApi, repository: str, revision: str | None, there: set[str], run: str) -> set[str]:
+def _earlier(api: HfApi, repository: str, kind: str, revision: str | None, there: set[str], run: str) -> set[str]:
     """Return the files that an earlier push of this run put there."""
     if RECORD not in there:
         return set()
-    path = api.hf_hub_download(repository, RECORD, revision=revision)
+    path = api.hf_hub_download(repository, RECORD, revision=revision, repo_type=kind)
     record = json.loads(Path(path).read_text(encoding="utf-8"))
     return set(record["files"]) if record.get("run") == run else set()
 

@@ -11,6 +11,7 @@ import kdtool
 from kdtool_model_card import CardFile, build_card, eval_results, modelfile
 
 from kdtool_command_push.licence_files import find_texts, missing_texts, place_texts
+from kdtool_command_push.space import choose_page, space_card
 
 __all__ = ["CARD", "RECORD", "Publication", "plan_push"]
 
@@ -29,7 +30,7 @@ class Publication:
 
     `name` is the repository's name without its owner, `owner` "" for the user that is logged in. `files` are paths on this
     machine by path in the repository, `texts` the files that describe them. `without_text` are licences of weights in the
-    student whose text was not found.
+    student whose text was not found. `is_space`: a static Space, not a model.
     """
 
     results: kdtool.Results
@@ -39,6 +40,7 @@ class Publication:
     files: Mapping[str, Path]
     texts: Mapping[str, str] = field(default_factory=dict)
     without_text: Sequence[kdtool.Licensed] = ()
+    is_space: bool = False
 
     def repository(self, owner: str) -> str:
         """Return `owner/name`, with `owner` if none was given."""
@@ -49,6 +51,7 @@ class Publication:
         licence = LICENCES if LICENCES in self.texts else ""
         repository = self.repository(owner)
         card = build_card(self.results, self.cards, name=self.name, repository=repository, licence_file=licence)
+        card = space_card(card, self.name) if self.is_space else card
         record = {"run": self.results.name, "files": sorted([*self.files, *self.texts, CARD, RECORD])}
         texts = {**self.texts, CARD: card, RECORD: json.dumps(record, indent=1) + "\n"}
         return {**self.files, **{path: text.encode() for path, text in texts.items()}}
@@ -60,7 +63,13 @@ class Publication:
 
 
 def plan_push(
-    run: Path | str, *, to: str = "", only: Sequence[str] = (), licences: Sequence[Path] = (), out: Path | str = "runs"
+    run: Path | str,
+    *,
+    to: str = "",
+    only: Sequence[str] = (),
+    licences: Sequence[Path] = (),
+    out: Path | str = "runs",
+    space: bool = False,
 ) -> Publication:
     """Return what pushing a run publishes; nothing is uploaded.
 
@@ -70,6 +79,7 @@ def plan_push(
         only: names of exporters or files to publish; () for all.
         licences: texts of licences to publish, in addition to those next to the weights from which the student was made.
         out: the folder for runs.
+        space: publish only the page of the exporter `web`, as a static Space.
 
     Raises:
         UsageError: the run does not exist, is not finished or exported nothing; a name in `only` or `to` is wrong; one of
@@ -78,13 +88,14 @@ def plan_push(
     """
     results = kdtool.load(run, out=out)
     chosen = _choose(results, only)
+    chosen = choose_page(chosen) if space else chosen
     owner, name = _names(to, results)
     cards = _place(chosen)
     for card in cards:
         _require_whole(card.artifact)
     files, texts, licence_texts = dict(_files(cards)), dict(_texts(results, cards)), find_texts(results, licences)
     files |= place_texts(licence_texts, {*files, *texts})
-    return Publication(results, owner, name, cards, files, texts, missing_texts(results, licence_texts))
+    return Publication(results, owner, name, cards, files, texts, missing_texts(results, licence_texts), space)
 
 
 def required_prefixes(results: kdtool.Results) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,7 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 @click.option(
     "--body-limit", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request."
 )
+@click.option("--static", is_flag=True, help="Serve the page in a folder of the exporter web; loads no model.")
 @click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
 @click.option("--no-browser", is_flag=True, help="Do not open the page.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")
@@ -56,6 +58,7 @@ def serve(
     queue: int,
     timeout: float,
     body_limit: int,
+    static: bool,
     keep: int,
     no_browser: bool,
     offline: bool,
@@ -75,11 +78,16 @@ def serve(
     from kdtool_command_serve.app import Limits
     from kdtool_command_serve.server import listen
 
+    browser = sys.stdout.isatty() and not no_browser
+    if static:
+        from kdtool_command_serve.static import serve_static
+
+        serve_static(Path(model), host, port, browser=browser)
+        return
     key = _key(host, key_variable)
     listener = listen(host, port)
     with listener:
         limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
-        browser = sys.stdout.isatty() and not no_browser
         with kdtool.open_models(model, out=out, offline=offline) as opened:
             offered = _choose(opened, names, paid=paid)
             models = StreamedModels(

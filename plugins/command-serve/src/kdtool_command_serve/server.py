@@ -60,7 +60,7 @@ def run(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> N
 
 
 def make_server(app: Starlette, ready: Callable[[], None]) -> uvicorn.Server:
-    """Return the server that `run` runs, for an application of `create_app`."""
+    """Return the server that `run` runs, for an application of `create_app` or `create_static_app`."""
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -75,7 +75,8 @@ def make_server(app: Starlette, ready: Callable[[], None]) -> uvicorn.Server:
         h11_max_incomplete_event_size=32_768,
         backlog=1024,
     )
-    return _Server(config, ready, app.state.pool.cancel)
+    pool = getattr(app.state, "pool", None)  # a static page has none
+    return _Server(config, ready, pool.cancel if pool else lambda: None)
 
 
 class _Server(uvicorn.Server):
