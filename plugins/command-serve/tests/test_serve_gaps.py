@@ -15,6 +15,7 @@ from kdtool_testing.tiny_models import tiny_model
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
+CONTINUES = StreamingRuntime(abilities=frozenset({"continue"}))
 SUFFIX = "\n\n\nprint(area(2, 3))\n"
 CASES = [
     ("width * height\n\n\nprint(area(2, 3))\nprint(area(3, 4))\n", SUFFIX, "width * height"),
@@ -58,16 +59,18 @@ def test_a_continued_text_ends_where_the_suffix_begins_however_it_is_streamed(
         "<｜fim▁begin｜>def f(<｜fim▁hole｜>):\n<｜fim▁end｜>",
         "<|code_prefix|>def f(<|code_suffix|>):\n<|code_middle|>",
         "<PRE> def f( <SUF>):\n <MID>",
+        "[SUFFIX]):\n[PREFIX]def f(",
+        "<|user|>\n###MODE:BLOCK\n<|code_suffix|>):\n<|code_prefix|>def f(<|code_middle|><|assistant|>\n",
     ],
 )
 def test_fim_tokens_that_an_editor_writes_are_read(prompt: str) -> None:
-    found = as_gap(kdtool.Request("0", prompt, 9))
+    found = as_gap(kdtool.Request("0", prompt, 9), CONTINUES)
     assert (found.prompt, found.suffix) == ("def f(", "):\n")
 
 
 def test_other_prompts_stay_as_they_are() -> None:
     for prompt in ("def f(", "<fim_prefix>def f(", "a <fim_suffix> b"):
-        assert as_gap(kdtool.Request("0", prompt, 9)).suffix is None
+        assert as_gap(kdtool.Request("0", prompt, 9), CONTINUES).suffix is None
 
 
 @pytest.fixture
