@@ -43,14 +43,15 @@ KINDS = {
 BEST_OF = 3
 RESAMPLES = 2000
 SCORES = ("exact match", "similarity", "right characters", "shown")
+ALL = Devices(units=True, syntax=True)
 CONFIGURATIONS: Mapping[str, tuple[Devices, bool]] = {
-    "all": (Devices(syntax=True), True),
-    "without healing": (Devices(healing=False, syntax=True), True),
-    "without the end at the suffix": (Devices(syntax=True), False),
-    "without the end of the unit": (Devices(units=False, syntax=True), True),
-    "without syntax": (Devices(syntax=False), True),
-    f"with the best of {BEST_OF}": (Devices(syntax=True, best_of=BEST_OF), True),
-    "none": (Devices(healing=False, units=False, syntax=False), False),
+    "all": (ALL, True),
+    "without healing": (replace(ALL, healing=False), True),
+    "without the end at the suffix": (ALL, False),
+    "without the end of the unit": (replace(ALL, units=False), True),
+    "without syntax": (replace(ALL, syntax=False), True),
+    f"with the best of {BEST_OF}": (replace(ALL, best_of=BEST_OF), True),
+    "none": (Devices(healing=False), False),
 }
 """Devices, and whether text that repeats the suffix is cut."""
 Recorded = list[tuple[str, list[tuple[str, float]], str | None]]

@@ -19,8 +19,8 @@ class Devices:
     """
 
     healing: bool = True
-    units: bool = True
-    syntax: bool = True
+    units: bool = False
+    syntax: bool = False
     best_of: int = 1
 
 

@@ -1,7 +1,7 @@
 """Completions that fit into the code around them, as tree-sitter parses it.
 
 JetBrains' local completion discards suggestions that introduce syntax errors (arXiv 2405.08704). Here the longest beginning
-of a completion with the fewest errors is kept, because code around a cursor is rarely without any.
+of a completion with which the code parses is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -24,7 +25,7 @@ __all__ = ["cut_to_fit", "fitting_length"]
 _LANGUAGES = ("python", "javascript", "java", "cpp", "go", "rust")
 _AROUND = 2000
 """Characters before and after the cursor that are parsed."""
-_FOREIGN = 0.2
+_FOREIGN = 0.3
 """Share of characters in errors above which the code is in none of the languages."""
 _FEW = 0.02
 """Share below which no other language is tried."""
@@ -54,30 +55,23 @@ def cut_to_fit(pieces: Iterator[kdtool.TextPiece], before: str, after: str) -> I
 
 
 def fitting_length(before: str, text: str, after: str) -> int:
-    """Return the length of the longest beginning of a text, which may be empty, that leaves the fewest syntax errors.
+    """Return the length of the longest beginning of a text, which may be empty, with which the code around it parses.
 
-    A text without errors stays whole, and so does one in a language that is not known.
+    The text stays whole if there is none, or if its language is not known.
     """
     before, after = _near(before, after)
-    language = _find_language(before + text + after)
-    if language is None:
+    language = _find_language(before + after, before + text + after)
+    if language is None or _parses(before + text + after, language):
         return len(text)
-    best, fewest = len(text), _count_errors(before + text + after, language)
-    for end in _ends(text) if fewest else ():
-        if (count := _count_errors(before + text[:end] + after, language)) < fewest:
-            best, fewest = end, count
-    return best
+    return next((end for end in _ends(text) if _parses(before + text[:end] + after, language)), len(text))
 
 
 def _near(before: str, after: str) -> tuple[str, str]:
-    """Return the statements next to the cursor, or whole lines if all are indented."""
-    if len(before) > _AROUND:
-        before = before[-_AROUND:]
-        before = before[next((found.start() for found in _STATEMENT.finditer(before, 1)), before.find("\n") + 1) :]
-    if len(after) > _AROUND:
-        after = after[:_AROUND]
-        after = after[: max((found.start() for found in _STATEMENT.finditer(after, 1)), default=after.rfind("\n") + 1)]
-    return before, after
+    """Return the statements next to the cursor: an editor may send text that begins and ends within one."""
+    starts = [found.start() for found in _STATEMENT.finditer(before[-_AROUND:], 1)]
+    ends = [found.start() for found in _STATEMENT.finditer(after[:_AROUND], 1)]
+    before = before[-_AROUND:][starts[0] if starts else 0 :]
+    return before, after[: ends[-1] if ends else _AROUND]
 
 
 def _ends(text: str) -> list[int]:
@@ -86,11 +80,11 @@ def _ends(text: str) -> list[int]:
     return [*sorted(ends, reverse=True)[:_CUTS], 0]
 
 
-def _find_language(code: str) -> str | None:
-    """Return the language in which the least of a code is in errors."""
+def _find_language(*codes: str) -> str | None:
+    """Return the language in which the least of some codes is in errors."""
     shares = {}
     for language in _LANGUAGES:
-        shares[language] = _share_of_errors(code, language)
+        shares[language] = fmean(_share_of_errors(code, language) for code in codes)
         if shares[language] <= _FEW:
             return language
     best = min(shares, key=shares.__getitem__)
@@ -102,13 +96,13 @@ def _share_of_errors(code: str, language: str) -> float:
     return sum(node.end_byte - node.start_byte for node in _errors(root)) / max(1, root.end_byte - root.start_byte)
 
 
-def _count_errors(code: str, language: str) -> int:
-    return sum(1 for _ in _errors(_parse(code, language)))
+def _parses(code: str, language: str) -> bool:
+    return not _parse(code, language).has_error
 
 
 def _errors(node: Node) -> Iterator[Node]:
-    """Yield the outermost nodes that are errors, or stand for missing code."""
-    if node.is_error or node.is_missing:
+    """Yield the outermost nodes that are errors."""
+    if node.is_error:
         yield node
     elif node.has_error:
         for child in node.children:
