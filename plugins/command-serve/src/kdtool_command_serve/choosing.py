@@ -28,7 +28,7 @@ def choose(streams: Sequence[Iterator[kdtool.TextPiece]], request: kdtool.Reques
 
     Earlier pieces have no text; counts of tokens are of all answers together.
     """
-    found: list[list[kdtool.TextPiece]] = [[] for _ in streams]
+    answers: list[list[kdtool.TextPiece]] = [[] for _ in streams]
     open_streams = {*range(len(streams))}
     try:
         while open_streams:
@@ -37,16 +37,16 @@ def choose(streams: Sequence[Iterator[kdtool.TextPiece]], request: kdtool.Reques
                 if piece is None:
                     open_streams.discard(number)
                     continue
-                found[number].append(piece)
+                answers[number].append(piece)
                 if piece.finish == "refused":
                     yield piece
                     return
-            yield kdtool.TextPiece("", found[0][-1].tokens_in, _count(found))
+            yield kdtool.TextPiece("", answers[0][-1].tokens_in, _count(answers))
         best = max(
-            (_join(pieces) for pieces in found), key=lambda piece: (bool(piece.text), likelihood(piece.logprobs))
+            (_join(pieces) for pieces in answers), key=lambda piece: (bool(piece.text), likelihood(piece.logprobs))
         )
         shown = best.logprobs if request.logprobs is not None else ()
-        yield replace(best, tokens_out=_count(found), logprobs=shown)
+        yield replace(best, tokens_out=_count(answers), logprobs=shown)
     finally:
         for stream in streams:
             if (close := getattr(stream, "close", None)) is not None:

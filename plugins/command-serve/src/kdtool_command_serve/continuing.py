@@ -40,10 +40,10 @@ def as_gap(request: kdtool.Request, runtime: kdtool.Runtime) -> kdtool.Request:
     family = getattr(runtime, "infilling", None)
     if request.suffix is not None or request.turns or ("infill" in runtime.abilities and family is None):
         return request
-    own = {token.strip("▁") for token in family.tokens} if family else set()
+    known = {token.strip("▁") for token in family.tokens} if family else set()
     for mark, pattern in _TEMPLATES:
-        if mark not in own and (found := pattern.fullmatch(request.prompt)):
-            return replace(request, prompt=found["prefix"], suffix=found["suffix"])
+        if mark not in known and (match := pattern.fullmatch(request.prompt)):
+            return replace(request, prompt=match["prefix"], suffix=match["suffix"])
     return request
 
 

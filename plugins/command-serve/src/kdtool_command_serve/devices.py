@@ -14,8 +14,8 @@ __all__ = ["Devices", "parse_shares"]
 class Devices:
     """Devices that improve completions at a cursor; docs/benchmarks/serving.md measures each.
 
-    `healing` chooses the last token before the cursor again; `units` ends an answer with its line or block; `syntax` cuts
-    what does not parse; `best_of` answers are generated, and the likeliest is given.
+    `healing` chooses the last token before the cursor again, `units` ends an answer with its line or block, and `syntax`
+    cuts what does not parse. Of `best_of` answers the likeliest is given.
     """
 
     healing: bool = True

@@ -17,7 +17,8 @@ def fitting_streams(runtime: kdtool.Runtime) -> int:
     each = cache_bytes(runtime)
     if not each:
         return runtime.streams
-    return max(1, min(runtime.streams, psutil.virtual_memory().available // 2 // each))
+    free: int = psutil.virtual_memory().available
+    return max(1, min(runtime.streams, free // 2 // each))
 
 
 def cache_bytes(runtime: kdtool.Runtime) -> int:

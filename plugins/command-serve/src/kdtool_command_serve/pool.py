@@ -43,7 +43,7 @@ class Pool:
         offered: names of those that may be asked, the default first; None for all.
         queue: answers that may wait for each model.
         keep: loaded models at most, beyond those in use; 0 for no limit.
-        devices: those of completions at a cursor; None for the defaults.
+        devices: improve completions at a cursor.
         shares: the share of the first model's completions that another model answers, by its name.
     """
 
