@@ -1,13 +1,15 @@
 """Measure completions at a cursor with each of `kdtool serve`'s devices on and off.
 
-    python benchmarks/completions.py MODEL [--gaps 150] [--before 500] [--after 250] [--tokens 16] [--records FILE]
+    python benchmarks/completions.py [MODEL] [--gaps 150] [--before 500] [--after 250] [--tokens 16] [--records FILE]
 
 MODEL is a folder, a file or a run, as for `kdtool generate`. Cursors are drawn in files of Python's standard library: within
 a word, after one, and in the indentation of a line; the expected text is the rest of the line. A model with FIM tokens reads
 the text after the gap; another one continues. Prints for each configuration the share of answers that are the rest of the
 line, the similarity by edits, the characters up to the first difference, and the share of answers that are shown (not
-empty), with the differences to the first configuration: 95 % intervals of a bootstrap that resamples whole files. The last
-lines are the milliseconds that the filter `syntax` takes. Answers in FILE are not generated again.
+empty), with the differences to the first configuration: 95 % intervals of a bootstrap that resamples whole files. Answers in
+FILE are not generated again.
+
+First it prints what the filter `syntax` does to the expected text, as it is and with a mark too many. Without MODEL this is all.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ KINDS = {
     "after a word": re.compile(r"(?<=\w)(?=[^\w\s])|(?<=\w)(?= \S)"),
     "in the indentation": re.compile(r"^(?=\s*\S)|(?<=    )(?=\S)"),
 }
+WRONG = (")", "]", "}", " =")
 BEST_OF = 3
 RESAMPLES = 2000
 SCORES = ("exact match", "similarity", "right characters", "shown")
@@ -185,34 +188,42 @@ def report(found: Sequence[Gap], answers: Sequence[Mapping[str, Recorded]], *, i
             print(f"{name:<30} {score:<17} {mean:7.3f}   {change:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
-def time_syntax(found: Sequence[Gap], answers: Sequence[Mapping[str, Recorded]]) -> None:
-    """Print what the filter takes for each greedy answer, in wall time and in time of the processor."""
-    wall, busy = [], []
-    for gap, given in zip(found, answers, strict=True):
-        text = "".join(piece[0] for piece in given["healed greedy"])
-        start, process = time.perf_counter(), time.process_time()
-        fitting_length(gap.request.prompt, text, gap.request.suffix or "")
-        wall.append(1000 * (time.perf_counter() - start))
-        busy.append(1000 * (time.process_time() - process))
-    for name, taken in (("wall", wall), ("processor", busy)):
+def measure_syntax(found: Sequence[Gap]) -> None:
+    """Print what the filter does to the rest of each line, as it is and with a mark too many, and its time."""
+    draw = random.Random(1)
+    for what in ("as it is", "with a mark too many"):
+        cut, restored, taken = 0, 0, []
+        for gap in found:
+            text = gap.expected.rstrip() + (draw.choice(WRONG) if what != "as it is" else "")
+            start = time.process_time()
+            kept = fitting_length(gap.request.prompt, text, gap.request.suffix or "")
+            taken.append(1000 * (time.process_time() - start))
+            cut += kept < len(text)
+            restored += text[:kept].rstrip() == gap.expected.rstrip()
         cuts = quantiles(taken, n=20)
-        print(f"syntax: {cuts[9]:.1f} ms, 95 % within {cuts[-1]:.1f} ms ({name} time)")
+        print(
+            f"syntax, text {what}: cut {cut / len(found):.3f}, right afterwards {restored / len(found):.3f}, "
+            f"{cuts[9]:.1f} ms of the processor, 95 % within {cuts[-1]:.1f} ms"
+        )
 
 
 def main() -> None:
     """Generate what is not recorded, and print the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?")
     parser.add_argument("--gaps", type=int, default=150)
     parser.add_argument("--before", type=int, default=500)
     parser.add_argument("--after", type=int, default=250)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--records", type=Path)
     options = parser.parse_args()
+    found = list(gaps(options.gaps, options.before, options.after))
+    measure_syntax(found)
+    if options.model is None:
+        return
     # The records hold what the model wrote; `Replayed` cuts text that repeats the suffix.
     finish = growing.finish_text
     growing.finish_text = lambda text, request, ended: finish(text, replace(request, suffix=None), ended)
-    found = list(gaps(options.gaps, options.before, options.after))
     kept = (
         options.records.read_text(encoding="utf-8").splitlines() if options.records and options.records.exists() else []
     )
@@ -229,7 +240,6 @@ def main() -> None:
     files = len({gap.file for gap in found})
     print(f"{options.model}: {'fills gaps' if infills else 'continues'}; {len(found)} cursors in {files} files")
     report(found, answers, infills=infills)
-    time_syntax(found, answers)
 
 
 if __name__ == "__main__":

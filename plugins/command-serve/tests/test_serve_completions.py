@@ -25,7 +25,8 @@ SYNTAX = [
     (PYTHON, "return math.pi * radius", "\n\n\nprint(area(2))\n", "return math.pi * radius"),
     (PYTHON, "return math.sqrt(radius))", "\n\n\nprint(area(2))\n", "return math.sqrt(radius)"),
     (PYTHON + "return math.sqrt(", "radius)", ")\n", "radius"),
-    (PYTHON + "x = ", "= = 2", "\n    return x\n", ""),
+    (PYTHON + "x = 1", "= = 2", "\n    return x\n", ""),
+    (PYTHON + "x = ", "= = 2", "\n    return x\n", "= = 2"),  # nor does it parse without
     (JAVA, "Math.PI * r;\n    }\n}", "\n    }\n}\n", "Math.PI * r;"),
     ("Dear all,\n\nthe meeting ", "is (as always at nine.", "\n\nYours, Ann\n", "is (as always at nine."),
 ]
