@@ -9,7 +9,8 @@ line, the similarity by edits, the characters up to the first difference, and th
 empty), with the differences to the first configuration: 95 % intervals of a bootstrap that resamples whole files. Answers in
 FILE are not generated again.
 
-First it prints what the filter `syntax` does to the expected text, as it is and with a mark too many. Without MODEL this is all.
+First it prints what the filter `syntax` does to the expected text, as it is and with a mark too many. Without MODEL this is
+all.
 """
 
 from __future__ import annotations
