@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdtool_command_serve.continuing import as_gap, end_at_suffix
 from kdtool_streaming import StreamingRuntime as TransformersStreaming
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers._infilling import STARCODER, SUFFIX_FIRST
+from kdtool_transformers import SUFFIX_FIRST, infilling_by
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -111,8 +111,8 @@ def test_all_three_protocols_fill_a_gap_and_say_how(
 @pytest.mark.parametrize("name", ["zed", "zed-ollama", "continue-autocomplete"])
 def test_fim_tokens_of_another_model_are_written_in_the_models_own_order(name: str) -> None:
     recorded = json.loads((Path(__file__).parent / f"recorded/{name}.json").read_text(encoding="utf-8"))
-    student = StreamingRuntime()
-    for family, expected in ((SUFFIX_FIRST, True), (STARCODER, False)):
+    student, starcoder = StreamingRuntime(), infilling_by("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    for family, expected in ((SUFFIX_FIRST, True), (starcoder, False)):
         student.infilling = family  # type: ignore[attr-defined]  # as runtimes of transformers and of GGUF files have it
         with running(ScriptedModels({"student": student})) as server:
             assert server.post(recorded["path"], **recorded["body"]).status_code == 200
