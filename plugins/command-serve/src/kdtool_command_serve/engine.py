@@ -262,9 +262,10 @@ class Engine:
     def _open(self) -> _Opened:
         runtime = self._load()
         streams = fitting_streams(runtime)
-        size = f", each with up to {each / 1e6:,.0f} MB of keys and values" if (each := cache_bytes(runtime)) else ""
-        less = f" instead of {runtime.streams}, by the free memory" if streams < runtime.streams else ""
-        click.echo(f"{self.name}: {streams} answers at once{less}{size}", err=True)
+        if each := cache_bytes(runtime):
+            less = f" instead of {runtime.streams}, by the free memory" if streams < runtime.streams else ""
+            size = f"{each / 1e6:,.0f} MB of keys and values"
+            click.echo(f"{self.name}: {streams} answers at once{less}, each with up to {size}", err=True)
         return _Opened(runtime, Workers(self.name, streams), streams)
 
     def _open_for(self, loop: asyncio.AbstractEventLoop) -> None:
