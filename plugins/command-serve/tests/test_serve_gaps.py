@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import kdtool
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from kdtool_command_serve.continuing import as_gap, end_at_suffix
 from kdtool_streaming import StreamingRuntime as TransformersStreaming
 from kdtool_testing.tiny_models import tiny_model
+from kdtool_transformers import SUFFIX_FIRST, infilling_by
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
+CONTINUES = StreamingRuntime(abilities=frozenset({"continue"}))
 SUFFIX = "\n\n\nprint(area(2, 3))\n"
 CASES = [
     ("width * height\n\n\nprint(area(2, 3))\nprint(area(3, 4))\n", SUFFIX, "width * height"),
@@ -58,16 +61,18 @@ def test_a_continued_text_ends_where_the_suffix_begins_however_it_is_streamed(
         "<｜fim▁begin｜>def f(<｜fim▁hole｜>):\n<｜fim▁end｜>",
         "<|code_prefix|>def f(<|code_suffix|>):\n<|code_middle|>",
         "<PRE> def f( <SUF>):\n <MID>",
+        "[SUFFIX]):\n[PREFIX]def f(",
+        "<|user|>\n###MODE:BLOCK\n<|code_suffix|>):\n<|code_prefix|>def f(<|code_middle|><|assistant|>\n",
     ],
 )
 def test_fim_tokens_that_an_editor_writes_are_read(prompt: str) -> None:
-    found = as_gap(kdtool.Request("0", prompt, 9))
+    found = as_gap(kdtool.Request("0", prompt, 9), CONTINUES)
     assert (found.prompt, found.suffix) == ("def f(", "):\n")
 
 
 def test_other_prompts_stay_as_they_are() -> None:
     for prompt in ("def f(", "<fim_prefix>def f(", "a <fim_suffix> b"):
-        assert as_gap(kdtool.Request("0", prompt, 9)).suffix is None
+        assert as_gap(kdtool.Request("0", prompt, 9), CONTINUES).suffix is None
 
 
 @pytest.fixture
@@ -101,6 +106,26 @@ def test_all_three_protocols_fill_a_gap_and_say_how(
     assert {(asked.prompt, asked.suffix) for asked in control.asked} == {(before, None)}
     assert capsys.readouterr().err.count("control has no FIM tokens") == 1
     assert server.post("/api/show", model="control").json()["capabilities"] == ["completion", "insert"]
+
+
+@pytest.mark.parametrize("name", ["zed", "zed-ollama", "continue-autocomplete"])
+def test_fim_tokens_of_another_model_are_written_in_the_models_own_order(name: str) -> None:
+    recorded = json.loads((Path(__file__).parent / f"recorded/{name}.json").read_text(encoding="utf-8"))
+    student, starcoder = StreamingRuntime(), infilling_by("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    for family, expected in ((SUFFIX_FIRST, True), (starcoder, False)):
+        student.infilling = family  # type: ignore[attr-defined]  # as runtimes of transformers and of GGUF files have it
+        with running(ScriptedModels({"student": student})) as server:
+            assert server.post(recorded["path"], **recorded["body"]).status_code == 200
+        assert (student.asked[-1].suffix is not None) == expected
+        assert student.asked[-1].prompt.startswith("<fim_prefix>") != expected
+        assert student.asked[-1].heal == expected
+
+
+def test_a_real_model_reads_its_family_from_its_tokenizer() -> None:
+    runtime = TransformersStreaming(tiny_model())
+    assert runtime.infilling is None
+    request = kdtool.Request("0", "<fim_prefix>a<fim_suffix>b<fim_middle>", 9)
+    assert as_gap(request, runtime).suffix == "b"
 
 
 def test_a_stream_says_it_and_ends_there_too(server: Running) -> None:

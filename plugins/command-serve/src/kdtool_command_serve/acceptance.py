@@ -50,7 +50,7 @@ class Acceptance:
     def add(self, model: str, answer: Answer) -> None:
         """Count an answer that ended. Leaves out chats, answers to the page, and prompts that only warm a cache."""
         request = answer.request
-        if request.turns or answer.natural_end or request.max_tokens == 1 or answer.end == "refused":
+        if request.turns or answer.task.natural_end or request.max_tokens == 1 or answer.end == "refused":
             return
         self._look_for_accepted(request.prompt)
         counts = self.count(model)

@@ -241,7 +241,7 @@ async def _start(
 
 
 def _headers(answers: Sequence[Answer]) -> Mapping[str, str]:
-    return HEADER if answers[0].suffix is not None else {}
+    return HEADER if answers[0].task.continued else {}
 
 
 def _expire(answers: Sequence[Answer], seconds: float) -> None:

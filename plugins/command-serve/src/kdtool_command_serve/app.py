@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from kdtool_command_serve.answering import respond, respond_within_context
+from kdtool_command_serve.devices import Devices
 from kdtool_command_serve.engine import Engine
 from kdtool_command_serve.errors import RequestError, as_request_error, respond_with
 from kdtool_command_serve.forms import ChatForm, CompletionForm, InfillForm
@@ -54,6 +55,8 @@ def create_app(
     key: str = "",
     hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]"),
     origins: Sequence[str] = (),
+    devices: Devices | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Starlette:
     """Return the application. Models load when they are first asked.
 
@@ -64,9 +67,12 @@ def create_app(
         key: the key that clients must send, "" if they need none.
         hosts: names of the server that clients may use in the header Host, ("*",) for any.
         origins: further web pages that may use the server, such as "https://example.org".
+        devices: those of completions at a cursor; None for the defaults.
+        shares: the share of the first model's completions that another model answers, by its name.
     """
     limits = limits or Limits()
-    pool = Pool(models, list(offered) if offered is not None else None, queue=limits.queue, keep=limits.keep)
+    names = list(offered) if offered is not None else None
+    pool = Pool(models, names, queue=limits.queue, keep=limits.keep, devices=devices, shares=shares)
     metrics = Metrics(pool)
 
     @asynccontextmanager
@@ -135,10 +141,11 @@ class _Endpoints:
         """Answer `/v1/completions`."""
         given = parse(Completion, await request.body())
         engine = self._pool.find(given.model)
+        engine = engine if given.natural_end else self._pool.draw(engine)
         if given.echo and given.logprobs is not None:
             raise RequestError("echo: log-probabilities of a prompt are not supported; remove one", param="echo")
         requests = [
-            given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.logprobs)
+            given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.ranked_by)
             for prompt in given.prompt
             for number in range(given.n)
         ]
@@ -177,7 +184,7 @@ class _Endpoints:
     async def infill(self, request: Request) -> Response:
         """Answer `/infill`."""
         given = parse(Infill, await request.body())
-        engine = self._pool.find(given.model)
+        engine = self._pool.draw(self._pool.find(given.model))
         texts = shorten(
             given.input_prefix + given.prompt, given.input_suffix, [extra.text for extra in given.input_extra]
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import kdtool
+
+from kdtool_command_serve.devices import Devices, parse_shares
 
 if TYPE_CHECKING:
     import socket
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 KEY_VARIABLE = "KDTOOL_SERVE_KEY"
+
+
+class _Completing(NamedTuple):
+    """Settings of completions at a cursor."""
+
+    devices: Devices
+    shares: Mapping[str, float]
 
 
 @click.command("serve")
@@ -43,6 +52,19 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 )
 @click.option("--static", is_flag=True, help="Serve the page in a folder of the exporter web; loads no model.")
 @click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
+@click.option("--healing/--no-healing", default=Devices.healing, help="Choose a cursor's last token again.")
+@click.option("--units/--no-units", default=Devices.units, help="End a completion with its line or block.")
+@click.option("--syntax/--no-syntax", default=Devices.syntax, help="Cut what leaves the code unparsable.")
+@click.option(
+    "--best-of",
+    default=Devices.best_of,
+    show_default=True,
+    type=click.IntRange(1, 8),
+    help="Completions to choose from.",
+)
+@click.option(
+    "--share", "shares", multiple=True, metavar="NAME=SHARE", help="Model for a share of completions; repeatable."
+)
 @click.option("--no-browser", is_flag=True, help="Do not open the page.")
 @click.option("--offline", is_flag=True, help="Use no network to open models.")
 @click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
@@ -60,6 +82,11 @@ def serve(
     body_limit: int,
     static: bool,
     keep: int,
+    healing: bool,
+    units: bool,
+    syntax: bool,
+    best_of: int,
+    shares: tuple[str, ...],
     no_browser: bool,
     offline: bool,
     out: str,
@@ -90,10 +117,11 @@ def serve(
         limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
         with kdtool.open_models(model, out=out, offline=offline) as opened:
             offered = _choose(opened, names, paid=paid)
+            completing = _Completing(Devices(healing, units, syntax, best_of), parse_shares(shares, offered))
             models = StreamedModels(
                 opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
             )
-            _serve(models, offered, listener, host, key, origins, limits, browser=browser)
+            _serve(models, offered, listener, host, key, origins, limits, completing, browser=browser)
 
 
 def _serve(
@@ -104,6 +132,7 @@ def _serve(
     key: str,
     origins: tuple[str, ...],
     limits: Limits,
+    completing: _Completing,
     *,
     browser: bool,
 ) -> None:
@@ -112,7 +141,9 @@ def _serve(
 
     local = ("127.0.0.1", "localhost", "[::1]")
     hosts = ("*",) if host in {"0.0.0.0", "::"} else (*local, f"[{host}]" if ":" in host else host)  # noqa: S104
-    app = create_app(models, offered=offered, limits=limits, key=key, hosts=hosts, origins=origins)
+    app = create_app(
+        models, offered=offered, limits=limits, key=key, hosts=hosts, origins=origins, **completing._asdict()
+    )
     click.echo(f"loading {offered[0]} …", err=True)
     app.state.pool.engines[offered[0]].open()
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else hosts[-1] if host not in local else host  # noqa: S104

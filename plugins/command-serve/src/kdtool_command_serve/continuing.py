@@ -13,25 +13,37 @@ __all__ = ["HEADER", "as_gap", "end_at_suffix"]
 
 HEADER = {"Kdtool-Gap": "continued"}
 """Header of responses whose model continued the text before a gap, because it has no FIM tokens."""
+_MARKS = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    ("<PRE> ", " <SUF>", " <MID>"),
+)
+"""FIM tokens of StarCoder, Qwen, DeepSeek, GLM and Code Llama, which editors write themselves."""
 _TEMPLATES = [
-    re.compile(f".*?{before}(?P<prefix>.*){between}(?P<suffix>.*){end}\\s*", re.DOTALL)
-    for before, between, end in (
-        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-        (r"<\|fim_prefix\|>", r"<\|fim_suffix\|>", r"<\|fim_middle\|>"),
-        ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-        (r"<\|code_prefix\|>", r"<\|code_suffix\|>", r"<\|code_middle\|>"),
-        ("<PRE> ", " <SUF>", " <MID>"),
+    (prefix.strip(), re.compile(pattern, re.DOTALL))
+    for prefix, suffix, middle in _MARKS
+    for pattern in (
+        f".*?{re.escape(prefix)}(?P<prefix>.*){re.escape(suffix)}(?P<suffix>.*){re.escape(middle)}\\s*",
+        f".*?{re.escape(suffix)}(?P<suffix>.*){re.escape(prefix)}(?P<prefix>.*){re.escape(middle)}(<\\|assistant\\|>)?\\s*",
     )
-]
-"""Prompts with FIM tokens of StarCoder, Qwen, DeepSeek, GLM and Code Llama, which editors write themselves."""
+] + [("[PREFIX]", re.compile(r".*?\[SUFFIX\](?P<suffix>.*)\[PREFIX\](?P<prefix>.*)", re.DOTALL))]
+"""The prefix's token and the pattern of prompts in both orders, and in that of Codestral, which has no last token."""
 
 
-def as_gap(request: kdtool.Request) -> kdtool.Request:
-    """Return a request whose prompt has another model's FIM tokens as one with a suffix; any other one as it is."""
-    if request.suffix is None and not request.turns:
-        for template in _TEMPLATES:
-            if found := template.fullmatch(request.prompt):
-                return replace(request, prompt=found["prefix"], suffix=found["suffix"])
+def as_gap(request: kdtool.Request, runtime: kdtool.Runtime) -> kdtool.Request:
+    """Return a request whose prompt has another model's FIM tokens as one with a suffix; any other one as it is.
+
+    Text before the first FIM token, such as other files, is left out.
+    """
+    family = getattr(runtime, "infilling", None)
+    if request.suffix is not None or request.turns or ("infill" in runtime.abilities and family is None):
+        return request
+    known = {token.strip("▁") for token in family.tokens} if family else set()
+    for mark, pattern in _TEMPLATES:
+        if mark not in known and (match := pattern.fullmatch(request.prompt)):
+            return replace(request, prompt=match["prefix"], suffix=match["suffix"])
     return request
 
 

@@ -14,11 +14,12 @@ from functools import partial
 
 import click
 import kdtool
-from kdtool_streaming import end_naturally
 
 from kdtool_command_serve.abilities import require_abilities
-from kdtool_command_serve.continuing import as_gap, end_at_suffix
+from kdtool_command_serve.completing import Task
+from kdtool_command_serve.devices import Devices
 from kdtool_command_serve.errors import BusyError, RequestError
+from kdtool_command_serve.memory import cache_bytes, fitting_streams
 from kdtool_command_serve.workers import Workers, call_loop
 
 __all__ = ["Answer", "Engine"]
@@ -35,24 +36,13 @@ class Answer:
     what was generated, and `error` the exception of the model.
 
     Args:
-        request: the request to answer.
+        task: the request to answer, and how.
         find_end: is called in the worker thread with the text so far, after each piece.
         whole: hand over one piece, when the answer is finished. It costs the machine less than many.
-        natural_end: end the answer at its natural end, see `kdtool_streaming.end_naturally`.
-        suffix: end the answer where this text begins, because the model cannot infill; None if it need not.
     """
 
-    def __init__(
-        self,
-        request: kdtool.Request,
-        find_end: FindEnd,
-        *,
-        whole: bool,
-        natural_end: bool = False,
-        suffix: str | None = None,
-    ) -> None:
-        self.request = request
-        self.suffix = suffix
+    def __init__(self, task: Task, find_end: FindEnd, *, whole: bool) -> None:
+        self.task, self.request = task, task.request
         self.created = time.perf_counter()
         self.started = 0.0
         self.first = 0.0
@@ -66,7 +56,6 @@ class Answer:
         self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
-        self.natural_end = natural_end
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[kdtool.TextPiece | BaseException | None] = asyncio.Queue()
 
@@ -81,11 +70,7 @@ class Answer:
         """Generate the answer, in a worker thread; stop at the first piece after it was cancelled."""
         try:
             self.started = time.perf_counter()
-            pieces = runtime.stream(self.request)
-            if self.natural_end or self.suffix is not None:
-                pieces = end_naturally(pieces, self.request)
-            if self.suffix is not None:
-                pieces = end_at_suffix(pieces, self.suffix)
+            pieces = self.task.stream(runtime)
             try:
                 self._pass_on(pieces)
             finally:
@@ -136,6 +121,7 @@ class _Opened:
 
     runtime: kdtool.Runtime
     workers: Workers
+    streams: int
 
 
 class Engine:
@@ -147,8 +133,8 @@ class Engine:
         queue: answers that may wait.
         loader: the thread that loads models, one after the other.
 
-    `before_load` is called when a model is about to load, `finished` with each answer that has ended, and `idle` whenever
-    the model may no longer be used.
+    `devices` are those of completions at a cursor. `before_load` is called when a model is about to load, `finished` with
+    each answer that has ended, and `idle` whenever the model may no longer be used.
     """
 
     def __init__(
@@ -160,6 +146,7 @@ class Engine:
         loader: Workers,
     ) -> None:
         self.name = name
+        self.devices = Devices()
         self.before_load: Callable[[], None] = lambda: None
         self.finished: Callable[[Answer], None] = lambda _: None
         self.idle: Callable[[], None] = lambda: None
@@ -184,7 +171,7 @@ class Engine:
     @property
     def streams(self) -> int:
         """Answers that are generated at once."""
-        return self.runtime.streams if self.runtime else 1
+        return self._opened.streams if self._opened else 1
 
     @property
     def queue_length(self) -> int:
@@ -196,7 +183,7 @@ class Engine:
     ) -> list[Answer]:
         """Admit requests together, load the model if it is not, and return their answers, which begin when slots are free.
 
-        For `find_end`, `whole` and `natural_end` see `Answer`.
+        For `find_end` and `whole` see `Answer`, for `natural_end` see `kdtool_streaming.end_naturally`.
 
         Raises:
             BusyError: the queue has no room.
@@ -215,36 +202,27 @@ class Engine:
         self.admitted += len(requests)
         try:
             runtime = await self.load()
-            gaps = self._continue_gaps(requests, runtime)
-            asked = [replace(each, heal=each.suffix is not None) for each in gaps or requests]
-            asked = [replace(each, suffix=None) for each in asked] if gaps else asked
-            require_abilities(self.name, runtime, asked[0])
+            tasks = [Task.of(each, runtime, self.devices, natural_end=natural_end) for each in requests]
+            self._warn(tasks[0])
+            require_abilities(self.name, runtime, tasks[0].request)
         except BaseException:
             self.admitted -= len(requests)
             self.idle()
             raise
-        suffixes = [gap.suffix for gap in gaps] if gaps else [None] * len(requests)
-        answers = [
-            Answer(request, find_end, whole=whole, natural_end=natural_end, suffix=suffix)
-            for request, suffix in zip(asked, suffixes, strict=True)
-        ]
+        answers = [Answer(task, find_end, whole=whole) for task in tasks]
         self.waiting.extend(answers)
         self._dispatch()
         return answers
 
-    def _continue_gaps(self, requests: Sequence[kdtool.Request], runtime: kdtool.Runtime) -> list[kdtool.Request]:
-        """Return the requests with the suffix of each, if the model can only continue what is before it; else none."""
-        gaps = [as_gap(request) for request in requests]
-        if "infill" in runtime.abilities or "continue" not in runtime.abilities or gaps[0].suffix is None:
-            return []
-        if not self._warned:
+    def _warn(self, task: Task) -> None:
+        """Say once that the model does not read the text after a gap."""
+        if task.continued and not self._warned:
             self._warned = True
             click.echo(
                 f"{self.name} has no FIM tokens: it fills a gap by continuing the text before it, and does not read the "
                 "text after it",
                 err=True,
             )
-        return gaps
 
     def open(self) -> None:
         """Load the model now, in this thread, before there is an event loop. Raises what loading raises."""
@@ -283,7 +261,12 @@ class Engine:
 
     def _open(self) -> _Opened:
         runtime = self._load()
-        return _Opened(runtime, Workers(self.name, runtime.streams))
+        streams = fitting_streams(runtime)
+        if each := cache_bytes(runtime):
+            less = f" instead of {runtime.streams}, by the free memory" if streams < runtime.streams else ""
+            size = f"{each / 1e6:,.0f} MB of keys and values"
+            click.echo(f"{self.name}: {streams} answers at once{less}, each with up to {size}", err=True)
+        return _Opened(runtime, Workers(self.name, streams), streams)
 
     def _open_for(self, loop: asyncio.AbstractEventLoop) -> None:
         """Open the model in the loader's thread."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import kdtool
 
 from kdtool_command_serve.answering import Generated
+from kdtool_command_serve.choosing import likelihood
 from kdtool_command_serve.infilling import End
 from kdtool_command_serve.parameters import Infill
 
@@ -34,7 +36,7 @@ class _OpenAiForm:
 
     def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the body of finished answers."""
-        choices = [self.choice(each) for each in all_generated]
+        choices = [self.choice(each) for each in self._rank(all_generated)]
         last = {"usage": self._count(all_generated), "timings": all_generated[0].timings()}
         return {**self._base, "object": self.whole_object, "choices": choices, **last}
 
@@ -50,6 +52,13 @@ class _OpenAiForm:
     def choice(self, generated: Generated) -> dict[str, Any]:
         """Return a finished answer."""
         raise NotImplementedError
+
+    def _rank(self, all_generated: Sequence[Generated]) -> Iterator[Generated]:
+        """Yield the answers to each prompt, the likeliest first; those without log-probabilities keep their order."""
+        for first in range(0, len(all_generated), self._per_prompt):
+            answers = all_generated[first : first + self._per_prompt]
+            ranked = sorted(answers, key=lambda each: -likelihood(each.logprobs))
+            yield from (replace(each, number=number) for number, each in enumerate(ranked, first))
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._base, "object": self.piece_object, "choices": choices}

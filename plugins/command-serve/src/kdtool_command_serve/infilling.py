@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from kdtool_command_serve.parameters import Infill
+from kdtool_command_serve.units import find_outdent
 
 __all__ = ["End", "shorten"]
 
@@ -34,17 +35,7 @@ class End:
     def find_end(self, text: str) -> int | None:
         """Return how many characters of the answer so far are kept if it ends here, else None."""
         self._began = self._began or time.perf_counter()
-        if self._indent and (kept := self._find_outdent(text)) is not None:
+        if (kept := find_outdent(text, self._indent)) is not None:
             return kept
         late = self._seconds and time.perf_counter() - self._began > self._seconds
         return text.rindex("\n") if late and "\n" in text else None
-
-    def _find_outdent(self, text: str) -> int | None:
-        """Return where the first line begins that is indented less; the rest of the cursor's line does not count."""
-        end = text.find("\n")
-        while end >= 0:
-            line = text[end + 1 :].partition("\n")[0]
-            if line.strip() and len(line) - len(line.lstrip()) < self._indent:
-                return end
-            end = text.find("\n", end + 1)
-        return None

@@ -129,6 +129,11 @@ class Completion(Parameters):
     natural_end: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
+    @property
+    def ranked_by(self) -> int | None:
+        """Likeliest tokens to report per position; 0 if only those of the answers are needed, to order them."""
+        return 0 if self.logprobs is None and self.n > 1 and not self.stream else self.logprobs
+
     @pydantic.field_validator("prompt", mode="before")
     @classmethod
     def _one_prompt(cls, given: Any) -> Any:

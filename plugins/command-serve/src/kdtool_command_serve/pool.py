@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Protocol
 import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
+from kdtool_command_serve.devices import Devices
 from kdtool_command_serve.engine import Answer, Engine
 from kdtool_command_serve.errors import RequestError
 from kdtool_command_serve.workers import Workers, call_loop
 
 __all__ = ["Openable", "Pool", "weights"]
+
+_PARTS = 1 << 30
+"""Shares are rounded to these parts."""
 
 
 class Openable(Protocol):
@@ -38,14 +43,27 @@ class Pool:
         offered: names of those that may be asked, the default first; None for all.
         queue: answers that may wait for each model.
         keep: loaded models at most, beyond those in use; 0 for no limit.
+        devices: improve completions at a cursor.
+        shares: the share of the first model's completions that another model answers, by its name.
     """
 
-    def __init__(self, models: Openable, offered: list[str] | None = None, *, queue: int = 32, keep: int = 0) -> None:
+    def __init__(
+        self,
+        models: Openable,
+        offered: list[str] | None = None,
+        *,
+        queue: int = 32,
+        keep: int = 0,
+        devices: Devices | None = None,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
         names = list(models.subjects) if offered is None else offered
         self.subjects = {name: models.subjects[name] for name in names}
         self.finished: Callable[[Engine, Answer], None] = lambda *_: None
         self._models = models
         self._keep = keep
+        self._devices = devices or Devices()
+        self._shares = shares or {}
         self._loader = Workers("loader", 1)
         self.engines = {name: self._engine(name, queue) for name in names}
 
@@ -65,6 +83,17 @@ class Pool:
                 param="model",
             )
         return self.engines[name]
+
+    def draw(self, engine: Engine) -> Engine:
+        """Return the engine that answers a completion: for the first model's, at random another one that has a share."""
+        if engine.name != next(iter(self.engines)):
+            return engine
+        drawn = secrets.randbelow(_PARTS) / _PARTS
+        for name, share in self._shares.items():
+            if drawn < share:
+                return self.engines[name]
+            drawn -= share
+        return engine
 
     def cancel(self) -> None:
         """End all answers with an error, because the server ends."""
@@ -92,6 +121,7 @@ class Pool:
 
     def _engine(self, name: str, queue: int) -> Engine:
         engine = Engine(name, lambda: self._load(name), queue=queue, loader=self._loader)
+        engine.devices = self._devices
         engine.before_load = lambda: self._unload(self._keep - 1)
         engine.finished = lambda answer: self.finished(engine, answer)
         engine.idle = lambda: self._unload(self._keep)

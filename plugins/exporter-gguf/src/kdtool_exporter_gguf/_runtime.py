@@ -12,6 +12,7 @@ from typing import Self
 import kdtool
 import torch
 from kdtool_torch import windows
+from kdtool_transformers import Infilling, infilling_by
 
 from kdtool_exporter_gguf._child import Child
 from kdtool_exporter_gguf._decoder import Decoder
@@ -55,6 +56,11 @@ class GGUFRuntime(kdtool.Runtime):
     def server(self) -> LlamaCpp:
         """The running server."""
         return LlamaCpp(self.file, context=self._asked_context, threads=self.threads)
+
+    @property
+    def infilling(self) -> Infilling | None:
+        """The FIM tokens of the file; None if it has none."""
+        return infilling_by(*self.decoder.infilling.values()) if self.decoder.infilling else None
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests in order; a prompt that exceeds the context is "refused".

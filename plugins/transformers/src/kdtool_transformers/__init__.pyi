@@ -21,6 +21,7 @@ from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers._infilling import FILL_ME as FILL_ME
 from kdtool_transformers._infilling import SUFFIX_FIRST as SUFFIX_FIRST
+from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import infilling_by as infilling_by
 from kdtool_transformers._infilling import trim_suffix as trim_suffix

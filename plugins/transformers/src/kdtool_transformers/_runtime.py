@@ -18,6 +18,7 @@ from kdtool_torch import eval_mode, score_texts, widen
 from kdtool_transformers._capacity import capacity_of
 from kdtool_transformers._causal import CausalModel
 from kdtool_transformers._generate import answer_requests, generate
+from kdtool_transformers._infilling import Infilling
 
 __all__ = ["TransformersRuntime"]
 
@@ -49,6 +50,11 @@ class TransformersRuntime(kdtool.Runtime):
         self.window = min(window, self.context or window)
         if model.tokenizer.infilling is not None:
             self.abilities = self.abilities | {"infill"}
+
+    @property
+    def infilling(self) -> Infilling | None:
+        """The FIM tokens of the vocabulary; None if it has none."""
+        return self._require_open().tokenizer.infilling
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""

@@ -74,6 +74,7 @@ class _Endpoints:
         form = GenerateForm(given.model, began, logprobs=given.logprobs)
         runtime = await engine.load()
         as_message = not given.raw and not given.suffix and "converse" in runtime.abilities
+        engine = engine if as_message else self._pool.draw(engine)
         if as_message:
             system = (("system", given.system),) if given.system else ()
             candidates = _conversations(given, (*system, ("user", given.prompt)), "")
