@@ -66,7 +66,7 @@ class LMEval(kdtool.Evaluator):
             kdtool.UsageError: a task is unknown, cannot be loaded or cannot be measured here.
         """
         if when == "start":
-            self._found()
+            self._find()
         else:
             self._tasks(run)
 
@@ -102,7 +102,7 @@ class LMEval(kdtool.Evaluator):
                 model = SubjectModel(run, subject, task, name, self.config.form, self.config.seed)
                 yield from measure_task(run, subject, task, name, model, self.config.documents)
 
-    def _found(self) -> TaskManager:
+    def _find(self) -> TaskManager:
         from kdtool_evaluator_lm_eval._tasks import find_tasks
 
         if self._manager is None:
@@ -115,7 +115,7 @@ class LMEval(kdtool.Evaluator):
         if self._loaded is None:
             config = self.config
             self._loaded = load_tasks(
-                self._found(),
+                self._find(),
                 config.tasks,
                 config.include,
                 config.fewshot,
