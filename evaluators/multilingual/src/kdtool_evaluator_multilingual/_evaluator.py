@@ -19,7 +19,7 @@ __all__ = ["Multilingual"]
 
 
 class Multilingual(PassAtK):
-    """Functions to be written in several languages, or their bugs to be fixed; each language is scored separately."""
+    """Functions to be written, fixed or explained in several languages; each language is scored separately."""
 
     benchmark: ClassVar[str] = "multilingual"
     limits = Limits(15.0, 2**30)
@@ -31,16 +31,18 @@ class Multilingual(PassAtK):
         files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
         """Files of HumanEval-X (humaneval_cpp.jsonl, …), of MultiPL-E (humaneval-cpp.jsonl, …) or of HumanEvalPack,
         compressed with gzip or not, relative to the recipe. The records show the dataset and the language."""
-        task: Literal["synthesize", "fix"] = "synthesize"
-        """`synthesize` asks for a function from its signature and documentation. `fix` shows a function with a bug and
-        its tests, and asks for the function without the bug: HumanEvalFix, from files of HumanEvalPack. The measurements
-        are then called `humanevalfix.<language>.pass@1`."""
+        task: Literal["synthesize", "fix", "explain"] = "synthesize"
+        """`synthesize` asks for a function from its signature and documentation. The others are HumanEvalFix and
+        HumanEvalExplain, from files of HumanEvalPack: `fix` shows a function with a bug and its tests, and asks for the
+        function without the bug; `explain` asks for a description of a function, and then for the function from that
+        description. Their measurements are called `humanevalfix.<language>.pass@1` and
+        `humanevalexplain.<language>.pass@1`."""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
-        if config.task == "fix":
-            self.benchmark = "humanevalfix"  # type: ignore[misc] # of this instance
+        if config.task != "synthesize":
+            self.benchmark = f"humaneval{config.task}"  # type: ignore[misc] # of this instance
         super().__init__(config)
         self.measurements = self.measurements_of(f"{self.benchmark}.*")
 
@@ -86,12 +88,22 @@ class Multilingual(PassAtK):
         return self._problem_set.problems
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
-        """Return the problems of each language, by `multilingual.<language>` or `humanevalfix.<language>`."""
+        """Return the problems of each language, by `multilingual.<language>`, `humanevalfix.<language>` or so."""
         languages = dict.fromkeys(problem.language for problem in problems)
         return {
             f"{self.benchmark}.{name}": [problem for problem in problems if problem.language == name]
             for name in languages
         }
+
+    def problems_for(
+        self, run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem]
+    ) -> Sequence[Problem] | None:
+        """Return the problems; for the task `explain` with the subject's own descriptions, which it is asked for first."""
+        from kdtool_evaluator_multilingual._explaining import rewrite
+
+        if self.config.task != "explain":
+            return problems
+        return rewrite(run, subject, problems, self.config, self.benchmark)
 
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Return the dataset's name, the harness with the same prompts, and which problems of the language are left out."""

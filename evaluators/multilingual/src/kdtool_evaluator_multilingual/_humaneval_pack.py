@@ -1,8 +1,9 @@
 """HumanEvalPack: HumanEval-X with a bug in each function, asked and put together as OctoPack does.
 
 `HUMANEVAL_FIX` asks for the function of a program that has a bug, with its tests; `HUMANEVAL_SYNTHESIZE` asks for the
-function from its documentation. Source: bigcode_eval/tasks/humanevalpack.py in bigcode-evaluation-harness, tasks
-`humanevalfixtests-*` and `humanevalsynthesize-*`.
+function from its documentation; `HUMANEVAL_EXPLAIN` asks for a description of the solution, and then for the function from
+that description. Source: bigcode_eval/tasks/humanevalpack.py in bigcode-evaluation-harness, tasks
+`humanevalfixtests-*`, `humanevalsynthesize-*`, `humanevalexplaindescribe-*` and `humanevalexplainsynthesize-*`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import kdtool
 from kdtool_programs import Form, Problem
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
+from kdtool_evaluator_multilingual._explaining import Explained, shorten
 from kdtool_evaluator_multilingual._humaneval_x import CRATES, LANGUAGES, assemble_whole, complete_program
 
-__all__ = ["HUMANEVAL_FIX", "HUMANEVAL_SYNTHESIZE"]
+__all__ = ["HUMANEVAL_EXPLAIN", "HUMANEVAL_FIX", "HUMANEVAL_SYNTHESIZE"]
 
 _STOP = {
     "python": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert"),
     "java": ("\n    }\n",),
     "go": ("\n}", "\n//", "\nfunc main(", "struct", "\nfunc"),
 }
+_NAMES = {
+    "python": "Python", "cpp": "C++", "javascript": "JavaScript", "java": "Java", "go": "Go", "rust": "Rust"
+}  # fmt: skip
+_STOP_OF_DESCRIPTIONS = {"python": _STOP["python"], "go": _STOP["go"][1:]}
 _HEADERS = (
     "stdlib.h", "algorithm", "cmath", "math.h", "numeric", "stdio.h", "vector", "set", "map", "queue", "stack", "list",
     "deque", "string", "climits", "cstring", "iostream", "sstream", "fstream",
@@ -31,7 +37,7 @@ _HEADERS = (
 
 def _fix(name: str, record: Record) -> Problem:
     """Return a problem that shows the function with its bug and the tests, and asks for it without the bug."""
-    beginning = ("fn main(){}\n" if name == "rust" else "") + record["declaration"]
+    beginning = _declaration(name, record)
     buggy = f"{beginning}{record['buggy_solution']}\n{record['test']}"
     return _problem(name, record, beginning, f"{buggy}\nFix bugs in {record['entry_point']}.", is_shown=True)
 
@@ -39,6 +45,36 @@ def _fix(name: str, record: Record) -> Problem:
 def _synthesize(name: str, record: Record) -> Problem:
     """Return a problem that asks for a function; only a chat model is given the instruction."""
     return _problem(name, record, record["prompt"], record["instruction"], is_shown=False)
+
+
+def _explain(name: str, record: Record) -> Problem:
+    """Return a problem that asks for a description of the solution, at most as long as the function's documentation."""
+    beginning, stop = _declaration(name, record), _STOP_OF_DESCRIPTIONS.get(name, ())
+    length = len(record["docstring"])
+    asked = (
+        f"{beginning}{record['canonical_solution']}\nProvide a concise natural language description of the code using at "
+        f"most {length} characters."
+    ).strip()
+
+    def written_from(description: str) -> Problem:
+        instruction = f"Write functional code in {_NAMES[name]} according to the description."
+        return _problem(name, record, beginning, f"{description}\n{instruction}", is_shown=True)
+
+    first = written_from("")
+    return Explained(
+        id=first.id,
+        forms={"base": Form((), asked, stop), "chat": Form((("user", asked),), "", stop)},
+        continued=first.continued,
+        whole=first.whole,
+        solution=first.solution,
+        language=name,
+        written_from=written_from,
+        shorten=partial(shorten, stop=stop, length=length, solution=record["canonical_solution"]),
+    )
+
+
+def _declaration(name: str, record: Record) -> str:
+    return ("fn main(){}\n" if name == "rust" else "") + str(record["declaration"])
 
 
 def _problem(name: str, record: Record, beginning: str, asked: str, *, is_shown: bool) -> Problem:
@@ -81,6 +117,13 @@ def _data_set(
 
 HUMANEVAL_FIX = _data_set(
     "HumanEvalFix", _fix, ("declaration", "buggy_solution", "entry_point"), "humanevalfixtests", "instruct"
+)
+HUMANEVAL_EXPLAIN = _data_set(
+    "HumanEvalExplain",
+    _explain,
+    ("declaration", "docstring"),
+    "humanevalexplaindescribe-* and humanevalexplainsynthesize",
+    "instruct",
 )
 HUMANEVAL_SYNTHESIZE = _data_set(
     "HumanEvalSynthesize", _synthesize, ("instruction",), "humanevalsynthesize", "continue"

@@ -12,7 +12,11 @@ from kdtool_measuring import check_fields, records_of
 from kdtool_programs import Problem, installed_languages
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
-from kdtool_evaluator_multilingual._humaneval_pack import HUMANEVAL_FIX, HUMANEVAL_SYNTHESIZE
+from kdtool_evaluator_multilingual._humaneval_pack import (
+    HUMANEVAL_EXPLAIN,
+    HUMANEVAL_FIX,
+    HUMANEVAL_SYNTHESIZE,
+)
 from kdtool_evaluator_multilingual._humaneval_x import HUMANEVAL_X
 from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
 
@@ -22,10 +26,12 @@ _KEY = "multilingual.files"
 _DATA_SETS: Mapping[str, Sequence[DataSet]] = {
     "synthesize": (HUMANEVAL_SYNTHESIZE, HUMANEVAL_X, MULTIPL_E),  # HumanEvalPack has all fields of HumanEval-X, too
     "fix": (HUMANEVAL_FIX,),
+    "explain": (HUMANEVAL_EXPLAIN,),
 }
 _EXPECTED = {
     "synthesize": "a file of HumanEval-X (humaneval_js.jsonl), of MultiPL-E (humaneval-js.jsonl), or of HumanEvalPack",
     "fix": "a file of HumanEvalPack (humanevalpack.jsonl)",
+    "explain": "a file of HumanEvalPack (humanevalpack.jsonl)",
 }
 
 
@@ -38,7 +44,7 @@ class Published:
     left_out: Mapping[str, Sequence[str]]
 
 
-def read_published(files: Sequence[Path], task: Literal["synthesize", "fix"]) -> Published:
+def read_published(files: Sequence[Path], task: Literal["synthesize", "fix", "explain"]) -> Published:
     """Return the content of the files, as problems of the task.
 
     Raises:

@@ -13,6 +13,7 @@ one counts, so that a resumed run repeats no finished sample. Other plugins that
 from __future__ import annotations
 
 from kdtool_programs._code import code_of
+from kdtool_programs._config import PassAtKConfig
 from kdtool_programs._continuation import completed_names, continuation_of
 from kdtool_programs._errors import SandboxError
 from kdtool_programs._estimator import pass_at_k
@@ -22,6 +23,7 @@ from kdtool_programs._language import Language, installed_languages, language, l
 from kdtool_programs._pace import slowness
 from kdtool_programs._problem import Form, Limits, Problem
 from kdtool_programs._reference import EVALPLUS_NUMPY, against_reference
+from kdtool_programs._samples import Sample, collect_samples
 from kdtool_programs._sandbox import Engine, Sandbox, missing
 from kdtool_programs._solution import module_like
 from kdtool_programs._task import ENDING, Isolation, Module, Program, Status, Step, Task, Verdict
@@ -39,8 +41,10 @@ __all__ = [
     "Limits",
     "Module",
     "PassAtK",
+    "PassAtKConfig",
     "Problem",
     "Program",
+    "Sample",
     "Sandbox",
     "SandboxError",
     "Status",
@@ -49,6 +53,7 @@ __all__ = [
     "Verdict",
     "against_reference",
     "code_of",
+    "collect_samples",
     "completed_names",
     "continuation_of",
     "installed_languages",

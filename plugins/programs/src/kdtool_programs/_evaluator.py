@@ -64,6 +64,15 @@ class PassAtK(kdtool.Evaluator):
         """Group problems that are scored together, by the name before `.pass@k` in their measurements."""
         return {self.benchmark: problems}
 
+    def problems_for(
+        self, run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem]
+    ) -> Sequence[Problem] | None:
+        """Return the problems as one subject is asked them, for benchmarks whose prompts depend on its earlier answers.
+
+        None if it cannot be asked, after a message to the user.
+        """
+        return problems
+
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Return the measurement's settings that are specific to the benchmark."""
         return {"like": self.harness.get(self.config.form, "")}
@@ -111,10 +120,11 @@ class PassAtK(kdtool.Evaluator):
         settings = {name: self._settings(name, part) for name, part in parts.items()}
         limits = Limits(self.seconds, self.limits.memory)
         for subject in subjects:
-            samples = collect_samples(run, subject, problems, self.config, self.benchmark)
-            if samples is not None:
+            asked = self.problems_for(run, subject, problems)
+            samples = None if asked is None else collect_samples(run, subject, asked, self.config, self.benchmark)
+            if asked is not None and samples is not None:
                 file = file_of(run, self.benchmark, subject, "verdicts")
-                verdicts = judge_samples(run, file, problems, samples, limits, self.config.workers)
+                verdicts = judge_samples(run, file, asked, samples, limits, self.config.workers)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 

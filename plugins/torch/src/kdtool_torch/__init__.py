@@ -15,8 +15,8 @@
 - Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
 - `Documents` finds the documents of rows, and the blocks and masks of attention within them (`_documents`)
 - `Sampler` and `choose` draw the next tokens of texts, each by its own generator (`_sampling`)
-- `score_texts` computes log-likelihoods of texts by a language model (`_scoring`); `LogitsRuntime` opens a teacher that only
-  has logits (`_logits_runtime`)
+- `score_texts` and `score_continuations` compute log-likelihoods by a language model (`_scoring`); `LogitsRuntime` opens a
+  teacher that only has logits (`_logits_runtime`)
 - A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after a
   kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk, and
   `load_manifests` reads the facts of a folder
@@ -67,7 +67,7 @@ from kdtool_torch._record import Recording, record_rows
 from kdtool_torch._recording_estimates import recording_estimates
 from kdtool_torch._safetensors import give_usual_mode, write_safetensors
 from kdtool_torch._sampling import Sampler, choose
-from kdtool_torch._scoring import score_texts
+from kdtool_torch._scoring import score_continuations, score_texts
 from kdtool_torch._self_check import require_same_logits, self_check
 from kdtool_torch._shard_files import load_manifests
 from kdtool_torch._sides import Side, both_sides
@@ -139,6 +139,7 @@ __all__ = [
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "score_continuations",
     "score_texts",
     "select",
     "select_at_labels",

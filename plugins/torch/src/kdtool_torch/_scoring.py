@@ -23,7 +23,7 @@ from kdtool_torch._windows import Window, windows
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["score_texts"]
+__all__ = ["score_continuations", "score_texts"]
 
 _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
@@ -55,20 +55,45 @@ def score_texts(
             rows = [(ids[number], part) for number, part in batch]
             with eval_mode(model.model), autocast():
                 values = _log_likelihoods(model, head, rows)
-            for (number, _), value in zip(batch, values, strict=True):
+            for (number, _), (value, _) in zip(batch, values, strict=True):
                 totals[number] += value
         for text, tokens, total in zip(group, ids, totals, strict=True):
             yield kdtool.LogLikelihood(total, len(tokens) - len(context), len(text.encode("utf-8")))
 
 
-def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tuple[int, Window]]]:
-    """Group windows of similar length so that a padded batch has about `_BATCH_TOKENS` tokens.
+def score_continuations(
+    model: kdtool.LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> Iterator[tuple[int, float, bool]]:
+    """Yield each pair's number, log P(continuation | context), and whether every token of the continuation is the likeliest.
 
-    Each goes with the number of its text. The first `before` tokens of a text are not scored.
+    Longer pairs come first. In the weights' dtype, logits in float32 or better.
+
+    Args:
+        model: computes without dropout and gradients, on the device of its head.
+        pairs: ids of a context, at least one, and of its continuation. Beyond the model's context only their end counts.
     """
+    head, most = exact_head(model.head), model.facts.context
+    kept = [[*before, *after][-(most + 1) if most else 0 :] for before, after in pairs]
     parts = [
-        (number, part) for number, tokens in enumerate(ids) for part in windows(len(tokens) - 1, window, before - 1)
+        (number, Window(0, max(0, len(tokens) - len(pairs[number][1]) - 1), len(tokens) - 1))
+        for number, tokens in enumerate(kept)
     ]
+    for batch in _group(parts):
+        with eval_mode(model.model):
+            values = _log_likelihoods(model, head, [(kept[number], part) for number, part in batch])
+        for (number, _), (value, is_likeliest) in zip(batch, values, strict=True):
+            yield number, value, is_likeliest
+
+
+def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tuple[int, Window]]]:
+    """Group the windows of texts, each with the number of its text. The first `before` tokens of a text are not scored."""
+    yield from _group(
+        [(number, part) for number, tokens in enumerate(ids) for part in windows(len(tokens) - 1, window, before - 1)]
+    )
+
+
+def _group(parts: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
+    """Group numbered windows of similar length so that a padded batch has about `_BATCH_TOKENS` tokens."""
     parts.sort(key=lambda part: part[1].start - part[1].stop)
     while parts:
         count = max(1, _BATCH_TOKENS // (parts[0][1].stop - parts[0][1].start))
@@ -78,8 +103,8 @@ def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tu
 
 def _log_likelihoods(
     model: kdtool.LanguageModel, head: kdtool.Head, rows: list[tuple[list[int], Window]]
-) -> list[float]:
-    """Return each window's part of the log-likelihood of its text."""
+) -> list[tuple[float, bool]]:
+    """Return each window's part of the log-likelihood of its text, and whether all its scored tokens are the likeliest."""
     import torch
 
     inputs, labels, positions = _pad(rows)
@@ -88,9 +113,17 @@ def _log_likelihoods(
     states = model.backbone(move(on_host, device), kdtool.SignalRequest()).last
     targets = labels[labels != NO_LABEL].to(device, non_blocking=True)
     chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
-    likelihoods = torch.cat([log_likelihood(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks])
+    scored = [_score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks]
     counts = [part.stop - part.scored for _, part in rows]
-    return [float(values.sum()) for values in torch.split(likelihoods.double().cpu(), counts)]
+    likelihoods, likeliest = (torch.split(torch.cat(each).cpu(), counts) for each in zip(*scored, strict=True))
+    return [
+        (float(values.double().sum()), bool(same.all())) for values, same in zip(likelihoods, likeliest, strict=True)
+    ]
+
+
+def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-likelihood of each label, and whether it is the likeliest token."""
+    return log_likelihood(logits, labels), logits.argmax(-1) == labels
 
 
 def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
