@@ -30,7 +30,9 @@ def join(parts: Mapping[str, Part], signals: Mapping[str, kdtool.Signal], count:
             whole[parts[name].asked[taught], : each.shape[1]] = each[taught]
         return whole
 
-    lazy = sparse = chosen = None
+    lazy: kdtool.LazyLogits | None = None
+    sparse: kdtool.SparseTokens | None = None
+    chosen: kdtool.ChosenTokens | None = None
     if lazies := of("lazy"):
         heads.update({name: each.head for name, each in lazies.items()})
         states = {name: heads.place(name, each.hidden) for name, each in lazies.items()}

@@ -109,7 +109,8 @@ class Routed(kdtool.Teacher):
 
         if self._run is None:
             raise kdtool.PluginError("routed: kdtool_signal was called before kdtool_tokenizer")
-        parts, signals = parts_of(batch, [*self.config.teachers]), {}
+        parts = parts_of(batch, [*self.config.teachers])
+        signals: dict[str, kdtool.Signal] = {}
         for name, part in parts.items():
             chosen = None if want.chosen is None else want.chosen[part.asked]
             teacher = self._run.component(name, kdtool.Teacher)
