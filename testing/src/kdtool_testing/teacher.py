@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
@@ -56,6 +57,8 @@ class TeacherConformance(ComponentConformance):
     """
 
     kind: ClassVar[str] = "teacher"
+    columns: ClassVar[Mapping[str, int]] = {}
+    """The number of values of each column that the teacher reads; documents have one after the other."""
 
     @pytest.fixture
     def teacher(self, run: RunInfo) -> Any:
@@ -71,7 +74,11 @@ class TeacherConformance(ComponentConformance):
     @pytest.fixture
     def rows(self, tokenizer: Tokenizer | None) -> list[Row]:
         """Rows of the teacher's tokens; none of a teacher without a tokenizer."""
-        return pack_rows(tokenizer) if tokenizer else []
+        return [self._with_columns(at, row) for at, row in enumerate(pack_rows(tokenizer))] if tokenizer else []
+
+    def _with_columns(self, at: int, row: Row) -> Row:
+        columns = {name: [(at + number) % count for number in row.document] for name, count in self.columns.items()}
+        return replace(row, columns=columns)
 
     def test_what_it_offers_is_possible(self, teacher: Any) -> None:
         assert isinstance(teacher.offers, frozenset)

@@ -98,8 +98,3 @@ class BuiltRecipe:
     def problem(self, key: KeyPath, message: str, remedy: str = "") -> Problem:
         """Return a problem of a key, with its place."""
         return problem_at(self.recipe, key, message, remedy)
-
-
-def labelling_weightings(built: Mapping[KeyPath, Built], phase: PhaseSpec) -> tuple[ComponentSpec, ...]:
-    """Return the phase's weightings that label text themselves, in recipe order."""
-    return tuple(spec for spec in phase.weightings if implements(built[spec.key].loaded.cls, "kdtool_annotate"))

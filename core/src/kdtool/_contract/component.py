@@ -48,11 +48,11 @@ class Component:
     """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
     derives_from: Mapping[str, Transfer] = {}
     """Components whose weights, signals or text end up in the student, by their names in the recipe. A student cut from a
-    teacher takes its weights, a corpus of a teacher's answers its text. Decides which licence terms apply to the student.
-    The components must exist, and a teacher whose text is taken must offer text. A text's fingerprint includes these
-    components; a corpus whose text another one takes contributes none itself."""
+    teacher takes its weights, a corpus of a teacher's answers its text, a teacher made of others their signals. Decides
+    which licence terms apply to the student. The components must exist, and a teacher whose text is taken must offer text.
+    A text's fingerprint includes these components; a corpus whose text another one takes contributes none itself."""
     columns: frozenset[str] = frozenset()
-    """Columns of tokens, by name: those that a packer or a weighting with `kdtool_annotate` provides, or that a loss or a
+    """Columns of tokens, by name: those that a packer or a component with `kdtool_annotate` provides, or that a loss or a
     weighting reads. The latter must be provided in each of its phases. May depend on the config."""
 
     needs_sandbox = False

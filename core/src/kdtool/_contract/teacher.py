@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdtool._contract.component import Component
-from kdtool._contract.data import Batch, RowSource
+from kdtool._contract.data import Batch, Example, RowSource
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
@@ -60,6 +60,9 @@ class Teacher(Component):
     folder comes by `kdtool_load_weights`. It runs with the student, and is not measured. None, the default: another
     model. May depend on the config. Since 0.1."""
 
+    label_key: str | None = None
+    """Identifies the settings that `kdtool_annotate` depends on, as in `Weighting`."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         own = vars(cls).get("kdtool_signal")
@@ -89,6 +92,14 @@ class Teacher(Component):
 
         None, the default, suits a teacher that offers only text: no loss compares its tokens. Since 0.1.
         """
+
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
+        """Return numbers for the characters of a text, for each of `columns`, as `Weighting.kdtool_annotate` does.
+
+        For a teacher whose signal depends on more than tokens, such as a document's language. Called for the rows of phases
+        in which a loss learns from it; it reads `Batch.columns`. Since 0.1.
+        """
+        raise NotImplementedError
 
     def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.component import Component
 from kdtool._contract.corpus import Packer
 from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
@@ -158,6 +159,7 @@ def _plan_phase(
     data = materials[phase.name]
     terms = terms_of(context, phase, data.shapes.described)
     teachers = teachers_of_terms(terms)
+    beside = [name for name in teachers if name not in data.recordings]
     key = _settings(context.assembly, phase)
     if key not in cache.outlines:
         cache.outlines[key] = _outline(context.assembly, phase, run, unknown)
@@ -171,7 +173,7 @@ def _plan_phase(
         row_length=_row_length(context.assembly, phase),
         outline=outline,
         facts=None if outline is None else outline.facts,
-        beside=tuple(name for name in teachers if name not in data.recordings),
+        beside=(*beside, *taken_by(beside, context.assembly.shared)),
         cached=tuple(name for name in teachers if name in data.recordings),
     )
 

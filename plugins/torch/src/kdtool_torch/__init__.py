@@ -4,7 +4,7 @@
   evaluates the terms of a phase on them (`_phase_terms`), with token weights relative to their mean (`WeightMeans`).
   `loss_mask` leaves rejected text out; `sum_over_ranks` adds the counts of several processes
 - `move` brings a batch to a device; indices and lengths that depend on its values are computed in main memory
-  (`compute_on_host`, `label_index`, `document_bounds`), so that no GPU waits (`_on_host`)
+  (`compute_on_host`, `label_index`, `document_bounds`, `batch_rows`), so that no GPU waits (`_on_host`)
 - Sequence losses get final states and heads (`kdtool.StepView`), and logits of a micro-batch never exist all at once:
   `both_sides` gives student and teacher at the labelled positions (`_sides`), `Side.likelihoods` the likelihoods of their
   labels, and `in_chunks` any other function of logits (`_chunks`)
@@ -58,7 +58,14 @@ from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._loss_mask import loss_labels, loss_mask, select
 from kdtool_torch._moved import copy_to_host, move, original_of
-from kdtool_torch._on_host import compute_on_host, document_bounds, is_labelled, label_index, select_at_labels
+from kdtool_torch._on_host import (
+    batch_rows,
+    compute_on_host,
+    document_bounds,
+    is_labelled,
+    label_index,
+    select_at_labels,
+)
 from kdtool_torch._phase_terms import PhaseTerms
 from kdtool_torch._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_torch._ranks import max_over_ranks, sum_over_ranks
@@ -94,6 +101,7 @@ __all__ = [
     "WeightMeans",
     "Window",
     "at_least_float32",
+    "batch_rows",
     "both_sides",
     "cache_folder",
     "choose",

@@ -7,7 +7,8 @@ for each tensor, and only their result is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import kdtool
     from torch import Tensor
 
-__all__ = ["compute_on_host", "document_bounds", "is_labelled", "label_index", "select_at_labels"]
+__all__ = ["batch_rows", "compute_on_host", "document_bounds", "is_labelled", "label_index", "select_at_labels"]
 
 T = TypeVar("T")
 
@@ -44,6 +45,27 @@ def compute_on_host(function: Callable[..., T], *tensors: Tensor, **settings: Ha
         known[key] = result, tensors[1:]  # kept alive, so that no other tensor gets their numbers
     computed: T = known[key][0]
     return computed
+
+
+def batch_rows(batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Batch:
+    """Return only these rows of a batch, on its device."""
+    import torch
+
+    only = torch.tensor(rows)
+
+    def of(tensor: Tensor) -> Tensor:
+        return move(original_of(tensor)[only], tensor.device)
+
+    return replace(
+        batch,
+        input_ids=of(batch.input_ids),
+        positions=of(batch.positions),
+        labels=of(batch.labels),
+        document=of(batch.document),
+        row_keys=tuple(batch.row_keys[row] for row in rows),
+        turns=tuple(batch.turns[row] for row in rows) if batch.turns else (),
+        columns={name: of(column) for name, column in batch.columns.items()},
+    )
 
 
 def label_index(batch: kdtool.Batch) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, compute_on_host, loss_labels, move, original_of
+from kdtool_torch import NO_LABEL, batch_rows, compute_on_host, loss_labels, move
 from torch import Tensor
 
 __all__ = ["MicroBatch", "imitated_by_row", "plain_tensors", "select_rows", "select_signal"]
@@ -37,9 +37,9 @@ def select_rows(rows: Sequence[int], whole: MicroBatch) -> MicroBatch:
     """Return only these rows, in ascending order, with their signals."""
     others = whole.teacher_batches
     return MicroBatch(
-        _rows_of_batch(whole.batch, rows),
+        batch_rows(whole.batch, rows),
         {name: _rows_of_signal(each, others.get(name, whole.batch), rows) for name, each in whole.signals.items()},
-        {name: _rows_of_batch(batch, rows) for name, batch in others.items()},
+        {name: batch_rows(batch, rows) for name, batch in others.items()},
     )
 
 
@@ -68,24 +68,6 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
         hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
         attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
         projections={layer: kdtool.Projections(*map(_plain, tensors)) for layer, tensors in signal.projections.items()},
-    )
-
-
-def _rows_of_batch(batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Batch:
-    only = torch.tensor(rows)
-
-    def of(tensor: Tensor) -> Tensor:
-        return move(original_of(tensor)[only], tensor.device)
-
-    return replace(
-        batch,
-        input_ids=of(batch.input_ids),
-        positions=of(batch.positions),
-        labels=of(batch.labels),
-        document=of(batch.document),
-        row_keys=tuple(batch.row_keys[row] for row in rows),
-        turns=tuple(batch.turns[row] for row in rows) if batch.turns else (),
-        columns={name: of(column) for name, column in batch.columns.items()},
     )
 
 

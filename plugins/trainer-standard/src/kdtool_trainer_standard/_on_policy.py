@@ -33,11 +33,15 @@ _WINDOW = 256
 
 
 class _Document(NamedTuple):
-    """A document of a row. The student continues its first `prompt` tokens; None if nothing of it is learned."""
+    """A document of a row. The student continues its first `prompt` tokens; None if nothing of it is learned.
+
+    `columns` are the numbers that all its learned tokens share, besides 0, which stands for none.
+    """
 
     number: int
     ids: list[int]
     prompt: int | None
+    columns: Mapping[str, int]
 
 
 class OnPolicySampler:
@@ -58,8 +62,8 @@ class OnPolicySampler:
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
         """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
 
-        If it is sampled, only generated tokens have labels; other columns are 0 there. Documents without labels stay as
-        they are, and short rows are padded.
+        If it is sampled, only generated tokens have labels. Their other columns are the document's if it has one number
+        there, else 0. Documents without labels stay as they are, and short rows are padded.
         """
         self.counts["batches"] += 1
         if not self.is_sampled(step):
@@ -146,37 +150,46 @@ class OnPolicySampler:
     ) -> kdtool.Row:
         """Join the documents of a row again, each with its continuation, taken from `new`."""
         ids, written, numbers = list[int](), list[bool](), list[int]()
+        columns: dict[str, list[int]] = {name: [] for name in batch.columns}
         for document in documents:
             continuation = [] if document.prompt is None else next(new)
             whole = document.ids[: document.prompt] + continuation
             ids += whole
             written += [False] * (len(whole) - len(continuation)) + [True] * len(continuation)
             numbers += [document.number] * len(whole)
+            for name, column in columns.items():
+                column.extend([document.columns.get(name, 0)] * len(whole))
         length = batch.input_ids.shape[1]
         missing = length - len(ids)
         written += [False] * missing
-        columns: Mapping[str, Sequence[int]] = dict.fromkeys(batch.columns, [0] * length)
         return kdtool.Row(
             key,
             ids + [self._student.tokenizer.end_of_text] * missing,
             written,
             numbers + [-1] * missing,
-            {**columns, STUDENT_GENERATED: list(map(int, written))},
+            {name: column + [0] * missing for name, column in columns.items()}
+            | {STUDENT_GENERATED: list(map(int, written))},
         )
 
 
-def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Yield each row's tokens, labels and numbers of documents."""
-    yield from zip(batch.input_ids.tolist(), batch.labels.tolist(), batch.document.tolist(), strict=True)
+def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[int], dict[str, list[int]]]]:
+    """Yield each row's tokens, labels, numbers of documents, and columns."""
+    columns = {name: column.tolist() for name, column in batch.columns.items()}
+    rows = zip(batch.input_ids.tolist(), batch.labels.tolist(), batch.document.tolist(), strict=True)
+    yield from ((*row, {name: column[at] for name, column in columns.items()}) for at, row in enumerate(rows))
 
 
-def _documents(ids: list[int], labels: list[int], numbers: list[int], share: float, start: int) -> list[_Document]:
+def _documents(
+    ids: list[int], labels: list[int], numbers: list[int], columns: dict[str, list[int]], share: float, start: int
+) -> list[_Document]:
     documents, begin = [], 0
     for number, tokens in groupby(numbers):
-        end = begin + len(list(tokens))
+        part = slice(begin, begin + len(list(tokens)))
         if number >= 0:
-            documents.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share, start)))
-        begin = end
+            numbers_in = {name: {*column[part]} - {0} for name, column in columns.items()}
+            shared = {name: values.pop() for name, values in numbers_in.items() if len(values) == 1}
+            documents.append(_Document(number, ids[part], _prompt(labels[part], share, start), shared))
+        begin = part.stop
     return documents
 
 

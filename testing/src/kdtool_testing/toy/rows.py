@@ -34,13 +34,16 @@ def batch_of(rows: Sequence[Row]) -> Batch:
     ids = torch.tensor([list(row.input_ids) for row in rows])
     document = torch.tensor([list(row.document) for row in rows], dtype=torch.int32)
     labels, positions = torch.full_like(ids, -100), torch.zeros_like(ids)
+    columns = {name: torch.zeros_like(ids) for name in rows[0].columns}
     for b, row in enumerate(rows):
         for i in range(len(row.input_ids)):
             same = i > 0 and row.document[i] == row.document[i - 1]
             positions[b, i] = positions[b, i - 1] + 1 if same else 0
             if same and row.labelled[i] and row.document[i] >= 0:
                 labels[b, i - 1] = row.input_ids[i]
-    return Batch(ids, positions, labels, document, tuple(row.key for row in rows))
+                for name, column in columns.items():
+                    column[b, i - 1] = row.columns[name][i]
+    return Batch(ids, positions, labels, document, tuple(row.key for row in rows), columns)
 
 
 def batch_on(batch: Batch, device: Any) -> Batch:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from kdtool._assembly.built import labelling_weightings
 from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._assembly.checks.token_columns import labelling
 from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Split
 from kdtool._contract.evaluation import Evaluator
@@ -103,9 +103,9 @@ def _require_row(
                 train += 1
                 yield example
 
-    labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
+    labellers = [spec.path for spec in labelling(context.assembly.built, phase)]
     run = replace(run, hook=context.assembly.hooks(phase))
-    if any(True for _ in pack(run, phase, labelling, count(), context.tokenizer_of(student, run))) or seen == most:
+    if any(True for _ in pack(run, phase, labellers, count(), context.tokenizer_of(student, run))) or seen == most:
         return
     kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
     if not train:

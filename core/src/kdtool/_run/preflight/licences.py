@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.loss_weights import weighs
 from kdtool._contract.licences import LicenceTerms, Licensed, Objection, Transfer, judge_terms
 from kdtool._errors import PluginError, Problem, RecipeError
@@ -69,7 +70,8 @@ def _transfers(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
     for phase in assembly.arms["student"]:
         for term in plain_terms(assembly, phase):
             text = all(need == {"text"} for need in term.needs)
-            yield from ((name, "text" if text else "signals") for name in term.teachers if weighs(term.weight))
+            taken = (*term.teachers, *taken_by(term.teachers, assembly.shared)) if weighs(term.weight) else ()
+            yield from ((name, "text" if text else "signals") for name in taken)
 
 
 def _problem(assembly: Assembly, objection: Objection) -> Problem:

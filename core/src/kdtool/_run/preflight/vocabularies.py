@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.on_policy import on_policy_key
 from kdtool._assembly.checks.teacher_signals import teachers_of
 from kdtool._contract.loss import Loss, SequenceLoss
@@ -97,4 +98,5 @@ def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Lo
         for spec in phase.losses:
             loss = assembly.built[spec.key].component
             if isinstance(loss, Loss) and (teachers := teachers_of(spec, loss, phase)):
-                yield phase, spec, loss, [teacher.path for teacher, _ in teachers]
+                named = [teacher.path for teacher, _ in teachers]
+                yield phase, spec, loss, [*named, *taken_by(named, assembly.shared)]

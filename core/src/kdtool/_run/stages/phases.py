@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._assembly.checks.token_columns import labelling
 from kdtool._assembly.checks.validation import validators_of
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import Runtime
@@ -143,6 +145,8 @@ def phase_node(
     teachers = teachers_of_terms(terms)
     beside = {name for name in teachers if name not in materials.recordings}
     beside |= {name for spec in validators for name in getattr(context.assembly.shared[spec.path], "asks", ())}
+    beside |= {spec.path for spec in labelling(context.assembly.built, phase) if spec.kind == "teacher"}
+    beside |= {*taken_by(beside, context.assembly.shared)}
     inputs = {**inputs, "rows": materials.rows}
     recorded = {name: recording.node for name, recording in materials.recordings.items() if name in teachers}
     inputs |= {f"signals of {name}": node for name, node in recorded.items()}

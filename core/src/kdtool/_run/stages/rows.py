@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from kdtool._assembly.built import labelling_weightings
 from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._assembly.checks.token_columns import labelling
 from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Row
-from kdtool._contract.loss import Weighting
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
@@ -159,11 +158,11 @@ def reuse_answers(
 
 
 def pack(
-    run: RunInfo, phase: PhaseSpec, labelling: Sequence[str], examples: Iterable[Example], tokenizer: Tokenizer
+    run: RunInfo, phase: PhaseSpec, labellers: Sequence[str], examples: Iterable[Example], tokenizer: Tokenizer
 ) -> Iterator[Row]:
-    """Pack the examples into rows by the phase's packer, after its weightings `labelling` have annotated them."""
+    """Pack the examples into rows by the phase's packer, after its `labellers` have annotated them."""
     (packer,) = of_kind(phase.sources, "packer")
-    examples = annotate(run, examples, labelling) if labelling else examples
+    examples = annotate(run, examples, labellers) if labellers else examples
     return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
 
 
@@ -234,28 +233,28 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     same_tokens = len({(part.get("tokenizer"), str(part.get("start of documents"))) for part in tokenizers}) == 1
     shared = {spec.key for spec in context.assembly.recipe.shared}
     replaced = {spec.kind for spec in phase.sources if spec.key not in shared}
-    labelling = [spec.path for spec in labelling_weightings(context.assembly.built, phase)]
-    special = not same_tokens or labelling or replaced & {"packer", "corpus", "filter"}
+    labellers = [spec.path for spec in labelling(context.assembly.built, phase)]
+    special = not same_tokens or labellers or replaced & {"packer", "corpus", "filter"}
     label = phase.name if special else texts.label
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase, labelling, run.texts.examples("train"), context.tokenizer_of(learner, run))
+        rows = pack(run, phase, labellers, run.texts.examples("train"), context.tokenizer_of(learner, run))
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
         **tokenizers[0],
-        "annotations": [_annotation_part(context, phase, name) for name in labelling],
+        "annotations": [_annotation_part(context, phase, name) for name in labellers],
     }
     node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
-    rows = graph.add(replace(node, phase=phase) if labelling else node)
+    asked = dict.fromkeys({*labellers} & {*context.assembly.of_kind("teacher")})
+    rows = graph.add(replace(node, phase=phase, teachers=asked) if labellers else node)
     return Materials(texts, rows, shapes)
 
 
 def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
-    """Return the part of a fingerprint for a weighting that labels text, without settings that only weigh the labels."""
-    component = context.assembly.built_for(phase)[name].component
-    key = component.label_key if isinstance(component, Weighting) else None
+    """Return the part of a fingerprint for a component that labels text, without settings that do not change the labels."""
+    key = getattr(context.assembly.built_for(phase)[name].component, "label_key", None)
     part = context.part(name, phase)
     return part if key is None else {**part, "config": key}
 
@@ -264,6 +263,7 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
     """Return the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
     context, teacher = wanted.context, wanted.teacher
     parts, students = wanted.parts()
+    sources = taken_by([teacher], context.assembly.shared)
     component = context.assembly.shared[cache]
     together = isinstance(component, Cache) and component.every_rank_records
 
@@ -292,13 +292,14 @@ def _recording(wanted: Wanted, cache: str, rows: Node) -> Node:
             "teacher": context.part(teacher),
             "cache": context.part(cache),
             "recorded": parts,
+            **{f"source {name}": context.part(name) for name in sources},
         },
         inputs={"rows": rows, **students},
         build=build,
         join=join if together else None,
         texts=rows.texts,
         total=lambda _: len(rows_of(rows)),
-        teachers=context.weights_of([teacher]),
+        teachers=context.weights_of([teacher, *sources]),
         unit="rows",
     )
 

@@ -61,13 +61,14 @@ def subjects_of(
 ) -> list[Measured]:
     """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
-    Left out are teachers that are the student itself. A teacher that a phase of this run trained is measured after and
-    before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the first arm, the student
-    with the first seed.
+    Left out are teachers that are the student itself, or made of other teachers. A teacher that a phase of this run trained
+    is measured after and before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the
+    first arm, the student with the first seed.
     """
     subjects = []
     for name, teacher in context.assembly.of_kind("teacher").items():
-        if isinstance(teacher, Teacher) and teacher.initial_student is None and {"text", "logits"} & teacher.offers:
+        measured = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
+        if measured and {"text", "logits"} & teacher.offers:
             subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
