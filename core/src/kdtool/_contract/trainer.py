@@ -64,7 +64,8 @@ class StepReport:
 
     A term without tokens at this step is in neither, such as cross-entropy if all text is on-policy. `metrics` holds
     measurements of evaluators after this step, by EVALUATOR.MEASUREMENT; most steps have none. `memory` is the bytes of
-    the training process: the most allocated on its GPU, or its main memory where it has none; 0 if unknown.
+    the training process: the most allocated on its GPU, or its main memory where it has none; 0 if unknown. `figures` are
+    other numbers by name, such as `overlap_ratio`, at the steps that measured them.
     """
 
     step: int
@@ -77,6 +78,7 @@ class StepReport:
     terms: Mapping[str, TermReport] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer(Component):

@@ -22,7 +22,8 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
 
     `loss`, `learning_rate`, `gradient_norm`, and since the phase began `tokens`, `seconds` and `tokens_per_second`. For each
     term `terms/X`, `weights/X` and, at steps that measured gradients, `gradient_norms/X` and `gradient_shares/X`, which sum
-    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` if it is known.
+    to 1. The report's `figures` by their names. For each validation `validation/EVALUATOR.MEASUREMENT`. `memory_gib` if it
+    is known.
     """
     numbers = {
         "loss": report.loss,
@@ -43,7 +44,7 @@ def figures(report: kdtool.StepReport) -> dict[str, float]:
         numbers[f"gradient_norms/{name}"] = norm
         if whole > 0:
             numbers[f"gradient_shares/{name}"] = norm / whole
-    return numbers | {f"validation/{name}": value for name, value in report.metrics.items()}
+    return {**numbers, **report.figures, **{f"validation/{name}": value for name, value in report.metrics.items()}}
 
 
 def main_settings(folder: Path) -> dict[str, Setting]:

@@ -87,11 +87,16 @@ def _charts(histories: Sequence[_History]) -> Iterable[Chart]:
     def metric(report: kdtool.StepReport, name: str) -> float | None:
         return report.metrics.get(name)
 
+    def figure(report: kdtool.StepReport, name: str) -> float | None:
+        return report.figures.get(name)
+
     reports = [report for history in histories for report in history.reports]
     if not any(report.terms for report in reports):
         yield from _pair("Weighted loss", histories, lambda report: report.loss)
     for label in dict.fromkeys(label for report in reports for label in report.terms):
         yield from _pair(label, histories, partial(term, label=label))
+    for name in dict.fromkeys(name for report in reports for name in report.figures):
+        yield from _pair(name.replace("_", " "), histories, partial(figure, name=name))
     for name in dict.fromkeys(name for report in reports for name in report.metrics):
         yield from _pair(f"{name}, split validation", histories, partial(metric, name=name))
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from kdtool_tracker_console._words import describe_end, harmless, rate
+from kdtool_tracker_console._words import describe_end, describe_loss, harmless, rate
 
 __all__ = ["LiveDisplay"]
 
@@ -70,7 +70,7 @@ class LiveDisplay:
             completed=report.step,
             total=report.steps,
             rate=speed,
-            detail=f"loss {report.loss:.4g}",
+            detail=describe_loss(report),
         )
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:

@@ -9,7 +9,7 @@ from time import monotonic
 
 import kdtool
 
-from kdtool_tracker_console._words import describe_end, duration, harmless, rate
+from kdtool_tracker_console._words import describe_end, describe_loss, duration, harmless, rate
 
 __all__ = ["PlainDisplay"]
 
@@ -59,7 +59,7 @@ class PlainDisplay:
         """Write training progress if a line is due."""
         if self._due(title) is None:
             return
-        parts = [f"step {report.step}/{report.steps}", f"loss {report.loss:.4g}"]
+        parts = [f"step {report.step}/{report.steps}", describe_loss(report)]
         if report.seconds > 0 and report.step:
             parts.append(rate(report.tokens / report.seconds, "tokens"))
             parts.append(f"{duration(report.seconds / report.step * (report.steps - report.step))} left")

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import kdtool
 
-__all__ = ["Display", "describe_end", "describe_measurement", "duration", "harmless", "rate", "roughly", "summary"]
+__all__ = ["Display", "describe_end", "describe_loss", "describe_measurement", "duration", "harmless", "rate", "roughly",
+           "summary"]  # fmt: skip
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -68,6 +69,12 @@ def rate(per_second: float, unit: str) -> str:
 def describe_end(title: str, seconds: float, *, reused: bool) -> str:
     """Return a line for a finished stage."""
     return f"{title}: reused" if reused else f"{title}: done in {duration(seconds)}"
+
+
+def describe_loss(report: kdtool.StepReport) -> str:
+    """Return a step's loss, and the overlap of student and teacher if it was measured."""
+    overlap = report.figures.get("overlap_ratio")
+    return f"loss {report.loss:.4g}" + ("" if overlap is None else f", overlap {overlap:.0%}")
 
 
 def describe_measurement(measurement: kdtool.Measurement) -> str:

@@ -25,6 +25,7 @@
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` frozen weights, in the dtype that they are computed in
 - `_norms` the norm of each term's gradient
+- `_overlap` overlap of the student's and the teacher's likeliest tokens, and the early verdict
 - `_micro_batch` rows with everything that belongs to them, and parts of it
 - `_selftest` checks before the first step
 - `_step_stats` figures of a step, read once

@@ -113,6 +113,9 @@ class StandardTrainerConfig(kdtool.Config):
     """Train partly on text that the student samples itself; by default, only on the corpus."""
     rollouts: Rollouts | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
     """The server for `on_policy: {sampler: vllm}`."""
+    stop_hopeless: bool = kdtool.Field(default=False, json_schema_extra=kdtool.does_not_affect_results())
+    """Stop with an error if the student's likeliest tokens do not come closer to the teacher's in the first 5 % of the
+    steps; by default this is only reported. Phases of fewer than 200 steps are not judged."""
     validation: Validation | None = None
     """Measure the student during training, and stop early without improvement; by default, it is measured at the end."""
     sharding: Literal["off", "full", "hybrid"] = kdtool.Field(

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, WeightMeans, loss_labels, max_over_ranks, sum_over_ranks
+from kdtool_torch import NO_LABEL, WeightMeans, collate, loss_labels, max_over_ranks, sum_over_ranks
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,6 +25,7 @@ from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._checkpointing import Checkpointing, changing, restore
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._distributed import average_gradients, micro_batch_sync
+from kdtool_trainer_standard._head import weight_sums
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._inputs import StepInputs, to_device
 from kdtool_trainer_standard._machine import autocast_to, dtype_name, memory_of_process
@@ -34,8 +35,9 @@ from kdtool_trainer_standard._nonfinite import raise_nonfinite_gradient
 from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._overlap import EarlyVerdict, overlaps_of_all
 from kdtool_trainer_standard._progress import Progress
-from kdtool_trainer_standard._reports import balance_factors, report_terms
+from kdtool_trainer_standard._reports import balance_factors, report_overlap, report_terms
 from kdtool_trainer_standard._sharding import Sharding
 from kdtool_trainer_standard._stopping import StopSignal
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
@@ -78,6 +80,7 @@ class TrainingLoop:
         self.step = 0
         """Steps that are done."""
         self._balancing = run.implementing("kdtool_balance")
+        self._verdict = EarlyVerdict(config, run, phase, module.chunk_loss.terms, self._overlaps)
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = perf_counter()
         self._weights: list[float] = []
@@ -106,6 +109,7 @@ class TrainingLoop:
             if self.validator is not None and self.run.rank == 0:
                 self.validator.try_out()
             torch.empty((), dtype=torch.int64).random_()  # keeps the dropout of earlier versions
+            self._verdict.begin(self.progress)
         micro_batches = config.micro_batches(world)
         rows = RowsInOrder(self.phase.rows, self.phase.steps * micro_batches * config.batch * world, self.run.seed)
         teachers = self.teachers if self.sampler is None else None  # on-policy text has no signals yet
@@ -154,8 +158,9 @@ class TrainingLoop:
         balance = balance_factors(self.run, self._balancing, names, self.progress, step)
         self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
         factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
-        measures = self.phase.gradient_norms or step == 1 or step % self.config.gradient_norms_every == 0
-        self.module.begin_step(step, progress, factors, measures)
+        due = step == 1 or step % self.config.gradient_norms_every == 0
+        self.module.begin_step(step, progress, factors, self.phase.gradient_norms or due)
+        self.module.measures_overlap = due and self._verdict.has_overlap
         if self._weighs:
             means = WeightMeans(self.progress.token_weights or {})
             weights = torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
@@ -175,6 +180,7 @@ class TrainingLoop:
             self._report(step, metrics)
         elif self._balancing:
             self._report_terms()
+        self._verdict.judge(self.progress, step)
         self._checkpoint(step, last=last or over)
         self._clock = perf_counter()
         return not over
@@ -255,7 +261,7 @@ class TrainingLoop:
             for micro_batch in micro_batches:
                 asked = self.teachers.query_live(micro_batch)
                 with self._autocast():
-                    self.module(asked, tokens, weights_only=True)
+                    self.module.add_weights(self.module(asked, tokens, only=weight_sums)["only"])
         self._figures = self.module.stats.read(torch.zeros((), device=self.device))
         self._add_weights()
 
@@ -266,6 +272,17 @@ class TrainingLoop:
         means = WeightMeans(self.progress.token_weights or {})
         means.add(dict(zip(names, weights, strict=True)), dict(zip(names, self._figures.seen, strict=True)))
         self.progress.token_weights = means.state
+
+    def _overlaps(self, rows: list[kdtool.Row]) -> Tensor:
+        """Return the overlap at all positions of some rows, [N, 3]; with dropout, the same each time."""
+        with torch.no_grad():
+            micro_batch = self.teachers(to_device(collate(rows), self.device))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._autocast():
+            torch.manual_seed(self.run.seed)
+            found: Tensor = self.module(micro_batch, 1.0, only=overlaps_of_all)["only"]
+        if self.sharding is not None:
+            self.sharding.reshard()
+        return found
 
     def _report_terms(self) -> dict[str, kdtool.TermReport]:
         return report_terms(
@@ -285,6 +302,7 @@ class TrainingLoop:
             gradient_norm=self._gradient_norm,
             terms=terms,
             metrics=metrics,
+            figures=report_overlap(self._figures, self.run) if self.module.measures_overlap else {},
             memory=memory_of_process(self.device),
         )
         if self.run.rank == 0:

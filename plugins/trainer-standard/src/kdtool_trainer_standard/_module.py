@@ -7,7 +7,7 @@ distributions, denominators.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from kdtool_torch import loss_mask, select, select_at_labels
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
-from kdtool_trainer_standard._head import HeadWork, chunked_loss, weight_sums
+from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._micro_batch import MicroBatch, select_signal
 from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
@@ -26,6 +26,7 @@ from kdtool_trainer_standard._norms import (
     squared_norms_at_embedding,
     squared_norms_at_last,
 )
+from kdtool_trainer_standard._overlap import sum_of_some
 from kdtool_trainer_standard._sequence_head import SequenceHead, sequence_head
 from kdtool_trainer_standard._step_stats import StepStats
 from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy
@@ -83,7 +84,7 @@ class DistillationModule(nn.Module):
         """True if the student wrote the step's text, from which some terms learn nothing. Set by the loop, as the next."""
         self.mean_weights = torch.ones(len(self._token), device=device)
         """Each token loss's mean token weight."""
-        self.measures_norms = False
+        self.measures_norms = self.measures_overlap = False
         self.checks_at_once = device.type == "cpu"
         """Raise for values that are not finite in `forward`. Else the loop reads `stats` at the end of the step: a GPU would
         wait for each check."""
@@ -103,26 +104,24 @@ class DistillationModule(nn.Module):
         micro_batch: MicroBatch,
         num_items_in_batch: float,
         *,
-        weights_only: bool = False,
+        only: Callable[[HeadWork], Tensor] | None = None,
         term: int | None = None,
     ) -> dict[str, Tensor]:
-        """Return this micro-batch's share of the step's loss, or with `weights_only` each token loss's sum of token weights.
+        """Return this micro-batch's share of the step's loss, or with `only` its result for the token losses' work.
 
         With `term` return an objective with only that term's gradient, undivided, and the term's `divisor`.
 
         Args:
             micro_batch: B rows; N of their positions have a label.
             num_items_in_batch: positions in the loss mask of the whole step, over all ranks and micro-batches.
-            weights_only: compute token weights and no losses.
+            only: called in place of the losses.
             term: number of the only term to compute.
         """
         self.stats.tokens = torch.full((), max(1.0, num_items_in_batch), device=self.progress.device)
         self.stats.seen = self._learning() * num_items_in_batch
         outputs = self.run_student(micro_batch.batch)
-        if weights_only:
-            weights = weight_sums(self.head_work(micro_batch, outputs))
-            self._add_weights(weights)
-            return {"weights": weights}
+        if only is not None:
+            return {"only": only(self.head_work(micro_batch, outputs))}
         if term is not None:
             return self._objective(term, micro_batch, outputs)
         loss = self._token_losses(micro_batch, outputs)
@@ -186,16 +185,18 @@ class DistillationModule(nn.Module):
         if self.checks_at_once and not bool(work.finite):
             raise_for_token_losses(self.run, work, int(self.step))
         self.stats.values[self._token_index] += work.totals[0] / (self.stats.tokens * self.mean_weights)
-        self._add_weights(work.totals[1])
+        self.add_weights(work.totals[1])
         if self.measures_norms and self._embedding is None:
             self.stats.squared_norms[self._token_index] += squared_norms_at_last(work, self.stats.tokens)
+        if self.measures_overlap:
+            self.stats.overlap += sum_of_some(work)
         return loss
 
     def _learning(self) -> Tensor:
         """Return 1 for each term that learns from the step's text, else 0, [terms]."""
         return self._learns_on_policy if self.on_policy else torch.ones_like(self.factors)
 
-    def _add_weights(self, sums: Tensor) -> None:
+    def add_weights(self, sums: Tensor) -> None:
         """Add sums of token weights, [token losses], of the terms that learn from them."""
         self.stats.weights[self._token_index] += sums * self._learning()[self._token_index]
 
@@ -272,7 +273,7 @@ class DistillationModule(nn.Module):
         return values, rows
 
     def _empty_stats(self) -> StepStats:
-        return StepStats(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))
+        return StepStats(*(torch.zeros(size, device=self.progress.device) for size in (*[len(self.terms)] * 4, 4)))
 
 
 def _key(name: str) -> str:

@@ -26,6 +26,7 @@ def notes_on(loop: TrainingLoop) -> tuple[str, ...]:
             f"{progress.skipped} of {loop.phase.steps} steps changed nothing: their gradients overflowed float16, and the "
             "scale of the loss was halved"
         )
+    notes += filter(None, [progress.hopeless])
     notes += _describe_best(loop)
     squares = progress.squared_norms or {}
     total = sum(squares.values()) ** 0.5

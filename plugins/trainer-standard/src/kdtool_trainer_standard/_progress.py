@@ -33,6 +33,10 @@ class Progress:
     """The counts of `OnPolicySampler` on rank 0; None if the phase is not on-policy."""
     best: Mapping[str, Any] | None = None
     """The fields of `Best`, on rank 0, if a validation is watched."""
+    overlap: Sequence[Sequence[float]] | None = None
+    """Figures of `EarlyVerdict` before the first step; None if there is none."""
+    hopeless: str = ""
+    """That verdict, if the overlap did not grow."""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
@@ -59,4 +63,4 @@ def read(folder: Path) -> Progress:
     content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     stats = content["stats"]
     content["stats"] = stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
-    return Progress(**{each.name: content[each.name] for each in fields(Progress)})  # earlier versions stored more
+    return Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})

@@ -9,10 +9,11 @@ import kdtool
 from kdtool_torch import sum_over_ranks
 
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._overlap import FIGURES
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._step_stats import StepFigures
 
-__all__ = ["balance_factors", "report_terms"]
+__all__ = ["balance_factors", "report_overlap", "report_terms"]
 
 
 def report_terms(
@@ -51,6 +52,12 @@ def report_terms(
             norms[term.name] = norms.get(term.name, 0.0) + square
     progress.squared_norms, progress.stats = norms, kept
     return reports
+
+
+def report_overlap(read: StepFigures, run: kdtool.RunInfo) -> dict[str, float]:
+    """Return the step's figures of the overlap by name, means over all ranks; nothing if it has no positions."""
+    *sums, count = sum_over_ranks(read.overlap, run.world)
+    return {name: value / count for name, value in zip(FIGURES, sums, strict=True)} if count else {}
 
 
 def balance_factors(

@@ -54,12 +54,16 @@ class Sharding:
                 f"FSDP2 did not shard {', '.join(left[:3])}, which sharding requires; set sharding: off"
             )
 
+    def reshard(self) -> None:
+        """Divide weights again that a pass without backward gathered."""
+        for before in self._before:
+            if isinstance(before.part, FSDPModule):
+                before.part.reshard()
+
     def undo(self) -> None:
         """Make the module an ordinary one again, in place and on every rank: whole weights in main memory, no hooks."""
+        self.reshard()
         parts = [before.part for before in self._before]
-        for part in parts:
-            if isinstance(part, FSDPModule):
-                part.reshard()
         new_weights: dict[nn.Parameter, nn.Parameter] = {}
         for part in parts:
             for name, weight in list(part.named_parameters(recurse=False)):

@@ -20,6 +20,7 @@ from kdtool._run.preflight.refusals import refuse
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
 from kdtool._run.stages.rows import corpora_of, pack, shares_of
+from kdtool._run.stages.templates import other_templates
 from kdtool._run.stages.text import StoredTexts
 
 _FIRST = 1000
@@ -105,7 +106,9 @@ def _require_row(
 
     labellers = [spec.path for spec in labelling(context.assembly.built, phase)]
     run = replace(run, hook=context.assembly.hooks(phase))
-    if any(True for _ in pack(run, phase, labellers, count(), context.tokenizer_of(student, run))) or seen == most:
+    others = other_templates(context, phase, student)
+    rows = pack(run, phase, labellers, count(), context.tokenizer_of(student, run), others)
+    if any(True for _ in rows) or seen == most:
         return
     kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
     if not train:

@@ -32,6 +32,7 @@ from kdtool._run.stages.row_files import StoredRows, write_rows
 from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.signals import from_teacher
 from kdtool._run.stages.teacher_rows import Translation
+from kdtool._run.stages.templates import other_templates, refuse_other_templates
 from kdtool._run.stages.terms import (
     asks_for_layers,
     join_requests,
@@ -158,12 +159,27 @@ def reuse_answers(
 
 
 def pack(
-    run: RunInfo, phase: PhaseSpec, labellers: Sequence[str], examples: Iterable[Example], tokenizer: Tokenizer
+    run: RunInfo,
+    phase: PhaseSpec,
+    labellers: Sequence[str],
+    examples: Iterable[Example],
+    tokenizer: Tokenizer,
+    others: Mapping[str, Tokenizer],
 ) -> Iterator[Row]:
-    """Pack the examples into rows by the phase's packer, after its `labellers` have annotated them."""
-    (packer,) = of_kind(phase.sources, "packer")
+    """Pack the examples into rows by the phase's packer, after its `labellers` have annotated them.
+
+    Conversations that have other tokens with the `other_templates` of teachers are refused.
+    """
+    (spec,) = of_kind(phase.sources, "packer")
+    packer = run.component(spec.path, Packer)
     examples = annotate(run, examples, labellers) if labellers else examples
-    return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
+
+    def render(example: Example, template: Tokenizer) -> Iterable[Row]:
+        return packer.kdtool_rows(run, [example], template)
+
+    if others:
+        examples = refuse_other_templates(examples, tokenizer, others, render)
+    return packer.kdtool_rows(run, examples, tokenizer)
 
 
 def add_data(context: Context, graph: Graph, shapes: Shapes) -> dict[str, Materials]:
@@ -236,15 +252,17 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
     labellers = [spec.path for spec in labelling(context.assembly.built, phase)]
     special = not same_tokens or labellers or replaced & {"packer", "corpus", "filter"}
     label = phase.name if special else texts.label
+    others = other_templates(context, phase, learner)
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = pack(run, phase, labellers, run.texts.examples("train"), context.tokenizer_of(learner, run))
+        rows = pack(run, phase, labellers, run.texts.examples("train"), context.tokenizer_of(learner, run), others)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
         **tokenizers[0],
         "annotations": [_annotation_part(context, phase, name) for name in labellers],
+        **{f"chat template of {name}": other.chat_fingerprint for name, other in others.items()},
     }
     node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
     asked = dict.fromkeys({*labellers} & {*context.assembly.of_kind("teacher")})
