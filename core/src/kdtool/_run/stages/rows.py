@@ -240,14 +240,20 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
         rows = pack(run, phase, labelling, run.texts.examples("train"), context.tokenizer_of(learner, run))
         write_rows(rows, folder, run.hook.owner(packer.path))
 
-    parts = {
-        "packer": context.part(packer.path),
-        **tokenizers[0],
-        "annotations": [_annotation_part(context, phase, name) for name in labelling],
-    }
+    parts = packing_parts(context, phase, learner, labelling)
     node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
     rows = graph.add(replace(node, phase=phase) if labelling else node)
     return Materials(texts, rows, shapes)
+
+
+def packing_parts(context: Context, phase: PhaseSpec, learner: str, labelling: Iterable[str]) -> dict[str, Any]:
+    """Return the parts of the fingerprint of a phase's rows, for the tokenizer of `learner`."""
+    (packer,) = of_kind(phase.sources, "packer")
+    return {
+        "packer": context.part(packer.path),
+        **context.tokenizer_part(learner),
+        "annotations": [_annotation_part(context, phase, name) for name in labelling],
+    }
 
 
 def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:
