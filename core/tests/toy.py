@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -81,6 +82,17 @@ class Sayings(Corpus):
                 [kdtool.Request(example.id, example.id, 1)]
             )
             yield replace(example, body=kdtool.Text(answer.text))
+
+
+class OwnWords(kdtool.Corpus):
+    """What the untrained student counts, in documents without end; the folder of the rows notes the student."""
+
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
+        assert run.untrained is not None
+        (run.folder / "sampled.json").write_bytes((run.untrained / "counts.json").read_bytes())
+        for number, example in enumerate(itertools.cycle(run.texts.examples("train"))):
+            assert isinstance(example.body, kdtool.Text)
+            yield replace(example, id=f"own {number}", body=kdtool.Text(f"{example.body.text[:8]}"))
 
 
 class Packer(kdtool.Packer):

@@ -1,4 +1,7 @@
-"""The arms of a run: the student, and controls that train the same student without the teacher."""
+"""The arms of a run: the student, and controls that train the same student without the teacher.
+
+Controls of `control: {self: …}` have the losses of the others, and rows of the student's own samples.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import replace
 from kdtool._assembly.built import BuiltRecipe
 from kdtool._assembly.checks.loss_weights import scale_to_one
 from kdtool._errors import Problem
-from kdtool._recipe.model import ARMS, PhaseSpec
+from kdtool._recipe.model import PhaseSpec
 
 
 def arms_of(parts: BuiltRecipe, problems: list[Problem]) -> dict[str, tuple[PhaseSpec, ...]]:
@@ -15,7 +18,7 @@ def arms_of(parts: BuiltRecipe, problems: list[Problem]) -> dict[str, tuple[Phas
     arms = {"student": tuple(phase for phase in parts.recipe.phases if phase.trains is None)}
     if control := parts.recipe.control:
         phases = [_without_teacher(parts, phase, problems, control.losses_given) for phase in control.phases]
-        arms |= {ARMS[match]: tuple(phases) for match in control.match}
+        arms |= dict.fromkeys(control.arms, tuple(phases))
     return arms
 
 

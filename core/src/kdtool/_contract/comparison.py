@@ -87,12 +87,12 @@ def main_figures(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) 
 
 
 def shorten(comparisons: Sequence[Comparison]) -> str:
-    """Return the verdict in a few words: of the student against its controls, or of two arms that were only measured."""
-    main = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
+    """Return the verdict in a few words: of the student against controls and reference, or of two measured arms."""
+    main = [each for each in comparisons if each.arm == "student" and each.against.startswith(("control", "reference"))]
     if not main and any(each.arm == "student" for each in comparisons):
         return "not compared with a control"
     pairs = dict.fromkeys((each.arm, each.against) for each in main or comparisons)
-    if len(pairs) > 2:
+    if not main and len(pairs) > 2:
         return f"{len(pairs)} pairs compared"
     opponents: dict[tuple[str, str], list[str]] = {}
     for arm, against in pairs:

@@ -13,9 +13,9 @@ from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
 
-Role = Literal["artifact", "student", "control", "base", "teacher"]
+Role = Literal["artifact", "student", "control", "base", "reference", "teacher"]
 """Roles in the order of comparisons: each is compared with those after it. "base" is the student before it was
-trained by the run."""
+trained by the run, "reference" an existing model that nothing learns from."""
 
 
 @dataclass(frozen=True)

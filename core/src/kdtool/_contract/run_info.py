@@ -77,13 +77,15 @@ class RunInfo:
     `hook.kdtool_x(…)` calls a hook of all components that implement it, in the order of the recipe, and returns
     their answers by component name; `component` reaches one of them. `texts.examples(split)` yields the examples of a split.
 
-    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
-    trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
-    artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
-    processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
-    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`). `time` is when an event
-    happened, in seconds since 1970; only trackers get it. `store` is the folder that runs share, for paid answers; None
-    where there is none. `stage_title` is the stage in words, such as "training of student, seed 0".
+    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), "control-self" or "control-self-time"
+    (the same on the untrained student's samples), or the name of a teacher that is trained. `stage` is the kind of artefact
+    being made; for a phase of training, `phase` is its name. `label` distinguishes artefacts of one kind, such as
+    "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count processes. `say` shows a line
+    to the user. `licences` are the terms of the run's components, and the student's use of them. `untrained` is the
+    untrained student's folder while exporters check it (`kdtool_check`), and while a corpus of `control: {self: …}`
+    samples from it. `time` is when an event happened, in seconds since 1970; only trackers get it. `store` is the folder
+    that runs share, for paid answers; None where there is none. `stage_title` is the stage in words, such as "training of
+    student, seed 0".
     """
 
     name: str

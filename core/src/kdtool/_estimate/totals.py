@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._estimate.run_forecast import AttributedEstimate
+from kdtool._recipe.model import ARMS, SELF
 from kdtool._run.stages.phases import training_title
 
-_CONTROL_OF_TIME = "control-time"
+_OF_TIME = (ARMS["time"], SELF[ARMS["time"]])
+"""Arms that train for as long as the student did."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ def add_up(
     device = any(part.estimate.device_bytes for part in asked)
     asked = [_place(part, "device_bytes" if device else "host_bytes") for part in asked]
     seconds = {arm: sum(p.estimate.seconds * p.runs for p in asked if p.arm == arm) for arm in {p.arm for p in asked}}
-    if _CONTROL_OF_TIME in seconds:  # it trains for as long as the student did
-        seconds[_CONTROL_OF_TIME] = seconds.get("student", 0.0)
+    seconds |= {arm: seconds.get("student", 0.0) for arm in _OF_TIME if arm in seconds}
     runs = max((part.runs for part in asked), default=1)
     notes = [part.estimate.note for part in asked if part.estimate.seconds and part.estimate.note]
     disk = tuple(_spent(asked, "disk_bytes"))
@@ -81,8 +82,8 @@ def add_up(
         disk=disk,
         disk_bytes=passing + sum(spent.bytes for spent in disk if not spent.passing),
         downloads=tuple(_spent(asked, "download_bytes")),
-        steps=runs * sum(phase.steps for phase in ahead.phases if phase.arm != _CONTROL_OF_TIME),
-        tokens=sum(p.estimate.tokens * p.runs for p in asked if p.phase and p.arm != _CONTROL_OF_TIME),
+        steps=runs * sum(phase.steps for phase in ahead.phases if phase.arm not in _OF_TIME),
+        tokens=sum(p.estimate.tokens * p.runs for p in asked if p.phase and p.arm not in _OF_TIME),
         seconds=sum(seconds.values()),
         speed="; ".join(dict.fromkeys(notes)),
         picodollars=sum(part.estimate.picodollars * part.runs for part in asked),

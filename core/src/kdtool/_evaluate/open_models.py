@@ -26,14 +26,14 @@ from kdtool._text.terminal import print_line
 
 __all__ = ["Models", "open_models"]
 
-_ORDER = ("student", "artifact", "control", "base", "teacher")
+_ORDER = ("student", "artifact", "control", "base", "reference", "teacher")
 
 
 class Models:
     """Models by name, none of them loaded; `open` loads one. `results` are the run's, None if they are of no run.
 
-    `subjects` begin with the student, or the only model; exported files, controls, the student before its training and
-    teachers follow. A teacher that the run trained is opened as it was before.
+    `subjects` begin with the student, or the only model; exported files, controls, the student before its training, the
+    reference and teachers follow. A teacher that the run trained is opened as it was before.
     """
 
     def __init__(self, subjects: Mapping[str, Subject], run: RunInfo, results: Results | None) -> None:
@@ -50,7 +50,8 @@ class Models:
         if name not in self.subjects:
             raise UsageError(f"there is no model {name!r} here; {did_you_mean(name, self.subjects, what='there are')}")
         subject = self.subjects[name]
-        given = subject if subject.role == "teacher" else replace(subject, role="artifact")  # as `kdtool eval` opens it
+        asked = subject.role in ("teacher", "reference")
+        given = subject if asked else replace(subject, role="artifact")  # as `kdtool eval` opens it
         opened = open_subject(self._run, given)
         if opened is None:
             raise UsageError(

@@ -6,6 +6,7 @@ Installed exporters are added, because the exporter that writes a format also re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from kdtool._contract.reporting import Results
 from kdtool._errors import KdtoolError, RecipeError, UsageError
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
-from kdtool._recipe.model import Recipe
+from kdtool._recipe.model import REFERENCE, Recipe
 from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
 from kdtool._store.layout import RESULTS
 from kdtool._text.terminal import print_line
 
-_KEYS = ("corpora", "filters", "teachers", "evaluators", "exporters", "trackers", "reporter")
+_KEYS = ("corpora", "filters", "teachers", "evaluators", "exporters", "trackers", "reporter", REFERENCE)
 
 
 def measuring_recipe(
@@ -64,7 +65,7 @@ def opening_recipe(name: str, recipe: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: with all mistakes, such as a plugin that is not installed any more.
     """
-    kept = {key: recipe[key] for key in ("teachers", "exporters") if recipe.get(key)}
+    kept = {key: recipe[key] for key in ("teachers", "exporters", REFERENCE) if recipe.get(key)}
     return _with_openers(name, as_node(kept, Place("", 0, 0, Path.cwd())))
 
 
@@ -75,10 +76,9 @@ def _with_openers(name: str, composed: Node) -> Recipe:
         data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
-    shared = parser.shared
     if parser.problems:
         raise RecipeError(list(dict.fromkeys(parser.problems)))
-    return Recipe(name, (0,), shared, (), None, parser.empty.data, parser.empty.places)
+    return replace(parser.empty, shared=parser.shared, reference=parser.reference)
 
 
 def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:

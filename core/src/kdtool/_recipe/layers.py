@@ -23,8 +23,12 @@ from kdtool._text.did_you_mean import did_you_mean
 COLLECTIONS: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if not kind.single}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""
 
-SINGLE: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if kind.single}
-"""Recipe keys that hold one component."""
+SINGLE: Mapping[str, str] = {
+    **{kind.key: kind.name for kind in TABLE if kind.single},
+    "reference": "teacher",
+    "self": "corpus",
+}
+"""Recipe keys that hold one component, with its kind; `self` is a key of `control`."""
 
 SOURCE_KEYS = tuple(kind.key for kind in TABLE if kind.scope == "source")
 """Keys for the sources of data and signals, which a phase may override."""
@@ -34,7 +38,18 @@ _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 SHARED_KEYS = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
 """Keys of components outside the phases."""
-TOP_KEYS = ("name", "seeds", "terms_acknowledged", *SHARED_KEYS, "trainer", "optimizer", "train", "control", "require")
+TOP_KEYS = (
+    "name",
+    "seeds",
+    "terms_acknowledged",
+    *SHARED_KEYS,
+    "trainer",
+    "optimizer",
+    "train",
+    "control",
+    "reference",
+    "require",
+)
 """Keys of a recipe without sugar and `extends`."""
 
 

@@ -14,6 +14,10 @@ from kdtool._recipe.yaml import KeyPath, Place
 
 ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 """The control arm for each thing that `control: {match: …}` can hold equal."""
+SELF: Mapping[str, str] = {"control": "control-self", "control-time": "control-self-time"}
+"""The arm with the same match that trains on the untrained student's samples, with `control: {self: …}`."""
+REFERENCE = "reference"
+"""The recipe's key for an existing model to compare with, and the name of its arm."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,29 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class ControlSpec:
-    """The same student without the teacher: arms to run, and the phases they train with."""
+    """The same student without the teacher: arms to run, and the phases they train with.
+
+    `own` is the corpus that samples from the untrained student, None without such arms.
+    """
 
     match: tuple[str, ...]
     losses_given: bool
     phases: tuple[PhaseSpec, ...]
+    own: ComponentSpec | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms by name, those that train on text first."""
+        plain = tuple(ARMS[match] for match in self.match)
+        return (*plain, *(SELF[arm] for arm in plain if self.own))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds."""
+    """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds.
+
+    `reference` is an existing model that is only measured, with the role of a teacher that nothing learns from.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -86,12 +103,14 @@ class Recipe:
     control: ControlSpec | None
     data: Mapping[str, Any]
     places: Mapping[KeyPath, Place] = field(repr=False)
+    reference: ComponentSpec | None = None
 
     @property
     def lasting(self) -> tuple[ComponentSpec, ...]:
-        """The components that live as long as the run: the shared ones and the phases' own sources."""
+        """The components that live as long as the run: shared, the phases' own sources, and those of comparisons."""
         own = {spec.key: spec for phase in self.phases for spec in phase.sources}
-        return tuple(({spec.key: spec for spec in self.shared} | own).values())
+        compared = (self.control.own if self.control else None, self.reference)
+        return (*({spec.key: spec for spec in self.shared} | own).values(), *filter(None, compared))
 
     def place(self, key: KeyPath) -> Place | None:
         """Return the place of a key, or of the nearest one above it."""

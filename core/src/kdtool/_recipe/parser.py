@@ -19,25 +19,28 @@ from kdtool._plugins.registry import default_of
 from kdtool._recipe.invalid import invalid
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SHARED_KEYS, SINGLE, SOURCE_KEYS, TOP_KEYS, as_written
-from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, of_kind, problem_at
+from kdtool._recipe.model import REFERENCE, ComponentSpec, ControlSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.names import NAME, VALID_NAME
 from kdtool._text.schema_words import show_value
 
-CONTROL_KEYS = ("match", "losses", "trainer")
+CONTROL_KEYS = ("match", "losses", "trainer", "self")
+_USES: Mapping[KeyPath, str] = {("control", "self"): "self-samples"}
+"""Plugins of components that need not name one."""
 LARGEST = 2**53 - 1
 """Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
 
 
 class Parser:
-    """Reads a recipe's composed data and gathers problems; `shared` holds the components outside the phases."""
+    """Reads a recipe's composed data and gathers problems; `shared` and `reference` are outside the phases."""
 
     def __init__(self, empty: Recipe) -> None:
         self.empty = empty
         self.data = {**_defaults(empty.data), **empty.data}
         self.problems: list[Problem] = []
         self.shared = tuple(spec for key in SHARED_KEYS for spec in self.components((key,)))
+        self.reference = self._first((REFERENCE,))
 
     def recipe(self) -> Recipe:
         """Return the whole recipe.
@@ -52,8 +55,15 @@ class Parser:
             self._need((), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
-        name, seeds = core_keys["name"] or self.empty.name, core_keys["seeds"]
-        return replace(self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=control)
+        return replace(
+            self.empty,
+            name=core_keys["name"] or self.empty.name,
+            seeds=core_keys["seeds"],
+            shared=self.shared,
+            phases=phases,
+            control=control,
+            reference=self.reference,
+        )
 
     def refuse_unknown(self, path: KeyPath, known: tuple[str, ...]) -> None:
         """Add a problem for each unknown key of a section."""
@@ -89,7 +99,7 @@ class Parser:
         if not self._require(isinstance(value, Mapping), path, message):
             return None
         # An entry is named after its plugin unless its name is that of the kind, as in `teacher: {…}`, or of the key.
-        use = value.get("use", None if kind in {name, SINGLE.get(name)} else name)
+        use = value.get("use", _USES.get(path, None if kind in {name, SINGLE.get(name)} else name))
         self._refuse_huge(path, value)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         message = f"must be the name of a plugin, not {show_value(use)}" if "use" in value else "is missing"
@@ -175,7 +185,7 @@ class Parser:
                 path = ("control", phase.name, "trainer")
                 trainer = replace(trainer, path=".".join(path), key=path)
             controls.append(replace(phase, losses=losses or phase.losses, trainer=trainer))
-        return ControlSpec(core_keys["match"], bool(losses), tuple(controls))
+        return ControlSpec(core_keys["match"], bool(losses), tuple(controls), self._first(("control", "self")))
 
     def _own_keys(self, path: KeyPath, keys: type[Config], section: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the core's own keys of a section; the defaults if any of them is wrong."""

@@ -19,7 +19,7 @@ from kdtool._store.shared_store import bytes_below, known_runs
 from kdtool._text.markdown import number
 
 State = Literal["running", "done", "unfinished", "damaged"]
-_ROLES = ("student", "control", "base", "teacher", "artifact")
+_ROLES = ("student", "control", "base", "reference", "teacher", "artifact")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdtool._contract.comparison import Comparison
+from kdtool._recipe.model import REFERENCE, SELF
 from kdtool._text.markdown import number, signed_difference
 
-_CONTROLS = {
+_OPPONENTS = {
     "control": "the same student trained without the teacher on equally many tokens",
     "control-time": "the same student trained without the teacher for the same time, the teacher's share included",
+    SELF["control"]: "the same student tuned on its own samples, on about as many tokens",
+    SELF["control-time"]: "the same student tuned on its own samples for the same time, that of sampling included",
+    REFERENCE: "the reference, an existing model",
 }
+"""Models that the student is compared with in the verdict, in words."""
 _ON_POLICY = "the same student trained without the teacher on the same rows, with as many tokens or more"
 _ENDED_EARLY = "the same student trained without the teacher on the same rows, each until it got no better"
 _NO_VERDICT = "No verdict about distillation: "
@@ -29,22 +34,20 @@ def verdict(
     `on_policy`: the student also learned from text that it wrote. `ended_early`: it or the control stopped before all steps.
     `has_control`: the run trained one.
     """
-    control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _CONTROLS["control"]
+    control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _OPPONENTS["control"]
     of_student = [comparison for comparison in comparisons if comparison.arm == "student"]
-    controls = [comparison for comparison in of_student if comparison.against in _CONTROLS]
-    shares = [f"The student reaches {share}." for share in map(_share, of_student) if share]
+    opponents = [comparison for comparison in of_student if comparison.against in _OPPONENTS]
+    controlled = any(comparison.against != REFERENCE for comparison in opponents)
+    sentences = [] if controlled else [_NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL)]
     base = [comparison for comparison in of_student if comparison.against == "base"]
-    sentences = [f"Against itself before training, the student is {_outcome(base)}."] if base else []
-    if not controls:
-        no_verdict = _NO_VERDICT + (_NO_ITEMS if has_control else _NO_CONTROL)
-        return " ".join([no_verdict, *sentences, *shares, *_weakness(of_student)])
-    for arm in dict.fromkeys(comparison.against for comparison in controls):
-        shown = _outcome([comparison for comparison in controls if comparison.against == arm])
-        sentences.append(
-            f"Against {control if arm == 'control' else _CONTROLS[arm]}, the distilled student is {shown}."
-        )
-    one_seed = [_ONE_SEED] if all(comparison.seeds == 1 for comparison in controls) else []
-    return " ".join([*sentences, *_several(controls), *shares, *_weakness(of_student), *one_seed])
+    sentences += [f"Against itself before training, the student is {_outcome(base)}."] if base else []
+    for arm in dict.fromkeys(comparison.against for comparison in opponents):
+        shown = _outcome([comparison for comparison in opponents if comparison.against == arm])
+        words = control if arm == "control" else _OPPONENTS[arm]
+        sentences.append(f"Against {words}, the distilled student is {shown}.")
+    shares = [f"The student reaches {share}." for share in map(_share, of_student) if share]
+    one_seed = [_ONE_SEED] if opponents and all(comparison.seeds == 1 for comparison in opponents) else []
+    return " ".join([*sentences, *_several(opponents), *shares, *_weakness(of_student), *one_seed])
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
@@ -73,7 +76,7 @@ def _weakness(comparisons: Sequence[Comparison]) -> list[str]:
         f"In absolute terms the student is weak: its {found.measurement} is {number(found.value)}, that of {found.against} "
         f"{number(found.against_value)}."
         for found in comparisons
-        if found.relative and found.against not in _CONTROLS and found.verdict == "worse" and found.difference > 1
+        if found.relative and found.against not in _OPPONENTS and found.verdict == "worse" and found.difference > 1
     ]
 
 

@@ -1,7 +1,7 @@
 """The graph of a run: nodes with their dependencies.
 
-text → teachers that are trained → untrained students → scores of teachers → rows → signals → phases of every
-seed and arm → exports → scores of all others.
+text → teachers that are trained → untrained students → scores of teachers → rows → signals → rows of samples and phases
+of every seed and arm → exports → scores of all others.
 `execute` makes the nodes, and adds comparison and report.
 """
 
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 from kdtool._contract.language_model import ModelFacts, facts_in
 from kdtool._contract.run_info import RunInfo
+from kdtool._recipe.model import ARMS, SELF
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.preflight.first_rows import try_packers
 from kdtool._run.preflight.refusals import identify
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.exports import add_exports
+from kdtool._run.stages.own_rows import MatchedTokens, add_own_rows
 from kdtool._run.stages.phases import MatchedTime, TrainedModel, add_arm
 from kdtool._run.stages.rows import Materials, Recording, add_data, add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.students import add_students
 from kdtool._run.stages.teachers import add_teachers
-
-_TIME_ARM = "control-time"
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,27 @@ def _add_arms(
     materials: Mapping[str, Materials],
     teachers: Sequence[TrainedModel],
 ) -> list[TrainedModel]:
-    """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
+    """Add every arm with every seed; a time-matched control comes after the arms that decide its steps."""
     trained = (node for arm in teachers for node in arm.nodes)
     signals = (recording.node for recording in _recordings(materials).values())
     costs = tuple(dict.fromkeys((*signals, *trained, *context.adapted.values())))
+    control = context.assembly.recipe.control
     by_seed: list[dict[str, TrainedModel]] = []
     for seed in context.assembly.recipe.seeds:
+        samples = (
+            add_own_rows(context, graph, control.own, materials, students[seed]) if control and control.own else {}
+        )
+        sampled = tuple(data.rows for data in samples.values())
         arms: dict[str, TrainedModel] = {}
         for name in context.assembly.arms:
-            matched = MatchedTime(arms["student"], arms["control"], costs) if name == _TIME_ARM else None
-            arms[name] = add_arm(context, graph, name, seed, students[seed], materials, matched)
+            matched: MatchedTime | MatchedTokens | None = None
+            if name == ARMS["time"]:
+                matched = MatchedTime(arms["student"], arms[ARMS["tokens"]], costs)
+            elif name == SELF[ARMS["tokens"]]:
+                matched = MatchedTokens(materials, samples)
+            elif name == SELF[ARMS["time"]]:
+                matched = MatchedTime(arms["student"], arms[SELF[ARMS["tokens"]]], costs, sampled)
+            data = samples if name in SELF.values() else materials
+            arms[name] = add_arm(context, graph, name, seed, students[seed], data, matched)
         by_seed.append(arms)
     return [arms[name] for name in context.assembly.arms for arms in by_seed]

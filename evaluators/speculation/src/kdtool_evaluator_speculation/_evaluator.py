@@ -80,7 +80,9 @@ class SpeculationEvaluator(kdtool.Evaluator):
                 for document in documents
             ]
             undrafted = [answered.timed for answered in self._answers(run, target, requests, 0)]
-            for number, subject in enumerate((each for each in subjects if each.role != "teacher"), 1):
+            for number, subject in enumerate(
+                (each for each in subjects if each.role not in ("teacher", "reference")), 1
+            ):
                 with open_for_measuring(run, subject, "speculation", _unfit) as draft:
                     if draft is not None:
                         yield from self._measure(run, subject, (target, draft), requests, undrafted, number)

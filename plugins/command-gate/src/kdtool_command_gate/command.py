@@ -26,7 +26,7 @@ __all__ = ["gate"]
     "--against",
     multiple=True,
     metavar="ARM",
-    help="Arm to beat [default: controls and the untrained student]; repeatable.",
+    help="Arm to beat [default: controls, the reference and the untrained student]; repeatable.",
 )
 @click.option(
     "--guard",
@@ -53,10 +53,10 @@ def gate(
 ) -> None:
     """Decide by exit code whether a finished run may ship.
 
-    RUN is the name or the folder of a finished run. The exit code is 0 if the student is better than its controls and
-    than before its training, and reached all required scores; 6 if a required score was missed, 11 if "better" was not
-    shown, 12 if the student is worse, 13 if it is worse in a measurement named by --guard. The decision is printed in
-    Markdown, as the comment of a pull request.
+    RUN is the name or the folder of a finished run. The exit code is 0 if the student is better than its controls, the
+    reference and itself before its training, and reached all required scores; 6 if a required score was missed, 11 if
+    "better" was not shown, 12 if the student is worse, 13 if it is worse in a measurement named by --guard. The decision
+    is printed in Markdown, as the comment of a pull request.
 
     \b
     Example:  kdtool gate quickstart --guard perplexity

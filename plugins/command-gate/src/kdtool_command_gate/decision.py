@@ -47,7 +47,8 @@ def decide(
         results: of a finished run.
         on: the measurements that decide; by default the first one in which the student was compared with its opponents. In
             each of them the student has to be better than each opponent.
-        against: the opponents' arms; by default all controls, and the student before its training if it was measured.
+        against: the opponents' arms; by default all controls, the reference, and the student before its training, as far as
+            they were measured.
         guards: measurements in which the student must not be worse than it was before its training.
 
     Raises:
@@ -56,12 +57,13 @@ def decide(
     pairs = {(each.measurement, each.against): each for each in results.comparisons if each.arm == _STUDENT}
     roles = {subject.arm or subject.name: subject.role for subject in results.subjects}
     opponents = against or [
-        arm for arm in dict.fromkeys(arm for _, arm in pairs) if roles.get(arm) in ("control", "base")
+        arm for arm in dict.fromkeys(arm for _, arm in pairs) if roles.get(arm) in ("control", "reference", "base")
     ]
     if not opponents:
         raise kdtool.UsageError(
-            f"run {results.name} has no control and no student before its training that the student was compared with: "
-            "set `control: {match: tokens}` or `base: true` of the student in its recipe, or name an arm by --against"
+            f"run {results.name} has no control, reference or student before its training that the student was "
+            "compared with: set `control: {match: tokens}` or `base: true` of the student in its recipe, or name an arm by "
+            "--against"
         )
     measurements = on or [name for name, arm in pairs if arm == opponents[0]][:1]
     compared = [_find(pairs, name, arm) for name in measurements or [""] for arm in opponents]

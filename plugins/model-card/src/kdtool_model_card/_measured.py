@@ -19,7 +19,7 @@ COST = (
 """Measurements of a model's cost for its user."""
 RISK = ("memorised", "longest-copy", "memorisation", "contamination")
 """Measurements of verbatim repetition of training text, and of benchmarks found in that text."""
-_ORDER = ("student", "control", "base", "teacher")
+_ORDER = ("student", "control", "base", "reference", "teacher")
 
 
 def is_of(group: Sequence[str], measurement: str) -> bool:

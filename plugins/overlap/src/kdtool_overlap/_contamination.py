@@ -84,7 +84,7 @@ class Contamination(kdtool.Evaluator):
         """
         from kdtool_overlap._benchmarks import digest_of
 
-        learned = [subject for subject in subjects if subject.role not in ("teacher", "base")]
+        learned = [subject for subject in subjects if subject.role not in ("teacher", "reference", "base")]
         if learned and all(subject.role == "artifact" for subject in learned):  # no file is an export of this run
             names = ", ".join(subject.name for subject in learned)
             run.say(

@@ -22,7 +22,7 @@ from kdtool_reporter_html import (
     _verdict,
 )
 from kdtool_reporter_html._control import as_it_trained
-from kdtool_reporter_html._subjects import Subjects
+from kdtool_reporter_html._subjects import REFERENCE, Subjects
 
 __all__ = ["page"]
 
@@ -40,6 +40,7 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
     subjects = Subjects(results.subjects, results.values)
     seeds = _summary.seeds_of(results, subjects)
     against_controls = _verdict.with_controls(results.comparisons, subjects)
+    with_reference = [each for each in results.comparisons if (each.arm, each.against) == ("student", REFERENCE)]
     judged = _verdict.judgements(against_controls)
     controlled = any(arm.arm.startswith("control") for arm in results.arms)
     money = _accounts.money_of(results, subjects, dollars_per_hour)
@@ -58,12 +59,13 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
             _verdict.where_it_pays(judged, seeds, controlled=controlled) if results.arms or judged else results.verdict
         ),
         gained=_verdict.gain_over_base(results.comparisons, units),
+        referred=_verdict.against_reference(with_reference),
         weakness=_verdict.weakness(subjects.gather(results.measurements)),
         tiles=_summary.tiles(results, subjects, money),
         quality=_summary.quality(results, subjects),
         seeds=seeds,
         pairs=_verdict.pairs(results.comparisons, units, subjects),
-        forest=_verdict.forest(against_controls, units, higher),
+        forest=_verdict.forest([*against_controls, *with_reference], units, higher),
         samples=_samples.samples(results, subjects),
         exports=_exports.exports(results, subjects),
         answers=_answers.answers(results, subjects),

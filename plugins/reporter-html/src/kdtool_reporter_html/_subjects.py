@@ -10,10 +10,12 @@ from functools import cached_property
 import kdtool
 
 __all__ = [
-    "ARMS", "SAME_ROWS", "Measured", "Subjects",
+    "ARMS", "REFERENCE", "SAME_ROWS", "Measured", "Subjects",
     "arm_order", "arm_title", "is_teacher", "key_of", "name", "own_name", "title",
 ]  # fmt: skip
 
+REFERENCE = "reference"
+"""An existing model that the run only measured."""
 SAME_ROWS = "control-rows"
 """The page's name for a control that did not train on as many tokens as the student."""
 
@@ -23,6 +25,9 @@ ARMS = {
     "control": "Control, equal tokens",
     SAME_ROWS: "Control, same rows",
     "control-time": "Control, equal time",
+    "control-self": "Self-distilled, equal tokens",
+    "control-self-time": "Self-distilled, equal time",
+    REFERENCE: "Reference",
     "base": "Student before training",
 }
 """The arms of a run, in the order of columns."""

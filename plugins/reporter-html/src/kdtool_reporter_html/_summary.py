@@ -263,5 +263,7 @@ def _short(arm: str) -> str:
         "control": "control (tokens)",
         SAME_ROWS: "control (rows)",
         "control-time": "control (time)",
+        "control-self": "self-distilled (tokens)",
+        "control-self-time": "self-distilled (time)",
         "base": "before training",
     }.get(arm, arm)

@@ -11,11 +11,21 @@ import kdtool
 
 from kdtool_reporter_html._charts import inside
 from kdtool_reporter_html._numbers import difference, percent, quantity, span, tick
-from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
+from kdtool_reporter_html._subjects import (
+    ARMS,
+    REFERENCE,
+    SAME_ROWS,
+    Measured,
+    Subjects,
+    is_teacher,
+    key_of,
+    name,
+    title,
+)
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "aside_of", "figures", "forest", "gain_over_base",
-    "has_few_items", "judgements", "pairs", "weakness", "where_it_pays", "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "against_reference", "aside_of", "figures", "forest",
+    "gain_over_base", "has_few_items", "judgements", "pairs", "weakness", "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
@@ -41,7 +51,14 @@ _ASIDES = {
 differs, with phrases for better and worse. An evaluator's name may precede theirs; a teacher's name contains dots."""
 _MANY, _FEW = 30, 12
 """Minimum number of items to come first, and minimum not to be folded."""
-_AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
+_AGAINST = {
+    "control": "at equal tokens",
+    SAME_ROWS: "on the same rows",
+    "control-time": "at equal wall time",
+    "control-self": "against self-distillation at equal tokens",
+    "control-self-time": "against self-distillation at equal wall time",
+    REFERENCE: "against the reference",
+}
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,13 @@ def gain_over_base(comparisons: Sequence[kdtool.Comparison], units: Mapping[str,
     return f"Since before training: {'; '.join(changes)}." if changes else ""
 
 
+def against_reference(found: Sequence[kdtool.Comparison]) -> str:
+    """Return a sentence on the comparisons `found` of the student with the reference; "" if there are none."""
+    words = {"better": "better", "worse": "worse", "no evidence of a difference": "not shown to differ"}
+    parts = [f"{said} in {names}" for verdict, said in words.items() if (names := _names_with(found, verdict))]
+    return f"Against the reference, an existing model, the student is {'; '.join(parts)}." if parts else ""
+
+
 def figures(comparison: kdtool.Comparison, unit: str) -> tuple[str, str]:
     """Return a difference and its interval, with the decimals that the interval's width justifies."""
     text = difference(
@@ -179,7 +203,7 @@ def _change(comparison: kdtool.Comparison, unit: str) -> str:
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
-    """Draw one panel per measurement, with a row for each control, from comparisons with controls; many items come first."""
+    """Draw one panel per measurement, with a row for each opponent of the student; those with many items come first."""
     ordered = sorted(comparisons, key=_scarcity)
     measurements = list(dict.fromkeys(comparison.measurement for comparison in ordered))
     return [
@@ -321,7 +345,8 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
         return "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative))
 
     ticks = tuple((at(mark), label(mark)) for mark in inside(left, right))
-    sides = ("control better", "student better") if higher else ("student better", "control better")
+    other = "other better" if any(each.against == REFERENCE for each in comparisons) else "control better"
+    sides = (other, "student better") if higher else ("student better", other)
     rows = tuple(
         ForestRow(
             against=_condition(comparison.against),

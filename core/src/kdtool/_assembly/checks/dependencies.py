@@ -34,6 +34,15 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
                 message = f"takes text of {name}, which is a {specs[name].kind}"
             if message:
                 yield parts.problem(spec.key, message, remedy)
+    if (reference := parts.recipe.reference) and not is_measurable(components[reference.path]):
+        remedy = "name a model that answers or has probabilities, such as `{use: causal-lm, model: …}`"
+        yield parts.problem(reference.key, "cannot be measured: it is the student itself, or offers nothing", remedy)
+
+
+def is_measurable(teacher: Component) -> bool:
+    """Return whether evaluators measure a teacher: one that is itself a model, not the student, and offers logits or text."""
+    is_model = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
+    return is_model and bool({"text", "logits"} & teacher.offers)
 
 
 def _suggest(name: str, there: list[str]) -> str:

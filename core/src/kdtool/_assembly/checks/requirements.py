@@ -20,7 +20,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement
 from kdtool._contract.reporting import Requirement, Results, where
 from kdtool._errors import Problem, TargetMissedError, UsageError
-from kdtool._recipe.model import ARMS, of_kind
+from kdtool._recipe.model import REFERENCE, of_kind
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.markdown import signed_difference
 
@@ -45,11 +45,11 @@ def check_requirements(parts: BuiltRecipe) -> Iterator[Problem]:
     recipe = parts.recipe
     evaluators = {spec.name: parts.built[spec.key].component for spec in of_kind(recipe.shared, "evaluator")}
     teachers = [spec.path for spec in of_kind(recipe.shared, "teacher")]
-    controls = [ARMS[key] for key in recipe.control.match] if recipe.control else []
+    opponents = [*(recipe.control.arms if recipe.control else ()), *([REFERENCE] if recipe.reference else ())]
     for key, text in _conditions(recipe.data.get("require")).items():
         evaluator, _, name = key.partition(".")
         condition, message, hint = _read(text), "", ""
-        arms = teachers if condition and condition.sign else [*controls, *teachers]
+        arms = teachers if condition and condition.sign else [*opponents, *teachers]
         if not name or evaluator not in evaluators:
             message = "does not name a measurement of this recipe's evaluators: write EVALUATOR.MEASUREMENT"
             hint = did_you_mean(evaluator, evaluators, what="evaluators of this recipe") or "add `evaluators: [...]`"

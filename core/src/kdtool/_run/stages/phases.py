@@ -23,10 +23,11 @@ from kdtool._contract.reporting import ArmResult
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import Trained, Trainer
 from kdtool._errors import PluginError
-from kdtool._recipe.model import ARMS, PhaseSpec
+from kdtool._recipe.model import ARMS, SELF, PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import open_subject
+from kdtool._run.stages.own_rows import MatchedTokens
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.stages.rows import Materials
 from kdtool._run.stages.shapes import Shapes
@@ -78,11 +79,20 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class MatchedTime:
-    """Steps of a control that may train for as long as the student did plus all time in `charged` (teachers, signals)."""
+    """Steps of a control that may train for as long as the student did plus all time in `charged` (teachers, signals).
+
+    The time in `spent` is its own cost: that of its samples.
+    """
 
     student: TrainedModel
     control: TrainedModel
     charged: tuple[Node, ...]
+    spent: tuple[Node, ...] = ()
+
+    def inputs(self, phase: PhaseSpec) -> dict[str, Node]:
+        """Return the nodes that the steps depend on, by their role."""
+        inputs = {"the student's time": self.student.nodes[-1], "the control's time": self.control.nodes[-1]}
+        return inputs | {f"the time of {node.name}": node for node in (*self.charged, *self.spent)}
 
     def steps(self, context: Context, phase: PhaseSpec, folder: Path) -> int:
         """Return the steps of a phase whose inputs are made; stored in its folder, so that a resumed phase has the same."""
@@ -90,7 +100,10 @@ class MatchedTime:
         if kept.exists():
             return int(json.loads(kept.read_bytes())["steps"])
         student, control = (sum(report.seconds for report in arm.reports()) for arm in (self.student, self.control))
-        seconds = student + sum(context.made[node.name].seconds for node in self.charged)
+        charged, spent = (
+            sum(context.made[node.name].seconds for node in nodes) for nodes in (self.charged, self.spent)
+        )
+        seconds = student + charged - spent
         steps = max(1, round(phase.steps * seconds / max(control / self.control.share_of_steps(), 1e-9)))
         write_beside(kept, json.dumps({"steps": steps}))
         commit(folder, kept)
@@ -104,11 +117,12 @@ def add_arm(
     seed: int,
     initial: Node,
     materials: Mapping[str, Materials],
-    matched: MatchedTime | None = None,
+    matched: MatchedTime | MatchedTokens | None = None,
 ) -> TrainedModel:
     """Add the phases of an arm with a seed, each on the model that the one before left, the first on `initial`.
 
-    `materials` are by the phase's name. `matched` returns the steps of a control at equal time; None for the recipe's steps.
+    `materials` are by the phase's name. `matched` returns the steps of a control that has others than the
+    recipe's.
     """
     phases = context.assembly.arms[arm]
     nodes, before = [initial], dict[str, Node]()
@@ -131,7 +145,7 @@ def phase_node(
     open_learner: Callable[[RunInfo], Runtime],
     inputs: Mapping[str, Node],
     before: Mapping[str, Node],
-    matched: MatchedTime | None = None,
+    matched: MatchedTime | MatchedTokens | None = None,
 ) -> Node:
     """Return the node in which a phase trains the model that `open_learner` opens: of the arm or teacher `learner`.
 
@@ -151,9 +165,7 @@ def phase_node(
     recorded = {name: recording.node for name, recording in materials.recordings.items() if name in teachers}
     inputs |= {f"signals of {name}": node for name, node in recorded.items()}
     inputs |= {f"rows of {name}": node for name, node in materials.teacher_rows.items() if name in teachers}
-    if matched:
-        inputs |= {"the student's time": matched.student.nodes[-1], "the control's time": matched.control.nodes[-1]}
-        inputs |= {f"the time of {node.name}": node for node in matched.charged}
+    inputs |= matched.inputs(phase) if matched else {}
     parts = {
         "steps": phase.steps,
         "seed": seed,
@@ -198,7 +210,7 @@ def _students_before(
 
 def _is_shared(context: Context, arm: str) -> bool:
     """Return whether runs share the arm's models: a control, unless another arm's steps follow from its time."""
-    return arm == "control" and ARMS["time"] not in context.assembly.arms
+    return arm in SELF.keys() | set(SELF.values()) and ARMS["time"] not in context.assembly.arms
 
 
 def _settings_of(term: LossTerm, shapes: Shapes, *, several: bool) -> dict[str, Any]:

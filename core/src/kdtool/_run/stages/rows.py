@@ -164,7 +164,7 @@ def pack(
     labellers: Sequence[str],
     examples: Iterable[Example],
     tokenizer: Tokenizer,
-    others: Mapping[str, Tokenizer],
+    others: Mapping[str, Tokenizer] = {},
 ) -> Iterator[Row]:
     """Pack the examples into rows by the phase's packer, after its `labellers` have annotated them.
 
@@ -258,16 +258,22 @@ def add_rows(context: Context, graph: Graph, phase: PhaseSpec, learner: str, sha
         rows = pack(run, phase, labellers, run.texts.examples("train"), context.tokenizer_of(learner, run), others)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
-    parts = {
-        "packer": context.part(packer.path),
-        **tokenizers[0],
-        "annotations": [_annotation_part(context, phase, name) for name in labellers],
-        **{f"chat template of {name}": other.chat_fingerprint for name, other in others.items()},
-    }
+    parts = packing_parts(context, phase, learner, labellers)
+    parts |= {f"chat template of {name}": other.chat_fingerprint for name, other in others.items()}
     node = _rows_node(context, label, parts, {"texts": texts}, build, texts)
     asked = dict.fromkeys({*labellers} & {*context.assembly.of_kind("teacher")})
     rows = graph.add(replace(node, phase=phase, teachers=asked) if labellers else node)
     return Materials(texts, rows, shapes)
+
+
+def packing_parts(context: Context, phase: PhaseSpec, learner: str, labellers: Iterable[str]) -> dict[str, Any]:
+    """Return the parts of the fingerprint of a phase's rows, for the tokenizer of `learner`."""
+    (packer,) = of_kind(phase.sources, "packer")
+    return {
+        "packer": context.part(packer.path),
+        **context.tokenizer_part(learner),
+        "annotations": [_annotation_part(context, phase, name) for name in labellers],
+    }
 
 
 def _annotation_part(context: Context, phase: PhaseSpec, name: str) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from kdtool._assembly.checks.dependencies import is_measurable
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement, Subject
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
-from kdtool._contract.teacher import Teacher
 from kdtool._errors import PluginError
+from kdtool._recipe.model import REFERENCE
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.open_subject import UNADAPTED
@@ -59,7 +60,7 @@ class Measured:
 def subjects_of(
     context: Context, arms: Iterable[TrainedModel], exports: Mapping[str, Node], untrained: Mapping[int, Node]
 ) -> list[Measured]:
-    """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
+    """Return the models to measure: teachers that offer logits or text, the reference, arms, seeds and exported files.
 
     Left out are teachers that are the student itself, or made of other teachers. A teacher that a phase of this run trained
     is measured after and before it, and so is a pretrained student, which is the first of `untrained`. Exports are of the
@@ -67,8 +68,7 @@ def subjects_of(
     """
     subjects = []
     for name, teacher in context.assembly.of_kind("teacher").items():
-        measured = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
-        if measured and {"text", "logits"} & teacher.offers:
+        if is_measurable(teacher):
             subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
@@ -150,7 +150,7 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
     called = name + suffix
-    subject = Subject(called, "teacher")
+    subject = Subject(called, "reference" if name == REFERENCE else "teacher")
     title = f"{name} before its training" if suffix else name
     return Measured(called, called, called, title, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
