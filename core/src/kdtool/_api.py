@@ -121,9 +121,11 @@ def runs(pattern: str = "", *, out: Path | str = "runs", store: Path | str | Non
         StorageError: the store's list of runs is damaged.
     """
     from kdtool._results.known_runs import list_runs
+    from kdtool._run.open_remote import open_remote
     from kdtool._store.shared_store import store_folder
 
-    return list_runs(store_folder(store), Path(out), pattern)
+    folder = store_folder(store)
+    return list_runs(folder, Path(out), pattern, open_remote(folder).runs())
 
 
 @translate_errors()

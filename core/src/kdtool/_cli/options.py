@@ -21,7 +21,7 @@ def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
 
 folder_path = click.Path(file_okay=False)
 _SET = "Change a key of the recipe, such as train.steps=100; may be given more than once."
-_STORE = "Folder for what runs share [default: the user's cache]."
+_STORE = "Folder for what runs share, or an address such as s3://bucket/prefix [default: the user's cache]."
 
 recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False))
 set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=read_pairs, help=_SET)

@@ -27,6 +27,7 @@ from kdtool._text.terminal import escape, print_line
 
 __all__ = [
     "DEFAULTS",
+    "STORES",
     "Origin",
     "find_misplaced",
     "module_origin",
@@ -40,6 +41,8 @@ DEFAULTS = "kdtool.defaults"
 
 Default commands, of which there may be several, are those to use a finished run with.
 """
+STORES = "kdtool.stores"
+"""Entry points that name a class for remote stores, see `kdtool._store.remote`."""
 _PREFIX = "kdtool."
 """The beginning of the names of our entry-point groups."""
 
@@ -70,7 +73,7 @@ def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
         "group of kdtool; "
         f"{did_you_mean(point.group, groups, what='groups', shown=20)}"
         for point in points()
-        if point.group not in {*groups, DEFAULTS}
+        if point.group not in {*groups, DEFAULTS, STORES}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -39,20 +40,21 @@ class KnownRun:
     outcome: str
 
 
-def list_runs(store: Path, out: Path, pattern: str = "") -> list[KnownRun]:
+def list_runs(store: Path, out: Path, pattern: str = "", elsewhere: Sequence[Path] = ()) -> list[KnownRun]:
     """Return the runs in the store's list or in the folder `out`, the latest first.
 
     Args:
         store: the folder that runs share.
         out: the folder for runs.
         pattern: a part of the names that are wanted, or a pattern for them such as "quick*"; "" for all.
+        elsewhere: folders with files of runs on other machines.
 
     Raises:
         StorageError: the store's list of runs is damaged.
     """
     marks = (*(f"*/{name}" for name in (GRAPH, RESULTS, HOLDER)), f"*/*/{GRAPH}")
     below = (path.parent for mark in marks for path in out.absolute().glob(mark))
-    folders = {folder.resolve() for folder in (*known_runs(store).values(), *below) if folder.is_dir()}
+    folders = {folder.resolve() for folder in (*known_runs(store).values(), *below, *elsewhere) if folder.is_dir()}
     named = {folder: _name_of(folder, out.resolve()) for folder in folders}
     wanted = (
         _inspect(folder, name)

@@ -24,6 +24,7 @@ from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node
+from kdtool._run.open_remote import open_remote
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.layout import MODEL
@@ -77,7 +78,9 @@ class Context:
     ) -> Context:
         """Return the context of a run in `folder`, for this process."""
         hooks, ranks = assembly.hooks(), rank_and_world()
-        return cls(assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, *ranks, licences=licences)
+        remote = None if ranks[0] else open_remote(store)  # the others find what rank 0 fetched
+        shared, own = Artefacts(store, remote, "store"), Artefacts(folder, remote, f"runs/{assembly.recipe.name}")
+        return cls(assembly, folder, shared, own, offline, hooks, *ranks, licences=licences)
 
     def info(self, node: Node | None = None, texts: TextSource | None = None) -> RunInfo:
         """Return the view of the run that components have while a node is made, or outside of all nodes."""

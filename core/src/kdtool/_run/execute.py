@@ -36,6 +36,7 @@ from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.context import Context
 from kdtool._run.event_log import EventLog
 from kdtool._run.graph import Graph, Node
+from kdtool._run.open_remote import refuse_network
 from kdtool._run.preflight.equal_tokens import (
     describe_on_policy,
     on_policy_keys,
@@ -102,6 +103,8 @@ def session(
     Of several processes only the first does so, after it has checked the components except the `unused` ones. No tracker
     sees the refusals of these checks.
     """
+    if offline:
+        refuse_network(store)
     context = Context.of(assembly, folder, store, offline=offline, licences=licences)
     run = context.info()
     if context.rank:
@@ -110,7 +113,7 @@ def session(
         refuse(assembly, run, "start", but=unused)
         identify(context, run)
         refuse_uneven_trainers(assembly)
-    with run_lock(folder) as context.leader:
+    with run_lock(folder) as context.leader, context.store.remote.run(run.name, folder):
         register_run(store, folder)
         assembly.events.begin(run, EventLog(folder, assembly.recipe.data, assembly.complain, store))
         try:
@@ -220,7 +223,7 @@ def _stage_record(node: Node) -> StageRecord:
     with suppress(StorageError):  # of a damaged artefact: raised when the stage is made
         if found := node.where.find(*node.key):
             return node.record(found.seconds, found.path, reused=found.reused)
-    return node.record(0.0, node.path, reused=False)
+    return node.record(0.0, node.path, reused=node.exists)
 
 
 def results_of(

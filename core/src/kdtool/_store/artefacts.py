@@ -38,6 +38,7 @@ from kdtool._store.committed import (
     sync,
 )
 from kdtool._store.layout import PRIVATE_KINDS
+from kdtool._store.remote import Remote
 
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
@@ -54,18 +55,24 @@ class Artefact:
 
 
 class Artefacts:
-    """Artefacts below one folder, by kind: a run's own, or the store that runs share."""
+    """Artefacts below one folder, by kind: a run's own, or the store that runs share.
 
-    def __init__(self, root: Path) -> None:
+    Behind it may be a `remote` store, which has them below `prefix`.
+    """
+
+    def __init__(self, root: Path, remote: Remote | None = None, prefix: str = "") -> None:
         self.root = root
+        self.remote = remote or Remote()
+        self._prefix = prefix
 
     def path_of(self, kind: str, label: str, fingerprint: str) -> Path:
         """Return the folder in which the artefact is, once it is made."""
         return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
 
     def exists(self, kind: str, label: str, fingerprint: str) -> bool:
-        """Return whether the artefact is there, without reading its files."""
-        return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
+        """Return whether the artefact is there or in the remote store, without reading its files."""
+        path = self.path_of(kind, label, fingerprint)
+        return (path / MANIFEST).is_file() or self.remote.has(self._key(path))
 
     def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
         """Return the artefact if it is complete, after comparing the sizes of its files with its manifest.
@@ -104,10 +111,22 @@ class Artefacts:
         make_private(self.root)
         path.parent.mkdir(exist_ok=True)
         with _lock(path.with_name(path.name + ".lock"), waiting):
-            existing = self.find(kind, label, fingerprint)
-            if existing is not None:
-                return existing
-            return self._build(path, fingerprint, build, waiting, about or {})
+            made = self._find_anywhere(kind, label, fingerprint)
+            if made is None:
+                with self.remote.lease(self._key(path), path, waiting):
+                    made = self._find_anywhere(kind, label, fingerprint)
+                    made = made or self._build(path, fingerprint, build, waiting, about or {})
+            self.remote.keep(self._key(path), path)
+            return made
+
+    def _find_anywhere(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
+        path = self.path_of(kind, label, fingerprint)
+        if not path.exists():
+            self.remote.fetch(self._key(path), path)
+        return self.find(kind, label, fingerprint)
+
+    def _key(self, path: Path) -> str:
+        return f"{self._prefix}/{path.parent.name}/{path.name}"
 
     def _build(
         self,

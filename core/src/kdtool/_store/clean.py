@@ -30,7 +30,7 @@ from kdtool._store.shared_store import (
     store_lock,
 )
 
-_NAME = re.compile(r"(.+-)?[0-9a-f]{16}(\.partial|\.removed|)")
+_NAME = re.compile(r"(.+-)?[0-9a-f]{16}(\.partial|\.fetching|\.removed|)")
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def _find_unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Itera
         needless = _bare(path) not in needed
         if name[2] == "" and needless and path.parent.parent == store and (path / MANIFEST).is_file():
             yield Found(path, bytes_below(path), "no run needs it")
-        elif name[2] == ".removed" or (name[2] == ".partial" and needless and is_begun(path)):
+        elif name[2] in {".removed", ".fetching"} or (name[2] == ".partial" and needless and is_begun(path)):
             yield Found(path, bytes_below(path), "left by a process that was stopped")
 
 
 def _bare(path: Path) -> Path:
     """Return the artefact's folder once it is whole."""
-    return path.with_name(re.sub(r"\.(partial|removed)$", "", path.name))
+    return path.with_name(re.sub(r"\.(partial|fetching|removed)$", "", path.name))
 
 
 def _remove(path: Path) -> str | None:

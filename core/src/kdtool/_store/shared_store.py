@@ -20,13 +20,15 @@ from platformdirs import user_cache_path
 from kdtool._errors import StorageError, UsageError
 from kdtool._store.atomic_files import make_private, read_sealed, write_sealed
 from kdtool._store.layout import STORE_MARK
+from kdtool._store.remote import cache_folder
 
 REGISTERED = "runs"
 
 
 def store_folder(given: Path | str | None) -> Path:
-    """Return the store: the given one, else KDTOOL_STORE, else a folder in the user's cache."""
-    return Path(given or os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store").absolute()
+    """Return the store: the given one, else KDTOOL_STORE, else a folder in the user's cache; of an address, its cache."""
+    given = given or os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store"
+    return cache_folder(str(given)) if "://" in str(given) else Path(given).absolute()
 
 
 def register_run(store: Path, folder: Path) -> None:

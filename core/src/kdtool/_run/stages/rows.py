@@ -146,6 +146,8 @@ def reuse_answers(
     context: Context, run: RunInfo, teachers: Mapping[str, Node | None]
 ) -> AbstractContextManager[RunInfo]:
     """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
+    if teachers:
+        context.store.remote.open_answers()
     weights = {}
     for name, node in teachers.items():
         teacher = cast("Teacher", context.assembly.shared[name])
