@@ -18,7 +18,20 @@ PROJECTS = sorted(ROOT.glob("*/*/pyproject.toml"))
 SOURCES = sorted(Path(kdtool.__file__).parent.glob("**/*.py"))
 WORDS = {
     *get_args(kdtool.SignalKind),
-    *["answers", "data", "html", "jsonl", "length", "new", "pairs", "safetensors", "standard", "teacher"],
+    *[
+        "answers",
+        "data",
+        "html",
+        "jsonl",
+        "length",
+        "new",
+        "pairs",
+        "safetensors",
+        "samples",
+        "self",
+        "standard",
+        "teacher",
+    ],
 }
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
 ALLOWED = {("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")}

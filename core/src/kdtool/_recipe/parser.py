@@ -26,8 +26,6 @@ from kdtool._text.names import NAME, VALID_NAME
 from kdtool._text.schema_words import show_value
 
 CONTROL_KEYS = ("match", "losses", "trainer", "self")
-_USES: Mapping[KeyPath, str] = {("control", "self"): "self-samples"}
-"""Plugins of components that need not name one."""
 LARGEST = 2**53 - 1
 """Largest whole number among settings: larger ones are not exact in JSON, and overflow as sizes of tensors."""
 
@@ -99,7 +97,8 @@ class Parser:
         if not self._require(isinstance(value, Mapping), path, message):
             return None
         # An entry is named after its plugin unless its name is that of the kind, as in `teacher: {…}`, or of the key.
-        use = value.get("use", _USES.get(path, None if kind in {name, SINGLE.get(name)} else name))
+        nameless = kind in {name, SINGLE.get(name)} and path != ("control", "self")
+        use = value.get("use", None if nameless else name)
         self._refuse_huge(path, value)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         message = f"must be the name of a plugin, not {show_value(use)}" if "use" in value else "is missing"

@@ -1,7 +1,7 @@
 """Teachers' answers to prompts, as text to learn from.
 
 `Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` distributes them if several
-teachers answer. `SelfSamples` is `self-samples`, in which the untrained student answers. Every answer is stored
+teachers answer. `SelfSamples` is `self`, in which the untrained student answers. Every answer is stored
 as soon as it arrives, so a run that resumes after a kill asks nothing twice.
 """
 

@@ -1,4 +1,4 @@
-"""The corpus `self-samples`: the untrained student continues beginnings of the recipe's text."""
+"""The corpus `self`: the untrained student continues beginnings of the recipe's text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SelfSamples(kdtool.Corpus):
     config: Config
 
     class Config(kdtool.Config):
-        """Settings of `self-samples`."""
+        """Settings of `self`."""
 
         temperature: float = kdtool.Field(default=1.0, gt=0, le=10)
         """Temperature at which the student samples."""
@@ -60,13 +60,13 @@ class SelfSamples(kdtool.Corpus):
         """
         if run.untrained is None:
             raise kdtool.UsageError(
-                "self-samples: there is no untrained student here; expected `control: {self: …}`, which samples from it; "
+                "self: there is no untrained student here; expected `control: {self: …}`, which samples from it; "
                 "remove it from `corpora`"
             )
         opened = kdtool.open_subject(run, kdtool.Subject("base", "base", run.untrained))
         if opened is None:
             raise kdtool.UsageError(
-                f"self-samples: no component opens the untrained student in {run.untrained}; expected one that implements "
+                f"self: no component opens the untrained student in {run.untrained}; expected one that implements "
                 "kdtool_open; use a student on transformers, or remove `control.self`"
             )
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class SelfSamples(kdtool.Corpus):
                     yield example
                 if not usable:
                     raise kdtool.UsageError(
-                        "self-samples: none of the samples has text; expected text in the split 'train' that begins with "
+                        "self: none of the samples has text; expected text in the split 'train' that begins with "
                         "lines shorter than a quarter of a row, and a student that does not end at once; raise "
                         "`rows.length`, or change `control.self`"
                     )

@@ -35,7 +35,7 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
             if message:
                 yield parts.problem(spec.key, message, remedy)
     if (reference := parts.recipe.reference) and not is_measurable(components[reference.path]):
-        remedy = "name a model that answers or has probabilities, such as `{use: causal-lm, model: …}`"
+        remedy = "name a model that answers or has probabilities, by its plugin and settings"
         yield parts.problem(reference.key, "cannot be measured: it is the student itself, or offers nothing", remedy)
 
 
