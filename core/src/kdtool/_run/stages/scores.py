@@ -67,8 +67,9 @@ def subjects_of(
     """
     subjects = []
     for name, teacher in context.assembly.of_kind("teacher").items():
-        measured = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
-        if measured and {"text", "logits"} & teacher.offers:
+        if not isinstance(teacher, Teacher) or teacher.initial_student is not None or teacher.derives_from:
+            continue
+        if {"text", "logits"} & teacher.offers:
             subjects += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     students = context.assembly.of_kind("student").values()
     if untrained and any(isinstance(student, Student) and student.pretrained for student in students):
