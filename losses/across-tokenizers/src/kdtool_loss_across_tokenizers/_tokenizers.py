@@ -46,8 +46,10 @@ class ReadsTokenizers(kdtool.SequenceLoss):
         teachers = [term.teacher for term in phase.terms if run.component(term.name, kdtool.Loss).config is self.config]
         (student,) = run.implementing("kdtool_build_student")
         student_tokenizer = run.component(student, kdtool.Student).kdtool_tokenizer(run)
-        if teachers and teachers[0] is not None:
-            self.tokenizers = student_tokenizer, run.component(teachers[0], kdtool.Teacher).kdtool_tokenizer(run)
+        teacher = teachers[0] if teachers else None
+        tokenizer = None if teacher is None else run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+        if tokenizer is not None:
+            self.tokenizers = student_tokenizer, tokenizer
         return (yield)
 
 
