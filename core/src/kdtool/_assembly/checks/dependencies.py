@@ -40,7 +40,7 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
 
 
 def is_measurable(teacher: Component) -> bool:
-    """Return whether evaluators measure a teacher: one that is itself a model, not the student, and offers logits or text."""
+    """Return whether evaluators measure a teacher: a model other than the student that offers logits or text."""
     is_model = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
     return is_model and bool({"text", "logits"} & teacher.offers)
 
