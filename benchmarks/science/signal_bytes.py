@@ -57,7 +57,9 @@ class Test(NamedTuple):
 def main() -> None:
     """Run what is missing, print tables and write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("signal-bytes"), help="folder of runs; a second call continues")
+    parser.add_argument(
+        "--out", type=Path, default=Path("signal-bytes"), help="folder of runs; a second call continues"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(2, SEEDS + 1), help="how many seeds")
     options = parser.parse_args()
     runs = _run_all(options.out, list(range(options.seeds)))

@@ -160,7 +160,14 @@ def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
     return identity, facts, component.licence_terms, missing
 
 
-_STAGES = ("students", "signals/teacher", "phases/student-seed0-train", "exports/safetensors", "scores/perplexity")
+_STAGES = (
+    "students",
+    "rows",
+    "signals/teacher",
+    "phases/student-seed0-train",
+    "exports/safetensors",
+    "scores/perplexity",
+)
 
 
 def _estimate(component: Any, run: RunInfo) -> list[Estimate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 
 import kdtool
@@ -43,6 +43,9 @@ class SelfSamples(kdtool.Corpus):
         a completion already have a prompt."""
         max_tokens: int | None = kdtool.Field(default=None, ge=1, le=1_048_576)
         """Maximum tokens of a sample; null fills a row. The control learns to stop at the cut."""
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        return {"source": "the untrained student"}  # whose weights are an input of the rows
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         if ahead.student in ahead.models:

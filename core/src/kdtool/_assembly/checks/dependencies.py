@@ -41,8 +41,9 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
 
 def is_measurable(teacher: Component) -> bool:
     """Return whether evaluators measure a teacher: a model other than the student that offers logits or text."""
-    is_model = isinstance(teacher, Teacher) and teacher.initial_student is None and not teacher.derives_from
-    return is_model and bool({"text", "logits"} & teacher.offers)
+    if not isinstance(teacher, Teacher) or teacher.initial_student is not None or teacher.derives_from:
+        return False
+    return bool({"text", "logits"} & teacher.offers)
 
 
 def _suggest(name: str, there: list[str]) -> str:
