@@ -14,37 +14,6 @@ from kdtool_torch import collate
 WIDTHS, TOKENS = (5, 7), (11, 17)
 
 
-class Greedy(kdtool.Tokenizer):
-    """Longest pieces first; the last token ends a text, the one before it is special, too."""
-
-    vocabulary = end_of_text = 0
-    fingerprint = ""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self.table = [*pieces, b"", b""]
-        self.vocabulary, self.end_of_text, self.fingerprint = len(self.table), len(self.table) - 1, repr(pieces)
-
-    def encode(self, text: str) -> list[int]:
-        found, content = list[int](), text.encode()
-        while content:
-            piece = max((piece for piece in self.table if piece and content.startswith(piece)), key=len)
-            found.append(self.table.index(piece))
-            content = content.removeprefix(piece)
-        return found
-
-    def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        return [self.table[token] for token in ids]
-
-
-TOKENIZERS = (
-    Greedy(b"a", b"b", b" ", b" a", b"ab", b"\n", b"ba", b"\xc3", b"\xa9"),
-    Greedy(
-        b"b", b"a", b" ", b"aa", b" ab", b"c", b"ab", b"\n", b"abb", b"\n\n", b"bb", b"\xc3\xa9", b"cc", b" b", b"bab"
-    ),
-)
-"""The student's and the teacher's, of as many tokens as `TOKENS` says."""
-
-
 @dataclass(frozen=True)
 class Document:
     """One document as one tokenizer cuts it.

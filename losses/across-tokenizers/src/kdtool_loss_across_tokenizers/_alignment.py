@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdtool_loss_across_tokenizers._meeting_points import meeting_points
 
-__all__ = ["Ends", "Spans", "ends_of_spans", "meetings", "of_spans", "spans"]
+__all__ = ["Spans", "meetings", "of_spans", "spans"]
 
 
 class Token(NamedTuple):
@@ -42,19 +42,6 @@ class Spans:
         return self.numbers[self.lengths.cumsum(0) - 1]
 
 
-class Ends(NamedTuple):
-    """The ends of S spans: the positions that have read them, and how spans follow each other.
-
-    `student` and `teacher` [S] are the numbers of the positions that predict what follows a span; `known` [S] is False where
-    one of them has no label, so no state. `begins` [S] is True where a span does not directly follow the one before it.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    known: Tensor
-    begins: Tensor
-
-
 def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
     """Return the numbers of student and teacher positions that have read the same bytes of a document, [M] each."""
     if view.teacher_batch is None:
@@ -74,16 +61,6 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
         single_positions = Spans(every, torch.ones_like(every))
         return single_positions, single_positions
     return compute_on_host(_find_spans, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
-
-
-def ends_of_spans(view: kdtool.StepView) -> Ends:
-    """Return the ends of the spans that `spans` returns, in their order."""
-    other = view.batch if view.teacher_batch is None else view.teacher_batch
-    own, theirs = spans(view)
-    own_labels, other_labels = view.batch.labels, other.labels
-    return Ends(
-        *compute_on_host(_find_ends, own.numbers, own.lengths, theirs.numbers, theirs.lengths, own_labels, other_labels)
-    )
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
@@ -120,26 +97,6 @@ def _find_spans(*columns: Tensor) -> tuple[Spans, Spans]:
     pairs = [pair for documents in _documents(*columns) for pair in _spans(*documents)]
     student, teacher = ([pair[side] for pair in pairs] for side in (0, 1))
     return _join_spans(student), _join_spans(teacher)
-
-
-def _find_ends(
-    own: Tensor, own_lengths: Tensor, other: Tensor, other_lengths: Tensor, labels: Tensor, other_labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    student, student_known, student_begins = _after(own, own_lengths, labels)
-    teacher, teacher_known, teacher_begins = _after(other, other_lengths, other_labels)
-    return student, teacher, student_known & teacher_known, student_begins | teacher_begins
-
-
-def _after(numbers: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the numbers of the positions after each span, whether they have a label, and which spans do not continue."""
-    last = lengths.cumsum(0) - 1
-    place = (labels.flatten() != NO_LABEL).nonzero().flatten()
-    place = torch.cat([place, place.new_tensor([-1])])  # after the last label there is none
-    after = numbers[last] + 1
-    known = place[after] == place[numbers[last]] + 1
-    begins = torch.ones_like(known)
-    begins[1:] = (numbers[last - lengths + 1][1:] != after[:-1]) | ~known[:-1]
-    return after.clamp(max=max(0, len(place) - 2)), known, begins
 
 
 def _documents(*columns: Tensor) -> Iterator[tuple[list[Token], list[Token]]]:
