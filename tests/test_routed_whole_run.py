@@ -49,7 +49,9 @@ def test_recorded_and_beside_the_student_it_is_the_same_and_shares_are_noted(rou
         ]
         assert shares is not None
         assert all(45 < float(share) < 55 for share in shares.groups())
-    assert {stage.name for stage in recorded.stages if stage.name.startswith("signals")} == {"signals/teachers.both"}
+    assert {stage.name for stage in recorded.stages if stage.name.startswith("signals")} == {
+        "signals/train-teachers.both"
+    }
 
 
 def test_text_of_one_language_is_taught_as_by_its_teacher_alone(routed: dict[str, Any], tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path,
                 process.send_signal(signal.Signals[stop])
                 time.sleep(0.05)
             assert process.wait(20) == 0
-        assert time.perf_counter() - began < 5
+        assert time.perf_counter() - began < 15  # the answer would take 25 seconds
         assert process.stderr
         assert process.stderr.read().splitlines() == ["loading student …"]
 

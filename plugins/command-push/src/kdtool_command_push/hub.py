@@ -70,7 +70,7 @@ def upload(publication: Publication, *, public: bool = False, branch: str = "mai
         api.create_repo(repository, private=not public, exist_ok=True, repo_type=kind, space_sdk=sdk)
         if branch != "main":
             api.create_branch(repository, branch=branch, exist_ok=True, repo_type=kind)
-        before = api.repo_info(repository, revision=branch, repo_type=kind)
+        before = (api.space_info if publication.is_space else api.model_info)(repository, revision=branch)
         if not public and before.private is False:
             raise kdtool.UsageError(f"{repository} is public; add --public to publish there, or choose another --to")
         there = {file.rfilename for file in before.siblings or ()}

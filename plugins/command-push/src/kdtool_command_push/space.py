@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import kdtool
 
@@ -39,7 +40,7 @@ def space_card(card: str, title: str) -> str:
     from huggingface_hub import SpaceCard
 
     made = SpaceCard(card, ignore_metadata_errors=True)
-    data = made.data.to_dict()
+    data: dict[str, Any] = made.data.to_dict()  # type: ignore[no-untyped-call]
     made.data = type(made.data)(
         title=title,
         sdk="static",

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Parity", "compare", "measure"]
 
-WINDOW = 40
-"""Tokens of a window."""
-PREFILL = 32
-"""Tokens that are read at once; the others follow one by one, as the page reads them."""
+WINDOW = 80
+"""Tokens of a window, unless the student reads fewer: more than the 64 that one tile of WebGPU's attention covers."""
+STEPS = 8
+"""Last tokens of a window, which are read one by one, as the page reads what it wrote."""
 _LARGEST = {"int8": 0.05, "q4": 0.5, "q4f16": 0.5}
 """Largest mean KL divergence in nats by type; README.md has the measurements they follow from."""
 _EXACT = {"int8": 1e-3, "q4": 1e-3, "q4f16": 0.01}
@@ -77,19 +77,20 @@ def measure(
         PluginError: the page splits text differently, or a file is further from the student than its type explains.
     """
     texts = [*_texts(run), _SAMPLE]
-    windows = _windows(texts, student.tokenizer, config.positions)
+    size = min(WINDOW, shape.context)
+    windows = _windows(texts, student.tokenizer, size, config.positions)
     expected = _student_logits(student, windows)
     chromium = find_chromium() if config.browser == "auto" else None if config.browser == "none" else config.browser
     if chromium is None:
         run.say("web: no Chromium is used, so the page was NOT measured in a browser, only the graphs in Python")
         measured: Mapping[tuple[str, str], Ran] = {
-            (dtype, "python"): run_in_python(folder, dtype, shape, windows, PREFILL) for dtype in config.dtypes
+            (dtype, "python"): run_in_python(folder, dtype, shape, windows, size - STEPS) for dtype in config.dtypes
         }
         cases = list(measured)
     else:
         cases = [(dtype, backend) for dtype in config.dtypes for backend in ("wasm", "webgpu")]
         shown = [text[:2000] for text in texts]
-        tokens, measured = run_in_browser(chromium, folder, windows, PREFILL, shown, cases, config.timeout)
+        tokens, measured = run_in_browser(chromium, folder, windows, size - STEPS, shown, cases, config.timeout)
         _require_same_tokens(shown, tokens, student.tokenizer)
     parities = [_judge(case, measured, expected, config) for case in cases]
     for dtype in config.dtypes:
@@ -142,15 +143,15 @@ def _texts(run: kdtool.RunInfo) -> Iterator[str]:
     return iter(())
 
 
-def _windows(texts: Sequence[str], tokenizer: TransformersTokenizer, positions: int) -> list[list[int]]:
-    """Return windows of tokens that begin as a text does, evenly spread over all texts, with enough positions."""
+def _windows(texts: Sequence[str], tokenizer: TransformersTokenizer, size: int, positions: int) -> list[list[int]]:
+    """Return windows of `size` tokens that begin as a text does, evenly spread over all texts, with enough positions."""
     context = list(tokenizer.scoring_context)
-    size = WINDOW - len(context)
+    length = size - len(context)
     encoded = [list(tokenizer.encode(text)) for text in texts]
-    places = [(ids, start) for ids in encoded for start in range(len(ids) - size + 1)]
-    count = -(-positions // WINDOW)
+    places = [(ids, start) for ids in encoded for start in range(len(ids) - length + 1)]
+    count = -(-positions // size)
     chosen = (places[number * len(places) // count] for number in range(count))
-    return [[*context, *ids[start : start + size]] for ids, start in chosen]
+    return [[*context, *ids[start : start + length]] for ids, start in chosen]
 
 
 def _student_logits(student: TransformersModel, windows: Sequence[Sequence[int]]) -> Tensor:

@@ -34,14 +34,14 @@ def refuse_other_templates(
     unchecked = dict(others)
     for example in examples:
         if unchecked and isinstance(example.body, Messages):
-            own = _tokens(render, example, tokenizer)
-            for teacher in [name for name, other in unchecked.items() if _tokens(render, example, other) != own]:
+            expected = _tokens(render, example, tokenizer)
+            for teacher in [name for name, other in unchecked.items() if _tokens(render, example, other) != expected]:
                 raise UsageError(
                     f"rows: conversation {example.id!r} has other tokens in the chat template of {teacher} than in the "
                     f"student's, so {teacher} would score text in a form that it was not tuned on; give both models one "
                     "template (chat_template.jinja), or set `rows.conversations: plain`"
                 )
-            unchecked = {} if own else unchecked
+            unchecked = {} if expected else unchecked
         yield example
 
 

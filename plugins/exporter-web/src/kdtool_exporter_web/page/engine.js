@@ -1,6 +1,9 @@
 // Runs a student's graph: tokens in, logits out, with the cache between steps. Imported by the page and by its measurement.
 
 const BACKENDS = { wasm: "./runtime/ort.wasm.min.mjs", webgpu: "./runtime/ort.webgpu.min.mjs" };
+// Tokens read in one run of the graph. For 32 and more, onnxruntime-web 1.30.0 has another attention kernel on WebGPU, whose
+// logits are wrong on SwiftShader.
+const AT_ONCE = { wasm: Infinity, webgpu: 31 };
 
 // Return "webgpu" if the browser offers an adapter that can run graphs of this type, else "wasm".
 export async function chooseBackend(dtype) {
@@ -35,11 +38,11 @@ export class Student {
       executionProviders: onGpu ? ["webgpu", "wasm"] : ["wasm"],
       ...(onGpu ? { preferredOutputLocation: caches } : {}),
     });
-    return new Student(ort, session, settings, dtype);
+    return new Student(ort, session, settings, dtype, AT_ONCE[backend]);
   }
 
-  constructor(ort, session, settings, dtype) {
-    Object.assign(this, { ort, session, settings });
+  constructor(ort, session, settings, dtype, atOnce) {
+    Object.assign(this, { ort, session, settings, atOnce });
     this.half = dtype === "q4f16";
     this.forget();
   }
@@ -58,8 +61,18 @@ export class Student {
       }
   }
 
-  // Read tokens after those of the cache; return the logits of the last `keep` tokens (0: of all) in one array.
-  async read(ids, keep = 1) {
+  // Read tokens after those of the cache; return the logits of the last token, or of all, as a list of arrays.
+  async read(ids, all = false) {
+    let rows = [];
+    for (let start = 0; start < ids.length; start += this.atOnce) {
+      const logits = await this.step(ids.slice(start, start + this.atOnce), all ? 0 : 1);
+      rows = all ? [...rows, logits] : [logits];
+    }
+    return rows;
+  }
+
+  // Run the graph once; return the logits of the last `keep` tokens (0: of all) in one array.
+  async step(ids, keep) {
     const { Tensor } = this.ort;
     const total = this.length + ids.length;
     const output = await this.session.run({

@@ -55,7 +55,7 @@ async function complete() {
   const written = [];
   const limit = Math.min(Number(at("limit").value), settings.context - ids.length);
   let begun = performance.now();
-  let next = choose(await student.read(ids), Number(at("temperature").value));
+  let next = choose((await student.read(ids))[0], Number(at("temperature").value));
   at("first").textContent = `${Math.round(performance.now() - begun)} ms`;
   begun = performance.now();
   while (!settings.end.includes(next) && !stopped) {
@@ -68,7 +68,7 @@ async function complete() {
     show(`${written.length} of ${limit} tokens`);
     if (written.length >= limit) break;
     await new Promise((resume) => setTimeout(resume));
-    next = choose(await student.read([next]), Number(at("temperature").value));
+    next = choose((await student.read([next]))[0], Number(at("temperature").value));
   }
   show(`${written.length} tokens: ${stopped ? "stopped" : written.length >= limit ? "the limit" : "the text ended"}.`);
 }
