@@ -18,15 +18,18 @@ _FETCHING = ".fetching"
 """The end of the name of a folder into which an artefact is fetched; `kdtool clean` knows it, too."""
 
 
-def send_artefact(objects: Objects, key: str, folder: Path) -> None:
-    """Write a complete artefact, unless it is there; a killed process resumes with the parts that are missing."""
-    there = objects.list(key)
+def send_artefact(objects: Objects, key: str, folder: Path) -> bool:
+    """Write a complete artefact unless it is there, and return whether the store has this one.
+
+    A killed process resumes with the parts that are missing. The store's is another one if another machine completed it
+    first: its copy stays.
+    """
+    there, manifest = objects.list(key), (folder / MANIFEST).read_bytes()
     if f"{key}/{MANIFEST}" in there:
-        return
-    manifest = (folder / MANIFEST).read_bytes()
+        return objects.read(f"{key}/{MANIFEST}") == manifest
     for name, entry in _files(manifest).items():
         send_file(objects, key, folder / name, entry["sha256"], there)
-    objects.create(f"{key}/{MANIFEST}", manifest)  # False: another machine completed it first, and its copy stays
+    return objects.create(f"{key}/{MANIFEST}", manifest)
 
 
 def fetch_artefact(objects: Objects, key: str, folder: Path) -> None:

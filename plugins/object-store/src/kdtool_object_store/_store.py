@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
@@ -69,11 +70,17 @@ class ObjectStore:
     def keep(self, key: str, folder: Path) -> None:
         """Write a local artefact unless it is there; then new answers and the run's files.
 
+        If another machine completed it first, because this one was killed in between, its copy replaces the local one.
+
         Raises:
             LockedError: another machine has taken the run over.
         """
         touch(folder)
-        send_artefact(self._objects, key, folder)
+        if not send_artefact(self._objects, key, folder):
+            aside = folder.with_name(f"{folder.name}.removed")
+            folder.replace(aside)
+            fetch_artefact(self._objects, key, folder)
+            shutil.rmtree(aside)
         self._push()
 
     def lease(self, key: str, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[object]:
