@@ -27,6 +27,6 @@ class WebConfig(kdtool.Config):
     """Tokens of held-out text on which each file is compared with the student, on each backend."""
     largest_divergence: float | None = kdtool.Field(default=None, gt=0, le=100)
     """Largest mean KL divergence from the student in nats; a file above it is refused. None: by type, 0.05 for `int8`
-    and 0.5 for 4 bits."""
+    and 1.0 for 4 bits."""
     timeout: float = kdtool.Field(default=900.0, ge=1, le=1_000_000)
     """Seconds that the browser may take for one file on one backend."""

@@ -28,8 +28,8 @@ WINDOW = 80
 """Tokens of a window, unless the student reads fewer: more than the 64 that one tile of WebGPU's attention covers."""
 STEPS = 8
 """Last tokens of a window, which are read one by one, as the page reads what it wrote."""
-_LARGEST = {"int8": 0.05, "q4": 0.5, "q4f16": 0.5}
-"""Largest mean KL divergence in nats by type; README.md has the measurements they follow from."""
+_LARGEST = {"int8": 0.05, "q4": 1.0, "q4f16": 1.0}
+"""Largest mean KL divergence in nats by type. SmolLM2-135M with rounded weights has 0.0017 (int8) and 0.41 (q4)."""
 _EXACT = {"int8": 1e-3, "q4": 1e-3, "q4f16": 0.01}
 """Largest root mean square deviation of logits from those of the student with the file's weights, in their standard
 deviations. A wrong cache moves those of a small random model by more, although its probabilities hardly change."""
