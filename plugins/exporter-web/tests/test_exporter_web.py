@@ -101,7 +101,7 @@ def test_a_broken_export_is_refused(
     def build(model: Any, dtype: str, shape: Any) -> bytes:
         found = onnx.load_from_string(whole(model, dtype, shape))
         broken(found.graph)
-        return found.SerializeToString()
+        return bytes(found.SerializeToString())
 
     monkeypatch.setattr(_graph, "build_graph", build)
     with pytest.raises(kdtool.PluginError, match=r"(differs from the student|computes something else).*expected"):

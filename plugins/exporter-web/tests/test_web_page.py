@@ -118,7 +118,7 @@ def test_a_broken_cache_is_refused_in_the_browser(tmp_path: Path, monkeypatch: p
         found = onnx.load_from_string(whole(model, dtype, shape))
         node = next(node for node in found.graph.node if node.op_type == "GroupQueryAttention")
         node.output[1], node.output[2] = node.output[2], node.output[1]  # keys as values
-        return found.SerializeToString()
+        return bytes(found.SerializeToString())
 
     monkeypatch.setattr(_graph, "build_graph", build)
     save_tiny(tmp_path / "trained", layers=2, hidden_size=64, intermediate_size=96)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from kdtool_torch import collate
 from kdtool_transformers import byte_tokenizer
 
 ROUTES = {"teachers.one": ["python"], "teachers.two": ["rust", "c"], "teachers.three": ["*"]}
-KINDS = ("logits", "top-k", "chosen")
+KINDS: tuple[kdtool.SignalKind, ...] = ("logits", "top-k", "chosen")
 SIZE = 257
 
 
@@ -121,7 +122,8 @@ def test_each_position_has_the_signal_of_its_document_s_teacher(batch: kdtool.Ba
     assert signal.lazy is not None
     assert signal.sparse is not None
     assert signal.chosen is not None
-    logits, close = signal.lazy.head.logits(signal.lazy.hidden), {"rtol": 1e-4, "atol": 1e-4}
+    logits = signal.lazy.head.logits(signal.lazy.hidden)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
     for number, table in enumerate(tables.values(), 1):
         mine, count = numbers == number, table.kept
         asked = tuple(key for key, of_row in zip(batch.row_keys, of_rows, strict=True) if number in of_row)
@@ -131,11 +133,11 @@ def test_each_position_has_the_signal_of_its_document_s_teacher(batch: kdtool.Ba
         if not asked:
             continue
         expected = table.head.logits(table.states[inputs[mine]])
-        torch.testing.assert_close(logits[mine], expected, **close)
+        close(logits[mine], expected)
         logs = expected.log_softmax(-1)
-        torch.testing.assert_close(signal.chosen.log_probabilities[mine], _at(logs, chosen[mine]), **close)
+        close(signal.chosen.log_probabilities[mine], _at(logs, chosen[mine]))
         weights, ids = logs.exp().topk(count)
-        torch.testing.assert_close(signal.sparse.weights[mine][:, :count], weights, **close)
+        close(signal.sparse.weights[mine][:, :count], weights)
         assert (signal.sparse.ids[mine][:, :count] == ids).all()
         assert (signal.sparse.ids[mine][:, count:] == -1).all()
 

@@ -83,7 +83,8 @@ class SubjectModel(LM):  # type: ignore[misc] # the harness has no types
             wanted[names[-1]] = request
 
         def ask(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-            return self._request(name, *wanted[name].args, runtime)
+            context, settings = wanted[name].args
+            return self._request(name, context, settings, runtime)
 
         with redirect_stderr(self._stderr):
             answers = collect_answers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from typing import Any
 
 __all__ = ["offline", "quiet"]
 
@@ -22,7 +23,7 @@ def offline(*, wanted: bool) -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    modules = (datasets.config, huggingface_hub.constants)
+    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [module.HF_HUB_OFFLINE for module in modules]
     try:
         for module in modules:
