@@ -23,7 +23,7 @@ from trainings import signal_bytes
 RECIPES = Path(__file__).with_suffix("")
 SEEDS = 5
 LEVEL = 0.05
-MEASURES = ("perplexity.perplexity", "line-completion.edit-similarity")
+MEASURES = ("perplexity", "line-completion.edit-similarity")
 """The primary and the secondary measurement; each is a family of its own."""
 ARMS = {
     "states": ("states", "student"),
