@@ -40,7 +40,7 @@ def test_the_recipe_trains_on_its_losses(block: Block, recipe: dict[str, Any], t
     if "teachers" in part:
         model = recipe.pop("teacher")
         part["teachers"] = {
-            name: model if teacher["use"] == "causal-lm" else teacher for name, teacher in part["teachers"].items()
+            name: {**model} if teacher["use"] == "causal-lm" else teacher for name, teacher in part["teachers"].items()
         }
     recipe |= part
     recipe["trainer"] = {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 1, **part.get("trainer", {})}
