@@ -21,8 +21,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -54,13 +54,25 @@ def work(place: Path, machine: str, address: str, numbers: list[int], seed: int)
     remote = open_remote(store)
     artefacts = Artefacts(store, remote, "store")
     copied = place / f"{machine}.copied"
-    with remote.run(machine, place / f"run-{machine}"):
+    with remedied(store), remote.run(machine, place / f"run-{machine}"):
         for number in chosen.sample(numbers, len(numbers)):
             added = add_answer(store, remote) if chosen.random() < 0.7 else ""
             artefacts.make("rows", "", fingerprint(number), build=build, waiting=lambda _: None)
             if added:
                 with copied.open("a") as file:
                     file.write(f"{added}\n")
+
+
+@contextmanager
+def remedied(store: Path) -> Iterator[None]:
+    """Do what the message says if another machine has gone on with other answers; end the block then."""
+    try:
+        yield
+    except kdtool.StorageError as error:
+        if "each have answers" not in str(error):
+            raise
+        for file in store.glob("answers.sqlite*"):
+            file.unlink()
 
 
 def build(folder: Path) -> None:
@@ -72,15 +84,11 @@ def build(folder: Path) -> None:
 
 def add_answer(store: Path, remote: object) -> str:
     """Write an answer and return its key; "" while another machine writes answers."""
-    try:
+    opened = False
+    with remedied(store), suppress(kdtool.LockedError):
         remote.open_answers()  # type: ignore[attr-defined]
-    except kdtool.LockedError:
-        return ""
-    except kdtool.StorageError as error:
-        if "each have answers" not in str(error):
-            raise
-        for file in store.glob("answers.sqlite*"):  # the remedy of the message
-            file.unlink()
+        opened = True
+    if not opened:
         return ""
     key = os.urandom(8).hex()
     with closing(kdtool.open_answers(store / "answers.sqlite")) as database:
