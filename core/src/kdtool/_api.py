@@ -45,6 +45,7 @@ def run(
     """
     from kdtool._assembly.assemble import assemble
     from kdtool._assembly.checks.requirements import refuse_missed
+    from kdtool._estimate.stage_memory import memory_of_stages
     from kdtool._recipe.read import load_recipe
     from kdtool._run.execute import execute
     from kdtool._store.shared_store import store_folder
@@ -54,7 +55,8 @@ def run(
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
     with assemble(loaded, print_line) as assembly:
-        results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+        stored = store_folder(store)
+        results = execute(assembly, folder, stored, offline=offline, recipe_text=text, needs=memory_of_stages)
     refuse_missed(results)
     return results
 

@@ -77,7 +77,10 @@ class ControlSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds."""
+    """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds.
+
+    `given` are the arguments of `load_recipe`, with which another process reads the same.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -86,6 +89,7 @@ class Recipe:
     control: ControlSpec | None
     data: Mapping[str, Any]
     places: Mapping[KeyPath, Place] = field(repr=False)
+    given: tuple[Any, Mapping[str, Any]] = field(default=({}, {}), repr=False)
 
     @property
     def lasting(self) -> tuple[ComponentSpec, ...]:
