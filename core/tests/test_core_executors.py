@@ -117,7 +117,7 @@ def submitted() -> list[list[Any]]:
 
 def contents(*roots: Path) -> dict[str, str]:
     """Return the digest of each file of all artefacts, by its path."""
-    found = {}
+    found: dict[str, str] = {}
     for root in roots:
         for manifest in root.glob("*/*/manifest.json"):
             files = json.loads(manifest.read_bytes())["files"]
@@ -207,7 +207,7 @@ def test_a_process_that_would_make_something_else_is_refused(own: dict[str, Any]
     (tmp_path / "changing.py").write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{changing}", encoding="utf-8"
     )
-    with pytest.raises(kdtool.UsageError, match=r"a worker would not make the same text .*content of corpus changed"):
+    with pytest.raises(kdtool.UsageError, match=r"a worker would not make the same text .*content of corpus Lines changed"):
         kdtool.run(own)
 
 

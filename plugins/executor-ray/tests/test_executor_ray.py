@@ -1,23 +1,60 @@
-"""The executor `ray`, on a cluster of this machine."""
+"""The executor `ray`: what kdtool asks of every executor, on a cluster of two nodes of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
+import kdtool
 import pytest
-import ray
 from kdtool_executor_ray import RayExecutor
-from kdtool_testing import ExecutorConformance
+from kdtool_testing import ExecutorConformance, make_run
+
+pytestmark = pytest.mark.slow
+
+_spec = importlib.util.spec_from_file_location("ray_cluster", Path(__file__).with_name("ray_cluster.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_ray_cluster = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_ray_cluster)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One cluster for all tests, which the executor finds as the one that runs here."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _ray_cluster.ray_cluster(Path(folder)) as found:
+        yield found
 
 
 class TestRayExecutor(ExecutorConformance):
     component = RayExecutor
     entry_point = "ray"
+    cluster: ClassVar[str] = ""
+
+    @pytest.fixture(autouse=True)
+    def _at(self, address: str) -> None:
+        type(self).cluster = address
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        return {"address": self.cluster}
+
+
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+    executor = RayExecutor(RayExecutor.Config(address="127.0.0.1:1"))
+    with pytest.raises(kdtool.ServiceError, match=r"no Ray cluster answers .* start one with `ray start --head`"):
+        executor.kdtool_submit(make_run(tmp_path), kdtool.Task("text", "text", tmp_path))
+    executor.kdtool_close()
+
+
+def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, gpus=0.5))
+    options = executor._options(kdtool.Task("phases/x", "training of x", tmp_path, memory=10**9, divisible=True))
+    assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (32, 2.0, 4 * 10**9)
+    options = executor._options(kdtool.Task("rows", "tokenised rows", tmp_path, memory=10**9))
+    assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (8, 0.0, 10**9)
+    executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), options)
+    assert lines[0].startswith("rows waits for a machine with 8 cores, 0 GPUs and 1.0 GB")
+    executor.kdtool_close()

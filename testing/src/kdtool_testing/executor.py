@@ -40,7 +40,7 @@ class _Watched(Task):
 
 
 class ExecutorConformance(ComponentConformance):
-    """An executor makes each stage once, elsewhere, and tells when its process failed, died or was cancelled.
+    """An executor makes each stage once, elsewhere, and notices if its process failed, died or was cancelled.
 
     Set `reserves_memory = False` if it cannot reserve memory. Processes must run on this machine, and see its files.
     """

@@ -78,8 +78,8 @@ class Executor(Component):
     def kdtool_submit(self, run: RunInfo, task: Task) -> Submitted:
         """Start a process that calls `task.make()` or runs `task.command()`, now or when resources are free.
 
-        Called once the artefacts that the stage needs are complete; returns without waiting. Of a process that was killed
-        kdtool submits the stage again, as another attempt. Whether a stage succeeded is known from its artefact, and the
+        Called once the artefacts that the stage needs are complete; returns without waiting. If the process
+        is killed, kdtool submits the stage again, as another attempt. Success is known from the stage's artefact, and the
         reason of a failure from the run's folder. On rank 0, in the main thread. Since 0.1.
         """
         raise NotImplementedError

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ _PATIENCE = 60.0
 _TYPES: Mapping[str, TypeAdapter[Any]] = {"report": TypeAdapter(StepReport), "path": TypeAdapter(Path)}
 
 
-def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Iterator[Node]:
+def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Generator[Node, None, None]:
     """Make or reuse all stages, and yield each when it is there; nothing that depends on it has begun then."""
     executors = context.assembly.of_kind("executor")
     if not executors:
@@ -51,8 +52,8 @@ def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Iter
         return
     if context.world > 1:
         raise UsageError("an executor starts the processes of a run: leave out --gpus and torchrun, or `executor`")
-    memory = needs(context, context.info(), run_graph) if needs else {}
-    dispatch = _Dispatch(context, context.hooks.component(next(iter(executors)), Executor), memory)
+    executor = context.hooks.component(next(iter(executors)), Executor)
+    dispatch = _Dispatch(context, executor, cache(lambda: needs(context, context.info(), run_graph) if needs else {}))
     try:
         yield from dispatch.make(run_graph.graph.nodes)
     finally:
@@ -61,7 +62,7 @@ def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Iter
 
 @dataclass
 class _Running:
-    """A submitted stage. `reused` is None until its process says that the artefact is there."""
+    """A submitted stage. `reused` is None until its process has logged the end of the stage."""
 
     node: Node
     handle: Submitted
@@ -74,7 +75,9 @@ class _Running:
 
 
 class _Dispatch:
-    def __init__(self, context: Context, executor: Executor, memory: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, context: Context, executor: Executor, memory: Callable[[], Mapping[str, tuple[int, int]]]
+    ) -> None:
         self._context, self._executor, self._memory = context, executor, memory
         self._running: list[_Running] = []
         self._ending: list[Submitted] = []
@@ -126,7 +129,7 @@ class _Dispatch:
         return True
 
     def _submit(self, node: Node, attempts: int, *, is_here: bool) -> None:
-        memory, device = self._memory.get(node.name, (0, 0))
+        memory, device = self._memory().get(node.name, (0, 0))
         attempt = f"{self._run}-{attempts}"
         task = Task(
             node.name, node.title, self._context.folder, attempt, memory, device, divisible=node.join is not None
@@ -203,7 +206,7 @@ class _Dispatch:
                 f"the process for {title} was lost {running.attempts} times, the last time because {reason}; mend the "
                 "cause, such as too little memory for the stage, and run the same command again"
             )
-        self._context.say(f"{title}: its process was lost ({reason}); it is made again from what was committed")
+        self._context.say(f"{title}: its process was lost ({reason}); it is made again, from its last checkpoint")
         self._submit(running.node, running.attempts, is_here=running.is_here)
 
     def _remove(self, running: _Running) -> None:

@@ -59,11 +59,11 @@ class _Opened:
     def make(self, name: str, attempt: str, log: TaskLog | None) -> None:
         """Make one stage, with the other ranks of torchrun if there are any."""
         context = self.context
-        node = _agreed(self.graph, name, context.folder)
+        node = _agree_on(self.graph, name, context.folder)
         for source in node.sources.values():
             _wait_for(source)
-            if source.name not in context.made and (found := source.where.find(*source.key)):
-                context.made[source.name] = found
+            if source.name not in context.made and (artefact := source.where.find(*source.key)):
+                context.made[source.name] = artefact
         if context.world > 1:
             context.leader = {**(recorded_holder(context.folder) or {"id": ""}), "attempt": attempt}
         if log:
@@ -109,7 +109,7 @@ def _open(folder: Path) -> _Opened:
     return _opened[folder]
 
 
-def _agreed(graph: Graph, name: str, folder: Path) -> Node:
+def _agree_on(graph: Graph, name: str, folder: Path) -> Node:
     """Return the stage of that name.
 
     Raises:
@@ -137,7 +137,7 @@ def _wait_for(source: Node) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when torchrun, which started it, is gone: a killed one leaves its processes behind."""
+    """End this process when torchrun, which started it, is gone: a killed one does not end them."""
     parent = os.getppid()
 
     def watch() -> None:
