@@ -14,7 +14,7 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["read_json", "read_shapes", "require_complete", "require_fit", "require_plausible"]
+__all__ = ["read_json", "read_shapes", "require_complete", "require_fit", "require_plausible", "weight_files"]
 
 _TEXT_BYTES = 128_000_000
 """Largest tokenizer, vocabulary or template that is parsed. The largest published ones have less than 40 MB."""
@@ -77,7 +77,7 @@ def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    files = _weight_files(folder)
+    files = weight_files(folder)
     absent = [file.name for file in files if not file.is_file()]
     if absent and is_cache:
         return
@@ -163,7 +163,7 @@ def _without_values(kind: Any, config: Any, shapes: dict[str, Any]) -> tuple[Any
     return model, loaded
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Return the files that transformers reads weights from, none if there are none.
 
     Raises:

@@ -46,6 +46,7 @@ def open_model(
     quantise: Quantisation | None = None,
     device_map: Literal["auto"] | None = None,
     adapter: Path | None = None,
+    divided: bool = False,
 ) -> TransformersModel:
     """Open a causal language model from a folder or by its Hub name. It is in evaluation mode.
 
@@ -58,6 +59,7 @@ def open_model(
         quantise: keep the weights of linear layers in few bits, by bitsandbytes.
         device_map: "auto" lets accelerate spread layers over GPUs, memory and disk.
         adapter: folder of a PEFT adapter, which is folded in, or kept next to quantised weights.
+        divided: keep only this process's part of each layer, see `_divided`; all processes of the run call it.
 
     Raises:
         UsageError: the folder is missing, is not a model, holds pickled or incomplete weights, or needs custom code; the
@@ -65,9 +67,11 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the Hub cannot be reached or must not be.
     """
+    import torch
     from kdtool_torch import isolated_rng
 
     from kdtool_transformers._adapter import add_adapter, require_adapter
+    from kdtool_transformers._divided import divide_layers, read_divided
     from kdtool_transformers._loading import loading_settings, place_head
     from kdtool_transformers._model import TransformersModel, no_progress_bar
 
@@ -79,16 +83,34 @@ def open_model(
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
-        settings = loading_settings(config, dtype, device, quantise, device_map)
-        model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
-        if adapter is not None:
-            model = add_adapter(model, adapter, quantise)
+        model = None
+        if divided and adapter is None:
+            model = read_divided(
+                _folder_of(where, revision, offline), config, dtype or config.dtype, torch.device(device)
+            )
+        if model is None:
+            settings = loading_settings(config, dtype, "cpu" if divided else device, quantise, device_map)
+            model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
+            if adapter is not None:
+                model = add_adapter(model, adapter, quantise)
+            if divided:
+                divide_layers(model, torch.device(device))
     if device_map is not None:
         place_head(model, device)
     origin = read_origin(where)
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
     return opened
+
+
+def _folder_of(where: Path | str, revision: str | None, offline: bool) -> Path:
+    """Return the folder with a model's weights; those of a Hub name are fetched if they are not in its cache."""
+    from huggingface_hub import snapshot_download
+
+    if isinstance(where, Path):
+        return where
+    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    return Path(snapshot_download(where, revision=revision, local_files_only=offline, allow_patterns=patterns))
 
 
 def _read_weights(where: Path | str, config: Any, *, revision: str | None, offline: bool, **settings: Any) -> Any:

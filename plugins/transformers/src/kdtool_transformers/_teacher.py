@@ -50,6 +50,9 @@ class CausalTeacherConfig(kdtool.Config):
     device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
     """Device: `cpu`, `cuda`, `cuda:1` or `mps`. None: that of the student. With several processes, each has its own teacher
     there."""
+    sharding: Literal["off", "full"] = kdtool.Field(default="off", json_schema_extra=kdtool.does_not_affect_results())
+    """`full`: while several processes train, each holds its part of the teacher's layers, which are gathered as they run.
+    Without effect in one process, and while the teacher is measured or answers."""
     adapter: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
     fim_tokens: FimTokens | None = None
@@ -60,6 +63,8 @@ class CausalTeacherConfig(kdtool.Config):
     def _one_place(self) -> CausalTeacherConfig:
         if self.device is not None and self.device_map is not None:
             raise ValueError("device puts the model on one device, device_map spreads it: give only one of them")
+        if self.sharding == "full" and (self.quantise or self.device_map or self.device):
+            raise ValueError("sharding: full divides unquantised weights: leave quantise, device_map and device out")
         return self
 
 
@@ -80,6 +85,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         super().__init__(config)
         self.fim_tokens = config.fim_tokens
         self._model: TransformersModel | None = None
+        self._divided = False
         self._head_beside: kdtool.Head | None = None
         self._outline: TransformersModel | None = None
         self._fingerprint = ""
@@ -94,6 +100,11 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         return request if request.suffix is not None else replace(request, prompt=self.render_prompt(request.prompt))
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
+        if self.config.sharding == "full" and run.implementing("kdtool_record"):
+            return [
+                "sharding: full needs processes that read rows together, but each records different rows; leave `signals` "
+                "out, so that the teacher runs with the student, or set sharding: off"
+            ]
         asked, here = self.config.device, devices_here()
         if asked is None or asked in here or (asked == "cuda" and "cuda:0" in here):
             return []
@@ -120,6 +131,10 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         device, dtype = self._place(), self._dtype()
         shapes = self._shapes(run).model
         held = held_bytes(shapes, dtype, self.config.quantise)
+        if self.config.sharding == "full" and run.world > 1:
+            from kdtool_transformers._divided import divided_bytes
+
+            held = min(held, divided_bytes(shapes, dtype, run.world))
         on_device = held if device.type == "cuda" else 0
         if self.config.device_map is not None:
             on_device = min(held, gpu_bytes())
@@ -140,7 +155,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         from kdtool_torch import chosen_tokens, move
 
         here = batch.input_ids.device
-        model = self._open(here)
+        model = self._open(here, divided=self._is_divided())
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
             outputs = move(model.backbone(move(batch, model.head.weight.device), want), here)
@@ -223,18 +238,27 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         """Return its precision: the same for all batches on this machine, since stored signals are named by it."""
         return compute_dtype(self.config.dtype, self._place())
 
-    def _open(self, student: torch.device | None = None) -> TransformersModel:
-        """Return the model on its device. A spread or quantised model stays where it was loaded."""
+    def _is_divided(self) -> bool:
+        """Return whether its signals are computed with layers that are divided among processes."""
+        from kdtool_transformers._divided import processes
+
+        return self.config.sharding == "full" and processes() > 1
+
+    def _open(self, student: torch.device | None = None, divided: bool = False) -> TransformersModel:
+        """Return the model on its device. A spread, quantised or divided model stays where it was loaded."""
         device = self._place(student)
+        if self._model is not None and self._divided != divided:
+            self._unload()
         if self._model is None:
-            self._model = self._load(device)
+            self._model, self._divided = self._load(device, divided=divided), divided
             self._model.model.requires_grad_(False)
-        there, movable = self._model.head.weight.device, not (self.config.quantise or self.config.device_map)
+        there = self._model.head.weight.device
+        movable = not (self.config.quantise or self.config.device_map or divided)
         if movable and (there.type != device.type or device.index not in (None, there.index)):
             self._model.model.to(device)
         return self._model
 
-    def _load(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
+    def _load(self, device: torch.device, *, trainable: bool = False, divided: bool = False) -> TransformersModel:
         """Load the fine-tuned or the original model. A trainable model is unquantised and on one device."""
         from kdtool_transformers._open import open_model
 
@@ -248,6 +272,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
             quantise=None if trainable else self.config.quantise,
             device_map=None if trainable else self.config.device_map,
             adapter=self._adapter,
+            divided=divided,
         )
         model.tokenizer = self.open_tokenizer()
         return model
