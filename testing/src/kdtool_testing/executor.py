@@ -19,7 +19,7 @@ from kdtool_testing.toy.stage import outcome
 
 __all__ = ["ExecutorConformance"]
 
-_SECONDS = 120.0
+_SECONDS = 300.0
 """Seconds for a stage to begin or end: a scheduler may take a while."""
 
 
