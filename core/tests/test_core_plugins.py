@@ -70,10 +70,10 @@ def test_mistake_is_named(cls: Any, message: str) -> None:
 def test_a_component_without_hooks_is_refused_in_kinds_that_need_none_in_particular() -> None:
     """Such as a weighting: it gives weights of tokens, or balances terms."""
     (wrong,) = mistakes(type("Nothing", (kdtool.Weighting,), {}), "weighting")
-    assert wrong == "has none of the hooks of a weighting: kdtool_token_weight, kdtool_balance, kdtool_annotate"
+    assert wrong == "has none of the hooks of a weighting: kdtool_annotate, kdtool_token_weight, kdtool_balance"
     (wrong,) = mistakes(type("Weighs", (kdtool.Weighting,), {"token_weight": lambda self, chunk: chunk}), "weighting")
     assert (
-        "kdtool_token_weight, kdtool_balance, kdtool_annotate; did you mean 'kdtool_token_weight' by 'token_weight'?"
+        "kdtool_annotate, kdtool_token_weight, kdtool_balance; did you mean 'kdtool_token_weight' by 'token_weight'?"
         in wrong
     )
     balances = type("Balances", (kdtool.Weighting,), {"kdtool_balance": lambda self, terms, step: None})
