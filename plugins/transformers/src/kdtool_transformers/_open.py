@@ -70,8 +70,7 @@ def open_model(
     import torch
     from kdtool_torch import isolated_rng
 
-    from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._divided import divide_layers, read_divided
+    from kdtool_transformers._adapter import require_adapter
     from kdtool_transformers._loading import loading_settings, place_head
     from kdtool_transformers._model import TransformersModel, no_progress_bar
 
@@ -85,22 +84,35 @@ def open_model(
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
         model = None
         if divided and adapter is None:
-            model = read_divided(
-                _folder_of(where, revision, offline), config, dtype or config.dtype, torch.device(device)
-            )
+            from kdtool_transformers._divided import read_divided
+
+            folder = _folder_of(where, revision, offline)
+            model = read_divided(folder, config, dtype or config.dtype, torch.device(device))
         if model is None:
             settings = loading_settings(config, dtype, "cpu" if divided else device, quantise, device_map)
             model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
-            if adapter is not None:
-                model = add_adapter(model, adapter, quantise)
-            if divided:
-                divide_layers(model, torch.device(device))
+            model = _finish_whole(model, adapter, quantise, torch.device(device) if divided else None)
     if device_map is not None:
         place_head(model, device)
     origin = read_origin(where)
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
     return opened
+
+
+def _finish_whole(
+    model: Any, adapter: Path | None, quantise: Quantisation | None, divided_on: torch.device | None
+) -> Any:
+    """Put the adapter into a whole model, and keep this process's part on `divided_on`, unless they are None."""
+    if adapter is not None:
+        from kdtool_transformers._adapter import add_adapter
+
+        model = add_adapter(model, adapter, quantise)
+    if divided_on is not None:
+        from kdtool_transformers._divided import divide_layers
+
+        divide_layers(model, divided_on)
+    return model
 
 
 def _folder_of(where: Path | str, revision: str | None, offline: bool) -> Path:

@@ -240,9 +240,11 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
     def _is_divided(self) -> bool:
         """Return whether its signals are computed with layers that are divided among processes."""
+        if self.config.sharding == "off":
+            return False
         from kdtool_transformers._divided import processes
 
-        return self.config.sharding == "full" and processes() > 1
+        return processes() > 1
 
     def _open(self, student: torch.device | None = None, divided: bool = False) -> TransformersModel:
         """Return the model on its device. A spread, quantised or divided model stays where it was loaded."""
