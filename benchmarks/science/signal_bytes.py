@@ -24,7 +24,7 @@ RECIPES = Path(__file__).with_suffix("")
 SEEDS = 5
 LEVEL = 0.05
 MEASURES = ("perplexity", "line-completion.edit-similarity")
-"""The primary and the secondary measurement; each is a family of its own."""
+"""The primary and the secondary measurement; each is a separate family."""
 ARMS = {
     "states": ("states", "student"),
     "sampled-20": ("sampled-20", "student"),
@@ -43,7 +43,7 @@ PAIRS = (
     ("sampled-20", "top-20"),
     ("states", "sampled-20"),
 )
-"""What is compared."""
+"""Compared arms: a signal with an arm without a teacher, or with another signal."""
 
 
 class Test(NamedTuple):

@@ -85,7 +85,7 @@ class Sayings(Corpus):
 
 
 class OwnWords(kdtool.Corpus):
-    """What the untrained student counts, in documents without end; the folder of the rows notes the student."""
+    """Counts of the untrained student, in documents without end; the folder of the rows notes the student."""
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         assert run.untrained is not None

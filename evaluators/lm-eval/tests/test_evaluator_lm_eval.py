@@ -21,7 +21,7 @@ SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
 
 def write_tasks(folder: Path, documents: int = 7) -> Path:
-    """Copy the tasks into a folder, with so many of their documents, and return it."""
+    """Copy the tasks into a folder, with a number of their documents, and return it."""
     tasks = folder / "tasks"
     shutil.copytree(Path(__file__).with_name("tasks"), tasks)
     file = tasks / "documents.jsonl"

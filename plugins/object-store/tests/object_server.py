@@ -160,5 +160,5 @@ if __name__ == "__main__":
     with s3_server() as port:
         proxy = FaultyProxy(port, parser.parse_args().faults)
         print(proxy.port, flush=True)
-        sys.stdin.read()  # until whoever started it ends
+        sys.stdin.read()  # until the parent process ends
         print(f"{proxy.requests} requests, {proxy.failed} faults, {proxy.sent} bytes sent, {proxy.received} received")

@@ -147,7 +147,7 @@ def fingerprint(number: int) -> str:
 
 
 def fork(task: Callable[[], None], errors: Path) -> int:
-    """Do a task in a process of its own and return its id; its error is written to a file."""
+    """Do a task in a separate process and return its id; its error is written to a file."""
     child = os.fork()
     if child:
         return child

@@ -19,9 +19,9 @@ from kdtool._contract.reporting import Requirement
 from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import read_results, write_results
 from kdtool_reporter_html import HtmlReporter
+from kdtool_reporter_html._forest import forest
 from kdtool_reporter_html._numbers import interval
 from kdtool_reporter_html._page import page
-from kdtool_reporter_html._verdict import forest
 from kdtool_testing import ReporterConformance, make_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}

@@ -129,7 +129,7 @@ def test_each_position_has_the_signal_of_its_document_s_teacher(batch: kdtool.Ba
         asked = tuple(key for key, of_row in zip(batch.row_keys, of_rows, strict=True) if number in of_row)
         if not len(numbers):
             continue
-        assert table.asked == ([asked] if asked else []), "about no row without a document of its own"
+        assert table.asked == ([asked] if asked else []), "about rows with one of its documents only"
         if not asked:
             continue
         expected = table.head.logits(table.states[inputs[mine]])

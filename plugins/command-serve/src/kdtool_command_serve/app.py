@@ -102,11 +102,9 @@ def create_app(
         paths=[route.path for route in routes],
         open_paths=("/", "/health"),
     )
-    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-        RequestError: _refuse,
-        HTTPException: _refuse,
-        Exception: _refuse,
-    }
+    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict.fromkeys(
+        (RequestError, HTTPException, Exception), _refuse
+    )
     app = Starlette(routes=routes, middleware=[guard], lifespan=lifespan, exception_handlers=handlers)
     app.state.pool = pool
     return app

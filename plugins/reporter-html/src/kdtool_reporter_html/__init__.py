@@ -2,7 +2,7 @@
 
 The engine calls `HtmlReporter` once at the end of a run. The page is made by `_page`, which asks one module a section:
 
-- `_verdict`: what the comparisons show, in words and as a forest plot
+- `_verdict`, `_forest`: what the comparisons show, in words and as a forest plot
 - `_summary`: headline tiles and the tables of measurements
 - `_tradeoffs`: quality against size and speed
 - `_samples`: completions side by side; `_answers`: answers to items of benchmarks

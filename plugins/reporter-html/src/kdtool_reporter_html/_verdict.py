@@ -1,16 +1,15 @@
-"""Summarise the comparisons: a verdict in words, and a forest plot of differences with their intervals."""
+"""Summarise the comparisons: a verdict in words, and all pairs with their differences and intervals."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 
 import kdtool
 
-from kdtool_reporter_html._charts import inside
-from kdtool_reporter_html._numbers import difference, percent, quantity, span, tick
+from kdtool_reporter_html._numbers import difference, percent, quantity, span
 from kdtool_reporter_html._subjects import (
     ARMS,
     REFERENCE,
@@ -24,8 +23,8 @@ from kdtool_reporter_html._subjects import (
 )
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "against_reference", "aside_of", "figures", "forest",
-    "gain_over_base", "has_few_items", "judgements", "pairs", "weakness", "where_it_pays", "with_controls",
+    "Judgement", "PairRow", "against_reference", "aside_of", "condition", "figures", "footing", "gain_over_base",
+    "has_few_items", "judgements", "pairs", "scarcity", "weakness", "where_it_pays", "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
@@ -75,20 +74,6 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class ForestRow:
-    """One comparison: positions in percent of the panel's width."""
-
-    against: str
-    arm: str
-    at: float
-    low: float
-    high: float
-    verdict: str
-    text: str
-    interval: str
-
-
-@dataclass(frozen=True)
 class PairRow:
     """One comparison in words and figures; `share` of the teacher's value, "" for none."""
 
@@ -100,24 +85,6 @@ class PairRow:
     verdict: str
     share: str
     footing: str
-
-
-@dataclass(frozen=True)
-class ForestPanel:
-    """All comparisons of one measurement on a common scale.
-
-    `few`: they have too few items to judge. `zero` is the position of no difference, `ticks` have labels.
-    """
-
-    heading: str
-    footing: str
-    few: bool
-    zero: float
-    left: str
-    right: str
-    better: str
-    ticks: tuple[tuple[float, str], ...]
-    rows: tuple[ForestRow, ...]
 
 
 def judgements(comparisons: Sequence[kdtool.Comparison]) -> list[Judgement]:
@@ -145,7 +112,7 @@ def where_it_pays(verdicts: Sequence[Judgement], seeds: int, *, controlled: bool
         claims: dict[str, list[str]] = {}
         for item in verdicts:
             if item.outcome == outcome:
-                claims.setdefault(item.claim, []).append(_condition(item.control))
+                claims.setdefault(item.claim, []).append(condition(item.control))
         sentences += [f"{beginning} {_join(conditions)}: {claim}." for claim, conditions in claims.items()]
     if seeds == 1:
         sentences.append("With one seed, intervals cover the choice of test items, not the luck of training.")
@@ -200,23 +167,6 @@ def _change(comparison: kdtool.Comparison, unit: str) -> str:
     )
 
 
-def forest(
-    comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
-) -> list[ForestPanel]:
-    """Draw one panel per measurement, with a row for each opponent of the student; those with many items come first."""
-    ordered = sorted(comparisons, key=_scarcity)
-    measurements = list(dict.fromkeys(comparison.measurement for comparison in ordered))
-    return [
-        _panel(
-            measurement,
-            [comparison for comparison in comparisons if comparison.measurement == measurement],
-            units.get(measurement, ""),
-            higher_is_better.get(measurement, False),
-        )
-        for measurement in measurements
-    ]
-
-
 def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) -> list[kdtool.Comparison]:
     """Return the comparisons of the student with its controls, which show whether distillation helped."""
     return [
@@ -227,7 +177,7 @@ def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) 
 
 def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str], subjects: Subjects) -> list[PairRow]:
     """Tabulate all pairs of arms, measurement by measurement, those with many items first."""
-    ordered = sorted(comparisons, key=lambda comparison: (_scarcity(comparison), comparison.measurement))
+    ordered = sorted(comparisons, key=lambda comparison: (scarcity(comparison), comparison.measurement))
     return [_pair(comparison, units.get(comparison.measurement, ""), subjects) for comparison in ordered]
 
 
@@ -236,7 +186,8 @@ def has_few_items(comparison: kdtool.Comparison) -> bool:
     return comparison.items < _FEW
 
 
-def _scarcity(comparison: kdtool.Comparison) -> int:
+def scarcity(comparison: kdtool.Comparison) -> int:
+    """Return a sort key that puts comparisons with many items first."""
     return 0 if comparison.items >= _MANY else 2 if has_few_items(comparison) else 1
 
 
@@ -264,7 +215,8 @@ def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
     return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
-def _condition(control: str) -> str:
+def condition(control: str) -> str:
+    """Return the condition under which the student is compared with an arm, in words."""
     return _AGAINST.get(control, f"against {control}")
 
 
@@ -309,7 +261,8 @@ def _describe_aside(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
     return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)
 
 
-def _footing(comparisons: Sequence[kdtool.Comparison]) -> str:
+def footing(comparisons: Sequence[kdtool.Comparison]) -> str:
+    """Return the numbers of items and seeds that comparisons rest on, in words."""
     items, seeds = (sorted({getattr(comparison, key) for comparison in comparisons}) for key in ("items", "seeds"))
     of_items = f"{items[0]}" if len(items) == 1 else f"{items[0]} to {items[-1]}"
     of_seeds = (
@@ -324,43 +277,3 @@ def _interval(comparison: kdtool.Comparison, unit: str) -> str:
         difference(edge, unit, relative=comparison.relative, spread=half) for edge in (comparison.low, comparison.high)
     )
     return span(low, high)
-
-
-def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
-    relative = comparisons[0].relative
-    edges = [
-        edge
-        for comparison in comparisons
-        for edge in (comparison.low, comparison.high, comparison.difference)
-        if isfinite(edge)
-    ]
-    left, right = min([0.0, *edges]), max([0.0, *edges])
-    room = (right - left) * 0.08 or 1.0
-    left, right = left - room, right + room
-
-    def at(value: float) -> float:
-        return 100 * (min(max(value, left), right) - left) / (right - left)
-
-    def label(mark: float) -> str:
-        return "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative))
-
-    ticks = tuple((at(mark), label(mark)) for mark in inside(left, right))
-    other = "other better" if any(each.against == REFERENCE for each in comparisons) else "control better"
-    sides = (other, "student better") if higher else ("student better", other)
-    rows = tuple(
-        ForestRow(
-            against=_condition(comparison.against),
-            arm=comparison.against,
-            at=at(comparison.difference),
-            low=at(comparison.low),
-            high=at(comparison.high),
-            verdict=comparison.verdict,
-            text=figures(comparison, unit)[0],
-            interval=figures(comparison, unit)[1],
-        )
-        for comparison in comparisons
-    )
-    return ForestPanel(
-        title(measurement), _footing(comparisons), all(map(has_few_items, comparisons)),
-        at(0.0), *sides, "right" if higher else "left", ticks, rows,
-    )  # fmt: skip
