@@ -160,7 +160,8 @@ def test_benchmarks_import_what_packages_or_their_requirements_bring() -> None:
     text = (folder / "requirements.txt").read_text(encoding="utf-8")
     listed = {re.split(r"[<>=]", line)[0].replace("-", "_") for line in text.splitlines() if not line.startswith("#")}
     packages = {name.replace("-", "_") for name in PROJECTS} | {"kdtool"}
-    brought = {one for _, project in PROJECTS.values() for one in _declared(project)} | packages
+    core = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = {one for project in (core, *_BY_MODULE.values()) for one in _declared(project)} | packages
     in_an_environment_of_its_own = {"trl", "datasets", "lm_eval"}
     own = {path.stem for path in folder.rglob("*.py")} | {"liger_kernel"}  # measured where it is installed
     assert _foreign(folder.rglob("*.py")) - brought - listed - own <= in_an_environment_of_its_own

@@ -63,4 +63,5 @@ def test_settings_that_change_rounding_are_part_of_what_is_trained() -> None:
         "keep_checkpoints",
         "log_every",
         "gradient_norms_every",
+        "stop_hopeless",
     }

@@ -54,9 +54,9 @@ def score_texts(
         for batch in _batches(ids, window, len(context)):
             rows = [(ids[number], part) for number, part in batch]
             with eval_mode(model.model), autocast():
-                values = _log_likelihoods(model, head, rows)
-            for (number, _), (value, _) in zip(batch, values, strict=True):
-                totals[number] += value
+                scores = _scores(model, head, rows, log_likelihood)
+            for (number, _), values in zip(batch, scores, strict=True):
+                totals[number] += float(values.double().sum())
         for text, tokens, total in zip(group, ids, totals, strict=True):
             yield kdtool.LogLikelihood(total, len(tokens) - len(context), len(text.encode("utf-8")))
 
@@ -80,9 +80,9 @@ def score_continuations(
     ]
     for batch in _group(parts):
         with eval_mode(model.model):
-            values = _log_likelihoods(model, head, [(kept[number], part) for number, part in batch])
-        for (number, _), (value, is_likeliest) in zip(batch, values, strict=True):
-            yield number, value, is_likeliest
+            scores = _scores(model, head, [(kept[number], part) for number, part in batch], _with_rank)
+        for (number, _), values in zip(batch, scores, strict=True):
+            yield number, float(values[:, 0].double().sum()), bool(values[:, 1].all())
 
 
 def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tuple[int, Window]]]:
@@ -101,10 +101,13 @@ def _group(parts: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]
         parts = parts[count:]
 
 
-def _log_likelihoods(
-    model: kdtool.LanguageModel, head: kdtool.Head, rows: list[tuple[list[int], Window]]
-) -> list[tuple[float, bool]]:
-    """Return each window's part of the log-likelihood of its text, and whether all its scored tokens are the likeliest."""
+def _scores(
+    model: kdtool.LanguageModel,
+    head: kdtool.Head,
+    rows: list[tuple[list[int], Window]],
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> Sequence[Tensor]:
+    """Return what `score` finds for the tokens of each window from logits and labels, copied to the host at once."""
     import torch
 
     inputs, labels, positions = _pad(rows)
@@ -113,17 +116,16 @@ def _log_likelihoods(
     states = model.backbone(move(on_host, device), kdtool.SignalRequest()).last
     targets = labels[labels != NO_LABEL].to(device, non_blocking=True)
     chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
-    scored = [_score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks]
-    counts = [part.stop - part.scored for _, part in rows]
-    likelihoods, likeliest = (torch.split(torch.cat(each).cpu(), counts) for each in zip(*scored, strict=True))
-    return [
-        (float(values.double().sum()), bool(same.all())) for values, same in zip(likelihoods, likeliest, strict=True)
-    ]
+    scores = torch.cat([score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks])
+    return torch.split(scores.cpu(), [part.stop - part.scored for _, part in rows])
 
 
-def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-likelihood of each label, and whether it is the likeliest token."""
-    return log_likelihood(logits, labels), logits.argmax(-1) == labels
+def _with_rank(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return [tokens, 2]: the log-likelihood of each label, and 1 where it is the likeliest token, else 0."""
+    import torch
+
+    values, are_likeliest = log_likelihood(logits, labels), logits.argmax(-1) == labels
+    return torch.stack((values, are_likeliest.to(values.dtype)), -1)
 
 
 def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
