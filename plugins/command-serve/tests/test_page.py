@@ -185,10 +185,47 @@ def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:
         window.page.get_by_label("Prompt is").select_option("a question")
         window.run("What is an area?")
         window.wait()
-        assert window.answer() == answer
+        assert window.answer() == f"What is an area?\n\n{answer}"
         colours = window.colours(".out")
         assert (colours["return"], colours["Like **this**:"]) == ("keyword", "prose")
     assert served["teacher"].asked[0].turns == (("user", "What is an area?"),)
+
+
+def test_a_conversation_has_several_turns_until_a_new_one_begins(browser: Browser) -> None:
+    served = {"student": Model("Yes."), "teacher": Model("Width by height.")}
+    with open_window(browser, served) as window:
+        window.show("Compare")
+        window.page.get_by_label("Prompt is").select_option("a question")
+        for question in ("What is an area?", "And of a circle?"):
+            window.run(question)
+            window.wait()
+            expect(window.page.get_by_label("Prompt: code")).to_have_value("")
+        assert window.answer(1) == "What is an area?\n\nWidth by height.\n\nAnd of a circle?\n\nWidth by height."
+        window.page.get_by_text("New conversation").click()
+        expect(window.page.locator(".out")).to_have_count(0)
+        window.run("Why?")
+        window.wait()
+        assert window.answer(1) == "Why?\n\nWidth by height."
+    for model in served.values():
+        first, second, third = (request.turns for request in model.asked)
+        assert [role for role, _ in second] == ["user", "assistant", "user"]
+        assert second[:1] == first
+        assert third == (("user", "Why?"),)
+
+
+def test_an_answer_that_was_stopped_is_no_turn(browser: Browser) -> None:
+    model = Model("One two three.", pause=1)
+    with open_window(browser, {"teacher": model}) as window:
+        window.page.get_by_label("Prompt is").select_option("a question")
+        window.run("What?")
+        expect(window.page.locator(".out")).to_contain_text("One")
+        window.page.keyboard.press("Escape")
+        model.gate.set()
+        window.wait()
+        expect(window.page.get_by_label("Prompt: code")).to_have_value("What?")
+        window.run("What?")
+        window.wait()
+    assert model.asked[-1].turns == (("user", "What?"),)
 
 
 def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> None:
