@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import kdtool
 
+from kdtool_model_card._card_file import CardFile
 from kdtool_model_card._front_matter import front_matter
 from kdtool_model_card._limits import intended_use, limits
 from kdtool_model_card._measured import file_table, measurements
 from kdtool_model_card._origin import citation, data, recipe
-from kdtool_model_card._use import CardFile, snippets
+from kdtool_model_card._use import snippets
 
 __all__ = ["build_card", "complete_card"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import kdtool
 
+from kdtool_model_card._card_file import CardFile
 from kdtool_model_card._front_matter import BENCHMARKS, benchmark_of, scores
-from kdtool_model_card._use import CardFile
 
 __all__ = ["eval_results"]
 

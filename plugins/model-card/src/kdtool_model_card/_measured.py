@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import kdtool
 
+from kdtool_model_card._card_file import CardFile
 from kdtool_model_card._text import machine, number, percent, public, size, table
-from kdtool_model_card._use import CardFile
 
 __all__ = ["COST", "RISK", "file_table", "is_of", "measurements", "subject_of"]
 

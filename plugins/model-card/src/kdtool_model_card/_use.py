@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import kdtool
 
-__all__ = ["CardFile", "modelfile", "snippets"]
+from kdtool_model_card._card_file import CardFile
+from kdtool_model_card._ollama import modelfile
 
-
-@dataclass(frozen=True)
-class CardFile:
-    """An exported file or folder and its `place`, relative to the card; "." for the card's own folder."""
-
-    artifact: kdtool.Artifact
-    place: str
-
-
-def modelfile(results: kdtool.Results, file: CardFile) -> str:
-    """Return the file that `ollama create` reads for a GGUF file next to it."""
-    student = results.models.get("student")
-    context = [f"PARAMETER num_ctx {student.context}"] if student else []
-    return "\n".join([f"FROM ./{file.place}", *context, "PARAMETER temperature 0"]) + "\n"
+__all__ = ["snippets"]
 
 
 def snippets(results: kdtool.Results, files: Sequence[CardFile], repository: str) -> Iterator[str]:

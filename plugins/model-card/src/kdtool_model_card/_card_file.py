@@ -1,0 +1,17 @@
+"""Where an exported file is, seen from a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import kdtool
+
+__all__ = ["CardFile"]
+
+
+@dataclass(frozen=True)
+class CardFile:
+    """An exported file or folder and its `place`, relative to the card; "." for the card's own folder."""
+
+    artifact: kdtool.Artifact
+    place: str
