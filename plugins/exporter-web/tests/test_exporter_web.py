@@ -12,6 +12,7 @@ from typing import Any
 import kdtool
 import numpy as np
 import onnx
+import onnxruntime_genai as genai
 import pytest
 import torch
 from hypothesis import given
@@ -20,8 +21,10 @@ from kdtool_exporter_web import Web, _graph, _npm
 from kdtool_exporter_web._blocks import BLOCK, from_blocks, to_blocks
 from kdtool_exporter_web._npm import RUNTIME, find_runtime, require_runtime
 from kdtool_exporter_web._parity import compare
+from kdtool_exporter_web._python import run_in_python
 from kdtool_testing import ExporterConformance, make_run
 from kdtool_testing.tiny_models import save_tiny
+from kdtool_transformers import open_model
 
 
 def write_runtime(folder: Path) -> Path:
@@ -64,6 +67,23 @@ def test_each_type_is_the_student_and_its_figures_are_in_the_card(tmp_path: Path
     for line in said[1:]:
         assert line.removeprefix("web: ") in artifact.card
     assert "NOT measured in a browser" in artifact.card
+
+
+@pytest.mark.parametrize("dtype", ["int8", "q4"])
+def test_onnx_runtime_genai_opens_the_folder_and_writes_the_same_tokens(dtype: str, tmp_path: Path) -> None:
+    folder = export(tmp_path, dtypes=(dtype,), positions=40)[0].path
+    ids, shape = [5, 9, 17, 3], _graph.shape_of(open_model(tmp_path / "trained", offline=True).model.config, 2048)
+    model = genai.Model(str(folder))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=20, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(ids)
+    while not generator.is_done():
+        generator.generate_next_token()
+    written = generator.get_sequence(0).tolist()
+    logits = run_in_python(folder, dtype, shape, [written], len(ids)).logits
+    assert written == [*ids, *logits[len(ids) - 1 : -1].argmax(-1)]
+    assert len(written) == 20
 
 
 def swap_cache(graph: onnx.GraphProto) -> None:

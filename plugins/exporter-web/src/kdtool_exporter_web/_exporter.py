@@ -101,6 +101,7 @@ class Web(kdtool.Exporter):
         return complete_card(results, artifact)
 
     def _write(self, run: kdtool.RunInfo, student: TransformersModel, shape: Shape, folder: Path) -> None:
+        from kdtool_exporter_web._genai import genai_config
         from kdtool_exporter_web._graph import build_graph
         from kdtool_exporter_web._npm import copy_runtime
 
@@ -116,8 +117,12 @@ class Web(kdtool.Exporter):
         student.tokenizer.inner.save_pretrained(folder)
         student.model.config.save_pretrained(folder)
         student.model.generation_config.save_pretrained(folder)
-        settings = _settings(run, student, shape, sizes)
-        (folder / "student.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        written = {
+            "student.json": _settings(run, student, shape, sizes),
+            "genai_config.json": genai_config(student, shape, self.config.dtypes[0]),
+        }
+        for name, content in written.items():
+            (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 _HOW_TO_USE = "kdtool serve --static {path}\n"

@@ -23,6 +23,7 @@ _BITS = {"int8": 8, "q4": 4, "q4f16": 4}
 """Bits of the matrices between embedding and output, by type. Embedding and output have 8 bits in each."""
 _CLASSES = ("llama", "qwen2")
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_KEPT = "num_logits_to_keep"
 _WHOLE_PRECISION = 1
 """The `accuracy_level` that keeps activations in float32."""
 _LARGEST = 2**31
@@ -84,7 +85,7 @@ def build_graph(model: Any, dtype: str, shape: Shape) -> bytes:
     """Return the serialised graph of a model of transformers in float32.
 
     Inputs are `input_ids` and `attention_mask` [1, tokens], `num_logits_to_keep` (a number: logits of the last tokens;
-    0: of all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size].
+    0, the default: of all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size].
 
     Raises:
         UsageError: the graph is larger than a browser can open.
@@ -110,6 +111,7 @@ class _Writer:
 
     def write(self, model: Any) -> None:
         weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        self._constant(_KEPT, np.array(0, np.int64))
         self._rotation(model)
         self._lengths()
         self._quantise(_TABLE, weights[_TABLE])
@@ -129,7 +131,7 @@ class _Writer:
     def finish(self) -> onnx.ModelProto:
         caches = [f"{layer}.{part}" for layer in range(self._shape.layers) for part in ("key", "value")]
         sizes = self._shape.kv_heads, self._shape.head_size
-        integers = {"input_ids": [1, "tokens"], "attention_mask": [1, "total"], "num_logits_to_keep": []}
+        integers = {"input_ids": [1, "tokens"], "attention_mask": [1, "total"], _KEPT: []}
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in integers.items()]
         inputs += [self._cache(f"past_key_values.{each}", "cached", *sizes) for each in caches]
         outputs = [
@@ -211,7 +213,7 @@ class _Writer:
 
     def _keep_last(self, state: str) -> None:
         """Cut the states to the last `num_logits_to_keep`; a start of -0 keeps all."""
-        self._node("Neg", ["num_logits_to_keep"], ["from_end"])
+        self._node("Neg", [_KEPT], ["from_end"])
         self._node("Unsqueeze", ["from_end", "zeroth"], ["start"])
         self._node("Slice", [state, "start", "end", "axis"], ["kept"])
 
@@ -239,7 +241,7 @@ class _Writer:
         self._constant(f"{name}.scales", blocks.scales.astype(self._float))
 
     def _constant(self, name: str, values: NDArray[Any]) -> str:
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def _node(
