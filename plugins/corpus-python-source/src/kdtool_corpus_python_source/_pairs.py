@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import io
 import re
-import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,13 +46,12 @@ def pairs_of(text: str, forms: Sequence[PairForm]) -> Iterator[Pair]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in the file's strings are not kdtool's to report
             tree = ast.parse(text)
-        comments = _lines_of_comments(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     lines = text.split("\n")  # the parser counts lines like this; splitlines also breaks at other characters
     for form in forms:
         if form == "explain":
-            yield from _explain(tree, lines, comments)
+            yield from _explain(tree, lines)
         else:
             for function, name in _functions(tree.body, ""):
                 pair = _document(function, name, lines, form)
@@ -111,8 +108,9 @@ def _does_something(body: Sequence[ast.stmt]) -> bool:
     return not isinstance(only, ast.Pass) and not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
 
 
-def _explain(tree: ast.Module, lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
+def _explain(tree: ast.Module, lines: Sequence[str]) -> Iterator[Pair]:
     """Yield statements that follow each other without a gap, with the comment directly above them."""
+    comments = _lines_of_comments(tree, lines)
     pairs = [pair for body in _bodies(tree) for pair in _explained_in(body, lines, comments)]
     yield from sorted(pairs, key=lambda pair: pair.line)
 
@@ -167,14 +165,15 @@ def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
                 yield body
 
 
-def _lines_of_comments(text: str) -> set[int]:
-    """Return the numbers of lines that contain only a comment."""
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return {
-        token.start[0]
-        for token in tokens
-        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip()
+def _lines_of_comments(tree: ast.Module, lines: Sequence[str]) -> set[int]:
+    """Return the numbers of lines that contain only a comment, except those within an expression."""
+    within = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+        for line in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1)
     }
+    return {number for number, line in enumerate(lines, 1) if line.lstrip().startswith("#")} - within
 
 
 def _dedent(lines: Sequence[str], columns: int) -> str:
