@@ -154,6 +154,7 @@ def _numbers(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, norm in norms.items():
         yield f"gradient_norms/{name}", norm
         yield f"gradient_shares/{name}", norm / sum(norms.values())
+    yield from report["figures"].items()
     yield from ((f"validation/{name}", value) for name, value in report["metrics"].items())
 
 
