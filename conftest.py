@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import groupby
 
 import pytest
 
@@ -15,6 +18,24 @@ if find_spec("hypothesis"):
     settings.register_profile("quick", deadline=None, max_examples=20)
     settings.register_profile("nightly", deadline=None, max_examples=200)
     settings.load_profile("quick")  # `--hypothesis-profile nightly` is read later
+
+_DEADLINE = float(os.environ.get("KDTOOL_TEST_DEADLINE") or 0)
+"""Seconds since the epoch after which slow tests are skipped; 0 skips none."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shuffle files if there is a deadline, so that each is reached in some of several runs."""
+    if _DEADLINE:
+        files = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
+        random.Random(_DEADLINE).shuffle(files)  # the same order in each process
+        items[:] = [item for tests in files for item in tests]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a slow test that would begin after the deadline."""
+    if 0 < _DEADLINE < time.time() and item.get_closest_marker("slow"):
+        pytest.skip("KDTOOL_TEST_DEADLINE is over")
 
 
 @pytest.fixture(autouse=True, scope="session")
