@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_model_card._card_file import CardFile
 from kdtool_model_card._measured import COST, RISK, is_of, subject_of
-from kdtool_model_card._use import CardFile
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData, EvalResult, ModelCardData
