@@ -28,7 +28,10 @@ def _gap_lines(path: Path) -> Iterator[str]:
     """Yield the template of a request with a suffix, and the tokens that end the text; nothing if it needs none."""
     from gguf import GGUFReader
 
-    fields = GGUFReader(path).fields
+    try:
+        fields = GGUFReader(path).fields
+    except (ValueError, IndexError):  # of a version that the library cannot read, or cut short
+        return
 
     def token(name: str) -> str:
         field = fields.get(f"tokenizer.ggml.{name}_token_id")
