@@ -420,7 +420,10 @@ def _published(name: str) -> list[Problem]:
 
 
 def _part(name: str, found: list[Problem], divisor: int = 1) -> list[Problem]:
-    """Return the problems whose solutions are run: those that fail, and as many as take seconds, by the ids' hashes."""
+    """Return the problems whose solutions are run: those that fail, and as many as take seconds, by the ids' hashes.
+
+    `divisor` lowers that number for programs that take longer.
+    """
     most = {"javascript": 30, "java": 8, "cpp": 10, "rust": 16, "go": 1}.get(name, len(found))
     if os.environ.get("KDTOOL_TEST_ALL_SOLUTIONS"):
         return found

@@ -1,4 +1,4 @@
-"""Where an exported file is, seen from a card."""
+"""An exported file and its place, relative to a card."""
 
 from __future__ import annotations
 

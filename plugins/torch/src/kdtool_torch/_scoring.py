@@ -80,7 +80,7 @@ def score_continuations(
     ]
     for batch in _group(parts):
         with eval_mode(model.model):
-            scores = _scores(model, head, [(kept[number], part) for number, part in batch], _with_rank)
+            scores = _scores(model, head, [(kept[number], part) for number, part in batch], _with_argmax)
         for (number, _), values in zip(batch, scores, strict=True):
             yield number, float(values[:, 0].double().sum()), bool(values[:, 1].all())
 
@@ -120,7 +120,7 @@ def _scores(
     return torch.split(scores.cpu(), [part.stop - part.scored for _, part in rows])
 
 
-def _with_rank(logits: Tensor, labels: Tensor) -> Tensor:
+def _with_argmax(logits: Tensor, labels: Tensor) -> Tensor:
     """Return [tokens, 2]: the log-likelihood of each label, and 1 where it is the likeliest token, else 0."""
     import torch
 
