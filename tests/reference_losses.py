@@ -164,6 +164,7 @@ FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
     "forward-kl": forward_kl,
     "hidden": hidden,
     "jsd": jsd,
+    "projected-kl": forward_kl,
     "relations": relations,
     "reverse-kl": reverse_kl,
     "skew-kl": skew_kl,
@@ -172,7 +173,7 @@ FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
     "tvd": tvd,
     "uld": uld,
 }
-"""By the name of the entry point. `uld` and `span-likelihood` as they are where both sides read the same tokens."""
+"""By the name of the entry point. Those across tokenizers are as they are where both sides read the same tokens."""
 
 ELSEWHERE = {
     "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text"

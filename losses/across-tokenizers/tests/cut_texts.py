@@ -14,6 +14,37 @@ from kdtool_torch import collate
 WIDTHS, TOKENS = (5, 7), (11, 17)
 
 
+class Greedy(kdtool.Tokenizer):
+    """Longest pieces first; the last token ends a text, the one before it is special, too."""
+
+    vocabulary = end_of_text = 0
+    fingerprint = ""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.table = [*pieces, b"", b""]
+        self.vocabulary, self.end_of_text, self.fingerprint = len(self.table), len(self.table) - 1, repr(pieces)
+
+    def encode(self, text: str) -> list[int]:
+        found, content = list[int](), text.encode()
+        while content:
+            piece = max((piece for piece in self.table if content.startswith(piece)), key=len)
+            found.append(self.table.index(piece))  # the special token stands for a byte without a piece
+            content = content[max(1, len(piece)) :]
+        return found
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [self.table[token] for token in ids]
+
+
+TOKENIZERS = (
+    Greedy(b"a", b"b", b" ", b" a", b"ab", b"\n", b"ba", b"\xc3", b"\xa9"),
+    Greedy(
+        b"b", b"a", b" ", b"aa", b" ab", b"c", b"ab", b"\n", b"abb", b"\n\n", b"bb", b"\xc3\xa9", b"cc", b" b", b"bab"
+    ),
+)
+"""The student's and the teacher's, of as many tokens as `TOKENS` says."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document as one tokenizer cuts it.
@@ -123,6 +154,26 @@ def places(batch: kdtool.Batch) -> list[tuple[tuple[int, int], int, int]]:
                 start, end = (int(batch.columns[name][row, place]) for name in ("byte_start", "byte_end"))
                 found.append(((row, int(batch.document[row, place])), start, end))
     return found
+
+
+def plain_divergence(q_log: float, p_log: float, tau: float) -> float:
+    """Return the divergence of two log-likelihoods of a span."""
+    p, q = math.exp((p_log - 1e-6) / tau), math.exp((q_log - 1e-6) / tau)
+    unlikely = -math.expm1((p_log - 1e-6) / tau), -math.expm1((q_log - 1e-6) / tau)
+    return tau * (p * (math.log(p) - math.log(q)) + unlikely[0] * math.log(unlikely[0] / unlikely[1]))
+
+
+def after(batch: kdtool.Batch, number: int) -> int | None:
+    """Return the number of the position right after a labelled one, None if it has no label."""
+    places = [(row, at) for row, labels in enumerate(batch.labels.tolist()) for at, n in enumerate(labels) if n != -100]
+    row, at = places[number]
+    return number + 1 if (row, at + 1) in places else None
+
+
+def ended(batch: kdtool.Batch, number: int) -> bool:
+    """Return whether a labelled position predicts a token of no bytes."""
+    _, start, end = places(batch)[number]
+    return start == end
 
 
 def same_reading(view: kdtool.StepView) -> list[tuple[int, int]]:

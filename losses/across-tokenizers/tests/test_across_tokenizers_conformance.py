@@ -1,10 +1,10 @@
-"""The suite of losses on both losses, one of them away from default settings."""
+"""The suite of losses on all losses, one of them away from default settings."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
+from kdtool_loss_across_tokenizers import ProjectedKL, SpanLikelihood, UniversalLogitDistillation
 from kdtool_testing import SequenceLossConformance
 
 
@@ -17,3 +17,8 @@ class TestUniversalLogitDistillation(SequenceLossConformance):
 class TestSpanLikelihood(SequenceLossConformance):
     component = SpanLikelihood
     entry_point = "span-likelihood"
+
+
+class TestProjectedKL(SequenceLossConformance):
+    component = ProjectedKL
+    entry_point = "projected-kl"

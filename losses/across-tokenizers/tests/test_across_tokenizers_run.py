@@ -35,17 +35,25 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "signals": False,
         "student": {"use": "pretrained", "model": str(tmp_path / "bytes")},
         "trainer": {"use": "standard", "dtype": "float32", "log_every": 1, "learning_rate": 3e-3},
-        "train": {"losses": {"uld": {"weight": 1.0}, "span-likelihood": {"weight": 1.0}}, "steps": 8},
+        "train": {
+            "losses": {
+                "uld": {},
+                "projected-kl": {},
+                "span-likelihood": {},
+                "debiased": {"use": "span-likelihood", "debias": 0.001},
+            },
+            "steps": 8,
+        },
     }
 
 
 @pytest.mark.parametrize("teacher", ["pieces", "bytes"])
-def test_both_losses_train_a_student(recipe: dict[str, Any], tmp_path: Path, teacher: str) -> None:
+def test_all_losses_train_a_student(recipe: dict[str, Any], tmp_path: Path, teacher: str) -> None:
     recipe["teacher"]["model"] = str(tmp_path / teacher)
     results = kdtool.run(recipe)
     history = results.arms[0].histories["train"]
     assert ("rows/teacher" in {stage.name for stage in results.stages}) == (teacher == "pieces")
-    for label in ("uld", "span-likelihood"):
+    for label in recipe["train"]["losses"]:
         values = [report.terms[label].value for report in history]
         if teacher == "bytes":
             assert values[0] < 1e-6, "the student is the teacher"  # later steps follow what Adam makes of rounding

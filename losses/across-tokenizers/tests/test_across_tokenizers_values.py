@@ -6,9 +6,16 @@ import math
 
 import pytest
 import torch
+from cut_texts import plain_divergence
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_across_tokenizers import UniversalLogitDistillation, sorted_distance, span_divergence
+from kdtool_loss_across_tokenizers import (
+    Classes,
+    UniversalLogitDistillation,
+    projected_kl,
+    sorted_distance,
+    span_divergence,
+)
 from torch import Tensor
 
 logits = st.lists(st.floats(-8, 8), min_size=1, max_size=7)
@@ -31,12 +38,6 @@ def plain_distance(student: list[float], teacher: list[float], temperature: floa
     length = max(len(q), len(p))
     pairs = zip(q + [0.0] * (length - len(q)), p + [0.0] * (length - len(p)), strict=True)
     return sum(abs(a - b) for a, b in pairs)
-
-
-def plain_divergence(q_log: float, p_log: float, tau: float) -> float:
-    p, q = math.exp((p_log - 1e-6) / tau), math.exp((q_log - 1e-6) / tau)
-    unlikely = -math.expm1((p_log - 1e-6) / tau), -math.expm1((q_log - 1e-6) / tau)
-    return tau * (p * (math.log(p) - math.log(q)) + unlikely[0] * math.log(unlikely[0] / unlikely[1]))
 
 
 @given(logits, logits, temperatures)
@@ -148,3 +149,35 @@ def test_the_gradient_of_a_divergence_is_right() -> None:
     teacher = torch.tensor([-1.0, -0.1, -12.0], dtype=torch.float64)
     for tau in (1.0, 5.0, 100.0):
         assert torch.autograd.gradcheck(lambda q, tau=tau: span_divergence(q, teacher, tau), (student,))
+
+
+sizes = st.integers(1, 9)
+
+
+@given(sizes, sizes, st.integers(1, 4), temperatures, st.integers(0, 99))
+def test_projected_divergences_are_what_plain_loops_say(own: int, other: int, count: int, t: float, seed: int) -> None:
+    """Each class has a token on both sides; all others are in any class or in none."""
+    generator = torch.Generator().manual_seed(seed)
+    z, y = (3 * torch.randn(1, count + n, generator=generator, dtype=torch.float64) for n in (own, other))
+    of = [torch.cat([torch.arange(count), torch.randint(count + 1, (n,), generator=generator)]) for n in (own, other)]
+    q, p = [0.0] * (count + 1), [0.0] * (count + 1)
+    for sums, side, classes in ((q, z, of[0]), (p, y, of[1])):
+        for share, number in zip(softmax(side[0].tolist(), t), classes.tolist(), strict=True):
+            sums[number] += share
+    mass, own_mass = sum(p[:-1]), sum(q[:-1])
+    expected = sum(p[c] * math.log(p[c] / mass / q[c] * own_mass) for c in range(count))
+    found = projected_kl(z, y, Classes(of[0], of[1], count), t)
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    single = projected_kl(z.float(), y.float(), Classes(of[0], of[1], count), t)
+    assert single.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_class_that_the_student_excludes_still_has_a_gradient() -> None:
+    """In float32, where its probability, e^-200, is 0."""
+    classes = Classes(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+    student = torch.tensor([[0.0, -200.0]]).requires_grad_()
+    found = projected_kl(student, torch.zeros(1, 2), classes)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert found.item() == pytest.approx(100 - math.log(2))
+    assert student.grad is not None
+    assert student.grad[0].tolist() == pytest.approx([0.5, -0.5])

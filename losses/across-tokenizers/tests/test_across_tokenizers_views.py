@@ -1,4 +1,4 @@
-"""Both losses on whole steps: plain loops in float64, any chunks, equal models, memory, what is refused."""
+"""All losses on whole steps: plain loops in float64, any chunks, equal models, memory, what is refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import kdtool
 import pytest
 import torch
 from cut_texts import (
+    TOKENIZERS,
     Document,
+    after,
+    ended,
     labels_of,
     like_the_teacher,
+    plain_divergence,
     probabilities,
     same_reading,
     shortest_spans,
@@ -22,7 +26,7 @@ from cut_texts import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
+from kdtool_loss_across_tokenizers import ProjectedKL, SpanLikelihood, UniversalLogitDistillation
 from kdtool_torch import _chunks
 from torch import Tensor
 
@@ -41,10 +45,27 @@ def uld(**settings: Any) -> UniversalLogitDistillation:
 
 
 def span_likelihood(**settings: Any) -> SpanLikelihood:
-    return SpanLikelihood(SpanLikelihood.Config(**settings))
+    loss = SpanLikelihood(SpanLikelihood.Config(**settings))
+    loss.tokenizers = TOKENIZERS
+    return loss
 
 
-each_loss = pytest.mark.parametrize("loss", [uld(temperature=1.5), span_likelihood(), span_likelihood(temperature=1.0)])
+def projected_kl(**settings: Any) -> ProjectedKL:
+    loss = ProjectedKL(ProjectedKL.Config(**settings))
+    loss.tokenizers = TOKENIZERS
+    return loss
+
+
+each_loss = pytest.mark.parametrize(
+    "loss",
+    [
+        uld(temperature=1.5),
+        projected_kl(temperature=1.5),
+        span_likelihood(),
+        span_likelihood(temperature=1.0),
+        span_likelihood(debias=0.2),
+    ],
+)
 
 
 def sides(view: kdtool.StepView, temperature: float = 1.0) -> tuple[list[list[float]], list[list[float]]]:
@@ -91,6 +112,66 @@ def test_span_likelihood_is_what_plain_loops_say(seed: int, tau: float) -> None:
         expected[first[-1]] = tau * (p * (p_log - q_log) / tau + no[0] * math.log(no[0] / no[1]))
     assert sum(value > 0 for value in expected) == 5
     assert values_of(span_likelihood(temperature=tau), view).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(0, 50), st.floats(0.5, 3))
+def test_projected_kl_is_what_plain_loops_say(seed: int, temperature: float) -> None:
+    """Of `CLASSES`, written down by hand: " a" begins with the teacher's " ", "abb" with the student's "ab"."""
+    view = view_of(OWN, OTHER, seed)
+    own, other = sides(view, temperature)
+    expected = [0.0] * len(own)
+    for i, j in same_reading(view):
+        q, p = (_by_class(side, table) for side, table in zip((own[i], other[j]), CLASSES, strict=True))
+        expected[i] = sum(p[c] * math.log(p[c] / sum(p.values()) / q[c] * sum(q.values())) for c in p)
+    assert sum(value > 0 for value in expected) == 6
+    found = values_of(projected_kl(temperature=temperature), view)
+    assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+CLASSES = (
+    ["a", "b", " ", " ", "ab", "\n", "b", None, None, None, "end"],
+    ["b", "a", " ", "a", " ", None, "ab", "\n", "ab", "\n", "b", None, None, " ", "b", None, "end"],
+)
+
+
+def _by_class(probabilities: list[float], table: list[str | None]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for probability, name in zip(probabilities, table, strict=True):
+        if name is not None:
+            found[name] = found.get(name, 0.0) + probability
+    return found
+
+
+@given(st.integers(0, 50), st.sampled_from([0.05, 0.2, 0.4]))
+def test_debiased_spans_are_what_plain_loops_say(seed: int, least: float) -> None:
+    view = view_of(OWN, OTHER, seed)
+    assert view.teacher_batch is not None
+    own, other = sides(view)
+    mine, theirs = labels_of(view.batch), labels_of(view.teacher_batch)
+    ends = [
+        [not piece or piece in (b" ", b" a", b" ab", b" b", b"\n", b"\n\n") for piece in t.table] for t in TOKENIZERS
+    ]
+    expected = [0.0] * len(own)
+    q_log = p_log = 0.0
+    before: tuple[int | None, int | None] = (None, None)
+    for first, second in shortest_spans(view):
+        if before != (first[0], second[0]):
+            q_log = p_log = 0.0
+        q_log += sum(math.log(own[i][mine[i]]) for i in first)
+        p_log += sum(math.log(other[j][theirs[j]]) for j in second)
+        before = after(view.batch, first[-1]), after(view.teacher_batch, second[-1])
+        if ended(view.batch, first[-1]):
+            q_end = p_end = 1.0
+        elif before[0] is None or before[1] is None:
+            continue
+        else:
+            q_end = sum(p for p, is_end in zip(own[before[0]], ends[0], strict=True) if is_end)
+            p_end = sum(p for p, is_end in zip(other[before[1]], ends[1], strict=True) if is_end)
+        if p_end > least:
+            expected[first[-1]] = plain_divergence(q_log + math.log(q_end), p_log + math.log(p_end), 100.0)
+            before = None, None
+    assert any(expected)
+    assert values_of(span_likelihood(debias=least), view).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_spans_by_hand() -> None:
@@ -161,7 +242,8 @@ def test_what_the_teacher_does_not_read_has_no_influence(loss: kdtool.SequenceLo
     values = values_of(loss, view)
     apart = (values == 0).nonzero()[:, 0]
     alone = gradients(loss, view)[1]
-    used = {number for own, _ in shortest_spans(view) for number in own} | {own for own, _ in same_reading(view)}
+    used = {number for own, _ in shortest_spans(view) for number in (*own, after(view.batch, own[-1]))}
+    used = {number for number in used if number is not None} | {own for own, _ in same_reading(view)}
     for number in apart.tolist():
         if number not in used:
             assert not alone[number].any()
@@ -268,6 +350,6 @@ def test_memory_does_not_grow_with_positions_times_tokens(
     ],
 )
 def test_what_is_missing_is_named(loss: kdtool.SequenceLoss, spoil: Any, message: str) -> None:
-    name = "uld" if isinstance(loss, UniversalLogitDistillation) else "span-likelihood"
-    with pytest.raises(kdtool.PluginError, match=f"^{name}.*{message}"):
+    names = {UniversalLogitDistillation: "uld", ProjectedKL: "projected-kl", SpanLikelihood: "span-likelihood"}
+    with pytest.raises(kdtool.PluginError, match=f"^{names[type(loss)]}.*{message}"):
         loss.kdtool_sequence_loss(spoil(view_of(OWN, OTHER)))

@@ -1,8 +1,9 @@
 """Losses for teachers that do not read the student's tokens, and for those that do.
 
-Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `span-likelihood`
-how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`,
-`span_divergence`) serve any training loop. Only methods of tensors are used here, so importing this costs nothing; which
+Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `projected-kl` over
+classes of tokens that both vocabularies have in common, and `span-likelihood` how likely both sides find the same stretches
+of bytes. The plain functions (`sorted_distance`, `projected_kl`, `span_divergence`) serve any training loop. Only methods of
+tensors are used here, so importing this costs nothing; which
 positions belong together is in a private module, chunks of logits are `kdtool_torch`'s. Means, weights and the factor T are
 the trainer's.
 """
@@ -10,8 +11,19 @@ the trainer's.
 from __future__ import annotations
 
 from kdtool_loss_across_tokenizers._divergence import span_divergence
-from kdtool_loss_across_tokenizers._losses import SpanLikelihood, UniversalLogitDistillation
+from kdtool_loss_across_tokenizers._losses import ProjectedKL, SpanLikelihood, UniversalLogitDistillation
 from kdtool_loss_across_tokenizers._meeting_points import meeting_points
+from kdtool_loss_across_tokenizers._projection import Classes, common_classes, projected_kl
 from kdtool_loss_across_tokenizers._sorted import sorted_distance
 
-__all__ = ["SpanLikelihood", "UniversalLogitDistillation", "meeting_points", "sorted_distance", "span_divergence"]
+__all__ = [
+    "Classes",
+    "ProjectedKL",
+    "SpanLikelihood",
+    "UniversalLogitDistillation",
+    "common_classes",
+    "meeting_points",
+    "projected_kl",
+    "sorted_distance",
+    "span_divergence",
+]

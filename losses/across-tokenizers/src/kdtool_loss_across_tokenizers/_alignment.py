@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdtool_loss_across_tokenizers._meeting_points import meeting_points
 
-__all__ = ["Spans", "meetings", "of_spans", "spans"]
+__all__ = ["Ends", "Spans", "ends_of_spans", "meetings", "of_spans", "spans"]
 
 
 class Token(NamedTuple):
@@ -37,9 +37,29 @@ class Spans:
     lengths: Tensor
 
     @property
+    def first(self) -> Tensor:
+        """The number of each span's first position, [S]."""
+        return self.numbers[self.lengths.cumsum(0) - self.lengths]
+
+    @property
     def last(self) -> Tensor:
         """The number of each span's last position, [S]."""
         return self.numbers[self.lengths.cumsum(0) - 1]
+
+
+class Ends(NamedTuple):
+    """The ends of S spans: the positions that predict the token after each, and how spans follow each other.
+
+    `student` and `teacher` [S] are numbers of positions; `known` [S] is False where one of them has no label, so no state.
+    `final` [S] is True for an end of text, after which nothing comes. `begins` [S] is True where a span does not directly
+    follow the one before it.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    known: Tensor
+    final: Tensor
+    begins: Tensor
 
 
 def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
@@ -61,6 +81,13 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
         single_positions = Spans(every, torch.ones_like(every))
         return single_positions, single_positions
     return compute_on_host(_find_spans, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
+
+
+def ends_of_spans(view: kdtool.StepView) -> Ends:
+    """Return the ends of the spans that `spans` returns, in their order, if the teacher reads other tokens."""
+    assert view.teacher_batch is not None
+    columns = *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher")
+    return Ends(*compute_on_host(_find_ends, *columns))
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
@@ -97,6 +124,26 @@ def _find_spans(*columns: Tensor) -> tuple[Spans, Spans]:
     pairs = [pair for documents in _documents(*columns) for pair in _spans(*documents)]
     student, teacher = ([pair[side] for pair in pairs] for side in (0, 1))
     return _join_spans(student), _join_spans(teacher)
+
+
+def _find_ends(*columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    own, other = _find_spans(*columns)
+    labels, _, start, end, other_labels = columns[:5]
+    student, student_known, student_begins = _after(own, labels)
+    teacher, teacher_known, teacher_begins = _after(other, other_labels)
+    final = (start == end)[labels != NO_LABEL][own.last]
+    return student, teacher, student_known & teacher_known, final, student_begins | teacher_begins
+
+
+def _after(spans: Spans, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the numbers of the positions after each span, whether they have a label, and which spans do not continue."""
+    place = (labels.flatten() != NO_LABEL).nonzero().flatten()
+    place = torch.cat([place, place.new_tensor([-1])])  # after the last label there is none
+    after = spans.last + 1
+    known = place[after] == place[spans.last] + 1
+    begins = torch.ones_like(known)
+    begins[1:] = (spans.first[1:] != after[:-1]) | ~known[:-1]
+    return after.where(known, 0), known, begins
 
 
 def _documents(*columns: Tensor) -> Iterator[tuple[list[Token], list[Token]]]:

@@ -1,4 +1,4 @@
-"""The losses `uld` and `span-likelihood`."""
+"""The losses `uld`, `span-likelihood` and `projected-kl`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import kdtool
 from kdtool_torch import both_sides, in_chunks
 
 from kdtool_loss_across_tokenizers._divergence import span_divergence
+from kdtool_loss_across_tokenizers._projection import Classes, common_classes, projected_kl
 from kdtool_loss_across_tokenizers._sorted import sorted_distance
+from kdtool_loss_across_tokenizers._tokenizers import ReadsTokenizers
 
 if TYPE_CHECKING:
+    from kdtool_torch import Side
     from torch import Tensor
 
-__all__ = ["SpanLikelihood", "UniversalLogitDistillation"]
+__all__ = ["ProjectedKL", "SpanLikelihood", "UniversalLogitDistillation"]
 
 
 class _AcrossTokenizers(kdtool.SequenceLoss):
-    """A divergence from the teacher's logits, for any tokenizer of the teacher; base of both losses."""
+    """A divergence from the teacher's logits, for any tokenizer of the teacher; base of all losses."""
 
     needs = "logits"
     divergence = True
@@ -60,11 +63,10 @@ class UniversalLogitDistillation(_AcrossTokenizers):
         return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
 
 
-class SpanLikelihood(_AcrossTokenizers):
+class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
     """Likelihoods of the same spans of bytes, student's against teacher's (approximate likelihood matching, ALM).
 
-    A span runs from one point at which both tokenizers end a token to the next such point. Without debiasing: a token that
-    implies something about the byte after it (that a word ends here) is used as it is.
+    A span runs from one point at which both tokenizers end a token to the next such point.
     """
 
     config: Config
@@ -74,16 +76,84 @@ class SpanLikelihood(_AcrossTokenizers):
 
         temperature: float = kdtool.Field(default=100.0, gt=0, le=10_000)
         """A span's probability p counts as p^(1 / temperature): above 1, unlikely and long spans count more."""
+        debias: float | None = kdtool.Field(default=None, gt=0, lt=1)
+        """Spans are merged until the teacher's probability that a word ends there exceeds this, and that probability counts,
+        too; the authors take 0.1. None: spans are compared as they are."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return `span_divergence` at the last position of each span, 0 at all others of the N labelled positions."""
         from kdtool_loss_across_tokenizers._alignment import of_spans, spans
 
-        student_side, teacher_side = both_sides(view, "span-likelihood")
-        student_spans, teacher_spans = spans(view)
+        sides = both_sides(view, "span-likelihood")
+        of_both = spans(view)
         student, teacher = (
-            of_spans(student_side.likelihoods(student_spans.numbers), student_spans),
-            of_spans(teacher_side.likelihoods(teacher_spans.numbers), teacher_spans),
+            of_spans(side.likelihoods(part.numbers), part) for side, part in zip(sides, of_both, strict=True)
         )
-        values = span_divergence(student, teacher, self.config.temperature)
-        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, student_spans.last, values))
+        if self.config.debias is None or view.teacher_batch is None:  # equal tokens say the same of what follows
+            values = span_divergence(student, teacher, self.config.temperature)
+        else:
+            values = self._compare_debiased(view, sides, student, teacher, self.config.debias)
+        return kdtool.PerToken(values.new_zeros(len(sides[0].states)).index_copy(0, of_both[0].last, values))
+
+    def _compare_debiased(
+        self, view: kdtool.StepView, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
+    ) -> Tensor:
+        """Return the values of merged spans at their last one, [S], given the log-likelihoods of all spans."""
+        from kdtool_loss_across_tokenizers._alignment import ends_of_spans
+        from kdtool_loss_across_tokenizers._boundaries import boundary_likelihoods, boundary_mask, merge
+
+        masks = [boundary_mask(each, student.device) for each in self.known_tokenizers("span-likelihood")]
+        ends = ends_of_spans(view)
+        own_end = boundary_likelihoods(sides[0], ends.student, masks[0]).where(~ends.final, 0)
+        other_end = boundary_likelihoods(sides[1], ends.teacher, masks[1]).where(~ends.final, 0)
+        closes = ends.final | (ends.known & (other_end.exp() > least))
+        own_sum, other_sum = merge(student, ends.begins, closes), merge(teacher, ends.begins, closes)
+        values = span_divergence(own_sum + own_end, other_sum + other_end, self.config.temperature)
+        return values.where(closes, 0)
+
+
+class ProjectedKL(ReadsTokenizers, _AcrossTokenizers):
+    """KL divergence of next-token distributions over classes of tokens that both vocabularies have in common (X-Token).
+
+    A token of one side belongs to the class of the token with which the other side begins to spell it: "201" to that of "2"
+    for a teacher that splits numbers into digits. Compared where both have read the same text.
+    """
+
+    temperature_power = 2
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `projected-kl`."""
+
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """Softens both distributions: logits are divided by it. Above 1, unlikely tokens count more."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.temperature = config.temperature
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return `projected_kl` for each of the N labelled positions, 0 if the teacher has not read the same text."""
+        from kdtool_loss_across_tokenizers._alignment import meetings
+
+        student_side, teacher_side = both_sides(view, "projected-kl")
+        at, teacher_at = meetings(view)
+        vocabulary = max(student_side.head.vocabulary, teacher_side.head.vocabulary)
+        classes = self._find_classes(view, vocabulary)
+
+        def divergences(part: slice) -> Tensor:
+            student, teacher = student_side.logits(at[part]), teacher_side.logits(teacher_at[part])
+            return projected_kl(student, teacher, classes, self.temperature)
+
+        values = in_chunks(divergences, len(at), vocabulary, at.device)
+        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
+
+    def _find_classes(self, view: kdtool.StepView, vocabulary: int) -> Classes:
+        """Return the classes of the tokens of both heads: the tokens themselves if both read the same."""
+        import torch
+
+        device = view.batch.labels.device
+        if view.teacher_batch is None:
+            each = torch.arange(vocabulary, device=device)
+            return Classes(each, each, vocabulary)
+        return common_classes(*self.known_tokenizers("projected-kl"), device)
