@@ -83,11 +83,9 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
     return compute_on_host(_find_spans, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
 
 
-def ends_of_spans(view: kdtool.StepView) -> Ends:
-    """Return the ends of the spans that `spans` returns, in their order, if the teacher reads other tokens."""
-    assert view.teacher_batch is not None
-    columns = *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher")
-    return Ends(*compute_on_host(_find_ends, *columns))
+def ends_of_spans(batch: kdtool.Batch, teacher_batch: kdtool.Batch) -> Ends:
+    """Return the ends of the spans that `spans` returns for these batches, in their order."""
+    return Ends(*compute_on_host(_find_ends, *_columns(batch, "student"), *_columns(teacher_batch, "teacher")))
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kdtool_torch import Side
     from torch import Tensor
 
+    from kdtool_loss_across_tokenizers._alignment import Ends
+
 __all__ = ["ProjectedKL", "SpanLikelihood", "UniversalLogitDistillation"]
 
 
@@ -82,7 +84,7 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return `span_divergence` at the last position of each span, 0 at all others of the N labelled positions."""
-        from kdtool_loss_across_tokenizers._alignment import of_spans, spans
+        from kdtool_loss_across_tokenizers._alignment import ends_of_spans, of_spans, spans
 
         sides = both_sides(view, "span-likelihood")
         of_both = spans(view)
@@ -92,18 +94,17 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
         if self.config.debias is None or view.teacher_batch is None:  # equal tokens say the same of what follows
             values = span_divergence(student, teacher, self.config.temperature)
         else:
-            values = self._compare_debiased(view, sides, student, teacher, self.config.debias)
+            ends = ends_of_spans(view.batch, view.teacher_batch)
+            values = self._compare_debiased(ends, sides, student, teacher, self.config.debias)
         return kdtool.PerToken(values.new_zeros(len(sides[0].states)).index_copy(0, of_both[0].last, values))
 
     def _compare_debiased(
-        self, view: kdtool.StepView, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
+        self, ends: Ends, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
     ) -> Tensor:
         """Return the values of merged spans at their last one, [S], given the log-likelihoods of all spans."""
-        from kdtool_loss_across_tokenizers._alignment import ends_of_spans
         from kdtool_loss_across_tokenizers._boundaries import boundary_likelihoods, boundary_mask, merge
 
         masks = [boundary_mask(each, student.device) for each in self.known_tokenizers("span-likelihood")]
-        ends = ends_of_spans(view)
         own_end = boundary_likelihoods(sides[0], ends.student, masks[0]).where(~ends.final, 0)
         other_end = boundary_likelihoods(sides[1], ends.teacher, masks[1]).where(~ends.final, 0)
         closes = ends.final | (ends.known & (other_end.exp() > least))

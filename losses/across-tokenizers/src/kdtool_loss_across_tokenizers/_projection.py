@@ -31,8 +31,8 @@ def common_classes(student: kdtool.Tokenizer, teacher: kdtool.Tokenizer, device:
 
     A class is a token of the teacher with which the spelling of a student's token begins. It contains itself and all tokens
     of the student that the teacher spells so, by one token or several. A teacher's token with which no such spelling begins
-    belongs to the class of the first token by which the student spells it. So "201" of one side is in the class of "2" of the
-    other. The ends of text are a class; other special tokens have none.
+    belongs to the class of the first token by which the student spells it. So "201" of one side is in the class of the
+    other's "2". The ends of text are a class; other special tokens have none.
     """
     import torch
 
