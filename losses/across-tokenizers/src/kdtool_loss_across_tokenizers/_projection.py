@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kdtool_torch import at_least_float32
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Classes", "common_classes", "projected_kl"]
 
 
-class Classes(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Classes:
     """The class of each token of student [V] and teacher [V_T], from 0 to `count` - 1; `count` for tokens without one."""
 
     student: Tensor
