@@ -95,10 +95,10 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
             values = span_divergence(student, teacher, self.config.temperature)
         else:
             ends = ends_of_spans(view.batch, view.teacher_batch)
-            values = self._compare_debiased(ends, sides, student, teacher, self.config.debias)
+            values = self._compare_merged_spans(ends, sides, student, teacher, self.config.debias)
         return kdtool.PerToken(values.new_zeros(len(sides[0].states)).index_copy(0, of_both[0].last, values))
 
-    def _compare_debiased(
+    def _compare_merged_spans(
         self, ends: Ends, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
     ) -> Tensor:
         """Return the values of merged spans at their last one, [S], given the log-likelihoods of all spans."""

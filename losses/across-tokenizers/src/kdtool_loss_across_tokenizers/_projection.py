@@ -38,8 +38,8 @@ def common_classes(student: kdtool.Tokenizer, teacher: kdtool.Tokenizer, device:
     """
     import torch
 
-    own, other = Pieces(student), Pieces(teacher)
-    targets = [other.first(piece) if piece else None for piece in own.pieces]
+    of_student, of_teacher = Pieces(student), Pieces(teacher)
+    targets = [of_teacher.first(piece) if piece else None for piece in of_student.pieces]
     targets[student.end_of_text] = teacher.end_of_text
     classes = {token: number for number, token in enumerate(sorted({token for token in targets if token is not None}))}
     none = len(classes)
@@ -47,12 +47,12 @@ def common_classes(student: kdtool.Tokenizer, teacher: kdtool.Tokenizer, device:
     def class_of(token: int, piece: bytes) -> int:
         if token in classes or not piece:
             return classes.get(token, none)
-        spelled = own.first(piece)
+        spelled = of_student.first(piece)
         target = None if spelled is None else targets[spelled]
         return none if target is None else classes[target]
 
     student_classes = [none if token is None else classes[token] for token in targets]
-    teacher_classes = [class_of(token, piece) for token, piece in enumerate(other.pieces)]
+    teacher_classes = [class_of(token, piece) for token, piece in enumerate(of_teacher.pieces)]
     return Classes(torch.tensor(student_classes, device=device), torch.tensor(teacher_classes, device=device), none)
 
 
