@@ -13,6 +13,8 @@ from kdtool_loss_across_tokenizers._sorted import sorted_distance
 from kdtool_loss_across_tokenizers._tokenizers import ReadsTokenizers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kdtool_torch import Side
     from torch import Tensor
 
@@ -29,18 +31,13 @@ class _AcrossTokenizers(kdtool.SequenceLoss):
     same_vocabulary = False
 
 
-class UniversalLogitDistillation(_AcrossTokenizers):
-    """Sorted probabilities, student's against teacher's, at positions where both have read the same text (ULD).
+class _NextToken(_AcrossTokenizers):
+    """Base of the losses that compare next-token distributions where both sides have read the same text."""
 
-    Sees how sure the teacher is and among how many tokens it wavers, but not which tokens: combine it with a loss that does,
-    such as `ce`.
-    """
-
-    temperature_power = 1
     config: Config
 
     class Config(kdtool.Config):
-        """Settings of `uld`."""
+        """Settings of every loss on next-token distributions."""
 
         temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
         """Softens both distributions: logits are divided by it. Above 1, unlikely tokens count more."""
@@ -49,20 +46,64 @@ class UniversalLogitDistillation(_AcrossTokenizers):
         super().__init__(config)
         self.temperature = config.temperature
 
-    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
-        """Return `sorted_distance` for each of the N labelled positions, 0 if the teacher has not read the same text."""
+    def _compare(
+        self, view: kdtool.StepView, name: str, compare: Callable[[Tensor, Tensor], Tensor]
+    ) -> kdtool.PerToken:
+        """Return `compare(student_logits, teacher_logits)` at each position, 0 if the teacher has not read the same text."""
         from kdtool_loss_across_tokenizers._alignment import meetings
 
-        student_side, teacher_side = both_sides(view, "uld")
+        student, teacher = both_sides(view, name)
         at, teacher_at = meetings(view)
 
-        def distances(part: slice) -> Tensor:
-            student, teacher = student_side.logits(at[part]), teacher_side.logits(teacher_at[part])
-            return sorted_distance(student, teacher, self.temperature)
+        def values_of(part: slice) -> Tensor:
+            return compare(student.logits(at[part]), teacher.logits(teacher_at[part]))
 
-        vocabulary = max(student_side.head.vocabulary, teacher_side.head.vocabulary)
-        values = in_chunks(distances, len(at), vocabulary, at.device)
-        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
+        vocabulary = max(student.head.vocabulary, teacher.head.vocabulary)
+        values = in_chunks(values_of, len(at), vocabulary, at.device)
+        return kdtool.PerToken(values.new_zeros(len(student.states)).index_copy(0, at, values))
+
+
+class UniversalLogitDistillation(_NextToken):
+    """Sorted probabilities, student's against teacher's, at positions where both have read the same text (ULD).
+
+    Sees how sure the teacher is and among how many tokens it wavers, but not which tokens: combine it with a loss that does,
+    such as `ce`.
+    """
+
+    temperature_power = 1
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return `sorted_distance` for each of the N labelled positions, 0 if the teacher has not read the same text."""
+        return self._compare(view, "uld", lambda student, teacher: sorted_distance(student, teacher, self.temperature))
+
+
+class ProjectedKL(ReadsTokenizers, _NextToken):
+    """KL divergence of next-token distributions over classes of tokens that both vocabularies have in common (X-Token).
+
+    A token of one side belongs to the class of the token with which the other side begins to spell it: "201" to that of "2"
+    for a teacher that splits numbers into digits. Compared where both have read the same text.
+    """
+
+    temperature_power = 2
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return `projected_kl` for each of the N labelled positions, 0 if the teacher has not read the same text."""
+
+        def divergences(student: Tensor, teacher: Tensor) -> Tensor:
+            classes = self._find_classes(view, student.shape[-1])
+            return projected_kl(student, teacher, classes, self.temperature)
+
+        return self._compare(view, "projected-kl", divergences)
+
+    def _find_classes(self, view: kdtool.StepView, vocabulary: int) -> Classes:
+        """Return the classes of the tokens of both heads: the tokens themselves if both read the same."""
+        import torch
+
+        device = view.batch.labels.device
+        if view.teacher_batch is None:
+            each = torch.arange(vocabulary, device=device)
+            return Classes(each, each, vocabulary)
+        return common_classes(*self.known_tokenizers("projected-kl"), device)
 
 
 class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
@@ -111,50 +152,3 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
         own_sum, other_sum = merge(student, ends.begins, closes), merge(teacher, ends.begins, closes)
         values = span_divergence(own_sum + own_end, other_sum + other_end, self.config.temperature)
         return values.where(closes, 0)
-
-
-class ProjectedKL(ReadsTokenizers, _AcrossTokenizers):
-    """KL divergence of next-token distributions over classes of tokens that both vocabularies have in common (X-Token).
-
-    A token of one side belongs to the class of the token with which the other side begins to spell it: "201" to that of "2"
-    for a teacher that splits numbers into digits. Compared where both have read the same text.
-    """
-
-    temperature_power = 2
-    config: Config
-
-    class Config(kdtool.Config):
-        """Settings of `projected-kl`."""
-
-        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
-        """Softens both distributions: logits are divided by it. Above 1, unlikely tokens count more."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.temperature = config.temperature
-
-    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
-        """Return `projected_kl` for each of the N labelled positions, 0 if the teacher has not read the same text."""
-        from kdtool_loss_across_tokenizers._alignment import meetings
-
-        student_side, teacher_side = both_sides(view, "projected-kl")
-        at, teacher_at = meetings(view)
-        vocabulary = max(student_side.head.vocabulary, teacher_side.head.vocabulary)
-        classes = self._find_classes(view, vocabulary)
-
-        def divergences(part: slice) -> Tensor:
-            student, teacher = student_side.logits(at[part]), teacher_side.logits(teacher_at[part])
-            return projected_kl(student, teacher, classes, self.temperature)
-
-        values = in_chunks(divergences, len(at), vocabulary, at.device)
-        return kdtool.PerToken(values.new_zeros(len(student_side.states)).index_copy(0, at, values))
-
-    def _find_classes(self, view: kdtool.StepView, vocabulary: int) -> Classes:
-        """Return the classes of the tokens of both heads: the tokens themselves if both read the same."""
-        import torch
-
-        device = view.batch.labels.device
-        if view.teacher_batch is None:
-            each = torch.arange(vocabulary, device=device)
-            return Classes(each, each, vocabulary)
-        return common_classes(*self.known_tokenizers("projected-kl"), device)
