@@ -202,6 +202,10 @@ def test_memory_does_not_grow_with_positions_times_tokens(
     ],
 )
 def test_what_is_missing_is_named(loss: kdtool.SequenceLoss, spoil: Any, message: str) -> None:
-    names = {UniversalLogitDistillation: "uld", ProjectedKL: "projected-kl", SpanLikelihood: "span-likelihood"}
+    names: dict[type[kdtool.SequenceLoss], str] = {
+        UniversalLogitDistillation: "uld",
+        ProjectedKL: "projected-kl",
+        SpanLikelihood: "span-likelihood",
+    }
     with pytest.raises(kdtool.PluginError, match=f"^{names[type(loss)]}.*{message}"):
         loss.kdtool_sequence_loss(spoil(view_of(OWN, OTHER)))
