@@ -164,7 +164,7 @@ def plain_divergence(q_log: float, p_log: float, tau: float) -> float:
 
 
 def after(batch: kdtool.Batch, number: int) -> int | None:
-    """Return the number of the position right after a labelled one, None if it has no label."""
+    """Return the number of the position right after a labelled one; None if it is not labelled."""
     places = [(row, at) for row, labels in enumerate(batch.labels.tolist()) for at, n in enumerate(labels) if n != -100]
     row, at = places[number]
     return number + 1 if (row, at + 1) in places else None

@@ -12,6 +12,7 @@ import torch
 from cut_steps import OTHER, OWN, projected_kl, span_likelihood, uld
 from cut_texts import (
     Document,
+    Greedy,
     after,
     like_the_teacher,
     same_reading,
@@ -165,12 +166,16 @@ def most_alive(work: Callable[[], object]) -> int:
     return most
 
 
-@pytest.mark.parametrize("loss", [uld(), span_likelihood()])
+MANY = Greedy(*(number.to_bytes(2) for number in range(6998)))
+
+
+@pytest.mark.parametrize("loss", [uld(), projected_kl(), span_likelihood(), span_likelihood(debias=1e-9)])
 def test_memory_does_not_grow_with_positions_times_tokens(
     loss: kdtool.SequenceLoss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight times the positions: 20 MB more of each tensor of logits, if they were all there."""
     monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 2**16)
+    monkeypatch.setattr(loss, "tokenizers", (MANY, MANY), raising=False)
     found = []
     for count in (100, 800):
         view = view_of([[Document(tuple(range(count + 2)))]], [[Document(tuple(range(count + 2)))]], plain=True)

@@ -2,10 +2,9 @@
 
 Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `projected-kl` over
 classes of tokens that both vocabularies have in common, and `span-likelihood` how likely both sides find the same stretches
-of bytes. The plain functions (`sorted_distance`, `projected_kl`, `span_divergence`) serve any training loop. Only methods of
-tensors are used here, so importing this costs nothing; which
-positions belong together is in a private module, chunks of logits are `kdtool_torch`'s. Means, weights and the factor T are
-the trainer's.
+of bytes. The plain functions (`sorted_distance`, `projected_kl`, `span_divergence`) serve any training loop. Importing this
+does not import torch; which positions belong together is in a private module, chunks of logits are `kdtool_torch`'s. Means,
+weights and powers of T are the trainer's.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Spans:
 class Ends(NamedTuple):
     """The ends of S spans: the positions that predict the token after each, and how spans follow each other.
 
-    `student` and `teacher` [S] are numbers of positions; `known` [S] is False where one of them has no label, so no state.
+    `student` and `teacher` [S] are numbers of positions; `known` [S] is False where one of them lacks label and state.
     `final` [S] is True for an end of text, after which nothing comes. `begins` [S] is True where a span does not directly
     follow the one before it.
     """
@@ -83,9 +83,11 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
     return compute_on_host(_find_spans, *_columns(view.batch, "student"), *_columns(view.teacher_batch, "teacher"))
 
 
-def ends_of_spans(batch: kdtool.Batch, teacher_batch: kdtool.Batch) -> Ends:
-    """Return the ends of the spans that `spans` returns for these batches, in their order."""
-    return Ends(*compute_on_host(_find_ends, *_columns(batch, "student"), *_columns(teacher_batch, "teacher")))
+def ends_of_spans(of_both: tuple[Spans, Spans], batch: kdtool.Batch, teacher_batch: kdtool.Batch) -> Ends:
+    """Return the ends of the spans of student and teacher that `spans` returned for these batches."""
+    labels, _, start, end = _columns(batch, "student")
+    parts = [part for side in of_both for part in (side.numbers, side.lengths)]
+    return compute_on_host(_find_ends, labels, teacher_batch.labels, start, end, *parts)
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
@@ -124,13 +126,12 @@ def _find_spans(*columns: Tensor) -> tuple[Spans, Spans]:
     return _join_spans(student), _join_spans(teacher)
 
 
-def _find_ends(*columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    own, other = _find_spans(*columns)
-    labels, _, start, end, other_labels = columns[:5]
+def _find_ends(labels: Tensor, teacher_labels: Tensor, start: Tensor, end: Tensor, *parts: Tensor) -> Ends:
+    own, other = Spans(*parts[:2]), Spans(*parts[2:])
     student, student_known, student_begins = _after(own, labels)
-    teacher, teacher_known, teacher_begins = _after(other, other_labels)
+    teacher, teacher_known, teacher_begins = _after(other, teacher_labels)
     final = (start == end)[labels != NO_LABEL][own.last]
-    return student, teacher, student_known & teacher_known, final, student_begins | teacher_begins
+    return Ends(student, teacher, student_known & teacher_known, final, student_begins | teacher_begins)
 
 
 def _after(spans: Spans, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

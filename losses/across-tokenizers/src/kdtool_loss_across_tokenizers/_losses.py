@@ -135,7 +135,7 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
         if self.config.debias is None or view.teacher_batch is None:  # equal tokens say the same of what follows
             values = span_divergence(student, teacher, self.config.temperature)
         else:
-            ends = ends_of_spans(view.batch, view.teacher_batch)
+            ends = ends_of_spans(of_both, view.batch, view.teacher_batch)
             values = self._compare_merged_spans(ends, sides, student, teacher, self.config.debias)
         return kdtool.PerToken(values.new_zeros(len(sides[0].states)).index_copy(0, of_both[0].last, values))
 
