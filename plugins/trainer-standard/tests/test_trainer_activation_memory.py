@@ -14,6 +14,10 @@ from kdtool_transformers import TransformersModel, outline_of
 
 ROWS, LENGTH = 2, 96
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 32},
+}
 
 
 def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int:
@@ -46,6 +50,14 @@ def test_a_activation_memory_keeps_what_a_forward_pass_does(family: str, dtype: 
     assert estimate_activation_memory(outline, ROWS, LENGTH, dtype).kept == pytest.approx(
         kept(student, dtype), rel=0.05
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_of_experts_keeps_what_its_forward_pass_does(family: str, dtype: torch.dtype) -> None:
+    student = tiny_model(family, layers=4, **SHAPE, **MIXTURES[family])
+    found = estimate_activation_memory(outline_of(student.model.config), ROWS, LENGTH, dtype)
+    assert found.kept == pytest.approx(kept(student, dtype), rel=0.01)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
