@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from counted_syncs import CountedSyncs
 from kdtool._contract.signals import alternatives
-from kdtool_testing import ListSource, make_run
+from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._module import DistillationModule
@@ -86,6 +86,8 @@ def losses() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
     for point in sorted(entry_points(group="kdtool.losses")):
         cls: Any = point.load()
         loss = cls(cls.Config())
+        if hasattr(loss, "tokenizers"):
+            loss.tokenizers = ByteTokenizer(), ByteTokenizer()
         for need in alternatives(loss.needs) or (frozenset(),):
             form = next((form for form in ("sampled", "top-k") if form in need), "dense")
             pairs = tuple(loss.kdtool_layers(facts, facts) or ()) if isinstance(loss, kdtool.SequenceLoss) else ()
@@ -95,6 +97,13 @@ def losses() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
                 loss.divergence, pairs, forward_passes=loss.forward_passes,
             )  # fmt: skip
     return cases
+
+
+def in_own_tokens(labels: tuple[str, ...], data: Any) -> dict[str, Any]:
+    """Return data by teacher, as if it read other tokens, where a loss works across vocabularies."""
+    losses = [LOSSES[label][0] for label in labels]
+    across = any(isinstance(loss, kdtool.SequenceLoss) and not loss.same_vocabulary for loss in losses)
+    return {"dense": data} if across else {}
 
 
 def weightings() -> dict[str, Any]:
@@ -142,9 +151,8 @@ def reads(
         describing.facts = teacher.facts
         signals[form] = Source(teacher, kdtool.SignalRequest(kinds, layers), form)
     data = rows("preference" in labels)
-    across = {"uld", "span-likelihood"} & {*labels}
     phase = kdtool.Phase(
-        "counted", 4, terms, data, signals, folder / "checkpoints", teacher_rows={"dense": data} if across else {},
+        "counted", 4, terms, data, signals, folder / "checkpoints", teacher_rows=in_own_tokens(labels, data),
         gradient_norms=getattr(weighting, "gradient_norms", False),
     )  # fmt: skip
     trainer = StandardTrainer(

@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from counted_steps import LAYERS, LOSSES, Source, attend, rows
+from counted_steps import LAYERS, LOSSES, Source, attend, in_own_tokens, rows
 from kdtool_caches._token_targets import SampledTargets, TopKTargets
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
@@ -88,7 +88,7 @@ class Rehearsal:
         phase = kdtool.Phase("rehearsed", 4, (term,), data, sources, folder / "checkpoints")
         run = make_run(folder / "run", components, say=lambda _: None)
         signals = {name: plain_tensors(source.signal(batch)) for name, source in sources.items()}
-        others = {"dense": batch} if label in {"uld", "span-likelihood"} else {}
+        others = in_own_tokens((label,), batch)
         self.micro_batch = MicroBatch(batch, signals, others)
         terms = bind_terms(run, phase, signals)
         modules = dict[str, nn.Module]()
