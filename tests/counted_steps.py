@@ -36,6 +36,8 @@ LENGTH, LAYERS = 32, 3
 IN_MAIN_MEMORY = ("collate", "compute_on_host", "_count")
 """Functions whose values never reach a GPU."""
 
+REFUSE_EXPERTS = {"gguf-grid", "liger"}
+"""Transforms that refuse students with experts."""
 MICRO_BATCHES = 2
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "gpu.md"
 BEGIN, END = "<!-- reads: begin -->\n", "<!-- reads: end -->\n"
@@ -94,9 +96,14 @@ def losses() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
             label = point.name if form == "dense" else f"{point.name}-{form}"
             cases[label] = loss, kdtool.LossTerm(
                 f"losses.{label}", label, 1.0, loss.temperature, 1.0, form if need else None, (need,) if need else (),
-                loss.divergence, pairs, forward_passes=loss.forward_passes,
+                loss.divergence, pairs, forward_passes=loss.forward_passes, routing=getattr(loss, "routing", False),
             )  # fmt: skip
     return cases
+
+
+def family_for(*terms: kdtool.LossTerm) -> str:
+    """Return the family of models for terms: one with experts if a term balances them."""
+    return "mixtral" if any(term.routing for term in terms) else "llama"
 
 
 def in_own_tokens(labels: tuple[str, ...], data: Any) -> dict[str, Any]:
@@ -136,10 +143,10 @@ def reads(
 
     `norms`: gradient norms are measured at each step.
     """
-    shape: dict[str, Any] = {"layers": LAYERS, "vocabulary": VOCABULARY}
+    terms = tuple(LOSSES[label][1] for label in labels)
+    shape: dict[str, Any] = {"layers": LAYERS, "vocabulary": VOCABULARY, "family": family_for(*terms)}
     student, teacher = (tiny_model(seed=seed, attention_dropout=0.1 - seed / 10, **shape) for seed in (0, 1))
     student.model.train()
-    terms = tuple(LOSSES[label][1] for label in labels)
     components: dict[str, kdtool.Component] = {LOSSES[label][1].name: LOSSES[label][0] for label in labels}
     if weighting is not None:
         components["weightings.one"] = weighting(weighting.Config())
@@ -193,6 +200,11 @@ def columns() -> list[str | None]:
     return [None, *transforms()]
 
 
+def trains(label: str, transform: str | None) -> bool:
+    """Return whether the student of a loss can have a transform."""
+    return transform not in REFUSE_EXPERTS or not LOSSES[label][1].routing
+
+
 def make_table() -> str:
     """Return the table of reads: losses by transforms."""
     lines = ["| loss | " + " | ".join(f"`{name}`" if name else "none" for name in columns()) + " |"]
@@ -200,7 +212,10 @@ def make_table() -> str:
     for label in LOSSES:
         with tempfile.TemporaryDirectory() as folder:
             counts = [
-                reads(Path(folder) / str(name), (label,), transform=name, norms=True).total() for name in columns()
+                reads(Path(folder) / str(name), (label,), transform=name, norms=True).total()
+                if trains(label, name)
+                else "-"
+                for name in columns()
             ]
         lines.append(f"| `{label}` | " + " | ".join(map(str, counts)) + " |")
         print(lines[-1], flush=True)
@@ -212,7 +227,8 @@ def documented() -> dict[tuple[str, str | None], int]:
     table = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     first, _, *lines = [re.findall(r"[\w-]+", line) for line in table.splitlines()]
     names = [None if name == "none" else name for name in first[1:]]
-    return {(row[0], name): int(count) for row in lines for name, count in zip(names, row[1:], strict=True)}
+    cells = ((row[0], name, count) for row in lines for name, count in zip(names, row[1:], strict=True))
+    return {(label, name): int(count) for label, name, count in cells if count != "-"}
 
 
 if __name__ == "__main__":

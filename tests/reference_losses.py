@@ -176,7 +176,8 @@ FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
 """By the name of the entry point. Those across tokenizers are as they are where both sides read the same tokens."""
 
 ELSEWHERE = {
-    "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text"
+    "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text",
+    "router-balance": "needs experts, and depends on how a step is cut: losses/ce, and the trainer's tests of experts",
 }
 """Losses that these rows are not for, with what tests them."""
 SHRINKS = {"tvd": 1, "uld": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import kdtool
 import pytest
 import yaml
 from document_blocks import Block, blocks
+from kdtool_testing.tiny_models import tiny_model
 from packages import ROOT
 
 PAGE = ROOT / "docs" / "papers.md"
@@ -42,6 +44,11 @@ def test_the_recipe_trains_on_its_losses(block: Block, recipe: dict[str, Any], t
         part["teachers"] = {
             name: {**model} if teacher["use"] == "causal-lm" else teacher for name, teacher in part["teachers"].items()
         }
+    if part.get("student", {}).get("use") == "pretrained":  # a mixture of experts with the teacher's tokens
+        part["teacher"], part["student"]["model"] = recipe["teacher"], str(tmp_path / "student")
+        shutil.copytree(recipe["teacher"]["model"], tmp_path / "student")
+        vocabulary = json.loads((tmp_path / "student" / "config.json").read_text("utf-8"))["vocab_size"]
+        tiny_model("granitemoe", vocabulary=vocabulary, num_local_experts=4).model.save_pretrained(tmp_path / "student")
     recipe |= part
     recipe["trainer"] = {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 1, **part.get("trainer", {})}
     phases = [part["train"]] if "losses" in part["train"] else [*part["train"].values()]

@@ -17,9 +17,10 @@ WITH_SAMPLES = "contrastive"
 """Needs text that the student writes."""
 WITH_DROPOUT = "consistency"
 """Needs dropout, which this student has only with adapters."""
-LOSSES = sorted(
-    {point.name for point in entry_points(group="kdtool.losses")} - {WITH_OTHER_TEXT, WITH_SAMPLES, WITH_DROPOUT}
-)
+WITH_EXPERTS = "router-balance"
+"""Needs experts, which this student does not have."""
+ELSEWHERE = {WITH_OTHER_TEXT, WITH_SAMPLES, WITH_DROPOUT, WITH_EXPERTS}
+LOSSES = sorted({point.name for point in entry_points(group="kdtool.losses")} - ELSEWHERE)
 TRANSFORMS = sorted(point.name for point in entry_points(group="kdtool.transforms"))
 
 
@@ -48,6 +49,10 @@ def test_no_loss_is_refused_with_a_transform(recipe: dict[str, Any], transform: 
 def test_a_loss_of_two_passes_needs_dropout(recipe: dict[str, Any]) -> None:
     assert "has no dropout" in problem(recipe, [WITH_DROPOUT], {})
     assert not problem(recipe, [WITH_DROPOUT], {"lora": {"dropout": 0.1}})
+
+
+def test_a_balance_of_experts_needs_experts(recipe: dict[str, Any]) -> None:
+    assert "balances experts, but the student has none" in problem(recipe, ["ce", WITH_EXPERTS], {})
 
 
 def test_the_documented_transforms_are_those_installed() -> None:

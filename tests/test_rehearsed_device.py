@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from counted_steps import LAYERS, LOSSES, Source, attend, in_own_tokens, rows
+from counted_steps import LAYERS, LOSSES, Source, attend, family_for, in_own_tokens, rows
 from kdtool_caches._token_targets import SampledTargets, TopKTargets
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
@@ -70,10 +70,12 @@ class Rehearsal:
 
     def __init__(self, folder: Path, label: str) -> None:
         loss, term = LOSSES[label]
-        student, teacher = (tiny_model(layers=LAYERS, seed=seed, attention_dropout=0.1 - seed / 10) for seed in (0, 1))
+        shape: dict[str, Any] = {"layers": LAYERS, "family": family_for(term)}
+        student, teacher = (tiny_model(seed=seed, attention_dropout=0.1 - seed / 10, **shape) for seed in (0, 1))
         facts = student.facts, teacher.facts
         for model in (student.model, teacher.model):
             model.to(META)
+            model.set_experts_implementation("batched_mm")  # on `meta` grouped products take bfloat16 only
         student.model.train()
         components: dict[str, kdtool.Component] = {term.name: loss}
         kinds, layers = frozenset(kind for need in term.needs for kind in need), tuple(t for _, t in term.layers)

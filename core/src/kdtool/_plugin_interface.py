@@ -74,6 +74,7 @@ from kdtool._contract.signals import Head as Head
 from kdtool._contract.signals import LazyLogits as LazyLogits
 from kdtool._contract.signals import ModelOutputs as ModelOutputs
 from kdtool._contract.signals import Projections as Projections
+from kdtool._contract.signals import Routing as Routing
 from kdtool._contract.signals import Signal as Signal
 from kdtool._contract.signals import SignalKind as SignalKind
 from kdtool._contract.signals import SignalRequest as SignalRequest

@@ -19,6 +19,7 @@ from kdtool import (
     PerSequence,
     PerToken,
     Projections,
+    Routing,
     SequenceLoss,
     Signal,
     StepView,
@@ -129,6 +130,7 @@ class SequenceLossConformance(LossConformance):
         signal = Signal("t", lazy, None, taught.hidden, taught.attentions, taught.projections)
         again = _outputs(self.student, {layer: 0 if equal else 100 + layer for layer, _ in pairs}, batch, kinds)
         second = again if equal else replace(again, last=again.last.flip(0))
+        outputs = replace(outputs, routing=_routing(self.student, batch)) if loss.routing else outputs
         for state in [*_inside(outputs), *_inside(second), head.weight]:
             state.requires_grad_()
         inside: dict[str, Any] = {"layers": tuple(pairs), "module": self._module}
@@ -160,10 +162,19 @@ def _outputs(facts: ModelFacts, seeds: Mapping[int, int], batch: Batch, kinds: s
     )
 
 
+def _routing(facts: ModelFacts, batch: Batch) -> Routing:
+    """Return random router logits of four experts in each layer, of which a token passes through two."""
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    return Routing(tuple(torch.randn(*batch.labels.shape, 4, generator=generator) for _ in range(facts.layers)), 2)
+
+
 def _inside(given: ModelOutputs | Signal) -> list[Tensor]:
     last = [given.last] if isinstance(given, ModelOutputs) else []
+    routing = given.routing.logits if isinstance(given, ModelOutputs) and given.routing else ()
     projections = chain.from_iterable(given.projections.values())
-    return [*last, *given.hidden.values(), *given.attentions.values(), *projections]
+    return [*last, *given.hidden.values(), *given.attentions.values(), *projections, *routing]
 
 
 def _head(facts: ModelFacts, seed: int, width: float) -> Head:

@@ -23,13 +23,18 @@ def arms_of(parts: BuiltRecipe, problems: list[Problem]) -> dict[str, tuple[Phas
 
 
 def _without_teacher(parts: BuiltRecipe, phase: PhaseSpec, problems: list[Problem], losses_given: bool) -> PhaseSpec:
-    """Return a phase without the losses that need a teacher, the others' weights scaled to sum to 1."""
-    kept = [spec for spec in phase.losses if not parts.component(spec).needs]
+    """Return a phase without the losses that need a teacher, the others' weights scaled to sum to 1.
+
+    Losses that balance experts keep their weights.
+    """
+    without = [spec for spec in phase.losses if not parts.component(spec).needs]
+    balancing = [spec for spec in without if getattr(parts.component(spec), "routing", False)]
+    kept = [spec for spec in without if spec not in balancing]
     weights = scale_to_one([spec.weight for spec in kept])
     message = ""
     if not kept:
         message = "needs a loss that works without a teacher"
-    elif losses_given and len(kept) < len(phase.losses):
+    elif losses_given and len(without) < len(phase.losses):
         message = "has a loss that needs a teacher"
     elif weights is None:
         message = (
@@ -40,4 +45,4 @@ def _without_teacher(parts: BuiltRecipe, phase: PhaseSpec, problems: list[Proble
         remedy = "name losses for the control that need no teacher: `control: {losses: {NAME: {weight: 0.7}}}`"
         problems.append(parts.problem(("control",), f"in phase {phase.name!r} {message}", remedy))
     losses = (replace(spec, weight=weight) for spec, weight in zip(kept, weights or (), strict=False))
-    return replace(phase, losses=tuple(losses))
+    return replace(phase, losses=(*losses, *balancing))

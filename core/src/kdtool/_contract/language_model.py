@@ -22,7 +22,8 @@ Finish = Literal["stop", "length", "refused"]
 class ModelFacts:
     """Shapes of a model. `copied_layers[i]` is the teacher's layer that layer i began as; () if it began otherwise.
 
-    `head_size` is the width of an attention head; 0 stands for hidden / heads.
+    `head_size` is the width of an attention head; 0 stands for hidden / heads. `experts` counts the experts of a layer
+    whose router logits the model returns; 0 if it returns none.
     """
 
     parameters: int
@@ -39,6 +40,7 @@ class ModelFacts:
     tokenizer_fingerprint: str
     copied_layers: tuple[int, ...] = ()
     head_size: int = 0
+    experts: int = 0
 
 
 class LanguageModel(ABC):

@@ -144,6 +144,9 @@ class SequenceLoss(Loss):
     """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
     Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment. May
     depend on the config."""
+    routing: bool = False
+    """True if it reads `StepView.student.routing` and regularises it: a student without experts is refused, and a control
+    keeps the loss, with its weight, beside one that learns from text."""
 
     @hook(needed=True)
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence:

@@ -63,7 +63,7 @@ class LossTerm:
     `SparseTokens`. Only token losses learn from a mixture. `needs`, `divergence` and `forward_passes` are the loss's.
     `layers` pairs student and teacher layers for losses that compare layers. If one vocabulary begins with the other, both
     sides' logits are cut to the first `shared` tokens, the teacher's already in its signal, the student's by the trainer;
-    None: both have the same.
+    None: both have the same. `routing` is the loss's, too.
     """
 
     name: str
@@ -78,6 +78,7 @@ class LossTerm:
     shared: int | None = None
     forward_passes: Literal[1, 2] = 1
     mixture: Mapping[str, float] = field(default_factory=dict, hash=False)
+    routing: bool = False
 
     @property
     def teachers(self) -> Mapping[str, float]:

@@ -41,6 +41,7 @@ class SignalRequest:
 
     `layers` counts decoder layers from 0, for all kinds that belong to layers: hidden states are each layer's output.
     `temperature` applies to signals that fix it at capture (`sampled`, `top-k`, `chosen`); logits are always raw.
+    `routing` asks a student's backbone for its router logits; teachers are not asked for these.
     `chosen` is [N, K] int32 on the batch's device, padded with -1: the tokens whose log-probabilities the kind "chosen" asks
     for. Only a request for a batch has it.
     """
@@ -49,6 +50,7 @@ class SignalRequest:
     layers: tuple[int, ...] = ()
     temperature: float = 1.0
     chosen: Tensor | None = field(default=None, compare=False, repr=False)
+    routing: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,16 @@ class Projections(NamedTuple):
     values: Tensor
 
 
+class Routing(NamedTuple):
+    """Router logits of a mixture of experts at all positions, [B, L, experts] for each layer with experts.
+
+    Each token passes through the `chosen` experts of its highest logits in each of these layers.
+    """
+
+    logits: tuple[Tensor, ...]
+    chosen: int
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """A teacher's signals for one batch, without gradient, on the batch's device.
@@ -173,10 +185,11 @@ class ModelOutputs:
     """A backbone's outputs for one batch: `last` [N, H] final states after the last norm, at labelled positions only.
 
     `hidden[layer]` is that layer's output at the same positions, [N, H]. `attentions[layer]` is [B, heads, L, L], and
-    `projections[layer]` covers all positions. Only requested outputs are present. Gradients flow.
+    `projections[layer]` covers all positions, as does `routing`. Only requested outputs are present. Gradients flow.
     """
 
     last: Tensor
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, Projections] = field(default_factory=dict)
+    routing: Routing | None = None

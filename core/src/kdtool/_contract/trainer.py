@@ -36,11 +36,12 @@ class Phase:
 
     @property
     def student_request(self) -> SignalRequest:
-        """Outputs to request of the student's backbone: for paired layers, the kinds requested of their teachers."""
+        """Outputs to request of the student's backbone: for paired layers the kinds requested of their teachers; routing."""
         paired = [term for term in self.terms if term.layers]
         kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)
         layers = sorted({own for term in paired for own, _ in term.layers})
-        return SignalRequest(kinds & {"hidden", "attentions", "projections"}, tuple(layers))
+        kinds &= {"hidden", "attentions", "projections"}
+        return SignalRequest(kinds, tuple(layers), routing=any(term.routing for term in self.terms))
 
 
 @dataclass(frozen=True)

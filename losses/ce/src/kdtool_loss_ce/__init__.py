@@ -1,7 +1,8 @@
-"""Cross-entropy with the text's own next token.
+"""Losses that need no teacher: cross-entropy with the text's own next token, and the balance of experts.
 
 `CrossEntropy` is the loss that recipes call `ce`; `cross_entropy` is the same as a plain function for any training loop,
-`cross_entropy_gradient` its value and gradient without autograd.
+`cross_entropy_gradient` its value and gradient without autograd. `RouterBalance` is `router-balance`, `load_balance` its
+function of one layer.
 Only methods of tensors are used, so importing this costs nothing. Masking and means are the trainer's.
 """
 
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_loss_ce._router_balance import RouterBalance, load_balance
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CrossEntropy", "cross_entropy", "cross_entropy_gradient"]
+__all__ = ["CrossEntropy", "RouterBalance", "cross_entropy", "cross_entropy_gradient", "load_balance"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:

@@ -73,7 +73,7 @@ class DistillationModule(nn.Module):
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._token_index = torch.tensor(self._token, dtype=torch.int64, device=next(student.model.parameters()).device)
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
-        inside = any(bound.term.layers for bound in terms)
+        inside = any(bound.term.layers or bound.term.routing for bound in terms)
         self._embedding = next((m for m in self.student.modules() if inside and isinstance(m, nn.Embedding)), None)
         self._buffers_of_logits: dict[Any, Tensor] = {}
         device = next(self.student.parameters()).device

@@ -45,12 +45,12 @@ def without_dropout(terms: Iterable[kdtool.LossTerm]) -> kdtool.UsageError:
 
 
 def learns_on_policy(term: kdtool.LossTerm) -> bool:
-    """Return whether a term can learn from text that the student wrote: by a teacher's signals, or by two passes over it.
+    """Return whether a term can learn from text that the student wrote: by a teacher's signals, two passes, or its routing.
 
     Other terms raise the text's likelihood. For the student's own samples that is noise: the gradient of their likelihood is
     0 on average. So such terms learn only from the corpus.
     """
-    return bool(term.teachers) or term.divergence
+    return bool(term.teachers) or term.divergence or term.routing
 
 
 def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, kdtool.Signal]) -> tuple[BoundTerm, ...]:

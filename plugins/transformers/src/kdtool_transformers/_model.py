@@ -119,9 +119,10 @@ class TransformersModel(CausalModel):
         projecting = frozenset(want.layers if "projections" in want.kinds else ())
         documents = Documents(batch.positions, batch.document, maps, projecting)
         with _capture(causal, layers) as states:
-            last = _final_states(causal, batch.input_ids, batch.positions.masked_fill(padding, 0), documents)
+            positions = batch.positions.masked_fill(padding, 0)
+            last, routing = _final_states(causal, batch.input_ids, positions, documents, want.routing)
         attentions, projections = documents.stop_collecting()
-        collected = [*attentions.values(), *chain.from_iterable(projections.values())]
+        collected = [*attentions.values(), *chain.from_iterable(projections.values()), *routing]
         if (
             collected
             and last.requires_grad
@@ -137,6 +138,7 @@ class TransformersModel(CausalModel):
                 layer: kdtool.Projections(*(heads.to(device) for heads in tensors))
                 for layer, tensors in projections.items()
             },
+            routing=_routing(causal, routing, batch) if want.routing else None,
         )
 
     def generate(
@@ -217,6 +219,7 @@ def facts_of(
         tokenizer_fingerprint="" if tokenizer is None else tokenizer.fingerprint,
         copied_layers=copied_layers,
         head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        experts=_experts(config),
         config=config,
     )
 
@@ -300,7 +303,22 @@ def _feed_forward(config: Any) -> int:
     return 4 * int(config.hidden_size)
 
 
-def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
+def _experts(config: Any) -> int:
+    """Return the experts of a layer of a family that transformers balances by its router logits, else 0."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts") if hasattr(config, "router_aux_loss_coef") else ()
+    return next((int(count) for name in names if (count := getattr(config, name, None))), 0)
+
+
+def _routing(causal: Any, logits: Sequence[Tensor], batch: kdtool.Batch) -> kdtool.Routing:
+    shape, device = batch.input_ids.shape, batch.input_ids.device
+    chosen = int(causal.config.get_text_config().num_experts_per_tok)
+    return kdtool.Routing(tuple(each.to(device).view(*shape, each.shape[-1]) for each in logits), chosen)
+
+
+def _final_states(
+    causal: Any, input_ids: Tensor, positions: Tensor, documents: Documents, routing: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return final states, and the router logits of each layer with experts if asked for."""
     ours = has_document_attention(causal)
     if (documents.wanted or documents.projecting) and not ours:
         raise kdtool.PluginError(
@@ -309,13 +327,14 @@ def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: 
     # A mask of four dimensions is handed on as it is: without one, transformers reads positions from the device.
     within = {"documents": documents, "attention_mask": input_ids.new_zeros((1, 1, 1, 1))} if ours else {}
     with document_masks_skipped() if ours else nullcontext():
-        final: Tensor = causal.base_model(
+        outputs = causal.base_model(
             input_ids=input_ids,
             position_ids=positions,
             use_cache=False,
             **within,
-        ).last_hidden_state
-    return final
+            **({"output_router_logits": True} if routing else {}),
+        )
+    return outputs.last_hidden_state, tuple(outputs.router_logits) if routing else ()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest, alternatives
-from kdtool._errors import PluginError
+from kdtool._errors import PluginError, UsageError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 
@@ -28,7 +28,8 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
         asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
         term = LossTerm(spec.path, spec.name, spec.weight, loss.temperature, scale, asked)
         term = replace(term, needs=alternatives(loss.needs), divergence=loss.divergence)
-        terms.append(replace(term, forward_passes=loss.forward_passes, mixture=mixture))
+        routing = isinstance(loss, SequenceLoss) and loss.routing
+        terms.append(replace(term, forward_passes=loss.forward_passes, mixture=mixture, routing=routing))
     return tuple(terms)
 
 
@@ -50,11 +51,16 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
 
     Raises:
         PluginError: a loss asks for layers of a model that does not describe itself.
+        UsageError: a loss balances experts, which the student does not have.
     """
     hooks = context.assembly.hooks(phase)
     (student,) = context.assembly.of_kind("student")
     terms = []
     for term in plain_terms(context.assembly, phase):
+        if term.routing and student in facts and not facts[student].experts:
+            raise UsageError(
+                f"{term.name} balances experts, but the student has none whose router logits can be read; leave the loss out"
+            )
         pairs = None
         if term.teacher is not None and term.name in hooks.implementing("kdtool_layers"):
             for name in (student, term.teacher):
