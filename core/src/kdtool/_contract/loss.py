@@ -145,8 +145,8 @@ class SequenceLoss(Loss):
     Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment. May
     depend on the config."""
     routing: bool = False
-    """True if it reads `StepView.student.routing` and regularises it: a student without experts is refused, and a control
-    keeps the loss, with its weight, beside one that learns from text."""
+    """True if it reads `StepView.student.routing` and regularises it. A student without experts is refused. A control keeps
+    the loss and its weight, and needs another loss."""
 
     @hook(needed=True)
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence:

@@ -35,7 +35,7 @@ def load_balance(logits: Tensor, chosen: int, counts: Tensor) -> Tensor:
 
 
 class RouterBalance(kdtool.SequenceLoss):
-    """Load balance of the student's experts, the mean of its layers; beside losses that teach, with a small weight.
+    """Load balance of the student's experts, the mean of its layers: a small addition to losses that teach.
 
     It is measured in each micro-batch. If all experts are used evenly, its value is k, the number that a token passes
     through.
