@@ -69,6 +69,11 @@ def test_each_type_is_the_student_and_its_figures_are_in_the_card(tmp_path: Path
     assert "NOT measured in a browser" in artifact.card
 
 
+def test_no_input_of_the_graph_has_a_default_which_a_browser_could_not_replace(tmp_path: Path) -> None:
+    graph = onnx.load(export(tmp_path, positions=40)[0].path / "onnx" / "model_int8.onnx").graph
+    assert not {value.name for value in graph.input} & {constant.name for constant in graph.initializer}
+
+
 @pytest.mark.parametrize("dtype", ["int8", "q4"])
 def test_onnx_runtime_genai_opens_the_folder_and_writes_the_same_tokens(dtype: str, tmp_path: Path) -> None:
     folder = export(tmp_path, dtypes=(dtype,), positions=40)[0].path

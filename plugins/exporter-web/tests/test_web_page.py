@@ -104,7 +104,7 @@ def continued(folder: Path, prompt: str, tokens: int) -> str:
     begun = len(ids)
     while len(ids) - begun < tokens:
         feed = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64), **caches}
-        logits = session.run(["logits"], {**feed, "num_logits_to_keep": np.array(1)})[0][0, -1]
+        logits = session.run(["logits"], {**feed, "num_logits_to_keep": np.array([1])})[0][0, -1]
         if int(logits.argmax()) in settings["end"]:
             break
         ids.append(int(logits.argmax()))

@@ -84,8 +84,9 @@ def _find_unsupported(config: Any) -> Iterator[str]:
 def build_graph(model: Any, dtype: str, shape: Shape) -> bytes:
     """Return the serialised graph of a model of transformers in float32.
 
-    Inputs are `input_ids` and `attention_mask` [1, tokens], `num_logits_to_keep` (a number: logits of the last tokens;
-    0, the default: of all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size].
+    Inputs are `input_ids` and `attention_mask` [1, tokens], `num_logits_to_keep` [1] (logits of so many last tokens; 0: of
+    all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size]. All are required, since browsers
+    cannot give an input that has a default; ONNX Runtime GenAI gives `num_logits_to_keep` itself.
 
     Raises:
         UsageError: the graph is larger than a browser can open.
@@ -111,7 +112,6 @@ class _Writer:
 
     def write(self, model: Any) -> None:
         weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-        self._constant(_KEPT, np.array(0, np.int64))
         self._rotation(model)
         self._lengths()
         self._quantise(_TABLE, weights[_TABLE])
@@ -131,7 +131,7 @@ class _Writer:
     def finish(self) -> onnx.ModelProto:
         caches = [f"{layer}.{part}" for layer in range(self._shape.layers) for part in ("key", "value")]
         sizes = self._shape.kv_heads, self._shape.head_size
-        integers = {"input_ids": [1, "tokens"], "attention_mask": [1, "total"], _KEPT: []}
+        integers = {"input_ids": [1, "tokens"], "attention_mask": [1, "total"], _KEPT: [1]}
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in integers.items()]
         inputs += [self._cache(f"past_key_values.{each}", "cached", *sizes) for each in caches]
         outputs = [
@@ -213,8 +213,7 @@ class _Writer:
 
     def _keep_last(self, state: str) -> None:
         """Cut the states to the last `num_logits_to_keep`; a start of -0 keeps all."""
-        self._node("Neg", [_KEPT], ["from_end"])
-        self._node("Unsqueeze", ["from_end", "zeroth"], ["start"])
+        self._node("Neg", [_KEPT], ["start"])
         self._node("Slice", [state, "start", "end", "axis"], ["kept"])
 
     def _project(self, value: str, name: str, weights: Mapping[str, NDArray[np.float32]]) -> str:

@@ -50,7 +50,7 @@ def _read(
     feed = {
         "input_ids": np.array([ids], np.int64),
         "attention_mask": np.ones((1, cached + len(ids)), np.int64),
-        "num_logits_to_keep": np.array(0, np.int64),
+        "num_logits_to_keep": np.array([0], np.int64),
         **dict(zip(names, cache, strict=True)),
     }
     logits, *caches = session.run(None, feed)

@@ -78,7 +78,7 @@ export class Student {
     const output = await this.session.run({
       input_ids: new Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
       attention_mask: new Tensor("int64", new BigInt64Array(total).fill(1n), [1, total]),
-      num_logits_to_keep: new Tensor("int64", BigInt64Array.of(BigInt(keep)), []),
+      num_logits_to_keep: new Tensor("int64", BigInt64Array.of(BigInt(keep)), [1]),
       ...this.cache,
     });
     for (const name of Object.keys(this.cache)) {
