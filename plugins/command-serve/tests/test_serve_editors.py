@@ -71,7 +71,7 @@ def test_continue_gets_a_stream_for_its_own_template(server: Running, student: S
 
 
 def test_infill_streams_in_the_form_of_llama_cpp(server: Running) -> None:
-    response = server.post("/infill", input_prefix="a", input_suffix="b", stream=True)
+    response = server.post("/infill", input_prefix="a", input_suffix="\nb", stream=True)
     events = _events(response)
     assert "[DONE]" not in response.text
     assert [event["stop"] for event in events] == [False] * 4 + [True]
@@ -86,13 +86,13 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
             "/infill",
             input_extra=[{"filename": "other.py", "text": "other " * 500}],
             input_prefix="early " * 500 + "near",
-            input_suffix="next " + "late " * 500,
+            input_suffix="\nnext " + "late " * 500,
         ).json()
     assert (found["content"], found["truncated"]) == (TEXT, True)
     asked = student.asked[-1]
     assert asked.prompt.endswith("early near")
     assert asked.suffix
-    assert asked.suffix.startswith("next late")
+    assert asked.suffix.startswith("\nnext late")
     assert "other" not in asked.prompt
 
 
@@ -109,9 +109,9 @@ def test_text_around_a_gap_is_shortened_from_afar() -> None:
     [
         ("x = 1\n    y = 2\nz = 3\n", {"n_indent": 4}, "x = 1\n    y = 2"),
         ("x = 1\n\n    y = 2\n", {"n_indent": 4}, "x = 1\n\n    y = 2\n"),
-        ("x = 1\nz = 3\n", {}, "x = 1\nz = 3\n"),
-        ("x = 1\ny = 2\n z = 3\n" + "w " * 200, {"t_max_predict_ms": 1}, "x = 1"),
-        ("x = 1\ny = 2\n", {"t_max_predict_ms": -1}, "x = 1\ny = 2\n"),
+        ("x = 1\nz = 3\n", {}, "x = 1"),
+        ("x = 1\n    y = 2\n    z = 3\n" + "w " * 200, {"t_max_predict_ms": 1}, "x = 1"),
+        ("x = 1\n    y = 2\n", {"t_max_predict_ms": -1}, "x = 1\n    y = 2\n"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -19,7 +19,7 @@ class Devices:
     """
 
     healing: bool = True
-    units: bool = False
+    units: bool = True
     syntax: bool = False
     best_of: int = 1
 
