@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kdtool
 import numpy as np
@@ -34,6 +34,15 @@ PROMPT = "def squares(numbers):\n    return [number ** 2 for number in numbers]\
 FLAGS = ["--no-sandbox", "--disable-quic", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
 
 
+class Progress(kdtool.Tracker):
+    """Keeps what was done."""
+
+    seen: ClassVar[list[int]] = []
+
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
+        self.seen.append(done)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[kdtool.Artifact, list[str]]:
     """The folder of a tiny student's page, measured in Chromium, and what was said."""
@@ -41,13 +50,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[kdtool.Artifact,
     save_tiny(folder / "trained", layers=2, hidden_size=64, intermediate_size=96)
     said: list[str] = []
     (folder / "run").mkdir()
-    return Web(Web.Config()).kdtool_export(make_run(folder / "run", say=said.append), folder / "trained"), said
+    run = make_run(folder / "run", {"trackers.progress": Progress(Progress.Config())}, say=said.append)
+    return Web(Web.Config()).kdtool_export(run, folder / "trained"), said
 
 
 def test_every_file_is_measured_on_both_backends(exported: tuple[kdtool.Artifact, list[str]]) -> None:
     artifact, said = exported
     places = [(dtype, where) for dtype in ("q4", "int8") for where in ("WASM", "WebGPU")]
     assert len(said) == len(places)
+    assert Progress.seen == list(range(1, 4 * len(places) + 1)), "not shown window by window"
     for line, (dtype, where) in zip(said, places, strict=True):
         assert line.startswith(f"web: {dtype}, {where} in Chromium")
         assert float(line.partition("KL divergence ")[2].split()[0]) < (1e-3 if dtype == "int8" else 0.1)

@@ -7,7 +7,7 @@ import queue
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -56,13 +56,15 @@ def run_in_browser(
     texts: Sequence[str],
     cases: Sequence[tuple[str, str]],
     timeout: float,
+    progress: Callable[[int], None],
 ) -> tuple[list[list[int]], Mapping[tuple[str, str], Ran]]:
     """Return the page's tokens of `texts`, and the logits of each of the `cases`, pairs of type and backend.
 
     A window's first `prefill` tokens are read at once, the others one by one. Cases whose backend is missing are left out.
+    `progress` is called with the number of windows that were read so far.
 
     Raises:
-        PluginError: the page failed, or did not finish within `timeout` seconds of its last message.
+        PluginError: the page failed, or sent nothing for `timeout` seconds after its last message.
     """
     job = {"windows": windows, "prefill": prefill, "texts": texts, "cases": cases}
     extra = {
@@ -75,14 +77,19 @@ def run_in_browser(
         serving(folder, extra, lambda path, body: posted.put((path, body))) as address,
         _start_chromium(chromium, f"{address}/measure.html") as browser,
     ):
-        return _collect(posted, browser, timeout, sum(map(len, windows)))
+        return _collect(posted, browser, timeout, sum(map(len, windows)), progress)
 
 
 def _collect(
-    posted: queue.Queue[tuple[str, bytes]], browser: subprocess.Popen[bytes], timeout: float, positions: int
+    posted: queue.Queue[tuple[str, bytes]],
+    browser: subprocess.Popen[bytes],
+    timeout: float,
+    positions: int,
+    progress: Callable[[int], None],
 ) -> tuple[list[list[int]], Mapping[tuple[str, str], Ran]]:
     tokens: list[list[int]] = []
     ran: dict[tuple[str, str], Ran] = {}
+    read = 0
     while True:
         path, body = _next(posted, browser, timeout)
         address = urlsplit(path)
@@ -91,6 +98,9 @@ def _collect(
             return tokens, ran
         if kind == "tokens":
             tokens = json.loads(body)
+        elif kind == "window":
+            read += 1
+            progress(read)
         elif kind == "logits":
             logits = np.frombuffer(body, np.float32).reshape(positions, -1)
             seconds = float(query["first"]) / 1000, float(query["later"]) / 1000

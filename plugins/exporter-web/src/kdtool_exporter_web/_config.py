@@ -29,4 +29,4 @@ class WebConfig(kdtool.Config):
     """Largest mean KL divergence from the student in nats; a file above it is refused. None: by type, 0.05 for `int8`
     and 1.0 for 4 bits."""
     timeout: float = kdtool.Field(default=900.0, ge=1, le=1_000_000)
-    """Seconds that the browser may take for one file on one backend."""
+    """Seconds that the browser may take to open a file and read a first window of text, or to read one more."""

@@ -90,7 +90,10 @@ def measure(
     else:
         cases = [(dtype, backend) for dtype in config.dtypes for backend in ("wasm", "webgpu")]
         shown = [text[:2000] for text in texts]
-        tokens, measured = run_in_browser(chromium, folder, windows, size - STEPS, shown, cases, config.timeout)
+        tokens, measured = run_in_browser(
+            chromium, folder, windows, size - STEPS, shown, cases, config.timeout,
+            lambda read: run.hook.kdtool_progress(run, read),
+        )  # fmt: skip
         _require_same_tokens(shown, tokens, student.tokenizer)
     parities = [_judge(case, measured, expected, config) for case in cases]
     for dtype in config.dtypes:

@@ -26,6 +26,7 @@ async function measure() {
       for (const id of window.slice(job.prefill)) rows.push(...(await student.read([id])));
       later += performance.now() - begun;
       steps += window.length - job.prefill;
+      await send("/measured/window", "");
     }
     await send(`/measured/logits?${new URLSearchParams({ dtype, backend, first, later, steps })}`, new Blob(rows));
     await student.session.release();
