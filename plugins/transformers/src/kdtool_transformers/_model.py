@@ -360,6 +360,6 @@ def _capture(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
 def _refuse_cut_gradients(collected: Sequence[Tensor]) -> None:
     if not all(tensor.requires_grad for tensor in collected):
         raise kdtool.PluginError(
-            "attention maps, projections or router logits carry no gradient: activation checkpointing is reentrant; switch it "
-            "on with use_reentrant=False"
+            "attention maps, projections or router logits carry no gradient: activation checkpointing is reentrant; switch "
+            "it on with use_reentrant=False"
         )
