@@ -84,9 +84,9 @@ def _find_unsupported(config: Any) -> Iterator[str]:
 def build_graph(model: Any, dtype: str, shape: Shape) -> bytes:
     """Return the serialised graph of a model of transformers in float32.
 
-    Inputs are `input_ids` and `attention_mask` [1, tokens], `num_logits_to_keep` [1] (logits of so many last tokens; 0: of
-    all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size]. All are required, since browsers
-    cannot give an input that has a default; ONNX Runtime GenAI gives `num_logits_to_keep` itself.
+    Inputs are `input_ids` and `attention_mask` [1, tokens], `num_logits_to_keep` [1] (how many of the last tokens have
+    logits; 0 for all), and `past_key_values.N.key` and `.value` [1, key-value heads, cached, head size]. None has a default,
+    which a browser could not replace; ONNX Runtime GenAI gives `num_logits_to_keep` itself.
 
     Raises:
         UsageError: the graph is larger than a browser can open.
