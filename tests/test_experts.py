@@ -41,9 +41,11 @@ def student() -> TransformersModel:
 
 def train(folder: Path, accumulation: int, **settings: Any) -> tuple[dict[str, Tensor], kdtool.Trained]:
     """Train for a step and return its gradients."""
-    components = {"losses.ce": CrossEntropy(CrossEntropy.Config())}
-    components |= {"losses.router-balance": RouterBalance(RouterBalance.Config())}  # type: ignore[dict-item]
-    run = make_run(folder / "run", components, say=lambda _: None)  # type: ignore[arg-type]
+    components: dict[str, kdtool.Component] = {
+        "losses.ce": CrossEntropy(CrossEntropy.Config()),
+        "losses.router-balance": RouterBalance(RouterBalance.Config()),
+    }
+    run = make_run(folder / "run", components, say=lambda _: None)
     phase = kdtool.Phase("experts", 1, TERMS, rows(), {}, folder / "checkpoints")
     batch = ROWS // accumulation
     trainer = StandardTrainer(
@@ -82,7 +84,7 @@ def expected(order: list[list[int]]) -> dict[str, Tensor]:
         labelled = [_balance(torch.cat(layer)) for layer in routed]
         balances.append(torch.stack(labelled).mean())
     tokens = sum(int((collate([row]).labels != -100).sum()) for row in map(made.__getitem__, range(ROWS)))
-    (torch.stack(likelihoods).sum() / tokens + WEIGHT * torch.stack(balances).mean()).backward()
+    (torch.stack(likelihoods).sum() / tokens + WEIGHT * torch.stack(balances).mean()).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -60,7 +60,7 @@ def test_even_use_gives_the_number_of_chosen_experts_and_one_sided_use_that_of_a
 
 def test_its_gradient_spreads_the_tokens() -> None:
     logits = torch.tensor([[1.0, 0.5, 0.0, -0.5]]).repeat(12, 1).requires_grad_()
-    load_balance(logits, 1, torch.ones(12).bool()).backward()
+    load_balance(logits, 1, torch.ones(12).bool()).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert (logits.grad[:, 0] > 0).all(), "the expert that all tokens choose must lose"
     assert (logits.grad[:, 1:] < 0).all()
@@ -68,7 +68,8 @@ def test_its_gradient_spreads_the_tokens() -> None:
 
 def test_without_router_logits_it_says_what_is_missing() -> None:
     nothing = kdtool.ModelOutputs(torch.zeros(1, 4))
-    batch = kdtool.Batch(*[torch.zeros(1, 2).long()] * 4, ("a",))
+    zeros = torch.zeros(1, 2).long()
+    batch = kdtool.Batch(zeros, zeros, zeros, zeros, ("a",))
     view = kdtool.StepView(batch, nothing, None, torch.zeros(()), torch.zeros(()))
     with pytest.raises(kdtool.PluginError, match=r"student\.routing"):
         RouterBalance(RouterBalance.Config()).kdtool_sequence_loss(view)
