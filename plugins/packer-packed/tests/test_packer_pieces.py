@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -126,9 +127,10 @@ def test_every_labelled_token_is_learned_once_after_the_same_token(
     assert all(len(row.input_ids) == length for row in rows)
     assert learned_pairs(documents) == learned_pairs(whole)
     assert not said
-    assert [document for document in documents if document in whole] == [
-        document for document in whole if len(document) <= length
-    ], "what fits into a row is whole"
+    fitting = Counter(tuple(document) for document in whole if len(document) <= length)
+    assert fitting <= Counter(map(tuple, documents)), (
+        "what fits into a row is whole"
+    )  # a piece may equal another document
 
 
 @given(TEXTS, TEXTS, st.integers(4, 60), st.text("d", max_size=9))
