@@ -50,7 +50,7 @@ class SignalRequest:
     layers: tuple[int, ...] = ()
     temperature: float = 1.0
     chosen: Tensor | None = field(default=None, compare=False, repr=False)
-    routing: bool = False
+    routing: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
