@@ -177,7 +177,7 @@ FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
 
 ELSEWHERE = {
     "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text",
-    "router-balance": "needs experts, and depends on how a step is cut: losses/ce, and the trainer's tests of experts",
+    "router-balance": "needs experts, and depends on how a step is cut: losses/ce, and test_experts.py",
 }
 """Losses that these rows are not for, with what tests them."""
 SHRINKS = {"tvd": 1, "uld": 1}

@@ -39,7 +39,7 @@ def student() -> TransformersModel:
     return tiny_model("mixtral", layers=2, num_local_experts=4, num_experts_per_tok=CHOSEN)
 
 
-def train(folder: Path, accumulation: int, **settings: Any) -> tuple[dict[str, Tensor], kdtool.Trained]:
+def train(folder: Path, accumulation: int) -> tuple[dict[str, Tensor], kdtool.Trained]:
     """Train for a step and return its gradients."""
     components: dict[str, kdtool.Component] = {
         "losses.ce": CrossEntropy(CrossEntropy.Config()),
@@ -51,7 +51,7 @@ def train(folder: Path, accumulation: int, **settings: Any) -> tuple[dict[str, T
     trainer = StandardTrainer(
         StandardTrainer.Config(
             batch=batch, accumulation=accumulation, dtype="float32", learning_rate=1e-30, weight_decay=0, gradient_clip=0,
-            log_every=1, **settings,
+            log_every=1,
         )
     )  # fmt: skip
     model, found = student(), dict[str, Tensor]()
@@ -69,7 +69,7 @@ def train(folder: Path, accumulation: int, **settings: Any) -> tuple[dict[str, T
 def expected(order: list[list[int]]) -> dict[str, Tensor]:
     """Return the gradients by transformers' own forward pass, document by document in float64, of these micro-batches."""
     model, made = student().model.double(), rows()
-    model.set_experts_implementation("eager")  # grouped products have no float64
+    model.set_experts_implementation("eager")  # grouped products do not compute in float64
     likelihoods, balances = [], []
     for numbers in order:
         routed: list[list[Tensor]] = [[], []]
