@@ -52,7 +52,7 @@ def run_in_browser(
     chromium: str,
     folder: Path,
     windows: Sequence[Sequence[int]],
-    prefill: int,
+    steps: Mapping[str, int],
     texts: Sequence[str],
     cases: Sequence[tuple[str, str]],
     timeout: float,
@@ -60,13 +60,13 @@ def run_in_browser(
 ) -> tuple[list[list[int]], Mapping[tuple[str, str], Ran]]:
     """Return the page's tokens of `texts`, and the logits of each of the `cases`, pairs of type and backend.
 
-    A window's first `prefill` tokens are read at once, the others one by one. Cases whose backend is missing are left out.
-    `progress` is called with the number of windows that were read so far.
+    A window's last tokens, as many as `steps` has for the backend, are read one by one, the others at once. Cases whose
+    backend is missing are left out. `progress` is called with the number of windows that were read so far.
 
     Raises:
         PluginError: the page failed, or sent nothing for `timeout` seconds after its last message.
     """
-    job = {"windows": windows, "prefill": prefill, "texts": texts, "cases": cases}
+    job = {"windows": windows, "steps": steps, "texts": texts, "cases": cases}
     extra = {
         "/measure.html": _PAGE,
         "/measure.js": files("kdtool_exporter_web").joinpath("page", "measure.js").read_bytes(),

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["run_in_python"]
 
 
-def run_in_python(folder: Path, dtype: str, shape: Shape, windows: Sequence[Sequence[int]], prefill: int) -> Ran:
-    """Return the logits of all windows; a window's first `prefill` tokens are read at once, the others one by one."""
+def run_in_python(folder: Path, dtype: str, shape: Shape, windows: Sequence[Sequence[int]], steps: int) -> Ran:
+    """Return the logits of all windows; a window's last `steps` tokens are read one by one, the others at once."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(folder / "onnx" / f"model_{dtype}.onnx", options, providers=["CPUExecutionProvider"])
     rows: list[NDArray[np.float32]] = []
     first = later = 0.0
     for window in windows:
+        prefill = len(window) - steps
         begun = time.monotonic()
         logits, cache = _read(session, window[:prefill], 0, _empty(shape, dtype))
         first, begun = max(first, time.monotonic() - begun), time.monotonic()
@@ -35,7 +36,7 @@ def run_in_python(folder: Path, dtype: str, shape: Shape, windows: Sequence[Sequ
             logits, cache = _read(session, window[at : at + 1], at, cache)
             rows.append(logits)
         later += time.monotonic() - begun
-    return Ran(np.concatenate(rows), first, later, sum(len(window) - prefill for window in windows))
+    return Ran(np.concatenate(rows), first, later, steps * len(windows))
 
 
 def _empty(shape: Shape, dtype: str) -> list[NDArray[np.floating]]:

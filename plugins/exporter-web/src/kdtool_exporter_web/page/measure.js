@@ -18,14 +18,15 @@ async function measure() {
     let first = 0, later = 0, steps = 0;
     const rows = [];
     for (const window of job.windows) {
+      const prefill = window.length - job.steps[backend];
       student.forget();
       let begun = performance.now();
-      rows.push(...(await student.read(window.slice(0, job.prefill), true)));
+      rows.push(...(await student.read(window.slice(0, prefill), true)));
       first = Math.max(first, performance.now() - begun);
       begun = performance.now();
-      for (const id of window.slice(job.prefill)) rows.push(...(await student.read([id])));
+      for (const id of window.slice(prefill)) rows.push(...(await student.read([id])));
       later += performance.now() - begun;
-      steps += window.length - job.prefill;
+      steps += window.length - prefill;
       await send("/measured/window", "");
     }
     await send(`/measured/logits?${new URLSearchParams({ dtype, backend, first, later, steps })}`, new Blob(rows));
