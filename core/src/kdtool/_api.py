@@ -12,7 +12,10 @@ from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
     from kdtool._contract.reporting import Results
+    from kdtool._contract.run_info import RunInfo
     from kdtool._results.known_runs import KnownRun
+    from kdtool._run.build_graph import RunGraph
+    from kdtool._run.context import Context
     from kdtool._run.plan import PlannedStage
 
 
@@ -54,7 +57,8 @@ def run(
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
     with assemble(loaded, print_line) as assembly:
-        results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+        stored = store_folder(store)
+        results = execute(assembly, folder, stored, offline=offline, recipe_text=text, needs=_memory_of_stages)
     refuse_missed(results)
     return results
 
@@ -163,6 +167,12 @@ def report_of(results: Results, use: str | None = None) -> Path:
     with assemble(Recipe(results.name, (0,), (spec,), (), None, {}, {}), print_line) as assembly:
         run = RunInfo(results.name, "report", results.folder, assembly.hooks(), NoTexts())
         return run.component(spec.path, Reporter).kdtool_report(run, results)
+
+
+def _memory_of_stages(context: Context, run: RunInfo, run_graph: RunGraph) -> dict[str, tuple[int, int]]:
+    from kdtool._estimate.stage_memory import memory_of_stages
+
+    return memory_of_stages(context, run, run_graph)
 
 
 def _as_path(recipe: Path | str | Mapping[str, Any]) -> Path | Mapping[str, Any]:

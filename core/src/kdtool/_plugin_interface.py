@@ -31,6 +31,9 @@ from kdtool._contract.evaluation import Artifact as Artifact
 from kdtool._contract.evaluation import Evaluator as Evaluator
 from kdtool._contract.evaluation import Measurement as Measurement
 from kdtool._contract.evaluation import Subject as Subject
+from kdtool._contract.executor import Executor as Executor
+from kdtool._contract.executor import Submitted as Submitted
+from kdtool._contract.executor import Task as Task
 from kdtool._contract.exporter import Exporter as Exporter
 from kdtool._contract.hooks import hookimpl as hookimpl
 from kdtool._contract.language_model import Ability as Ability

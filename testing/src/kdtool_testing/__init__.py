@@ -21,7 +21,7 @@ A suite's tests cannot be deleted, replaced or skipped in a subclass, except by 
 import pytest
 
 for _module in (
-    "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
+    "cache", "command", "component", "corpus", "evaluator", "executor", "exporter", "loss", "model_checks", "offered",
     "optimizer", "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss",
     "tracker", "trainer", "transform", "weighting",
 ):  # fmt: skip
@@ -32,6 +32,7 @@ from kdtool_testing.command import CommandConformance
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.corpus import CorpusConformance
 from kdtool_testing.evaluator import EvaluatorConformance
+from kdtool_testing.executor import ExecutorConformance
 from kdtool_testing.exporter import ExporterConformance
 from kdtool_testing.filter import FilterConformance
 from kdtool_testing.loss import LossConformance
@@ -63,6 +64,7 @@ __all__ = [
     "ComponentConformance",
     "CorpusConformance",
     "EvaluatorConformance",
+    "ExecutorConformance",
     "ExporterConformance",
     "FilterConformance",
     "ListSource",

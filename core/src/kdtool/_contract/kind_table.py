@@ -56,6 +56,7 @@ TABLE: tuple[Kind, ...] = (
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
     Kind("exporter", "kdtool._contract.exporter:Exporter", "exporters", "run"),
     Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",), shows=True),
+    Kind("executor", "kdtool._contract.executor:Executor", "executor", "run", single=True),
     Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True, shows=True),
 )
 """All kinds, in the order in which they are listed and in which a recipe's components are registered."""

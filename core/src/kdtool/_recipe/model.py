@@ -94,6 +94,7 @@ class Recipe:
     """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds.
 
     `reference` is an existing model that is only measured, with the role of a teacher that nothing learns from.
+    `given` are the arguments of `load_recipe`, with which another process reads the same.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Recipe:
     data: Mapping[str, Any]
     places: Mapping[KeyPath, Place] = field(repr=False)
     reference: ComponentSpec | None = None
+    given: tuple[Any, Mapping[str, Any]] = field(default=({}, {}), repr=False)
 
     @property
     def lasting(self) -> tuple[ComponentSpec, ...]:

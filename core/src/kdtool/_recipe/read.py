@@ -30,5 +30,5 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
     else:
         stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
     composed = layers.compose([*stack, layers.settings_layer(settings or {})])
-    empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places())
+    empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places(), given=(recipe, settings or {}))
     return Parser(empty).recipe()

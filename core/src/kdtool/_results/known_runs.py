@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from kdtool._contract.reporting import Results
 from kdtool._errors import KdtoolError
 from kdtool._results.compare_arms import arm_of
 from kdtool._results.files import read_results
-from kdtool._store.layout import GRAPH, RESULTS
+from kdtool._store.layout import GRAPH, PLACES, RESULTS, TASKS
 from kdtool._store.locks import HOLDER, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs
 from kdtool._text.markdown import number
@@ -72,7 +73,7 @@ def _inspect(folder: Path, name: str) -> KnownRun:
     state: State = "unfinished"
     figure, outcome, begun, finished = "", "", _mtime(folder / GRAPH), _mtime(folder / RESULTS)
     if worker := worker_of(folder):
-        state, outcome = "running", f"by {worker}"
+        state, outcome = "running", "; ".join([f"by {worker}", *_places(folder)])
     elif finished:
         try:
             results = read_results(folder)
@@ -82,6 +83,16 @@ def _inspect(folder: Path, name: str) -> KnownRun:
     stages = map(_mtime, folder.glob("*/*"))
     when = max(finished, begun, *stages, _mtime(folder) if not begun else 0.0)
     return KnownRun(name, state, datetime.fromtimestamp(when, UTC), folder, bytes_below(folder), figure, outcome)
+
+
+def _places(folder: Path) -> Iterator[str]:
+    """Yield the stages that an executor makes now, each with its place."""
+    try:
+        places = json.loads((folder / TASKS / PLACES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for place in places:
+        yield f"{place['title']} on {place['host']} (process {place['pid']})"
 
 
 def _figure(results: Results) -> str:

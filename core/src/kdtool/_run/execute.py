@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -35,8 +35,9 @@ from kdtool._results.verdict import side_by_side, verdict
 from kdtool._run.build_graph import RunGraph, check_and_build_graph
 from kdtool._run.context import Context
 from kdtool._run.event_log import EventLog
+from kdtool._run.executing.dispatch import Needs, make_all
 from kdtool._run.graph import Graph, Node
-from kdtool._run.open_remote import refuse_network
+from kdtool._run.open_remote import refuse_executor, refuse_network
 from kdtool._run.preflight.equal_tokens import (
     describe_on_policy,
     on_policy_keys,
@@ -69,6 +70,7 @@ def execute(
     *,
     offline: bool = False,
     recipe_text: str = "",
+    needs: Needs | None = None,
 ) -> Results:
     """Run an assembled recipe.
 
@@ -78,13 +80,16 @@ def execute(
         store: the folder that runs share.
         offline: refuse to use a network.
         recipe_text: the recipe as the user wrote it, for the report.
+        needs: returns the memory of each stage, for an executor.
 
     Raises:
         KdtoolError: see `kdtool._errors`. Finished stages are kept, and the same call resumes there.
 
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
-    work = partial(_run, recipe_text)
+    if assembly.of_kind("executor"):
+        refuse_executor(store)
+    work = partial(_run, recipe_text, needs)
     return session(assembly, folder, store, work, offline=offline, licences=licences_of(assembly))
 
 
@@ -131,15 +136,15 @@ def session(
         return results
 
 
-def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
+def _run(recipe_text: str, needs: Needs | None, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
     run_graph = check_and_build_graph(context)
     begin(context, run, run_graph.graph)
     for line in _recipe_notes(context):
         context.say(line)
-    for node in run_graph.graph.nodes.values():
-        context.make(node)
-        _check_node(context, run_graph, node)
+    with closing(make_all(context, run_graph, needs)) as made:
+        for node in made:
+            _check_node(context, run_graph, node)
     results = results_of(context, run_graph.measured, run_graph.scores, run_graph.texts)
     results = _with_training(context, run_graph, results)
     results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)

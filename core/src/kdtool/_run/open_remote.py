@@ -23,6 +23,19 @@ def refuse_network(store: Path) -> None:
         )
 
 
+def refuse_executor(store: Path) -> None:
+    """Refuse an executor with a remote store: each worker would hold separate leases, and upload what it makes.
+
+    Raises:
+        UsageError: the store is a remote one.
+    """
+    if address := address_of(store):
+        raise UsageError(
+            f"--store {address} is a remote store, which `executor` cannot use; it needs a folder that all machines share: "
+            "choose such a --store, or leave out `executor`"
+        )
+
+
 def open_remote(store: Path) -> Remote:
     """Return the remote level of the store with the local folder `store`, or an empty one.
 

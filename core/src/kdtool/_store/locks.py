@@ -87,7 +87,7 @@ def recorded_holder(folder: Path) -> dict[str, Any] | None:
 
 def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
     """Return whether the rank 0 that was agreed on still works on the run."""
-    return leader is not None and holder_of(folder) == leader
+    return leader is not None and (holder_of(folder) or {}).get("id") == leader["id"]
 
 
 def _by_holder(folder: Path) -> str:

@@ -42,8 +42,8 @@ def new(kind: str, name: str, licence: str, description: str, bare: bool) -> Non
     \b
     Its folder is kdtool-KIND-NAME.
     KIND is corpus, filter, packer, teacher, cache, student, transform,
-    loss, weighting, trainer, optimizer, evaluator, exporter, tracker,
-    reporter or command.
+    loss, weighting, trainer, optimizer, evaluator, exporter, executor,
+    tracker, reporter or command.
     NAME is what recipes will call the plugin.
 
     \b

@@ -69,6 +69,7 @@ KINDS: Mapping[str, Kind] = {
         (LIBRARIES["asking"], LIBRARIES["measuring"]),
     ),
     "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS)),
+    "executor": Kind("kdtool.executors", "executor: {use: NAME}", ("submitit>=1.5.3",), ("submitit>=1.5.3",)),
     "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),
     "reporter": Kind("kdtool.reporters", "reporter: NAME"),
     "command": Kind("kdtool.commands", "", ("click>=8.1.7",), ("click>=8.1.7",)),

@@ -56,15 +56,16 @@ def _rows_per_step(assembly: Assembly, phase: PhaseSpec) -> int:
 
 
 def refuse_uneven_arms(assembly: Assembly, arms: Sequence[TrainedModel], made: Node) -> None:
-    """Refuse a control that trained on more or fewer tokens than the student, as soon as its last phase is `made`.
+    """Refuse a control that trained on more or fewer tokens than the student, once the last phases of both are `made`.
 
     Raises:
         UsageError: they differ, and neither on-policy text nor early stopping explains it.
     """
-    control = next((arm for arm in arms if arm.arm == "control" and arm.nodes[-1] is made), None)
-    if control is None:
+    pair = [arm for name in ("student", "control") for arm in arms if (arm.arm, arm.seed) == (name, made.seed)]
+    last = [arm.nodes[-1] for arm in pair]
+    if len(pair) < 2 or made not in last or not all(node.exists for node in last):
         return
-    student = next(arm for arm in arms if (arm.arm, arm.seed) == ("student", made.seed))
+    student, control = pair
     early = min(student.share_of_steps(), control.share_of_steps()) < 1
     given, seen = (sum(report.tokens for report in arm.reports()) for arm in (control, student))
     if given != seen and not early and not (given > seen and on_policy_keys(assembly)):

@@ -1,0 +1,234 @@
+"""Make the stages of a run: in this process, or where the recipe's executor decides, several at a time.
+
+With an executor this process makes nothing itself. A stage is submitted once its inputs are complete, and submitted again if
+its process is lost. Stages that store answers of teachers share one SQLite file with the money spent: they are made by
+processes of this machine, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from kdtool._contract.executor import Executor, Submitted, Task
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.trainer import StepReport
+from kdtool._errors import ServiceError, StorageError, UsageError, cause_of
+from kdtool._run.build_graph import RunGraph
+from kdtool._run.context import Context
+from kdtool._run.executing.local_process import LocalProcess
+from kdtool._run.executing.task_files import TaskEvents, events_file, failure, write_request
+from kdtool._run.graph import Node
+from kdtool._store.atomic_files import make_private, write_beside
+from kdtool._store.layout import PLACES, TASKS
+
+Needs = Callable[[Context, RunInfo, RunGraph], Mapping[str, tuple[int, int]]]
+"""Returns the bytes of main memory and of a GPU's that each stage needs."""
+_ATTEMPTS = 5
+"""Processes that a stage may lose before the run ends."""
+_BETWEEN_LOOKS = 0.05
+"""Seconds between two looks at the tasks."""
+_PATIENCE = 60.0
+"""Seconds until an artefact of another machine must be visible, and for tasks to end after they were cancelled."""
+_TYPES: Mapping[str, TypeAdapter[Any]] = {"report": TypeAdapter(StepReport), "path": TypeAdapter(Path)}
+
+
+def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Generator[Node, None, None]:
+    """Make or reuse all stages, and yield each when it is there; nothing that depends on it has begun then."""
+    executors = context.assembly.of_kind("executor")
+    if not executors:
+        for node in run_graph.graph.nodes.values():
+            context.make(node)
+            yield node
+        return
+    if context.world > 1:
+        raise UsageError("an executor starts the processes of a run: leave out --gpus and torchrun, or `executor`")
+    executor = context.hooks.component(next(iter(executors)), Executor)
+    dispatch = _Dispatch(context, executor, cache(lambda: needs(context, context.info(), run_graph) if needs else {}))
+    try:
+        yield from dispatch.make(run_graph.graph.nodes)
+    finally:
+        dispatch.close()
+
+
+@dataclass
+class _Running:
+    """A submitted stage. `reused` is None until its process has logged the end of the stage."""
+
+    node: Node
+    handle: Submitted
+    events: TaskEvents
+    is_here: bool
+    attempts: int
+    place: Mapping[str, Any] | None = None
+    reused: bool | None = None
+    ended: float | None = None
+
+
+class _Dispatch:
+    def __init__(
+        self, context: Context, executor: Executor, memory: Callable[[], Mapping[str, tuple[int, int]]]
+    ) -> None:
+        self._context, self._executor, self._memory = context, executor, memory
+        self._running: list[_Running] = []
+        self._ending: list[Submitted] = []
+        self._folder = context.folder / TASKS
+        self._run = (context.leader or {})["id"]
+        shutil.rmtree(self._folder, ignore_errors=True)
+        make_private(self._folder)
+        recipe, store = context.assembly.recipe, context.store.root
+        write_request(context.folder, recipe, store, offline=context.offline, run=self._run)
+
+    def make(self, nodes: Mapping[str, Node]) -> Iterator[Node]:
+        waiting, done = [*nodes.values()], set[str]()
+        while waiting or self._running:
+            for node in [*waiting]:
+                if all(source.name in done for source in node.sources.values()) and self._begin(node):
+                    waiting.remove(node)
+                    if node.name in self._context.made:
+                        yield node
+                        done.add(node.name)
+            for running in [*self._running]:
+                if self._settle(running):
+                    yield running.node
+                    done.add(running.node.name)
+            time.sleep(_BETWEEN_LOOKS if self._running else 0)
+        order = list(nodes)
+        self._context.stages.sort(key=lambda stage: order.index(stage.name))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End what still runs, and wait for it."""
+        for running in self._running:
+            running.handle.cancel()
+            self._ending.append(running.handle)
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and not all(handle.done() for handle in self._ending):
+            time.sleep(_BETWEEN_LOOKS)
+        with suppress(OSError):
+            (self._folder / PLACES).unlink(missing_ok=True)
+
+    def _begin(self, node: Node) -> bool:
+        """Reuse or submit a stage; False if it must wait for another one that stores answers."""
+        if node.exists:
+            self._context.make(node)
+            return True
+        is_here = _stores_answers(self._context, node)
+        if is_here and any(running.is_here for running in self._running):
+            return False
+        self._submit(node, 0, is_here=is_here)
+        return True
+
+    def _submit(self, node: Node, attempts: int, *, is_here: bool) -> None:
+        memory, device = self._memory().get(node.name, (0, 0))
+        attempt = f"{self._run}-{attempts}"
+        task = Task(
+            node.name, node.title, self._context.folder, attempt, memory, device, divisible=node.join is not None
+        )
+        file = events_file(self._context.folder, node.name, attempt)
+        if is_here:
+            handle: Submitted = LocalProcess(task.command(), file.with_suffix(".log"))
+        else:
+            handle = self._executor.kdtool_submit(self._context.info(node), task)
+        self._running.append(_Running(node, handle, TaskEvents(file), is_here, attempts + 1))
+
+    def _settle(self, running: _Running) -> bool:
+        """Pass on events; return whether the stage is made. One that was lost is submitted again.
+
+        Raises:
+            KdtoolError: the stage failed, or was lost too often.
+        """
+        is_done = running.handle.done()  # before its last events are read
+        for line in running.events.new():
+            self._replay(running, line)
+        if running.node.exists and (is_done or running.reused is not None):
+            self._adopt(running)
+            return True
+        if is_done and running.reused is not None:
+            self._wait_until_visible(running)
+        elif is_done:
+            self._remove(running)
+            self._submit_again(running)
+        return False
+
+    def _replay(self, running: _Running, line: dict[str, Any]) -> None:
+        if "failed" in line:
+            raise failure(running.node.title, line)
+        if "hook" not in line:
+            running.place = line
+            self._show_places()
+            return
+        values = {
+            name: _TYPES[name].validate_python(value) if name in _TYPES else value
+            for name, value in line["values"].items()
+        }
+        running.reused = values["reused"] if line["hook"] == "kdtool_stage_end" else running.reused
+        if line["hook"] == "kdtool_message":
+            self._context.say(values["text"])
+        else:
+            getattr(self._context.hooks, line["hook"])(self._context.info(running.node), **values)
+
+    def _adopt(self, running: _Running) -> None:
+        """Record the artefact as `Context.make` does."""
+        context, node = self._context, running.node
+        artefact = node.where.find(*node.key)
+        if artefact is None:
+            raise StorageError(f"{node.path} was there and is gone: another process deleted it while this run used it")
+        if running.reused is None:  # killed between the artefact and its last event
+            context.hooks.kdtool_stage_end(context.info(node), artefact.seconds, reused=False)
+        artefact = replace(artefact, reused=bool(running.reused))
+        context.made[node.name] = artefact
+        context.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
+        self._remove(running)
+        self._ending = [handle for handle in (*self._ending, running.handle) if not handle.done()]
+
+    def _wait_until_visible(self, running: _Running) -> None:
+        running.ended = running.ended or time.monotonic()
+        if time.monotonic() - running.ended > _PATIENCE:
+            raise StorageError(
+                f"{running.node.title} was made, but {running.node.path} is not here; the run's folder and the store must "
+                "be on a file system that all machines share: choose such --out and --store, and run again"
+            )
+
+    def _submit_again(self, running: _Running) -> None:
+        title, reason = running.node.title, _reason(running.handle)
+        if running.attempts >= _ATTEMPTS:
+            raise ServiceError(
+                f"the process for {title} was lost {running.attempts} times, the last time because {reason}; mend the "
+                "cause, such as too little memory for the stage, and run the same command again"
+            )
+        self._context.say(f"{title}: its process was lost ({reason}); it is made again, from its last checkpoint")
+        self._submit(running.node, running.attempts, is_here=running.is_here)
+
+    def _remove(self, running: _Running) -> None:
+        self._running.remove(running)
+        self._show_places()
+
+    def _show_places(self) -> None:
+        places = [{"title": each.node.title, **each.place} for each in self._running if each.place]
+        write_beside(self._folder / PLACES, json.dumps(places))
+
+
+def _stores_answers(context: Context, node: Node) -> bool:
+    """Return whether answers of teachers are stored, and perhaps paid, while a stage is made."""
+    if node.kind == "text":
+        return bool(node.teachers)
+    keys = (getattr(context.assembly.shared[name], "answer_cache_key", None) for name in node.teachers)
+    return node.kind == "scores" and any(key is not None for key in keys)
+
+
+def _reason(handle: Submitted) -> str:
+    try:
+        handle.result()
+    except Exception as error:
+        return cause_of(error)
+    return "it ended without a result"

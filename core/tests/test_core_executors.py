@@ -1,0 +1,254 @@
+"""Executors: the same artefacts as without one, whatever happens to the processes that make them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from toy_recipe import TOY
+
+OWN = '''
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import kdtool
+import toy
+
+
+class Process:
+    """A command."""
+
+    def __init__(self, command, environment):
+        self._process = subprocess.Popen(command, env=environment)
+
+    def done(self):
+        return self._process.poll() is not None
+
+    def result(self):
+        if self._process.wait():
+            raise ChildProcessError(f"exit code {self._process.returncode}")
+
+    def cancel(self):
+        self._process.kill()
+
+
+def note(task):
+    """Note the task, with inputs that are not complete."""
+    nodes = json.loads((task.folder / "graph.json").read_text())
+    roots = {"run": task.folder, "store": Path(nodes["store"])}
+    inputs = [nodes["nodes"][name] for name in nodes["nodes"][task.name]["inputs"].values()]
+    missing = [node["path"] for node in inputs if not (roots[node["in"]] / node["path"] / "manifest.json").is_file()]
+    with open("submitted.jsonl", "a") as file:
+        file.write(json.dumps([task.name, task.attempt, task.memory, missing]) + "\\n")
+
+
+class Pool(kdtool.Executor):
+    """Makes all stages in one process, which opens the run once."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+    def kdtool_submit(self, run, task):
+        note(task)
+        return self._pool.submit(task.make)
+
+    def kdtool_close(self):
+        self._pool.shutdown()
+
+
+class Processes(kdtool.Executor):
+    """Starts a process for every stage."""
+
+    class Config(kdtool.Config):
+        kills: int = 0
+        """Attempts of each training that die, the first one after step 2, each of the others one step later."""
+
+    def kdtool_submit(self, run, task):
+        note(task)
+        number = int(task.attempt.rpartition("-")[2])
+        dies = {"TOY_DIE_AT": f"{run.arm}:{number + 2}"} if number < self.config.kills else {}
+        return Process(task.command(), {**os.environ, **dies})
+
+
+class Failing(toy.Trainer):
+    """Cannot train the control."""
+
+    def kdtool_train(self, run, phase, student):
+        if run.arm == "control":
+            raise kdtool.BudgetError("limit of 3 dollars exceeded; raise the limit")
+        return super().kdtool_train(run, phase, student)
+
+
+class Broken(toy.Trainer):
+    """Has a bug."""
+
+    def kdtool_train(self, run, phase, student):
+        return {}["nothing"]
+
+
+class Asked(toy.Scholar):
+    """A service."""
+
+    answer_cache_key = {"model": "scholar"}
+'''
+
+
+@pytest.fixture
+def own(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The toy recipe without the control at equal time, whose steps depend on the clock, and an executor."""
+    sources = f"import sys\nsys.path.insert(0, {str(TOY.parent)!r})\n{OWN}"
+    (tmp_path / "own.py").write_text(sources, encoding="utf-8")
+    return {**recipe, "control": "tokens", "executor": {"use": "./own.py:Pool"}}
+
+
+def submitted() -> list[list[Any]]:
+    return [json.loads(line) for line in Path("submitted.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def contents(*roots: Path) -> dict[str, str]:
+    """Return the digest of each file of all artefacts, by its path."""
+    found: dict[str, str] = {}
+    for root in roots:
+        for manifest in root.glob("*/*/manifest.json"):
+            files = json.loads(manifest.read_bytes())["files"]
+            place = manifest.parent.relative_to(root).as_posix()
+            found |= {f"{place}/{name}": entry["sha256"] for name, entry in files.items()}
+    return found
+
+
+def compared(own: Mapping[str, Any], tmp_path: Path) -> tuple[kdtool.Results, kdtool.Results]:
+    """Run the recipe with and without the executor, in stores of their own, and compare all artefacts."""
+    by_one = kdtool.run({**own, "executor": False}, out="one", store="one-store")
+    by_many = kdtool.run(own, out="many", store="many-store")
+    expected = contents(tmp_path / "one" / "toy", tmp_path / "one-store")
+    assert len(expected) > 15
+    assert contents(tmp_path / "many" / "toy", tmp_path / "many-store") == expected
+    return by_one, by_many
+
+
+def test_the_artefacts_and_results_are_those_of_a_run_without_one(own: dict[str, Any], tmp_path: Path) -> None:
+    by_one, by_many = compared(own, tmp_path)
+    plain = [[(stage.name, stage.fingerprint, stage.reused) for stage in each.stages] for each in (by_one, by_many)]
+    assert plain[0] == plain[1]
+    assert by_one.measurements != ()
+    assert [one.value for one in by_one.measurements] == [one.value for one in by_many.measurements]
+    names = [name for name, *_ in submitted()]
+    assert sorted(names) == sorted({stage.name for stage in by_many.stages}), "each once, and none in this process"
+    assert [missing for *_, missing in submitted() if missing] == [], "submitted before its inputs are complete"
+    assert not (tmp_path / "many" / "toy" / "tasks").exists()
+
+
+def test_a_second_run_submits_nothing(own: dict[str, Any], tmp_path: Path) -> None:
+    kdtool.run(own)
+    first = submitted()
+    results = kdtool.run(own)
+    assert submitted() == first
+    assert all(stage.reused for stage in results.stages)
+    plan = kdtool.plan({**own, "executor": False})
+    assert {stage.action for stage in plan} == {"reuse"}, "an executor is in no fingerprint"
+
+
+def test_stages_whose_processes_die_are_made_again_from_their_checkpoints(own: dict[str, Any], tmp_path: Path) -> None:
+    own |= {"seeds": [0], "executor": {"use": "./own.py:Processes", "kills": 2}}
+    compared(own, tmp_path)
+    trained = [name for name, *_ in submitted() if name.startswith("phases/")]
+    assert {trained.count(name) for name in trained} == {3}
+    events = [json.loads(line) for line in (tmp_path / "many" / "toy" / "events.jsonl").read_text().splitlines()]
+    steps = [event["report"]["step"] for event in events if (event["event"], event["seed"]) == ("step_end", 0)]
+    assert sorted(steps) == [1, 1, 2, 2, 3, 3, 4, 4], "a step was made twice"
+    ends = [(event["stage"], event["label"]) for event in events if event["event"] == "stage_end"]
+    assert len(ends) == len(set(ends))
+    lost = [event["text"] for event in events if event["event"] == "message" and "was lost" in event["text"]]
+    assert len(lost) == 4
+    assert "exit code 9" in lost[0]
+
+
+def test_a_stage_that_is_lost_too_often_ends_the_run(own: dict[str, Any]) -> None:
+    own |= {"seeds": [0], "control": False, "executor": {"use": "./own.py:Processes", "kills": 100}}
+    own["train"]["steps"] = 20
+    with pytest.raises(
+        kdtool.ServiceError, match=r"was lost 5 times, the last time because ChildProcessError: exit code 9"
+    ):
+        kdtool.run(own)
+
+
+def test_the_reason_of_a_failure_reaches_the_user(own: dict[str, Any]) -> None:
+    own["trainer"] = {"use": "./own.py:Failing"}
+    with pytest.raises(kdtool.BudgetError, match="limit of 3 dollars exceeded; raise the limit") as raised:
+        kdtool.run(own)
+    assert "kdtool_train" in str(raised.value.__cause__), "the traceback of the process that failed"
+
+
+def test_a_bug_in_a_plugin_is_reported_with_its_stage(own: dict[str, Any]) -> None:
+    own["trainer"] = {"use": "./own.py:Broken"}
+    with pytest.raises(
+        kdtool.KdtoolError, match=r"training of \w+, seed \d failed: trainer 'trainer' .*KeyError: 'nothing'"
+    ):
+        kdtool.run(own)
+
+
+def test_a_process_that_would_make_something_else_is_refused(own: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n" * 9, encoding="utf-8")
+    own["corpus"] = {"use": f"{TOY}:Lines", "file": str(tmp_path / "lines.txt")}
+    own["executor"] = {"use": "./changing.py:Changing"}
+    changing = "from own import *\nclass Changing(Pool):\n    def kdtool_submit(self, run, task):\n"
+    changing += "        with open('lines.txt', 'a') as file:\n            file.write('more\\n')\n"
+    changing += "        return super().kdtool_submit(run, task)\n"
+    (tmp_path / "changing.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{changing}", encoding="utf-8"
+    )
+    with pytest.raises(
+        kdtool.UsageError, match=r"a worker would not make the same text .*content of corpus Lines changed"
+    ):
+        kdtool.run(own)
+
+
+def test_stages_that_store_answers_stay_on_this_machine(own: dict[str, Any]) -> None:
+    own["teacher"] = {"use": "./own.py:Asked"}
+    own["corpus"] = {"use": f"{TOY}:Sayings"}
+    results = kdtool.run(own)
+    here = {stage.name for stage in results.stages} - {name for name, *_ in submitted()}
+    assert here == {"text", "scores/nats-teacher"}
+    assert len({stage.name for stage in results.stages}) == len(results.stages)
+
+
+def test_processes_of_torchrun_do_not_submit(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(kdtool.UsageError, match="leave out --gpus and torchrun, or `executor`"):
+        kdtool.run(own)
+
+
+def test_a_remote_store_is_refused_before_anything_is_made(
+    own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDTOOL_STORE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(kdtool.UsageError, match=r"--store s3://bucket/x is a remote store, .* or leave out `executor`"):
+        kdtool.run(own, out="many", store="s3://bucket/x")
+    assert not (tmp_path / "many").exists()
+    assert not (tmp_path / "submitted.jsonl").exists()
+
+
+def test_a_reference_is_measured_by_workers_too(own: dict[str, Any], tmp_path: Path) -> None:
+    own |= {"seeds": [0], "control": False, "reference": own["teacher"]}
+    by_one, by_many = compared(own, tmp_path)
+    assert "reference" in {subject.role for subject in by_many.subjects}
+    assert [subject.name for subject in by_one.subjects] == [subject.name for subject in by_many.subjects]
+
+
+def test_a_task_says_how_it_is_started(tmp_path: Path) -> None:
+    task = kdtool.Task("text", "text", tmp_path, "a-0")
+    assert task.command()[1:] == ["-m", "kdtool._run.executing.worker", str(tmp_path), "text", "a-0"]
+    assert task.command(4)[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    assert task.command(4)[6:] == task.command()[1:]
+    assert Path(task.command()[0]).exists()

@@ -1,0 +1,137 @@
+"""The executor `ray`: submits each stage as a task of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import kdtool
+from kdtool import Field
+
+__all__ = ["RayExecutor"]
+
+_WITHOUT_MODELS = ("text", "rows")
+"""Kinds of stages that never compute with a model."""
+_CONNECT_SECONDS = 10.0
+
+
+class RayExecutor(kdtool.Executor):
+    """Makes stages side by side on a Ray cluster (Moritz et al. 2018, arXiv 1712.05889)."""
+
+    class Config(kdtool.Config):
+        """The cluster, and what each stage gets of it."""
+
+        address: str = "auto"
+        """Address of the cluster: "auto" for the one that runs on this machine, HOST:PORT for another one, "local" to start
+        one on this machine for the run."""
+        cores: int = Field(1, ge=1, le=1024)
+        """CPU cores, and so threads, of each process. Results depend on the number of threads, up to rounding."""
+        gpus: float | None = Field(None, ge=0, le=1)
+        """GPUs of each process that computes with a model; by default 1 if the cluster has any, else 0."""
+        processes: int = Field(1, ge=1, le=64)
+        """Processes that record or train together on one machine, started by torchrun."""
+        reserve_memory: bool = True
+        """Reserve the main memory that `kdtool check` estimates for each stage."""
+        logs: bool = True
+        """Show the output of workers in the terminal."""
+        variables: tuple[str, ...] = ("HF_HOME", "HF_HUB_OFFLINE")
+        """Environment variables of this process that workers get, if they are set."""
+
+    config: Config
+
+    def kdtool_submit(self, run: kdtool.RunInfo, task: kdtool.Task) -> kdtool.Submitted:
+        from kdtool_executor_ray._tasks import make
+
+        options = self._options(task)
+        self._warn_if_impossible(run, task, options)
+        processes = self.config.processes if task.divisible else 1
+        reference = self._ray.remote(make).options(**options).remote(task, processes, self.config.cores)
+        return _Submitted(self._ray, reference)
+
+    def kdtool_close(self) -> None:
+        """Leave the cluster; one that was started for the run ends."""
+        if "_ray" in vars(self):
+            self._ray.shutdown()
+            del self._ray
+
+    @cached_property
+    def _ray(self) -> Any:
+        """Ray, connected to the cluster.
+
+        Raises:
+            ServiceError: there is no cluster at the address, or it uses another token than this process.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        address = self.config.address
+        variables = {name: os.environ[name] for name in self.config.variables if name in os.environ}
+        try:
+            _knock(address)
+            ray.init(
+                address=address,
+                log_to_driver=self.config.logs,
+                logging_level="ERROR",
+                ignore_reinit_error=True,
+                runtime_env={"env_vars": variables} if variables else None,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            text = str(error).strip().partition("\n")[0]
+            raise kdtool.ServiceError(
+                f"executor.address {address!r}: no Ray cluster answers ({text}); start one with "
+                "`ray start --head`, or set `executor.address: local`; if the cluster uses a token, set RAY_AUTH_MODE=token "
+                "and copy ~/.ray/auth_token from its head"
+            ) from error
+        return ray
+
+    def _options(self, task: kdtool.Task) -> dict[str, Any]:
+        """Return the resources of a task, all on one machine, as Ray names them."""
+        processes, gpus = self.config.processes if task.divisible else 1, self.config.gpus
+        if gpus is None:
+            gpus = float(self._ray.cluster_resources().get("GPU", 0) > 0)
+        if task.name.partition("/")[0] in _WITHOUT_MODELS:
+            gpus = 0.0
+        options = {"num_cpus": processes * self.config.cores, "num_gpus": processes * gpus}
+        if self.config.reserve_memory and task.memory:
+            options["memory"] = processes * task.memory
+        return {**options, "name": task.title, "max_retries": 0}
+
+    def _warn_if_impossible(self, run: kdtool.RunInfo, task: kdtool.Task, options: dict[str, Any]) -> None:
+        """Show a line if no machine of the cluster is large enough; one that joins later may be."""
+        wanted = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(machine.get(name, 0) >= count for name, count in wanted.items()) for machine in machines):
+            needs = f"{wanted['CPU']} cores, {wanted['GPU']:g} GPUs and {wanted['memory'] / 1e9:.1f} GB"
+            run.say(
+                f"{task.title} waits for a machine with {needs}, which the Ray cluster does not have; start one with "
+                "`ray start`, or set `executor.cores`, `gpus`, `processes` or `reserve_memory`"
+            )
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT: Ray itself tries for many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """A task of Ray."""
+
+    ray: Any
+    reference: Any
+
+    def done(self) -> bool:
+        ready, _ = self.ray.wait([self.reference], timeout=0)
+        return bool(ready)
+
+    def result(self) -> object:
+        return self.ray.get(self.reference)
+
+    def cancel(self) -> None:
+        self.ray.cancel(self.reference, force=True)

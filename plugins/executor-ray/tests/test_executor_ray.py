@@ -1,0 +1,76 @@
+"""The executor `ray`: what kdtool asks of every executor, on a cluster of two nodes of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from kdtool_executor_ray import RayExecutor
+from kdtool_testing import ExecutorConformance, make_run
+
+pytestmark = pytest.mark.slow
+
+_spec = importlib.util.spec_from_file_location("ray_cluster", Path(__file__).with_name("ray_cluster.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_ray_cluster = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_ray_cluster)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _ray_cluster.ray_cluster(Path(folder)) as found:
+        yield found
+
+
+class TestRayExecutor(ExecutorConformance):
+    component = RayExecutor
+    entry_point = "ray"
+    cluster: ClassVar[str] = ""
+
+    @pytest.fixture(autouse=True)
+    def _at(self, address: str) -> None:
+        type(self).cluster = address
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        return {"address": self.cluster}
+
+
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+    executor = RayExecutor(RayExecutor.Config.model_validate({"address": "127.0.0.1:1"}))
+    with pytest.raises(kdtool.ServiceError, match=r"no Ray cluster answers .* start one with `ray start --head`"):
+        executor.kdtool_submit(make_run(tmp_path), kdtool.Task("text", "text", tmp_path))
+    executor.kdtool_close()
+
+
+def test_a_cluster_with_another_token_is_refused(address: str, tmp_path: Path) -> None:
+    script = "import sys, kdtool; from pathlib import Path; from kdtool_testing import make_run\n"
+    script += (
+        "from kdtool_executor_ray import RayExecutor as R\nr = R(R.Config.model_validate({'address': sys.argv[1]}))\n"
+    )
+    script += "r.kdtool_submit(make_run(Path(sys.argv[2])), kdtool.Task('text', 'text', Path(sys.argv[2])))"
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+    command = [sys.executable, "-c", script, address, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode
+    assert "set RAY_AUTH_MODE=token and copy ~/.ray/auth_token" in ended.stderr
+
+
+def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, gpus=0.5))
+    options = executor._options(kdtool.Task("phases/x", "training of x", tmp_path, memory=10**9, divisible=True))
+    assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (32, 2.0, 4 * 10**9)
+    options = executor._options(kdtool.Task("rows", "tokenised rows", tmp_path, memory=10**9))
+    assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (8, 0.0, 10**9)
+    executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), options)
+    assert lines[0].startswith("rows waits for a machine with 8 cores, 0 GPUs and 1.0 GB")
+    executor.kdtool_close()
