@@ -25,13 +25,13 @@ from kdtool_transformers._infilling import Infilling as Infilling
 from kdtool_transformers._infilling import held_back as held_back
 from kdtool_transformers._infilling import infilling_by as infilling_by
 from kdtool_transformers._infilling import trim_suffix as trim_suffix
+from kdtool_transformers._layers import decoder_layers as decoder_layers
+from kdtool_transformers._layers import layers_among as layers_among
 from kdtool_transformers._located import LocatedWeights as LocatedWeights
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel
-from kdtool_transformers._model import decoder_layers as decoder_layers
 from kdtool_transformers._model import facts_of as facts_of
 from kdtool_transformers._model import has_document_attention as has_document_attention
-from kdtool_transformers._model import layers_among as layers_among
 from kdtool_transformers._model import no_progress_bar as no_progress_bar
 from kdtool_transformers._model import require_separate_documents as require_separate_documents
 from kdtool_transformers._open import open_config as open_config

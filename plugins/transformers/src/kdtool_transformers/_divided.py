@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from kdtool_transformers._headers import weight_files
-from kdtool_transformers._model import decoder_layers
+from kdtool_transformers._layers import decoder_layers
 
 __all__ = ["divide_layers", "divided_bytes", "processes", "read_divided"]
 

@@ -22,16 +22,15 @@ from transformers.utils import logging
 
 from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
+from kdtool_transformers._layers import layer_outputs
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
     "ORIGIN_FILE",
     "TransformersFacts",
     "TransformersModel",
-    "decoder_layers",
     "facts_of",
     "has_document_attention",
-    "layers_among",
     "no_progress_bar",
     "require_separate_documents",
     "use_document_attention",
@@ -118,7 +117,7 @@ class TransformersModel(CausalModel):
         maps = frozenset(want.layers if "attentions" in want.kinds else ())
         projecting = frozenset(want.layers if "projections" in want.kinds else ())
         documents = Documents(batch.positions, batch.document, maps, projecting)
-        with _capture(causal, layers) as states:
+        with layer_outputs(causal, layers) as states:
             positions = batch.positions.masked_fill(padding, 0)
             last, routing = _final_states(causal, batch.input_ids, positions, documents, want.routing)
         attentions, projections = documents.stop_collecting()
@@ -271,26 +270,6 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def decoder_layers(causal: Any) -> nn.ModuleList:
-    """Return the decoder layers of a causal LM, under any name."""
-    count = causal.config.get_text_config().num_hidden_layers
-    layers = layers_among(causal.base_model, count)
-    if layers is None:
-        raise kdtool.PluginError(
-            f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
-        )
-    return layers
-
-
-def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
-    """Return the first list of `count` modules inside a model, which are its layers; None if there is none."""
-    for module in model.modules():
-        for child in module.children():
-            if isinstance(child, nn.ModuleList) and len(child) == count:
-                return child
-    return None
-
-
 def _values(parameter: nn.Parameter) -> int:
     packed = getattr(parameter, "quant_state", None)  # bitsandbytes keeps two values in a byte
     return parameter.numel() if packed is None else int(packed.shape.numel())
@@ -335,26 +314,6 @@ def _final_states(
             **({"output_router_logits": True} if routing else {}),
         )
     return outputs.last_hidden_state, tuple(outputs.router_logits) if routing else ()
-
-
-@contextmanager
-def _capture(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the outputs of decoder layers while the block runs: other passes have no hooks and no cost."""
-    states: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            states[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    modules = decoder_layers(causal) if layers else ()
-    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
-        yield states
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _refuse_cut_gradients(collected: Sequence[Tensor]) -> None:
