@@ -153,6 +153,7 @@ class Page:
             ("docker", "build"): _docker_build,
             ("docker", "run"): self._docker_run,
             ("docker", "volume", "create"): lambda _, __: None,
+            ("ray",): _ray,
             ("export",): lambda _, __: None,
             ("cd",): self._cd,
             ("pytest",): lambda _, __: None,  # of a package that is not installed; tox runs it in its own environment
@@ -247,6 +248,12 @@ def _docker_build(words: list[str], _: list[str]) -> None:
     options, arguments = dict(pairs), [value for name, value in pairs if name == "--build-arg"]
     declared = re.findall(r"^ARG (\w+)", (ROOT / options["--file"]).read_text(encoding="utf-8"), re.MULTILINE)
     assert {argument.partition("=")[0] for argument in arguments} <= {*declared}, f"unknown arguments in {arguments}"
+
+
+def _ray(words: list[str], _: list[str]) -> None:
+    from ray.scripts.scripts import cli as ray
+
+    _parse(ray, words)
 
 
 def _module(words: list[str], _: list[str]) -> None:
