@@ -15,6 +15,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import statistics
 import subprocess
@@ -26,10 +27,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "plugins/executor-ray/tests"), str(ROOT / "core/tests")]
-from ray_cluster import ray_cluster  # noqa: E402 - it belongs to the tests of the plugin
-from toy_recipe import toy_recipe  # noqa: E402
-
+ray_cluster = runpy.run_path(str(ROOT / "plugins/executor-ray/tests/ray_cluster.py"))["ray_cluster"]
+toy_recipe = runpy.run_path(str(ROOT / "core/tests/toy_recipe.py"))["toy_recipe"]
 RECIPE = ROOT / "recipes/quickstart-seeds.yaml"
 SETTINGS = (
     *("control.match=[tokens]", "control.self=true", "exporters=[]", "evaluators.efficiency=false"),

@@ -14,6 +14,7 @@ from kdtool._plugins.hook_specs import SPECS
 from kdtool._plugins.hooks import ComponentHooks
 
 OWN = '''
+from concurrent.futures import Future
 from pathlib import Path
 
 import kdtool
@@ -62,6 +63,15 @@ class Once(kdtool.Tracker):
         if not Path("stopped").exists():
             Path("stopped").touch()
             raise KeyboardInterrupt
+
+
+class Here(kdtool.Executor):
+    """Makes each stage at once, in this process."""
+
+    def kdtool_submit(self, run, task):
+        made = Future()
+        made.set_result(task.make())
+        return made
 
 
 class Noted(kdtool.Transform):
@@ -134,7 +144,8 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     kdtool.check(recipe)
     with pytest.raises(KeyboardInterrupt):
         kdtool.run(recipe)
-    results = kdtool.run(recipe)
+    kdtool.run(recipe)
+    results = kdtool.run({**recipe, "seeds": [1], "executor": {"use": "./own.py:Here"}})
     assert results.data["accounts"] == {"filters.short": {"rejected": {"long": 1}}}
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
     assert sorted(called) == sorted(DECLARED)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,16 +18,12 @@ from kdtool_testing import ExecutorConformance, make_run
 
 pytestmark = pytest.mark.slow
 
-_spec = importlib.util.spec_from_file_location("ray_cluster", Path(__file__).with_name("ray_cluster.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_ray_cluster = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_ray_cluster)
+ray_cluster = runpy.run_path(str(Path(__file__).with_name("ray_cluster.py")))["ray_cluster"]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _ray_cluster.ray_cluster(Path(folder)) as found:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ray_cluster(Path(folder)) as found:
         yield found
 
 
