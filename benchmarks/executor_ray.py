@@ -37,7 +37,7 @@ SETTINGS = (
 
 
 def start(folder: Path, recipe: Path, settings: tuple[str, ...], address: str | None) -> subprocess.Popen[bytes]:
-    """Start a run in a folder and a store of its own, on the cluster at `address` if there is one."""
+    """Start a run with an own folder and store, on the cluster at `address` if one is given."""
     if address:
         settings = (*settings, "executor.use=ray", f"executor.address={address}", "executor.logs=false")
     command = [sys.executable, "-m", "kdtool", "run", str(recipe), "--out", str(folder), "--store", f"{folder}-store"]
@@ -101,12 +101,14 @@ def kills(folder: Path, steps: int, count: int, seed: int) -> None:
     killed, head_at = Counter[str](), rng.randrange(count // 4, count)
     while True:
         with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short)) as address:
-            process = start(many, RECIPE, settings, address)
+            process, before = start(many, RECIPE, settings, address), head_at
             head_at = kill_while(process, many, rng, killed, count, head_at, short)
             code = process.wait()
         print(f"the run ended with exit code {code} after {killed.total()} kills", flush=True)
         if code == 0:
             break
+        if head_at == before:  # it failed although its cluster lived
+            raise SystemExit(many.with_suffix(".log").read_text(encoding="utf-8"))
     print("kills by stage:", dict(killed))
     report_equal(one, many)
     made = Counter((event["stage"], event["label"]) for event in ended_stages(many) if not event["reused"])
