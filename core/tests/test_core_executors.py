@@ -127,7 +127,7 @@ def contents(*roots: Path) -> dict[str, str]:
 
 
 def compared(own: Mapping[str, Any], tmp_path: Path) -> tuple[kdtool.Results, kdtool.Results]:
-    """Run the recipe with and without the executor, in stores of their own, and compare all artefacts."""
+    """Run the recipe with and without the executor, in two stores, and compare all artefacts."""
     by_one = kdtool.run({**own, "executor": False}, out="one", store="one-store")
     by_many = kdtool.run(own, out="many", store="many-store")
     expected = contents(tmp_path / "one" / "toy", tmp_path / "one-store")

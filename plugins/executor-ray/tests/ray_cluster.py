@@ -23,7 +23,7 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "240",
 def ray_cluster(folder: Path, nodes: int = 2, cores: int = 1) -> Iterator[str]:
     """Yield the address of a cluster; at the end its processes are gone. `folder` is short: sockets are in it.
 
-    Only processes with the environment of this one can use it: each cluster has a token of its own.
+    Only processes with the environment of this one can use it: each cluster has a new token.
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     port, processes = _free_port(), list[subprocess.Popen[bytes]]()

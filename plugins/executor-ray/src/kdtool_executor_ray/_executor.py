@@ -62,7 +62,7 @@ class RayExecutor(kdtool.Executor):
         """Ray, connected to the cluster.
 
         Raises:
-            ServiceError: there is no cluster at the address, or it uses another token than this process.
+            ServiceError: no cluster answers at the address, or it uses another token than this process.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -80,7 +80,7 @@ class RayExecutor(kdtool.Executor):
                 runtime_env={"env_vars": variables} if variables else None,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            text = str(error).strip().partition("\n")[0]
+            text = str(error).strip().partition("\n")[0].rstrip(".")
             raise kdtool.ServiceError(
                 f"executor.address {address!r}: no Ray cluster answers ({text}); start one with "
                 "`ray start --head`, or set `executor.address: local`; if the cluster uses a token, set RAY_AUTH_MODE=token "
@@ -116,7 +116,7 @@ def _knock(address: str) -> None:
     """Raise OSError if nothing listens at HOST:PORT: Ray itself tries for many minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 @dataclass(frozen=True)

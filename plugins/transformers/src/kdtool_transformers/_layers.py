@@ -34,7 +34,7 @@ def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
 
 @contextmanager
 def layer_outputs(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the outputs of decoder layers while the block runs: other passes have no hooks and no cost."""
+    """Collect the outputs of decoder layers while the block runs; other passes run without hooks."""
     states: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:

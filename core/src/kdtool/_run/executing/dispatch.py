@@ -206,7 +206,9 @@ class _Dispatch:
                 f"the process for {title} was lost {running.attempts} times, the last time because {reason}; mend the "
                 "cause, such as too little memory for the stage, and run the same command again"
             )
-        self._context.say(f"{title}: its process was lost ({reason}); it is made again, from its last checkpoint")
+        self._context.say(
+            f"{title}: its process was lost ({reason}); it is submitted again, and resumes if it has a checkpoint"
+        )
         self._submit(running.node, running.attempts, is_here=running.is_here)
 
     def _remove(self, running: _Running) -> None:
