@@ -251,4 +251,7 @@ def test_a_task_says_how_it_is_started(tmp_path: Path) -> None:
     assert task.command()[1:] == ["-m", "kdtool._run.executing.worker", str(tmp_path), "text", "a-0"]
     assert task.command(4)[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     assert task.command(4)[6:] == task.command()[1:]
+    several = task.command(4, machines=2, machine=1, main="[fd00::1]:2900")
+    assert several[3:11] == ["--nnodes", "2", "--node-rank", "1", "--master-addr", "fd00::1", "--master-port", "2900"]
+    assert several[11:] == task.command(4)[4:]
     assert Path(task.command()[0]).exists()

@@ -69,4 +69,8 @@ def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (8, 0.0, 10**9)
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), options)
     assert lines[0].startswith("rows waits for a machine with 8 cores, 0 GPUs and 1.0 GB")
+    small = {"num_cpus": 1, "num_gpus": 0}
+    executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 2)
+    executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 3)
+    assert [line[:52] for line in lines[1:]] == ["rows waits for 3 machines, each with 1 cores, 0 GPUs"]
     executor.kdtool_close()

@@ -26,7 +26,7 @@ class Task:
         attempt: distinguishes the processes in which the stage was begun.
         memory: bytes of main memory that it needs, by the estimate of `kdtool check`; 0 if unknown.
         device_memory: the same of a GPU; 0 if it needs none, or an unknown amount.
-        divisible: whether several processes of torchrun can make it together.
+        divisible: whether several processes of torchrun, on one or more machines, can make it together.
         module: the module that makes it.
     """
 
@@ -39,11 +39,25 @@ class Task:
     divisible: bool = False
     module: str = "kdtool._run.executing.worker"
 
-    def command(self, processes: int = 1) -> list[str]:
-        """Return the command that makes the stage and ends with exit code 0; with more `processes` it starts torchrun."""
-        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-        start = torchrun if processes > 1 else []
-        return [sys.executable, "-m", *start, self.module, str(self.folder), self.name, self.attempt]
+    def command(self, processes: int = 1, machines: int = 1, machine: int = 0, main: str = "") -> list[str]:
+        """Return the command that makes the stage and ends with exit code 0.
+
+        Args:
+            processes: how many make a divisible stage together on each machine; more than one are started by torchrun.
+            machines: how many machines make it together. Each runs the command with its number.
+            machine: the number of this machine, from 0.
+            main: HOST:PORT of a free port of machine 0, if there are several machines.
+        """
+        torchrun: list[str] = []
+        if machines > 1:
+            host, _, port = main.rpartition(":")
+            torchrun = ["--nnodes", str(machines), "--node-rank", str(machine)]
+            torchrun += ["--master-addr", host.strip("[]"), "--master-port", port]
+        elif processes > 1:
+            torchrun = ["--standalone"]
+        if torchrun:
+            torchrun = ["torch.distributed.run", *torchrun, "--nproc-per-node", str(processes), "-m"]
+        return [sys.executable, "-m", *torchrun, self.module, str(self.folder), self.name, self.attempt]
 
     def make(self) -> None:
         """Make the stage in this process, without its trackers: one at a time, in the main thread.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +31,9 @@ class RayExecutor(kdtool.Executor):
         gpus: float | None = Field(None, ge=0, le=1)
         """GPUs of each process that computes with a model; by default 1 if the cluster has any, else 0."""
         processes: int = Field(1, ge=1, le=64)
-        """Processes that record or train together on one machine, started by torchrun."""
+        """Processes on each machine that record or train together, started by torchrun."""
+        machines: int = Field(1, ge=1, le=64)
+        """Machines that record or train together. They begin when each has the resources of its processes free."""
         reserve_memory: bool = True
         """Reserve the main memory that `kdtool check` estimates for each stage."""
         logs: bool = True
@@ -43,13 +44,14 @@ class RayExecutor(kdtool.Executor):
     config: Config
 
     def kdtool_submit(self, run: kdtool.RunInfo, task: kdtool.Task) -> kdtool.Submitted:
-        from kdtool_executor_ray._tasks import make
+        from kdtool_executor_ray._submitted import on_machines, on_one_machine
 
-        options = self._options(task)
-        self._warn_if_impossible(run, task, options)
-        processes = self.config.processes if task.divisible else 1
-        reference = self._ray.remote(make).options(**options).remote(task, processes, self.config.cores)
-        return _Submitted(self._ray, reference)
+        options, cores = self._options(task), self.config.cores
+        processes, machines = (self.config.processes, self.config.machines) if task.divisible else (1, 1)
+        self._warn_if_impossible(run, task, options, machines)
+        if machines > 1:
+            return on_machines(self._ray, task, options, machines=machines, processes=processes, cores=cores)
+        return on_one_machine(self._ray, task, options, processes=processes, cores=cores)
 
     def kdtool_close(self) -> None:
         """Leave the cluster; one that was started for the run ends."""
@@ -89,7 +91,7 @@ class RayExecutor(kdtool.Executor):
         return ray
 
     def _options(self, task: kdtool.Task) -> dict[str, Any]:
-        """Return the resources of a task, all on one machine, as Ray names them."""
+        """Return the resources of a task on each of its machines, as Ray names them."""
         processes, gpus = self.config.processes if task.divisible else 1, self.config.gpus
         if gpus is None:
             gpus = float(self._ray.cluster_resources().get("GPU", 0) > 0)
@@ -100,15 +102,19 @@ class RayExecutor(kdtool.Executor):
             options["memory"] = processes * task.memory
         return {**options, "name": task.title, "max_retries": 0}
 
-    def _warn_if_impossible(self, run: kdtool.RunInfo, task: kdtool.Task, options: dict[str, Any]) -> None:
-        """Show a line if no machine of the cluster is large enough; one that joins later may be."""
+    def _warn_if_impossible(
+        self, run: kdtool.RunInfo, task: kdtool.Task, options: dict[str, Any], machines: int = 1
+    ) -> None:
+        """Show a line if the cluster has too few machines that are large enough; one that joins later may be."""
         wanted = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(all(machine.get(name, 0) >= count for name, count in wanted.items()) for machine in machines):
+        there = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        large = [machine for machine in there if all(machine.get(name, 0) >= n for name, n in wanted.items())]
+        if len(large) < machines:
             needs = f"{wanted['CPU']} cores, {wanted['GPU']:g} GPUs and {wanted['memory'] / 1e9:.1f} GB"
+            which = "a machine" if machines == 1 else f"{machines} machines, each"
             run.say(
-                f"{task.title} waits for a machine with {needs}, which the Ray cluster does not have; start one with "
-                "`ray start`, or set `executor.cores`, `gpus`, `processes` or `reserve_memory`"
+                f"{task.title} waits for {which} with {needs}, which the Ray cluster does not have; start one with "
+                "`ray start`, or set `executor.cores`, `gpus`, `processes`, `machines` or `reserve_memory`"
             )
 
 
@@ -117,21 +123,3 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-
-
-@dataclass(frozen=True)
-class _Submitted:
-    """A task of Ray."""
-
-    ray: Any
-    reference: Any
-
-    def done(self) -> bool:
-        ready, _ = self.ray.wait([self.reference], timeout=0)
-        return bool(ready)
-
-    def result(self) -> object:
-        return self.ray.get(self.reference)
-
-    def cancel(self) -> None:
-        self.ray.cancel(self.reference, force=True)

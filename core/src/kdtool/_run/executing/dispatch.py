@@ -101,6 +101,7 @@ class _Dispatch:
                 if self._settle(running):
                     yield running.node
                     done.add(running.node.name)
+            self._ending = [handle for handle in self._ending if not handle.done()]
             time.sleep(_BETWEEN_LOOKS if self._running else 0)
         order = list(nodes)
         self._context.stages.sort(key=lambda stage: order.index(stage.name))
@@ -189,7 +190,7 @@ class _Dispatch:
         context.made[node.name] = artefact
         context.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         self._remove(running)
-        self._ending = [handle for handle in (*self._ending, running.handle) if not handle.done()]
+        self._ending.append(running.handle)
 
     def _wait_until_visible(self, running: _Running) -> None:
         running.ended = running.ended or time.monotonic()

@@ -1,0 +1,83 @@
+"""Two machines of a Ray cluster that train together: the bits of torchrun, also after one of them lost its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")]
+
+ROOT = Path(__file__).resolve().parents[1]
+ray_cluster = runpy.run_path(str(ROOT / "plugins/executor-ray/tests/ray_cluster.py"))["ray_cluster"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(recipe: dict[str, Any], folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a run whose folder, store and output are below `folder`."""
+    folder.mkdir()
+    file = folder / "recipe.json"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "kdtool", "run", str(file), "--out", str(folder), "--store", str(folder / "store")]
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(
+            [*command, *options], stdout=log, stderr=subprocess.STDOUT, text=True, env={**os.environ, **ENVIRONMENT}
+        )
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> dict[str, str]:
+    """Wait for the end of a run, and return the digests of its signals and of the trained student."""
+    assert process.wait(timeout=600) == 0, (folder / "log").read_text()
+    found: dict[str, str] = {}
+    for manifest in [*folder.rglob("signals/*/manifest.json"), *folder.rglob("phases/*/manifest.json")]:
+        files = json.loads(manifest.read_bytes())["files"]
+        found |= {f"{manifest.parent.name}/{name}": entry["sha256"] for name, entry in files.items()}
+    return {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
+
+
+def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill the process of rank 1 while it makes a stage of the run."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (place / "cmdline").read_bytes().split(b"\0")
+                variables = (place / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"RANK=1" in variables and str(folder).encode() in b" ".join(command) and stage.encode() in command:
+                os.kill(int(place.name), signal.SIGKILL)
+                return
+        time.sleep(0.2)
+    raise AssertionError((folder / "log").read_text())
+
+
+def test_machines_train_as_torchrun_does_and_replace_a_lost_process(recipe: dict[str, Any], tmp_path: Path) -> None:
+    left_out = {"control", "evaluators", "exporters", "reporter"}
+    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    recipe["train"]["steps"] = 4
+    recipe["signals"]["rows_per_shard"] = 5
+    rows = 2 * recipe["trainer"]["batch"] * recipe["trainer"].pop("accumulation", 1)
+    recipe["trainer"] |= {"compile": "off", "rows_per_step": rows}
+    by_torchrun = start(recipe, tmp_path / "torchrun", "--gpus", "2")
+    expected = finish(by_torchrun, tmp_path / "torchrun")
+    assert {name.partition("-")[0] for name in expected} >= {"student"}
+    with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short)) as address:
+        executor = {"use": "ray", "address": address, "machines": 2}
+        by_ray = start({**recipe, "executor": executor}, tmp_path / "ray")
+        try:
+            kill_a_rank("phases/student-seed0-train", by_ray, tmp_path / "ray")
+            found = finish(by_ray, tmp_path / "ray")
+        finally:
+            by_ray.kill()
+    assert found == expected
+    assert "its process was lost" in (tmp_path / "ray" / "log").read_text()
