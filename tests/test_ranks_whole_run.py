@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +125,55 @@ def test_muon_is_refused_with_divided_weights(recipe: dict[str, Any], tmp_path: 
     recipe["trainer"]["sharding"] = "full"
     with pytest.raises(kdtool.UsageError, match=r"sharding: full .*muon.* needs whole weights; set sharding: off"):
         kdtool.check({**recipe, "optimizer": "muon"})
+
+
+def test_two_processes_measure_what_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The scores of the same student: both processes complete lines and score documents."""
+    recipe = {key: value for key, value in recipe.items() if key not in {"control", "exporters", "reporter"}}
+    recipe["trainer"] |= {"compile": "off", "rows_per_step": 4}
+    del recipe["evaluators"]["efficiency"]
+    recipe["evaluators"]["line-completion"] = {"documents": 3, "places": 30, "context": 60, "maximum_tokens": 4}
+    (tmp_path / "shared").mkdir()
+    one = kdtool.run(recipe, out=tmp_path / "two", store=tmp_path / "shared")
+    for scores in (tmp_path / "two" / recipe["name"] / "scores", tmp_path / "shared" / "scores"):
+        shutil.rmtree(scores, ignore_errors=True)
+    done = by_torchrun(recipe, tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "two" / recipe["name"] / "results.json").read_text(encoding="utf-8"))
+    expected = {(each.name, each.subject): each.value for each in one.measurements}
+    found = {(each["name"], each["subject"]): each["value"] for each in results["measurements"]}
+    assert {name for name, _ in expected} >= {"perplexity", "line-completion.exact-match"}
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-3)
+    assert {stage["name"].partition("/")[0] for stage in results["stages"] if not stage["reused"]} == {"scores"}
+    assert not list(tmp_path.rglob(".divided"))
+
+
+def test_two_processes_answer_what_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """A teacher in each process answers prompts; the text is that of one teacher, and its answers are stored once."""
+    left_out = {"control", "evaluators", "exporters", "reporter", "corpus", "signals"}
+    library = recipe["corpus"] | {"train_files": 40}
+    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    answers = {
+        "use": "answers",
+        "corpus": "corpora.library",
+        "prefix_lines": 2,
+        "max_tokens": 8,
+        "keep_truncated": True,
+    }
+    recipe["corpora"] = {"library": library, "answers": answers}
+    recipe["train"] = {"losses": {"ce": {}}, "steps": 1}
+    one = kdtool.run(recipe, out=tmp_path / "one", store=tmp_path / "one-store")
+    done = by_torchrun(recipe, tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected, found = (sorted((tmp_path / store).glob("text/*/train.jsonl")) for store in ("one-store", "shared"))
+    assert [path.read_bytes() for path in found] == [path.read_bytes() for path in expected]
+    assert found[0].read_text(encoding="utf-8").count('"completion"') >= 4
+    stored = [set(all_answers(tmp_path / store / "answers.sqlite")) for store in ("one-store", "shared")]
+    assert stored[0] == stored[1] != set()
+    assert one.stages[0].name == "text"
+
+
+def all_answers(file: Path) -> list[tuple[str, str]]:
+    """Return the keys and texts of the answers in a file; requests that are alike share one."""
+    with closing(sqlite3.connect(file)) as database:
+        return database.execute("SELECT key, json_extract(answer, '$.text') FROM answer").fetchall()

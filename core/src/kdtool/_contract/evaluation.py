@@ -104,6 +104,7 @@ class Evaluator(Component):
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
 
+        Other ranks take part in `answer` and `score` of an opened subject, unless `measures_jointly` is true.
         One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
         compared. Leave out measurements that are impossible, with a message by `run.say`. Items are files below
         `run.folder`. Since 0.1.

@@ -22,9 +22,9 @@ from kdtool._run.context import Context
 from kdtool._run.execute import begin, results_of, session, write_report
 from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import identify, refuse
-from kdtool._run.stages.rows import add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.text import StoredTexts
+from kdtool._run.stages.texts import add_texts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, VALID_NAME, name_from
 from kdtool._text.terminal import print_line

@@ -78,11 +78,13 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 @contextmanager
-def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
+def cache_answers(
+    run: RunInfo, file: Path, teachers: Mapping[str, str], divided: Mapping[str, Callable[[Ask], Ask]]
+) -> Iterator[RunInfo]:
     """Yield the run with hooks that ask `teachers` only for answers that are not in `file`.
 
-    `teachers` are `weights` by name, see `Teacher.answer_key`. The run shows the number of cached answers at the end, when
-    all of them are on the disk. Raises as `open_answers`.
+    `teachers` are `weights` by name, see `Teacher.answer_key`; several processes answer what those in `divided` are asked.
+    The run shows the number of cached answers at the end, when all of them are on the disk. Raises as `open_answers`.
     """
     with closing(open_answers(file)) as database:
         keys = {
@@ -91,7 +93,9 @@ def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iter
         }
         cached = {name: _Answers(database, file, key) for name, key in keys.items()}
         hooks = cast("ComponentHooks", run.hook)
-        hooks = hooks.replacing("kdtool_answer", {name: cache.ask for name, cache in cached.items()})
+        hooks = hooks.replacing(
+            "kdtool_answer", {name: partial(cache.ask_by, divided.get(name)) for name, cache in cached.items()}
+        )
         hooks = hooks.replacing("kdtool_open", {name: cache.open for name, cache in cached.items()})
         yield replace(run, hook=hooks)
         with _storage_errors(file):
@@ -124,6 +128,12 @@ class _Answers:
                 yield from self._ask_missing(ask, chain([request], waiting))
                 return
             yield found
+
+    def ask_by(
+        self, divided: Callable[[Ask], Ask] | None, ask: Ask, requests: Iterable[Request]
+    ) -> Iterator[TextAnswer]:
+        """Yield the answers as `ask` does; missing ones are asked for by several processes if `divided` is given."""
+        return self.ask(divided(ask) if divided else ask, requests)
 
     def open(self, call: Callable[..., Runtime | None], *args: Any, **kwargs: Any) -> Runtime | None:
         """Open the teacher for evaluators; what it answers then is cached, too."""

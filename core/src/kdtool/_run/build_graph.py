@@ -21,11 +21,12 @@ from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.exports import add_exports
 from kdtool._run.stages.own_rows import MatchedTokens, add_own_rows
 from kdtool._run.stages.phases import MatchedTime, TrainedModel, add_arm
-from kdtool._run.stages.rows import Materials, Recording, add_data, add_texts
+from kdtool._run.stages.rows import Materials, Recording, add_data
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.shapes import Shapes
 from kdtool._run.stages.students import add_students
 from kdtool._run.stages.teachers import add_teachers
+from kdtool._run.stages.texts import add_texts
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ def may_join(folder: Path, leader: dict[str, Any] | None) -> bool:
         return False
 
 
+def has_ended(folder: Path) -> bool:
+    """Return whether rank 0 no longer fills the folder that this rank joined in."""
+    return not (folder / _BEGUN).exists()
+
+
 def wait_for(node: Node, join: Callable[[Path], bool], is_led: Callable[[], bool]) -> Artefact:
     """Return the artefact that rank 0 makes; `join` is called with its unfinished folder until it returns True.
 

@@ -50,11 +50,12 @@ from kdtool._run.preflight.refusals import identify, refusals_with_places, refus
 from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.rank_agreement import agree
 from kdtool._run.stages.exports import read_artifact
-from kdtool._run.stages.rows import corpora_of, rows_of
+from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.scores import Measured, messages_of, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
+from kdtool._run.stages.texts import corpora_of
 from kdtool._store.artefacts import verify
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH, MODEL

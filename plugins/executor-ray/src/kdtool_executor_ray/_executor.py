@@ -31,9 +31,9 @@ class RayExecutor(kdtool.Executor):
         gpus: float | None = Field(None, ge=0, le=1)
         """GPUs of each process that computes with a model; by default 1 if the cluster has any, else 0."""
         processes: int = Field(1, ge=1, le=64)
-        """Processes on each machine that record or train together, started by torchrun."""
+        """Processes on each machine that record, train or measure together, started by torchrun."""
         machines: int = Field(1, ge=1, le=64)
-        """Machines that record or train together. They begin when each has the resources of its processes free."""
+        """Machines that record, train or measure together. They begin when each has the resources of its processes free."""
         reserve_memory: bool = True
         """Reserve the main memory that `kdtool check` estimates for each stage."""
         logs: bool = True

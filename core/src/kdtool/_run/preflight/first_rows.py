@@ -19,9 +19,10 @@ from kdtool._run.graph import Node
 from kdtool._run.preflight.refusals import refuse
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
-from kdtool._run.stages.rows import corpora_of, pack, shares_of
+from kdtool._run.stages.rows import pack
 from kdtool._run.stages.templates import other_templates
 from kdtool._run.stages.text import StoredTexts
+from kdtool._run.stages.texts import corpora_of, shares_of
 
 _FIRST = 1000
 """Documents that `check` reads at most in search of a first row."""

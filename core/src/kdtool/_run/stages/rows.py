@@ -1,4 +1,4 @@
-"""Data of a run as nodes of its graph: texts, rows and signals, of the recipe and of phases that have their own.
+"""Data of a run as nodes of its graph: rows and signals, of the recipe and of phases that have their own.
 
 The formats are in `text` and `row_files`; that of signals is the cache's own.
 """
@@ -6,11 +6,10 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.token_columns import labelling
@@ -18,14 +17,12 @@ from kdtool._contract.corpus import Packer
 from kdtool._contract.data import Example, Row
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
-from kdtool._contract.teacher import Cache, Teacher
+from kdtool._contract.teacher import Cache
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
 from kdtool._plugins.owner import blame
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
-from kdtool._run.answer_cache import cache_answers
+from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node
 from kdtool._run.stages.annotations import annotate
 from kdtool._run.stages.row_files import StoredRows, write_rows
@@ -41,10 +38,7 @@ from kdtool._run.stages.terms import (
     teachers_of_terms,
     terms_of,
 )
-from kdtool._run.stages.text import write_texts
-
-ANSWERS = "answers.sqlite"
-"""The file in the store with teachers' answers for texts."""
+from kdtool._run.stages.texts import add_texts
 
 
 @dataclass(frozen=True)
@@ -107,55 +101,6 @@ class Recording:
 def rows_of(node: Node) -> StoredRows:
     """Open the rows of an artefact."""
     return StoredRows(node.path, node.fingerprint)
-
-
-def corpora_of(context: Context, sources: Iterable[ComponentSpec]) -> list[str]:
-    """Return the corpora among `sources` that yield text themselves, in recipe order."""
-    corpora = [spec.path for spec in of_kind(sources, "corpus")]
-    return [name for name in corpora if name not in taken_by(corpora, context.assembly.shared)]
-
-
-def shares_of(sources: Iterable[ComponentSpec], corpora: Collection[str]) -> dict[str, float]:
-    """Return the shares of `corpora`, which are among `sources`; none unless they are mixed."""
-    return {spec.path: spec.share for spec in sources if spec.path in corpora and spec.share is not None}
-
-
-def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
-    """Add the text of the corpora among `sources`, after the filters among them.
-
-    It also depends on the components that these derive from: a teacher that answers, a corpus that holds prompts.
-    """
-    sources = tuple(sources)
-    corpora, filters = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "filter")]
-    taken = taken_by((*corpora, *filters), context.assembly.shared)
-    shares = shares_of(sources, corpora)
-    teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
-
-    def build(run: RunInfo, folder: Path) -> None:
-        with reuse_answers(context, run, teachers) as asking:
-            write_texts(asking, folder, corpora, filters, shares)
-
-    components = [context.part(name) for name in (*corpora, *filters, *taken)]
-    parts = {"components": components, "shares of the corpora": list(shares.values())}
-    title = f"text, phase {label}" if label else "text"
-    node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
-    return graph.add(node)
-
-
-def reuse_answers(
-    context: Context, run: RunInfo, teachers: Mapping[str, Node | None]
-) -> AbstractContextManager[RunInfo]:
-    """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored."""
-    if teachers:
-        context.store.remote.open_answers()
-    weights = {}
-    for name, node in teachers.items():
-        teacher = cast("Teacher", context.assembly.shared[name])
-        trained = node.fingerprint if node else ""
-        everything = {"component": context.part(name), "adapted": trained}
-        if not teacher.stores_answers:
-            weights[name] = fingerprint("teacher", everything) if teacher.answer_cache_key is None else trained
-    return cache_answers(run, context.store.root / ANSWERS, weights) if weights else nullcontext(run)
 
 
 def pack(

@@ -17,16 +17,19 @@ from pydantic import TypeAdapter
 from kdtool._assembly.checks.dependencies import is_measurable
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement, Subject
+from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.student import Student
 from kdtool._errors import PluginError
 from kdtool._recipe.model import REFERENCE
 from kdtool._run.context import Context
+from kdtool._run.distributed import has_ended
+from kdtool._run.divided import take_part
 from kdtool._run.graph import Graph, Node
-from kdtool._run.open_subject import UNADAPTED
+from kdtool._run.open_subject import UNADAPTED, open_here
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.phases import TrainedModel
-from kdtool._run.stages.rows import reuse_answers
+from kdtool._run.stages.texts import reuse_answers
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
 from kdtool._store.layout import MODEL
@@ -202,9 +205,21 @@ def _add_group(
     label, title = short, f"measuring {short}"
     if len(group) == 1:
         label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
-    build = partial(_measure, context, name, group, services)
+    divisible = not (together or services)  # speeds are those of one process, and so are prices
+    build = partial(_measure, context, name, group, services, divisible)
     node = Node("scores", label, title, where, parts, inputs, build, teachers=teachers, unit="documents")
-    return graph.add(replace(node, texts=texts if reads else None))
+    return graph.add(replace(node, texts=texts if reads else None, join=_join if divisible else None))
+
+
+def _join(run: RunInfo, folder: Path) -> bool:
+    """Answer requests of rank 0 for a while; return False, so that this rank looks for it and joins again."""
+    take_part(folder, run.rank, partial(_open_alone, run), partial(has_ended, folder))
+    return False
+
+
+def _open_alone(run: RunInfo, subject: Subject) -> Runtime | None:
+    opened = open_here(run, subject)
+    return opened and opened.value
 
 
 def _measure(
@@ -212,10 +227,12 @@ def _measure(
     name: str,
     group: Sequence[Measured],
     services: Mapping[str, Node | None],
+    divisible: bool,
     run: RunInfo,
     folder: Path,
 ) -> None:
     """Measure the subjects by an evaluator, and write its measurements and the lines that it shows."""
+    run = run if divisible else replace(run, world=1)
     short = name.rpartition(".")[2]
     subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
     lines, said = [], []

@@ -17,8 +17,9 @@ from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._run.stages.phases import TrainedModel, phase_node
-from kdtool._run.stages.rows import Materials, add_rows, add_texts, corpora_of
+from kdtool._run.stages.rows import Materials, add_rows
 from kdtool._run.stages.shapes import Shapes
+from kdtool._run.stages.texts import add_texts, corpora_of
 
 _SEED = 0
 
