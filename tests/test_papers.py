@@ -12,6 +12,7 @@ import kdtool
 import pytest
 import yaml
 from document_blocks import Block, blocks
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing.tiny_models import tiny_model
 from packages import ROOT
 
@@ -19,6 +20,13 @@ PAGE = ROOT / "docs" / "papers.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 METHODS = [line.removeprefix("## ") for line in TEXT.splitlines() if line.startswith("## ")]
 BLOCKS = dict(zip(METHODS, blocks(PAGE, TEXT), strict=True))
+
+
+def problem(number: int) -> str:
+    """Return a line of MBPP."""
+    tests = [f"assert f(1) == {number}"]
+    about = {"task_id": number, "text": "Add.", "code": f"def f(n):\n    return n + {number - 1}", "test_list": tests}
+    return json.dumps({**about, "test_setup_code": "", "challenge_test_list": []}) + "\n"
 
 
 def test_at_least_twelve_methods_name_their_paper_and_what_differs() -> None:
@@ -35,6 +43,10 @@ def test_the_recipe_trains_on_its_losses(block: Block, recipe: dict[str, Any], t
     pairs = [{"prompt": f"x{n} =", "chosen": f" {n}\n", "rejected": f" {n + 1}\n"} for n in range(20)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
     part = yaml.safe_load(block.text)
+    if part.get("corpus", {}).get("use") == "mbpp":
+        if not sandbox_is_there():
+            pytest.skip("no sandbox on this machine")
+        (tmp_path / "mbpp.jsonl").write_text("".join(map(problem, (*range(601, 621), 511, 11))), "utf-8")
     for key in ("signals", "control", "exporters", "evaluators"):
         recipe.pop(key)
     if "corpora" in part:

@@ -20,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_corpus_verified import Verified
 from kdtool_corpus_verified._attempts import Attempt, pairs, passing
-from kdtool_corpus_verified._problems import problem_of
-from kdtool_programs import Judged
+from kdtool_programs import Judged, problem_with_tests
 from kdtool_testing import CorpusConformance, make_run
 
 RIGHT, WRONG, SLOW = "def {}(x):\n    return x + 1\n", "def {}(x):\n    return x - 1\n", "def {}(x):\n    while 1: 0\n"
@@ -361,7 +360,7 @@ def test_examples_that_are_no_problems_are_refused(changes: Mapping[str, Any], m
     with pytest.raises(
         kdtool.UsageError, match=rf"verified\.corpus: 'inc' of ours .*{message}.*in the format of the corpus mbpp"
     ):
-        problem_of(problem("inc", **changes))
+        problem_with_tests(problem("inc", **changes), "verified.corpus")
 
 
 def test_a_corpus_without_problems_to_learn_from_is_refused(tmp_path: Path) -> None:

@@ -12,26 +12,9 @@ import torch
 from kdtool_teacher_initial_student import InitialStudent
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.tiny_models import packed_batch, tiny_model
-from kdtool_transformers import CausalStudent, open_model, open_tokenizer
+from saved_student import Saved
 
 WANT = kdtool.SignalRequest(frozenset({"logits"}))
-
-
-class Saved(CausalStudent):
-    """A student that is opened from a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(None)
-        self.folder = folder
-
-    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return open_tokenizer(self.folder, offline=True)
-
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        return self.kdtool_build_student(run)
-
-    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        return open_model(self.folder, offline=True)
 
 
 class TestInitialStudent(TeacherConformance):

@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_programs import Judged, code_of, verdicts_of
+from kdtool_programs import Judged, ProblemWithTests, code_of, verdicts_of
 
 if TYPE_CHECKING:
     from kdtool_corpus_verified._config import VerifiedConfig
-    from kdtool_corpus_verified._problems import Problem
 
 __all__ = ["REFUSED", "Attempt", "name_of", "own_solutions", "pairs", "passing", "run_attempts"]
 
@@ -57,7 +56,7 @@ def name_of(problem: str, number: int) -> str:
 
 
 def own_solutions(
-    run: kdtool.RunInfo, problems: Mapping[str, Problem], config: VerifiedConfig, file: Path
+    run: kdtool.RunInfo, problems: Mapping[str, ProblemWithTests], config: VerifiedConfig, file: Path
 ) -> Mapping[str, Attempt]:
     """Run each problem's reference solution and return the outcome by problem id. Arguments as of `run_attempts`.
 
@@ -79,7 +78,7 @@ def own_solutions(
 
 def run_attempts(
     run: kdtool.RunInfo,
-    problems: Mapping[str, Problem],
+    problems: Mapping[str, ProblemWithTests],
     answers: Mapping[str, kdtool.TextAnswer],
     config: VerifiedConfig,
     file: Path,

@@ -16,9 +16,9 @@ from kdtool_corpus_verified._config import VerifiedConfig
 
 if TYPE_CHECKING:
     from kdtool_asking import Account
+    from kdtool_programs import ProblemWithTests
 
     from kdtool_corpus_verified._attempts import Attempt
-    from kdtool_corpus_verified._problems import Problem
 
 __all__ = ["Verified"]
 
@@ -89,11 +89,14 @@ class Verified(kdtool.Corpus):
     def _source(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         return run.component(self.config.corpus, kdtool.Corpus).kdtool_examples(run)
 
-    def _problems(self, run: kdtool.RunInfo) -> Mapping[str, Problem]:
-        from kdtool_corpus_verified._problems import problem_of
+    def _problems(self, run: kdtool.RunInfo) -> Mapping[str, ProblemWithTests]:
+        from kdtool_programs import problem_with_tests
 
         to_learn_from = (example for example in self._source(run) if example.split == "train")
-        problems = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
+        problems = {
+            example.id: problem_with_tests(example, "verified.corpus")
+            for example in islice(to_learn_from, self.config.limit)
+        }
         if not problems:
             raise kdtool.UsageError(
                 f"verified.corpus: {self.config.corpus} contains no problem to learn from: expected examples of the split "
@@ -102,7 +105,7 @@ class Verified(kdtool.Corpus):
         return problems
 
     def _attempts(
-        self, run: kdtool.RunInfo, problems: Mapping[str, Problem], account: Account
+        self, run: kdtool.RunInfo, problems: Mapping[str, ProblemWithTests], account: Account
     ) -> Mapping[str, Sequence[Attempt]]:
         """Return all attempts at each problem whose reference solution passes here; nothing is asked or run twice.
 
@@ -132,7 +135,7 @@ class Verified(kdtool.Corpus):
         return run_attempts(run, soluble, answers, self.config, verdicts)
 
     def _make_examples(
-        self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]
+        self, run: kdtool.RunInfo, problem: ProblemWithTests, attempts: Sequence[Attempt]
     ) -> Iterator[kdtool.Example]:
         """Yield training examples from the attempts at a problem."""
         from kdtool_corpus_verified._attempts import name_of, pairs, passing

@@ -22,6 +22,7 @@ from kdtool_programs._evaluator import PassAtK
 from kdtool_programs._language import Language, installed_languages, language, locate
 from kdtool_programs._pace import slowness
 from kdtool_programs._problem import Form, Limits, Problem
+from kdtool_programs._problem_with_tests import ProblemWithTests, problem_with_tests
 from kdtool_programs._reference import EVALPLUS_NUMPY, against_reference
 from kdtool_programs._samples import Sample, collect_samples
 from kdtool_programs._sandbox import Engine, Sandbox, missing
@@ -43,6 +44,7 @@ __all__ = [
     "PassAtK",
     "PassAtKConfig",
     "Problem",
+    "ProblemWithTests",
     "Program",
     "Sample",
     "Sandbox",
@@ -62,6 +64,7 @@ __all__ = [
     "missing",
     "module_like",
     "pass_at_k",
+    "problem_with_tests",
     "slowness",
     "verdicts_of",
 ]
