@@ -62,7 +62,7 @@ def test_a_cluster_with_another_token_is_refused(address: str, tmp_path: Path) -
 
 def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_path: Path) -> None:
     lines: list[str] = []
-    executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, gpus=0.5))
+    executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, machines=1, gpus=0.5))
     options = executor._options(kdtool.Task("phases/x", "training of x", tmp_path, memory=10**9, divisible=True))
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (32, 2.0, 4 * 10**9)
     options = executor._options(kdtool.Task("rows", "tokenised rows", tmp_path, memory=10**9))

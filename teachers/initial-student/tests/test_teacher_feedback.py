@@ -13,6 +13,8 @@ import torch
 from kdtool_programs import Sandbox, Task, Verdict
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_teacher_initial_student import Feedback
+from kdtool_teacher_initial_student._attempts import attempts_in
+from kdtool_teacher_initial_student._contexts import with_contexts
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_torch import collate
 from kdtool_transformers import open_model, open_tokenizer
@@ -129,6 +131,14 @@ def test_long_errors_lose_their_beginning(tmp_path: Path) -> None:
     last = asked.tokenizer.decode(asked.tokenizer.encode(whole)[-3:])
     torch.testing.assert_close(logits[0, batch.labels[0] != -100], asked.told(last, WRONG), rtol=1e-4, atol=1e-4)
     asked.teacher.kdtool_close()
+
+
+def test_a_context_leaves_room_for_the_attempt(asked: Asked) -> None:
+    attempts = list(attempts_in(collate([asked.row("a", WRONG)]), asked.tokenizer))
+    length = len(attempts[0].ids)
+    for limit, room in ((length - 1, 0), (length, 0), (length + 3, 3), (0, 9)):
+        (row,) = with_contexts(attempts, ["a long error"], asked.tokenizer, 9, limit)
+        assert len(row.input_ids) == length + room
 
 
 def test_text_of_the_corpus_and_other_prompts_are_scored_as_they_are(asked: Asked) -> None:

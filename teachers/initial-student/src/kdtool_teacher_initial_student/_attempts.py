@@ -1,4 +1,4 @@
-"""The student's programs in a batch, and what the sandbox says of them."""
+"""The student's programs in a batch, and their verdicts."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def attempts_in(batch: kdtool.Batch, tokenizer: kdtool.Tokenizer) -> Iterator[At
             end = start + len(list(positions))
             learned = [at for at in range(start, end) if labels[at] != NO_LABEL]
             if number >= 0 and learned:
-                own = [at for at in learned if generated[at]]
-                prompt = tokenizer.decode(ids[start : own[0] + 1]) if own else ""
-                written = tokenizer.decode([labels[at] for at in own])
+                sampled = [at for at in learned if generated[at]]
+                prompt = tokenizer.decode(ids[start : sampled[0] + 1]) if sampled else ""
+                written = tokenizer.decode([labels[at] for at in sampled])
                 yield Attempt(ids[start:end], frozenset(at + 1 - start for at in learned), prompt, written)
             start = end
 
@@ -70,7 +70,7 @@ class Judge:
         self._sandbox: Sandbox | None = None
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Verdict | None]:
-        """Return the verdict on each attempt; None if it is no answer to a prompt with tests.
+        """Return the verdict on each attempt; None if its prompt has no tests.
 
         Raises:
             SandboxError: programs cannot be run safely here.

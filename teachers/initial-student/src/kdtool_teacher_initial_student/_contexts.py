@@ -1,4 +1,4 @@
-"""What the teacher reads before a prompt: the error of the student's program, and a program that passed."""
+"""The text before a prompt that the teacher reads: the error of the student's program, and a program that passed."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ def _context(verdict: Verdict, solution: str | None) -> str:
 
 
 def with_contexts(
-    attempts: Sequence[Attempt], contexts: Sequence[str], tokenizer: kdtool.Tokenizer, most: int
+    attempts: Sequence[Attempt], contexts: Sequence[str], tokenizer: kdtool.Tokenizer, most: int, limit: int
 ) -> list[kdtool.Row]:
     """Return a row for each attempt with the same labelled tokens, its context after the tokens that begin a document.
 
-    A context has at most `most` tokens; a longer one loses its beginning. Rows are padded to one length.
+    A context has at most `most` tokens, and no more than fit into the model's `limit` (0: none) with the attempt; a longer
+    one loses its beginning. Rows are padded to one length.
     """
     start = len(tokenizer.document_start)
-    added = [tokenizer.encode(text)[-most:] if text else [] for text in contexts]
-    length = max(len(attempt.ids) + len(more) for attempt, more in zip(attempts, added, strict=True))
+    room = [min(most, limit - len(attempt.ids)) if limit else most for attempt in attempts]
+    added = [tokenizer.encode(text)[-most:] if most > 0 else [] for text, most in zip(contexts, room, strict=True)]
+    length = max(len(attempt.ids) + len(context) for attempt, context in zip(attempts, added, strict=True))
     rows = []
-    for number, (attempt, more) in enumerate(zip(attempts, added, strict=True)):
-        ids = [*attempt.ids[:start], *more, *attempt.ids[start:]]
-        learned = [at - len(more) in attempt.learned for at in range(length)]
+    for number, (attempt, context) in enumerate(zip(attempts, added, strict=True)):
+        ids = [*attempt.ids[:start], *context, *attempt.ids[start:]]
+        learned = [at - len(context) in attempt.learned for at in range(length)]
         padding = length - len(ids)
         document = [0] * len(ids) + [-1] * padding
         rows.append(kdtool.Row(str(number), ids + [tokenizer.end_of_text] * padding, learned, document))

@@ -83,7 +83,8 @@ class Feedback(InitialStudent):
         contexts = contexts_of(attempts, self._judge.judge(attempts))
         if not any(contexts):
             return super().kdtool_signal(batch, want)
-        rows = with_contexts(attempts, contexts, self._tokenizer, self.config.maximum_tokens)
+        limit = self._open(batch.input_ids.device).facts.context
+        rows = with_contexts(attempts, contexts, self._tokenizer, self.config.maximum_tokens, limit)
         # Rows hold the same labelled tokens in the same order, so their signal is that of the batch.
         return super().kdtool_signal(collate(rows, batch.input_ids.device), want)
 
