@@ -129,7 +129,8 @@ def compare(place: Path, address: str, numbers: list[int]) -> None:
         files = sorted(path for path in store.glob("rows/*/**/*") if path.is_file() and ".fetching" not in str(path))
         files = [path for path in files if not any(folder.suffix == ".partial" for folder in path.parents)]
         digests.append({path.relative_to(store): hashlib.sha256(path.read_bytes()).digest() for path in files})
-    assert digests[0] == digests[1], "the machines have different artefacts"
+    differing = sorted(str(path) for path, _ in digests[0].items() ^ digests[1].items())
+    assert not differing, f"the machines have different artefacts: {differing}"
     time.sleep(EXPIRY)
     answers = Answers(open_objects(address), place / "third" / "answers.sqlite", "third", address)
     answers.open()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._store.artefacts import Artefacts
 from kdtool_object_store import ObjectStore, _lease
 from kdtool_object_store._folder_objects import FolderObjects
 from kdtool_object_store._lease import Holder, hold
@@ -193,6 +195,41 @@ def test_local_copies_are_removed_above_the_limit(
     monkeypatch.setenv("KDTOOL_STORE_LIMIT", "much")
     with pytest.raises(kdtool.UsageError, match=r"KDTOOL_STORE_LIMIT='much' is not a size"):
         read_limit()
+
+
+def test_a_machine_that_is_stopped_while_it_takes_over_a_copy_leaves_nothing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [Artefacts(tmp_path / name, ObjectStore(address, folder_of(tmp_path / name)), "store") for name in "ab"]
+
+    def make(store: Artefacts) -> Path:
+        def build(folder: Path) -> None:
+            (folder / "content").write_bytes(os.urandom(8))
+
+        return store.make("rows", "", "0" * 64, build=build, waiting=print).path
+
+    with monkeypatch.context() as patch:  # a is killed before it copies its artefact up
+        patch.setattr(ObjectStore, "keep", lambda *_: None)
+        make(stores[0])
+    there = make(stores[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("kdtool_object_store._store.fetch_artefact", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(stores[0])
+    here = make(stores[0])
+    assert (here / "content").read_bytes() == (there / "content").read_bytes()
+    assert [path.name for path in here.parent.iterdir() if path.is_dir()] == [here.name]
+
+
+def interrupt(*_: object) -> None:
+    """Be stopped."""
+    raise KeyboardInterrupt
+
+
+def folder_of(machine: Path) -> Path:
+    """Make and return the local folder of a machine."""
+    machine.mkdir()
+    return machine
 
 
 def test_a_damaged_part_is_reported(run: Run, address: str, tmp_path: Path) -> None:

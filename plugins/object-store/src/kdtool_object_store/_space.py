@@ -55,6 +55,7 @@ def free_space(store: Path, limit: int, ended: Path, is_kept: Callable[[Path], b
             total -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             aside = folder.with_name(f"{folder.name}.removed")
             with FileLock(folder.with_name(f"{folder.name}.lock")):
+                shutil.rmtree(aside, ignore_errors=True)  # left by a process that was stopped below
                 folder.rename(aside)
             shutil.rmtree(aside)
 

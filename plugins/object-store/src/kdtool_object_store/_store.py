@@ -76,8 +76,9 @@ class ObjectStore:
             LockedError: another machine has taken the run over.
         """
         touch(folder)
+        aside = folder.with_name(f"{folder.name}.removed")
+        shutil.rmtree(aside, ignore_errors=True)  # left by a process that was stopped below
         if not send_artefact(self._objects, key, folder):
-            aside = folder.with_name(f"{folder.name}.removed")
             folder.replace(aside)
             fetch_artefact(self._objects, key, folder)
             shutil.rmtree(aside)
