@@ -108,10 +108,8 @@ class DividedRuntime(Runtime):
     def _hand_out(self, work: Work, chunk: Sequence[Any]) -> Path:
         self._count += 1
         file = self._folder / f"{self._count:08}{_TODO}"
-        subject, items = (
-            _SUBJECT.dump_python(self._subject, mode="json"),
-            _GIVEN[work].dump_python(list(chunk), mode="json"),
-        )
+        items = _GIVEN[work].dump_python(list(chunk), mode="json")
+        subject = _SUBJECT.dump_python(self._subject, mode="json")
         write_beside(file, json.dumps({"subject": subject, "work": work, "items": items}))
         return file
 
