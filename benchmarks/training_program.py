@@ -137,7 +137,7 @@ def main(name: str, work: Path) -> None:
     """Train until the driver has gone."""
     import torch
     import transformers
-    from kdtool_trainer_standard import StandardTrainer
+    from kdtool_trainer_standard import OnPolicy, StandardTrainer
     from kdtool_transformers import open_model
 
     settings = json.loads((work / "settings.json").read_text(encoding="utf-8"))
@@ -159,6 +159,7 @@ def main(name: str, work: Path) -> None:
             learning_rate=1e-4,
             log_every=1,
             checkpoint_every=PHASE_STEPS,
+            on_policy=OnPolicy.model_validate(settings["on_policy"]) if "on_policy" in settings else None,
         )
     )
     versions = {"kdtool": kdtool.__version__, "torch": torch.__version__, "transformers": transformers.__version__}

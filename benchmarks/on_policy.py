@@ -1,0 +1,75 @@
+"""Measure an on-policy step against its generation and its matrix products, which no trainer can do without.
+
+    python benchmarks/on_policy.py [--threads 1] [--steps 10] [--json FILE]
+
+The student (a third of the layers of the plugin smollm2's model) continues the first half of each row by up to 128 tokens,
+and learns the teacher's probabilities of its text (generalised Jensen-Shannon divergence). `generation` is only this
+sampling, `products` are the matrix products of a step of as many rows. Programs take turns, so that a busy machine disturbs
+all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lockstep import machine, run_in_turns, summary, table
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = {
+    "on-policy": ["training_program.py", "jsd"],
+    "generation": ["generation_program.py"],
+    "products": ["products_program.py"],
+}
+
+
+def main() -> None:
+    """Measure, print the ratio, and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    with tempfile.TemporaryDirectory(prefix="kdtool-on-policy-") as folder:
+        result = _measure(arguments, Path(folder))
+    print(table(result["programs"]))
+    ratio = result["ratio"]
+    print(
+        f"a step takes {ratio['median']:.2f} x its generation and products ({ratio['least']:.2f} to {ratio['most']:.2f})"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    from training_program import default_dtype, default_teacher, prepare
+
+    settings = {"teacher": str(default_teacher(work)), "batch": arguments.batch, "length": arguments.length}
+    settings |= {"dtype": default_dtype(), "on_policy": {"fraction": 1.0, "tokens": arguments.tokens}}
+    prepare(work, settings)
+    before = machine()
+    commands = {name: [sys.executable, str(HERE / file), *rest, str(work)] for name, (file, *rest) in PROGRAMS.items()}
+    programs = summary(run_in_turns(commands, arguments.steps, work), arguments.batch * arguments.length)
+    seconds = [programs[name]["seconds"] for name in PROGRAMS]
+    ratios = [step / (generation + products) for step, generation, products in zip(*seconds, strict=True)]
+    return {
+        "settings": {**settings, "teacher": Path(settings["teacher"]).name},
+        "machine": {**before, "load_after": os.getloadavg()},
+        "programs": programs,
+        "ratio": {"median": median(ratios), "least": min(ratios), "most": max(ratios)},
+    }
+
+
+if __name__ == "__main__":
+    main()
