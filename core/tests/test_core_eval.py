@@ -82,6 +82,11 @@ def test_two_models_of_one_name_are_refused(
     assert "two models are called 'toy'" in capsys.readouterr().err
 
 
+def test_a_model_of_a_teacher_s_name_is_refused(measuring: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["eval", "teacher=toy", *measuring]) == 2
+    assert "are called 'teacher'; give the model another name, such as my-teacher=FOLDER" in capsys.readouterr().err
+
+
 def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
     assert call(["eval", "toy", *measuring]) == 0
     assert call(["eval", "toy", *measuring]) == 0

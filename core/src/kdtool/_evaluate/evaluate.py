@@ -75,6 +75,12 @@ def evaluate(
     whole = path or (with_whole_paths(read_results(run)) if run else None)
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=whole)
     with assemble(loaded, print_line) as assembly:
+        names = {name for model in chosen for name in (model.name, model.arm)}
+        if taken := sorted(names & {*assembly.of_kind("teacher")}):
+            raise UsageError(
+                f"a model and a teacher of the recipe are called {taken[0]!r}; give the model another name, such as "
+                f"my-{taken[0].rpartition('.')[2]}=FOLDER"
+            )
         if not chosen and not assembly.of_kind("teacher"):
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
