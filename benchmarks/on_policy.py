@@ -2,10 +2,10 @@
 
     python benchmarks/on_policy.py [--threads 1] [--steps 10] [--json FILE]
 
-The student (a third of the layers of the plugin smollm2's model) continues the first half of each row by up to 128 tokens,
-and learns the teacher's probabilities of its text (generalised Jensen-Shannon divergence). `generation` is only this
-sampling, `products` are the matrix products of a step of as many rows. Programs take turns, so that a busy machine disturbs
-all alike.
+The student (a third of the layers of the plugin smollm2's model) continues the first half of each row by as many tokens, and
+learns the teacher's probabilities of its text (generalised Jensen-Shannon divergence). `generation` is only this sampling,
+`products` are the matrix products of a step of as many rows and generated tokens. Programs take turns, so that a busy
+machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def main() -> None:
     """Measure, print the ratio, and write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
@@ -56,7 +55,7 @@ def _measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     from training_program import default_dtype, default_teacher, prepare
 
     settings = {"teacher": str(default_teacher(work)), "batch": arguments.batch, "length": arguments.length}
-    settings |= {"dtype": default_dtype(), "on_policy": {"fraction": 1.0, "tokens": arguments.tokens}}
+    settings |= {"dtype": default_dtype(), "on_policy": {"fraction": 1.0, "tokens": arguments.length // 2}}
     prepare(work, settings)
     before = machine()
     commands = {name: [sys.executable, str(HERE / file), *rest, str(work)] for name, (file, *rest) in PROGRAMS.items()}

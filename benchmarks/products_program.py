@@ -27,12 +27,15 @@ def main(work: Path) -> None:
     """Multiply until the driver has gone."""
     settings = json.loads((work / "settings.json").read_text(encoding="utf-8"))
     tokens, dtype = settings["batch"] * settings["length"], getattr(torch, settings["dtype"])
+    labelled = settings["batch"] * settings["on_policy"]["tokens"] if "on_policy" in settings else tokens
     teacher, student = (AutoConfig.from_pretrained(folder) for folder in (settings["teacher"], work / "student"))
     parts: dict[str, list[tuple[int, Product]]] = {
         "teacher's layers": [(teacher.num_hidden_layers, one) for one in _layer(teacher, tokens, dtype, learns=False)],
-        "teacher's head": [(1, one) for one in _linear(teacher.hidden_size, teacher.vocab_size, tokens, dtype, False)],
+        "teacher's head": [
+            (1, one) for one in _linear(teacher.hidden_size, teacher.vocab_size, labelled, dtype, False)
+        ],
         "student's layers": [(student.num_hidden_layers, one) for one in _layer(student, tokens, dtype, learns=True)],
-        "student's head": [(1, one) for one in _linear(student.hidden_size, student.vocab_size, tokens, dtype, True)],
+        "student's head": [(1, one) for one in _linear(student.hidden_size, student.vocab_size, labelled, dtype, True)],
     }
     square = torch.randn(2048, 2048).to(dtype)
     least = dict.fromkeys([*parts, "2048 cubed"], float("inf"))
