@@ -43,10 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kdtool-on-policy-") as folder:
         result = _measure(arguments, Path(folder))
     print(table(result["programs"]))
-    ratio = result["ratio"]
-    print(
-        f"a step takes {ratio['median']:.2f} x its generation and products ({ratio['least']:.2f} to {ratio['most']:.2f})"
-    )
+    for what, ratio in result["ratios"].items():
+        spread = f"{ratio['least']:.2f} to {ratio['most']:.2f}"
+        print(f"{what}: a step takes {ratio['median']:.2f} x its generation and products ({spread})")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -59,15 +58,23 @@ def _measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     prepare(work, settings)
     before = machine()
     commands = {name: [sys.executable, str(HERE / file), *rest, str(work)] for name, (file, *rest) in PROGRAMS.items()}
-    programs = summary(run_in_turns(commands, arguments.steps, work), arguments.batch * arguments.length)
-    seconds = [programs[name]["seconds"] for name in PROGRAMS]
-    ratios = [step / (generation + products) for step, generation, products in zip(*seconds, strict=True)]
+    measured = run_in_turns(commands, arguments.steps, work)
+    programs = summary(measured, arguments.batch * arguments.length)
     return {
         "settings": {**settings, "teacher": Path(settings["teacher"]).name},
         "machine": {**before, "load_after": os.getloadavg()},
         "programs": programs,
-        "ratio": {"median": median(ratios), "least": min(ratios), "most": max(ratios)},
+        "ratios": {
+            what: _ratio([[answer[key] for answer in answers[1:]] for answers in measured.values()])
+            for what, key in (("seconds", "seconds"), ("processor seconds", "cpu"))
+        },
     }
+
+
+def _ratio(seconds: list[list[float]]) -> dict[str, float]:
+    """Return how many times as long a step takes as its generation and products: median, least and most over the turns."""
+    ratios = [step / (generation + products) for step, generation, products in zip(*seconds, strict=True)]
+    return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
 if __name__ == "__main__":
