@@ -20,7 +20,9 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run.open_remote import open_remote
 from kdtool._store.artefacts import Artefacts
+from kdtool._store.remote import cache_folder
 from kdtool_object_store import ObjectStore, _lease
 from kdtool_object_store._folder_objects import FolderObjects
 from kdtool_object_store._lease import Holder, hold
@@ -200,7 +202,11 @@ def test_local_copies_are_removed_above_the_limit(
 def test_a_machine_that_is_stopped_while_it_takes_over_a_copy_leaves_nothing(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stores = [Artefacts(tmp_path / name, ObjectStore(address, folder_of(tmp_path / name)), "store") for name in "ab"]
+    stores = []
+    for machine in "ab":
+        monkeypatch.setenv("KDTOOL_STORE_CACHE", str(tmp_path / machine))
+        folder = cache_folder(address)
+        stores.append(Artefacts(folder, open_remote(folder), "store"))
 
     def make(store: Artefacts) -> Path:
         def build(folder: Path) -> None:
@@ -224,12 +230,6 @@ def test_a_machine_that_is_stopped_while_it_takes_over_a_copy_leaves_nothing(
 def interrupt(*_: object) -> None:
     """Be stopped."""
     raise KeyboardInterrupt
-
-
-def folder_of(machine: Path) -> Path:
-    """Make and return the local folder of a machine."""
-    machine.mkdir()
-    return machine
 
 
 def test_a_damaged_part_is_reported(run: Run, address: str, tmp_path: Path) -> None:
