@@ -79,7 +79,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def cache_answers(
-    run: RunInfo, file: Path, teachers: Mapping[str, str], divided: Mapping[str, Callable[[Ask], Ask]]
+    run: RunInfo, file: Path, teachers: Mapping[str, str], divided: Mapping[str, Callable[[Ask], Ask]] = {}
 ) -> Iterator[RunInfo]:
     """Yield the run with hooks that ask `teachers` only for answers that are not in `file`.
 
