@@ -1,4 +1,4 @@
-"""Two machines of a Ray cluster that train together: the bits of torchrun, also after one of them lost its process."""
+"""Two machines of a Ray cluster that work together: the bits of torchrun, also after one of them lost its process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import os
 import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,45 @@ def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path) -> Non
                 return
         time.sleep(0.2)
     raise AssertionError((folder / "log").read_text())
+
+
+def test_machines_answer_and_measure_as_torchrun_does(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The text that a teacher answers on both machines, its stored answers, and the scores of both."""
+    recipe = {key: value for key, value in recipe.items() if key not in {"control", "exporters", "signals", "reporter"}}
+    answers = {
+        "use": "answers",
+        "corpus": "corpora.library",
+        "prefix_lines": 2,
+        "max_tokens": 8,
+        "keep_truncated": True,
+    }
+    recipe["corpora"] = {"library": recipe.pop("corpus") | {"train_files": 40}, "answers": answers}
+    recipe["train"] = {"losses": {"ce": {}}, "steps": 1}
+    recipe["trainer"] |= {"compile": "off", "rows_per_step": 4}
+    recipe["evaluators"] = {"line-completion": {"documents": 3, "places": 30, "context": 60, "maximum_tokens": 4}}
+    by_torchrun = start(recipe, tmp_path / "torchrun", "--gpus", "2")
+    finish(by_torchrun, tmp_path / "torchrun")
+    with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short)) as address:
+        executor = {"use": "ray", "address": address, "machines": 2}
+        by_ray = start({**recipe, "executor": executor}, tmp_path / "ray")
+        try:
+            kill_a_rank("text", by_ray, tmp_path / "ray")
+            finish(by_ray, tmp_path / "ray")
+        finally:
+            by_ray.kill()
+    assert "its process was lost" in (tmp_path / "ray" / "log").read_text()
+    expected, found = (measured_in(tmp_path / name) for name in ("torchrun", "ray"))
+    assert found == expected
+    assert expected["answers"] != []
+
+
+def measured_in(folder: Path) -> dict[str, Any]:
+    """Return the text, the stored answers, and the scores of a run and its store."""
+    (text,) = folder.glob("store/text/*/train.jsonl")
+    scores = {file.parent.name: sorted(file.read_bytes().splitlines()) for file in folder.rglob("scores/*/*.jsonl")}
+    with closing(sqlite3.connect(folder / "store" / "answers.sqlite")) as database:
+        answers = database.execute("SELECT key, json_extract(answer, '$.text') FROM answer ORDER BY key").fetchall()
+    return {"text": text.read_bytes(), "answers": answers, "scores": scores}
 
 
 def test_machines_train_as_torchrun_does_and_replace_a_lost_process(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
 from toy_recipe import TOY
 
 OWN = '''
@@ -48,7 +50,7 @@ def note(task):
     inputs = [nodes["nodes"][name] for name in nodes["nodes"][task.name]["inputs"].values()]
     missing = [node["path"] for node in inputs if not (roots[node["in"]] / node["path"] / "manifest.json").is_file()]
     with open("submitted.jsonl", "a") as file:
-        file.write(json.dumps([task.name, task.attempt, task.memory, missing]) + "\\n")
+        file.write(json.dumps([task.name, task.runs_models, task.memory, missing]) + "\\n")
 
 
 class Pool(kdtool.Executor):
@@ -94,6 +96,26 @@ class Broken(toy.Trainer):
 
     def kdtool_train(self, run, phase, student):
         return {}["nothing"]
+
+
+class Counted(toy.Scholar):
+    """Notes what it is asked; its process dies at a request if a file says so."""
+
+    def kdtool_answer(self, requests):
+        for request in requests:
+            with open("asked", "a") as file:
+                print(request.prompt, file=file)
+            if os.path.exists("dies-at") and open("dies-at").read() == request.prompt:
+                os.remove("dies-at")
+                os.kill(os.getpid(), 9)
+            yield from super().kdtool_answer([request])
+
+
+class Keeping(kdtool.Filter):
+    """Rejects nothing."""
+
+    def kdtool_filter(self, run, examples):
+        return [None] * len(examples)
 
 
 class Asked(toy.Scholar):
@@ -145,6 +167,7 @@ def test_the_artefacts_and_results_are_those_of_a_run_without_one(own: dict[str,
     names = [name for name, *_ in submitted()]
     assert sorted(names) == sorted({stage.name for stage in by_many.stages}), "each once, and none in this process"
     assert [missing for *_, missing in submitted() if missing] == [], "submitted before its inputs are complete"
+    assert {name for name, runs_models, *_ in submitted() if not runs_models} == {"text", "rows"}
     assert not (tmp_path / "many" / "toy" / "tasks").exists()
 
 
@@ -213,7 +236,51 @@ def test_a_process_that_would_make_something_else_is_refused(own: dict[str, Any]
         kdtool.run(own)
 
 
-def test_stages_that_store_answers_stay_on_this_machine(own: dict[str, Any]) -> None:
+def test_answers_that_a_teacher_computes_are_made_where_the_executor_decides_and_kept(
+    own: dict[str, Any], tmp_path: Path
+) -> None:
+    own |= {"teacher": {"use": "./own.py:Counted"}, "corpus": {"use": f"{TOY}:Sayings"}, "seeds": [0]}
+    own["executor"] = {"use": "./own.py:Processes"}
+    kdtool.run({**own, "executor": False}, out="one", store="one-store")
+    asked = Path("asked").read_text(encoding="utf-8").splitlines()
+    Path("asked").unlink()
+    Path("dies-at").write_text(asked[3], encoding="utf-8")
+    results = kdtool.run(own, out="many", store="many-store")
+    assert contents(tmp_path / "many-store") == contents(tmp_path / "one-store")
+    tasks = [name for name, *_ in submitted()]
+    assert {*tasks} == {stage.name for stage in results.stages}
+    assert [runs_models for name, runs_models, *_ in submitted() if name == "text"] == [True, True]
+    again = Path("asked").read_text(encoding="utf-8").splitlines()
+    assert again == [*asked[:4], *asked[3:]], "only the answer that was being computed is computed again"
+    assert [*(tmp_path / "many-store" / "answers").iterdir()] == []
+    own["filter"] = {"use": "./own.py:Keeping"}
+    kdtool.run(own, out="other", store="many-store")
+    assert Path("asked").read_text(encoding="utf-8").splitlines() == again, "stored for other runs, too"
+    assert [name for name, *_ in submitted()].count("text") == 3
+
+
+def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_still_runs(tmp_path: Path) -> None:
+    answers, stage = tmp_path / "answers.sqlite", "0123456789abcdef"
+    lent = lent_file(tmp_path, stage)
+    lend_answers(answers, lent)
+    with closing(kdtool.open_answers(lent)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("INSERT INTO answer VALUES ('key', 'answer', 'digest')")
+        take_back_answers(tmp_path, answers)
+        assert lent.exists()
+        lend_answers(answers, lent)
+        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
+    take_back_answers(tmp_path, answers)
+    assert not lent.exists()
+    with closing(kdtool.open_answers(answers)) as database:
+        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
+    lend_answers(answers, lent)
+    with closing(kdtool.open_answers(lent)) as database:
+        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_stages_that_ask_services_stay_on_this_machine(own: dict[str, Any]) -> None:
     own["teacher"] = {"use": "./own.py:Asked"}
     own["corpus"] = {"use": f"{TOY}:Sayings"}
     results = kdtool.run(own)

@@ -65,7 +65,7 @@ def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_
     executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, machines=1, gpus=0.5))
     options = executor._options(kdtool.Task("phases/x", "training of x", tmp_path, memory=10**9, divisible=True))
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (32, 2.0, 4 * 10**9)
-    options = executor._options(kdtool.Task("rows", "tokenised rows", tmp_path, memory=10**9))
+    options = executor._options(kdtool.Task("rows", "rows", tmp_path, memory=10**9, runs_models=False))
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (8, 0.0, 10**9)
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), options)
     assert lines[0].startswith("rows waits for a machine with 8 cores, 0 GPUs and 1.0 GB")

@@ -28,6 +28,7 @@ class Task:
         device_memory: the same of a GPU; 0 if it needs none, or an unknown amount.
         divisible: whether several processes of torchrun, on one or more machines, can make it together.
         module: the module that makes it.
+        runs_models: whether models compute while it is made, so that a GPU is of use.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     device_memory: int = 0
     divisible: bool = False
     module: str = "kdtool._run.executing.worker"
+    runs_models: bool = True
 
     def command(self, processes: int = 1, machines: int = 1, machine: int = 0, main: str = "") -> list[str]:
         """Return the command that makes the stage and ends with exit code 0.

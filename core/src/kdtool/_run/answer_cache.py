@@ -52,7 +52,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
         StorageError: it cannot be read or written, or is damaged.
     """
     address = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    with _storage_errors(file), ExitStack() as stack:
+    with storage_errors(file), ExitStack() as stack:
         if not read_only:
             make_private(file.parent)
             if not file.exists():
@@ -79,14 +79,22 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def cache_answers(
-    run: RunInfo, file: Path, teachers: Mapping[str, str], divided: Mapping[str, Callable[[Ask], Ask]] = {}
+    run: RunInfo,
+    file: Path,
+    teachers: Mapping[str, str],
+    divided: Mapping[str, Callable[[Ask], Ask]] = {},
+    *,
+    exclusive: bool = False,
 ) -> Iterator[RunInfo]:
     """Yield the run with hooks that ask `teachers` only for answers that are not in `file`.
 
     `teachers` are `weights` by name, see `Teacher.answer_key`; several processes answer what those in `divided` are asked.
-    The run shows the number of cached answers at the end, when all of them are on the disk. Raises as `open_answers`.
+    With `exclusive` no other process reads the file meanwhile. The run shows the number of cached answers at the end, when
+    all of them are on the disk. Raises as `open_answers`.
     """
     with closing(open_answers(file)) as database:
+        if exclusive:
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
         keys = {
             name: partial(run.component(name, Teacher).answer_key, weights=weights)
             for name, weights in teachers.items()
@@ -98,7 +106,7 @@ def cache_answers(
         )
         hooks = hooks.replacing("kdtool_open", {name: cache.open for name, cache in cached.items()})
         yield replace(run, hook=hooks)
-        with _storage_errors(file):
+        with storage_errors(file):
             database.execute("PRAGMA wal_checkpoint")  # synced, before files that depend on answers are
         for name, cache in cached.items():
             if cache.changed:
@@ -165,7 +173,7 @@ class _Answers:
         yield from cached
 
     def _find(self, request: Request, key: str) -> TextAnswer | None:
-        with _storage_errors(self._file):
+        with storage_errors(self._file):
             found = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
@@ -177,7 +185,7 @@ class _Answers:
 
     def _keep(self, key: str, answer: TextAnswer) -> None:
         text = json.dumps(vars(answer))
-        with _storage_errors(self._file):
+        with storage_errors(self._file):
             self._database.execute(_KEEP, (key, text, _digest(text)))
 
 
@@ -186,7 +194,8 @@ def _digest(text: str) -> str:
 
 
 @contextmanager
-def _storage_errors(file: Path) -> Iterator[None]:
+def storage_errors(file: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the disk as StorageError, with the file and a remedy."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

@@ -49,6 +49,7 @@ class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
     `leader` is the record of rank 0's process.
+    `is_worker` is True if an executor started this process, so that stages are made here for another one.
     `forecast` is True if the graph is only read, so that tokenizers may be missing.
     `adapted` holds the last node that trained a teacher, by teacher.
     """
@@ -66,6 +67,7 @@ class Context:
     licences: tuple[Licensed, ...] = ()
     forecast: bool = False
     leader: dict[str, Any] | None = None
+    is_worker: bool = False
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)

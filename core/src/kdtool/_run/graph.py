@@ -71,6 +71,12 @@ class Node:
         """Kind, label and fingerprint, by which `where` finds the artefact; kinds that are always shared carry no label."""
         return self.kind, "" if self.kind in SHARED_KINDS else self.label, self.fingerprint
 
+    @property
+    def runs_models(self) -> bool:
+        """True if models compute while it is made: not for text and rows, unless a teacher answers or a student samples."""
+        samples = any(source.kind == "students" for source in self.inputs.values())
+        return self.kind not in ("text", "rows") or self.join is not None or samples
+
     @cached_property
     def sources(self) -> Mapping[str, Node]:
         """All nodes that it depends on: its inputs, and those that trained its teachers."""

@@ -12,8 +12,6 @@ from kdtool import Field
 
 __all__ = ["RayExecutor"]
 
-_WITHOUT_MODELS = ("text", "rows")
-"""Kinds of stages that never compute with a model."""
 _CONNECT_SECONDS = 10.0
 
 
@@ -95,8 +93,7 @@ class RayExecutor(kdtool.Executor):
         processes, gpus = self.config.processes if task.divisible else 1, self.config.gpus
         if gpus is None:
             gpus = float(self._ray.cluster_resources().get("GPU", 0) > 0)
-        if task.name.partition("/")[0] in _WITHOUT_MODELS:
-            gpus = 0.0
+        gpus = gpus if task.runs_models else 0.0
         options = {"num_cpus": processes * self.config.cores, "num_gpus": processes * gpus}
         if self.config.reserve_memory and task.memory:
             options["memory"] = processes * task.memory

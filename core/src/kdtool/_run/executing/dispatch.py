@@ -1,8 +1,8 @@
 """Make the stages of a run: in this process, or where the recipe's executor decides, several at a time.
 
 With an executor this process makes nothing itself. A stage is submitted once its inputs are complete, and submitted again if
-its process is lost. Stages that store answers of teachers share one SQLite file with the money spent: they are made by
-processes of this machine, one after the other.
+its process is lost. Stages that ask services share one SQLite file with the money spent: they are made by processes of this
+machine, one after the other.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pydantic import TypeAdapter
 from kdtool._contract.executor import Executor, Submitted, Task
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import StepReport
-from kdtool._errors import ServiceError, StorageError, UsageError, cause_of
+from kdtool._errors import KdtoolError, ServiceError, StorageError, UsageError, cause_of
 from kdtool._run.build_graph import RunGraph
 from kdtool._run.context import Context
 from kdtool._run.executing.local_process import LocalProcess
 from kdtool._run.executing.task_files import TaskEvents, events_file, failure, write_request
 from kdtool._run.graph import Node
+from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
+from kdtool._run.stages.texts import ANSWERS, computes
 from kdtool._store.atomic_files import make_private, write_beside
 from kdtool._store.layout import PLACES, TASKS
 
@@ -86,6 +88,8 @@ class _Dispatch:
         shutil.rmtree(self._folder, ignore_errors=True)
         make_private(self._folder)
         recipe, store = context.assembly.recipe, context.store.root
+        self._answers = store / ANSWERS
+        self._take_back()
         write_request(context.folder, recipe, store, offline=context.offline, run=self._run)
 
     def make(self, nodes: Mapping[str, Node]) -> Iterator[Node]:
@@ -115,25 +119,36 @@ class _Dispatch:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and not all(handle.done() for handle in self._ending):
             time.sleep(_BETWEEN_LOOKS)
+        with suppress(KdtoolError):
+            self._take_back()
         with suppress(OSError):
             (self._folder / PLACES).unlink(missing_ok=True)
 
     def _begin(self, node: Node) -> bool:
-        """Reuse or submit a stage; False if it must wait for another one that stores answers."""
+        """Reuse or submit a stage; False if it must wait for another one that asks services."""
         if node.exists:
             self._context.make(node)
             return True
-        is_here = _stores_answers(self._context, node)
+        is_here = _asks_services(self._context, node)
         if is_here and any(running.is_here for running in self._running):
             return False
         self._submit(node, 0, is_here=is_here)
         return True
 
     def _submit(self, node: Node, attempts: int, *, is_here: bool) -> None:
+        if node.kind == "text" and node.teachers and not is_here:
+            lend_answers(self._answers, lent_file(self._context.store.root, node.fingerprint))
         memory, device = self._memory().get(node.name, (0, 0))
         attempt = f"{self._run}-{attempts}"
         task = Task(
-            node.name, node.title, self._context.folder, attempt, memory, device, divisible=node.join is not None
+            node.name,
+            node.title,
+            self._context.folder,
+            attempt,
+            memory,
+            device,
+            runs_models=node.runs_models,
+            divisible=node.join is not None,
         )
         file = events_file(self._context.folder, node.name, attempt)
         if is_here:
@@ -191,6 +206,11 @@ class _Dispatch:
         context.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         self._remove(running)
         self._ending.append(running.handle)
+        if node.kind == "text":
+            self._take_back()
+
+    def _take_back(self) -> None:
+        take_back_answers(self._context.store.root, self._answers)
 
     def _wait_until_visible(self, running: _Running) -> None:
         running.ended = running.ended or time.monotonic()
@@ -221,12 +241,11 @@ class _Dispatch:
         write_beside(self._folder / PLACES, json.dumps(places))
 
 
-def _stores_answers(context: Context, node: Node) -> bool:
-    """Return whether answers of teachers are stored, and perhaps paid, while a stage is made."""
-    if node.kind == "text":
-        return bool(node.teachers)
-    keys = (getattr(context.assembly.shared[name], "answer_cache_key", None) for name in node.teachers)
-    return node.kind == "scores" and any(key is not None for key in keys)
+def _asks_services(context: Context, node: Node) -> bool:
+    """Return whether teachers answer, perhaps for money, that do not compute in their process, while a stage is made."""
+    if node.kind not in ("text", "scores"):
+        return False
+    return not all(computes(context.assembly.shared[name]) for name in node.teachers)
 
 
 def _reason(handle: Submitted) -> str:

@@ -54,6 +54,7 @@ class _Opened:
         atexit.register(assembly.__exit__)
         store, licences = Path(request["store"]), licences_of(assembly)
         context = Context.of(assembly, folder, store, offline=request["offline"], licences=licences)
+        context.is_worker = True
         return cls(request, context, check_and_build_graph(context).graph)
 
     def make(self, name: str, attempt: str, log: TaskLog | None) -> None:

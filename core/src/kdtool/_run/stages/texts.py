@@ -23,6 +23,7 @@ from kdtool._run.distributed import has_ended
 from kdtool._run.divided import divide_answers, open_teacher, take_part
 from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node
+from kdtool._run.lent_answers import lent_file
 from kdtool._run.stages.text import write_texts
 
 ANSWERS = "answers.sqlite"
@@ -51,11 +52,13 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     shares = shares_of(sources, corpora)
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
-    here = {name for name in teachers if _computes(context.assembly.shared[name])}
+    computing = {name for name in teachers if computes(context.assembly.shared[name])}
 
     def build(run: RunInfo, folder: Path) -> None:
-        divided = {name: partial(divide_answers, run, name) for name in here if run.world > 1}
-        with reuse_answers(context, run, teachers, divided) as asking:
+        divided = {name: partial(divide_answers, run, name) for name in computing if run.world > 1}
+        is_lent = context.is_worker and len(computing) == len(teachers)
+        lent = lent_file(context.store.root, node.fingerprint) if is_lent else None
+        with reuse_answers(context, run, teachers, divided, lent) as asking:
             write_texts(asking, folder, corpora, filters, shares)
 
     def join(run: RunInfo, folder: Path) -> bool:
@@ -66,10 +69,10 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     parts = {"components": components, "shares of the corpora": list(shares.values())}
     title = f"text, phase {label}" if label else "text"
     node = Node("text", label, title, context.store, parts, {}, build, teachers=teachers, unit="documents")
-    return graph.add(replace(node, join=join if here else None))
+    return graph.add(replace(node, join=join if computing else None))
 
 
-def _computes(component: Component) -> bool:
+def computes(component: Component) -> bool:
     """Return whether a teacher answers with a model in its process: not a service, which may be paid."""
     return isinstance(component, Teacher) and not component.stores_answers and component.answer_cache_key is None
 
@@ -79,10 +82,12 @@ def reuse_answers(
     run: RunInfo,
     teachers: Mapping[str, Node | None],
     divided: Mapping[str, Callable[[Ask], Ask]] = {},
+    lent: Path | None = None,
 ) -> AbstractContextManager[RunInfo]:
     """Return the run with stored answers of teachers, by name with the node that trained each; missing ones are stored.
 
-    Several processes answer what teachers in `divided` are asked.
+    Several processes answer what teachers in `divided` are asked. With `lent`, answers are in that file, which only this
+    process opens.
     """
     if teachers:
         context.store.remote.open_answers()
@@ -93,4 +98,6 @@ def reuse_answers(
         everything = {"component": context.part(name), "adapted": trained}
         if not teacher.stores_answers:
             weights[name] = fingerprint("teacher", everything) if teacher.answer_cache_key is None else trained
-    return cache_answers(run, context.store.root / ANSWERS, weights, divided) if weights else nullcontext(run)
+    if not weights:
+        return nullcontext(run)
+    return cache_answers(run, lent or context.store.root / ANSWERS, weights, divided, exclusive=lent is not None)

@@ -1,0 +1,184 @@
+"""Several processes of one run: memory of each with a divided teacher, and how soon the run ends when one of them is lost.
+
+    python benchmarks/ranks.py memory [--processes 4] [--megabytes 600]
+    python benchmarks/ranks.py lost [--kills 10]
+
+`memory` opens a Llama with random weights as a teacher, whole and divided, takes a signal from it, and prints the memory of
+the process that needs most. `lost` kills a random rank of `kdtool run --gpus 2` at a random moment of a recording or a
+training, and waits until the command ends. Three minutes each on two cores, no network; Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import torch
+from kdtool_testing.tiny_models import packed_batch, save_tiny
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
+
+ROOT = Path(__file__).resolve().parents[1]
+make_model = runpy.run_path(str(ROOT / "benchmarks/student_memory.py"))["make_model"]
+_PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
+_STAGES = ("signals", "phases")
+_PATIENCE = 120.0
+"""Seconds until a stage must have begun, and until a run whose rank was killed must have ended."""
+
+
+class Teacher(CausalTeacher):
+    """The teacher in a folder."""
+
+    class Config(CausalTeacherConfig):
+        """Where it is."""
+
+        model: str = "?"
+        """Its folder."""
+
+    config: Config
+
+    def locate(self, run: kdtool.RunInfo | None) -> Source:
+        """Return where its files are."""
+        return Source(Path(self.config.model))
+
+
+def peak_here() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    found = _PEAK.search(Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(found[1]) * 1024 if found else 0
+
+
+def signal_in_rank(folder: Path, sharding: str) -> None:
+    """Take a signal from the teacher on a rank of torchrun, and write the peaks before and after it."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    before = peak_here()
+    teacher = Teacher(Teacher.Config.model_validate({"model": str(folder / "model"), "sharding": sharding}))
+    teacher.kdtool_signal(packed_batch(), kdtool.SignalRequest(frozenset({"logits"})))
+    file = folder / f"{sharding}-{torch.distributed.get_rank()}.json"
+    file.write_text(json.dumps([before, peak_here()]), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def compare_memory(processes: int, megabytes: float) -> dict[str, Any]:
+    """Print the peak memory of a rank with a whole and with a divided teacher."""
+    figures: dict[str, Any] = {"processes": processes}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"{make_model(folder / 'model', megabytes) / 1e6:.0f} MB of bfloat16 weights, {processes} processes")
+        for sharding in ("off", "full"):
+            torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command = [sys.executable, "-m", *torchrun, __file__, "memory", "--within", name, "--sharding", sharding]
+            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            pairs = [json.loads(file.read_bytes()) for file in folder.glob(f"{sharding}-*.json")]
+            peak, own = max(after for _, after in pairs), max(after - before for before, after in pairs)
+            figures[sharding] = {"peak": peak, "above the process's own": own}
+            print(f"sharding {sharding}: peak {peak / 1e6:,.0f} MB, of which by the teacher {own / 1e6:,.0f} MB")
+    for figure in figures["full"]:
+        print(f"ratio of {figure}: {figures['full'][figure] / figures['off'][figure]:.2f}")
+    return figures
+
+
+def recipe_in(folder: Path) -> Path:
+    """Write a recipe with a tiny teacher that records and trains for minutes."""
+    save_tiny(folder / "model", layers=4)
+    recipe = {
+        "name": "lost",
+        "corpus": {"use": "python-source", "train_files": 200, "validation_files": 2, "test_files": 2},
+        "rows": {"use": "packed", "length": 64},
+        "teacher": {"use": "causal-lm", "model": str(folder / "model"), "dtype": "float32"},
+        "signals": {"use": "states"},
+        "student": {"use": "pruned", "layers": 2},
+        "trainer": {"use": "standard", "batch": 1, "dtype": "float32", "compile": "off"},
+        "train": {"losses": {"forward-kl": {}}, "steps": 100_000},
+    }
+    file = folder / "recipe.json"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    return file
+
+
+def seconds_until_end(recipe: Path, stage: str, rank: int, wait: float, store: Path) -> float:
+    """Start the run, kill a rank `wait` seconds after the stage has begun, and return the seconds until the run ends."""
+    run = ["run", str(recipe), "--gpus", "2", "--store", str(store), "--out", str(recipe.parent / "out")]
+    log = recipe.with_suffix(".log")
+    with log.open("w") as file:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "kdtool", *run],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+    root = store if stage == "signals" else recipe.parent / "out"
+    deadline = time.monotonic() + _PATIENCE
+    while not [*root.glob(f"**/{stage}/*.partial")]:
+        if time.monotonic() > deadline or started.poll() is not None:
+            raise SystemExit(log.read_text(encoding="utf-8"))
+        time.sleep(0.05)
+    time.sleep(wait)
+    os.kill(process_of(rank, recipe), signal.SIGKILL)
+    begun = time.monotonic()
+    code = started.wait(timeout=_PATIENCE)
+    seconds = time.monotonic() - begun
+    print(f"{stage}, rank {rank}, after {wait:.1f} s: ended in {seconds:.1f} s with exit code {code}", flush=True)
+    return seconds
+
+
+def process_of(rank: int, recipe: Path) -> int:
+    """Return the process of a rank of the run."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command, variables = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"RANK={rank}".encode() in variables.split(b"\0") and str(recipe).encode() in command:
+            return int(place.name)
+    raise SystemExit(f"rank {rank} has no process")
+
+
+def lose_ranks(kills: int) -> dict[str, Any]:
+    """Print how soon runs end whose rank is killed."""
+    chosen, seconds = random.Random(0), []
+    with tempfile.TemporaryDirectory() as name:
+        recipe = recipe_in(Path(name))
+        for number in range(kills):
+            stage, rank, wait = _STAGES[number % 2], chosen.randrange(2), chosen.uniform(0.5, 4)
+            store = Path(name) / (f"store-{number}" if stage == "signals" else "store")
+            seconds.append(seconds_until_end(recipe, stage, rank, wait, store))
+    print(f"median {statistics.median(seconds):.1f} s, {min(seconds):.1f} to {max(seconds):.1f} s")
+    return {"seconds": seconds}
+
+
+def main() -> None:
+    """Measure one of both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("memory", "lost"))
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--megabytes", type=float, default=600, help="of bfloat16 weights")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--within", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sharding", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.within:
+        signal_in_rank(options.within, options.sharding)
+        return
+    memory = options.what == "memory"
+    figures = compare_memory(options.processes, options.megabytes) if memory else lose_ranks(options.kills)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
