@@ -4,8 +4,10 @@
     python benchmarks/ranks.py lost [--kills 10]
 
 `memory` opens a Llama with random weights as a teacher, whole and divided, takes a signal from it, and prints the memory of
-the process that needs most. `lost` kills a random rank of `kdtool run --gpus 2` at a random moment of a recording or a
-training, and waits until the command ends. Three minutes each on two cores, no network; Linux only.
+the process that needs most: once with freed memory kept, as in a training on a CPU, and once with freed tensors returned to
+the system, which shows what tensors need, as a GPU's allocator reuses freed ones. `lost` kills a random rank of `kdtool run
+--gpus 2` at a random moment of a recording or a training, and waits until the command ends. Four minutes each on two cores,
+no network; Linux only.
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import torch
 from kdtool_testing.tiny_models import packed_batch, save_tiny
+from kdtool_trainer_standard._machine import tuned_malloc
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
 
 ROOT = Path(__file__).resolve().parents[1]
 make_model = runpy.run_path(str(ROOT / "benchmarks/student_memory.py"))["make_model"]
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _STAGES = ("signals", "phases")
+_HEAPS = {"kept": "glibc.malloc.tcache_count=0", "returned": "glibc.malloc.mmap_threshold=65536"}
+"""Settings of the allocator: that with which `kdtool run` begins, and one that returns the memory of freed tensors."""
 _PATIENCE = 120.0
 """Seconds until a stage must have begun, and until a run whose rank was killed must have ended."""
 
@@ -60,15 +66,15 @@ def peak_here() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def signal_in_rank(folder: Path, sharding: str) -> None:
-    """Take a signal from the teacher on a rank of torchrun, and write the peaks before and after it."""
+def signal_in_rank(folder: Path, sharding: str, heap: str) -> None:
+    """Take a signal from the teacher on a rank of torchrun, and write the peak memory of the process."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    before = peak_here()
     teacher = Teacher(Teacher.Config.model_validate({"model": str(folder / "model"), "sharding": sharding}))
-    teacher.kdtool_signal(packed_batch(), kdtool.SignalRequest(frozenset({"logits"})))
-    file = folder / f"{sharding}-{torch.distributed.get_rank()}.json"
-    file.write_text(json.dumps([before, peak_here()]), encoding="utf-8")
+    with tuned_malloc() if heap == "kept" else nullcontext():
+        teacher.kdtool_signal(packed_batch(), kdtool.SignalRequest(frozenset({"logits"})))
+    file = folder / f"{heap}-{sharding}-{torch.distributed.get_rank()}.json"
+    file.write_text(json.dumps(peak_here()), encoding="utf-8")
     torch.distributed.destroy_process_group()
 
 
@@ -78,17 +84,21 @@ def compare_memory(processes: int, megabytes: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{make_model(folder / 'model', megabytes) / 1e6:.0f} MB of bfloat16 weights, {processes} processes")
-        for sharding in ("off", "full"):
-            torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            command = [sys.executable, "-m", *torchrun, __file__, "memory", "--within", name, "--sharding", sharding]
-            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            pairs = [json.loads(file.read_bytes()) for file in folder.glob(f"{sharding}-*.json")]
-            peak, own = max(after for _, after in pairs), max(after - before for before, after in pairs)
-            figures[sharding] = {"peak": peak, "above the process's own": own}
-            print(f"sharding {sharding}: peak {peak / 1e6:,.0f} MB, of which by the teacher {own / 1e6:,.0f} MB")
-    for figure in figures["full"]:
-        print(f"ratio of {figure}: {figures['full'][figure] / figures['off'][figure]:.2f}")
+        for heap in _HEAPS:
+            peaks = [peak_of_rank(folder, sharding, heap, processes) for sharding in ("off", "full")]
+            figures[heap] = peaks
+            print(f"freed memory {heap}: whole {peaks[0] / 1e6:,.0f} MB, divided {peaks[1] / 1e6:,.0f} MB", end=", ")
+            print(f"ratio {peaks[1] / peaks[0]:.2f}", flush=True)
     return figures
+
+
+def peak_of_rank(folder: Path, sharding: str, heap: str, processes: int) -> int:
+    """Return the peak resident memory of the rank that needs most."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", *torchrun, __file__, "memory", "--within", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": _HEAPS[heap]}
+    subprocess.run([*command, "--sharding", sharding, "--heap", heap], check=True, env=environment)
+    return max(json.loads(file.read_bytes()) for file in folder.glob(f"{heap}-{sharding}-*.json"))
 
 
 def recipe_in(folder: Path) -> Path:
@@ -109,9 +119,11 @@ def recipe_in(folder: Path) -> Path:
     return file
 
 
-def seconds_until_end(recipe: Path, stage: str, rank: int, wait: float, store: Path) -> float:
+def seconds_until_end(recipe: Path, stage: str, rank: int, wait: float, store: Path, out: Path) -> float:
     """Start the run, kill a rank `wait` seconds after the stage has begun, and return the seconds until the run ends."""
-    run = ["run", str(recipe), "--gpus", "2", "--store", str(store), "--out", str(recipe.parent / "out")]
+    run = ["run", str(recipe), "--gpus", "2", "--store", str(store), "--out", str(out)]
+    if stage == "phases":
+        run += ["--set", "rows.maximum_tokens=65536"]
     log = recipe.with_suffix(".log")
     with log.open("w") as file:
         started = subprocess.Popen(
@@ -120,7 +132,7 @@ def seconds_until_end(recipe: Path, stage: str, rank: int, wait: float, store: P
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
-    root = store if stage == "signals" else recipe.parent / "out"
+    root = store if stage == "signals" else out
     deadline = time.monotonic() + _PATIENCE
     while not [*root.glob(f"**/{stage}/*.partial")]:
         if time.monotonic() > deadline or started.poll() is not None:
@@ -155,7 +167,7 @@ def lose_ranks(kills: int) -> dict[str, Any]:
         for number in range(kills):
             stage, rank, wait = _STAGES[number % 2], chosen.randrange(2), chosen.uniform(0.5, 4)
             store = Path(name) / (f"store-{number}" if stage == "signals" else "store")
-            seconds.append(seconds_until_end(recipe, stage, rank, wait, store))
+            seconds.append(seconds_until_end(recipe, stage, rank, wait, store, Path(name) / f"out-{number}"))
     print(f"median {statistics.median(seconds):.1f} s, {min(seconds):.1f} to {max(seconds):.1f} s")
     return {"seconds": seconds}
 
@@ -170,9 +182,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--within", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sharding", help=argparse.SUPPRESS)
+    parser.add_argument("--heap", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.within:
-        signal_in_rank(options.within, options.sharding)
+        signal_in_rank(options.within, options.sharding, options.heap)
         return
     memory = options.what == "memory"
     figures = compare_memory(options.processes, options.megabytes) if memory else lose_ranks(options.kills)

@@ -10,7 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
+from kdtool._run.lent_answers import lend_answers, lent_file, lent_files, take_back_answers
 from toy_recipe import TOY
 
 OWN = '''
@@ -266,11 +266,11 @@ def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_sti
     with closing(kdtool.open_answers(lent)) as database:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("INSERT INTO answer VALUES ('key', 'answer', 'digest')")
-        take_back_answers(tmp_path, answers)
+        take_back_answers(answers, lent_files(tmp_path))
         assert lent.exists()
         lend_answers(answers, lent)
         assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
-    take_back_answers(tmp_path, answers)
+    take_back_answers(answers, lent_files(tmp_path))
     assert not lent.exists()
     with closing(kdtool.open_answers(answers)) as database:
         assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]

@@ -29,7 +29,7 @@ def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str],
 
     Nothing is trained. A MODEL is a model's folder, an exported file, or a run (its name or folder), whose student is
     measured with all its seeds. NAME=MODEL gives it a name. Teachers are measured as well, even without a MODEL: --set
-    teacher.use=NAME. If it was interrupted, the same command resumes.
+    teacher.use=NAME. To leave out the recipe's: --set teacher=false. If it was interrupted, the same command resumes.
     """
     print_first_line("reading plugins …")
     from kdtool._cli.compare import by_arm, differences, value_table, verdict

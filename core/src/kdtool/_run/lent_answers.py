@@ -7,6 +7,7 @@ compute. The machine of the run takes the additions back. A process that is lost
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,12 +40,17 @@ def lend_answers(answers: Path, lent: Path) -> None:
     part.replace(lent)
 
 
-def take_back_answers(store: Path, answers: Path) -> None:
-    """Add the answers in all lent files to the stored ones, and delete the files; one that a process has open stays.
+def lent_files(store: Path) -> list[Path]:
+    """Return the files of all stages whose answers have not been taken back."""
+    return sorted((store / _FOLDER).glob("*.sqlite"))
+
+
+def take_back_answers(answers: Path, files: Iterable[Path]) -> None:
+    """Add the answers in lent files to the stored ones, and delete the files; one that a process has open stays.
 
     Raises as `open_answers`.
     """
-    for lent in sorted((store / _FOLDER).glob("*.sqlite")):
+    for lent in files:
         with closing(open_answers(answers)) as database, storage_errors(lent):
             database.execute("PRAGMA busy_timeout = 0")
             try:

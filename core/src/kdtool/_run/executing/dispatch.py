@@ -28,7 +28,7 @@ from kdtool._run.context import Context
 from kdtool._run.executing.local_process import LocalProcess
 from kdtool._run.executing.task_files import TaskEvents, events_file, failure, write_request
 from kdtool._run.graph import Node
-from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
+from kdtool._run.lent_answers import lend_answers, lent_file, lent_files, take_back_answers
 from kdtool._run.stages.texts import ANSWERS, computes
 from kdtool._store.atomic_files import make_private, write_beside
 from kdtool._store.layout import PLACES, TASKS
@@ -89,7 +89,7 @@ class _Dispatch:
         make_private(self._folder)
         recipe, store = context.assembly.recipe, context.store.root
         self._answers = store / ANSWERS
-        self._take_back()
+        take_back_answers(self._answers, lent_files(store))
         write_request(context.folder, recipe, store, offline=context.offline, run=self._run)
 
     def make(self, nodes: Mapping[str, Node]) -> Iterator[Node]:
@@ -120,7 +120,7 @@ class _Dispatch:
         while time.monotonic() < deadline and not all(handle.done() for handle in self._ending):
             time.sleep(_BETWEEN_LOOKS)
         with suppress(KdtoolError):
-            self._take_back()
+            take_back_answers(self._answers, lent_files(self._context.store.root))
         with suppress(OSError):
             (self._folder / PLACES).unlink(missing_ok=True)
 
@@ -137,7 +137,7 @@ class _Dispatch:
 
     def _submit(self, node: Node, attempts: int, *, is_here: bool) -> None:
         if node.kind == "text" and node.teachers and not is_here:
-            lend_answers(self._answers, lent_file(self._context.store.root, node.fingerprint))
+            lend_answers(self._answers, self._lent(node))
         memory, device = self._memory().get(node.name, (0, 0))
         attempt = f"{self._run}-{attempts}"
         task = Task(
@@ -206,11 +206,11 @@ class _Dispatch:
         context.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         self._remove(running)
         self._ending.append(running.handle)
-        if node.kind == "text":
-            self._take_back()
+        if (lent := self._lent(node)).exists():
+            take_back_answers(self._answers, [lent])
 
-    def _take_back(self) -> None:
-        take_back_answers(self._context.store.root, self._answers)
+    def _lent(self, node: Node) -> Path:
+        return lent_file(self._context.store.root, node.fingerprint)
 
     def _wait_until_visible(self, running: _Running) -> None:
         running.ended = running.ended or time.monotonic()
