@@ -282,6 +282,7 @@ def _write_texts(folder: Path) -> None:
             {"task_id": number, "text": ask, "code": text, "test_list": [f"assert add_{number}(0) == {number}"]}
             for number, (ask, text) in enumerate(pairs, 601)
         ],
+        "prompts": [{"prompt": ask} for ask in asked],
         "pairs": [{"prompt": ask, "chosen": text, "rejected": text.replace("+", "-")} for ask, text in pairs],
     }
     for name, objects in lines.items():

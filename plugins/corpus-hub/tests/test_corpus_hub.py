@@ -84,6 +84,8 @@ def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
         {"task": "add", "good": "x + 2", "bad": None},
     ]
     assert [e.body for e in examples(tmp_path, rows, **names)] == [kdtool.Preference("add", "x + 1", "x - 1")]
+    asked: list[dict[str, Any]] = [{"task": "add"}, {"task": None}]
+    assert [e.body for e in examples(tmp_path, asked, prompt_column="task")] == [kdtool.Completion("add", "")]
     turns = kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
     assert [e.body for e in examples(tmp_path, [{"talk": TALK}], messages_column="talk")] == [turns]
     shared = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
@@ -167,7 +169,6 @@ def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, An
         ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
         ({"dataset": "a/b"}, "name the columns of one format"),
         ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one format"),
-        ({"dataset": "a/b", "prompt_column": "a"}, "goes together"),
         ({"dataset": "a/b", "completion_column": "a"}, "goes together"),
         ({"dataset": "a/b", "prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
         (

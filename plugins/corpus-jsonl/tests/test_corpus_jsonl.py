@@ -55,6 +55,14 @@ def test_each_form_is_read(tmp_path: Path) -> None:
     assert (messages.split, messages.licence) == ("train", "Apache-2.0")
 
 
+def test_a_prompt_may_have_no_answer(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "1 + 1?"}]
+    lines = [{"prompt": "# one\n"}, {"prompt": "# two\n", "completion": None}, {"messages": turns}]
+    bodies = [example.body for example in examples(tmp_path, "\n".join(map(json.dumps, lines)))]
+    prompts = [kdtool.Completion("# one\n", ""), kdtool.Completion("# two\n", "")]
+    assert bodies == [*prompts, kdtool.Messages((("user", "1 + 1?"),))]
+
+
 def test_fields_may_have_other_names(tmp_path: Path) -> None:
     line = {"code": "x", "path": "a.py", "lang": "Rust", "part": "validation"}
     names = {"text_field": "code", "id_field": "path", "language_field": "lang", "split_field": "part"}
@@ -69,7 +77,7 @@ def test_fields_may_have_other_names(tmp_path: Path) -> None:
         (b"[1]", r"data\.jsonl:2: expected an object, found list"),
         (b'{"text": "\xff"}', r"data\.jsonl:2: not JSON in UTF-8"),
         (b'{"text": 3}', r"data\.jsonl:2: field 'text' must be text, not int"),
-        (b'{"prompt": "a"}', r"data\.jsonl:2: field 'completion' is missing"),
+        (b'{"prompt": "a", "rejected": "b"}', r"data\.jsonl:2: field 'completion' is missing"),
         (b'{"prompt": "a", "chosen": "b"}', r"data\.jsonl:2: field 'rejected' is missing"),
         (b'{"content": "a"}', r"data\.jsonl:2: found none of .*only \['content'\]"),
         (b'{"text": "a", "split": "dev"}', r"data\.jsonl:2: field 'split'.*'dev'"),

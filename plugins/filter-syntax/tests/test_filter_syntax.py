@@ -71,6 +71,7 @@ def test_a_question_may_hold_broken_code() -> None:
 def test_a_completion_is_code_alone_or_behind_its_prompt() -> None:
     assert reason(kdtool.Completion("def f(x):\n", "    return x\n"), "python") is None
     assert reason(kdtool.Completion("Write a function.", GOOD["python"]), "python") is None
+    assert reason(kdtool.Completion("Write a function.", ""), "python") is None, "a prompt without an answer"
     assert reason(kdtool.Completion("def f(x):\n", "    return (x\n"), "python") == "python does not parse"
 
 

@@ -14,7 +14,9 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_testing import make_run
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_testing import ListSource, make_run
 from kdtool_torch import collate
 from kdtool_trainer_standard import OnPolicy, StandardTrainer
 from kdtool_trainer_standard._on_policy import OnPolicySampler
@@ -79,9 +81,9 @@ def noted(writes: int | None = None, dropout: float = 0.0) -> Noted:
 def row(key: str, documents: Sequence[tuple[Sequence[int], int]], length: int = 16) -> kdtool.Row:
     """Return a row of documents, each with how many of its tokens are not learned."""
     ids, labelled, numbers = list[int](), list[bool](), list[int]()
-    for number, (tokens, given) in enumerate(documents):
+    for number, (tokens, first) in enumerate(documents):
         ids += tokens
-        labelled += [place >= given for place in range(len(tokens))]
+        labelled += [place >= first for place in range(len(tokens))]
         numbers += [number] * len(tokens)
     missing = length - len(ids)
     padded = ids + [END] * missing, labelled + [False] * missing, numbers + [-1] * missing
@@ -97,12 +99,12 @@ def written(student: Noted, *rows: kdtool.Row, tokens: int = 4, prompt: float = 
 
 def test_what_the_student_writes_takes_the_place_of_what_was_learned() -> None:
     student = noted(writes=7)
-    whole, answer, nothing = [10, 11, 12, 13, 14, 15], [20, 21, 22, END], [30, 31]
-    batch = written(student, row("a", [(whole, 0), (answer, 2), (nothing, 2)]), tokens=2)
+    whole, answer, cut = [10, 11, 12, 13, 14, 15], [20, 21, 22, END], [30]
+    batch = written(student, row("a", [(whole, 0), (answer, 2), (cut, 0)]), tokens=2)
     assert student.asked[0][:2] == ([[10, 11, 12], [20, 21]], [2, 2])
-    assert batch.input_ids.tolist() == [[10, 11, 12, 7, 7, 20, 21, 7, 7, 30, 31, *[END] * 5]]
-    assert batch.document.tolist() == [[0] * 5 + [1] * 4 + [2] * 2 + [-1] * 5]
-    assert batch.positions.tolist()[0][:11] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1]
+    assert batch.input_ids.tolist() == [[10, 11, 12, 7, 7, 20, 21, 7, 7, 30, *[END] * 6]]
+    assert batch.document.tolist() == [[0] * 5 + [1] * 4 + [2] + [-1] * 6]
+    assert batch.positions.tolist()[0][:10] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
     learned = [2, 3, 6, 7]  # the positions before what was written
     assert batch.labels.tolist() == [[7 if place in learned else -100 for place in range(16)]]
     assert batch.columns["student_generated"].tolist() == [[int(place in learned) for place in range(16)]]
@@ -136,6 +138,70 @@ def test_each_text_has_no_more_room_than_it_had_and_ends_where_the_student_ends_
     assert ended.input_ids[0].tolist() == [1, 2, END, 20, 21, 22, 23, 24, 25, 26, END, *[END] * 5]
     assert ended.labels[0].tolist() == [-100, END, -100, *[-100] * 6, END, *[-100] * 6]
     assert ended.document[0].tolist() == [0] * 3 + [1] * 8 + [-1] * 5
+
+
+def test_documents_with_a_prompt_share_the_free_tokens_of_their_row() -> None:
+    """Documents: a whole one, an answer, a prompt without one, and the last token of a text that was cut."""
+    documents = [(range(1, 7), 0), (range(10, 15), 3), (range(20, 24), 4), ([30], 1)]
+    student = noted(writes=7)
+    batch = written(student, row("a", documents, length=27), tokens=100)
+    assert student.asked[0][:2] == ([[1, 2, 3], [10, 11, 12], [20, 21, 22, 23]], [3, 2 + 5, 5])
+    assert batch.document.tolist() == [[0] * 6 + [1] * 10 + [2] * 9 + [3] + [-1]]
+    assert int((batch.labels != -100).sum()) == 3 + 7 + 5
+    full = noted(writes=7)
+    batch = written(full, row("b", documents, length=16))
+    assert full.asked[0][0] == [[1, 2, 3], [10, 11, 12]], "a full row has no room after a whole prompt"
+    assert batch.input_ids[0, 11:].tolist() == [20, 21, 22, 23, 30]
+    begun = noted(writes=7)
+    begun.tokenizer = Begun()
+    written(begun, row("c", [([9, 10, 11], 3), ([9, 12], 2)], length=9))
+    assert begun.asked[0][:2] == ([[9, 10, 11]], [4])
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=5), st.integers(0, 20))
+def test_texts_never_exceed_their_row(sizes: list[tuple[int, int]], free: int) -> None:
+    documents = [(range(size), min(size, given)) for size, given in sizes]
+    length = max(2, sum(size for size, _ in sizes) + free)
+    student = noted(writes=7)
+    batch = written(student, row("a", documents, length=length), tokens=100)
+    assert batch.input_ids.shape == (1, length)
+    assert all(limit > 0 for limit in student.asked[0][1])
+
+
+def train_on_prompts(
+    folder: Path, fraction: float, answered: int = 0, terms: Sequence[kdtool.LossTerm] = MIXTURE[:2]
+) -> tuple[kdtool.Trained, Noted]:
+    """Train on 12 rows of prompts without answers, or some of them answered."""
+    rows = [row(f"{place}", [(range(1, 4), 3), (range(4, 8), 4)], LENGTH) for place in range(12 - answered)]
+    rows += [row(f"{12 + place}", [(range(1, 9), 4)], LENGTH) for place in range(answered)]
+    phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99))}, rows=ListSource(rows))
+    trainer, student = make_trainer(on_policy={"fraction": fraction, "tokens": 6}, log_every=1), noted(writes=7)
+    return trainer.kdtool_train(make_run(folder / "run", mixture(), say=lambda _: None), phase, student), student
+
+
+@pytest.mark.parametrize("answered", [0, 3])
+def test_prompts_without_answers_are_trained_on(tmp_path: Path, answered: int) -> None:
+    trained, student = train_on_prompts(tmp_path, 1.0, answered)
+    written = sum(sum(limits) for _, limits, _ in student.asked[1:])
+    assert trained.tokens == written > 0
+    assert all(batch.columns["student_generated"].any() for batch in student.batches[-3:])
+    reports = [json.loads(line) for line in trained.history.read_text("utf-8").splitlines()]
+    assert all(report["terms"].keys() == {"kl"} and report["loss"] > 0 for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "answered", "terms", "message"),
+    [
+        (0.5, 0, MIXTURE[:2], r"on_policy\.fraction: 0\.5 has steps on the corpus, .* set it to 1"),
+        (0.5, 11, MIXTURE[:2], r"on_policy\.fraction: 0\.5 has steps on the corpus, .* set it to 1"),
+        (1.0, 0, MIXTURE[1:2], r"nothing to learn from\. Prompts without answers need .* `control: false`"),
+    ],
+)
+def test_prompts_without_answers_are_refused_where_nothing_learns_from_them(
+    tmp_path: Path, fraction: float, answered: int, terms: Sequence[kdtool.LossTerm], message: str
+) -> None:
+    with pytest.raises(kdtool.UsageError, match=message):
+        train_on_prompts(tmp_path, fraction, answered, terms)
 
 
 def test_what_is_drawn_follows_from_seed_step_micro_batch_and_rank() -> None:

@@ -114,6 +114,16 @@ class Tokenizer(ABC):
         """
         return None
 
+    def encode_prompt(self, turns: Sequence[tuple[str, str]], opening: str = "") -> list[int]:
+        """Return the ids of a conversation in the tokenizer's template, up to the assistant's next turn: what a model gets.
+
+        That turn begins with `opening`. The ids begin with `document_start`. Since 0.1.
+
+        Raises:
+            UsageError: there is no chat template, or it refuses the conversation.
+        """
+        raise UsageError(f"{type(self).__name__} has no chat template for prompts; implement Tokenizer.encode_prompt")
+
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return the ids of a text whose middle comes last, between the tokenizer's FIM tokens, and its end.
 

@@ -29,8 +29,9 @@ def body_of(record: Record, config: HubConfig) -> Body | None:
         prompt, chosen, rejected = (text_of(record, name) for name in names)
         return kdtool.Preference(prompt, chosen, rejected) if chosen and rejected else None
     if config.prompt_column is not None:
-        completion = text_of(record, config.completion_column)
-        return kdtool.Completion(text_of(record, config.prompt_column), completion) if completion else None
+        prompt, completion = text_of(record, config.prompt_column), text_of(record, config.completion_column)
+        needed = prompt if config.completion_column is None else completion
+        return kdtool.Completion(prompt, completion) if needed else None
     text = text_of(record, config.text_column)
     return kdtool.Text(text) if text else None
 

@@ -26,7 +26,8 @@ class HubConfig(kdtool.Config):
     text_column: str | None = None
     """Column with plain text, every token of which is learned."""
     prompt_column: str | None = None
-    """Column with prompts; goes with `completion_column`, or with `chosen_column` and `rejected_column`."""
+    """Column with prompts; goes with `completion_column`, or with `chosen_column` and `rejected_column`. Alone, it gives
+    prompts without answers, for on-policy training."""
     completion_column: str | None = None
     """Column with completions; only these are learned, not the prompts."""
     chosen_column: str | None = None
@@ -76,13 +77,13 @@ class HubConfig(kdtool.Config):
         if self.licences and self.licence_column is None:
             raise ValueError("`licences` selects records by their licence: name its column in `licence_column`")
         answers = [self.completion_column, self.chosen_column].count(None)
-        if answers != (2 if self.prompt_column is None else 1):
+        if not answers or (answers == 1 and self.prompt_column is None):
             raise ValueError(
-                "`prompt_column` goes together with `completion_column`, or with `chosen_column` and `rejected_column`"
+                "`completion_column`, or `chosen_column` and `rejected_column`, goes together with `prompt_column`"
             )
         if [self.text_column, self.prompt_column, self.messages_column].count(None) != 2:
             raise ValueError(
                 "name the columns of one format: text_column, or prompt_column and completion_column, or prompt_column, "
-                "chosen_column and rejected_column, or messages_column"
+                "chosen_column and rejected_column, or only prompt_column, or messages_column"
             )
         return self

@@ -25,7 +25,7 @@ _LONGEST = 64 * 2**20
 
 
 class JsonLines(kdtool.Corpus):
-    """One example for each line of the files: messages, a preference, prompt with completion, or text.
+    """One example for each line of the files: messages, a preference, a prompt with or without completion, or text.
 
     If a line has fields of several formats, the first of this list applies.
     """
@@ -40,7 +40,7 @@ class JsonLines(kdtool.Corpus):
         text_field: str = "text"
         """Field with plain text, every token of which is learned."""
         prompt_field: str = "prompt"
-        """Field with a prompt; its line must have the completion field, too."""
+        """Field with a prompt; a line without completion is a prompt without an answer, for on-policy training."""
         completion_field: str = "completion"
         """Field with the completion of a prompt."""
         chosen_field: str = "chosen"
@@ -161,7 +161,8 @@ class _Line:
             names = (config.prompt_field, config.chosen_field, config.rejected_field)
             return kdtool.Preference(*(self._text(name) for name in names))
         if config.prompt_field in record:
-            return kdtool.Completion(self._text(config.prompt_field), self._text(config.completion_field))
+            absent = None if config.rejected_field in record else ""
+            return kdtool.Completion(self._text(config.prompt_field), self._text(config.completion_field, absent))
         if config.text_field in record:
             return kdtool.Text(self._text(config.text_field))
         raise kdtool.UsageError(

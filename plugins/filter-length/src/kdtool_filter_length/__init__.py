@@ -21,7 +21,8 @@ class LengthFilter(kdtool.Filter):
         maximum: int = kdtool.Field(default=100_000, ge=1, le=1_000_000_000)
         """Maximum characters of all parts together."""
         learned: int = kdtool.Field(default=1, ge=0, le=1_000_000_000)
-        """Minimum characters that are learned: in a text, a completion, or the assistant's messages."""
+        """Minimum characters that are learned: in a text, a completion, or the assistant's messages. 0 keeps
+        prompts without an answer."""
         line: int = kdtool.Field(default=1_000, ge=1, le=1_000_000_000)
         """Maximum characters of a line; files with longer ones are mostly data or minified (Codex, arXiv 2107.03374)."""
 

@@ -36,6 +36,8 @@ def code_of(example: kdtool.Example) -> Iterator[Code]:
             if role == "assistant":
                 yield from fenced_code(content, example.language)
     elif isinstance(body, kdtool.Completion):
+        if not body.completion:  # a prompt without an answer
+            return
         blocks = list(fenced_code(body.completion, example.language))
         yield from blocks or [Code((body.prompt + body.completion, body.completion), example.language)]
     elif example.language:

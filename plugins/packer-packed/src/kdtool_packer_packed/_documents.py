@@ -7,6 +7,7 @@ the student later gets only a prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,7 +15,7 @@ import kdtool
 
 from kdtool_packer_packed._annotations import Part, annotate_tokens, cut_in_parts
 
-__all__ = ["Document", "document_of"]
+__all__ = ["Document", "document_of", "is_unanswered", "prompt_of"]
 
 
 @dataclass
@@ -86,6 +87,36 @@ def document_of(
     return _encode(example, tokenizer, conversations).begin(tokenizer)
 
 
+def is_unanswered(body: kdtool.Text | kdtool.Completion | kdtool.Messages, *, at_the_end: bool) -> bool:
+    """Return whether a body is a prompt without an answer; a conversation only if it has none, or none `at_the_end`."""
+    if isinstance(body, kdtool.Messages):
+        return "assistant" not in [role for role, _ in (body.turns[-1:] if at_the_end else body.turns)]
+    return isinstance(body, kdtool.Completion) and not body.completion
+
+
+def prompt_of(
+    example: kdtool.Example,
+    tokenizer: kdtool.Tokenizer,
+    conversations: Literal["template", "plain"],
+) -> Document:
+    """Encode a prompt without an answer up to where the answer begins, without labels; empty if there is no text.
+
+    Raises:
+        UsageError: the tokenizer's chat template rejects a conversation.
+    """
+    body, ids = example.body, list[int]()
+    if isinstance(body, kdtool.Completion):
+        ids = tokenizer.encode(body.prompt)
+    elif isinstance(body, kdtool.Messages) and conversations == "template" and tokenizer.chat_fingerprint:
+        with _naming(example.id):
+            ids = tokenizer.encode_prompt(body.turns)
+    elif isinstance(body, kdtool.Messages):
+        asked = kdtool.Messages((*body.turns, ("assistant", "")))
+        whole = _encode(kdtool.Example(example.id, asked), tokenizer, "plain")
+        ids = whole.ids[:-1]  # without the end of the empty answer
+    return Document(tuple(example.annotations)).add(ids, [False] * len(ids), tokenizer).begin(tokenizer)
+
+
 def _encode(
     example: kdtool.Example,
     tokenizer: kdtool.Tokenizer,
@@ -94,7 +125,8 @@ def _encode(
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
     if isinstance(body, kdtool.Messages) and conversations == "template":
-        encoded = _by_template(example.id, body, tokenizer)
+        with _naming(example.id):
+            encoded = tokenizer.encode_chat(body.turns)
         if encoded is not None:
             return _add_annotated_answers(document, *encoded, tokenizer, body, parts)
     before = ""
@@ -105,11 +137,11 @@ def _encode(
     return document
 
 
-def _by_template(
-    identifier: str, body: kdtool.Messages, tokenizer: kdtool.Tokenizer
-) -> tuple[list[int], list[bool]] | None:
+@contextmanager
+def _naming(identifier: str) -> Iterator[None]:
+    """Name the example whose conversation the template rejects, and the remedy."""
     try:
-        return tokenizer.encode_chat(body.turns)
+        yield
     except kdtool.UsageError as error:
         raise kdtool.UsageError(
             f"example {identifier!r}: {error}; change the example, or set `rows.conversations: plain`, which writes "

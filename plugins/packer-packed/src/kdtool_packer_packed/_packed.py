@@ -11,7 +11,7 @@ import kdtool
 import pydantic
 
 from kdtool_packer_packed._annotations import Part
-from kdtool_packer_packed._documents import Document, document_of
+from kdtool_packer_packed._documents import Document, document_of, is_unanswered, prompt_of
 from kdtool_packer_packed._pieces import Answers, FillInTheMiddle, Infilling, Pieces, Plain
 from kdtool_packer_packed._row import padded_row
 
@@ -27,7 +27,8 @@ class Packed(kdtool.Packer):
     A plain text that does not fit continues in the next row, as a separate document. Each begins with the tokenizer's
     `document_start`; in a continued one, the first token of text is not labelled. A prompt and its answer begin a new row
     if they do not fit; one that is longer than a row continues after the end of its prompt. Rows are padded after their
-    last piece, and dropped if they have no labels. Annotations of characters are mapped to tokens.
+    last piece, and dropped if they have no labels. Annotations of characters are mapped to tokens. With `room`, prompts
+    without an answer are documents without labels, and their rows are kept.
     """
 
     carries_annotations = True
@@ -41,6 +42,10 @@ class Packed(kdtool.Packer):
         maximum_tokens: int | None = kdtool.Field(default=None, ge=2)
         """Maximum tokens per split, in whole rows from the start, for experiments with scarce data; null uses all."""
 
+        room: int = kdtool.Field(default=0, ge=0)
+        """Tokens to keep free in a row for each document with a prompt, for the student's text in on-policy training. 0
+        leaves out prompts without answers."""
+
         conversations: Literal["template", "plain"] = "template"
         """Format of conversations: the tokenizer's chat template if it has one, or always `### role` lines."""
         fim: FillInTheMiddle | None = None
@@ -51,6 +56,11 @@ class Packed(kdtool.Packer):
             if self.maximum_tokens is not None and self.maximum_tokens < self.length:
                 raise ValueError(
                     f"maximum_tokens {self.maximum_tokens} is less than one row of length {self.length}; raise it, or lower "
+                    "length"
+                )
+            if self.room > self.length - 2:
+                raise ValueError(
+                    f"room {self.room} leaves too little of rows of length {self.length} for prompts; lower it, or raise "
                     "length"
                 )
             return self
@@ -77,10 +87,10 @@ class Packed(kdtool.Packer):
                 rows only have room for a document start.
         """
         config, start = self.config, len(tokenizer.document_start)
-        if config.length <= start:
+        if config.length - config.room <= start:
             raise kdtool.UsageError(
                 f"rows.length: a row of {config.length} tokens has no room after the {start} tokens that begin each "
-                "document; raise it"
+                f"document{' and the free ones of `room`' if config.room else ''}; raise it"
             )
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(
@@ -89,18 +99,29 @@ class Packed(kdtool.Packer):
             )
         report = _Report()
         rows = _rows(
-            _cut(self._documents(examples, tokenizer), config.length, report), config.length, tokenizer.end_of_text
+            _cut(self._documents(examples, tokenizer, report), config.length, config.room, report),
+            config.length,
+            tokenizer.end_of_text,
         )
         limit = config.maximum_tokens
         yield from islice(rows, None if limit is None else limit // config.length)
-        for message in report.messages():
+        for message in report.messages(config.room):
             run.say(message)
 
     def _documents(
-        self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
+        self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer, report: _Report
     ) -> Iterator[tuple[str, Pieces]]:
         """Yield the id of each example with text, and its pieces."""
+        room, longest = self.config.room, self.config.length - self.config.room
+        shortest = len(tokenizer.document_start) + 2  # a single token without a label is the end of a text that was cut
         for example in examples:
+            if is_unanswered(example.body, at_the_end=room > 0):
+                prompt = self._prompt(example, tokenizer) if room else Document()
+                if shortest <= len(prompt.ids) <= longest:
+                    yield example.id, Answers(prompt, longest)
+                else:
+                    report.unanswered.append(example.id)
+                continue
             if isinstance(example.body, kdtool.Text) and self.config.fim is not None:
                 part = Part(example.body.text, example.annotations)
                 infilling = Infilling(example.id, part, tokenizer, self.config.fim, self.config.length)
@@ -110,7 +131,15 @@ class Packed(kdtool.Packer):
             document = document_of(example, tokenizer, self.config.conversations)
             if document.ids:
                 prompted = not all(document.labelled[document.start :])
-                yield example.id, Answers(document, self.config.length) if prompted else Plain(document)
+                yield example.id, Answers(document, longest) if prompted else Plain(document)
+
+    def _prompt(self, example: kdtool.Example, tokenizer: kdtool.Tokenizer) -> Document:
+        if example.annotations:  # rows keep annotations of learned tokens only
+            raise kdtool.UsageError(
+                f"rows.room: {example.id!r} is a prompt without an answer, so it has no learned tokens to carry "
+                f"{', '.join(example.annotations)}; give prompts with answers, or leave out what labels text"
+            )
+        return prompt_of(example, tokenizer, self.config.conversations)
 
 
 @dataclass
@@ -121,8 +150,10 @@ class _Report:
     """Annotations could not be mapped to tokens."""
     too_long: list[str] = field(default_factory=list)
     """An answer does not fit into a row together with its prompt."""
+    unanswered: list[str] = field(default_factory=list)
+    """A prompt without an answer was left out."""
 
-    def messages(self) -> Iterator[str]:
+    def messages(self, room: int) -> Iterator[str]:
         """Yield a message for each kind."""
         if self.lost:
             yield (
@@ -135,16 +166,28 @@ class _Report:
                 "row; their answers are cut, and each part follows the prompt, at most half a row of it; raise `length` to "
                 "keep them whole"
             )
+        if self.unanswered:
+            unfit = (
+                f": they have fewer than two tokens, or are too long for a row with {room:,} free ones; raise `length`"
+            )
+            yield (
+                f"rows: {len(self.unanswered):,} prompts without answers, such as {self.unanswered[0]!r}, were left out"
+                f"{unfit if room else '; set `room` to train on them on-policy'}"
+            )
 
 
 @dataclass
 class _Tokens:
-    """Tokens of a row; for each, whether it is labelled, the number of its document, and its annotations."""
+    """Tokens of a row; for each, whether it is labelled, the number of its document, and its annotations.
+
+    `reserved` tokens stay free after them.
+    """
 
     ids: list[int] = field(default_factory=list)
     labelled: list[bool] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     columns: dict[str, list[int]] = field(default_factory=dict)
+    reserved: int = 0
 
     def add(self, piece: Document) -> None:
         """Append a piece of a document."""
@@ -157,29 +200,35 @@ class _Tokens:
 
 
 def _rows(cut: Iterable[_Tokens], length: int, padding: int) -> Iterator[kdtool.Row]:
-    """Pad rows, and drop those without labels."""
+    """Pad rows, and drop those without labels, unless tokens are reserved for the student's text."""
     key = ""
     for row in cut:
         numbers = row.numbers
-        if not any(row.labelled[i] and numbers[i] == numbers[i - 1] for i in range(1, len(numbers))):
+        if not row.reserved and not any(
+            row.labelled[i] and numbers[i] == numbers[i - 1] for i in range(1, len(numbers))
+        ):
             continue
         made = padded_row(key, row.ids, row.labelled, numbers, length, padding, row.columns)
         key = made.key
         yield made
 
 
-def _cut(documents: Iterable[tuple[str, Pieces]], length: int, report: _Report) -> Iterator[_Tokens]:
-    """Yield rows of at most `length` tokens: shorter if the next piece does not fit, and for the last row."""
+def _cut(documents: Iterable[tuple[str, Pieces]], length: int, room: int, report: _Report) -> Iterator[_Tokens]:
+    """Yield rows of at most `length` tokens: shorter if the next piece does not fit, and for the last row.
+
+    For each piece with a prompt, `room` tokens stay free.
+    """
     row = _Tokens()
     for identifier, document in documents:
-        lost = False
+        lost, reserved = False, room if isinstance(document, Answers) else 0
         while not document.is_finished:
-            piece = document.cut(length - len(row.ids))
+            piece = document.cut(length - len(row.ids) - row.reserved - reserved)
             if piece is None:
                 yield row
                 row = _Tokens()
             else:
                 row.add(piece)
+                row.reserved += reserved
                 lost = lost or piece.lost
         if lost:
             report.lost.append(identifier)

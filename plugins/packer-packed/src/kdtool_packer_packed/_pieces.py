@@ -80,7 +80,7 @@ class Answers:
 
     A longer document continues in other rows. Each piece begins with the text before its answer, at most the last half row
     of it. If the answer itself was cut, its last token follows, so that the next one is predicted from it. These repeated
-    tokens are not labelled.
+    tokens are not labelled. A prompt without an answer must fit.
     """
 
     document: Document
@@ -90,7 +90,7 @@ class Answers:
     @property
     def is_finished(self) -> bool:
         """True if no labelled token is left."""
-        return True not in self.document.labelled[self.done :]
+        return self.done > 0 and True not in self.document.labelled[self.done :]
 
     @property
     def too_long(self) -> bool:

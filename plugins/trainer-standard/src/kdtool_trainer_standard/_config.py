@@ -18,7 +18,8 @@ class OnPolicy(kdtool.Config):
     prompt: float = Field(default=0.5, gt=0, lt=1)
     """Share of a fully labelled document to use as prompt; in others, the prompt is the part before the first label."""
     tokens: int = Field(default=128, ge=1)
-    """Maximum number of tokens sampled per prompt; never more than the document had."""
+    """Maximum number of tokens sampled per prompt; never more than the document had after it, and its share of the row's
+    padding."""
     temperature: float = Field(default=1.0, ge=0, le=100)
     """Sampling temperature of the student; 0 decodes greedily."""
     top_p: float = Field(default=1.0, gt=0, le=1)

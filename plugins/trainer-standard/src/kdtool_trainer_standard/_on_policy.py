@@ -33,14 +33,15 @@ _WINDOW = 256
 
 
 class _Document(NamedTuple):
-    """A document of a row. The student continues its first `prompt` tokens; None if nothing of it is learned.
+    """A document of a row. The student continues its first `prompt` tokens by at most `limit` tokens; not at all if it is 0.
 
     `columns` are the numbers that all its learned tokens share, besides 0, which stands for none.
     """
 
     number: int
     ids: list[int]
-    prompt: int | None
+    prompt: int
+    limit: int
     columns: Mapping[str, int]
 
 
@@ -63,7 +64,8 @@ class OnPolicySampler:
         """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
 
         If it is sampled, only generated tokens have labels. Their other columns are the document's if it has one number
-        there, else 0. Documents without labels stay as they are, and short rows are padded.
+        there, else 0. Documents without labels are prompts as a whole, and stay as they are if their row has no free tokens.
+        Short rows are padded.
         """
         self.counts["batches"] += 1
         if not self.is_sampled(step):
@@ -108,10 +110,11 @@ class OnPolicySampler:
             self._sample([batch.input_ids[0, :1].tolist()], [1], [0])
 
     def _write(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
-        """Yield the student's continuation of each document that has a prompt."""
-        asked = [(each.ids[: each.prompt], each) for each in documents if each.prompt is not None]
-        limits = [min(self._config.tokens, len(each.ids) - len(prompt)) for prompt, each in asked]
-        new = self._sample([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
+        """Yield the student's continuation of each document that it continues."""
+        asked = [each for each in documents if each.limit]
+        limits = [min(self._config.tokens, each.limit) for each in asked]
+        prompts = [each.ids[: each.prompt] for each in asked]
+        new = self._sample(prompts, limits, [chance.getrandbits(63) for _ in asked])
         self.counts["documents"] += len(new)
         self.counts["tokens"] += sum(map(len, new))
         self._count_cut(new, limits)
@@ -152,7 +155,7 @@ class OnPolicySampler:
         ids, written, numbers = list[int](), list[bool](), list[int]()
         columns: dict[str, list[int]] = {name: [] for name in batch.columns}
         for document in documents:
-            continuation = [] if document.prompt is None else next(new)
+            continuation = next(new) if document.limit else []
             whole = document.ids[: document.prompt] + continuation
             ids += whole
             written += [False] * (len(whole) - len(continuation)) + [True] * len(continuation)
@@ -182,23 +185,33 @@ def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[i
 def _documents(
     ids: list[int], labels: list[int], numbers: list[int], columns: dict[str, list[int]], share: float, start: int
 ) -> list[_Document]:
-    documents, begin = [], 0
+    """Return a row's documents; those with a prompt share the row's padding."""
+    documents, prompted, begin = list[_Document](), list[int](), 0
     for number, tokens in groupby(numbers):
         part = slice(begin, begin + len(list(tokens)))
         if number >= 0:
             numbers_in = {name: {*column[part]} - {0} for name, column in columns.items()}
             shared = {name: values.pop() for name, values in numbers_in.items() if len(values) == 1}
-            documents.append(_Document(number, ids[part], _prompt(labels[part], share, start), shared))
+            size, prompt = part.stop - begin, _prompt(labels[part], start)
+            if prompt is None:
+                prompt = max(1, int(share * size))
+            elif size > start + 1:  # else the last token of a text that was cut
+                prompted.append(len(documents))
+            documents.append(_Document(number, ids[part], prompt, size - prompt, shared))
         begin = part.stop
-    return documents
+    extra = numbers.count(-1) // max(1, len(prompted))
+    return [
+        document._replace(limit=document.limit + extra) if index in prompted else document
+        for index, document in enumerate(documents)
+    ]
 
 
-def _prompt(labels: Sequence[int], share: float, start: int) -> int | None:
-    """Return how many tokens of a document come before the first that is learned; `share` of it if all of it is.
+def _prompt(labels: Sequence[int], start: int) -> int | None:
+    """Return how many tokens of a document come before the first that is learned, or all if none is; None of a plain text.
 
-    The `start` tokens that begin it are never learned, nor is the token after them if a document continues.
+    The `start` tokens that begin a text are never learned, nor is the token after them if a document continues.
     """
     first = next((index for index, label in enumerate(labels) if label != NO_LABEL), None)
     if first is None:
-        return None
-    return first + 1 if first > start else max(1, int(share * len(labels)))
+        return len(labels)
+    return first + 1 if first > start else None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import kdtool
@@ -37,6 +37,9 @@ from kdtool_trainer_standard._terms import bind_terms, learns_on_policy
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["train_phase"]
+
+_EXAMINED = 1000
+"""Rows that are searched for prompts without answers, where these cannot be learned."""
 
 
 def train_phase(
@@ -113,17 +116,29 @@ class _Setup:
         return TrainingLoop(config, run, phase, module, self.device, sampler, validator)
 
     def _first_rows(self) -> list[kdtool.Row]:
-        """Return the first rows of a micro-batch's, in the order of training, that have something to learn from."""
-        in_order = RowsInOrder(self.phase.rows, len(self.phase.rows), self.run.seed)
-        learned = (
-            row
-            for row in map(in_order.__getitem__, range(len(in_order)))
-            if bool((collate([row]).labels != NO_LABEL).any())
-        )
-        rows = list(islice(learned, self.config.batch))
+        """Return the first rows of a micro-batch's, in the order of training, that have something to learn from.
+
+        Raises:
+            UsageError: there are none, or steps on the corpus would learn from rows of prompts without answers.
+        """
+        count, size = len(self.phase.rows), self.config.batch
+        in_order = RowsInOrder(self.phase.rows, count, self.run.seed)
+        sampling = self.config.on_policy if any(map(learns_on_policy, self.phase.terms)) else None
+        examined = map(in_order.__getitem__, range(min(_EXAMINED, count)))
+        if sampling is not None and sampling.fraction < 1 and not all(map(_is_learned, examined)):
+            raise kdtool.UsageError(
+                f"on_policy.fraction: {sampling.fraction:g} has steps on the corpus, but rows of phase {self.phase.name!r} "
+                "only hold prompts without answers; set it to 1, or give these prompts their own phase"
+            )
+        rows = list(islice(filter(_is_learned, map(in_order.__getitem__, range(count))), size))
+        if not rows and sampling is not None:  # prompts without answers: any text will do for the checks
+            rows = list(map(in_order.__getitem__, range(min(size, count))))
+            return [replace(row, labelled=[number >= 0 for number in row.document]) for row in rows]
         if not rows:
             raise kdtool.UsageError(
-                f"no row of phase {self.phase.name!r} has a labelled token: there is nothing to learn from"
+                f"no row of phase {self.phase.name!r} has a labelled token: there is nothing to learn from. Prompts without "
+                "answers need on_policy with fraction: 1 and a loss with a teacher; a control cannot learn from them (set "
+                "`control: false`)"
             )
         return rows
 
@@ -169,6 +184,12 @@ class _Setup:
                 for name, teacher in facts.items()
             }
         return {name: module for name, module in modules.items() if module is not None}
+
+
+def _is_learned(row: kdtool.Row) -> bool:
+    """Return whether a row has a label after a token of the same document."""
+    same = (before == after for before, after in pairwise(row.document))
+    return any(labelled and joined for labelled, joined in zip(row.labelled[1:], same, strict=True))
 
 
 def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:

@@ -160,7 +160,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
             before = piece
         return ids, labelled
 
-    def encode_prompt(self, turns: Turns, opening: str) -> list[int]:
+    def encode_prompt(self, turns: Turns, opening: str = "") -> list[int]:
         """Return the ids of a conversation up to the assistant's next turn, which begins with `opening`.
 
         Raises:

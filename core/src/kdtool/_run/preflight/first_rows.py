@@ -93,7 +93,10 @@ def refuse_empty_text(context: Context, texts: Node) -> None:
 def _require_row(
     context: Context, run: RunInfo, phase: PhaseSpec, examples: Iterable[Example], most: int | None = None
 ) -> None:
-    """Refuse `examples` without a row; if there are `most` of them, text was cut there and a row may follow."""
+    """Refuse `examples` without a row, or with a control but nothing that it can learn from.
+
+    If there are `most` of them, text was cut there and a row may follow.
+    """
     (student,) = context.assembly.of_kind("student")
     seen = train = 0
 
@@ -109,8 +112,16 @@ def _require_row(
     run = replace(run, hook=context.assembly.hooks(phase))
     others = other_templates(context, phase, student)
     rows = pack(run, phase, labellers, count(), context.tokenizer_of(student, run), others)
-    if any(True for _ in rows) or seen == most:
+    has_control, made, learned = context.assembly.recipe.control is not None, False, False
+    for row in rows:
+        made, learned = True, not has_control or any(row.labelled)
+        if learned:
+            break
+    if learned or seen == most:
         return
+    if made:
+        message = f"learns without a teacher, but phase {phase.name!r} only has prompts without answers"
+        raise RecipeError([problem_at(context.assembly.recipe, ("control",), message, "set `control: false`")])
     kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
     if not train:
         kind, message = "corpus", "gives no text of the split 'train'"
