@@ -48,7 +48,7 @@ class Teacher(CausalTeacher):
     """The teacher in a folder."""
 
     class Config(CausalTeacherConfig):
-        """Where it is."""
+        """Settings of the teacher."""
 
         model: str = "?"
         """Its folder."""
@@ -136,6 +136,7 @@ def seconds_until_end(recipe: Path, stage: str, rank: int, wait: float, store: P
     deadline = time.monotonic() + _PATIENCE
     while not [*root.glob(f"**/{stage}/*.partial")]:
         if time.monotonic() > deadline or started.poll() is not None:
+            started.terminate()
             raise SystemExit(log.read_text(encoding="utf-8"))
         time.sleep(0.05)
     time.sleep(wait)
@@ -156,7 +157,7 @@ def process_of(rank: int, recipe: Path) -> int:
             continue
         if f"RANK={rank}".encode() in variables.split(b"\0") and str(recipe).encode() in command:
             return int(place.name)
-    raise SystemExit(f"rank {rank} has no process")
+    raise SystemExit(f"rank {rank} has already ended")
 
 
 def lose_ranks(kills: int) -> dict[str, Any]:

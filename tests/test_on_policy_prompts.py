@@ -41,12 +41,12 @@ def test_texts_longer_than_the_prompts_are_trained_on(prompts: dict[str, Any], m
     asked: list[tuple[list[str], list[int]]] = []
     generate = TransformersModel.generate
 
-    def noted(self: Any, tokens: Any, limits: Any, *rest: Any) -> list[list[int]]:
+    def note(self: Any, tokens: Any, limits: Any, *rest: Any) -> list[list[int]]:
         found = generate(self, tokens, limits, *rest)
         asked.append(([self.tokenizer.inner.decode(each) for each in tokens], [len(each) for each in found]))
         return found
 
-    monkeypatch.setattr(TransformersModel, "generate", noted)
+    monkeypatch.setattr(TransformersModel, "generate", note)
     kdtool.check(prompts)
     results = kdtool.run(prompts)
     trained = results.arms[0].phases["train"]

@@ -120,9 +120,9 @@ class Tokenizer(ABC):
         That turn begins with `opening`. The ids begin with `document_start`. Since 0.1.
 
         Raises:
-            UsageError: there is no chat template, or it refuses the conversation.
+            UsageError: a chat template is missing, or it refuses the conversation.
         """
-        raise UsageError(f"{type(self).__name__} has no chat template for prompts; implement Tokenizer.encode_prompt")
+        raise UsageError(f"{type(self).__name__} lacks a chat template for prompts; implement Tokenizer.encode_prompt")
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return the ids of a text whose middle comes last, between the tokenizer's FIM tokens, and its end.
