@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import closing
@@ -278,6 +279,22 @@ def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_sti
     with closing(kdtool.open_answers(lent)) as database:
         assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_an_answer_taken_back_replaces_a_damaged_one_and_no_other(tmp_path: Path) -> None:
+    answers, lent = tmp_path / "answers.sqlite", lent_file(tmp_path, "0123456789abcdef")
+
+    def row(key: str, text: str) -> tuple[str, str, str]:
+        return key, text, hashlib.sha256(text.encode()).hexdigest()
+
+    with closing(kdtool.open_answers(answers)) as database:
+        database.executemany("INSERT INTO answer VALUES (?, ?, ?)", [row("a", "x"), ("b", "y", row("b", "z")[2])])
+    lend_answers(answers, lent)
+    with closing(kdtool.open_answers(lent)) as database:
+        database.executemany("REPLACE INTO answer VALUES (?, ?, ?)", [row("a", "other"), row("b", "zz")])
+    take_back_answers(answers, [lent])
+    with closing(kdtool.open_answers(answers)) as database:
+        assert database.execute("SELECT * FROM answer ORDER BY key").fetchall() == [row("a", "x"), row("b", "zz")]
 
 
 def test_stages_that_ask_services_stay_on_this_machine(own: dict[str, Any]) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +16,8 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_trainer_standard import _checkpoints
+import torch.distributed as dist
+from kdtool_trainer_standard import _checkpoints, _distributed
 from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
 from trainer_models import make_model, make_trainer
@@ -156,3 +162,31 @@ def test_a_student_whose_layers_cannot_be_found_is_refused(tmp_path: Path) -> No
     model.model.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(kdtool.UsageError, match="cannot divide packed"):
         Sharding(module, torch.device("cpu"), "full")  # type: ignore[arg-type]
+
+
+_WAITING = """
+import types, torch
+from kdtool_trainer_standard._distributed import join_group
+join_group(types.SimpleNamespace(rank=0, world=2), torch.device("cpu"))
+"""
+
+
+def test_a_process_that_waits_for_a_lost_one_ends_by_a_signal() -> None:
+    """PyTorch's own wait has no end: Python acts on a signal when it returns."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WAITING],
+        env={**os.environ, **variables, "TORCHELASTIC_USE_AGENT_STORE": "True"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    store.wait([_distributed._PRESENT])
+    time.sleep(1)  # until it has left Python, if it does
+    process.send_signal(signal.SIGINT)
+    try:
+        _, errors = process.communicate(timeout=25)
+    finally:
+        process.kill()
+        process.wait()
+    assert "KeyboardInterrupt" in errors

@@ -177,7 +177,7 @@ class _Answers:
             found = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
-        if not isinstance(found[0], str) or found[1] != _digest(found[0]):
+        if not is_intact(*found):
             self.changed.add(key)
             return None
         self.found += 1
@@ -187,6 +187,11 @@ class _Answers:
         text = json.dumps(vars(answer))
         with storage_errors(self._file):
             self._database.execute(_KEEP, (key, text, _digest(text)))
+
+
+def is_intact(answer: object, sha256: object) -> bool:
+    """Return whether a stored answer is the text that was stored."""
+    return isinstance(answer, str) and sha256 == _digest(answer)
 
 
 def _digest(text: str) -> str:

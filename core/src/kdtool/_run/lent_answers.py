@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from kdtool._run.answer_cache import open_answers, storage_errors
+from kdtool._run.answer_cache import is_intact, open_answers, storage_errors
 
 _FOLDER = "answers"
-_COPY = "INSERT OR IGNORE INTO answer SELECT key, answer, sha256 FROM other.answer"
+_COPY = """INSERT INTO answer SELECT key, answer, sha256 FROM other.answer WHERE true ON CONFLICT (key) DO UPDATE
+    SET answer = excluded.answer, sha256 = excluded.sha256
+    WHERE sha256 <> excluded.sha256 AND NOT is_intact(answer, sha256)"""
+"""Replaces an answer only if the stored one is damaged."""
 
 
 def lent_file(store: Path, stage: str) -> Path:
@@ -61,6 +64,7 @@ def take_back_answers(answers: Path, files: Iterable[Path]) -> None:
 
 
 def _copy(source: Path, database: sqlite3.Connection) -> None:
+    database.create_function("is_intact", 2, is_intact)
     database.execute("ATTACH ? AS other", (str(source),))
     try:
         database.execute(_COPY)

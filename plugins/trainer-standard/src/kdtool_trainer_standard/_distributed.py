@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
@@ -15,6 +16,10 @@ __all__ = ["average_gradients", "join_group", "micro_batch_sync"]
 
 _PATIENCE = timedelta(days=1)
 """Time that ranks wait for rank 0, which may ask for and run thousands of programs while it validates."""
+_PRESENT = "kdtool/present"
+"""The key of the launcher's store that counts the processes which have opened it."""
+_GLIMPSE = 0.05
+"""Seconds between two looks at it."""
 
 
 def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
@@ -28,11 +33,27 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device.index or 0)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        store = _store_of_all(run.world)
+        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=run.rank, world_size=run.world)
     if dist.get_world_size() != run.world:
         raise kdtool.UsageError(
             f"{run.world} processes were expected, but torch.distributed has {dist.get_world_size()}; start them by torchrun"
         )
+
+
+def _store_of_all(world: int) -> dist.Store:
+    """Return the launcher's store once all processes have opened it.
+
+    PyTorch waits for them, too, but stop signals have no effect meanwhile, so that torchrun needs 30 s to end a process
+    that waits for one which is lost.
+    """
+    store: dist.Store = next(dist.rendezvous("env://", timeout=_PATIENCE))[0]
+    present = store.add(_PRESENT, 1)
+    while present < world:
+        time.sleep(_GLIMPSE)
+        present = store.add(_PRESENT, 0)
+    return store
 
 
 def average_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:
