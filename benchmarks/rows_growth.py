@@ -30,7 +30,7 @@ from kdtool._run.stages.rows import rows_of
 
 _RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "quickstart.yaml"
 _CHARACTERS = 4000
-_CHARACTERS_PER_TOKEN = 3.3
+_CHARACTERS_PER_TOKEN = 3.8
 _TENTHS = 10
 
 
