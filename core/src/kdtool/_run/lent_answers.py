@@ -16,7 +16,7 @@ from kdtool._run.answer_cache import is_intact, open_answers, storage_errors
 _FOLDER = "answers"
 _COPY = """INSERT INTO answer SELECT key, answer, sha256 FROM other.answer WHERE true ON CONFLICT (key) DO UPDATE
     SET answer = excluded.answer, sha256 = excluded.sha256
-    WHERE sha256 <> excluded.sha256 AND NOT is_intact(answer, sha256)"""
+    WHERE (answer, sha256) IS NOT (excluded.answer, excluded.sha256) AND NOT is_intact(answer, sha256)"""
 """Replaces an answer only if the stored one is damaged."""
 
 
