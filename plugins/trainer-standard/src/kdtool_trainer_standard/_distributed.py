@@ -45,8 +45,8 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
 def _store_of_all(world: int) -> dist.Store:
     """Return the launcher's store once all processes have opened it.
 
-    PyTorch waits for them, too, but stop signals have no effect meanwhile, so that torchrun needs 30 s to end a process
-    that waits for one which is lost.
+    PyTorch waits for them, too, but no signal handler runs during its wait: torchrun needs 30 s to end a process that waits
+    for a lost one.
     """
     store: dist.Store = next(dist.rendezvous("env://", timeout=_PATIENCE))[0]
     present = store.add(_PRESENT, 1)
