@@ -16,10 +16,10 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-import torch.distributed as dist
 from kdtool_trainer_standard import _checkpoints, _distributed
 from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from trainer_models import make_model, make_trainer
 from trainer_process import start_ranks, train_as_rank, train_elastic, train_noting, train_rank_until, train_small
 
@@ -173,7 +173,7 @@ join_group(types.SimpleNamespace(rank=0, world=2), torch.device("cpu"))
 
 def test_a_process_that_waits_for_a_lost_one_ends_by_a_signal() -> None:
     """PyTorch's own wait has no end: Python acts on a signal when it returns."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     process = subprocess.Popen(
         [sys.executable, "-c", _WAITING],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import kdtool
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["average_gradients", "join_group", "micro_batch_sync"]
@@ -42,13 +44,13 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
         )
 
 
-def _store_of_all(world: int) -> dist.Store:
+def _store_of_all(world: int) -> Any:
     """Return the launcher's store once all processes have opened it.
 
     PyTorch waits for them, too, but no signal handler runs during its wait: torchrun needs 30 s to end a process that waits
     for a lost one.
     """
-    store: dist.Store = next(dist.rendezvous("env://", timeout=_PATIENCE))[0]
+    store: Any = next(rendezvous("env://", timeout=_PATIENCE))[0]
     present = store.add(_PRESENT, 1)
     while present < world:
         time.sleep(_GLIMPSE)
