@@ -172,7 +172,7 @@ join_group(types.SimpleNamespace(rank=0, world=2), torch.device("cpu"))
 
 
 def test_a_process_that_waits_for_a_lost_one_ends_by_a_signal() -> None:
-    """PyTorch's own wait has no end: Python acts on a signal when it returns."""
+    """Signal handlers run after a call of PyTorch returns, which its own wait for a lost process never does."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     process = subprocess.Popen(

@@ -36,26 +36,25 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device.index or 0)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        store = _store_of_all(run.world)
-        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=run.rank, world_size=run.world)
+        store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+        _wait_for_all(store, world)
+        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank, world_size=world)
     if dist.get_world_size() != run.world:
         raise kdtool.UsageError(
             f"{run.world} processes were expected, but torch.distributed has {dist.get_world_size()}; start them by torchrun"
         )
 
 
-def _store_of_all(world: int) -> Any:
-    """Return the launcher's store once all processes have opened it.
+def _wait_for_all(store: Any, world: int) -> None:
+    """Wait until `world` processes have opened the launcher's store.
 
     PyTorch waits for them, too, but no signal handler runs during its wait: torchrun needs 30 s to end a process that waits
     for a lost one.
     """
-    store: Any = next(rendezvous("env://", timeout=_PATIENCE))[0]
     present = store.add(_PRESENT, 1)
     while present < world:
         time.sleep(_GLIMPSE)
         present = store.add(_PRESENT, 0)
-    return store
 
 
 def average_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:
