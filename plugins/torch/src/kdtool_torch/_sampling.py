@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import kdtool
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
 __all__ = ["Sampler", "choose"]
-
-_LEAST = 2.0**-32
-"""Least exponential draw, the resolution of the generators: MKL returns 1e-38 where its uniform number rounds to 1, and
-noise of 87 would make any token the greatest."""
 
 
 class _Settings(NamedTuple):
@@ -34,15 +31,14 @@ class Sampler:
     """Draws the tokens of one text from softmax(logits / temperature), without those that `top_k` and `top_p` exclude.
 
     `top_k` is the number of likeliest tokens to keep (0: all); `top_p` keeps the fewest likeliest of these that together
-    have this share of their probability, one at least. At temperature 0 it takes the likeliest.
+    have this share of their probability, one at least. Tokens as likely as the last one are kept, too. At temperature 0 it
+    takes the likeliest.
     """
 
     def __init__(self, temperature: float, seed: int, device: torch.device, top_k: int = 0, top_p: float = 1.0) -> None:
-        import torch
-
         self.settings = _Settings(temperature, top_k, top_p)
         self.draws = temperature > 0
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = _generator(seed, device)
 
     @classmethod
     def of(cls, request: kdtool.Request, device: torch.device) -> Sampler:
@@ -77,10 +73,25 @@ def choose(logits: Tensor, samplers: Sequence[Sampler], vocabulary: int) -> Tens
 
 def _gumbel_noise(samplers: Sequence[Sampler], like: Tensor) -> Tensor:
     """Return each sampler's next noise, [B, V], on the device and in the precision of `like`."""
+    import torch
+
     noise = like.new_empty(len(samplers), like.shape[1])
     for row, sampler in zip(noise, samplers, strict=True):
-        row.exponential_(generator=sampler.generator)
-    return noise.clamp_(min=_LEAST).log_().neg_()
+        if isinstance(sampler.generator, torch.Generator):
+            row.exponential_(generator=sampler.generator)
+        else:
+            row.copy_(torch.from_numpy(sampler.generator.standard_exponential(len(row))))
+    return noise.log_().neg_()
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator | np.random.Generator:
+    """Return a generator for a device. On CPUs it is NumPy's, which draws four times as fast as torch's, and to 53 bits."""
+    import numpy as np
+    import torch
+
+    if device.type == "cpu":
+        return np.random.default_rng(seed % 2**64)
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _scale_and_filter(logits: Tensor, settings: _Settings) -> Tensor:
@@ -92,8 +103,18 @@ def _scale_and_filter(logits: Tensor, settings: _Settings) -> Tensor:
         least = scaled.topk(settings.top_k).values[..., -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
     if settings.top_p < 1:
-        likeliest, order = scaled.softmax(-1).sort(descending=True)
-        dropped = likeliest.cumsum(-1) - likeliest >= settings.top_p
-        dropped[..., 0] = False
-        scaled = scaled.masked_fill(torch.empty_like(dropped).scatter_(-1, order, dropped), -torch.inf)
+        probabilities = scaled.softmax(-1)
+        ordered = _descending(probabilities)
+        kept = (ordered.cumsum(-1) - ordered < settings.top_p).sum(-1, keepdim=True).clamp(min=1)
+        scaled = scaled.masked_fill(probabilities < ordered.gather(-1, kept - 1), -torch.inf)
     return scaled
+
+
+def _descending(values: Tensor) -> Tensor:
+    """Return values [..., V] in descending order. On CPUs NumPy is ten times as fast as torch, which sorts numbers, too."""
+    import numpy as np
+    import torch
+
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy())).flip(-1)
+    return values.sort(descending=True).values
