@@ -110,7 +110,7 @@ def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.Monke
 def test_a_closed_stream_makes_room_at_the_next_token() -> None:
     runtime = StreamingRuntime(tiny_model())
     for _ in range(40):
-        left = runtime.stream(kdtool.Request("left", "x = ", 400, temperature=1.0, seed=1))
+        left = runtime.stream(kdtool.Request("left", "x = ", 400, temperature=1.0))
         next(left)
         left.close()  # type: ignore[attr-defined]
     other = runtime.stream(kdtool.Request("other", "def f", 30))
@@ -194,7 +194,7 @@ def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pyte
 
     monkeypatch.setattr(_streamer.Streamer, "_forward", fail_later)
     with ThreadPoolExecutor(4) as pool:
-        endless = [kdtool.Request(str(number), "x = ", 400, temperature=1.0, seed=number) for number in range(1, 5)]
+        endless = [kdtool.Request(str(number), "x = ", 400, temperature=1.0, seed=number) for number in range(4)]
         assert list(pool.map(outcome, endless)) == ["no room"] * 4
     monkeypatch.setattr(_streamer.Streamer, "_forward", forward)
     assert list(runtime.stream(REQUESTS[0]))[-1].finish
@@ -203,7 +203,7 @@ def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pyte
 
 def test_closing_the_runtime_ends_what_it_streams() -> None:
     runtime = StreamingRuntime(tiny_model())
-    stream = runtime.stream(kdtool.Request("1", "x = ", 500, temperature=1.0, seed=1))
+    stream = runtime.stream(kdtool.Request("1", "x = ", 500, temperature=1.0))
     next(stream)
     runtime.close()
     assert not _threads()

@@ -1,8 +1,7 @@
-"""The next tokens of a batch: each text's own draws, from the distribution that its settings describe."""
+"""The next tokens of a batch: each text's own draws, and no token by the least number that a generator returns."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -12,11 +11,12 @@ from kdtool_torch import Sampler, choose
 from torch import Tensor
 
 CPU = torch.device("cpu")
+LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
 
-def draw_alone(logits: Tensor, generator: np.random.Generator, temperature: float, top_k: int, top_p: float) -> Tensor:
+def draw_alone(logits: Tensor, generator: torch.Generator, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Return the scores [V] of one text, computed without others."""
-    noise = torch.from_numpy(generator.standard_exponential(len(logits))).float()
+    noise = torch.empty_like(logits).exponential_(generator=generator)
     scores = logits / temperature
     if 0 < top_k < len(scores):
         scores = scores.masked_fill(scores < scores.topk(top_k).values[-1], -torch.inf)
@@ -32,7 +32,7 @@ def draw_alone(logits: Tensor, generator: np.random.Generator, temperature: floa
 def test_a_batch_draws_bit_for_bit_as_each_text_alone(settings: list[tuple[float, int, float]]) -> None:
     rows = [settings[number % len(settings)] for number in range(13)]
     samplers = [Sampler(temperature, seed, CPU, top_k, top_p) for seed, (temperature, top_k, top_p) in enumerate(rows)]
-    generators = [np.random.default_rng(seed) for seed in range(len(rows))]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(rows))]
     for step in range(3):
         logits = torch.randn(len(rows), 1037, generator=torch.Generator().manual_seed(step)) * 4
         expected = logits.clone()
@@ -41,6 +41,15 @@ def test_a_batch_draws_bit_for_bit_as_each_text_alone(settings: list[tuple[float
             if temperature:
                 expected[row] = draw_alone(expected[row], generators[row], temperature, top_k, top_p)
         assert torch.equal(choose(logits, samplers, 1030), expected)
+
+
+def test_the_least_number_of_a_generator_makes_no_unlikely_token_the_greatest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exponential(self: Tensor, *, generator: torch.Generator) -> Tensor:
+        return self.fill_(1.0).index_fill_(-1, torch.tensor(2), LEAST_NORMAL)
+
+    monkeypatch.setattr(Tensor, "exponential_", exponential)
+    logits = torch.tensor([[0.0, 30.0, 0.0]])
+    assert int(choose(logits, [Sampler(1.0, 0, CPU)], 3).argmax()) == 1
 
 
 @given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40), st.floats(0.01, 1), st.floats(0.1, 10))
