@@ -61,3 +61,8 @@ def test_the_distribution_of_top_p_is_that_of_float64(logits: list[float], top_p
     assume(kept == len(ordered) or bool(ordered[kept - 1] - ordered[kept] > 1e-6))  # else either may be the last
     found = Sampler(temperature, 0, CPU, top_p=top_p).probabilities(torch.tensor(logits))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_top_p_keeps_all_tokens_as_likely_as_the_last_one() -> None:
+    found = Sampler(1.0, 0, CPU, top_p=0.5).probabilities(torch.tensor([3.0, 1.0, 3.0, 3.0]))
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 0.0, 1 / 3, 1 / 3]))
