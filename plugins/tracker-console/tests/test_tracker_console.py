@@ -23,10 +23,8 @@ class TestConsoleTracker(TrackerConformance):
     entry_point = "console"
 
 
-PLANNED = [
-    kdtool.StageRecord(name, "0" * 64, 0.0, reused=False, path=Path(name))
-    for name in ("text", "phases/control-seed1-train", "exports/safetensors")
-]
+def planned(*names: str, reused: str = "") -> list[kdtool.StageRecord]:
+    return [kdtool.StageRecord(name, "0" * 64, 60.0, reused=name == reused, path=Path(name)) for name in names]
 
 
 def report(step: int) -> kdtool.StepReport:
@@ -37,7 +35,9 @@ def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     text = make_run(folder, stage="text", stage_title="text")
     title = "training of control, seed 1"
     training = make_run(folder, stage="phases", label="control-seed1-train", stage_title=title)
-    told.kdtool_run_start(make_run(folder, name="my-coder"), PLANNED)
+    told.kdtool_run_start(
+        make_run(folder, name="my-coder"), planned("text", "phases/control-seed1-train", "exports/safetensors")
+    )
     told.kdtool_stage_start(text, None, "documents")
     told.kdtool_stage_end(text, 0.01, True)
     told.kdtool_stage_start(training, 100, "steps")
@@ -63,7 +63,7 @@ def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
     assert "training of control, seed 1: done in 2 min 30 s" in lines
     assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
-    assert lines[-1] == "Run test is done: 1 stage in 2 min 30 s, 1 reused"
+    assert lines[-1] == "Run test is done: 1 stage in 0.0 s, 1 reused", "by the clock: stages may be made side by side"
 
 
 def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,39 +147,58 @@ NAMES = [
 
 def test_the_time_left_is_that_of_stages_like_those_to_come() -> None:
     now = 0.0
-    stages = [kdtool.StageRecord(name, "0" * 64, 60.0, reused=name == "text", path=Path(name)) for name in NAMES]
-    position = Position(stages, clock=lambda: now)
-    assert position.describe() == "", "no stage has begun"
+    position = Position(planned(*NAMES, reused="text"), clock=lambda: now)
+    assert position.describe("run") == "", "no stage"
     position.start("signals/teacher", 100)
-    assert position.describe() == "stage 2 of 8", "nothing is known yet"
+    assert position.describe("signals/teacher") == "stage 2 of 8", "nothing is known yet"
     now = 10.0
-    position.advance(20)
+    position.advance("signals/teacher", 20)
     now = 20.0
-    position.advance(40)
-    assert position.describe() == "stage 2 of 8, at least 30 s left", "two units a second"
+    position.advance("signals/teacher", 40)
+    assert position.describe("signals/teacher") == "stage 2 of 8, at least 30 s left", "two units a second"
     position.end("signals/teacher", 50.0)
+    position.advance("signals/teacher", 100)
     position.start(NAMES[2], 100)
-    assert position.describe() == "stage 3 of 8", "no phase has been timed"
+    assert position.describe(NAMES[2]) == "stage 3 of 8", "no phase has been timed"
     now += 30.0
-    position.step(report(20))
-    assert position.describe() == "stage 3 of 8, at least 10 min left", "2 min here, 2.5 min in each other phase"
-    position.end(NAMES[2], 200.0)
+    position.step(NAMES[2], report(20))
+    assert position.describe(NAMES[2]) == "stage 3 of 8, at least 10 min left", (
+        "2 min here, 2.5 min in each other phase"
+    )
+    for name in NAMES[2:5]:
+        position.end(name, 200.0)
     position.start(NAMES[5], 100)
-    position.end("exports/safetensors", 10.0)
-    assert position.describe() == "stage 6 of 8, at least 4 min left", "the export is known, the score is not"
+    assert position.describe(NAMES[5]) == "stage 6 of 8, at least 3 min left", "export and score are not known"
     position.end("scores/perplexity-teacher", 90.0)
-    assert position.describe() == "stage 6 of 8, about 5 min left"
+    position.end("exports/safetensors", None)
+    assert position.describe(NAMES[5]) == "stage 6 of 8, about 5 min left", "the export was reused"
+
+
+def test_stages_made_side_by_side_share_the_time_left() -> None:
+    now = 0.0
+    names = [f"phases/student-seed{seed}-train" for seed in range(6)]
+    position = Position(planned(*names), clock=lambda: now)
+    position.start(names[0], 100)
+    position.start(names[4], 100)
+    now = 100.0
+    position.step(names[0], report(20))
+    position.step(names[4], report(60))
+    assert position.describe(names[4]) == "stage 5 of 6, about 6 min left", (
+        "120 and 20 s, and 4 of 150 s, two at a time"
+    )
+    position.end(names[4], 60.0)
+    assert position.describe(names[0]) == "stage 1 of 6, about 6 min left", "120 s and 4 of 60 s, one at a time"
 
 
 def test_a_resumed_stage_is_as_fast_as_since_it_was_resumed() -> None:
     now = 0.0
-    position = Position([kdtool.StageRecord("rows", "0" * 64, 0.0, reused=False, path=Path())], clock=lambda: now)
+    position = Position(planned("rows"), clock=lambda: now)
     position.start("rows", 1000)
-    position.advance(900)
-    assert position.describe() == "stage 1 of 1"
+    position.advance("rows", 900)
+    assert position.describe("rows") == "stage 1 of 1"
     now = 10.0
-    position.advance(910)
-    assert position.describe() == "stage 1 of 1, about 90 s left"
+    position.advance("rows", 910)
+    assert position.describe("rows") == "stage 1 of 1, about 90 s left"
 
 
 def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:

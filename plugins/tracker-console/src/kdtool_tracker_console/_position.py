@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import kdtool
@@ -13,65 +14,88 @@ from kdtool_tracker_console._words import roughly
 __all__ = ["Position"]
 
 
+@dataclass
+class _Running:
+    """A stage that has begun: its number of units if it is known, how many are done, and how many a second."""
+
+    total: int | None
+    begun: float
+    done: int = 0
+    speed: float = 0.0
+    first: tuple[int, float] | None = None
+    """Units that were done at the first report, and its time: a resumed stage does not begin at 0."""
+
+    def whole(self) -> float | None:
+        """Return the seconds that all of it takes at its speed."""
+        return self.total / self.speed if self.total and self.speed > 0 else None
+
+    def rest(self) -> float | None:
+        """Return the seconds that are left at its speed."""
+        return (self.total - self.done) / self.speed if self.total and self.speed > 0 else None
+
+
 class Position:
     """Counts stages, and expects each to take as long as the last one like it: with another seed, arm or model.
 
-    Until a first one is done, the speed of the running stage is used for those like it.
+    Until a first one is done, the speed of a running stage is used for those like it. An executor makes stages side by side:
+    as many as run now are expected to run together until the end.
     """
 
     def __init__(self, stages: Sequence[kdtool.StageRecord] = (), clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._stages = [stage.name for stage in stages]
-        self._reused = {stage.name for stage in stages if stage.reused}
+        self._ended = {stage.name for stage in stages if stage.reused}
         self._measured = {_like(stage.name): stage.seconds for stage in stages if stage.reused}
-        self._name = ""
-        self._total: int | None = None
-        self._first: tuple[int, float] | None = None
-        self._begun = self._speed = 0.0
-        self._done = 0
+        self._running = dict[str, _Running]()
 
     def start(self, name: str, total: int | None) -> None:
         """Record that a stage begins; `total` is its number of units, or None."""
-        self._name, self._total, self._begun = name, total, self._clock()
-        self._first, self._speed, self._done = None, 0.0, 0
+        self._running[name] = _Running(total, self._clock())
 
-    def advance(self, done: int) -> None:
-        """Record how many units of the stage are done; a resumed stage does not begin at 0."""
-        self._done, now = done, self._clock()
-        self._first = self._first or (done, now)
-        if now > self._first[1]:
-            self._speed = (done - self._first[0]) / (now - self._first[1])
+    def advance(self, name: str, done: int) -> None:
+        """Record how many units of a stage are done; one that does not run is ignored."""
+        stage, now = self._running.get(name), self._clock()
+        if stage is None:
+            return
+        stage.done = done
+        stage.first = stage.first or (done, now)
+        if now > stage.first[1]:
+            stage.speed = (done - stage.first[0]) / (now - stage.first[1])
 
-    def step(self, report: kdtool.StepReport) -> None:
-        """Record a logged training step."""
-        self._total, self._done = report.steps, report.step
-        self._speed = report.step / report.seconds if report.seconds > 0 else 0.0
+    def step(self, name: str, report: kdtool.StepReport) -> None:
+        """Record a logged training step; that of a stage that does not run is ignored."""
+        stage = self._running.get(name)
+        if stage is not None:
+            stage.total, stage.done = report.steps, report.step
+            stage.speed = report.step / report.seconds if report.seconds > 0 else 0.0
 
-    def end(self, name: str, seconds: float) -> None:
-        """Record how many seconds a finished stage took."""
-        self._measured[_like(name)] = seconds
+    def end(self, name: str, seconds: float | None) -> None:
+        """Record how many seconds a finished stage took; None if it was reused."""
+        self._running.pop(name, None)
+        self._ended.add(name)
+        if seconds is not None:
+            self._measured[_like(name)] = seconds
 
-    def describe(self) -> str:
+    def describe(self, name: str) -> str:
         """Return "stage 5 of 16, about 12 min left", with the time as far as it is known; "" before stages are known."""
-        if self._name not in self._stages:
+        if name not in self._stages:
             return ""
-        number = self._stages.index(self._name) + 1
-        whole: float | None
-        rest: float | None
-        if self._total and self._speed > 0:
-            whole, rest = self._total / self._speed, (self._total - self._done) / self._speed
-        else:
-            whole = self._measured.get(_like(self._name))
-            rest = None if whole is None else whole - (self._clock() - self._begun)
-        expected: list[float | None] = [None if rest is None else max(0.0, rest)]
-        for later in self._stages[number:]:
-            if later not in self._reused:
-                alike = whole if _like(later) == _like(self._name) else None
-                expected.append(self._measured.get(_like(later), alike))
-        known = sum(filter(None, expected))
+        expected = [self._remaining_time(stage) for stage in self._stages if stage not in self._ended]
+        known = sum(filter(None, expected)) / max(1, len(self._running))
         word = "at least" if None in expected else "about"
         left = f", {word} {roughly(known)} left" if known else ""
-        return f"stage {number} of {len(self._stages)}{left}"
+        return f"stage {self._stages.index(name) + 1} of {len(self._stages)}{left}"
+
+    def _remaining_time(self, name: str) -> float | None:
+        """Return the seconds that a stage still takes, or None."""
+        stage, measured = self._running.get(name), self._measured.get(_like(name))
+        if stage is None:
+            alike = (each.whole() for other, each in self._running.items() if _like(other) == _like(name))
+            return measured if measured is not None else next(filter(None, alike), None)
+        rest = stage.rest()
+        if rest is None and measured is not None:
+            rest = measured - (self._clock() - stage.begun)
+        return None if rest is None else max(0.0, rest)
 
 
 def _like(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
@@ -33,17 +34,17 @@ class ConsoleTracker(kdtool.Tracker):
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         self._position.start(run.stage_name, total)
-        self._display.place(self._position.describe())
+        self._display.place(self._position.describe(run.stage_name))
         self._display.start(run.stage_title, total, unit)
 
     def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
-        self._position.advance(done)
-        self._display.place(self._position.describe())
+        self._position.advance(run.stage_name, done)
+        self._display.place(self._position.describe(run.stage_name))
         self._display.advance(run.stage_title, done)
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
-        self._position.step(report)
-        self._display.place(self._position.describe())
+        self._position.step(run.stage_name, report)
+        self._display.place(self._position.describe(run.stage_name))
         self._display.step(run.stage_title, report)
 
     def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
@@ -57,9 +58,7 @@ class ConsoleTracker(kdtool.Tracker):
     def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
         self._reused += reused
         self._made += not reused
-        self._seconds += seconds
-        if not reused:
-            self._position.end(run.stage_name, seconds)
+        self._position.end(run.stage_name, None if reused else seconds)
         self._display.end(run.stage_title, seconds, reused=reused)
 
     def kdtool_run_end(
@@ -67,7 +66,8 @@ class ConsoleTracker(kdtool.Tracker):
     ) -> None:
         from kdtool_tracker_console._words import summary
 
-        self._display.line(summary(run, status, made=self._made, reused=self._reused, seconds=self._seconds))
+        seconds = monotonic() - self._begun
+        self._display.line(summary(run, status, made=self._made, reused=self._reused, seconds=seconds))
         self.kdtool_close()
 
     def kdtool_close(self) -> None:
@@ -78,7 +78,7 @@ class ConsoleTracker(kdtool.Tracker):
 
     def _begin(self) -> None:
         self._made = self._reused = 0
-        self._seconds = 0.0
+        self._begun = monotonic()
         self._position = Position()
 
     @property
