@@ -1,10 +1,12 @@
 """Does a teacher pay, and how much quality does a byte of its signal buy? A registered study of a pruned student.
 
-    python benchmarks/science/signal_bytes.py [--out FOLDER] [--seeds N]
+    python benchmarks/science/signal_bytes.py [--out FOLDER] [--record FILE] [--seeds 0 1] [--set KEY=VALUE]
 
-The questions, the arms, the tests and what is left out are registered in docs/science/signal-bytes.md. The recipes in the
-folder signal_bytes are run one after the other; a second call continues where the first one stopped, down to a step of a
-training. `--seeds` takes the first N of the five seeds, for a look at the machinery: only five are the study.
+The questions, the arms, the tests and what is left out are registered in docs/science/signal-bytes.md. What the students of
+a seed got on each document is added to the record when all arms of the seed are measured; seeds in it are not trained again.
+So the study can continue on another machine with the published record, which is the default, or start anew with an empty
+one. An interrupted call continues down to a step of a training. Nothing is compared before the record holds all five seeds.
+`--set executor.use=ray` trains side by side.
 """
 
 from __future__ import annotations
@@ -12,16 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import exp
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import kdtool
+from kdtool._results.compare_arms import compare, interval, read_items
+from kdtool_transformers import open_model
 from scipy.stats import t as student_t
-from study import written
+from study import JsonLines, written
 from trainings import signal_bytes
 
 RECIPES = Path(__file__).with_suffix("")
+RECORD = Path(__file__).resolve().parents[2] / "docs/science/signal-bytes-items.jsonl"
 SEEDS = 5
+DOCUMENTS = 200
 LEVEL = 0.05
 MEASURES = ("perplexity", "line-completion.edit-similarity")
 """The primary and the secondary measurement; each is a separate family."""
@@ -55,20 +63,28 @@ class Test(NamedTuple):
 
 
 def main() -> None:
-    """Run what is missing, print tables and write JSON."""
+    """Train and measure the seeds that are missing; with all of them, print tables and write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("signal-bytes"), help="folder of runs and results")
+    parser.add_argument("--record", type=Path, default=RECORD, help="file of what is measured, to go on with")
     parser.add_argument(
-        "--out", type=Path, default=Path("signal-bytes"), help="folder of runs; a second call continues"
+        "--seeds", type=int, nargs="+", default=range(SEEDS), choices=range(SEEDS), help="by default all"
     )
-    parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(2, SEEDS + 1), help="how many seeds")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the trainings' recipes"
+    )
     options = parser.parse_args()
-    runs = _run_all(options.out, list(range(options.seeds)))
-    results = {signal: kdtool.load(folder) for signal, folder in runs.items()}
-    tests = {measure: _tests(runs, measure) for measure in MEASURES}
+    record = JsonLines(options.record)
+    missing = [seed for seed in options.seeds if not record.where(seed=seed)]
+    if missing:
+        record.add(*_train_and_measure(options.out, missing, dict(each.split("=", 1) for each in options.set)))
+    if lacking := [seed for seed in range(SEEDS) if not record.where(seed=seed)]:
+        print(f"not measured yet: seeds {', '.join(map(str, lacking))}; nothing is compared before all are")
+        return
+    figures = Figures(record, options.out / "items")
+    tests = {measure: figures.tests(measure) for measure in MEASURES}
     found = {
-        "seeds": options.seeds,
-        "arms": {signal: _arms(result) for signal, result in results.items()},
-        "bytes_per_token": {signal: _bytes_per_token(result) for signal, result in results.items()},
+        "arms": {arm: figures.arm(arm) for arm in ARMS},
         "tests": {measure: [_plain(test) for test in of_measure] for measure, of_measure in tests.items()},
     }
     written(json.dumps(found, indent=1), options.out / "signal-bytes.json")
@@ -97,45 +113,96 @@ def p_value(found: kdtool.Comparison) -> float:
     return float(2 * student_t.sf(abs(found.difference) / reach * quantile, freedom)) if reach else 0.0
 
 
-def _run_all(out: Path, seeds: list[int]) -> dict[str, Path]:
-    """Run all recipes that are not finished, and return the folders of the signals' runs."""
-    recovered = kdtool.run(RECIPES / "recover.yaml", out=out / "runs", store=out / "store")
+def _train_and_measure(out: Path, seeds: list[int], changes: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the record's lines of these seeds, each with a measurement of one student by document."""
+    folders = {"out": out / "runs", "store": out / "store"}
+    recovered = kdtool.run(RECIPES / "recover.yaml", **folders)
     (model,) = (arm.path for arm in recovered.arms if arm.arm == "student")
-    settings = {"student.model": str(model), "seeds": seeds}
-    names = dict.fromkeys(recipe for recipe, _ in ARMS.values())
-    return {
-        name: kdtool.run(RECIPES / f"{name}.yaml", settings, out=out / "runs", store=out / "store").folder
-        for name in names
-    }
+    settings = {"student.model": str(model), "seeds": seeds, **changes}
+    for recipe in dict.fromkeys(recipe for recipe, _ in ARMS.values()):
+        trained = kdtool.run(RECIPES / f"{recipe}.yaml", settings, **folders)
+        names = {name: arm for arm, (of_recipe, name) in ARMS.items() if of_recipe == recipe}
+        students = {f"{names[arm.arm]}-{arm.seed}": arm for arm in trained.arms if arm.arm in names}
+        measured = kdtool.evaluate(
+            [f"{name}={arm.path}" for name, arm in students.items()],
+            recipe=RECIPES / "measure.yaml",
+            settings={"corpus.files": [str(_held_out(trained, model, out / "held-out.jsonl"))]},
+            name=f"measure-{recipe}",
+            **folders,
+        )
+        for found in measured.measurements:
+            if found.name in MEASURES and found.subject in students:
+                arm = students[found.subject]
+                done = arm.phases["train"]
+                size = signal_bytes(trained) if arm.arm == "student" else None
+                yield {
+                    "arm": names[arm.arm],
+                    "seed": arm.seed,
+                    "steps": done.steps,
+                    "tokens": done.tokens,
+                    "bytes_per_token": size and round(size / done.tokens, 2),
+                    "measurement": found.name,
+                    **{key: getattr(found, key) for key in ("unit", "higher_is_better", "transform")},
+                    "items": {
+                        item: [round(total, 5), weight] for item, (total, weight) in read_items(found.items).items()
+                    },
+                }
 
 
-def _tests(runs: Mapping[str, Path], measure: str) -> list[Test]:
-    found = [_compare(runs, signal, other, measure) for signal, other in PAIRS]
-    values = [p_value(comparison) for comparison in found]
-    return [Test(*parts) for parts in zip(found, values, holm(values), strict=True)]
+def _held_out(trained: kdtool.Results, student: Path, target: Path) -> Path:
+    """Write 200 files that no arm learns from: those of the split `test`, then the last ones of the training text."""
+    (text,) = (stage.path for stage in trained.stages if stage.name == "text")
+    test, train = ((text / f"{split}.jsonl").read_text(encoding="utf-8").splitlines() for split in ("test", "train"))
+    unused = train[-(DOCUMENTS - len(test)) :]
+    tokenizer = open_model(student).tokenizer
+    before = sum(len(tokenizer.encode(json.loads(line)["text"])) for line in train[: -len(unused)])
+    assert before > trained.recipe["rows"]["maximum_tokens"], "the rows reach the files that are held out"
+    lines = [json.dumps({**json.loads(line), "split": "test"}) + "\n" for line in [*test, *unused]]
+    target.write_text("".join(lines), encoding="utf-8")
+    return target.absolute()
 
 
-def _compare(runs: Mapping[str, Path], arm: str, against: str, measure: str) -> kdtool.Comparison:
-    """Compare two arms of the study, of one run or of two, as `kdtool run` and `kdtool compare` do."""
-    sides = [(runs[recipe], name) for recipe, name in (ARMS[arm], ARMS[against])]
-    (folder, name), (other, other_name) = sides
-    if folder == other:
-        found, names = kdtool.load(folder).comparisons, (name, other_name)
-    else:
-        several = name != other_name
-        found = kdtool.compare([folder, other], arms=sorted({name, other_name})).comparisons
-        names = tuple(f"{side.name}/{its}" if several else side.name for side, its in sides)
-    return next(c for c in found if (c.arm, c.against) == names and c.measurement == measure)
+class Figures:
+    """Figures of all arms, computed from the record as `kdtool run` computes them; `folder` is for files of items."""
 
+    def __init__(self, record: JsonLines, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._record, self._folder = record, folder
 
-def _arms(results: kdtool.Results) -> dict[str, Any]:
-    return {f"{value.arm}: {value.measurement}": [value.value, value.low, value.high] for value in results.values}
+    def tests(self, measure: str) -> list[Test]:
+        """Compare the study's pairs of arms, paired over documents and seeds."""
+        found = [self._compare(measure, *pair) for pair in PAIRS]
+        values = [p_value(comparison) for comparison in found]
+        return [Test(*parts) for parts in zip(found, values, holm(values), strict=True)]
 
+    def arm(self, arm: str) -> dict[str, Any]:
+        """Return an arm's steps by seed, its signal's bytes per token, and its means with their intervals."""
+        lines = self._record.where(arm=arm, measurement=MEASURES[0])
+        measured = {measure: self._measurements(measure, arm) for measure in MEASURES}
+        means = {
+            name: [fmean(each.value for each in found), *(interval(found) or ())] for name, found in measured.items()
+        }
+        return {"steps": [line["steps"] for line in lines], "bytes_per_token": lines[0]["bytes_per_token"], **means}
 
-def _bytes_per_token(results: kdtool.Results) -> float | None:
-    size = signal_bytes(results)
-    tokens = results.arms[0].phases["train"].tokens
-    return None if size is None else round(size / tokens, 2)
+    def _compare(self, measure: str, arm: str, against: str) -> kdtool.Comparison:
+        sides = (self._measurements(measure, name) for name in (arm, against))
+        found = compare(arm, against, list(zip(*sides, strict=True)))
+        assert found is not None
+        return found
+
+    def _measurements(self, measure: str, arm: str) -> list[kdtool.Measurement]:
+        return [
+            self._measurement(self._record.where(measurement=measure, arm=arm, seed=seed)[0]) for seed in range(SEEDS)
+        ]
+
+    def _measurement(self, line: Mapping[str, Any]) -> kdtool.Measurement:
+        items = self._folder / f"{line['measurement']}.{line['arm']}-{line['seed']}.items.jsonl"
+        rows = [{"item": item, "sum": total, "weight": weight} for item, (total, weight) in line["items"].items()]
+        items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        about = {key: line[key] for key in ("unit", "higher_is_better", "transform")}
+        mean = sum(row["sum"] for row in rows) / sum(row["weight"] for row in rows)
+        value = exp(mean) if line["transform"] == "exp" else mean
+        return kdtool.Measurement(line["measurement"], line["arm"], value=value, n=len(rows), items=items, **about)
 
 
 def _plain(test: Test) -> dict[str, Any]:
