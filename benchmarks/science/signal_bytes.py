@@ -4,7 +4,7 @@
 
 The questions, the arms, the tests and what is left out are registered in docs/science/signal-bytes.md. What the students of
 a seed got on each document is added to the record when all arms of the seed are measured; seeds in it are not trained again.
-So the study can continue on another machine with the published record, which is the default, or start anew with an empty
+So the study can continue on another machine with the published record, which is the default, or begin again with an empty
 one. An interrupted call continues down to a step of a training. Nothing is compared before the record holds all five seeds.
 `--set executor.use=ray` trains side by side.
 """
@@ -118,15 +118,16 @@ def _train_and_measure(out: Path, seeds: list[int], changes: Mapping[str, str]) 
     folders = {"out": out / "runs", "store": out / "store"}
     recovered = kdtool.run(RECIPES / "recover.yaml", **folders)
     (model,) = (arm.path for arm in recovered.arms if arm.arm == "student")
-    settings = {"student.model": str(model), "seeds": seeds, **changes}
+    settings, texts = {"student.model": str(model), "seeds": seeds, **changes}, None
     for recipe in dict.fromkeys(recipe for recipe, _ in ARMS.values()):
         trained = kdtool.run(RECIPES / f"{recipe}.yaml", settings, **folders)
+        texts = texts or _held_out(trained, model, out / "held-out.jsonl")
         names = {name: arm for arm, (of_recipe, name) in ARMS.items() if of_recipe == recipe}
         students = {f"{names[arm.arm]}-{arm.seed}": arm for arm in trained.arms if arm.arm in names}
         measured = kdtool.evaluate(
             [f"{name}={arm.path}" for name, arm in students.items()],
             recipe=RECIPES / "measure.yaml",
-            settings={"corpus.files": [str(_held_out(trained, model, out / "held-out.jsonl"))]},
+            settings={"corpus.files": [str(texts)]},
             name=f"measure-{recipe}",
             **folders,
         )
