@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import kdtool
@@ -54,7 +55,7 @@ def on_one_machine(
     ray: Any, task: kdtool.Task, options: Mapping[str, Any], *, processes: int, cores: int
 ) -> kdtool.Submitted:
     """Submit a stage as one task, with the resources in `options`."""
-    return _Submitted(ray, [ray.remote(make).options(**options).remote(task, processes, cores)])
+    return _Submitted(ray, [_remote(make).options(**options).remote(task, processes, cores)])
 
 
 def on_machines(
@@ -67,11 +68,19 @@ def on_machines(
     needed = {name: count for name, count in resources.items() if count}
     group = ray.util.placement_group([needed] * machines, strategy="STRICT_SPREAD")
     strategies = [PlacementGroupSchedulingStrategy(group, number) for number in range(machines)]
-    main = ray.remote(find_address).options(num_cpus=0, scheduling_strategy=strategies[0]).remote()
+    main = _remote(find_address).options(num_cpus=0, scheduling_strategy=strategies[0]).remote()
     references = [
-        ray.remote(make_part)
+        _remote(make_part)
         .options(**options, scheduling_strategy=strategy)
         .remote(task, processes, cores, machines, number, main)
         for number, strategy in enumerate(strategies)
     ]
     return _Submitted(ray, references, group)
+
+
+@cache
+def _remote(function: Callable[..., Any]) -> Any:
+    """Return Ray's form of a function, once per process: Ray begins tasks of one form and size in their order."""
+    import ray
+
+    return ray.remote(function)
