@@ -230,25 +230,6 @@ def test_tokens_that_were_taken_at_another_temperature_are_refused_before_the_fi
         gradients(tmp_path, calls, [sampled], {"one": drawn, "other": drawn})
 
 
-def test_teachers_that_tell_in_different_forms_are_refused(tmp_path: Path) -> None:
-    several = sources(other=Drawing(make_model(98)))
-    with pytest.raises(kdtool.UsageError, match=r"different forms \(one dense at temperature 1, other sampled at"):
-        gradients(tmp_path, _Soft(_Soft.Config()), [term(1.0)], several)
-
-
-@pytest.mark.parametrize("what", ["top-k", "states"])
-def test_what_cannot_be_mixed_is_refused(tmp_path: Path, what: str) -> None:
-    several = sources(
-        one=TinyTeacher(make_model(99), top_k=3, temperature=1.0),
-        other=TinyTeacher(make_model(98), top_k=3, temperature=1.0),
-    )
-    asked = term(1.0, needs=(frozenset({"top-k"}),))
-    if what == "states":
-        several, asked = sources(), term(1.0, name="losses.hidden", label="soft", needs=(frozenset({"hidden"}),))
-    with pytest.raises(kdtool.UsageError, match="soft learns from a mixture of one and other, but only probabilities"):
-        gradients(tmp_path, _Soft(_Soft.Config()), [asked], several)
-
-
 def test_each_teacher_s_tokens_are_looked_at(tmp_path: Path) -> None:
     several = sources(other=TinyTeacher(make_model(98), vocabulary=50))
     with pytest.raises(

@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trainer_models import (
     CE,
-    KEYS,
     LENGTH,
     MIXTURE,
     VOCABULARY,
@@ -406,16 +405,6 @@ def test_a_student_that_cannot_write_is_refused_before_the_first_step(tmp_path: 
     with pytest.raises(kdtool.UsageError, match="Mute does not support generation"):
         train(tmp_path, Mute(make_model(1).model), on_policy={"fraction": 0.1})
     assert not list((tmp_path / "checkpoints").glob("*"))
-
-
-def test_a_teacher_with_rows_of_its_own_is_refused(tmp_path: Path) -> None:
-    rows = make_rows(4)
-    phase = replace(
-        make_phase(tmp_path, [KEYS], {"teacher": TinyTeacher(make_model(99))}), teacher_rows={"teacher": rows}
-    )
-    run = make_run(tmp_path / "run", mixture(), say=lambda _: None)
-    with pytest.raises(kdtool.UsageError, match="on_policy: teacher does not read the student's tokens"):
-        make_trainer(on_policy={}).kdtool_train(run, phase, make_model(1))
 
 
 def test_off_is_none_in_the_config() -> None:

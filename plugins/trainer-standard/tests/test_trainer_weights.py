@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import torch.nn.functional as F
 from kdtool_torch import WeightMeans, collate
-from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._order import RowsInOrder
 from safetensors.torch import load_file
 from torch import Tensor
@@ -90,22 +87,6 @@ def test_steps_without_weight_leave_the_mean_alone() -> None:
     for _ in range(400):
         means.add({"kl": 0.0}, {"kl": 10.0})
     assert means.of("kl") == pytest.approx(0.2)
-
-
-def test_weighing_before_the_first_step_draws_from_no_generator(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weigh, states = TrainingLoop._weigh, list[torch.Tensor]()
-
-    def watch(*given: Any) -> None:
-        states.append(torch.get_rng_state())
-        weigh(*given)
-        states.append(torch.get_rng_state())
-
-    monkeypatch.setattr(TrainingLoop, "_weigh", watch)
-    train_weighed(tmp_path, FLAT, steps=1, accumulation=1)
-    before, after = states
-    assert after.equal(before)
 
 
 def test_rows_say_whose_turn_it_is_by_epoch_and_seed() -> None:

@@ -24,7 +24,8 @@
 - `widen`, `release_mapping` and `give_back_memory` keep memory low where weights are converted; `eval_mode` is for inference
 - `complete_folder` and `content_hash` keep large files in the user's cache; `windows` cuts a text beyond a model's context
 - `student_estimates`, `forward_bytes` and `itemsize` predict memory and disk for `kdtool check`
-- `pick_device` and `compute_dtype` choose device and precision (`_device`); `isolated_rng` isolates runs in one process
+- `pick_device` and `compute_dtype` choose device and precision (`_device`); `isolated_rng` isolates runs in one
+  process, `seed_generators` seeds random numbers
 
 torch is imported when it is used: importing this package is cheap.
 """
@@ -52,12 +53,12 @@ from kdtool_torch._device import (
 from kdtool_torch._documents import Block, Documents
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
-from kdtool_torch._isolated_rng import isolated_rng
+from kdtool_torch._isolated_rng import isolated_rng, seed_generators
 from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
 from kdtool_torch._logits_runtime import LogitsRuntime
 from kdtool_torch._loss_mask import loss_labels, loss_mask, select
-from kdtool_torch._moved import copy_to_host, move, original_of
+from kdtool_torch._moved import copy_to_host, map_tensors, move, original_of
 from kdtool_torch._on_host import (
     batch_rows,
     compute_on_host,
@@ -136,6 +137,7 @@ __all__ = [
     "log_probabilities",
     "loss_labels",
     "loss_mask",
+    "map_tensors",
     "max_over_ranks",
     "move",
     "named_device",
@@ -149,6 +151,7 @@ __all__ = [
     "require_same_logits",
     "score_continuations",
     "score_texts",
+    "seed_generators",
     "select",
     "select_at_labels",
     "self_check",

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["isolated_rng"]
+__all__ = ["isolated_rng", "seed_generators"]
 
 _TURN = threading.RLock()
 _LOOK_SECONDS = 0.5
@@ -32,7 +32,7 @@ def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None 
     try:
         with _restore_generators():
             if seed is not None:
-                _seed_generators(seed)
+                seed_generators(seed)
             yield
     finally:
         _TURN.release()
@@ -47,7 +47,8 @@ def _take_turn(waiting: Callable[[str], None] | None) -> None:
         pass
 
 
-def _seed_generators(seed: int) -> None:
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, on all devices. `seed` is from 0 to 2³² - 1."""
     import numpy as np
     import torch
 

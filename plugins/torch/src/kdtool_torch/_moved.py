@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["copy_to_host", "move", "original_of"]
+__all__ = ["copy_to_host", "map_tensors", "move", "original_of"]
 
 T = TypeVar("T")
 
@@ -22,19 +22,26 @@ def move(value: T, device: torch.device) -> T:
     Copies to a GPU are only queued: what is computed from them there waits by itself. The main memory does not wait for a
     GPU, so a copy to it does.
     """
+    return map_tensors(lambda tensor: _copy(tensor, device), value)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
+    """Return a record with `function` of each of its tensors, also in nested mappings, tuples and dataclasses."""
     import torch
 
-    moved: Any = value
+    mapped: Any = value
     if isinstance(value, torch.Tensor):
-        moved = _copy(value, device)
+        mapped = function(value)
     elif isinstance(value, Mapping):
-        moved = {key: move(item, device) for key, item in value.items()}
+        mapped = {key: map_tensors(function, item) for key, item in value.items()}
     elif isinstance(value, tuple):
-        items = [move(item, device) for item in value]
-        moved = type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        items = [map_tensors(function, item) for item in value]
+        mapped = type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     elif is_dataclass(value) and not isinstance(value, type):
-        moved = replace(value, **{field.name: move(getattr(value, field.name), device) for field in fields(value)})
-    result: T = moved
+        mapped = replace(
+            value, **{field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
+        )
+    result: T = mapped
     return result
 
 

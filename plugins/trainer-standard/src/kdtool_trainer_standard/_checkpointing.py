@@ -1,7 +1,7 @@
 """When checkpoints are written, and what they hold; a background thread writes, hashes and commits them.
 
-A checkpoint's folder contains the tensors of each rank (`_state`), `progress.json`, `history.jsonl`, and the random
-generators of each rank. None of its files is a pickle. Called by the loop on every rank.
+A checkpoint's folder contains the tensors of each rank (`_state`), `progress.json` and `history.jsonl`. None of its files is
+a pickle. Random generators are not in it: each step seeds them. Called by the loop on every rank.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard import _checkpoints, _progress
 from kdtool_trainer_standard._config import StandardTrainerConfig, seconds_between
-from kdtool_trainer_standard._generators import describe_generators, restore_generators
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
@@ -30,8 +29,6 @@ from kdtool_trainer_standard._state import load_state, own_state, stored_tensors
 from kdtool_trainer_standard._validation import Validator, problem_of_best
 
 __all__ = ["Checkpointing", "changing", "find_resume_point", "restore"]
-
-_GENERATORS = "generators-{}.json"
 
 
 class Checkpointing:
@@ -91,12 +88,10 @@ class Checkpointing:
             self._wait_for_all()  # the folder is there
             tensors = {**changing(self._module), **optimizer_tensors(self._optimizer, self._module)}
             state = own_state(tensors, self._run.rank, copy=self._device.type != "cpu")
-            generators = describe_generators(self._device)
 
         def write() -> Path:
             with _checkpoints.explain_full_disk(self._root):
                 state.write(folder)
-                (folder / _GENERATORS.format(self._run.rank)).write_text(generators, encoding="utf-8")
                 if self._group is not None:
                     dist.barrier(self._group)
                 return _checkpoints.commit(folder, self._root) if leads else folder
@@ -147,10 +142,6 @@ class Checkpointing:
         if progress.scaler:
             self._scaler.load_state_dict(dict(progress.scaler))
         return progress
-
-    def load_generators(self, folder: Path) -> None:
-        """Restore this rank's random generators from a checkpoint of as many processes."""
-        restore_generators(folder / _GENERATORS.format(self._run.rank), self._device)
 
     def _wait_for_all(self) -> None:
         max_over_ranks([0.0], self._run.world)

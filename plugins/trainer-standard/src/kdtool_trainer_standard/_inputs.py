@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import kdtool
 import torch
-from kdtool_torch import collate, move
+from kdtool_torch import collate, map_tensors, move
 from torch import Tensor
 
 from kdtool_trainer_standard._micro_batch import MicroBatch
@@ -96,14 +95,5 @@ class StepInputs:
 def to_device(batch: kdtool.Batch, device: torch.device) -> kdtool.Batch:
     """Copy a batch to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
     if device.type == "cuda":
-        batch = _pin(batch)
+        batch = map_tensors(Tensor.pin_memory, batch)
     return move(batch, device)
-
-
-def _pin(batch: kdtool.Batch) -> kdtool.Batch:
-    def pin(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: pin(item) for name, item in value.items()}
-        return value.pin_memory() if isinstance(value, Tensor) else value
-
-    return replace(batch, **{field.name: pin(getattr(batch, field.name)) for field in fields(batch)})

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, WeightMeans, collate, loss_labels, max_over_ranks, sum_over_ranks
+from kdtool_torch import NO_LABEL, WeightMeans, collate, loss_labels, max_over_ranks, seed_generators, sum_over_ranks
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -88,14 +88,10 @@ class TrainingLoop:
         self._figures = module.stats.read(torch.zeros((), device=device))
 
     def resume(self, folder: Path) -> None:
-        """Continue from a checkpoint. With other processes than before, random generators get new seeds."""
+        """Continue from a checkpoint."""
         self.progress = self.checkpoints.load(folder)
+        self.progress.world = self.run.world
         self.step = _checkpoints.step_of(folder)
-        if self.progress.world == self.run.world:
-            self.checkpoints.load_generators(folder)
-        else:
-            torch.manual_seed(random.Random(f"{self.run.seed} {self.run.rank} {self.step}").getrandbits(63))
-            self.progress.world = self.run.world
         if self.validator is not None and self.progress.best is not None:
             self.validator.restore(self.progress.best)
         if self.sampler is not None:
@@ -108,7 +104,6 @@ class TrainingLoop:
         if self.step == 0:
             if self.validator is not None and self.run.rank == 0:
                 self.validator.try_out()
-            torch.empty((), dtype=torch.int64).random_()  # keeps the dropout of earlier versions
             self._verdict.begin(self.progress)
         micro_batches = config.micro_batches(world)
         rows = RowsInOrder(self.phase.rows, self.phase.steps * micro_batches * config.batch * world, self.run.seed)
@@ -151,8 +146,9 @@ class TrainingLoop:
         return self.end_step(self.step)
 
     def begin_step(self, done: int) -> None:
-        """Prepare the module for the step after `done` steps: weights, balance, whether gradients are measured."""
+        """Prepare the step after `done` steps: random numbers, weights, balance, whether gradients are measured."""
         step, progress = done + 1, done / max(1, self.phase.steps - 1)
+        seed_generators(random.Random(f"{self.run.seed} {self.run.rank} {step}").getrandbits(32))
         terms = self.module.terms
         names = [bound.term.name for bound in terms]
         balance = balance_factors(self.run, self._balancing, names, self.progress, step)
@@ -256,8 +252,7 @@ class TrainingLoop:
 
     def _weigh(self, micro_batches: Iterable[MicroBatch], tokens: float) -> None:
         """Weigh the tokens of the first step before it is made: its own weights are all that is known of their mean."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad():
             for micro_batch in micro_batches:
                 asked = self.teachers.query_live(micro_batch)
                 with self._autocast():
@@ -277,8 +272,8 @@ class TrainingLoop:
         """Return the overlap at all positions of some rows, [N, 3]; with dropout, the same each time."""
         with torch.no_grad():
             micro_batch = self.teachers(to_device(collate(rows), self.device))
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._autocast():
-            torch.manual_seed(self.run.seed)
+        seed_generators(self.run.seed)
+        with self._autocast():
             found: Tensor = self.module(micro_batch, 1.0, only=overlaps_of_all)["only"]
         if self.sharding is not None:
             self.sharding.reshard()

@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, batch_rows, compute_on_host, loss_labels, move
+from kdtool_torch import NO_LABEL, batch_rows, compute_on_host, loss_labels, map_tensors, move
 from torch import Tensor
 
 __all__ = ["MicroBatch", "imitated_by_row", "plain_tensors", "select_rows", "select_signal"]
@@ -56,19 +56,8 @@ def select_signal(signal: kdtool.Signal, where: slice | Tensor) -> kdtool.Signal
 
 def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
     """Return the signal without inference tensors, which autograd refuses to keep for backward."""
-    sparse, chosen = signal.sparse, signal.chosen
-    if sparse is not None:
-        sparse = replace(sparse, ids=_plain(sparse.ids), weights=_plain(sparse.weights))
-    if chosen is not None:
-        chosen = replace(chosen, ids=_plain(chosen.ids), log_probabilities=_plain(chosen.log_probabilities))
-    return replace(  # lazy states are projected by us, which gives ordinary tensors
-        signal,
-        sparse=sparse,
-        chosen=chosen,
-        hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
-        attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
-        projections={layer: kdtool.Projections(*map(_plain, tensors)) for layer, tensors in signal.projections.items()},
-    )
+    without_lazy = map_tensors(_plain, replace(signal, lazy=None))
+    return replace(without_lazy, lazy=signal.lazy)  # lazy states are projected by us, which gives ordinary tensors
 
 
 def _rows_of_signal(signal: kdtool.Signal, batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Signal:

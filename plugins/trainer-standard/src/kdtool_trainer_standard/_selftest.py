@@ -52,7 +52,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     if hasattr(module.language_model.model, "get_input_embeddings"):
         with autocast():  # frozen weights are held in the dtype of products, others in float32
             self_check(module.language_model)
-    _check_teachers(run, module, micro_batch.signals)
+    _check_teachers(module, micro_batch.signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
     counts = imitated_by_row(micro_batch.batch)
     fullest = select_rows([counts.index(max(counts))], micro_batch)
@@ -97,28 +97,13 @@ def _generators(device: torch.device) -> list[Tensor]:
     return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
 
 
-def _check_teachers(run: kdtool.RunInfo, module: DistillationModule, signals: Mapping[str, kdtool.Signal]) -> None:
+def _check_teachers(module: DistillationModule, signals: Mapping[str, kdtool.Signal]) -> None:
     for bound in module.terms:
         for teacher in bound.term.teachers if bound.form != "none" else ():
-            _check_teacher(run, module.language_model, bound, teacher, signals[teacher])
+            _check_teacher(module.language_model, bound, teacher, signals[teacher])
 
 
-def _check_teacher(
-    run: kdtool.RunInfo,
-    student: kdtool.LanguageModel,
-    bound: BoundTerm,
-    teacher: str,
-    signal: kdtool.Signal,
-) -> None:
-    has_tokenizer = teacher in run.implementing("kdtool_tokenizer")
-    tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run) if has_tokenizer else None
-    if tokenizer is not None:
-        comparison = kdtool.Vocabularies.compare(student.tokenizer, tokenizer)
-        if not comparison.comparable:
-            raise kdtool.UsageError(
-                f"{bound.term.label} compares token by token, but {comparison.sentence('the student', teacher)}; take a "
-                "student with the teacher's tokenizer, or a loss that works across vocabularies"
-            )
+def _check_teacher(student: kdtool.LanguageModel, bound: BoundTerm, teacher: str, signal: kdtool.Signal) -> None:
     expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
     vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
     if vocabulary != expected:

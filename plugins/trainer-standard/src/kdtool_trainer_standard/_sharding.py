@@ -48,11 +48,6 @@ class Sharding:
             fully_shard(layer, mesh=mesh, mp_policy=narrow)
         fully_shard(module, mesh=mesh)
         self._added = [frozenset(vars(before.part)) - before.names for before in self._before]
-        left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
-        if left:
-            raise kdtool.PluginError(
-                f"FSDP2 did not shard {', '.join(left[:3])}, which sharding requires; set sharding: off"
-            )
 
     def reshard(self) -> None:
         """Divide weights again that a pass without backward gathered."""

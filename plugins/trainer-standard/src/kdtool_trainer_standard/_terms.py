@@ -58,8 +58,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
 
     Raises:
         PluginError: a teacher's signal holds nothing that the loss can use.
-        UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed, or from tokens that were
-            taken at another temperature than it reads them at.
+        UsageError: a loss is to learn from tokens that were taken at another temperature than it reads them at.
     """
     token, sequence = run.bound("kdtool_token_loss"), run.bound("kdtool_sequence_loss")
     gradients = run.bound("kdtool_token_gradient")
@@ -67,31 +66,16 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
     for term in phase.terms:
         per_token = term.name in token
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
-        form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
-        if term.mixture and form not in ("dense", "sampled"):
-            raise kdtool.UsageError(
-                f"{term.label} learns from a mixture of {' and '.join(term.mixture)}, but only probabilities of single "
-                "tokens can be mixed, from all logits or from sampled tokens; name one teacher"
-            )
+        forms = [_form(run, term, name, signals[name]) for name in term.teachers] if per_token else []
+        form, captured = (
+            forms[0] if forms else ("none", 1.0)
+        )  # teachers of a mixture have one: the engine refuses others
         gradient = gradients.get(term.name) if per_token and term.forward_passes == 1 else None
         bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values()), gradient))
     return tuple(bound)
 
 
-def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
-    form_of_teacher = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
-    if len(set(form_of_teacher.values())) > 1:
-        forms = ", ".join(
-            f"{name} {form} at temperature {captured:g}" for name, (form, captured) in form_of_teacher.items()
-        )
-        raise kdtool.UsageError(
-            f"{term.label} cannot mix signals of different forms ({forms}); give all its teachers the same cache and "
-            "temperature"
-        )
-    return next(iter(form_of_teacher.values()), ("none", 1.0))
-
-
-def _form_of(run: kdtool.RunInfo, term: kdtool.LossTerm, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:
+def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:
     needs = term.needs
     for need in needs or (frozenset({"logits", "sampled", "top-k"}),):
         if "logits" in need and signal.lazy is not None:

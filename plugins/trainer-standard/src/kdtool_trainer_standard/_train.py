@@ -5,7 +5,6 @@ Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engi
 
 from __future__ import annotations
 
-import random
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -57,8 +56,7 @@ def train_phase(
         _ready(student, device)
         with frozen_weights_held(student.model, dtype), ExitStack() as stack:
             loop = _Setup(config, run, phase, student, device, dtype).build(stack)
-            with isolated_rng(run.seed):
-                _resume_and_train(loop, newest)
+            _resume_and_train(loop, newest)
             if loop.sampler is not None and loop.sampler.served is not None:
                 loop.sampler.served.remove()
             if run.rank == 0:
@@ -203,8 +201,6 @@ def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
 
 def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
     run = loop.run
-    if run.rank > 0:  # with the same seed, all ranks would drop the same of their rows
-        torch.manual_seed(random.Random(f"{run.seed} {run.rank}").getrandbits(63))
     if newest is not None:
         loop.resume(newest)
     if run.rank == 0:
