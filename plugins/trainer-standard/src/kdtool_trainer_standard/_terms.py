@@ -67,9 +67,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
         per_token = term.name in token
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
         forms = [_form(run, term, name, signals[name]) for name in term.teachers] if per_token else []
-        form, captured = (
-            forms[0] if forms else ("none", 1.0)
-        )  # teachers of a mixture have one: the engine refuses others
+        form, captured = forms[0] if forms else ("none", 1.0)  # one for all: the engine refuses other mixtures
         gradient = gradients.get(term.name) if per_token and term.forward_passes == 1 else None
         bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values()), gradient))
     return tuple(bound)
