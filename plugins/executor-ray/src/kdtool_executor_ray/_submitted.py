@@ -80,7 +80,7 @@ def on_machines(
 
 @cache
 def _remote(function: Callable[..., Any]) -> Any:
-    """Return Ray's form of a function, once per process: Ray begins tasks of one form and size in their order."""
+    """Return Ray's form of a function, the same one for all stages, so that Ray sends it to the workers once."""
     import ray
 
     return ray.remote(function)
