@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import pytest
 from kdtool_exporter_web import Web, _graph
 from kdtool_exporter_web._browser import find_chromium
 from kdtool_exporter_web._npm import _cache, _is_whole
+from kdtool_exporter_web._parity import WINDOW
 from kdtool_exporter_web._serving import serving
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_tiny
@@ -58,7 +60,8 @@ def test_every_file_is_measured_on_both_backends(exported: tuple[kdtool.Artifact
     artifact, said = exported
     places = [(dtype, where) for dtype in ("q4", "int8") for where in ("WASM", "WebGPU")]
     assert len(said) == len(places)
-    assert Progress.seen == list(range(1, 4 * len(places) + 1)), "not shown window by window"
+    windows = ceil(Web.Config().positions / WINDOW)
+    assert Progress.seen == list(range(1, windows * len(places) + 1)), "not shown window by window"
     for line, (dtype, where) in zip(said, places, strict=True):
         assert line.startswith(f"web: {dtype}, {where} in Chromium")
         assert float(line.partition("KL divergence ")[2].split()[0]) < (1e-3 if dtype == "int8" else 0.1)

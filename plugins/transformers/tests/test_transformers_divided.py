@@ -33,6 +33,10 @@ class Local(CausalTeacher):
         return Source(Path(self.config.model))
 
 
+def local(model: Path, sharding: str) -> Local:
+    return Local(Local.Config(model=str(model), sharding=sharding, dtype="float32"))
+
+
 def held(teacher: CausalTeacher) -> int:
     """Return the bytes of the weights on this process."""
     assert teacher._model is not None
@@ -49,7 +53,7 @@ def compare(folder: Path, merged: bool, rank: int, port: int) -> None:
     found: dict[str, Any] = {}
     signals, batch = {}, packed_batch()
     for sharding in ("off", "full"):
-        teacher = Local(Local.Config(model=str(folder / "model"), sharding=sharding, dtype="float32"))
+        teacher = local(folder / "model", sharding)
         signals[sharding] = teacher.kdtool_signal(batch, REQUEST)
         found[sharding] = held(teacher)
     one, two = signals["off"], signals["full"]
@@ -92,7 +96,7 @@ def test_a_divided_teacher_has_the_signal_of_a_whole_one(tmp_path: Path, merged:
         found = json.loads((tmp_path / f"{rank}.json").read_bytes())
         assert found["same"]
         run, ahead = make_run(tmp_path / "run", world=2), cast("kdtool.RunForecast", None)
-        (estimate,) = Local(Local.Config(model=str(tmp_path / "model"), sharding="full")).kdtool_estimate(run, ahead)
+        (estimate,) = local(tmp_path / "model", "full").kdtool_estimate(run, ahead)
         assert found["full"] <= estimate.host_bytes
         assert found["full"] < 0.8 * found["off"]
 
