@@ -84,6 +84,20 @@ class All(toy.Nats):
             yield kdtool.Measurement("all", subject.name, "nats", 1.0, 1, False)
 
 
+class Likeness(kdtool.Evaluator):
+    """Compares subjects with what it wrote of the teachers."""
+
+    compares_with_teachers = True
+
+    def kdtool_evaluate(self, run, subjects):
+        *teachers, subject = subjects
+        if subject.role == "teacher":
+            (run.folder / "own.txt").write_text(subject.name)
+            return
+        known = [(teacher.files / "own.txt").read_text() for teacher in teachers]
+        yield kdtool.Measurement("likeness", subject.name, "points", 1.0, 1, True, settings={"with": " ".join(known)})
+
+
 class Bench(kdtool.Evaluator):
     """Has problems of its own, and perhaps a judge."""
 
@@ -229,6 +243,25 @@ def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: dict[st
 def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> None:
     with pytest.raises(kdtool.RecipeError, match=r"asks the teacher 'teachers\.tall', which is not in this recipe"):
         kdtool.plan(two, {"evaluators.bench.judge": "teachers.tall"})
+
+
+def test_a_subject_is_compared_with_what_was_written_of_the_teachers(two: dict[str, Any]) -> None:
+    two |= {"evaluators": {"likeness": {"use": "./own.py:Likeness"}}, "seeds": [0, 1]}
+    results = kdtool.run(two)
+    found = {each.subject: each.settings["with"] for each in results.measurements}
+    names = [f"{arm}-seed{seed}" for arm in ("student", "control") for seed in (0, 1)]
+    assert found == dict.fromkeys(names, "teachers.big teachers.small"), "and not the exported file"
+    assert not [note for note in results.notes if "measured nothing" in note]
+    of_teachers = {"scores/likeness-teachers.big", "scores/likeness-teachers.small"}
+    of_arms = {f"scores/likeness-{name}" for name in names}
+    scores = {stage.name for stage in results.stages if stage.name.startswith("scores")}
+    assert scores == of_teachers | of_arms
+    again = to_run(
+        two, {"seeds": [0, 1, 2]}
+    )  # students of this recipe depend on the others, through the recorded signals
+    assert again & scores == {"scores/likeness-student-seed0", "scores/likeness-student-seed1"}
+    changed = to_run(two, {"teachers.big.words": 3})
+    assert changed & scores == {"scores/likeness-teachers.big", *of_arms}
 
 
 def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:

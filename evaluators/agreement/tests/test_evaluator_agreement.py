@@ -13,7 +13,8 @@ import torch
 import transformers
 from kdtool_evaluator_agreement import Agreement
 from kdtool_evaluator_agreement._divergence import agreement, heads_of
-from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states
+from kdtool_evaluator_agreement._states import Encoded, TeacherFiles, final_states
+from kdtool_measuring import Document
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with
 from kdtool_torch import exact_logits
@@ -86,6 +87,11 @@ def make_gpt2(tokenizer: TransformersTokenizer, context: int) -> TransformersMod
     return TransformersModel(transformers.GPT2LMHeadModel(config).eval(), tokenizer)
 
 
+def record(folder: Path, teacher: TransformersModel) -> TeacherFiles:
+    documents = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
+    return TeacherFiles.record(folder, teacher, documents, 512, lambda: None)
+
+
 def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject, **settings: Any) -> dict[tuple[str, str], Any]:
     evaluator = Agreement(Agreement.Config(**settings))
     return {(found.name, found.subject): found for found in evaluator.kdtool_evaluate(run, subjects)}
@@ -127,10 +133,52 @@ def test_it_equals_a_plain_computation_of_all_logits(start: tuple[str, ...], tmp
     assert found["kl-to-teacher", "control"].value == pytest.approx(0, abs=1e-6)
     assert found["top-1-agreement-with-teacher", "control"].value == 1.0
     assert opener.opened.count("teacher") == 1
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl"] * 4
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) == [".jsonl"] * 4
 
 
-def test_all_are_compared_where_the_shortest_context_ends(tmp_path: Path) -> None:
+class Capped(TransformersModel):
+    """A model whose head has all that a head can have."""
+
+    @property
+    def head(self) -> kdtool.Head:
+        head = super().head
+        return replace(head, bias=torch.linspace(-1, 1, len(head.weight)), soft_cap=20.0, scale=0.5)
+
+
+class Named(kdtool.Teacher):
+    """A teacher whose tokenizer is known without its weights."""
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return make_tokenizer()
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        raise NotImplementedError
+
+
+def test_it_is_the_same_with_states_of_the_teacher_s_own_call(tmp_path: Path) -> None:
+    folders = together, before, after = [tmp_path / name for name in ("together", "before", "after")]
+    for folder in folders:
+        folder.mkdir()
+    tokenizer = make_tokenizer()
+    teacher = Capped(make_model(0, 32, tokenizer, padding=7).model, tokenizer)
+    student = make_model(1, 16, tokenizer)
+    both = Opener(teacher=TransformersRuntime(teacher), student=TransformersRuntime(student))
+    expected = evaluate(make_run(together, {"any": both}, EXAMPLES), TEACHER, STUDENT, tokens=40)
+    assert expected.keys() == {("kl-to-teacher", "student"), ("top-1-agreement-with-teacher", "student")}
+    alone = Opener(teacher=TransformersRuntime(teacher))
+    assert evaluate(make_run(before, {"any": alone}, EXAMPLES), TEACHER, tokens=40) == {}
+    known = {"teacher": Named(Named.Config()), "any": Opener(student=TransformersRuntime(student))}
+    found = evaluate(make_run(after, known, EXAMPLES), replace(TEACHER, files=before), STUDENT, tokens=40)
+    assert {key: (one.value, one.settings) for key, one in found.items()} == {
+        key: (one.value, one.settings) for key, one in expected.items()
+    }
+    heard: list[str] = []
+    run = make_run(after, known, EXAMPLES, say=heard.append)
+    assert evaluate(run, replace(TEACHER, files=together / "nothing"), STUDENT) == {}
+    assert heard == ["agreement: nothing is compared with teacher, whose states are not known"]
+
+
+def test_a_model_is_compared_up_to_where_its_context_ends(tmp_path: Path) -> None:
     heard: list[str] = []
     tokenizer = make_tokenizer()
     models = {"student": make_model(1, 16, tokenizer, context=8), "control": make_gpt2(tokenizer, 16)}
@@ -140,20 +188,19 @@ def test_all_are_compared_where_the_shortest_context_ends(tmp_path: Path) -> Non
     )
     run = make_run(tmp_path, {"any": opener}, EXAMPLES, say=heard.append)
     found = evaluate(run, TEACHER, STUDENT, CONTROL, tokens=40)
-    assert all(one.settings["texts"].startswith("5 documents, each cut after 8 tokens") for one in found.values())
-    assert {one.settings["tokens"] for one in found.values()} == {"40"}
-    assert len(heard) == 1
+    for name, tokens in (("student", 8), ("control", 16)):
+        measured = found["kl-to-teacher", name]
+        assert measured.settings["texts"].startswith(f"5 documents, each cut after {tokens} tokens")
+        again = Opener(
+            teacher=TransformersRuntime(make_model(0, 32, tokenizer)), **{name: TransformersRuntime(models[name])}
+        )
+        subject = {"student": STUDENT, "control": CONTROL}[name]
+        asked = evaluate(make_run(tmp_path, {"any": again}, EXAMPLES), TEACHER, subject, tokens=tokens)
+        assert asked["kl-to-teacher", name].settings["texts"] == measured.settings["texts"]
+        assert asked["kl-to-teacher", name].value == pytest.approx(measured.value, rel=1e-4)
+    assert len(heard) == 2
     assert "documents are cut after 8 tokens, and not after 40" in heard[0]
     assert opener.opened == ["teacher", "student", "control"]
-    again = Opener(
-        teacher=TransformersRuntime(make_model(0, 32, tokenizer)),
-        **{name: TransformersRuntime(model) for name, model in models.items()},
-    )
-    asked = evaluate(make_run(tmp_path, {"any": again}, EXAMPLES), TEACHER, STUDENT, CONTROL, tokens=8)
-    assert asked.keys() == found.keys()
-    for key, one in asked.items():
-        assert found[key].settings["texts"] == one.settings["texts"]
-        assert found[key].value == pytest.approx(one.value, rel=1e-4)
 
 
 def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:
@@ -232,9 +279,8 @@ def test_logits_are_not_rounded_to_half_precision(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.bfloat16)
     tokenizer = make_tokenizer()
     teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
-    states = StateFiles(tmp_path, teacher)
+    states = record(tmp_path, teacher)
     document = Encoded(0, "d", tuple(tokenizer.encode(TEXTS[0])))
-    states.keep(document, teacher)
     found = agreement(student, document, states, heads_of(student, states, tokenizer.vocabulary))
     own, other = (
         (final_states(model, document).double() @ model.head.weight.double().T).log_softmax(-1)
@@ -258,11 +304,10 @@ def test_heads_in_half_precision_are_copied_once_for_all_documents(
     teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
     for model in (teacher, student):
         model.model.to(torch.bfloat16)
-    states = StateFiles(tmp_path, teacher)
+    states = record(tmp_path, teacher)
     documents = [Encoded(number, str(number), tuple(tokenizer.encode(text))) for number, text in enumerate(TEXTS[:2])]
     heads = heads_of(student, states, tokenizer.vocabulary)
     for document in documents:
-        states.keep(document, teacher)
         agreement(student, document, states, heads)
     assert len(used) >= 4
     assert {head.weight.dtype for head in used} == {torch.float32}

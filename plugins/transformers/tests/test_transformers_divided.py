@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import kdtool
 import pytest
@@ -33,7 +33,7 @@ class Local(CausalTeacher):
         return Source(Path(self.config.model))
 
 
-def local(model: Path, sharding: str) -> Local:
+def local(model: Path, sharding: Literal["off", "full"]) -> Local:
     return Local(Local.Config(model=str(model), sharding=sharding, dtype="float32"))
 
 

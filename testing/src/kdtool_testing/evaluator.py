@@ -277,6 +277,7 @@ class EvaluatorConformance(ComponentConformance):
 
     def _evaluate(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         assert isinstance(evaluator.measures_jointly, bool)
+        assert isinstance(evaluator.compares_with_teachers, bool)
         yield from evaluator.kdtool_evaluate(run, subjects) or ()
 
 

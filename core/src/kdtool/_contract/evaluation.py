@@ -23,7 +23,8 @@ class Subject:
     """A model to measure. `path` is a folder or file; None if only the teacher itself can open it.
 
     `seed` is its training seed, None if it has none (a teacher). `arm` is the common name of all its seeds, such as
-    "student"; "" if that is the name. Since 0.1.
+    "student"; "" if that is the name. `files` is the folder that an evaluator which `compares_with_teachers` filled when
+    it measured this teacher; None otherwise. Since 0.1.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Subject:
     path: Path | None = None
     seed: int | None = None
     arm: str = field(default="", kw_only=True)
+    files: Path | None = field(default=None, kw_only=True)
 
     def open_runtime(self) -> Runtime | None:
         """Return the runtime of a model in memory, in a subclass; None for files, which components open. Since 0.1."""
@@ -94,6 +96,10 @@ class Evaluator(Component):
     measures_jointly: bool = False
     """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject, and runs
     share the measurements of a teacher."""
+    compares_with_teachers: bool = False
+    """True if it compares subjects with the teachers. Each teacher is then measured first, by itself, and what the evaluator
+    writes into `run.folder` is kept: later calls have all teachers before their subject, with that folder as `files`. The
+    reference and files that the run exports are left out."""
     reads_text: bool = True
     """True if `kdtool_evaluate` reads `run.texts`; otherwise scores do not depend on the text, and `run.texts` is empty."""
     asks: Sequence[str] = ()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import kdtool
 import torch
-from kdtool_torch import exact_head, exact_logits
+from kdtool_torch import exact_head, exact_logits, move
 from torch import Tensor
 
-from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states
+from kdtool_evaluator_agreement._states import Encoded, TeacherFiles, final_states
 
 __all__ = ["Found", "Heads", "agreement", "heads_of"]
 
@@ -32,12 +32,13 @@ class Heads:
     teacher: kdtool.Head
 
 
-def heads_of(student: kdtool.LanguageModel, teacher: StateFiles, shared: int) -> Heads:
+def heads_of(student: kdtool.LanguageModel, teacher: TeacherFiles, shared: int) -> Heads:
     """Return both heads for all documents of a comparison, over the first `shared` tokens."""
-    return Heads(*(exact_head(replace(each, vocabulary=shared)) for each in (student.head, teacher.head)))
+    other = move(teacher.head, student.head.weight.device)
+    return Heads(*(exact_head(replace(each, vocabulary=shared)) for each in (student.head, other)))
 
 
-def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFiles, heads: Heads) -> Found:
+def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: TeacherFiles, heads: Heads) -> Found:
     """Compare a student with its teacher's states on one document.
 
     KL = Σ_v t(v) (log t(v) − log s(v)) at temperature 1, in float32, over the tokens of `heads`, which are the true
@@ -46,7 +47,7 @@ def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFi
     """
     divergence, same_first = [], []
     student_states = final_states(student, document)
-    teacher_states = teacher.of(document, heads.student.weight.device)[: len(document.ids)]
+    teacher_states = teacher.states(document, heads.student.weight.device)[: len(document.ids)]
     for start in range(0, len(document.ids), _ROWS):
         rows = slice(start, start + _ROWS)
         with torch.inference_mode():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from kdtool_measuring import Document
 
     from kdtool_evaluator_agreement._divergence import Found
-    from kdtool_evaluator_agreement._states import Encoded, StateFiles
+    from kdtool_evaluator_agreement._states import Encoded, TeacherFiles
 
 __all__ = ["Agreement"]
 
@@ -31,12 +29,11 @@ class Agreement(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Largest number of tokens of a document, or fewer if the shortest context of the compared models ends
-        before: all are compared on the same tokens."""
+        """Largest number of tokens of a document, or fewer if the teacher's context or the compared model's ends before."""
 
     config: Config
     measurements = ("kl-to-*", "top-1-agreement-with-*")
-    measures_jointly = True
+    compares_with_teachers = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads
@@ -47,6 +44,9 @@ class Agreement(kdtool.Evaluator):
             logits = 5 * 4 * min(self.config.tokens, 256) * student.vocabulary
             size = ahead.student_bytes + bytes_of_exact_heads(ahead, ahead.teachers) + layer + logits
             yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
+        for teacher in (ahead.models[name] for name in ahead.teachers if name in ahead.models):
+            size = 4 * teacher.hidden * (teacher.vocabulary + self.config.documents * self.config.tokens)
+            yield kdtool.Estimate("states of the teacher", disk_bytes=size, note="at most")
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
@@ -58,23 +58,25 @@ class Agreement(kdtool.Evaluator):
             self._documents(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control.
+        """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each model except teachers.
 
         Raises:
             kdtool.UsageError: there is no text to compare on.
         """
-        from kdtool_measuring import digest
-
         teachers = [subject for subject in subjects if subject.role == "teacher"]
-        learners = [subject for subject in subjects if subject.role in {"student", "control", "base"}]
-        learners = learners or [subject for subject in subjects if subject.role == "artifact"]  # nothing was trained
-        documents = self._documents(run)
+        learners = [subject for subject in subjects if subject.role not in {"teacher", "reference"}]
+        documents, done = self._documents(run), count(1)
+
+        def progress() -> None:
+            run.hook.kdtool_progress(run, next(done))
+
         if not teachers:
             run.say("agreement: nothing is measured, no teacher of this run can be opened")
-        else:
-            chosen = digest(documents)
-            for teacher in teachers:
-                yield from self._with_teacher(run, teacher, learners, documents, chosen)
+        for teacher in teachers:
+            recorded = self._teacher_files(run, teacher, documents, progress)
+            if recorded is not None:
+                for learner in learners:
+                    yield from self._compare(run, teacher, learner, recorded, documents, progress)
 
     def _documents(self, run: kdtool.RunInfo) -> list[Document]:
         from kdtool_measuring import held_out, without_text
@@ -85,68 +87,86 @@ class Agreement(kdtool.Evaluator):
             raise without_text(run, "agreement", self.config.split)
         return documents
 
-    def _with_teacher(
+    def _teacher_files(
+        self, run: kdtool.RunInfo, teacher: kdtool.Subject, documents: Sequence[Document], progress: Callable[[], None]
+    ) -> TeacherFiles | None:
+        """Return the teacher's states, from its `files` if it has them; None, with a message, if there are none."""
+        from kdtool_evaluator_agreement._states import TeacherFiles
+
+        name = f"states-of-{teacher.name}"
+        if teacher.files is not None:
+            tokenizer = run.component(teacher.name, kdtool.Teacher).kdtool_tokenizer(run)
+            recorded = TeacherFiles.read(teacher.files / name, tokenizer) if tokenizer is not None else None
+            if recorded is None:
+                run.say(f"agreement: nothing is compared with {teacher.name}, whose states are not known")
+            return recorded
+        with ExitStack() as stack:
+            model = _open(run, teacher, stack)
+            if model is None:
+                return None
+            return TeacherFiles.record(run.folder / name, model, documents, self.config.tokens, progress)
+
+    def _compare(
         self,
         run: kdtool.RunInfo,
         teacher: kdtool.Subject,
-        learners: Sequence[kdtool.Subject],
+        learner: kdtool.Subject,
+        recorded: TeacherFiles,
         documents: Sequence[Document],
-        chosen: str,
+        progress: Callable[[], None],
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_evaluator_agreement._states import StateFiles, encode, fitting
+        """Yield the measurements of a learner; none, with a message, if it cannot be compared."""
+        from kdtool_measuring import digest
 
-        with TemporaryDirectory(dir=run.folder, prefix="teacher-states-") as folder:
-            with ExitStack() as stack:
-                model = _open(run, teacher, stack)
-                if model is None:
-                    return
-                length = fitting(model, self.config.tokens)
-                encoded = encode(model, documents, length)
-                states = StateFiles(Path(folder), model)
-                for done, document in enumerate(encoded, 1):
-                    states.keep(document, model)
-                    run.hook.kdtool_progress(run, done)
-                fingerprint = model.facts.tokenizer_fingerprint
-            compared = [
-                _compare(run, teacher, learner, encoded, states, length, number * len(encoded))
-                for number, learner in enumerate(learners, 1)
-            ]
-        results = [result for result in compared if result is not None]
-        length = min([length, *(result.length for result in results)])
-        if results and length < self.config.tokens:
-            run.say(
-                f"agreement: documents are cut after {length} tokens, and not after {self.config.tokens}: the shortest "
-                "context of the models compared ends there"
-            )
-        settings = {
-            **self._settings([document.cut(length) for document in encoded], length, states.dtype, fingerprint),
-            **_yardstick(run, teacher),
-            "documents": chosen,
-        }
-        for result in results:
-            yield from _measurements(run, teacher, result, length, settings)
+        from kdtool_evaluator_agreement._divergence import agreement, heads_of
+        from kdtool_evaluator_agreement._states import fitting
 
-    def _settings(self, encoded: Sequence[Encoded], length: int, dtype: str, fingerprint: str) -> dict[str, str]:
+        with ExitStack() as stack:
+            model = _open(run, learner, stack)
+            if model is None:
+                return
+            vocabularies = kdtool.Vocabularies.compare(model.tokenizer, recorded.tokenizer)
+            sentence = vocabularies.sentence(learner.name, teacher.name)
+            if not vocabularies.comparable:
+                run.say(f"agreement: {learner.name} is left out: {sentence}")
+                return
+            length = fitting(model, recorded.length)
+            if length < self.config.tokens:
+                run.say(
+                    f"agreement: documents are cut after {length} tokens, and not after {self.config.tokens}: the shortest "
+                    "context of the models compared ends there"
+                )
+            encoded = [document.cut(length) for document in recorded.encode(documents)]
+            settings = {**self._settings(encoded, length, recorded), "documents": digest(documents)}
+            settings |= _yardstick(run, teacher)
+            if sentence:
+                run.say(f"agreement: {sentence}")
+                settings["tokens compared"] = f"the first {vocabularies.shared}, which both have"
+                encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
+            if not encoded:
+                run.say(
+                    f"agreement: {learner.name} is left out: each of the documents contains tokens that it lacks; take "
+                    "more documents, or fewer `tokens` of each"
+                )
+                return
+            agreements: dict[str, Found] = {}
+            heads = heads_of(model, recorded, vocabularies.shared)
+            for document in encoded:
+                agreements[document.id] = agreement(model, document, recorded, heads)
+                progress()
+        yield from _measurements(run, teacher, learner, agreements, settings)
+
+    def _settings(self, encoded: Sequence[Encoded], length: int, recorded: TeacherFiles) -> dict[str, str]:
         return {
             "split": self.config.split,
             "texts": f"{len(encoded)} documents, each cut after {length} tokens, chosen by the hashes of their ids",
             "tokens": str(sum(len(document.ids) for document in encoded)),
-            "tokenizer": fingerprint[:12],
-            "numbers": f"states computed in {dtype}, logits in float32",
+            "tokenizer": recorded.tokenizer.fingerprint[:12],
+            "numbers": f"states computed in {recorded.dtype}, logits in float32",
             "context": "each document by itself, its first token predicted from the tokens that a model's tokenizer puts "
             "before a text, or from the end-of-text token where it puts none",
             "temperature": "1",
         }
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Results of a learner by document, over the tokens that fit its context: the first `length` at most."""
-
-    learner: kdtool.Subject
-    length: int
-    found: Mapping[str, Found]
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
@@ -170,65 +190,23 @@ def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdt
     return runtime.model
 
 
-def _compare(
+def _measurements(
     run: kdtool.RunInfo,
     teacher: kdtool.Subject,
     learner: kdtool.Subject,
-    encoded: Sequence[Encoded],
-    states: StateFiles,
-    most: int,
-    done_before: int,
-) -> _Compared | None:
-    """Compare a learner at each token; None, with a message, if that is impossible."""
-    from kdtool_evaluator_agreement._divergence import agreement, heads_of
-    from kdtool_evaluator_agreement._states import fitting
-
-    settings = {}
-    with ExitStack() as stack:
-        model = _open(run, learner, stack)
-        if model is None:
-            return None
-        vocabularies = kdtool.Vocabularies.compare(model.tokenizer, states.tokenizer)
-        sentence = vocabularies.sentence(learner.name, teacher.name)
-        if not vocabularies.comparable:
-            run.say(f"agreement: {learner.name} is left out: {sentence}")
-            return None
-        length = fitting(model, most)
-        encoded = [document.cut(length) for document in encoded]
-        if sentence:
-            run.say(f"agreement: {sentence}")
-            settings = {"tokens compared": f"the first {vocabularies.shared}, which both have"}
-            encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
-            if not encoded:
-                run.say(
-                    f"agreement: {learner.name} is left out: each of the documents contains tokens that it lacks; take "
-                    "more documents, or fewer `tokens` of each"
-                )
-                return None
-        agreements = {}
-        heads = heads_of(model, states, vocabularies.shared)
-        for done, document in enumerate(encoded, 1):
-            agreements[document.id] = agreement(model, document, states, heads)
-            run.hook.kdtool_progress(run, done_before + done)
-    return _Compared(learner, length, agreements, settings)
-
-
-def _measurements(
-    run: kdtool.RunInfo, teacher: kdtool.Subject, compared: _Compared, length: int, settings: Mapping[str, str]
+    agreements: Mapping[str, Found],
+    settings: Mapping[str, str],
 ) -> Iterator[kdtool.Measurement]:
-    """Yield the measurements over the first `length` tokens of each document."""
     from kdtool_measuring import Item, make_measurement
 
     divergences, same_first = [], []
-    for name, agreed in compared.found.items():
-        divergence, same = agreed.divergence[:length].double(), agreed.same_first[:length].double()
-        divergences.append(Item(name, float(divergence.sum()), len(divergence)))
-        same_first.append(Item(name, float(same.sum()), len(same)))
-    settings = {**settings, **compared.settings}
+    for name, agreed in agreements.items():
+        divergences.append(Item(name, float(agreed.divergence.double().sum()), len(agreed.divergence)))
+        same_first.append(Item(name, float(agreed.same_first.double().sum()), len(agreed.same_first)))
     yield make_measurement(
         divergences,
         run,
-        compared.learner,
+        learner,
         name=f"kl-to-{teacher.name}",
         unit="nats per token",
         higher_is_better=False,
@@ -237,7 +215,7 @@ def _measurements(
     yield make_measurement(
         same_first,
         run,
-        compared.learner,
+        learner,
         name=f"top-1-agreement-with-{teacher.name}",
         unit="fraction",
         higher_is_better=True,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import kdtool
 import torch
@@ -15,7 +16,10 @@ from kdtool_torch import compute_dtype, write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Encoded", "StateFiles", "encode", "final_states", "fitting"]
+__all__ = ["Encoded", "TeacherFiles", "final_states", "fitting"]
+
+_HEAD, _FACTS = "head.safetensors", "teacher.json"
+"""Files next to the states of each document; the second is written last."""
 
 
 @dataclass(frozen=True)
@@ -31,41 +35,78 @@ class Encoded:
         return replace(self, ids=self.ids[:most])
 
 
-class StateFiles:
-    """A teacher's head in memory and its final states in `folder`, one file a document."""
+@dataclass(frozen=True, eq=False)
+class TeacherFiles:
+    """A teacher's head and its final states, one file a document, in `folder`.
 
-    def __init__(self, folder: Path, teacher: kdtool.LanguageModel) -> None:
-        self._folder = folder
-        self.head = teacher.head
-        self.tokenizer = teacher.tokenizer
-        self.dtype = str(_dtype(teacher.head.weight)).removeprefix("torch.")
+    `length` is the number of tokens after which documents are cut, `dtype` the format that the states were computed in.
+    """
 
-    def keep(self, document: Encoded, teacher: kdtool.LanguageModel) -> None:
-        """Compute and write the teacher's states of a document."""
-        write_safetensors({"last": final_states(teacher, document).cpu().contiguous()}, self._file(document))
+    folder: Path
+    tokenizer: kdtool.Tokenizer
+    head: kdtool.Head
+    length: int
+    dtype: str
 
-    def of(self, document: Encoded, device: torch.device) -> Tensor:
+    @classmethod
+    def record(
+        cls,
+        folder: Path,
+        teacher: kdtool.LanguageModel,
+        documents: Sequence[Document],
+        length: int,
+        progress: Callable[[], None],
+    ) -> Self:
+        """Compute and write the teacher's states of documents, cut after `length` tokens or where its context ends."""
+        dtype = str(_dtype(teacher.head.weight)).removeprefix("torch.")
+        files = cls(folder, teacher.tokenizer, teacher.head, fitting(teacher, length), dtype)
+        folder.mkdir(exist_ok=True)
+        tensors = {"weight": teacher.head.weight, "bias": teacher.head.bias}
+        write_safetensors(
+            {name: each.detach().cpu().contiguous() for name, each in tensors.items() if each is not None},
+            folder / _HEAD,
+        )
+        for document in files.encode(documents):
+            states = final_states(teacher, document).cpu().contiguous()
+            write_safetensors({"last": states}, files._file(document))
+            progress()
+        facts = {name: getattr(teacher.head, name) for name in ("vocabulary", "scale", "soft_cap")}
+        (folder / _FACTS).write_text(
+            json.dumps({"head": facts, "length": files.length, "dtype": dtype}), encoding="utf-8"
+        )
+        return files
+
+    @classmethod
+    def read(cls, folder: Path, tokenizer: kdtool.Tokenizer) -> Self | None:
+        """Return what was recorded in `folder`, of the teacher with this tokenizer; None if nothing was."""
+        if not (folder / _FACTS).exists():
+            return None
+        facts = json.loads((folder / _FACTS).read_bytes())
+        tensors = load_file(folder / _HEAD)
+        head = kdtool.Head(tensors["weight"], bias=tensors.get("bias"), **facts["head"])
+        return cls(folder, tokenizer, head, facts["length"], facts["dtype"])
+
+    def encode(self, documents: Sequence[Document]) -> list[Encoded]:
+        """Turn documents into the teacher's tokens, `length` at most of each; empty ones are left out."""
+        found = [self.tokenizer.encode(document.text)[: self.length] for document in documents]
+        return [
+            Encoded(number, document.id, tuple(ids))
+            for number, (document, ids) in enumerate(zip(documents, found, strict=True))
+            if ids
+        ]
+
+    def states(self, document: Encoded, device: torch.device) -> Tensor:
         """Return the teacher's states [N, H_T] of a document."""
         return load_file(self._file(document))["last"].to(device)
 
     def _file(self, document: Encoded) -> Path:
-        return self._folder / f"{document.number}.safetensors"
+        return self.folder / f"{document.number}.safetensors"
 
 
 def fitting(model: kdtool.LanguageModel, most: int) -> int:
     """Return how many tokens of a document fit into the model's context, at most `most`."""
     context = model.facts.context
     return min(most, context + 1 - len(model.tokenizer.scoring_context)) if context else most
-
-
-def encode(model: kdtool.LanguageModel, documents: Sequence[Document], most: int) -> list[Encoded]:
-    """Turn documents into at most `most` tokens each; empty ones are left out."""
-    found = [model.tokenizer.encode(document.text)[:most] for document in documents]
-    return [
-        Encoded(number, document.id, tuple(ids))
-        for number, (document, ids) in enumerate(zip(documents, found, strict=True))
-        if ids
-    ]
 
 
 def final_states(model: kdtool.LanguageModel, document: Encoded) -> Tensor:

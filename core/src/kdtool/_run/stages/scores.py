@@ -88,19 +88,23 @@ def add_scores(
 ) -> dict[str, list[Node]]:
     """Add the scores of every evaluator `but` some, by name: a node for each subject, or one for all (`measures_jointly`).
 
-    A teacher has one set of weights at a time, so that its weights before training are left out of joint measurements. The
-    scores of teachers and shared controls are in the store, too.
+    A teacher has one set of weights at a time, so that its weights before training are left out of joint measurements and
+    of comparisons with teachers. The scores of teachers and shared controls are in the store, too.
     """
     nodes: dict[str, list[Node]] = {}
+    now = [subject for subject in measured if not subject.unadapted]
     for name, evaluator in context.assembly.of_kind("evaluator").items():
         if name in but:
             continue
-        together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
-        now = [subject for subject in measured if not subject.unadapted]
-        groups = [now] if together else [[subject] for subject in measured]
-        nodes[name] = [
-            _add_group(context, graph, name, group, texts, together=together) for group in filter(None, groups)
-        ]
+        add = partial(_add_group, context, graph, name, texts=texts)
+        if isinstance(evaluator, Evaluator) and evaluator.measures_jointly:
+            nodes[name] = [add(now, together=True)] if now else []
+        elif isinstance(evaluator, Evaluator) and evaluator.compares_with_teachers:
+            teachers = [(each, add([each])) for each in now if each.teacher not in ("", REFERENCE)]
+            learners = [each for each in now if not (each.teacher or (each.node and each.node.kind == "exports"))]
+            nodes[name] = [*(node for _, node in teachers), *(add([each], teachers=teachers) for each in learners)]
+        else:
+            nodes[name] = [add([each]) for each in measured]
     return nodes
 
 
@@ -181,8 +185,16 @@ def _of_export(trained: Measured, label: str, arm: TrainedModel, node: Node) -> 
 
 
 def _add_group(
-    context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node, *, together: bool
+    context: Context,
+    graph: Graph,
+    name: str,
+    group: Sequence[Measured],
+    *,
+    texts: Node,
+    together: bool = False,
+    teachers: Sequence[tuple[Measured, Node]] = (),
 ) -> Node:
+    """Add the scores of a group of subjects; `teachers` are the scores of those that they are compared with."""
     short, evaluator = name.rpartition(".")[2], context.assembly.shared[name]
     reads, others = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
     asked = sorted({*others, *(measured.teacher for measured in group if measured.teacher)})
@@ -194,10 +206,11 @@ def _add_group(
     }
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
-    teachers = {**context.weights_of(asked), **{measured.teacher: None for measured in group if measured.unadapted}}
+    inputs |= {measured.kept_as: node for measured, node in teachers}
+    asks = {**context.weights_of(asked), **{measured.teacher: None for measured in group if measured.unadapted}}
     services = {  # joint measurements are of speed, so they ask again
         teacher: node
-        for teacher, node in teachers.items()
+        for teacher, node in asks.items()
         if getattr(context.assembly.shared[teacher], "answer_cache_key", None) and not together
     }
     shared = all(measured.teacher or (measured.node and measured.node.where is context.store) for measured in group)
@@ -206,8 +219,8 @@ def _add_group(
     if len(group) == 1:
         label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
     divisible = not (together or services)  # speeds are those of one process, and so are prices
-    build = partial(_measure, context, name, group, services, divisible)
-    node = Node("scores", label, title, where, parts, inputs, build, teachers=teachers, unit="documents")
+    build = partial(_measure, context, name, group, teachers, services, divisible)
+    node = Node("scores", label, title, where, parts, inputs, build, teachers=asks, unit="documents")
     return graph.add(replace(node, texts=texts if reads else None, join=_join if divisible else None))
 
 
@@ -226,6 +239,7 @@ def _measure(
     context: Context,
     name: str,
     group: Sequence[Measured],
+    teachers: Sequence[tuple[Measured, Node]],
     services: Mapping[str, Node | None],
     divisible: bool,
     run: RunInfo,
@@ -235,6 +249,7 @@ def _measure(
     run = run if divisible else replace(run, world=1)
     short = name.rpartition(".")[2]
     subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
+    compared = tuple(replace(measured.subject(), files=node.path) for measured, node in teachers)
     lines, said = [], []
     given: set[tuple[str, str]] = set()
 
@@ -246,14 +261,14 @@ def _measure(
 
     with reuse_answers(context, replace(run, say=say), services) as asking:
         evaluator = run.component(name, Evaluator)
-        for measurement in evaluator.kdtool_evaluate(asking, subjects):
+        for measurement in evaluator.kdtool_evaluate(asking, (*compared, *subjects)):
             problem = _problem(measurement, {subject.name for subject in subjects}, folder, given)
             if problem := problem or _problem_of_name(measurement, context.assembly.shared[name]):
                 raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r}{problem}")
             given.add((measurement.name, measurement.subject))
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
-    if not (lines or said):
+    if not (lines or said or (evaluator.compares_with_teachers and not teachers)):
         say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
     (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     (folder / _MESSAGES).write_text(json.dumps(said), encoding="utf-8")
