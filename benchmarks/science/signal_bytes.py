@@ -83,12 +83,16 @@ def main() -> None:
         return
     figures = Figures(record, options.out / "items")
     tests = {measure: figures.tests(measure) for measure in MEASURES}
+    arms = {arm: figures.arm(arm) for arm in ARMS}
     found = {
-        "arms": {arm: figures.arm(arm) for arm in ARMS},
+        "arms": arms,
         "tests": {measure: [_plain(test) for test in of_measure] for measure, of_measure in tests.items()},
+        "gains": {measure: gains(of_measure, arms) for measure, of_measure in tests.items()},
     }
     written(json.dumps(found, indent=1), options.out / "signal-bytes.json")
-    print("\n".join(line for of_measure in tests.values() for line in _table(of_measure)))
+    print("\n".join(_table_of_arms(arms)))
+    for measure, of_measure in tests.items():
+        print("\n".join([*_table_of_tests(of_measure), *_table_of_gains(measure, found["gains"][measure])]))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -111,6 +115,21 @@ def p_value(found: kdtool.Comparison) -> float:
     reach = abs(found.difference - bound)
     quantile = student_t.ppf(1 - LEVEL / 2, freedom)
     return float(2 * student_t.sf(abs(found.difference) / reach * quantile, freedom)) if reach else 0.0
+
+
+def gains(tests: Sequence[Test], arms: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return for each signal its gain over `control` as a share of that of `states`, and this share per byte per token.
+
+    Nothing is returned if `states` is not shown to be better than `control`.
+    """
+    found = {test.found.arm: test.found for test in tests if test.found.against == "control"}
+    if found["states"].verdict != "better":
+        return {}
+    shares = {arm: each.difference / found["states"].difference for arm, each in found.items()}
+    return {
+        arm: {"share": share, "share_per_byte_per_token": share / arms[arm]["bytes_per_token"]}
+        for arm, share in shares.items()
+    }
 
 
 def _train_and_measure(out: Path, seeds: list[int], changes: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -219,13 +238,35 @@ def _plain(test: Test) -> dict[str, Any]:
     }
 
 
-def _table(tests: Sequence[Test]) -> Iterator[str]:
+def _table_of_arms(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| arm | steps | bytes per token | " + " | ".join(f"{measure} (95 %)" for measure in MEASURES) + " |"
+    yield "|---|---|---|---|---|"
+    for arm, found in arms.items():
+        means = (f"{mean:.4g} ({low:.4g} to {high:.4g})" for mean, low, high in (found[each] for each in MEASURES))
+        steps = " to ".join(f"{each:,}" for each in sorted({min(found["steps"]), max(found["steps"])}))
+        yield f"| {arm} | {steps} | {found['bytes_per_token'] or 0:,} | {' | '.join(means)} |"
+    yield ""
+
+
+def _table_of_tests(tests: Sequence[Test]) -> Iterator[str]:
     yield f"| {tests[0].found.measurement} | difference (95 %) | p | p by Holm |"
     yield "|---|---|---|---|"
     for test in tests:
         found = test.found
-        bounds = f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
-        yield f"| {found.arm} − {found.against} | {bounds} | {test.p:.4f} | {test.corrected:.4f} |"
+        shown = "+.2%" if found.relative else "+.4f"
+        difference, low, high = (format(each, shown) for each in (found.difference, found.low, found.high))
+        pair = f"{found.arm} − {found.against}"
+        yield f"| {pair} | {difference} ({low} to {high}) | {test.p:.4f} | {test.corrected:.4f} |"
+    yield ""
+
+
+def _table_of_gains(measure: str, found: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    if not found:
+        return
+    yield f"| {measure} | share of the gain from exact states | per byte per token |"
+    yield "|---|---|---|"
+    for arm, gain in found.items():
+        yield f"| {arm} | {gain['share']:.1%} | {gain['share_per_byte_per_token']:.3%} |"
     yield ""
 
 
