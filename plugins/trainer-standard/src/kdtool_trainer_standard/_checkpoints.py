@@ -6,7 +6,6 @@ engine discards all that is not as it was committed, byte by byte. Called by the
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,7 @@ __all__ = [
     "all_of",
     "commit",
     "explain_full_disk",
-    "hash_of",
     "latest_valid",
-    "problem_of",
     "rotate",
     "start_writing",
     "step_of",
@@ -95,22 +92,6 @@ def explain_full_disk(root: Path) -> Iterator[None]:
             f"cannot write a checkpoint below {root}: {error}. The one before it is kept; make room, then run the same "
             "command again"
         ) from error
-
-
-def problem_of(path: Path, sha256: str) -> str | None:
-    """Return what is wrong with a file that was written with this hash; None if it is unchanged."""
-    if not path.is_file():
-        return f"{path.name} is missing"
-    try:
-        return None if hash_of(path) == sha256 else f"{path.name} is not what was written: its SHA-256 is another"
-    except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror}"
-
-
-def hash_of(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(root: Path, folder: Path) -> None:

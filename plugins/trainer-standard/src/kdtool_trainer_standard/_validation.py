@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import _checkpoints, _progress
+from kdtool_trainer_standard import _progress
 from kdtool_trainer_standard._config import Validation
 from kdtool_trainer_standard._machine import autocast_to
 
@@ -34,8 +34,6 @@ class Best:
 
     step: int
     value: float
-    sha256: str
-    """Hash of the file with the weights of that step."""
     since: int = 0
 
 
@@ -109,11 +107,10 @@ class Validator:
         if self.best is None or self.best.since == 0:
             return None
         file = _file(self._folder.parent, self.best.step)
-        problem = _checkpoints.problem_of(file, self.best.sha256)
-        if problem is not None:
+        if not file.is_file():
             raise kdtool.StorageError(
-                f"the best student, of step {self.best.step:,}, is damaged ({file.parent}: {problem}); run the same "
-                "command again: it resumes from a checkpoint whose best student is whole, if there is one"
+                f"the best student, of step {self.best.step:,}, is missing: {file}; run the same command again: it resumes "
+                "from a checkpoint whose best student is there, if there is one"
             )
         return load_file(file)
 
@@ -144,27 +141,25 @@ class Validator:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            sha256 = self._keep(step, learned)
+            self._keep(step, learned)
             if best is not None and best.step != self._kept:
                 kdtool.commit(self._folder, gone=[_file(self._folder.parent, best.step)])
                 _file(self._folder.parent, best.step).unlink(missing_ok=True)
-            self.best = Best(step, measured.value, sha256)
+            self.best = Best(step, measured.value)
         else:
             self.best = replace(best, since=best.since + 1)
 
-    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> str:
-        """Write the learned weights and commit them; return the file's hash."""
+    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> None:
+        """Write the learned weights and commit them."""
         partial = self._folder / ".writing"
         try:
             write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}, partial)
-            sha256 = _checkpoints.hash_of(partial)
             partial.replace(_file(self._folder.parent, step))
             kdtool.commit(self._folder, _file(self._folder.parent, step))
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
                 f"the best student cannot be kept in {self._folder}: {error}; make room and run again"
             ) from error
-        return sha256
 
     def _measurements(self, step: int) -> Iterator[tuple[str, kdtool.Measurement]]:
         folder = self._folder / f"step-{step}"
@@ -207,9 +202,10 @@ class _ForChoosing:
 
 
 def problem_of_best(checkpoint: Path) -> str | None:
-    """Return what is wrong with the best weights that a checkpoint refers to; None if nothing is, or there are none."""
+    """Return a message if the best weights that a checkpoint refers to are missing; None if they are there, or none are."""
     best = _best_of(checkpoint)
-    return None if best is None else _checkpoints.problem_of(_file(checkpoint.parent, best.step), best.sha256)
+    file = best and _file(checkpoint.parent, best.step)
+    return f"{file.name} is missing" if file and not file.is_file() else None
 
 
 def _best_of(checkpoint: Path) -> Best | None:
