@@ -55,6 +55,8 @@ def test_models_are_measured_compared_and_not_measured_again(
     values = {(m.name, m.subject): m.value for m in results.measurements}
     assert values["perplexity", "plain"] == pytest.approx(values["perplexity", "teacher"], rel=1e-3)
     assert values["kl-to-teacher", "plain"] < 1e-3 < values["kl-to-teacher", "worse"]
+    yardsticks = {m.settings["teacher"] for m in results.measurements if m.name == "kl-to-teacher"}
+    assert [each.partition(" ")[0] for each in yardsticks] == ["weights"], "another teacher is another measure"
     pairs = {(c.measurement, c.arm, c.against) for c in results.comparisons}
     assert {
         ("perplexity", "plain", "worse"),

@@ -118,14 +118,9 @@ def p_value(found: kdtool.Comparison) -> float:
 
 
 def gains(tests: Sequence[Test], arms: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return for each signal its gain over `control` as a share of that of `states`, and this share per byte per token.
-
-    Nothing is returned if `states` is not shown to be better than `control`.
-    """
-    found = {test.found.arm: test.found for test in tests if test.found.against == "control"}
-    if found["states"].verdict != "better":
-        return {}
-    shares = {arm: each.difference / found["states"].difference for arm, each in found.items()}
+    """Return for each signal its gain over `control` as a share of that of `states`, and this share per byte per token."""
+    differences = {test.found.arm: test.found.difference for test in tests if test.found.against == "control"}
+    shares = {arm: difference / differences["states"] for arm, difference in differences.items()}
     return {
         arm: {"share": share, "share_per_byte_per_token": share / arms[arm]["bytes_per_token"]}
         for arm, share in shares.items()
@@ -261,8 +256,6 @@ def _table_of_tests(tests: Sequence[Test]) -> Iterator[str]:
 
 
 def _table_of_gains(measure: str, found: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    if not found:
-        return
     yield f"| {measure} | share of the gain from exact states | per byte per token |"
     yield "|---|---|---|"
     for arm, gain in found.items():

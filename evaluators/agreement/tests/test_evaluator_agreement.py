@@ -89,7 +89,7 @@ def make_gpt2(tokenizer: TransformersTokenizer, context: int) -> TransformersMod
 
 def record(folder: Path, teacher: TransformersModel) -> TeacherFiles:
     documents = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
-    return TeacherFiles.record(folder, teacher, documents, 512, lambda: None)
+    return TeacherFiles.record(folder, teacher, documents, 512, "", lambda: None)
 
 
 def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject, **settings: Any) -> dict[tuple[str, str], Any]:
@@ -175,7 +175,8 @@ def test_it_is_the_same_with_states_of_the_teacher_s_own_call(tmp_path: Path) ->
     heard: list[str] = []
     run = make_run(after, known, EXAMPLES, say=heard.append)
     assert evaluate(run, replace(TEACHER, files=together / "nothing"), STUDENT) == {}
-    assert heard == ["agreement: nothing is compared with teacher, whose states are not known"]
+    (line,) = heard
+    assert line.startswith("agreement: nothing is compared with teacher, which does not expose its states; use")
 
 
 def test_a_model_is_compared_up_to_where_its_context_ends(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_model_is_compared_up_to_where_its_context_ends(tmp_path: Path) -> Non
         assert asked["kl-to-teacher", name].settings["texts"] == measured.settings["texts"]
         assert asked["kl-to-teacher", name].value == pytest.approx(measured.value, rel=1e-4)
     assert len(heard) == 2
-    assert "documents are cut after 8 tokens, and not after 40" in heard[0]
+    assert "student is compared on the first 8 tokens of each document, and not on 40" in heard[0]
     assert opener.opened == ["teacher", "student", "control"]
 
 

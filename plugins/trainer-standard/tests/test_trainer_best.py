@@ -104,7 +104,7 @@ def test_a_best_student_that_is_lost_while_training_is_an_error(
 
     with monkeypatch.context() as patched:
         interrupt(patched, at_the_end)
-        with pytest.raises(kdtool.StorageError, match=r"is missing.*run the same command"):
+        with pytest.raises(kdtool.StorageError, match=r"cannot be read.*run the same command"):
             weights(tmp_path, patience=2)
     found = weights(tmp_path, patience=2)  # as the message says
     for name, weight in weights(tmp_path / "whole", patience=2).items():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import exp, isfinite
 from pathlib import Path
@@ -19,10 +19,13 @@ from kdtool import (
     Measurement,
     Request,
     RunInfo,
+    Runtime,
     Split,
     Subject,
+    Teacher,
     Text,
     TextAnswer,
+    Tokenizer,
     UsageError,
     parts_of,
 )
@@ -32,6 +35,7 @@ from kdtool_testing.component import ComponentConformance
 from kdtool_testing.toy.model_folder import write_toy_model
 from kdtool_testing.toy.run import Listener, make_run
 from kdtool_testing.toy.runtime import Opener, ToyRuntime
+from kdtool_testing.toy.tokenizers import ByteTokenizer
 
 __all__ = ["EvaluatorConformance"]
 
@@ -257,6 +261,8 @@ class EvaluatorConformance(ComponentConformance):
         said: list[str] = []
         opener = self.opener(*refused)
         companions: Mapping[str, Any] = {"listener": Listener(), "opener": opener, **self.companions(folder)}
+        if self.component.compares_with_teachers:  # type: ignore[attr-defined]
+            companions = {"teacher": _Opened(opener), **companions}
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
         evaluator = self.build(**{**self.prepare(run_folder), **settings}) if settings else self.ready(run)
@@ -278,7 +284,35 @@ class EvaluatorConformance(ComponentConformance):
     def _evaluate(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         assert isinstance(evaluator.measures_jointly, bool)
         assert isinstance(evaluator.compares_with_teachers, bool)
-        yield from evaluator.kdtool_evaluate(run, subjects) or ()
+        if not evaluator.compares_with_teachers:
+            yield from evaluator.kdtool_evaluate(run, subjects) or ()
+            return
+        assert not evaluator.measures_jointly, "subjects are measured one by one"
+        teachers = [self._with_files(evaluator, run, each) for each in subjects if each.role == "teacher"]
+        for subject in subjects:
+            if subject.role != "teacher":
+                yield from evaluator.kdtool_evaluate(run, (*teachers, subject)) or ()
+
+    def _with_files(self, evaluator: Any, run: RunInfo, teacher: Subject) -> Subject:
+        """Measure a teacher by itself, and return it with the folder that the evaluator filled."""
+        folder = run.folder / teacher.name
+        folder.mkdir()
+        assert not list(evaluator.kdtool_evaluate(replace(run, folder=folder), (teacher,)) or ())
+        return replace(teacher, files=folder)
+
+
+class _Opened(Teacher):
+    """A teacher with a known tokenizer, opened as the other subjects are."""
+
+    def __init__(self, opener: Opener) -> None:
+        super().__init__(self.Config())
+        self._opener = opener
+
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
+        return ByteTokenizer()
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        return self._opener.kdtool_open(run, subject)
 
 
 def _items(measurement: Measurement) -> set[str]:

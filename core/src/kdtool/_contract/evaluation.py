@@ -23,8 +23,7 @@ class Subject:
     """A model to measure. `path` is a folder or file; None if only the teacher itself can open it.
 
     `seed` is its training seed, None if it has none (a teacher). `arm` is the common name of all its seeds, such as
-    "student"; "" if that is the name. `files` is the folder that an evaluator which `compares_with_teachers` filled when
-    it measured this teacher; None otherwise. Since 0.1.
+    "student"; "" if that is the name. `files` is a teacher's folder: see `Evaluator.compares_with_teachers`. Since 0.1.
     """
 
     name: str
@@ -97,9 +96,9 @@ class Evaluator(Component):
     """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject, and runs
     share the measurements of a teacher."""
     compares_with_teachers: bool = False
-    """True if it compares subjects with the teachers. Each teacher is then measured first, by itself, and what the evaluator
-    writes into `run.folder` is kept: later calls have all teachers before their subject, with that folder as `files`. The
-    reference and files that the run exports are left out."""
+    """True if it compares other subjects with the teachers. Each teacher is measured first, in a separate call, and its
+    `run.folder` is kept. Each other subject is measured later, after the teachers in `subjects`, whose `files` are these
+    folders. The reference and files that the run exports are left out."""
     reads_text: bool = True
     """True if `kdtool_evaluate` reads `run.texts`; otherwise scores do not depend on the text, and `run.texts` is empty."""
     asks: Sequence[str] = ()
@@ -110,7 +109,8 @@ class Evaluator(Component):
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
 
-        Other ranks take part in `answer` and `score` of an opened subject, unless `measures_jointly` is true.
+        Other ranks take part in `answer` and `score` of an opened subject, unless `measures_jointly` or
+        `compares_with_teachers` is true.
         One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
         compared. Leave out measurements that are impossible, with a message by `run.say`. Items are files below
         `run.folder`. Since 0.1.

@@ -89,12 +89,16 @@ def build_graph(context: Context, described: Mapping[str, ModelFacts]) -> RunGra
 
 
 def _teachers_first(graph: Graph, ahead: int) -> Graph:
-    """Move the scores of teachers and the base right after the first `ahead` nodes, before anything is trained.
+    """Move the scores that need no training right after the first `ahead` nodes: of teachers and of the base.
 
     So a missing key, a server that does not answer or a model that does not fit is known before hours are spent.
     """
-    nodes = list(graph.nodes.values())
-    early = [node for node in nodes if node.kind == "scores" and set(node.sources) <= {"texts", "base"}]
+    nodes, early = list(graph.nodes.values()), list[Node]()
+    for node in nodes:
+        if node.kind == "scores" and all(
+            role in {"texts", "base"} or source in early for role, source in node.sources.items()
+        ):
+            early.append(node)
     rest = [node for node in nodes[ahead:] if node not in early]
     ordered = Graph()
     for node in (*nodes[:ahead], *early, *rest):

@@ -39,12 +39,17 @@ class Agreement(kdtool.Evaluator):
         from kdtool_measuring import bytes_of_exact_heads
 
         student = ahead.models.get(ahead.student)
+        teachers = [ahead.models[name] for name in ahead.teachers if name in ahead.models and name != "reference"]
         if student is not None:
             layer = 4 * self.config.tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 5 * 4 * min(self.config.tokens, 256) * student.vocabulary
-            size = ahead.student_bytes + bytes_of_exact_heads(ahead, ahead.teachers) + layer + logits
-            yield kdtool.Estimate("measured student", ("scores",), compute_bytes=size)
-        for teacher in (ahead.models[name] for name in ahead.teachers if name in ahead.models):
+            heads = bytes_of_exact_heads(ahead) + max(
+                (4 * each.vocabulary * each.hidden for each in teachers), default=0
+            )
+            yield kdtool.Estimate(
+                "measured student", ("scores",), compute_bytes=ahead.student_bytes + heads + layer + logits
+            )
+        for teacher in teachers:
             size = 4 * teacher.hidden * (teacher.vocabulary + self.config.documents * self.config.tokens)
             yield kdtool.Estimate("states of the teacher", disk_bytes=size, note="at most")
 
@@ -98,13 +103,17 @@ class Agreement(kdtool.Evaluator):
             tokenizer = run.component(teacher.name, kdtool.Teacher).kdtool_tokenizer(run)
             recorded = TeacherFiles.read(teacher.files / name, tokenizer) if tokenizer is not None else None
             if recorded is None:
-                run.say(f"agreement: nothing is compared with {teacher.name}, whose states are not known")
+                run.say(
+                    f"agreement: nothing is compared with {teacher.name}, which does not expose its states; use a teacher "
+                    "whose weights are here, or remove the evaluator"
+                )
             return recorded
         with ExitStack() as stack:
             model = _open(run, teacher, stack)
             if model is None:
                 return None
-            return TeacherFiles.record(run.folder / name, model, documents, self.config.tokens, progress)
+            identity = _identity_of(run, teacher)
+            return TeacherFiles.record(run.folder / name, model, documents, self.config.tokens, identity, progress)
 
     def _compare(
         self,
@@ -133,12 +142,11 @@ class Agreement(kdtool.Evaluator):
             length = fitting(model, recorded.length)
             if length < self.config.tokens:
                 run.say(
-                    f"agreement: documents are cut after {length} tokens, and not after {self.config.tokens}: the shortest "
-                    "context of the models compared ends there"
+                    f"agreement: {learner.name} is compared on the first {length} tokens of each document, and not on "
+                    f"{self.config.tokens}, since its context or that of {teacher.name} ends there"
                 )
             encoded = [document.cut(length) for document in recorded.encode(documents)]
-            settings = {**self._settings(encoded, length, recorded), "documents": digest(documents)}
-            settings |= _yardstick(run, teacher)
+            settings = {**self._settings(encoded, length, recorded, model), "documents": digest(documents)}
             if sentence:
                 run.say(f"agreement: {sentence}")
                 settings["tokens compared"] = f"the first {vocabularies.shared}, which both have"
@@ -156,24 +164,31 @@ class Agreement(kdtool.Evaluator):
                 progress()
         yield from _measurements(run, teacher, learner, agreements, settings)
 
-    def _settings(self, encoded: Sequence[Encoded], length: int, recorded: TeacherFiles) -> dict[str, str]:
+    def _settings(
+        self, encoded: Sequence[Encoded], length: int, recorded: TeacherFiles, model: kdtool.LanguageModel
+    ) -> dict[str, str]:
+        from kdtool_evaluator_agreement._states import dtype_of_states
+
+        dtype = dtype_of_states(model)
+        both = dtype if dtype == recorded.dtype else f"{dtype}, the teacher's in {recorded.dtype}"
         return {
             "split": self.config.split,
             "texts": f"{len(encoded)} documents, each cut after {length} tokens, chosen by the hashes of their ids",
             "tokens": str(sum(len(document.ids) for document in encoded)),
             "tokenizer": recorded.tokenizer.fingerprint[:12],
-            "numbers": f"states computed in {recorded.dtype}, logits in float32",
+            "numbers": f"states computed in {both}, logits in float32",
             "context": "each document by itself, its first token predicted from the tokens that a model's tokenizer puts "
             "before a text, or from the end-of-text token where it puts none",
             "temperature": "1",
+            **({"teacher": recorded.identity} if recorded.identity else {}),
         }
 
 
-def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
-    """Name the teacher's weights if the teacher identifies them: agreement with two teachers is not the same measure."""
+def _identity_of(run: kdtool.RunInfo, teacher: kdtool.Subject) -> str:
+    """Name the teacher's weights if it identifies them, else "": agreement with two teachers is not the same measure."""
     known = teacher.name in run.implementing("kdtool_identity")
-    identity = run.component(teacher.name, kdtool.Component).kdtool_identity(run) if known else None
-    return {"teacher": ", ".join(f"{key} {value[:12]}" for key, value in identity.items())} if identity else {}
+    identity = run.component(teacher.name, kdtool.Component).kdtool_identity(run) if known else {}
+    return ", ".join(f"{key} {value[:12]}" for key, value in (identity or {}).items())
 
 
 def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdtool.LanguageModel | None:

@@ -16,10 +16,10 @@ from kdtool_torch import compute_dtype, write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Encoded", "TeacherFiles", "final_states", "fitting"]
+__all__ = ["Encoded", "TeacherFiles", "dtype_of_states", "final_states", "fitting"]
 
 _HEAD, _FACTS = "head.safetensors", "teacher.json"
-"""Files next to the states of each document; the second is written last."""
+"""Files next to the states of each document."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Encoded:
 class TeacherFiles:
     """A teacher's head and its final states, one file a document, in `folder`.
 
-    `length` is the number of tokens after which documents are cut, `dtype` the format that the states were computed in.
+    `length` is the number of tokens after which documents are cut, `dtype` the format that the states were computed in,
+    `identity` names the teacher's weights.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class TeacherFiles:
     head: kdtool.Head
     length: int
     dtype: str
+    identity: str
 
     @classmethod
     def record(
@@ -55,11 +57,12 @@ class TeacherFiles:
         teacher: kdtool.LanguageModel,
         documents: Sequence[Document],
         length: int,
+        identity: str,
         progress: Callable[[], None],
     ) -> Self:
         """Compute and write the teacher's states of documents, cut after `length` tokens or where its context ends."""
-        dtype = str(_dtype(teacher.head.weight)).removeprefix("torch.")
-        files = cls(folder, teacher.tokenizer, teacher.head, fitting(teacher, length), dtype)
+        length, dtype = fitting(teacher, length), dtype_of_states(teacher)
+        files = cls(folder, teacher.tokenizer, teacher.head, length, dtype, identity)
         folder.mkdir(exist_ok=True)
         tensors = {"weight": teacher.head.weight, "bias": teacher.head.bias}
         write_safetensors(
@@ -70,21 +73,19 @@ class TeacherFiles:
             states = final_states(teacher, document).cpu().contiguous()
             write_safetensors({"last": states}, files._file(document))
             progress()
-        facts = {name: getattr(teacher.head, name) for name in ("vocabulary", "scale", "soft_cap")}
-        (folder / _FACTS).write_text(
-            json.dumps({"head": facts, "length": files.length, "dtype": dtype}), encoding="utf-8"
-        )
+        head = {name: getattr(teacher.head, name) for name in ("vocabulary", "scale", "soft_cap")}
+        facts = {"head": head, "length": length, "dtype": dtype, "identity": identity}
+        (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
         return files
 
     @classmethod
     def read(cls, folder: Path, tokenizer: kdtool.Tokenizer) -> Self | None:
-        """Return what was recorded in `folder`, of the teacher with this tokenizer; None if nothing was."""
+        """Return the files in `folder` of the teacher with this tokenizer; None if there are none."""
         if not (folder / _FACTS).exists():
             return None
-        facts = json.loads((folder / _FACTS).read_bytes())
-        tensors = load_file(folder / _HEAD)
-        head = kdtool.Head(tensors["weight"], bias=tensors.get("bias"), **facts["head"])
-        return cls(folder, tokenizer, head, facts["length"], facts["dtype"])
+        facts, tensors = json.loads((folder / _FACTS).read_bytes()), load_file(folder / _HEAD)
+        head = kdtool.Head(tensors["weight"], bias=tensors.get("bias"), **facts.pop("head"))
+        return cls(folder, tokenizer, head, **facts)
 
     def encode(self, documents: Sequence[Document]) -> list[Encoded]:
         """Turn documents into the teacher's tokens, `length` at most of each; empty ones are left out."""
@@ -107,6 +108,11 @@ def fitting(model: kdtool.LanguageModel, most: int) -> int:
     """Return how many tokens of a document fit into the model's context, at most `most`."""
     context = model.facts.context
     return min(most, context + 1 - len(model.tokenizer.scoring_context)) if context else most
+
+
+def dtype_of_states(model: kdtool.LanguageModel) -> str:
+    """Return the format in which a model's final states are computed here, such as "bfloat16"."""
+    return str(_dtype(model.head.weight)).removeprefix("torch.")
 
 
 def final_states(model: kdtool.LanguageModel, document: Encoded) -> Tensor:

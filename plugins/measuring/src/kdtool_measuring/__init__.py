@@ -4,7 +4,7 @@
 - `held_out` selects documents, and `digest` identifies the selection (`_items`)
 - `records_of` and `choose` read test sets (`_published`)
 - `make_measurement` turns items into a measurement; the core compares subjects
-- `bytes_of_exact_heads` predicts the memory of logits in float32 (`_exact_heads`)
+- `bytes_of_exact_heads` predicts the memory of the head for logits in float32 (`_exact_heads`)
 """
 
 from __future__ import annotations

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import kdtool
 
 __all__ = ["bytes_of_exact_heads"]
 
 
-def bytes_of_exact_heads(ahead: kdtool.RunForecast, teachers: Sequence[str] = ()) -> int:
-    """Return the bytes of float32 copies of the student's head and of the largest teacher's head.
+def bytes_of_exact_heads(ahead: kdtool.RunForecast) -> int:
+    """Return the bytes of a float32 copy of the student's head, 0 if it is in float32 already.
 
-    Evaluators project logits in float32. A float32 head is not copied.
+    Evaluators project logits in float32.
     """
     student = ahead.models[ahead.student]
-    copied = [student] if ahead.student_bytes < 4 * student.parameters else []
-    described = [ahead.models[name] for name in teachers if name in ahead.models]
-    copied += sorted((facts for facts in described if facts.dtype != "float32"), key=_head_bytes)[-1:]
-    return sum(map(_head_bytes, copied))
-
-
-def _head_bytes(facts: kdtool.ModelFacts) -> int:
-    return 4 * facts.vocabulary * facts.hidden
+    return 4 * student.vocabulary * student.hidden if ahead.student_bytes < 4 * student.parameters else 0

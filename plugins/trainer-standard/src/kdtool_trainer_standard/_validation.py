@@ -107,12 +107,13 @@ class Validator:
         if self.best is None or self.best.since == 0:
             return None
         file = _file(self._folder.parent, self.best.step)
-        if not file.is_file():
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
-                f"the best student, of step {self.best.step:,}, is missing: {file}; run the same command again: it resumes "
-                "from a checkpoint whose best student is there, if there is one"
-            )
-        return load_file(file)
+                f"the best student, of step {self.best.step:,}, cannot be read: {file}: {error}; run the same command "
+                "again: it resumes from a checkpoint whose best student is whole, if there is one"
+            ) from error
 
     def keep_best(self) -> None:
         """Keep the best weights so far: a checkpoint that is being written refers to them."""
@@ -202,7 +203,7 @@ class _ForChoosing:
 
 
 def problem_of_best(checkpoint: Path) -> str | None:
-    """Return a message if the best weights that a checkpoint refers to are missing; None if they are there, or none are."""
+    """Return a message if the best weights that a checkpoint refers to are missing, else None."""
     best = _best_of(checkpoint)
     file = best and _file(checkpoint.parent, best.step)
     return f"{file.name} is missing" if file and not file.is_file() else None

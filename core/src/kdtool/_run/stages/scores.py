@@ -100,8 +100,9 @@ def add_scores(
         if isinstance(evaluator, Evaluator) and evaluator.measures_jointly:
             nodes[name] = [add(now, together=True)] if now else []
         elif isinstance(evaluator, Evaluator) and evaluator.compares_with_teachers:
-            teachers = [(each, add([each])) for each in now if each.teacher not in ("", REFERENCE)]
             learners = [each for each in now if not (each.teacher or (each.node and each.node.kind == "exports"))]
+            compared = [each for each in now if learners and each.teacher not in ("", REFERENCE)]
+            teachers = [(each, add([each])) for each in compared]
             nodes[name] = [*(node for _, node in teachers), *(add([each], teachers=teachers) for each in learners)]
         else:
             nodes[name] = [add([each]) for each in measured]
@@ -218,7 +219,8 @@ def _add_group(
     label, title = short, f"measuring {short}"
     if len(group) == 1:
         label, title = f"{short}-{group[0].kept_as}", f"{title} of {group[0].title}"
-    divisible = not (together or services)  # speeds are those of one process, and so are prices
+    # Speeds are those of one process, and so are prices; comparisons read a model's states, which one process computes.
+    divisible = not (together or services or getattr(evaluator, "compares_with_teachers", False))
     build = partial(_measure, context, name, group, teachers, services, divisible)
     node = Node("scores", label, title, where, parts, inputs, build, teachers=asks, unit="documents")
     return graph.add(replace(node, texts=texts if reads else None, join=_join if divisible else None))
@@ -268,7 +270,7 @@ def _measure(
             given.add((measurement.name, measurement.subject))
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
-    if not (lines or said or (evaluator.compares_with_teachers and not teachers)):
+    if not (lines or said or (evaluator.compares_with_teachers and group[0].teacher)):
         say(f"{short} measured nothing of {', '.join(subject.name for subject in subjects)}")
     (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     (folder / _MESSAGES).write_text(json.dumps(said), encoding="utf-8")
