@@ -251,7 +251,8 @@ def _table_of_tests(tests: Sequence[Test]) -> Iterator[str]:
         shown = "+.2%" if found.relative else "+.4f"
         difference, low, high = (format(each, shown) for each in (found.difference, found.low, found.high))
         pair = f"{found.arm} − {found.against}"
-        yield f"| {pair} | {difference} ({low} to {high}) | {test.p:.4f} | {test.corrected:.4f} |"
+        values = (f"{p:.4f}" if p >= 0.0001 else "< 0.0001" for p in (test.p, test.corrected))
+        yield f"| {pair} | {difference} ({low} to {high}) | {' | '.join(values)} |"
     yield ""
 
 
