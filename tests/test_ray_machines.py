@@ -46,10 +46,14 @@ def finish(process: subprocess.Popen[str], folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
 
 
-def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path) -> None:
-    """Kill the process of rank 1 while it makes a stage of the run."""
+def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path, event: str = "") -> None:
+    """Kill the process of rank 1 while it makes a stage of the run, once that had the event."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
+        logs = folder.glob(f"small/tasks/{stage.replace('/', '-')}-*.jsonl")
+        if event and not any(event in log.read_text() for log in logs):
+            time.sleep(0.02)
+            continue
         for place in Path("/proc").glob("[0-9]*"):
             try:
                 command = (place / "cmdline").read_bytes().split(b"\0")
@@ -102,10 +106,13 @@ def measured_in(folder: Path) -> dict[str, Any]:
     return {"text": text.read_bytes(), "answers": answers, "scores": scores}
 
 
-def test_machines_train_as_torchrun_does_and_replace_a_lost_process(recipe: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("event", ["", "kdtool_step_end"], ids=["at-its-begin", "while-gradients-are-averaged"])
+def test_machines_train_as_torchrun_does_and_replace_a_lost_process(
+    event: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
     left_out = {"control", "evaluators", "exporters", "reporter"}
     recipe = {key: value for key, value in recipe.items() if key not in left_out}
-    recipe["train"]["steps"] = 4
+    recipe["train"]["steps"] = 4 if not event else 200
     recipe["signals"]["rows_per_shard"] = 5
     rows = 2 * recipe["trainer"]["batch"] * recipe["trainer"].pop("accumulation", 1)
     recipe["trainer"] |= {"compile": "off", "rows_per_step": rows}
@@ -116,7 +123,7 @@ def test_machines_train_as_torchrun_does_and_replace_a_lost_process(recipe: dict
         executor = {"use": "ray", "address": address, "machines": 2}
         by_ray = start({**recipe, "executor": executor}, tmp_path / "ray")
         try:
-            kill_a_rank("phases/student-seed0-train", by_ray, tmp_path / "ray")
+            kill_a_rank("phases/student-seed0-train", by_ray, tmp_path / "ray", event)
             found = finish(by_ray, tmp_path / "ray")
         finally:
             by_ray.kill()

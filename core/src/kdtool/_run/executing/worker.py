@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import assemble
-from kdtool._errors import StorageError, UsageError, is_interrupt
+from kdtool._errors import KdtoolError, StorageError, UsageError, is_interrupt
 from kdtool._plugins.attribution import translate_errors
 from kdtool._recipe.read import load_recipe
 from kdtool._run.build_graph import check_and_build_graph
@@ -31,6 +31,8 @@ from kdtool._store.locks import recorded_holder
 
 PATIENCE = 60.0
 """Seconds until a file that another machine wrote must be visible on a shared file system."""
+_LAST_WAIT = 10.0
+"""Seconds until torchrun has ended the ranks that fail because another one is gone."""
 _NOT_IN_WORKERS = {"tracker", "reporter", "executor"}
 """Kinds that take part only in the process of the run."""
 
@@ -96,8 +98,18 @@ def make_stage(folder: Path, name: str, attempt: str) -> None:
                 _open(folder).make(name, attempt, log if is_first else None)
         except BaseException as error:
             if not is_interrupt(error):  # a scheduler that takes the machine away: made again elsewhere
+                _wait_for_end(error)
                 log.fail(error)
             raise
+
+
+def _wait_for_end(error: BaseException) -> None:
+    """Wait, where an error may come from a lost rank, as collectives raise it: torchrun ends this process then.
+
+    A lost rank has its stage made again, but a failure that is written ends the run.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not isinstance(error, KdtoolError):
+        time.sleep(_LAST_WAIT)
 
 
 def _open(folder: Path) -> _Opened:
