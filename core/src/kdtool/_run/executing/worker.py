@@ -31,7 +31,7 @@ from kdtool._store.locks import recorded_holder
 
 PATIENCE = 60.0
 """Seconds until a file that another machine wrote must be visible on a shared file system."""
-_LAST_WAIT = 10.0
+_LAST_WAIT = 30.0
 """Seconds until torchrun has ended the ranks that fail because another one is gone."""
 _NOT_IN_WORKERS = {"tracker", "reporter", "executor"}
 """Kinds that take part only in the process of the run."""
@@ -104,9 +104,9 @@ def make_stage(folder: Path, name: str, attempt: str) -> None:
 
 
 def _wait_for_end(error: BaseException) -> None:
-    """Wait, where an error may come from a lost rank, as collectives raise it: torchrun ends this process then.
+    """Wait if the error may come from the loss of another rank, as collectives raise it: torchrun then ends this process.
 
-    A lost rank has its stage made again, but a failure that is written ends the run.
+    The stage of a lost rank is made again, but an error that is written ends the run.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not isinstance(error, KdtoolError):
         time.sleep(_LAST_WAIT)
