@@ -25,7 +25,6 @@ from kdtool._contract.signals import alternatives
 from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_trainer_standard import StandardTrainer
-from kdtool_trainer_standard._module import DistillationModule
 from kdtool_transformers._attention import replace_attention
 from reference_model import Describing
 from torch import Tensor
@@ -181,18 +180,10 @@ def after_steps(counted: CountedSyncs) -> Iterator[list[Counter[str]]]:
     """Collect the reads up to each change of the weights."""
     steps: list[Counter[str]] = []
     handle = register_optimizer_step_post_hook(lambda *_: steps.append(Counter(counted.lines)))
-    begin_step = DistillationModule.begin_step
-
-    def begin(module: DistillationModule, *arguments: Any, **named: Any) -> None:
-        module.checks_at_once = False  # as on a GPU
-        begin_step(module, *arguments, **named)
-
-    DistillationModule.begin_step = begin  # type: ignore[method-assign,assignment]
     try:
         yield steps
     finally:
         handle.remove()
-        DistillationModule.begin_step = begin_step  # type: ignore[method-assign]
 
 
 def columns() -> list[str | None]:

@@ -1,4 +1,4 @@
-"""The best student is kept beside the checkpoints: whole or noticed, and as long as a checkpoint speaks of it."""
+"""The best student is kept in each checkpoint: whole or noticed, also where a better one was found since."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: Callable[[TrainingLoop, int],
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
 
 
-def best_files(folder: Path) -> set[str]:
-    return {file.name for file in (folder / "checkpoints" / "validation").glob("*.safetensors")}
+def bests(folder: Path) -> list[tuple[int, Path]]:
+    """Return the step of the best student and the file of its weights for each checkpoint, the oldest first."""
+    found = _checkpoints.all_of(folder / "checkpoints")
+    steps = (json.loads((each / "progress.json").read_text())["best"]["step"] for each in found)
+    return [(step, each / "validation" / "best.safetensors") for step, each in zip(steps, found, strict=True)]
 
 
-def spoken_of(folder: Path) -> list[str]:
-    """Return the best weights of each checkpoint, the oldest first."""
-    found = (json.loads((one / "progress.json").read_text()) for one in _checkpoints.all_of(folder / "checkpoints"))
-    return [f"best-{progress['best']['step']}.safetensors" for progress in found]
+def no_links(self: Path, target: Path) -> None:
+    raise OSError(f"no link to {target}")
 
 
 def remove(file: Path) -> None:
@@ -63,12 +64,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights(tmp_path_factory.mktemp("whole"))
 
 
-def test_the_best_students_of_all_checkpoints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt(monkeypatch, lambda _, step: step == 13)
-    with pytest.raises(KeyboardInterrupt):
-        weights(tmp_path, keep_checkpoints=5)
-    assert len(set(spoken_of(tmp_path))) > 2
-    assert set(spoken_of(tmp_path)) <= best_files(tmp_path)
+@pytest.mark.parametrize("links", [True, False], ids=["hard-links", "copies"])
+def test_each_checkpoint_holds_the_best_student_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, torch.Tensor], links: bool
+) -> None:
+    with monkeypatch.context() as patched:
+        if not links:
+            patched.setattr(Path, "hardlink_to", no_links)
+        interrupt(patched, lambda _, step: step == 13)
+        with pytest.raises(KeyboardInterrupt):
+            weights(tmp_path, keep_checkpoints=5)
+    found = bests(tmp_path)
+    steps = [step for step, _ in found]
+    assert 2 < len(set(steps)) < len(steps)
+    assert len({file.read_bytes() for _, file in found}) == len(set(steps))
+    assert len({file.stat().st_ino for _, file in found}) == len(set(steps) if links else steps)
+    resumed = weights(tmp_path)
+    for name, weight in whole.items():
+        assert weight.equal(resumed[name]), name
 
 
 @pytest.mark.parametrize("damage", [remove, flip])
@@ -79,16 +92,13 @@ def test_a_checkpoint_whose_best_student_is_damaged_is_passed_over(
         interrupt(patched, lambda _, step: step == 13)
         with pytest.raises(KeyboardInterrupt):
             weights(tmp_path, keep_checkpoints=5)
-    newest, bests = _checkpoints.all_of(tmp_path / "checkpoints")[-1], spoken_of(tmp_path)
-    damage(tmp_path / "checkpoints" / "validation" / bests[-1])
+    _, file = bests(tmp_path)[-1]
+    damage(file)
     said: list[str] = []
     found = weights(tmp_path, said.append)
-    assert f"{bests[-1]} is " in said[0]
-    assert (
-        said[1]
-        == f"checkpoint {newest} is left out ({bests[-1]} is missing); the one before it is used if there is one"
-    )
-    assert any("resumes at step" in line for line in said)
+    assert f"{file.relative_to(tmp_path / 'checkpoints')} is " in said[0]
+    resumed = next(line for line in said if "resumes at step" in line)
+    assert f"resumes at step {_checkpoints.step_of(file.parents[1])} " not in resumed
     for name, weight in whole.items():
         assert weight.equal(found[name]), name
 
@@ -99,7 +109,7 @@ def test_a_best_student_that_is_lost_while_training_is_an_error(
     def at_the_end(loop: TrainingLoop, _: int) -> bool:
         assert loop.validator is not None
         if loop.validator.over and loop.validator.best is not None:
-            remove(tmp_path / "checkpoints" / "validation" / f"best-{loop.validator.best.step}.safetensors")
+            remove(tmp_path / "checkpoints" / "validation" / "best.safetensors")
         return False
 
     with monkeypatch.context() as patched:

@@ -12,11 +12,11 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import ListSource, make_run
-from kdtool_trainer_standard._module import DistillationModule
 from torch import Tensor
 from trainer_models import (
     CE,
     KL,
+    TinyModel,
     TinyTeacher,
     kl_term,
     make_model,
@@ -31,12 +31,17 @@ KL_TERM = kl_term("losses.mine")
 
 
 def train_with(
-    folder: Path, loss: kdtool.Component | None, term: kdtool.LossTerm = CE_TERM, source: Any = None, **settings: Any
+    folder: Path,
+    loss: kdtool.Component | None,
+    term: kdtool.LossTerm = CE_TERM,
+    source: Any = None,
+    student: TinyModel | None = None,
+    **settings: Any,
 ) -> kdtool.Trained | None:
     components = {"losses.mine": loss} if loss is not None else {}
     run = make_run(folder / "run", components, say=lambda _: None)
     phase = make_phase(folder, [term], {"teacher": source or TinyTeacher(make_model(99))}, steps=6)
-    return make_trainer(**settings).kdtool_train(run, phase, make_model(1))
+    return make_trainer(**settings).kdtool_train(run, phase, student or make_model(1))
 
 
 class Wrong(kdtool.TokenLoss):
@@ -156,20 +161,6 @@ def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
     assert any("loss 'losses.mine'" in note and "kdtool_token_loss" in note for note in caught.value.__notes__)
 
 
-@pytest.fixture(params=["at once", "when the step is over"])
-def _checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check for values that are not finite as on a CPU, and as on a GPU, which would wait for each check."""
-    begin_step = DistillationModule.begin_step
-
-    def begin(module: DistillationModule, *arguments: Any, **named: Any) -> None:
-        module.checks_at_once = False
-        begin_step(module, *arguments, **named)
-
-    if request.param != "at once":
-        monkeypatch.setattr(DistillationModule, "begin_step", begin)
-
-
-@pytest.mark.usefixtures("_checked")
 def test_a_nan_in_the_midst_stops_before_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
         return right * float("nan") if int(chunk.step) == 4 else right
@@ -179,7 +170,24 @@ def test_a_nan_in_the_midst_stops_before_the_step_and_keeps_the_checkpoint(tmp_p
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-@pytest.mark.usefixtures("_checked")
+def test_the_step_is_computed_again_with_the_same_random_numbers(tmp_path: Path) -> None:
+    student, drawn, unlucky = make_model(1), list[Tensor](), list[Tensor]()
+    states = student.model.states
+
+    def noisy(batch: kdtool.Batch) -> list[Tensor]:
+        drawn.append(torch.rand(()))
+        return [each + 0 * drawn[-1] for each in states(batch)]
+
+    def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+        if int(chunk.step) == 3 and not unlucky:
+            unlucky.append(drawn[-1])
+        return right * float("nan") if unlucky and drawn[-1] == unlucky[0] else right
+
+    student.model.states = noisy
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.*returned nan at step 3"):
+        train_with(tmp_path, Wrong(later), student=student)
+
+
 def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
     def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
         return right + (chunk.step >= 3) * (right - right.detach()).abs().sqrt()
@@ -188,7 +196,6 @@ def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
         train_with(tmp_path, Wrong(lambda right, chunk: later(right, chunk) if int(chunk.step) >= 3 else right))
 
 
-@pytest.mark.usefixtures("_checked")
 def test_a_student_that_runs_away_is_not_blamed_on_a_loss(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match="diverged at step"):
         train_with(tmp_path, CE(CE.Config()), learning_rate=1e30, gradient_clip=0.0, warmup=0.0)

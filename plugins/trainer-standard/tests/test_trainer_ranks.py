@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,15 @@ from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from trainer_models import make_model, make_trainer
-from trainer_process import start_ranks, train_as_rank, train_elastic, train_noting, train_rank_until, train_small
+from trainer_process import (
+    start_ranks,
+    train_as_rank,
+    train_elastic,
+    train_noting,
+    train_rank_until,
+    train_small,
+    train_with_a_culprit,
+)
 
 
 def trained(folder: Path, tied: bool, twice: bool, world: int, sharding: str = "off", on_policy: Any = None) -> Path:
@@ -137,6 +146,15 @@ def test_each_process_has_dropout_of_its_own_and_waits_for_any_phases_validation
         (first, waits), (second, _) = (json.loads(file.read_text(encoding="utf-8")) for file in files)
         assert first != second
         assert waits == 86_400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["off", "full"])
+def test_the_process_whose_loss_is_not_finite_names_it_and_the_others_wait(tmp_path: Path, sharding: str) -> None:
+    assert 0 not in start_ranks(train_with_a_culprit, 2, tmp_path, sharding)
+    assert re.match(r"PluginError: loss 'losses.one' .*returned nan at step 2", (tmp_path / "error-1").read_text())
+    other = tmp_path / "error-0"
+    assert not other.exists() or not other.read_text().startswith(("PluginError", "UsageError"))
 
 
 def test_a_phase_does_not_go_on_with_another_number_of_processes(tmp_path: Path) -> None:

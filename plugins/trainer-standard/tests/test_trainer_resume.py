@@ -135,7 +135,7 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
         discard_uncommitted(root, said.append)
-        assert _checkpoints.latest_valid(root, said.append) == root / "checkpoint-6"
+        assert _checkpoints.all_of(root)[-1] == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0]
 
@@ -182,19 +182,19 @@ def make_checkpoint(root: Path, step: int) -> Path:
 
 def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
     said: list[str] = []
-    assert _checkpoints.latest_valid(tmp_path, said.append) is None
+    assert _checkpoints.all_of(tmp_path) == []
     first, second, third, fourth = (make_checkpoint(tmp_path, step) for step in (3, 12, 101, 1000))
     (fourth / "weights").unlink()
     (third / "weights").write_text("weights at 100", encoding="utf-8")
     unfinished = _checkpoints.start_writing(tmp_path) / "checkpoint-5000"
     unfinished.mkdir()
     discard_uncommitted(tmp_path, said.append)
-    assert _checkpoints.latest_valid(tmp_path, said.append) == second
+    assert _checkpoints.all_of(tmp_path) == [first, second]
     assert len(said) == 2
     assert "weights is missing" in said[0]
     assert "weights is not what was written" in said[1]
     shutil.rmtree(second)
-    assert _checkpoints.latest_valid(tmp_path, said.append) == first
+    assert _checkpoints.all_of(tmp_path) == [first]
 
 
 def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -> None:

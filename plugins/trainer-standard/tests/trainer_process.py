@@ -146,6 +146,27 @@ def train_weighed(
         save_file(found, str(folder / "gradients.safetensors"))
 
 
+class Culprit(One):
+    """Returns no numbers in the second step of rank 1."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> torch.Tensor:
+        bad = os.environ["RANK"] == "1" and int(chunk.step) == 2
+        return super().kdtool_token_loss(chunk) * (float("nan") if bad else 1.0)
+
+
+def train_with_a_culprit(folder: Path, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """Train with a loss that fails on rank 1; each rank writes the error that it raises."""
+    term = kdtool.LossTerm("losses.one", "one", 1.0)
+    with as_rank(rank, world, port) as settings:
+        run = make_run(folder / f"run-{rank}", {"losses.one": Culprit(Culprit.Config())}, **settings)
+        trainer = make_trainer(log_every=1, batch=2, sharding=sharding)
+        try:
+            trainer.kdtool_train(run, make_phase(folder, [term], {}, 4), make_model(1))
+        except Exception as error:
+            (folder / f"error-{rank}").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+            raise
+
+
 def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:
     """Train with these settings, and with two passes a step if `twice`.
 

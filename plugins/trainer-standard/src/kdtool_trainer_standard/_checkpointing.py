@@ -1,7 +1,8 @@
 """When checkpoints are written, and what they hold; a background thread writes, hashes and commits them.
 
-A checkpoint's folder contains the tensors of each rank (`_state`), `progress.json` and `history.jsonl`. None of its files is
-a pickle. Random generators are not in it: each step seeds them. Called by the loop on every rank.
+A checkpoint's folder contains the tensors of each rank (`_state`), `progress.json`, `history.jsonl`, and the best student if
+a validation is watched. None of its files is a pickle. Random generators are not in it: each step seeds them. Called by the
+loop on every rank.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._state import load_state, own_state, stored_tensors
-from kdtool_trainer_standard._validation import Validator, problem_of_best
+from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["Checkpointing", "changing", "find_resume_point", "restore"]
 
@@ -76,8 +77,6 @@ class Checkpointing:
         folder = self._root / _checkpoints.WRITING / f"checkpoint-{step}"
         with _checkpoints.explain_full_disk(self._root):
             if leads:
-                if self._validator is not None:
-                    self._validator.keep_best()
                 _refuse_odd_states(self._run, progress)
                 progress.scaler = self._scaler.state_dict()
                 progress.optimizer = optimizer_numbers(self._optimizer, self._module)
@@ -85,6 +84,8 @@ class Checkpointing:
                 folder.mkdir()
                 _progress.write(folder, progress)
                 shutil.copyfile(self._root / HISTORY, folder / HISTORY)
+                if self._validator is not None:
+                    self._validator.add_best(folder)
             self._wait_for_all()  # the folder is there
             tensors = {**changing(self._module), **optimizer_tensors(self._optimizer, self._module)}
             state = own_state(tensors, self._run.rank, copy=self._device.type != "cpu")
@@ -118,8 +119,6 @@ class Checkpointing:
         sealed = writing.result()
         if self._run.rank == 0:
             _checkpoints.rotate(self._root, self._config.keep_checkpoints)
-            if self._validator is not None:
-                self._validator.forget(_checkpoints.all_of(self._root))
             self._run.hook.kdtool_checkpoint(self._run, sealed, _checkpoints.step_of(sealed))
 
     def close(self) -> None:
@@ -155,7 +154,7 @@ def find_resume_point(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dty
     Raises:
         UsageError: the phase was started with another number of processes, or in another precision.
     """
-    newest = _checkpoints.latest_valid(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
+    newest = next(reversed(_checkpoints.all_of(phase.checkpoints)), None) if run.rank == 0 else None
     if run.world > 1:
         shared: list[Path | None] = [newest]
         dist.broadcast_object_list(shared, 0)

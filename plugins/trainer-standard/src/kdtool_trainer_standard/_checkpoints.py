@@ -7,7 +7,7 @@ engine discards all that is not as it was committed, byte by byte. Called by the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,6 @@ __all__ = [
     "all_of",
     "commit",
     "explain_full_disk",
-    "latest_valid",
     "rotate",
     "start_writing",
     "step_of",
@@ -47,25 +46,8 @@ def commit(written: Path, root: Path) -> Path:
     return target
 
 
-def latest_valid(
-    root: Path, say: Callable[[str], None], extra_check: Callable[[Path], str | None] = lambda _: None
-) -> Path | None:
-    """Return the newest checkpoint below `root` whose files elsewhere are whole, too; remove newer ones.
-
-    The engine discarded those that are not as they were committed. `extra_check` returns what is wrong with other files
-    that a checkpoint needs.
-    """
-    for folder in reversed(all_of(root)):
-        problem = extra_check(folder)
-        if problem is None:
-            return folder
-        say(f"checkpoint {folder} is left out ({problem}); the one before it is used if there is one")
-        _remove(root, folder)
-    return None
-
-
 def all_of(root: Path) -> list[Path]:
-    """Return the checkpoints below `root`, whole or not, the oldest first."""
+    """Return the checkpoints below `root`, the oldest first; whole ones, once the engine has discarded the others."""
     folders = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
     return sorted(folders, key=step_of)
 
@@ -78,7 +60,8 @@ def step_of(folder: Path) -> int:
 def rotate(root: Path, keep: int) -> None:
     """Remove all checkpoints except the newest `keep`."""
     for folder in all_of(root)[:-keep]:
-        _remove(root, folder)
+        kdtool.commit(root, gone=[folder])
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -92,8 +75,3 @@ def explain_full_disk(root: Path) -> Iterator[None]:
             f"cannot write a checkpoint below {root}: {error}. The one before it is kept; make room, then run the same "
             "command again"
         ) from error
-
-
-def _remove(root: Path, folder: Path) -> None:
-    kdtool.commit(root, gone=[folder])
-    shutil.rmtree(folder)

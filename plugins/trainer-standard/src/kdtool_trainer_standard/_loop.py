@@ -92,8 +92,8 @@ class TrainingLoop:
         self.progress = self.checkpoints.load(folder)
         self.progress.world = self.run.world
         self.step = _checkpoints.step_of(folder)
-        if self.validator is not None and self.progress.best is not None:
-            self.validator.restore(self.progress.best)
+        if self.validator is not None and self.progress.best is not None and self.run.rank == 0:
+            self.validator.restore(self.progress.best, folder)
         if self.sampler is not None:
             self.sampler.counts.update(self.progress.on_policy or {})
             self.progress.on_policy = self.sampler.counts
@@ -148,7 +148,7 @@ class TrainingLoop:
     def begin_step(self, done: int) -> None:
         """Prepare the step after `done` steps: random numbers, weights, balance, whether gradients are measured."""
         step, progress = done + 1, done / max(1, self.phase.steps - 1)
-        seed_generators(random.Random(f"{self.run.seed} {self.run.rank} {step}").getrandbits(32))
+        self._seed(step)
         terms = self.module.terms
         names = [bound.term.name for bound in terms]
         balance = balance_factors(self.run, self._balancing, names, self.progress, step)
@@ -161,6 +161,9 @@ class TrainingLoop:
             means = WeightMeans(self.progress.token_weights or {})
             weights = torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
             self.module.mean_weights.copy_(weights, non_blocking=True)
+
+    def _seed(self, step: int) -> None:
+        seed_generators(random.Random(f"{self.run.seed} {self.run.rank} {step}").getrandbits(32))
 
     def end_step(self, step: int) -> bool:
         """Count, report, validate and checkpoint after a step, where due; return whether training continues."""
@@ -216,19 +219,22 @@ class TrainingLoop:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip or math.inf)
         self._figures = self.module.stats.read(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        if not self.module.checks_at_once and any(max_over_ranks([not self._figures.is_finite], self.run.world)):
+        if any(max_over_ranks([not self._figures.is_finite], self.run.world)):
             self._name_culprit(batches, tokens)
         self._gradient_norm = self._check_norm(self._figures.gradient_norm)
 
     def _name_culprit(self, batches: Sequence[kdtool.Batch], tokens: float) -> NoReturn:
         """Compute the step's losses again, checking each at once, and raise with the name of the first culprit."""
         self.module.checks_at_once = True
+        self._seed(self.step + 1)
         for batch in batches:
             moved = to_device(batch, self.device)
             self._compute(self.module, MicroBatch(moved) if self.sampler else self.teachers.recall(moved), tokens)
+        max_over_ranks([0.0], self.run.world)  # a rank with a culprit has raised: its error is the one to read
         raise kdtool.UsageError(
-            f"a loss is not finite at step {self.step + 1}, but computed again it is finite here: dropout or another rank "
-            "made the difference. A lower learning_rate or dtype: float32 are the remedy; the last checkpoint is kept"
+            f"a loss is not finite at step {self.step + 1}, but computed again it is finite: it draws random numbers, or "
+            "depends on more than its inputs. A lower learning_rate or dtype: float32 are the remedy; the last checkpoint "
+            "is kept"
         )
 
     def _update(self) -> None:

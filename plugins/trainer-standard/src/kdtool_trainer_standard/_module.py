@@ -85,9 +85,9 @@ class DistillationModule(nn.Module):
         self.mean_weights = torch.ones(len(self._token), device=device)
         """Each token loss's mean token weight."""
         self.measures_norms = self.measures_overlap = False
-        self.checks_at_once = device.type == "cpu"
-        """Raise for values that are not finite in `forward`. Else the loop reads `stats` at the end of the step: a GPU would
-        wait for each check."""
+        self.checks_at_once = False
+        """Raise in `forward` for values that are not finite. A GPU would wait for each check, so the loop reads `stats` when
+        the step is over, and only then computes it again with checks."""
         self.stats = self._empty_stats()
 
     def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:

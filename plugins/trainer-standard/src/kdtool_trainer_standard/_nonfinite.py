@@ -1,7 +1,7 @@
 """Attributes non-finite values to the student, the dtype, or one loss.
 
-Called by the distillation module when a micro-batch's result is not finite, and by the loop when a gradient is not, before
-any weight has changed; and by the self-test.
+Called by the loop, and through it by the distillation module, when a step's values or gradients are not finite, before any
+weight has changed; and by the self-test.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import _progress
 from kdtool_trainer_standard._config import Validation
 from kdtool_trainer_standard._machine import autocast_to
 
-__all__ = ["Best", "Validator", "problem_of_best"]
+__all__ = ["Best", "Validator"]
 
 _FOLDER = "validation"
+_BEST = Path(_FOLDER, "best.safetensors")
+"""Weights of the best student, next to the checkpoints and in each: the same file until a better student is found."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class Validator:
     ) -> None:
         self.best: Best | None = None
         self._config, self._run, self._student, self._compute = config, run, student, compute
-        self._folder, self._last = phase.checkpoints / _FOLDER, phase.steps
-        self._kept: int | None = None
+        self._root, self._last = phase.checkpoints, phase.steps
 
     def due(self, step: int) -> bool:
         """Return whether the student is measured after this step: every `every` steps, and after the last."""
@@ -84,7 +84,7 @@ class Validator:
         Raises:
             UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
         """
-        run = self._run_in(self._folder)
+        run = self._run_in(self._root / _FOLDER)
         for name in self._evaluators():
             try:
                 problems = run.component(name, kdtool.Evaluator).kdtool_check(run, "text") or ()
@@ -97,36 +97,28 @@ class Validator:
         if self._config.watch is not None:
             self._measure(0)
 
-    def restore(self, best: Mapping[str, Any]) -> None:
-        """Restore the best validation from a checkpoint."""
+    def restore(self, best: Mapping[str, Any], checkpoint: Path) -> None:
+        """Restore the best validation and its weights from a checkpoint."""
         self.best = Best(**best)
-        self._kept = self.best.step
+        _link(checkpoint / _BEST, self._root / _BEST)
 
     def best_weights(self) -> dict[str, Tensor] | None:
         """Return the weights with which the student was best; None if it is best now."""
         if self.best is None or self.best.since == 0:
             return None
-        file = _file(self._folder.parent, self.best.step)
+        file = self._root / _BEST
         try:
             return load_file(file)
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
                 f"the best student, of step {self.best.step:,}, cannot be read: {file}: {error}; run the same command "
-                "again: it resumes from a checkpoint whose best student is whole, if there is one"
+                "again, which resumes from the last checkpoint"
             ) from error
 
-    def keep_best(self) -> None:
-        """Keep the best weights so far: a checkpoint that is being written refers to them."""
-        self._kept = self.best.step if self.best else None
-
-    def forget(self, checkpoints: Iterable[Path]) -> None:
-        """Delete weights that none of these checkpoints refers to, except the best so far."""
-        bests = (*map(_best_of, checkpoints), self.best)
-        kept = {_file(self._folder.parent, best.step) for best in bests if best is not None}
-        for file in self._folder.glob("*.safetensors"):
-            if file not in kept:
-                kdtool.commit(self._folder, gone=[file])
-                file.unlink()
+    def add_best(self, checkpoint: Path) -> None:
+        """Add the best weights so far to a checkpoint that is being written."""
+        if self.best is not None:
+            _link(self._root / _BEST, checkpoint / _BEST)
 
     def _measure(self, step: int) -> dict[str, kdtool.Measurement]:
         by_name, watched = dict(self._measurements(step)), self._config.watch
@@ -142,28 +134,25 @@ class Validator:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            self._keep(step, learned)
-            if best is not None and best.step != self._kept:
-                kdtool.commit(self._folder, gone=[_file(self._folder.parent, best.step)])
-                _file(self._folder.parent, best.step).unlink(missing_ok=True)
+            self._keep(learned)
             self.best = Best(step, measured.value)
         else:
             self.best = replace(best, since=best.since + 1)
 
-    def _keep(self, step: int, learned: Mapping[str, Tensor]) -> None:
-        """Write the learned weights and commit them."""
-        partial = self._folder / ".writing"
+    def _keep(self, learned: Mapping[str, Tensor]) -> None:
+        """Write the learned weights. They are committed with the next checkpoint; before it, none refers to them."""
+        file = self._root / _BEST
+        partial = file.with_suffix(".writing")
         try:
             write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}, partial)
-            partial.replace(_file(self._folder.parent, step))
-            kdtool.commit(self._folder, _file(self._folder.parent, step))
+            partial.replace(file)
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
-                f"the best student cannot be kept in {self._folder}: {error}; make room and run again"
+                f"the best student cannot be kept in {file}: {error}; make room and run again"
             ) from error
 
     def _measurements(self, step: int) -> Iterator[tuple[str, kdtool.Measurement]]:
-        folder = self._folder / f"step-{step}"
+        folder = self._root / _FOLDER / f"step-{step}"
         shutil.rmtree(folder, ignore_errors=True)  # answers of a process that was killed are of weights that are gone
         folder.mkdir(parents=True)
         run = self._run_in(folder)
@@ -202,25 +191,14 @@ class _ForChoosing:
         return self.run.texts.examples("validation" if split == "test" else split)
 
 
-def problem_of_best(checkpoint: Path) -> str | None:
-    """Return a message if the best weights that a checkpoint refers to are missing, else None."""
-    best = _best_of(checkpoint)
-    file = best and _file(checkpoint.parent, best.step)
-    return f"{file.name} is missing" if file and not file.is_file() else None
-
-
-def _best_of(checkpoint: Path) -> Best | None:
-    """Return the best validation before a checkpoint; None without one, or if its file is damaged."""
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy if the file system has no hard links."""
+    target.parent.mkdir(exist_ok=True)
+    target.unlink(missing_ok=True)
     try:
-        best = _progress.read(checkpoint).best
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None if best is None else Best(**best)
-
-
-def _file(root: Path, step: int) -> Path:
-    """Return the path of a step's best weights, next to the checkpoints in `root`."""
-    return root / _FOLDER / f"best-{step}.safetensors"
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _short(name: str) -> str:
