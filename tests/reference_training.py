@@ -7,7 +7,6 @@ balances all terms but one away. The learning rate is too small to change a weig
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -24,6 +23,7 @@ from reference_model import Describing, Frozen, make_model, make_rows
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from two_processes import join_as
 
 STUDENT, TEACHER = (1, 3, 16), (2, 4, 12)
 """Seed, layers and width."""
@@ -133,8 +133,7 @@ def train_as_rank(folder: Path, cuts: Sequence[Cut], rank: int, ports: Sequence[
     """Train with each cut as one of its processes; rank 0 writes the gradients into the folder."""
     torch.set_num_threads(1)
     for cut, port in zip(cuts, ports, strict=True):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": cut.world, "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update({name: str(value) for name, value in {**where, "MASTER_PORT": port}.items()})
+        join_as(rank, cut.world, port)
         found = train_each(folder / cut.name, cut, rank)
         if rank == 0:
             flat = {json.dumps([step, name]): grad for step, own in enumerate(found) for name, grad in own.items()}

@@ -9,12 +9,8 @@ its own tests.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import socket
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
@@ -25,6 +21,7 @@ from reference_model import Attentive, make_model, make_rows, told_tokens
 from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at
 from safetensors.torch import load_file
 from torch import Tensor
+from two_processes import train_in_two_processes
 
 Gradients = list[dict[str, Tensor]]
 CUTS = [Cut(chunk, accumulation, 1) for chunk in (1, 5, 0) for accumulation in (1, 4)]
@@ -75,17 +72,7 @@ def test_gradients_that_autograd_finds(tmp_path: Path, expected: Gradients) -> N
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes, started once, wrote the gradients of all cuts into."""
     folder = tmp_path_factory.mktemp("two")
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["reference_training", "kdtool_trainer_standard._train"])
-    ports = list(_free_ports(len(CUTS_OF_TWO)))
-    started = [context.Process(target=train_as_rank, args=(folder, CUTS_OF_TWO, rank, ports)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(600)
-    assert [process.exitcode for process in started] == [0, 0]
+    train_in_two_processes(train_as_rank, folder, CUTS_OF_TWO)
     return folder
 
 
@@ -125,12 +112,3 @@ def _compare(found: Gradients, expected: Gradients) -> None:
             if not away <= 1e-4 * gradient.norm() + 1e-6 * whole:
                 wrong[f"{label}, {name}"] = float(away / gradient.norm())
     assert not wrong
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-        yield free.getsockname()[1]
-    for free in sockets:
-        free.close()

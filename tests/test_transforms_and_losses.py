@@ -7,12 +7,8 @@ run the kernels there; here stand-ins that compute gradients in place, as they d
 from __future__ import annotations
 
 import json
-import multiprocessing
-import socket
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kdtool_testing import make_run
@@ -28,6 +24,7 @@ from transform_training import (
     transforms,
     worst_difference,
 )
+from two_processes import train_in_two_processes
 
 CASES = [Case(*each, world=1) for each in product(transforms(), LOSSES, (1, 2))]
 
@@ -46,27 +43,13 @@ def test_gradients_of_one_process(tmp_path: Path, case: Case) -> None:
 @pytest.mark.parametrize("transform", transforms())
 def test_gradients_of_two_processes(tmp_path: Path, transform: str) -> None:
     cases = [Case(transform, losses, accumulation, 2) for losses, accumulation in product(LOSSES, (1, 2))]
-    _train_in_two_processes(tmp_path, cases)
+    train_in_two_processes(train_as_rank, tmp_path, cases)
     for case in cases:
         steps: list[Gradients] = [{}, {}]
         for key, gradient in load_file(tmp_path / f"{case.name}.safetensors").items():
             step, name = json.loads(key)
             steps[step][name] = gradient
         _compare(steps, reference(tmp_path, case.transform, case.losses))
-
-
-def _train_in_two_processes(folder: Path, cases: list[Case]) -> None:
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["transform_training", "kdtool_trainer_standard._train"])
-    ports = list(_free_ports(len(cases)))
-    started = [context.Process(target=train_as_rank, args=(folder, cases, rank, ports)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(600)
-    assert [process.exitcode for process in started] == [0, 0]
 
 
 def test_what_needs_a_gpu_says_so_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +67,3 @@ def _compare(steps: list[Gradients], expected: Gradients) -> None:
     assert len(steps) == 2
     for step in steps:
         assert worst_difference(step, expected) < 1e-4
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-        yield free.getsockname()[1]
-    for free in sockets:
-        free.close()

@@ -7,7 +7,6 @@ of the plain student; where it changes what the student computes, of the transfo
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from reference_model import Describing
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from two_processes import join_as
 
 LENGTH, ROWS, LAYER = 24, 4, 0
 VOCABULARY = 260
@@ -180,8 +180,7 @@ def train_as_rank(folder: Path, cases: Sequence[Case], rank: int, ports: Sequenc
     """Train each case as one of its processes; rank 0 writes the gradients into the folder."""
     torch.set_num_threads(1)
     for case, port in zip(cases, ports, strict=True):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": case.world, "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update({name: str(value) for name, value in {**where, "MASTER_PORT": port}.items()})
+        join_as(rank, case.world, port)
         steps = train(folder / case.name, case, rank)
         if rank == 0:
             flat = {

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from contextlib import closing
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.lent_answers import lend_answers, lent_file, lent_files, take_back_answers
+from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
+from kdtool._store.atomic_files import append_line
 from toy_recipe import TOY
 
 OWN = '''
@@ -19,7 +26,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -123,6 +132,27 @@ class Asked(toy.Scholar):
     """A service."""
 
     answer_cache_key = {"model": "scholar"}
+
+
+class Slow(Asked):
+    """A service whose request under way is paid for: when it is stopped, it waits for the answer."""
+
+    def kdtool_answer(self, requests):
+        Path("asked").touch()
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            Path("answered").touch()
+            raise
+
+
+class Elsewhere(Pool):
+    """Starts stages on a machine that does not see the run's folder."""
+
+    def kdtool_submit(self, run, task):
+        note(task)
+        return self._pool.submit(replace(task, folder=Path("elsewhere")).make)
 '''
 
 
@@ -267,11 +297,11 @@ def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_sti
     with closing(kdtool.open_answers(lent)) as database:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("INSERT INTO answer VALUES ('key', 'answer', 'digest')")
-        take_back_answers(answers, lent_files(tmp_path))
+        take_back_answers(answers, [lent])
         assert lent.exists()
         lend_answers(answers, lent)
         assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
-    take_back_answers(answers, lent_files(tmp_path))
+    take_back_answers(answers, [lent])
     assert not lent.exists()
     with closing(kdtool.open_answers(answers)) as database:
         assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
@@ -304,6 +334,52 @@ def test_stages_that_ask_services_stay_on_this_machine(own: dict[str, Any]) -> N
     here = {stage.name for stage in results.stages} - {name for name, *_ in submitted()}
     assert here == {"text", "scores/nats-teacher"}
     assert len({stage.name for stage in results.stages}) == len(results.stages)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are stopped by signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_service_can_wait_for_a_request_that_is_under_way(own: dict[str, Any], number: signal.Signals) -> None:
+    own |= {"teacher": {"use": "./own.py:Slow"}, "corpus": {"use": f"{TOY}:Sayings"}}
+    Path("recipe.json").write_text(json.dumps(own), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdtool", "run", "recipe.json"], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not Path("asked").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    assert process.wait(30) == 130
+    assert Path("answered").exists()
+
+
+def test_a_machine_that_does_not_see_the_folder_is_reported_at_once(own: dict[str, Any]) -> None:
+    own["executor"] = {"use": "./own.py:Elsewhere"}
+    with pytest.raises(
+        kdtool.StorageError, match=r"a worker does not see elsewhere.*file system that all machines share"
+    ):
+        kdtool.run(own)
+    assert len(submitted()) == 1
+
+
+def test_answers_that_another_run_has_borrowed_stay(own: dict[str, Any], tmp_path: Path) -> None:
+    lent = lent_file(tmp_path / "store", "0123456789abcdef")
+    lend_answers(tmp_path / "store" / "answers.sqlite", lent)
+    kdtool.run(own, store="store")
+    assert lent.exists()
+
+
+def test_a_full_disk_leaves_whole_lines_of_events(tmp_path: Path) -> None:
+    class Full(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:3])
+
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"whole\n")
+    with Full(file, "ab") as full, pytest.raises(OSError, match="disk is full"):
+        append_line(full, b"another\n")
+    assert file.read_bytes() == b"whole\n"
 
 
 def test_processes_of_torchrun_do_not_submit(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from kdtool_caches import Sampled, TopK, _token_targets
 from kdtool_caches._token_targets import SampledTargets, TokenTargets, TopKTargets, chunk_bytes
 from kdtool_testing import CacheConformance, ListSource, make_run
-from kdtool_torch import collate
+from kdtool_torch import _half_products, collate
 
 MIB = 2**20
 VOCABULARY = 50
@@ -265,3 +265,13 @@ def test_the_host_reads_nothing_while_tokens_are_chosen(targets: TokenTargets) -
     parts = list(targets.choose(["a", "b"], [100, 200], targets._probabilities(states, head)))
     assert sum(len(ids) for ids, _ in parts) == 300
     assert len({ids.shape[1] for ids, _ in parts}) == 1
+
+
+def test_probabilities_come_from_unrounded_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = kdtool.Head(torch.randn(64, 32).bfloat16(), 61)
+    states = torch.randn(40, 32).bfloat16()
+    exact = kdtool.Head(head.weight.float(), 61).logits(states)
+    monkeypatch.setattr(_half_products, "returns_float32", lambda _device, dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(_half_products, "product_in_float32", lambda a, b, _out: a.float() @ b.float())
+    ((_, found),) = SampledTargets(1.0, 4, systematic=True)._probabilities(states, head)
+    torch.testing.assert_close(found, exact.softmax(-1))

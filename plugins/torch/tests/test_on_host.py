@@ -37,11 +37,16 @@ def test_labels_are_selected_row_by_row_with_their_gradient() -> None:
     assert torch.equal(values.grad[..., 0] > 0, rows.labels != -100)
 
 
-def test_bounds_of_documents_count_each_token_of_padding() -> None:
+def test_a_run_of_padding_is_one_document() -> None:
     rows = batch()
     bounds, longest = document_bounds(rows.positions, rows.document)
     assert bounds.tolist() == [0, 3, 5, 6, 12]
     assert (bounds.dtype, longest) == (torch.int32, 6)
+    positions = torch.tensor([[0, 1, 0, 1, 2, *[0] * 500], [0, 1, 2, *range(502)]])
+    document = torch.tensor([[0, 0, 1, 1, 1, *[-1] * 500], [0, 0, 0, *[-1] * 502]])
+    bounds, longest = document_bounds(positions, document)
+    assert bounds.tolist() == [0, 2, 5, 505, 508, 1010]
+    assert longest == 502
 
 
 def test_a_batch_elsewhere_is_described_without_reading_it() -> None:

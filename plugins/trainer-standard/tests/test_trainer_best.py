@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from kdtool_trainer_standard import _checkpoints
 from kdtool_trainer_standard._loop import TrainingLoop
+from kdtool_trainer_standard._validation import Validator
 from trainer_models import make_model, train
 
 WATCHED = {"every": 1, "evaluators": ("wave",), "watch": "wave.height"}
@@ -100,6 +102,28 @@ def test_a_checkpoint_whose_best_student_is_damaged_is_passed_over(
     resumed = next(line for line in said if "resumes at step" in line)
     assert f"resumes at step {_checkpoints.step_of(file.parents[1])} " not in resumed
     for name, weight in whole.items():
+        assert weight.equal(found[name]), name
+
+
+def test_a_phase_that_is_stopped_during_its_last_validation_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Validator.measure
+
+    def stopped(self: Validator, step: int, learned: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        found = measure(self, step, learned)
+        if self.over:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validator, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            weights(tmp_path, patience=2)
+    said: list[str] = []
+    found = weights(tmp_path, said.append, patience=2)
+    assert [line for line in said if line.startswith("step ")] == []
+    for name, weight in weights(tmp_path / "whole", patience=2).items():
         assert weight.equal(found[name]), name
 
 

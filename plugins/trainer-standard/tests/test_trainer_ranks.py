@@ -26,6 +26,7 @@ from trainer_process import (
     start_ranks,
     train_as_rank,
     train_elastic,
+    train_in_dtypes,
     train_noting,
     train_rank_until,
     train_small,
@@ -146,6 +147,14 @@ def test_each_process_has_dropout_of_its_own_and_waits_for_any_phases_validation
         (first, waits), (second, _) = (json.loads(file.read_text(encoding="utf-8")) for file in files)
         assert first != second
         assert waits == 86_400
+
+
+@pytest.mark.slow
+def test_processes_that_would_compute_in_other_dtypes_are_refused(tmp_path: Path) -> None:
+    """`dtype: auto` depends on the machine; float16 would scale the loss on some of them only."""
+    assert start_ranks(train_in_dtypes, 2, tmp_path) == [0, 0]
+    for rank in range(2):
+        assert "compute in float32, bfloat16" in (tmp_path / f"error-{rank}").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

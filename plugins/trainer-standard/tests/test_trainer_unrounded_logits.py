@@ -8,6 +8,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
+from kdtool_torch import _half_products
 from kdtool_trainer_standard import _projection
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
@@ -28,15 +29,9 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         assert a.dtype == b.dtype == HALF
         return torch.mm(a.float(), b.float(), out=out)
 
-    monkeypatch.setattr(_projection, "returns_float32", lambda _device, dtype: dtype == HALF)
-    monkeypatch.setattr(_projection, "_product_in_float32", unrounded)
-
-
-def test_cuda_returns_float32_from_half_precision_only() -> None:
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert all(_projection.returns_float32(cuda, dtype) for dtype in (torch.bfloat16, torch.float16))
-    assert not _projection.returns_float32(cuda, torch.float32)
-    assert not _projection.returns_float32(cpu, HALF)
+    for module in (_half_products, _projection):
+        monkeypatch.setattr(module, "returns_float32", lambda _device, dtype: dtype == HALF)
+        monkeypatch.setattr(module, "product_in_float32", unrounded)
 
 
 class Seen(KL):

@@ -16,6 +16,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
@@ -195,6 +196,17 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     torch.testing.assert_close(found.last, expected.last)
     torch.testing.assert_close(found.attentions[1], expected.attentions[1])
     torch.testing.assert_close(tuple(found.projections[1]), tuple(expected.projections[1]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_on_another_device_than_the_last_layer_brings_its_inputs_there(tied: bool) -> None:
+    model = tiny_model(tie_word_embeddings=tied).model
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        add_hook_to_module(module, AlignDevicesHook(execution_device=torch.device("cpu")))
+    place_head(model, "meta")
+    states = torch.zeros(1, 1, model.config.hidden_size)
+    assert model.get_output_embeddings()(states).is_meta
+    assert model.get_input_embeddings()(torch.zeros(1, 1, dtype=torch.int64)).is_meta == tied
 
 
 def test_documents_follow_layers_to_other_devices_and_collect_in_one_place() -> None:

@@ -184,7 +184,9 @@ class Context:
             with hooks_of(self.assembly, self.hooks, node) as hooks:
                 return node.join(replace(shown, folder=folder, hook=hooks), folder)
 
-        return wait_for(node, join, partial(is_led, self.folder, self.leader))
+        # Rank 0 of a worker is a process of torchrun, which ends the others with it, and may outlive the process of the run.
+        led = (lambda: True) if self.is_worker else partial(is_led, self.folder, self.leader)
+        return wait_for(node, join, led)
 
     def _load_weights(self, node: Node, run: RunInfo) -> None:
         """Load the weights that this node expects into each teacher that it asks."""

@@ -5,7 +5,6 @@ A line is written at once and whole, so that a killed process loses at most the 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import cause_of
 from kdtool._plugins.hook_specs import PREFIX
 from kdtool._results.places import Places
+from kdtool._store.atomic_files import append_line
 from kdtool._store.layout import EVENTS
 
 __all__ = ["EventLog"]
@@ -78,9 +78,7 @@ class EventLog:
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
             _mend(self._path)
-        if (written := self._file.write(line)) < len(line):
-            self._file.truncate(self._file.tell() - written)
-            raise OSError(errno.ENOSPC, "the disk is full")
+        append_line(self._file, line)
 
 
 def _plain(value: object) -> object:

@@ -43,11 +43,6 @@ def lend_answers(answers: Path, lent: Path) -> None:
     part.replace(lent)
 
 
-def lent_files(store: Path) -> list[Path]:
-    """Return the files of all stages whose answers have not been taken back."""
-    return sorted((store / _FOLDER).glob("*.sqlite"))
-
-
 def take_back_answers(answers: Path, files: Iterable[Path]) -> None:
     """Add the answers in lent files to the stored ones, and delete the files; one that a process has open stays.
 

@@ -6,10 +6,12 @@ results are sealed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def write_beside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Append a line to an unbuffered file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if (written := file.write(line)) < len(line):
+        file.truncate(file.tell() - written)
+        raise OSError(errno.ENOSPC, "the disk is full")
 
 
 def json_lines(path: Path) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import kdtool
 import torch
-from kdtool_torch import RecordedRows, original_of, select_at_labels
+from kdtool_torch import NO_LABEL, RecordedRows, move, original_of
 
 from kdtool_caches._codec import decode
 from kdtool_caches._token_targets import STEP, TOKENS
@@ -25,13 +25,13 @@ class RecalledTokens:
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         """Return the batch's tokens, on its device."""
-        facts, device = self._recorded.facts, batch.labels.device
+        facts, labels = self._recorded.facts, original_of(batch.labels)
         blobs = [piece.numpy().tobytes() for piece in self._pieces(batch, facts["alternatives"])]
-        labels = original_of(select_at_labels(batch.labels, batch)).numpy()
-        ids, numbers = (torch.from_numpy(part) for part in decode(blobs, labels, facts["total"]))
+        decoded = decode(blobs, labels[labels != NO_LABEL].numpy(), facts["total"])
+        ids, numbers = (torch.from_numpy(part) for part in decoded)
         weights = self._weights(ids, numbers, facts["total"])
-        tokens = kdtool.SparseTokens(ids.to(device), weights.to(device), self._form, facts["temperature"])
-        return kdtool.Signal(facts["fingerprint"], sparse=tokens)
+        tokens = kdtool.SparseTokens(ids, weights, self._form, facts["temperature"])
+        return kdtool.Signal(facts["fingerprint"], sparse=move(tokens, batch.labels.device))
 
     def _pieces(self, batch: kdtool.Batch, alternatives: int) -> Iterator[torch.Tensor]:
         """Yield each row's bytes, of the alternative whose turn it is."""

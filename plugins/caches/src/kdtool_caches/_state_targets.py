@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_torch import RecordedRows
+from kdtool_torch import RecordedRows, move
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -85,7 +85,7 @@ class RecalledStates:
         rows, device = self._recorded.find(batch), batch.labels.device
 
         def states(name: str) -> Tensor:
-            return torch.cat(self._recorded.pieces(rows, name)).to(device)
+            return move(torch.cat(self._recorded.pieces(rows, name)), device)
 
         lazy = kdtool.LazyLogits(states(_LAST), self._head(device)) if "logits" in want.kinds else None
         layers = want.layers if "hidden" in want.kinds else ()

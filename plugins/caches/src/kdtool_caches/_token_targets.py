@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_torch import NO_LABEL, copy_to_host, free_gpu_bytes
+from kdtool_torch import NO_LABEL, copy_to_host, free_gpu_bytes, unrounded_logits
 
 from kdtool_caches._codec import encode
 from kdtool_caches._sampling import count_samples, independent_points, sample_tokens, systematic_points
@@ -89,7 +89,7 @@ class TokenTargets(ABC):
         size = max(1, chunk_bytes(states.device) // (8 * head.vocabulary))
         for start in range(0, max(1, len(states)), size):  # one empty chunk if no position has a label
             rows = slice(start, start + size)
-            probabilities = (head.logits(states[rows]).float() / self._temperature).softmax(-1)
+            probabilities = (unrounded_logits(head, states[rows]).float() / self._temperature).softmax(-1)
             yield rows, probabilities.cpu() if probabilities.is_mps else probabilities  # which lacks float64
 
 

@@ -37,7 +37,10 @@ class _Submitted:
         return not running
 
     def result(self) -> object:
-        return self.ray.get(self.failed or self.references)
+        try:
+            return self.ray.get(self.failed or self.references)
+        except self.ray.exceptions.RayTaskError as error:  # its own text begins with places in Ray
+            raise error.cause from error
 
     def cancel(self) -> None:
         for reference in self.references:

@@ -12,7 +12,8 @@
   (`_chunked_loss`)
 - `pair_layers` pairs layers of student and teacher for losses that compare them (`_layers`)
 - `chosen_tokens` gives a teacher's log-probabilities of tokens that the student chose (`_chosen`)
-- Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`)
+- Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head` (`_exact`). Losses and
+  recorded signals get `unrounded_logits`, which cost nothing more where the device returns float32 (`_half_products`)
 - `Documents` finds the documents of rows, and the blocks and masks of attention within them (`_documents`)
 - `Sampler` and `choose` draw the next tokens of texts, each by its own generator (`_sampling`)
 - `score_texts` and `score_continuations` compute log-likelihoods by a language model (`_scoring`); `LogitsRuntime` opens a
@@ -53,6 +54,7 @@ from kdtool_torch._device import (
 from kdtool_torch._documents import Block, Documents
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
+from kdtool_torch._half_products import logits_product, product_in_float32, returns_float32, unrounded_logits
 from kdtool_torch._isolated_rng import isolated_rng, seed_generators
 from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
@@ -135,6 +137,7 @@ __all__ = [
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
+    "logits_product",
     "loss_labels",
     "loss_mask",
     "map_tensors",
@@ -144,11 +147,13 @@ __all__ = [
     "original_of",
     "pair_layers",
     "pick_device",
+    "product_in_float32",
     "product_speed",
     "record_rows",
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
+    "returns_float32",
     "score_continuations",
     "score_texts",
     "seed_generators",
@@ -159,6 +164,7 @@ __all__ = [
     "stored_bytes",
     "student_estimates",
     "sum_over_ranks",
+    "unrounded_logits",
     "widen",
     "windows",
     "write_cached",

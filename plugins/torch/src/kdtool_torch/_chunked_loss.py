@@ -15,6 +15,7 @@ import kdtool
 
 from kdtool_torch._batches import NO_LABEL
 from kdtool_torch._chunks import elements_at_once
+from kdtool_torch._half_products import logits_product, scale_and_cap, unrounded_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,7 @@ class _Work:
                 return analytic[0].sum(), analytic[1]
         with torch.enable_grad():
             products = products.requires_grad_()
-            values = self.loss.kdtool_token_loss(self.chunk(part, _cap(self.head, products))).sum()
+            values = self.loss.kdtool_token_loss(self.chunk(part, scale_and_cap(self.head, products))).sum()
             (gradient,) = torch.autograd.grad(values, products)
         return values.detach(), gradient
 
@@ -148,11 +149,11 @@ def _run(
     total = torch.zeros((), device=hidden.device)
     for start in range(0, len(states), work.size):
         part = slice(start, start + work.size)
-        products = states[part] @ matrix.T
+        products = logits_product(states[part], matrix.T)
         if bias is not None:
             products += bias[:vocabulary]
         if not any(wanted):
-            total += work.loss.kdtool_token_loss(work.chunk(part, _cap(work.head, products))).sum()
+            total += work.loss.kdtool_token_loss(work.chunk(part, scale_and_cap(work.head, products))).sum()
             continue
         value, gradient = work.differentiate(part, products)
         total += value
@@ -164,11 +165,6 @@ def _run(
         if by_weight is not None:
             by_weight[:vocabulary] += gradient.T @ states[part]
     return total, by_hidden, by_weight, by_bias
-
-
-def _cap(head: kdtool.Head, products: Tensor) -> Tensor:
-    logits = products * head.scale
-    return logits if head.soft_cap is None else head.soft_cap * (logits / head.soft_cap).tanh()
 
 
 def _compute_dtype(weight: Tensor) -> Any:
@@ -191,7 +187,7 @@ def _tokens(teacher: Any, vocabulary: int) -> kdtool.DenseTokens | kdtool.Sparse
     """Return a chunk's teacher as losses see it."""
     if teacher is None or isinstance(teacher, kdtool.SparseTokens):
         return teacher
-    logits = teacher.head.logits(teacher.hidden) if isinstance(teacher, kdtool.LazyLogits) else teacher
+    logits = unrounded_logits(teacher.head, teacher.hidden) if isinstance(teacher, kdtool.LazyLogits) else teacher
     return kdtool.DenseTokens(logits.detach()[:, :vocabulary])
 
 

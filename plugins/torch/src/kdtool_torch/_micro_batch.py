@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_torch._batches import collate
+from kdtool_torch._half_products import unrounded_logits
 from kdtool_torch._loss_mask import loss_mask, select
 from kdtool_torch._on_host import label_index, select_at_labels
 
@@ -92,7 +93,7 @@ class Forward:
             sparse = signal.sparse
             teacher = replace(sparse, ids=select(sparse.ids, mask), weights=select(sparse.weights, mask))
         if signal and signal.lazy:
-            teacher = kdtool.DenseTokens(signal.lazy.head.logits(select(signal.lazy.hidden, mask)).detach())
+            teacher = kdtool.DenseTokens(unrounded_logits(signal.lazy.head, select(signal.lazy.hidden, mask)))
 
         def of(values: Tensor) -> Tensor:
             return select(select_at_labels(values, batch), mask)

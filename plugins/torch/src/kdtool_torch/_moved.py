@@ -19,8 +19,8 @@ T = TypeVar("T")
 def move(value: T, device: torch.device) -> T:
     """Return a record of tensors, also nested ones, on `device`; tensors that are there already are not copied.
 
-    Copies to a GPU are only queued: what is computed from them there waits by itself. The main memory does not wait for a
-    GPU, so a copy to it does.
+    Copies to a GPU are made from pinned memory and only queued: what is computed from them there waits by itself. The main
+    memory does not wait for a GPU, so a copy to it does.
     """
     return map_tensors(lambda tensor: _copy(tensor, device), value)
 
@@ -75,6 +75,8 @@ def original_of(tensor: Tensor) -> Tensor:
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
     copy = tensor.to(device, non_blocking=device.type != "cpu")
     original = tensor if tensor.device.type == "cpu" else _originals().get(tensor)
     if original is not None and copy.device.type != "cpu" and not tensor.is_floating_point():

@@ -88,7 +88,8 @@ def document_bounds(positions: Tensor, document: Tensor) -> tuple[Tensor, int]:
 
     Args:
         positions: [B, L], restarting at 0 with each document.
-        document: [B, L], negative on padding, where each token is a separate document.
+        document: [B, L], negative on padding. A run of padding is one document: for each sequence flash attention has a tile
+            of work and, for backward, 128 rows of memory.
     """
     return compute_on_host(_document_bounds, positions, document)
 
@@ -111,7 +112,9 @@ def _label_index(labels: Tensor) -> Tensor:
 def _document_bounds(positions: Tensor, document: Tensor) -> tuple[Tensor, int]:
     import torch
 
-    begins = (positions == 0) | (document < 0)
+    padding = document < 0
+    begins = (positions == 0) & ~padding
+    begins[:, 1:] |= padding[:, 1:] & ~padding[:, :-1]
     begins[:, 0] = True
     starts = begins.flatten().nonzero().flatten()
     bounds = torch.cat([starts, starts.new_tensor([positions.numel()])])

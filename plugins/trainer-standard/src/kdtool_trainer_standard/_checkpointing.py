@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard import _checkpoints, _progress
 from kdtool_trainer_standard._config import StandardTrainerConfig, seconds_between
+from kdtool_trainer_standard._distributed import PATIENCE
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
@@ -48,7 +49,7 @@ class Checkpointing:
     ) -> None:
         self._config, self._run, self._root, self._device = config, run, phase.checkpoints, device
         self._module, self._optimizer, self._scaler, self._validator = module, optimizer, scaler, validator
-        self._group = dist.new_group(backend="gloo") if run.world > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if run.world > 1 else None
         """Threads of all ranks meet here, apart from the collectives of training."""
         self._thread = ThreadPoolExecutor(1, "kdtool checkpoint")
         self._writing: Future[Path] | None = None

@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["average_gradients", "join_group", "micro_batch_sync"]
+__all__ = ["PATIENCE", "average_gradients", "join_group", "micro_batch_sync", "refuse_other_dtypes"]
 
-_PATIENCE = timedelta(days=1)
+PATIENCE = timedelta(days=1)
 """Time that ranks wait for rank 0, which may ask for and run thousands of programs while it validates."""
 _PRESENT = "kdtool/present"
 """The key of the launcher's store that counts the processes which have opened it."""
@@ -36,12 +36,29 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device.index or 0)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+        store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         _wait_for_all(store, world)
-        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank, world_size=world)
+        dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=world)
     if dist.get_world_size() != run.world:
         raise kdtool.UsageError(
             f"{run.world} processes were expected, but torch.distributed has {dist.get_world_size()}; start them by torchrun"
+        )
+
+
+def refuse_other_dtypes(run: kdtool.RunInfo, dtype: str) -> None:
+    """Refuse processes whose products have other dtypes, which `dtype: auto` may choose on unequal machines.
+
+    Raises:
+        UsageError: on every rank.
+    """
+    if run.world == 1:
+        return
+    dtypes: list[str] = [dtype] * run.world
+    dist.all_gather_object(dtypes, dtype)
+    if len({*dtypes}) > 1:
+        raise kdtool.UsageError(
+            f"the processes would compute in {', '.join(dtypes)}, which `dtype: auto` chooses on their machines; set the "
+            "trainer's dtype to one of these"
         )
 
 

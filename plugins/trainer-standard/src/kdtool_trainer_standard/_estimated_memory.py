@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import kdtool
 import torch
-from kdtool_torch import forward_bytes, has_flash, itemsize, pick_device
+from kdtool_torch import forward_bytes, has_flash, itemsize, pick_device, returns_float32
 from kdtool_transformers import TransformersModel, layers_among
 
 from kdtool_trainer_standard._activation_memory import ActivationMemory, estimate_activation_memory
@@ -21,7 +21,7 @@ from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_bytes
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._optimizer import named_optimizer
-from kdtool_trainer_standard._projection import SUMMED_ROWS, returns_float32
+from kdtool_trainer_standard._projection import SUMMED_ROWS
 
 __all__ = ["PhaseMemory", "memory_of", "phase_memory"]
 

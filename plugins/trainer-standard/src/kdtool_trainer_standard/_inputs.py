@@ -13,14 +13,13 @@ from typing import TypeVar
 
 import kdtool
 import torch
-from kdtool_torch import collate, map_tensors, move
-from torch import Tensor
+from kdtool_torch import collate, move
 
 from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 
-__all__ = ["StepInputs", "ahead", "to_device"]
+__all__ = ["StepInputs", "ahead"]
 
 T = TypeVar("T")
 
@@ -84,16 +83,9 @@ class StepInputs:
             if self._teachers is not None:
                 for batch in batches:
                     with torch.no_grad():
-                        yield self._teachers.recall(to_device(batch, self._device))
+                        yield self._teachers.recall(move(batch, self._device))
             step += 1
 
     def _collate(self, number: int) -> kdtool.Batch:
         start = (number * self._world + self._rank) * self._batch
         return collate([self._rows[index] for index in range(start, start + self._batch)])
-
-
-def to_device(batch: kdtool.Batch, device: torch.device) -> kdtool.Batch:
-    """Copy a batch to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
-    if device.type == "cuda":
-        batch = map_tensors(Tensor.pin_memory, batch)
-    return move(batch, device)

@@ -17,7 +17,16 @@ from typing import NoReturn
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, WeightMeans, collate, loss_labels, max_over_ranks, seed_generators, sum_over_ranks
+from kdtool_torch import (
+    NO_LABEL,
+    WeightMeans,
+    collate,
+    loss_labels,
+    max_over_ranks,
+    move,
+    seed_generators,
+    sum_over_ranks,
+)
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -27,7 +36,7 @@ from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._distributed import average_gradients, micro_batch_sync
 from kdtool_trainer_standard._head import weight_sums
 from kdtool_trainer_standard._history import HISTORY
-from kdtool_trainer_standard._inputs import StepInputs, to_device
+from kdtool_trainer_standard._inputs import StepInputs
 from kdtool_trainer_standard._machine import autocast_to, dtype_name, memory_of_process
 from kdtool_trainer_standard._micro_batch import MicroBatch
 from kdtool_trainer_standard._module import DistillationModule
@@ -41,6 +50,7 @@ from kdtool_trainer_standard._reports import balance_factors, report_overlap, re
 from kdtool_trainer_standard._sharding import Sharding
 from kdtool_trainer_standard._stopping import StopSignal
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
+from kdtool_trainer_standard._terms import learns_on_policy
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["TrainingLoop"]
@@ -82,6 +92,8 @@ class TrainingLoop:
         self._balancing = run.implementing("kdtool_balance")
         self._verdict = EarlyVerdict(config, run, phase, module.chunk_loss.terms, self._overlaps)
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
+        self._is_weighed = False
+        """True if the step's token weights are in the means already."""
         self._clock = perf_counter()
         self._weights: list[float] = []
         self._learning_rate = self._gradient_norm = 0.0
@@ -115,24 +127,26 @@ class TrainingLoop:
                 rows, config.batch, micro_batches, self.run.rank, world, self.device, teachers, self.step
             )
             with closing(inputs):
-                while self.step < self.phase.steps and self.make_step(inputs):
-                    pass
+                over = self._is_over()  # a phase may be stopped while its last validation runs
+                while not over and self.step < self.phase.steps:
+                    over = self.make_step(inputs)
             self.checkpoints.finish()
         finally:
             self.checkpoints.close()
 
     def make_step(self, inputs: StepInputs) -> bool:
-        """Make one step, and return whether training continues after it."""
+        """Make one step, and return whether training ends after it, since the student no longer improves."""
         self.module.train()
         batches = inputs.batches()
         micro_batches: Iterable[MicroBatch] = inputs.micro_batches()
         if self.sampler is not None:
             self.sampler.hand_over(self.step)
             batches = [self.sampler(batch, self.step + 1, number) for number, batch in enumerate(batches)]
-            micro_batches = (MicroBatch(to_device(batch, self.device)) for batch in batches)
+            micro_batches = (MicroBatch(move(batch, self.device)) for batch in batches)
         tokens = self._count(batches)
         self.module.on_policy = self.sampler is not None and self.sampler.is_sampled(self.step + 1)
-        if self._weighs and self.progress.token_weights is None:
+        self._is_weighed = self._weighs and self._lacks_mean_weight()
+        if self._is_weighed:
             micro_batches = list(micro_batches)
             self._weigh(micro_batches, tokens)
         self.begin_step(self.step)
@@ -166,15 +180,17 @@ class TrainingLoop:
         seed_generators(random.Random(f"{self.run.seed} {self.run.rank} {step}").getrandbits(32))
 
     def end_step(self, step: int) -> bool:
-        """Count, report, validate and checkpoint after a step, where due; return whether training continues."""
+        """Count, report, validate and checkpoint after a step, where due; return whether training ends."""
         self.progress.seconds += perf_counter() - self._clock
-        if self._weighs and step > 1:  # those of the first step are there already
+        if self._weighs and not self._is_weighed:
             self._add_weights()
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
-        last, over, metrics = step == self.phase.steps, False, dict[str, float]()
+        last, metrics = step == self.phase.steps, dict[str, float]()
         due = self.validator is not None and self.validator.due(step)
-        if self.validator is not None and due:
-            metrics, over = self._validate(self.validator, step)
+        if self.validator is not None and due and self.run.rank == 0:
+            metrics = self.validator.measure(step, changing(self.module.student))
+            self.progress.best = asdict(self.validator.best) if self.validator.best else None
+        over = due and self._is_over()
         if regular or due or last or step == 1:
             self._report(step, metrics)
         elif self._balancing:
@@ -182,7 +198,7 @@ class TrainingLoop:
         self._verdict.judge(self.progress, step)
         self._checkpoint(step, last=last or over)
         self._clock = perf_counter()
-        return not over
+        return over
 
     def take_best(self) -> None:
         """Give the student the weights with which it was best, if a validation was watched."""
@@ -228,7 +244,7 @@ class TrainingLoop:
         self.module.checks_at_once = True
         self._seed(self.step + 1)
         for batch in batches:
-            moved = to_device(batch, self.device)
+            moved = move(batch, self.device)
             self._compute(self.module, MicroBatch(moved) if self.sampler else self.teachers.recall(moved), tokens)
         max_over_ranks([0.0], self.run.world)  # a rank with a culprit has raised: its error is the one to read
         raise kdtool.UsageError(
@@ -256,8 +272,17 @@ class TrainingLoop:
         self.progress.skipped += 1
         return 0.0
 
+    def _lacks_mean_weight(self) -> bool:
+        """Return whether a token loss learns from the step's text, and none before had tokens for it."""
+        known, on_policy = self.progress.token_weights or {}, self.module.on_policy
+        learning = (bound.term for bound in self.module.terms if bound.per_token)
+        return any(term.name not in known for term in learning if not on_policy or learns_on_policy(term))
+
     def _weigh(self, micro_batches: Iterable[MicroBatch], tokens: float) -> None:
-        """Weigh the tokens of the first step before it is made: its own weights are all that is known of their mean."""
+        """Weigh a loss's tokens before its first step is made: their own weights are all that is known of their mean."""
+        self._seed(self.step + 1)
+        progress = self.step / max(1, self.phase.steps - 1)
+        self.module.begin_step(self.step + 1, progress, [1.0] * len(self.module.terms), measure_norms=False)
         with torch.no_grad():
             for micro_batch in micro_batches:
                 asked = self.teachers.query_live(micro_batch)
@@ -277,7 +302,7 @@ class TrainingLoop:
     def _overlaps(self, rows: list[kdtool.Row]) -> Tensor:
         """Return the overlap at all positions of some rows, [N, 3]; with dropout, the same each time."""
         with torch.no_grad():
-            micro_batch = self.teachers(to_device(collate(rows), self.device))
+            micro_batch = self.teachers(move(collate(rows), self.device))
         seed_generators(self.run.seed)
         with self._autocast():
             found: Tensor = self.module(micro_batch, 1.0, only=overlaps_of_all)["only"]
@@ -311,14 +336,9 @@ class TrainingLoop:
             self.run.hook.kdtool_step_end(self.run, report)
             self.run.hook.kdtool_progress(self.run, report.step)
 
-    def _validate(self, validator: Validator, step: int) -> tuple[dict[str, float], bool]:
-        """Measure the student; return the measurements, on rank 0, and whether training ends."""
-        metrics: dict[str, float] = {}
-        if self.run.rank == 0:
-            metrics = validator.measure(step, changing(self.module.student))
-            self.progress.best = asdict(validator.best) if validator.best else None
-        (over,) = max_over_ranks([validator.over], self.run.world)
-        return metrics, bool(over)
+    def _is_over(self) -> bool:
+        """Return whether the student has not improved for as many validations as are allowed, as rank 0 knows."""
+        return any(max_over_ranks([self.validator is not None and self.validator.over], self.run.world))
 
     def _checkpoint(self, step: int, last: bool) -> None:
         """Write a checkpoint if one is due, except after the last step; or if a stop signal came, and then stop.

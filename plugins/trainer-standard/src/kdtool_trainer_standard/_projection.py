@@ -8,28 +8,13 @@ from __future__ import annotations
 
 import kdtool
 import torch
+from kdtool_torch import logits_product, product_in_float32, returns_float32
 from torch import Tensor
 
-__all__ = ["SUMMED_ROWS", "Projection", "add_product", "logits_product", "product", "returns_float32"]
+__all__ = ["SUMMED_ROWS", "Projection", "add_product", "product"]
 
 SUMMED_ROWS = 8192
 """Rows of a gradient by the head's weight that are computed at once where they cannot be added in place."""
-
-
-def returns_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether products of half-precision operands are available in float32, unrounded."""
-    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-
-
-def logits_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return a · b for logits: in float32 if the device returns that, else in the operands' dtype; in `out` if given."""
-    return _product_in_float32(a, b, out) if returns_float32(a.device, a.dtype) else torch.mm(a, b, out=out)
-
-
-def _product_in_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    if out is None:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b, out_dtype=torch.float32, out=out)
 
 
 class Projection:
@@ -80,7 +65,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     Sums over rows, which nothing has divided yet, may be more than float16 holds.
     """
     if returns_float32(a.device, a.dtype):
-        return _product_in_float32(a, b)
+        return product_in_float32(a, b)
     return torch.mm(a.float(), b.float()) if a.dtype == torch.float16 else torch.mm(a, b)
 
 

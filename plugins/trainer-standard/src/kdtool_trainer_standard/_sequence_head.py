@@ -11,9 +11,10 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool_torch import logits_product
 from torch import Tensor
 
-from kdtool_trainer_standard._projection import add_product, logits_product, product
+from kdtool_trainer_standard._projection import add_product, product
 
 __all__ = ["SequenceHead", "sequence_head"]
 

@@ -20,11 +20,11 @@ from kdtool_trainer_standard._checkpointing import find_resume_point
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._compiling import compiled_or_eager
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._distributed import join_group
+from kdtool_trainer_standard._distributed import join_group, refuse_other_dtypes
 from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loop import TrainingLoop
-from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, tuned_malloc
+from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, dtype_name, tuned_malloc
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._notes import notes_on
 from kdtool_trainer_standard._on_policy import OnPolicySampler
@@ -52,6 +52,7 @@ def train_phase(
         device = pick_device()
         join_group(run, device)
         dtype = chosen_dtype(config.dtype, device)
+        refuse_other_dtypes(run, dtype_name(dtype))
         newest = find_resume_point(run, phase, dtype, elastic=config.rows_per_step is not None)
         _ready(student, device)
         with frozen_weights_held(student.model, dtype), ExitStack() as stack:

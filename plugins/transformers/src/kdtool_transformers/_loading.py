@@ -64,12 +64,19 @@ def _quantisation(quantise: Quantisation, dtype: torch.dtype) -> Any:
 
 
 def place_head(model: Any, device: torch.device | str) -> None:
-    """Move the head of a model that accelerate spread, permanently: kdtool computes with its weight itself."""
-    from accelerate.hooks import remove_hook_from_module
+    """Move the head of a model that accelerate spread, permanently: kdtool computes with its weight itself.
 
-    head = model.get_output_embeddings()
-    remove_hook_from_module(head)
-    head.to(device)
+    The head, and an embedding that shares its weight, still bring their inputs to it.
+    """
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    for module in {head, embedding} if embedding.weight is head.weight else {head}:
+        is_spread = hasattr(module, "_hf_hook")
+        remove_hook_from_module(module)
+        module.to(device)
+        if is_spread:
+            add_hook_to_module(module, AlignDevicesHook(execution_device=device))
 
 
 def held_bytes(model: Any, dtype: torch.dtype, quantisation: Quantisation | None) -> int:

@@ -28,7 +28,7 @@ from kdtool._run.context import Context
 from kdtool._run.executing.local_process import LocalProcess
 from kdtool._run.executing.task_files import TaskEvents, events_file, failure, write_request
 from kdtool._run.graph import Node
-from kdtool._run.lent_answers import lend_answers, lent_file, lent_files, take_back_answers
+from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
 from kdtool._run.stages.texts import ANSWERS, computes
 from kdtool._store.atomic_files import make_private, write_beside
 from kdtool._store.layout import PLACES, TASKS
@@ -83,16 +83,18 @@ class _Dispatch:
         self._context, self._executor, self._memory = context, executor, memory
         self._running: list[_Running] = []
         self._ending: list[Submitted] = []
+        self._nodes: Mapping[str, Node] = {}
         self._folder = context.folder / TASKS
         self._run = (context.leader or {})["id"]
         shutil.rmtree(self._folder, ignore_errors=True)
         make_private(self._folder)
         recipe, store = context.assembly.recipe, context.store.root
         self._answers = store / ANSWERS
-        take_back_answers(self._answers, lent_files(store))
         write_request(context.folder, recipe, store, offline=context.offline, run=self._run)
 
     def make(self, nodes: Mapping[str, Node]) -> Iterator[Node]:
+        self._nodes = nodes
+        self._take_back_answers()
         waiting, done = [*nodes.values()], set[str]()
         while waiting or self._running:
             for node in [*waiting]:
@@ -120,7 +122,7 @@ class _Dispatch:
         while time.monotonic() < deadline and not all(handle.done() for handle in self._ending):
             time.sleep(_BETWEEN_LOOKS)
         with suppress(KdtoolError):
-            take_back_answers(self._answers, lent_files(self._context.store.root))
+            self._take_back_answers()
         with suppress(OSError):
             (self._folder / PLACES).unlink(missing_ok=True)
 
@@ -206,8 +208,12 @@ class _Dispatch:
         context.stages.append(node.record(artefact.seconds, artefact.path, reused=artefact.reused))
         self._remove(running)
         self._ending.append(running.handle)
-        if (lent := self._lent(node)).exists():
-            take_back_answers(self._answers, [lent])
+        self._take_back_answers(node)
+
+    def _take_back_answers(self, *nodes: Node) -> None:
+        """Take back the answers that were lent to these stages, or to all of the run; those of other runs are in use."""
+        files = map(self._lent, nodes or self._nodes.values())
+        take_back_answers(self._answers, [file for file in files if file.exists()])
 
     def _lent(self, node: Node) -> Path:
         return lent_file(self._context.store.root, node.fingerprint)
@@ -221,7 +227,10 @@ class _Dispatch:
             )
 
     def _submit_again(self, running: _Running) -> None:
-        title, reason = running.node.title, _reason(running.handle)
+        title, error = running.node.title, _error_of(running.handle)
+        if isinstance(error, KdtoolError):  # it could not write it into the run's folder
+            raise error
+        reason = cause_of(error) if error else "it ended without a result"
         if running.attempts >= _ATTEMPTS:
             raise ServiceError(
                 f"the process for {title} was lost {running.attempts} times, the last time because {reason}; mend the "
@@ -248,9 +257,9 @@ def _asks_services(context: Context, node: Node) -> bool:
     return not all(computes(context.assembly.shared[name]) for name in node.teachers)
 
 
-def _reason(handle: Submitted) -> str:
+def _error_of(handle: Submitted) -> Exception | None:
     try:
         handle.result()
     except Exception as error:
-        return cause_of(error)
-    return "it ended without a result"
+        return error
+    return None

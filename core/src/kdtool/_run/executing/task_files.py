@@ -7,6 +7,7 @@ import os
 import platform
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kdtool._errors import KdtoolError, RecipeError, UsageError, cause_of
 from kdtool._plugins.attribution import describe
 from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import Recipe
-from kdtool._store.atomic_files import PRIVATE, write_beside
+from kdtool._store.atomic_files import PRIVATE, append_line, write_beside
 from kdtool._store.layout import TASKS
 
 _REQUEST = "request.json"
@@ -57,10 +58,11 @@ class TaskLog:
         self._append({"host": platform.node(), "pid": os.getpid()})
 
     def write(self, hook: str, values: Mapping[str, Any]) -> None:
-        """Write the call of a tracker's hook."""
+        """Write the call of a tracker's hook, unless the disk is full: the stage does not need it."""
         if hook == _MESSAGE:
             self._said = values["text"]
-        self._append({"hook": hook, "values": {name: value for name, value in values.items() if name != "run"}})
+        with suppress(OSError):
+            self._append({"hook": hook, "values": {name: value for name, value in values.items() if name != "run"}})
 
     def say(self, text: str) -> None:
         """Write a line for the user, unless it was the last message."""
@@ -79,7 +81,7 @@ class TaskLog:
         self._file.close()
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(to_jsonable_python(line, fallback=str)).encode() + b"\n")
+        append_line(self._file, json.dumps(to_jsonable_python(line, fallback=str)).encode() + b"\n")
 
 
 class TaskEvents:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
@@ -27,12 +28,13 @@ from kdtool._run.context import Context
 from kdtool._run.executing.task_files import TaskLog, events_file, read_request
 from kdtool._run.graph import Graph, Node, read_record
 from kdtool._run.preflight.licences import licences_of
+from kdtool._store.layout import TASKS
 from kdtool._store.locks import recorded_holder
 
 PATIENCE = 60.0
 """Seconds until a file that another machine wrote must be visible on a shared file system."""
-_LAST_WAIT = 30.0
-"""Seconds until torchrun has ended the ranks that fail because another one is gone."""
+_LAST_WAIT = 90.0
+"""Seconds until torchrun has ended the ranks that fail because another one is gone; it waits 30 for each machine's."""
 _NOT_IN_WORKERS = {"tracker", "reporter", "executor"}
 """Kinds that take part only in the process of the run."""
 
@@ -87,7 +89,16 @@ def _complain(text: str) -> None:
 
 
 def make_stage(folder: Path, name: str, attempt: str) -> None:
-    """Make a stage of the run in `folder`; events and errors go into the folder, errors are raised, too."""
+    """Make a stage of the run in `folder`; events and errors go into the folder, errors are raised, too.
+
+    Raises:
+        StorageError: the folder is not visible here.
+    """
+    if not (folder / TASKS).is_dir():
+        raise StorageError(
+            f"a worker does not see {folder / TASKS}; the run's folder and the store must be on a file system that all "
+            "machines share: choose such --out and --store, and run again"
+        )
     with closing(TaskLog(events_file(folder, name, attempt))) as log:
         is_first = os.environ.get("RANK", "0") == "0"
         if is_first:
@@ -161,7 +172,22 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="kdtool parent").start()
 
 
+def _stop_in_time() -> None:
+    """Have SIGTERM raise KeyboardInterrupt, so that a teacher waits for paid requests under way.
+
+    Ctrl-C reaches the process of the run, too, which then sends SIGTERM: only one of the two counts.
+    """
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 if __name__ == "__main__":
     if "WORLD_SIZE" in os.environ:
         _end_with_parent()
+    else:
+        _stop_in_time()
     make_stage(Path(sys.argv[1]), *sys.argv[2:])
