@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -54,20 +53,6 @@ def test_the_mean_weight_is_one_and_gradients_are_those_of_weights_divided_by_th
     found, expected = load_file(tmp_path / "gradients.safetensors"), oracle(sharpness)
     for name, gradient in expected.items():
         assert float((found[name].double() - gradient).norm() / gradient.norm()) < 1e-5
-
-
-@pytest.mark.parametrize("sharpness", [SHARP, FLAT])
-def test_a_loss_that_learns_nothing_in_the_first_step_has_a_mean_weight_in_its_first(
-    tmp_path: Path, sharpness: float
-) -> None:
-    drawn = [random.Random(f"0 {step}").random() for step in range(1, 9)]
-    corpus = next(step for step, number in enumerate(drawn, 1) if number > drawn[0])
-    on_policy = {"fraction": (drawn[0] + drawn[corpus - 1]) / 2, "tokens": 3}
-    train_weighed(tmp_path, sharpness, steps=corpus, accumulation=1, on_policy=on_policy)
-    lines = (tmp_path / "checkpoints" / "history.jsonl").read_text("utf-8").splitlines()
-    terms = [json.loads(line)["terms"] for line in lines]
-    assert ["one" in each for each in terms] == [False] * (corpus - 1) + [True]
-    assert terms[-1]["one"]["value"] == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -128,14 +128,7 @@ def train_recorded(
 
 
 def train_weighed(
-    folder: Path,
-    sharpness: float,
-    steps: int,
-    accumulation: int,
-    rank: int = 0,
-    world: int = 1,
-    port: int = 0,
-    on_policy: Any = None,
+    folder: Path, sharpness: float, steps: int, accumulation: int, rank: int = 0, world: int = 1, port: int = 0
 ) -> None:
     """Train on tokens that weigh as a teacher's entropy, whose logits are multiplied by `sharpness`, four rows a step.
 
@@ -148,8 +141,7 @@ def train_weighed(
         run = make_run(folder / "run", components, **settings)
         phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99, scale=sharpness))}, steps)
         batch = {"batch": 4 // accumulation // world, "accumulation": accumulation}
-        trainer = make_trainer(log_every=1, gradient_clip=0.0, loss_chunk_size=7, on_policy=on_policy, **batch)
-        trainer.kdtool_train(run, phase, student)
+        make_trainer(log_every=1, gradient_clip=0.0, loss_chunk_size=7, **batch).kdtool_train(run, phase, student)
     if rank == 0:
         save_file(found, str(folder / "gradients.safetensors"))
 

@@ -50,7 +50,6 @@ from kdtool_trainer_standard._reports import balance_factors, report_overlap, re
 from kdtool_trainer_standard._sharding import Sharding
 from kdtool_trainer_standard._stopping import StopSignal
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
-from kdtool_trainer_standard._terms import learns_on_policy
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["TrainingLoop"]
@@ -92,8 +91,6 @@ class TrainingLoop:
         self._balancing = run.implementing("kdtool_balance")
         self._verdict = EarlyVerdict(config, run, phase, module.chunk_loss.terms, self._overlaps)
         self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
-        self._is_weighed = False
-        """True if the step's token weights are in the means already."""
         self._clock = perf_counter()
         self._weights: list[float] = []
         self._learning_rate = self._gradient_norm = 0.0
@@ -145,8 +142,7 @@ class TrainingLoop:
             micro_batches = (MicroBatch(move(batch, self.device)) for batch in batches)
         tokens = self._count(batches)
         self.module.on_policy = self.sampler is not None and self.sampler.is_sampled(self.step + 1)
-        self._is_weighed = self._weighs and self._lacks_mean_weight()
-        if self._is_weighed:
+        if self._weighs and self.progress.token_weights is None:
             micro_batches = list(micro_batches)
             self._weigh(micro_batches, tokens)
         self.begin_step(self.step)
@@ -182,7 +178,7 @@ class TrainingLoop:
     def end_step(self, step: int) -> bool:
         """Count, report, validate and checkpoint after a step, where due; return whether training ends."""
         self.progress.seconds += perf_counter() - self._clock
-        if self._weighs and not self._is_weighed:
+        if self._weighs and step > 1:  # those of the first step are there already
             self._add_weights()
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         last, metrics = step == self.phase.steps, dict[str, float]()
@@ -272,17 +268,8 @@ class TrainingLoop:
         self.progress.skipped += 1
         return 0.0
 
-    def _lacks_mean_weight(self) -> bool:
-        """Return whether a token loss learns from the step's text, and none before had tokens for it."""
-        known, on_policy = self.progress.token_weights or {}, self.module.on_policy
-        learning = (bound.term for bound in self.module.terms if bound.per_token)
-        return any(term.name not in known for term in learning if not on_policy or learns_on_policy(term))
-
     def _weigh(self, micro_batches: Iterable[MicroBatch], tokens: float) -> None:
-        """Weigh a loss's tokens before its first step is made: their own weights are all that is known of their mean."""
-        self._seed(self.step + 1)
-        progress = self.step / max(1, self.phase.steps - 1)
-        self.module.begin_step(self.step + 1, progress, [1.0] * len(self.module.terms), measure_norms=False)
+        """Weigh the tokens of the first step before it is made: its own weights are all that is known of their mean."""
         with torch.no_grad():
             for micro_batch in micro_batches:
                 asked = self.teachers.query_live(micro_batch)
