@@ -46,8 +46,8 @@ def finish(process: subprocess.Popen[str], folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
 
 
-def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path, event: str = "") -> None:
-    """Kill the process of rank 1 while it makes a stage of the run, once that had the event."""
+def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path, event: str = "", rank: int = 1) -> None:
+    """Kill the process of a rank while it makes a stage of the run, once that had the event."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         logs = folder.glob(f"small/tasks/{stage.replace('/', '-')}-*.jsonl")
@@ -60,7 +60,11 @@ def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path, event:
                 variables = (place / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"RANK=1" in variables and str(folder).encode() in b" ".join(command) and stage.encode() in command:
+            if (
+                b"RANK=%d" % rank in variables
+                and str(folder).encode() in b" ".join(command)
+                and stage.encode() in command
+            ):
                 os.kill(int(place.name), signal.SIGKILL)
                 return
         time.sleep(0.2)
@@ -106,24 +110,29 @@ def measured_in(folder: Path) -> dict[str, Any]:
     return {"text": text.read_bytes(), "answers": answers, "scores": scores}
 
 
-@pytest.mark.parametrize("event", ["", "kdtool_step_end"], ids=["at-its-begin", "while-gradients-are-averaged"])
+@pytest.mark.parametrize(
+    ("event", "processes"),
+    [("", 1), ("kdtool_step_end", 1), ("kdtool_step_end", 2)],
+    ids=["at-its-begin", "while-gradients-are-averaged", "while-another-one-is-on-its-machine"],
+)
 def test_machines_train_as_torchrun_does_and_replace_a_lost_process(
-    event: str, recipe: dict[str, Any], tmp_path: Path
+    event: str, processes: int, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     left_out = {"control", "evaluators", "exporters", "reporter"}
     recipe = {key: value for key, value in recipe.items() if key not in left_out}
     recipe["train"]["steps"] = 4 if not event else 200
     recipe["signals"]["rows_per_shard"] = 5
-    rows = 2 * recipe["trainer"]["batch"] * recipe["trainer"].pop("accumulation", 1)
+    ranks = 2 * processes
+    rows = ranks * recipe["trainer"]["batch"] * recipe["trainer"].pop("accumulation", 1)
     recipe["trainer"] |= {"compile": "off", "rows_per_step": rows}
-    by_torchrun = start(recipe, tmp_path / "torchrun", "--gpus", "2")
+    by_torchrun = start(recipe, tmp_path / "torchrun", "--gpus", str(ranks))
     expected = finish(by_torchrun, tmp_path / "torchrun")
     assert {name.partition("-")[0] for name in expected} >= {"student"}
-    with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short)) as address:
-        executor = {"use": "ray", "address": address, "machines": 2}
+    with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short), cores=processes) as address:
+        executor = {"use": "ray", "address": address, "machines": 2, "processes": processes}
         by_ray = start({**recipe, "executor": executor}, tmp_path / "ray")
         try:
-            kill_a_rank("phases/student-seed0-train", by_ray, tmp_path / "ray", event)
+            kill_a_rank("phases/student-seed0-train", by_ray, tmp_path / "ray", event, rank=ranks - 1)
             found = finish(by_ray, tmp_path / "ray")
         finally:
             by_ray.kill()

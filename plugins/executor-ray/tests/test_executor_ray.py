@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,4 +74,16 @@ def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 2)
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 3)
     assert [line[:52] for line in lines[1:]] == ["rows waits for 3 machines, each with 1 cores, 0 GPUs"]
+    executor.kdtool_close()
+
+
+def test_the_error_of_a_task_is_the_workers_without_places_in_ray(address: str, tmp_path: Path) -> None:
+    executor = RayExecutor(RayExecutor.Config.model_validate({"address": address}))
+    submitted = executor.kdtool_submit(make_run(tmp_path), kdtool.Task("text", "text", tmp_path / "elsewhere", "a-0"))
+    deadline = time.monotonic() + 60
+    while not submitted.done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with pytest.raises(kdtool.StorageError, match=r"^a worker does not see .*elsewhere"):
+        submitted.result()
     executor.kdtool_close()

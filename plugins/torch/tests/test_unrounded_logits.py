@@ -12,18 +12,6 @@ VOCABULARY, PADDED, WIDTH, COUNT = 61, 64, 32, 40
 HALF = torch.bfloat16
 
 
-@pytest.fixture
-def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that returns float32 from products of half-precision operands."""
-
-    def unrounded(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        assert a.dtype == b.dtype == HALF
-        return torch.mm(a.float(), b.float(), out=out)
-
-    monkeypatch.setattr(_half_products, "returns_float32", lambda _device, dtype: dtype == HALF)
-    monkeypatch.setattr(_half_products, "product_in_float32", unrounded)
-
-
 def draw() -> tuple[kdtool.Head, kdtool.Head, Tensor]:
     """Return a head in half precision, the same one in float32, and states."""
     weight, bias, states = (torch.randn(*shape).to(HALF) for shape in ((PADDED, WIDTH), (PADDED,), (COUNT, WIDTH)))
@@ -31,8 +19,9 @@ def draw() -> tuple[kdtool.Head, kdtool.Head, Tensor]:
     return half, exact, states
 
 
-@pytest.mark.usefixtures("as_on_cuda")
-def test_they_are_those_of_a_product_in_float32() -> None:
+def test_they_are_those_of_a_product_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_half_products, "returns_float32", lambda _device, dtype: dtype == HALF)
+    monkeypatch.setattr(_half_products, "product_in_float32", lambda a, b, _out: a.float() @ b.float())
     half, exact, states = draw()
     found = unrounded_logits(half, states)
     torch.testing.assert_close(found, exact.logits(states))

@@ -54,7 +54,13 @@ from kdtool_torch._device import (
 from kdtool_torch._documents import Block, Documents
 from kdtool_torch._eval_mode import eval_mode
 from kdtool_torch._exact import exact_head, exact_logits
-from kdtool_torch._half_products import logits_product, product_in_float32, returns_float32, unrounded_logits
+from kdtool_torch._half_products import (
+    logits_product,
+    product_in_float32,
+    returns_float32,
+    scale_and_cap,
+    unrounded_logits,
+)
 from kdtool_torch._isolated_rng import isolated_rng, seed_generators
 from kdtool_torch._layers import pair_layers
 from kdtool_torch._likelihood import log_likelihood
@@ -154,6 +160,7 @@ __all__ = [
     "release_mapping",
     "require_same_logits",
     "returns_float32",
+    "scale_and_cap",
     "score_continuations",
     "score_texts",
     "seed_generators",

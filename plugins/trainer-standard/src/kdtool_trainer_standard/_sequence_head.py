@@ -11,7 +11,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_torch import logits_product
+from kdtool_torch import logits_product, scale_and_cap
 from torch import Tensor
 
 from kdtool_trainer_standard._projection import add_product, product
@@ -56,9 +56,7 @@ class SequenceHead(kdtool.Head):
         logits: Tensor = _Logits.apply(hidden, self.operand.tensor, self.vocabulary, self.operand)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             logits = logits + self.bias[: self.vocabulary].to(logits.dtype)
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
+        return scale_and_cap(self, logits)
 
     def frozen(self) -> SequenceHead:
         """Return the head without gradient for weight and bias."""

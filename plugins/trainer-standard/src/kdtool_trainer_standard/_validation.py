@@ -192,7 +192,7 @@ class _ForChoosing:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy if the file system has no hard links."""
+    """Make `target` the same file as `source`, or a copy if the file system lacks hard links."""
     target.parent.mkdir(exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -55,9 +55,10 @@ def make_all(context: Context, run_graph: RunGraph, needs: Needs | None) -> Gene
     if context.world > 1:
         raise UsageError("an executor starts the processes of a run: leave out --gpus and torchrun, or `executor`")
     executor = context.hooks.component(next(iter(executors)), Executor)
-    dispatch = _Dispatch(context, executor, cache(lambda: needs(context, context.info(), run_graph) if needs else {}))
+    memory = cache(lambda: needs(context, context.info(), run_graph) if needs else {})
+    dispatch = _Dispatch(context, executor, run_graph.graph.nodes, memory)
     try:
-        yield from dispatch.make(run_graph.graph.nodes)
+        yield from dispatch.make()
     finally:
         dispatch.close()
 
@@ -78,24 +79,26 @@ class _Running:
 
 class _Dispatch:
     def __init__(
-        self, context: Context, executor: Executor, memory: Callable[[], Mapping[str, tuple[int, int]]]
+        self,
+        context: Context,
+        executor: Executor,
+        nodes: Mapping[str, Node],
+        memory: Callable[[], Mapping[str, tuple[int, int]]],
     ) -> None:
-        self._context, self._executor, self._memory = context, executor, memory
+        self._context, self._executor, self._nodes, self._memory = context, executor, nodes, memory
         self._running: list[_Running] = []
         self._ending: list[Submitted] = []
-        self._nodes: Mapping[str, Node] = {}
         self._folder = context.folder / TASKS
         self._run = (context.leader or {})["id"]
         shutil.rmtree(self._folder, ignore_errors=True)
         make_private(self._folder)
         recipe, store = context.assembly.recipe, context.store.root
         self._answers = store / ANSWERS
+        self._take_back_answers()
         write_request(context.folder, recipe, store, offline=context.offline, run=self._run)
 
-    def make(self, nodes: Mapping[str, Node]) -> Iterator[Node]:
-        self._nodes = nodes
-        self._take_back_answers()
-        waiting, done = [*nodes.values()], set[str]()
+    def make(self) -> Iterator[Node]:
+        waiting, done = [*self._nodes.values()], set[str]()
         while waiting or self._running:
             for node in [*waiting]:
                 if all(source.name in done for source in node.sources.values()) and self._begin(node):
@@ -109,7 +112,7 @@ class _Dispatch:
                     done.add(running.node.name)
             self._ending = [handle for handle in self._ending if not handle.done()]
             time.sleep(_BETWEEN_LOOKS if self._running else 0)
-        order = list(nodes)
+        order = list(self._nodes)
         self._context.stages.sort(key=lambda stage: order.index(stage.name))
         shutil.rmtree(self._folder, ignore_errors=True)
 

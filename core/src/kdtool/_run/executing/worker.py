@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import assemble
-from kdtool._errors import KdtoolError, StorageError, UsageError, is_interrupt
+from kdtool._errors import StorageError, UsageError, cause_of, is_interrupt
 from kdtool._plugins.attribution import translate_errors
 from kdtool._recipe.read import load_recipe
 from kdtool._run.build_graph import check_and_build_graph
@@ -33,8 +33,8 @@ from kdtool._store.locks import recorded_holder
 
 PATIENCE = 60.0
 """Seconds until a file that another machine wrote must be visible on a shared file system."""
-_LAST_WAIT = 90.0
-"""Seconds until torchrun has ended the ranks that fail because another one is gone; it waits 30 for each machine's."""
+_LAST_WAIT = 60.0
+"""Seconds until torchrun has ended the ranks that fail because another one is gone; it may take 30 itself."""
 _NOT_IN_WORKERS = {"tracker", "reporter", "executor"}
 """Kinds that take part only in the process of the run."""
 
@@ -109,18 +109,19 @@ def make_stage(folder: Path, name: str, attempt: str) -> None:
                 _open(folder).make(name, attempt, log if is_first else None)
         except BaseException as error:
             if not is_interrupt(error):  # a scheduler that takes the machine away: made again elsewhere
-                _wait_for_end(error)
+                if int(os.environ.get("WORLD_SIZE", "1")) > 1 and isinstance(error, RuntimeError):
+                    _wait_for_end(error, log)
                 log.fail(error)
             raise
 
 
-def _wait_for_end(error: BaseException) -> None:
-    """Wait if the error may come from the loss of another rank, as collectives raise it: torchrun then ends this process.
+def _wait_for_end(error: RuntimeError, log: TaskLog) -> None:
+    """Wait until torchrun has ended this process, if another rank is lost: collectives raise such errors then.
 
     The stage of a lost rank is made again, but an error that is written ends the run.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not isinstance(error, KdtoolError):
-        time.sleep(_LAST_WAIT)
+    log.say(f"{cause_of(error)}; this process waits {_LAST_WAIT:.0f} s, in case it failed because another one was lost")
+    time.sleep(_LAST_WAIT)
 
 
 def _open(folder: Path) -> _Opened:
