@@ -1,107 +1,50 @@
-"""One part of `gpu.py`, in a process of its own; prints its figures as JSON.
+"""One part of `gpu.py`, in a process of its own; appends each figure to a file as soon as it is known.
 
-    python benchmarks/gpu_part.py {train,kernels,transforms,texts} [--tiny]
+    python benchmarks/gpu_part.py PART --rows FILE [--batch ROWS] [--tiny]
 
-Models have random weights in the shapes of SmolLM2, 1.7B as teacher and 360M as student; `--tiny` takes small ones. Rows
-are random tokens, several documents in each.
+A line of the file is what was measured and its figures, as JSON. Models have random weights in the shapes of SmolLM2, 1.7B
+as teacher and 360M as student; `--tiny` takes small ones. Rows are random tokens, several documents in each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
+import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import kdtool
 import torch
+from gpu_models import FULL, TINY, Shape, Sizes, make_model, make_rows
+from jsd_head import losses_agree, measured
 from kdtool._contract.signals import alternatives
 from kdtool._run.transforming import Transforming
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import compute_dtype, pick_device, product_speed
 from kdtool_trainer_standard import StandardTrainer
-from kdtool_transformers import TransformersModel, byte_tokenizer
+from kdtool_transformers import TransformersModel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""What was measured, and its figures by name."""
 LOSSES = {"token": "forward-kl", "layer": "hidden", "sequence": "uld"}
-TRANSFORMS = ("none", "compile", "liger", "lora")
-
-
-class Shape(NamedTuple):
-    """Sizes of a Llama."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    feed_forward: int
-
-
-class Sizes(NamedTuple):
-    """All sizes of the benchmark."""
-
-    teacher: Shape
-    student: Shape
-    vocabulary: int
-    length: int
-    batch: int
-    steps: int
-    texts: int
-    new_tokens: int
-
-
-FULL = Sizes(Shape(2048, 24, 32, 32, 8192), Shape(960, 32, 15, 5, 2560), 49_152, 2048, 8, 12, 64, 128)
-TINY = Sizes(Shape(64, 2, 4, 2, 128), Shape(32, 2, 4, 2, 64), 512, 64, 2, 4, 2, 4)
-
-
-class Model(TransformersModel):
-    """A model that uses all rows of its head, whatever its tokenizer has."""
-
-    @property
-    def head(self) -> kdtool.Head:
-        """The head."""
-        return replace(super().head, vocabulary=self.model.config.vocab_size)
-
-
-def make_model(shape: Shape, sizes: Sizes, dtype: torch.dtype) -> Model:
-    """Return a model with random weights on the device."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=sizes.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers, eos_token_id=None,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, intermediate_size=shape.feed_forward,
-        max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    with torch.device(pick_device()):
-        return Model(LlamaForCausalLM(config).to(dtype), byte_tokenizer())
-
-
-def make_rows(sizes: Sizes, count: int) -> ListSource:
-    """Return rows of four documents each, every token but the first labelled."""
-    rng, length = random.Random(0), sizes.length
-    document = [index * 4 // length for index in range(length)]
-    return ListSource(
-        [
-            kdtool.Row(str(n), [rng.randrange(sizes.vocabulary) for _ in range(length)], [True] * length, document)
-            for n in range(count)
-        ]
-    )
 
 
 class Source:
     """A model's signals."""
 
-    def __init__(self, model: Model, want: kdtool.SignalRequest) -> None:
+    def __init__(self, model: TransformersModel, want: kdtool.SignalRequest) -> None:
         self.model, self.want = model, want
 
     def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
@@ -142,14 +85,14 @@ def each_step(profiler: Any = None) -> Iterator[list[tuple[float, int]]]:
             yield steps
         finally:
             handle.remove()
-            if profiler is not None:
+            if profiler is not None and steps:
                 profiler.stop()
             if torch.cuda.is_available():
                 torch.cuda.set_sync_debug_mode("default")
 
 
 def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any = None) -> dict[str, Any]:
-    """Train some steps; return tokens a second, peak memory and waits for the GPU of a step."""
+    """Train some steps; return tokens a second, peak memory, waits for the GPU of a step, and what kdtool said."""
     device, (point,) = pick_device(), entry_points(group="kdtool.losses", name=loss_name)
     dtype, cls = compute_dtype("auto", device), point.load()
     loss, student = cls(cls.Config()), make_model(sizes.student, sizes, torch.float32)
@@ -164,8 +107,9 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
         (need,), loss.divergence, pairs,
     )  # fmt: skip
     want = kdtool.SignalRequest(need, tuple(theirs for _, theirs in pairs))
+    said: list[str] = []
     with tempfile.TemporaryDirectory() as folder, each_step(profiler) as steps:
-        run = make_run(Path(folder), components, say=lambda text: print(text, file=sys.stderr))
+        run = make_run(Path(folder), components, say=said.append)
         transforming = Transforming(student)
         if transform != "none":
             (made,) = entry_points(group="kdtool.transforms", name=transform)
@@ -190,6 +134,7 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
         "of the card's products": tokens * _operations(sizes) / seconds / product_speed(dtype, device),
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
         "waits a step": steps[last][1] - steps[last - 1][1] if device.type == "cuda" else None,
+        **({"said": " / ".join(said)} if said else {}),
     }
 
 
@@ -204,45 +149,53 @@ def _operations(sizes: Sizes) -> float:
     return 6.0 * weights(sizes.student) + 2.0 * weights(sizes.teacher)
 
 
-def part_train(sizes: Sizes) -> dict[str, Any]:
+def part_jsd(sizes: Sizes) -> Rows:
+    """Measure JSD from hidden states at the sizes of 1B and 8B models, beside Liger's where it is installed."""
+    for tokens in sizes.head_tokens:
+        found = measured(sizes.head, tokens, torch.bfloat16, sizes.rounds)
+        for program, figures in found.items():
+            yield f"{tokens} tokens, {program}", figures
+        if not losses_agree(found):
+            yield f"{tokens} tokens", {"failed": "the programs' losses differ by more than 2 %"}
+    if not find_spec("liger_kernel"):
+        yield "liger", {"not measured": "liger-kernel is not installed"}
+
+
+def part_train(sizes: Sizes) -> Rows:
     """Train with JSD, the teacher online."""
-    return {"kdtool, jsd": train(sizes, "jsd")}
+    yield "kdtool, jsd", train(sizes, "jsd")
 
 
-def part_kernels(sizes: Sizes) -> dict[str, Any]:
-    """Return the kernels that take most time in a training step, and those of attention."""
+def part_kernels(sizes: Sizes) -> Rows:
+    """Profile training steps: the kernels of attention, and those that take most time."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = pick_device().type == "cuda"
     profiled = profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU])
     train(sizes._replace(steps=4), "jsd", profiler=profiled)
-    events = sorted(profiled.key_averages(), key=lambda event: -_time(event, on_gpu=on_gpu))
-    total = sum(_time(event, on_gpu=on_gpu) for event in events) or 1.0
-    attention = [event.key for event in events if any(word in event.key.lower() for word in ("flash", "fmha", "sdpa"))]
-    shares = {event.key[:80]: _time(event, on_gpu=on_gpu) / total for event in events[:10]}
-    return {"attention": {"kernels": attention[:4]}, "shares of the time": shares}
+    taken: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        taken[event.key[:80]] += float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+    attention = [
+        key for key, _ in taken.most_common() if any(word in key.lower() for word in ("flash", "fmha", "sdpa"))
+    ]
+    yield "attention", {"kernels": attention[:4]}
+    total = sum(taken.values()) or 1.0
+    yield "shares of the time", {key: time / total for key, time in taken.most_common(10)}
 
 
-def _time(event: Any, *, on_gpu: bool) -> float:
-    return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+def part_trl(sizes: Sizes) -> Rows:
+    """Train with JSD by TRL's DistillationTrainer, where TRL is installed."""
+    if not find_spec("trl"):
+        yield "trl.DistillationTrainer", {"not measured": "TRL is not installed"}
+        return
+    from gpu_trl import measure
+
+    yield "trl.DistillationTrainer", measure(sizes)
 
 
-def part_transforms(sizes: Sizes) -> dict[str, Any]:
-    """Train with each transform and each sort of loss."""
-    short = sizes._replace(steps=4, batch=min(2, sizes.batch))
-    found: dict[str, Any] = {}
-    for transform in TRANSFORMS if sizes is FULL else ("none", "lora"):  # compiling takes minutes on a CPU
-        for sort, loss in LOSSES.items():
-            name = f"{transform}, {sort} loss"
-            try:
-                found[name] = {"tokens a second": train(short, loss, transform)["tokens a second"]}
-            except (kdtool.KdtoolError, RuntimeError, ImportError) as error:
-                found[name] = {"refused or failed": str(error).splitlines()[0][:120]}
-    return found
-
-
-def part_texts(sizes: Sizes) -> dict[str, Any]:
-    """Return the rates of generating by the student, and of recording the teacher's sampled tokens."""
+def part_texts(sizes: Sizes) -> Rows:
+    """Measure generating by the student, and recording the teacher's sampled tokens."""
     from kdtool_caches import Sampled
 
     dtype = compute_dtype("auto", pick_device())
@@ -252,6 +205,7 @@ def part_texts(sizes: Sizes) -> dict[str, Any]:
     texts, seconds = _timed(
         lambda: student.generate(prompts, [sizes.new_tokens] * sizes.texts, 1.0, range(sizes.texts))
     )
+    yield "generating", {"tokens a second": sum(map(len, texts)) / seconds}
     rows = make_rows(sizes, 4 * sizes.batch)
     cache = Sampled(Sampled.Config(batch=sizes.batch))
     source = Source(teacher, kdtool.SignalRequest(frozenset({"logits"})))
@@ -262,10 +216,7 @@ def part_texts(sizes: Sizes) -> dict[str, Any]:
             place.mkdir()
         cache.kdtool_record(run, ListSource(rows.rows[:1]), source, record[1])
         _, recording = _timed(lambda: cache.kdtool_record(run, rows, source, record[0]))
-    return {
-        "generating": {"tokens a second": sum(map(len, texts)) / seconds},
-        "recording": {"tokens a second": len(rows) * sizes.length / recording},
-    }
+    yield "recording", {"tokens a second": len(rows) * sizes.length / recording}
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -276,21 +227,50 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, perf_counter() - start
 
 
-PARTS: Mapping[str, Callable[[Sizes], dict[str, Any]]] = {
+def part_transform(sizes: Sizes, transform: str) -> Rows:
+    """Train with a transform and each sort of loss."""
+    short = sizes._replace(steps=4, batch=min(2, sizes.batch))
+    for sort, loss in LOSSES.items():
+        try:
+            figures = train(short, loss, transform)
+        except Exception as error:  # noqa: BLE001: the other losses are measured whatever a plugin raises
+            figures = {"failed": reason(error)}
+        wanted = ("tokens a second", "said", "failed")
+        yield f"{transform}, {sort} loss", {name: figures[name] for name in wanted if name in figures}
+
+
+def reason(error: Exception) -> str:
+    """Print the error as Python does and return it on one line."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+PARTS: Mapping[str, Callable[[Sizes], Rows]] = {
+    "jsd head": part_jsd,
     "train": part_train,
     "kernels": part_kernels,
-    "transforms": part_transforms,
+    "trl": part_trl,
     "texts": part_texts,
+    **{name: partial(part_transform, transform=name) for name in ("none", "lora", "liger", "compile")},
 }
 
 
 def main() -> int:
-    """Print a part's figures."""
+    """Write a part's figures; 1 if it failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--rows", type=Path, required=True, help="the file that figures are appended to")
+    parser.add_argument("--batch", type=int, help="rows per step")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
-    print(json.dumps(PARTS[options.part](TINY if options.tiny else FULL)))
+    sizes = TINY if options.tiny else FULL
+    with options.rows.open("a", encoding="utf-8", buffering=1) as file:
+        try:
+            for what, figures in PARTS[options.part](sizes._replace(batch=options.batch or sizes.batch)):
+                file.write(json.dumps([what, figures]) + "\n")
+        except Exception as error:  # noqa: BLE001: whatever a library raises is what this part shows
+            file.write(json.dumps(["-", {"failed": reason(error)}]) + "\n")
+            return 1
     return 0
 
 

@@ -1,42 +1,25 @@
-"""TRL's DistillationTrainer on the models and sizes of `gpu_part.py`, where TRL is installed: part `trl` of `gpu.py`.
+"""TRL's DistillationTrainer on the models and sizes of `gpu_models.py`: part `trl` of `gpu.py`; imports TRL.
 
-    python benchmarks/gpu_trl.py [--tiny]
-
-Its generation step is replaced by given rows, as in `trl_programs.py`. Prints tokens a second and peak memory as JSON.
+Its generation step is replaced by given rows, as in `trl_programs.py`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
 import torch
-from gpu_part import FULL, TINY, Sizes, make_model, make_rows
+from datasets import Dataset
+from gpu_models import Sizes, make_model, make_rows
 from kdtool_torch import compute_dtype, pick_device
-
-
-def main() -> int:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tiny", action="store_true")
-    sizes = TINY if parser.parse_args().tiny else FULL
-    figures = measure(sizes) if find_spec("trl") else {"not measured": "TRL is not installed"}
-    print(json.dumps({"trl.DistillationTrainer": figures}))
-    return 0
+from lockstep import Stopwatch
+from trl import DistillationConfig
+from trl_programs import GivenRows, Laps
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:
-    """Train some steps and return the figures."""
-    from datasets import Dataset
-    from lockstep import Stopwatch
-    from trl import DistillationConfig
-    from trl_programs import GivenRows, Laps
-
+    """Train some steps; return tokens a second and, on a GPU, peak memory."""
     device = pick_device()
     dtype = compute_dtype("auto", device)
     student, teacher = make_model(sizes.student, sizes, torch.float32), make_model(sizes.teacher, sizes, dtype)
@@ -68,7 +51,3 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     seconds = (ends[-1] - ends[first]) / max(1, len(ends) - 1 - first)
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
     return {"tokens a second": sizes.batch * sizes.length / seconds, "peak GB": peak}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -29,6 +29,14 @@ from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._machine import chunk_sizes
 from kdtool_trainer_standard._terms import BoundTerm
 from torch import Tensor
+
+
+class HeadSizes(NamedTuple):
+    """Widths of the student's and the teacher's states, and tokens of the vocabulary."""
+
+    student: int
+    teacher: int
+    vocabulary: int
 
 
 class Inputs(NamedTuple):
@@ -53,16 +61,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device, found, agree = pick_device(), {}, True
+    sizes, dtype = HeadSizes(options.student, options.teacher, options.vocabulary), getattr(torch, options.dtype)
     for tokens in map(int, options.tokens.split(",")):
-        inputs = _inputs(options, tokens, device)
-        programs = {name: make(inputs) for name, make in _programs(device).items()}
-        found[tokens] = _measured(programs, inputs, options.rounds)
+        found[tokens] = measured(sizes, tokens, dtype, options.rounds)
+        agree = agree and losses_agree(found[tokens])
         print(f"{tokens} tokens on {_name(device)}, {options.dtype}")
         for name, of in found[tokens].items():
-            memory = "" if of["memory_gb"] is None else f"{of['memory_gb']:8.2f} GB"
+            memory = "" if of["peak GB"] is None else f"{of['peak GB']:8.2f} GB"
             print(f"  {name:16} {of['milliseconds']:9.1f} ms [{of['least']:.1f}] {memory}  loss {of['loss']:.5f}")
-        losses = [of["loss"] for of in found[tokens].values()]
-        agree = agree and max(losses) - min(losses) <= 0.02 * max(losses)
     if options.json:
         options.json.write_text(
             json.dumps({"device": _name(device), "found": found}, indent=1) + "\n", encoding="utf-8"
@@ -70,18 +76,43 @@ def main() -> int:
     return 0 if agree else 1
 
 
-def _inputs(options: argparse.Namespace, tokens: int, device: torch.device) -> Inputs:
-    generator, dtype = torch.Generator(device).manual_seed(0), getattr(torch, options.dtype)
+def measured(sizes: HeadSizes, tokens: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, Any]]:
+    """Return each program's median and least milliseconds, peak memory (None on a CPU) and loss."""
+    inputs = _inputs(sizes, tokens, dtype)
+    programs = {name: make(inputs) for name, make in _programs(pick_device()).items()}
+    for _ in range(2):
+        losses = {name: _round(program, inputs)[0] for name, program in programs.items()}
+    taken = [{name: _round(program, inputs) for name, program in programs.items()} for _ in range(rounds)]
+    return {
+        name: {
+            "milliseconds": statistics.median(one[name][1] for one in taken) * 1000,
+            "least": min(one[name][1] for one in taken) * 1000,
+            "peak GB": taken[-1][name][2],
+            "loss": losses[name],
+        }
+        for name in programs
+    }
+
+
+def losses_agree(found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether all programs' losses are within 2 %."""
+    losses = [of["loss"] for of in found.values()]
+    return bool(max(losses) - min(losses) <= 0.02 * max(losses))
+
+
+def _inputs(sizes: HeadSizes, tokens: int, dtype: torch.dtype) -> Inputs:
+    device = pick_device()
+    generator = torch.Generator(device).manual_seed(0)
 
     def normal(rows: int, width: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(rows, width, generator=generator, device=device) * scale).to(dtype)
 
     return Inputs(
-        normal(tokens, options.student).requires_grad_(),
-        normal(options.vocabulary, options.student, options.student**-0.5).requires_grad_(),
-        normal(tokens, options.teacher),
-        normal(options.vocabulary, options.teacher, options.teacher**-0.5),
-        torch.randint(options.vocabulary, (tokens,), generator=generator, device=device),
+        normal(tokens, sizes.student).requires_grad_(),
+        normal(sizes.vocabulary, sizes.student, sizes.student**-0.5).requires_grad_(),
+        normal(tokens, sizes.teacher),
+        normal(sizes.vocabulary, sizes.teacher, sizes.teacher**-0.5),
+        torch.randint(sizes.vocabulary, (tokens,), generator=generator, device=device),
     )
 
 
@@ -120,12 +151,11 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
     lazy = kdtool.LazyLogits(inputs.teacher_states, kdtool.Head(inputs.teacher_head, vocabulary))
     number = torch.zeros((), device=device)
     rows = Chunk(inputs.labels, torch.arange(tokens, device=device), {}, torch.ones(1, device=device), number, number)
-    buffers: dict[Any, Tensor] = {}
 
     def value() -> Tensor:
         signals = {"teacher": kdtool.Signal("teacher", lazy=lazy)}
         head, sizes = kdtool.Head(inputs.head, vocabulary), (head_chunk_size, loss_chunk_size)
-        work = HeadWork(loss, rows, signals, [inputs.states], head, inputs.head.dtype, *sizes, buffers)
+        work = HeadWork(loss, rows, signals, [inputs.states], head, inputs.head.dtype, *sizes, {})
         return chunked_loss(work, torch.tensor(float(tokens), device=device))
 
     return value
@@ -137,21 +167,6 @@ def _liger(inputs: Inputs, loss: Any) -> Callable[[], Tensor]:
         return result
 
     return value
-
-
-def _measured(programs: dict[str, Callable[[], Tensor]], inputs: Inputs, rounds: int) -> dict[str, dict[str, Any]]:
-    for _ in range(2):
-        losses = {name: _round(program, inputs)[0] for name, program in programs.items()}
-    taken = [{name: _round(program, inputs) for name, program in programs.items()} for _ in range(rounds)]
-    return {
-        name: {
-            "milliseconds": statistics.median(one[name][1] for one in taken) * 1000,
-            "least": min(one[name][1] for one in taken) * 1000,
-            "memory_gb": taken[-1][name][2],
-            "loss": losses[name],
-        }
-        for name in programs
-    }
 
 
 def _round(program: Callable[[], Tensor], inputs: Inputs) -> tuple[float, float, float | None]:

@@ -93,7 +93,7 @@ def test_it_is_within_bounds_and_blind_to_the_size_of_blocks(seed: int, values: 
     assert (whole >= 0).all()
     assert (whole <= 2).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_VALUES", values)
+        patch.setattr(blocks, "BLOCK_VALUES", {"cpu": values})
         torch.testing.assert_close(attention_distance(student, teacher, DOCUMENT, LABELLED), whole)
 
 

@@ -13,7 +13,8 @@ from kdtool._estimate.gpus import Gpu, assume
 from kdtool_torch import _device, compute_dtype, has_flash, pick_device, product_speed
 
 
-def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:
+def test_an_assumed_gpu_decides_device_precision_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_device, "_has_varlen_attention", lambda: True)
     before = pick_device()
     for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
         with assume(Gpu.find(name)):
@@ -22,6 +23,12 @@ def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:
             assert product_speed(torch.float16, device) == Gpu.find(name).half
             assert product_speed(torch.float32, device) == Gpu.find(name).single
     assert pick_device() == before
+
+
+def test_flash_attention_needs_a_pytorch_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_device, "_has_varlen_attention", lambda: False)
+    with assume(Gpu.find("a100-80gb")):
+        assert not has_flash()
 
 
 @pytest.fixture

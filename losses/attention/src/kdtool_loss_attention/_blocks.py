@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "by_block", "in_single"]
 
-BLOCK_VALUES = 2**22
-"""Numbers in one block of maps or relations: 16 MB in float32; about six are alive at once."""
+BLOCK_VALUES = {"cpu": 2**22, "cuda": 2**24}
+"""Numbers in one block of maps or relations, by device: 16 and 64 MB in float32; about six blocks are alive at once."""
 
 
 class Block(NamedTuple):
@@ -56,7 +56,9 @@ def by_block(
 
     students, teachers = student.unbind(), teacher.unbind()
     values = [torch.zeros(0, dtype=in_single(student).dtype, device=student.device)]
-    for span in compute_on_host(_spans, document, labelled, heads=heads):
+    at_once = BLOCK_VALUES.get(student.device.type, BLOCK_VALUES["cpu"])
+    size = max(1, at_once // (heads * document.shape[1]))
+    for span in compute_on_host(_spans, document, labelled, size=size):
         block = _block(span, document[span.row])
         of_block = checkpoint(
             function, students[span.row], teachers[span.row], block, use_reentrant=False, preserve_rng_state=False
@@ -79,8 +81,7 @@ class _Span(NamedTuple):
     stop: int
 
 
-def _spans(document: Tensor, labelled: Tensor, *, heads: int) -> tuple[_Span, ...]:
-    size = max(1, BLOCK_VALUES // (heads * document.shape[1]))
+def _spans(document: Tensor, labelled: Tensor, *, size: int) -> tuple[_Span, ...]:
     return tuple(
         _Span(row, queries, int(first_keys[queries].min()), int(queries[-1]) + 1)
         for row, (first_keys, counted) in enumerate(zip(map(_first_keys, document), labelled, strict=True))

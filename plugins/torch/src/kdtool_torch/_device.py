@@ -12,6 +12,7 @@ import platform
 import re
 from contextlib import suppress
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -103,12 +104,26 @@ def has_bfloat16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False) if assumed is None else assumed.bfloat16
 
 
-def has_flash() -> bool:
-    """Return whether the GPU runs flash attention: from compute capability 8.0 on."""
+def has_flash(device: torch.device | None = None) -> bool:
+    """Return whether a GPU, by default the current one, runs flash attention on rows of several documents.
+
+    It does from compute capability 8.0 on, if this PyTorch has the function for documents of any lengths.
+    """
     import torch
 
+    if not _has_varlen_attention():
+        return False
     assumed = kdtool.Gpu.of_check()
-    return torch.cuda.get_device_capability() >= (8, 0) if assumed is None else assumed.bfloat16
+    return torch.cuda.get_device_capability(device) >= (8, 0) if assumed is None else assumed.bfloat16
+
+
+@lru_cache
+def _has_varlen_attention() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"enable_gqa", "window_size"} <= set(signature(varlen_attn).parameters)
 
 
 def product_speed(dtype: torch.dtype, device: torch.device) -> float:

@@ -244,7 +244,16 @@ def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projec
     """Return memory for logits [rows, V]: the same for each chunk and step."""
     buffer = buffers.get(name)
     if buffer is None or buffer.shape[0] < rows or buffer.shape[1] != projection.vocabulary or buffer.dtype != dtype:
-        weight = projection.weight
-        buffer = torch.empty(rows, projection.vocabulary, dtype=dtype, device=weight.device)
+        vocabulary, device = projection.vocabulary, projection.weight.device
+        buffer = torch.empty(rows, _row_stride(vocabulary, device), dtype=dtype, device=device)[:, :vocabulary]
         buffers[name] = buffer
     return buffer[:rows]
+
+
+def _row_stride(vocabulary: int, device: torch.device) -> int:
+    """Return the numbers from one row of logits to the next: on a GPU a multiple of 64.
+
+    Its products are slow where rows are not aligned, as with a vocabulary of odd size, such as Qwen2.5's 151,665: NVIDIA's
+    guide to matrix multiplication asks for operands of a multiple of 128 bytes on an A100.
+    """
+    return vocabulary if device.type == "cpu" else -(-vocabulary // 64) * 64

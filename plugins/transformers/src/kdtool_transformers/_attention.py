@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
-from inspect import signature
 from typing import Any, Literal, cast
 
 import kdtool
 import torch
 import torch.nn.functional as F
-from kdtool_torch import Block, Documents
+from kdtool_torch import Block, Documents, has_flash
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -112,7 +110,7 @@ def _attend_within(
         (query.shape[-1], value.shape[-1]),
         dropout=dropout,
         soft_cap=soft_cap,
-        flash=_has_flash(query.device),
+        flash=query.is_cuda and has_flash(query.device),
     )
     if kernel == "blocks":
         return attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap)
@@ -140,7 +138,7 @@ def choose_kernel(
         head_sizes: numbers of one head's queries and keys, and of its values.
         dropout: share of the attention weights that is zeroed; flash attention cannot.
         soft_cap: bound on the scores; only blocks know it.
-        flash: the device and this build of PyTorch have variable-length flash attention.
+        flash: the device and this build of PyTorch have flash attention for documents (`kdtool_torch.has_flash`).
     """
     if device_type == "cpu" or soft_cap is not None:
         return "blocks"
@@ -240,21 +238,6 @@ def _side_by_side(heads: Tensor) -> Tensor:
 
 def _repeat(states: Tensor, heads: int) -> Tensor:
     return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], dim=1)
-
-
-@lru_cache
-def _has_flash(device: torch.device) -> bool:
-    """Return whether this build of PyTorch has variable-length flash attention for this device."""
-    return device.type == "cuda" and _flash_is_installed() and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-@lru_cache
-def _flash_is_installed() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return {"enable_gqa", "window_size"} <= set(signature(varlen_attn).parameters)
 
 
 def _attend_with_flash(
