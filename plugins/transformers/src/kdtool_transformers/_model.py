@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from kdtool_transformers import _expert_products  # noqa: F401 - replaces transformers' grouped products
 from kdtool_transformers._attention import IMPLEMENTATION, document_masks_skipped
 from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._layers import layer_outputs
