@@ -31,7 +31,7 @@ def learn(dtype: torch.dtype) -> tuple[dict[str, Tensor], GroupedProducts]:
     """Return the gradients of a student with experts under autocast to `dtype`, and its grouped products."""
     student: TransformersModel = tiny_model("mixtral", layers=2, num_local_experts=4, num_experts_per_tok=2)
     ids = torch.randint(257, (2, 16), generator=torch.Generator().manual_seed(0))
-    with GroupedProducts() as products:  # type: ignore[no-untyped-call]
+    with GroupedProducts() as products:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             loss = student.model(ids, labels=ids).loss
         loss.backward()
