@@ -38,7 +38,7 @@ def learn(dtype: torch.dtype) -> tuple[dict[str, Tensor], GroupedProducts]:
     return {name: weight.grad for name, weight in student.model.named_parameters() if weight.grad is not None}, products
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_experts_are_multiplied_in_the_precision_of_autocast(dtype: torch.dtype) -> None:
     _, products = learn(dtype)
     assert products.count >= 4
