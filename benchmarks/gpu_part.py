@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import tempfile
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from typing import Any
 import kdtool
 import torch
 from gpu_models import FULL, TINY, Shape, Sizes, make_model, make_rows
-from jsd_head import losses_agree, measured
+from jsd_head import losses_agree, measured, reason
 from kdtool._contract.signals import alternatives
 from kdtool._run.transforming import Transforming
 from kdtool_testing import ListSource, make_run
@@ -91,7 +90,9 @@ def each_step(profiler: Any = None) -> Iterator[list[tuple[float, int]]]:
                 torch.cuda.set_sync_debug_mode("default")
 
 
-def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any = None) -> dict[str, Any]:
+def train(
+    sizes: Sizes, loss_name: str, transform: str = "none", documents: int = 4, profiler: Any = None
+) -> dict[str, Any]:
     """Train some steps; return tokens a second, peak memory, waits for the GPU of a step, and what kdtool said."""
     device, (point,) = pick_device(), entry_points(group="kdtool.losses", name=loss_name)
     dtype, cls = compute_dtype("auto", device), point.load()
@@ -115,7 +116,7 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
             (made,) = entry_points(group="kdtool.transforms", name=transform)
             kind = made.load()
             transforming.apply(kind(kind.Config()), run)
-        rows, signals = make_rows(sizes, 2 * sizes.batch), {"teacher": Source(teacher, want)}
+        rows, signals = make_rows(sizes, 2 * sizes.batch, documents), {"teacher": Source(teacher, want)}
         phase = kdtool.Phase("gpu", sizes.steps, (term,), rows, signals, Path(folder) / "checkpoints")
         config: dict[str, Any] = {
             "batch": sizes.batch,
@@ -134,7 +135,7 @@ def train(sizes: Sizes, loss_name: str, transform: str = "none", profiler: Any =
         "of the card's products": tokens * _operations(sizes) / seconds / product_speed(dtype, device),
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
         "waits a step": steps[last][1] - steps[last - 1][1] if device.type == "cuda" else None,
-        **({"said": " / ".join(said)} if said else {}),
+        **({"said": " ".join(" ".join(said).split())[:300]} if said else {}),
     }
 
 
@@ -150,15 +151,16 @@ def _operations(sizes: Sizes) -> float:
 
 
 def part_jsd(sizes: Sizes) -> Rows:
-    """Measure JSD from hidden states at the sizes of 1B and 8B models, beside Liger's where it is installed."""
-    for tokens in sizes.head_tokens:
-        found = measured(sizes.head, tokens, torch.bfloat16, sizes.rounds)
+    """Measure JSD from hidden states at the sizes of 1B and 8B models, and Liger's on a GPU."""
+    for head, tokens in sizes.heads:
+        where, found = (
+            f"{tokens} tokens, vocabulary {head.vocabulary}",
+            measured(head, tokens, torch.bfloat16, sizes.rounds),
+        )
         for program, figures in found.items():
-            yield f"{tokens} tokens, {program}", figures
+            yield f"{where}, {program}", figures
         if not losses_agree(found):
-            yield f"{tokens} tokens", {"failed": "the programs' losses differ by more than 2 %"}
-    if not find_spec("liger_kernel"):
-        yield "liger", {"not measured": "liger-kernel is not installed"}
+            yield where, {"failed": "the programs' losses differ by more than 2 %"}
 
 
 def part_train(sizes: Sizes) -> Rows:
@@ -175,7 +177,7 @@ def part_kernels(sizes: Sizes) -> Rows:
     train(sizes._replace(steps=4), "jsd", profiler=profiled)
     taken: Counter[str] = Counter()
     for event in profiled.key_averages():
-        taken[event.key[:80]] += float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        taken[f"`{event.key[:80]}`"] += float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
     attention = [
         key for key, _ in taken.most_common() if any(word in key.lower() for word in ("flash", "fmha", "sdpa"))
     ]
@@ -185,13 +187,14 @@ def part_kernels(sizes: Sizes) -> Rows:
 
 
 def part_trl(sizes: Sizes) -> Rows:
-    """Train with JSD by TRL's DistillationTrainer, where TRL is installed."""
+    """Train with JSD by TRL's DistillationTrainer, where TRL is installed, and on the same rows with kdtool."""
     if not find_spec("trl"):
         yield "trl.DistillationTrainer", {"not measured": "TRL is not installed"}
         return
     from gpu_trl import measure
 
     yield "trl.DistillationTrainer", measure(sizes)
+    yield "kdtool, jsd, one document per row", train(sizes, "jsd", documents=1)
 
 
 def part_texts(sizes: Sizes) -> Rows:
@@ -237,12 +240,6 @@ def part_transform(sizes: Sizes, transform: str) -> Rows:
             figures = {"failed": reason(error)}
         wanted = ("tokens a second", "said", "failed")
         yield f"{transform}, {sort} loss", {name: figures[name] for name in wanted if name in figures}
-
-
-def reason(error: Exception) -> str:
-    """Print the error as Python does and return it on one line."""
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 PARTS: Mapping[str, Callable[[Sizes], Rows]] = {

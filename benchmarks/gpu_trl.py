@@ -1,6 +1,6 @@
 """TRL's DistillationTrainer on the models and sizes of `gpu_models.py`: part `trl` of `gpu.py`; imports TRL.
 
-Its generation step is replaced by given rows, as in `trl_programs.py`.
+Its generation step is replaced by given rows, as in `trl_programs.py`; it takes a row for one document.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def measure(sizes: Sizes) -> dict[str, Any]:
                 torch.cuda.synchronize()
             ends.append(perf_counter())
 
-    rows = [{"prompt": "", "input_ids": list(row.input_ids)} for row in make_rows(sizes, 4 * sizes.batch).rows]
+    rows = [
+        {"prompt": "", "input_ids": list(row.input_ids)} for row in make_rows(sizes, 4 * sizes.batch, documents=1).rows
+    ]
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(
             output_dir=folder, max_steps=sizes.steps, temperature=1.0, beta=0.5, learning_rate=1e-4,
@@ -43,6 +45,8 @@ def measure(sizes: Sizes) -> dict[str, Any]:
             disable_tqdm=True, use_cpu=device.type == "cpu", max_completion_length=sizes.length - 1,
         )  # fmt: skip
         tokenizer = student.tokenizer.inner
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         GivenRows(
             args=config, train_dataset=Dataset.from_list(rows), model=student.model, teacher_model=teacher.model,
             processing_class=tokenizer, callbacks=[Ends(Stopwatch({}))],

@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -67,6 +68,9 @@ def main() -> int:
         agree = agree and losses_agree(found[tokens])
         print(f"{tokens} tokens on {_name(device)}, {options.dtype}")
         for name, of in found[tokens].items():
+            if "failed" in of:
+                print(f"  {name:16} {of['failed']}")
+                continue
             memory = "" if of["peak GB"] is None else f"{of['peak GB']:8.2f} GB"
             print(f"  {name:16} {of['milliseconds']:9.1f} ms [{of['least']:.1f}] {memory}  loss {of['loss']:.5f}")
     if options.json:
@@ -77,27 +81,39 @@ def main() -> int:
 
 
 def measured(sizes: HeadSizes, tokens: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return each program's median and least milliseconds, peak memory (None on a CPU) and loss."""
-    inputs = _inputs(sizes, tokens, dtype)
-    programs = {name: make(inputs) for name, make in _programs(pick_device()).items()}
-    for _ in range(2):
-        losses = {name: _round(program, inputs)[0] for name, program in programs.items()}
+    """Return each program's median and least milliseconds, peak memory (None on a CPU) and loss, or why it failed."""
+    inputs, programs, found = (
+        _inputs(sizes, tokens, dtype),
+        dict[str, Callable[[], Tensor]](),
+        dict[str, dict[str, Any]](),
+    )
+    for name, make in _programs(pick_device()).items():
+        try:
+            program = make(inputs)
+            for _ in range(2):
+                loss = _round(program, inputs)[0]
+        except Exception as error:  # noqa: BLE001: the other programs are measured whatever one raises
+            found[name] = {"failed": reason(error)}
+        else:
+            programs[name], found[name] = program, {"loss": loss}
     taken = [{name: _round(program, inputs) for name, program in programs.items()} for _ in range(rounds)]
-    return {
-        name: {
-            "milliseconds": statistics.median(one[name][1] for one in taken) * 1000,
-            "least": min(one[name][1] for one in taken) * 1000,
-            "peak GB": taken[-1][name][2],
-            "loss": losses[name],
-        }
-        for name in programs
-    }
+    for name in programs:
+        seconds = [one[name][1] for one in taken]
+        found[name] |= {"milliseconds": statistics.median(seconds) * 1000, "least": min(seconds) * 1000}
+        found[name]["peak GB"] = taken[-1][name][2]
+    return found
 
 
 def losses_agree(found: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether all programs' losses are within 2 %."""
-    losses = [of["loss"] for of in found.values()]
-    return bool(max(losses) - min(losses) <= 0.02 * max(losses))
+    """Return whether the losses of all programs that ran are within 2 %."""
+    losses = [of["loss"] for of in found.values() if "loss" in of]
+    return not losses or bool(max(losses) - min(losses) <= 0.02 * max(losses))
+
+
+def reason(error: Exception) -> str:
+    """Print the error as Python does and return it on one line."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _inputs(sizes: HeadSizes, tokens: int, dtype: torch.dtype) -> Inputs:
@@ -122,14 +138,7 @@ def _programs(device: torch.device) -> dict[str, Callable[[Inputs], Callable[[],
         "kdtool": lambda inputs: _kdtool(inputs, compiled=False),
         "kdtool compiled": lambda inputs: _kdtool(inputs, compiled=True),
     }
-    try:
-        from liger_kernel.transformers import LigerFusedLinearJSD
-    except ImportError:
-        print("liger-kernel is not installed: measured without it", file=sys.stderr)
-    else:
-        if device.type == "cuda":
-            programs["liger"] = lambda inputs: _liger(inputs, LigerFusedLinearJSD(jsd_beta=0.5))
-    return programs
+    return {**programs, "liger": _liger} if device.type == "cuda" else programs
 
 
 def _plain(inputs: Inputs) -> Callable[[], Tensor]:
@@ -161,7 +170,11 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
     return value
 
 
-def _liger(inputs: Inputs, loss: Any) -> Callable[[], Tensor]:
+def _liger(inputs: Inputs) -> Callable[[], Tensor]:
+    from liger_kernel.transformers import LigerFusedLinearJSD
+
+    loss = LigerFusedLinearJSD(jsd_beta=0.5)
+
     def value() -> Tensor:
         result: Tensor = loss(inputs.states, inputs.head, inputs.teacher_states, inputs.teacher_head, inputs.labels)
         return result

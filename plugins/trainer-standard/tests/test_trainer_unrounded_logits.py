@@ -9,7 +9,7 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_torch import _half_products
-from kdtool_trainer_standard import _head, _projection
+from kdtool_trainer_standard import _projection
 from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._sequence_head import sequence_head
@@ -19,13 +19,11 @@ from trainer_models import KL, kl_term, make_phase, mixture
 
 VOCABULARY, PADDED, WIDTH, COUNT = 61, 64, 32, 40
 HALF = torch.bfloat16
-AS_ON_CUDA = _head._row_stride
 
 
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that returns float32 from products of half-precision operands, with aligned rows of logits."""
-    monkeypatch.setattr(_head, "_row_stride", lambda vocabulary, _: AS_ON_CUDA(vocabulary, torch.device("cuda")))
+    """A CPU that returns float32 from products of half-precision operands."""
 
     def unrounded(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         assert a.dtype == b.dtype == HALF
@@ -86,11 +84,6 @@ def test_token_losses_get_them_a_few_positions_at_a_time(tmp_path: Path, request
     assert loss.seen == {(torch.float32, torch.float32)}
     assert loss.most == 5
     assert unrounded < 0.5 * rounded
-
-
-def test_rows_of_logits_are_aligned_on_a_gpu() -> None:
-    assert AS_ON_CUDA(VOCABULARY, torch.device("cpu")) == VOCABULARY
-    assert [AS_ON_CUDA(size, torch.device("cuda")) for size in (61, 64, 151_665)] == [64, 64, 151_680]
 
 
 @pytest.mark.usefixtures("as_on_cuda")

@@ -45,6 +45,20 @@ def test_experts_are_multiplied_in_the_precision_of_autocast(dtype: torch.dtype)
     assert products.dtypes == {dtype}
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 asks for it
+def test_an_adapter_on_experts_learns() -> None:
+    peft = pytest.importorskip("peft")
+    student: TransformersModel = tiny_model("mixtral", layers=2, num_local_experts=4, num_experts_per_tok=2)
+    settings = peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.gate_up_proj"])
+    model = peft.get_peft_model(student.model, settings)
+    ids = torch.randint(257, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+    learned = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(learned) == 4
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in learned.values())
+
+
 def test_their_weights_learn_in_float32() -> None:
     (exact, _), (found, _) = learn(torch.float32), learn(torch.bfloat16)
     assert found.keys() == exact.keys()

@@ -244,16 +244,7 @@ def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projec
     """Return memory for logits [rows, V]: the same for each chunk and step."""
     buffer = buffers.get(name)
     if buffer is None or buffer.shape[0] < rows or buffer.shape[1] != projection.vocabulary or buffer.dtype != dtype:
-        vocabulary, device = projection.vocabulary, projection.weight.device
-        buffer = torch.empty(rows, _row_stride(vocabulary, device), dtype=dtype, device=device)[:, :vocabulary]
+        weight = projection.weight
+        buffer = torch.empty(rows, projection.vocabulary, dtype=dtype, device=weight.device)
         buffers[name] = buffer
     return buffer[:rows]
-
-
-def _row_stride(vocabulary: int, device: torch.device) -> int:
-    """Return the numbers from one row of logits to the next: on a GPU a multiple of 64.
-
-    The gradient there is multiplied twice, and NVIDIA's guide to matrix multiplication asks for rows of a multiple of 128
-    bytes on an A100. Without it, rows of an odd vocabulary, such as Qwen2.5's 151,665, would be at odd addresses.
-    """
-    return vocabulary if device.type == "cpu" else -(-vocabulary // 64) * 64

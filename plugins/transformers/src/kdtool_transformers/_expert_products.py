@@ -6,9 +6,10 @@ transformers' grouped products for all models of the process; without autocast n
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 __all__ = ["compute_experts"]
@@ -26,15 +27,20 @@ def compute_experts(experts: nn.Module, hidden: Tensor, *routing: Tensor) -> Ten
         [N, H], of the dtype of `hidden`.
     """
     kind = hidden.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        wider = {name: weight for name, weight in experts.named_parameters() if weight.dtype == torch.float32 != dtype}
-        if wider:  # the call comes back to this function, with weights in `dtype`
-            cast = {name: weight.to(dtype) for name, weight in wider.items()}
-            result: Tensor = functional_call(experts, cast, (hidden, *routing))
-            return result
-    mixed: Tensor = grouped_mm_experts_forward(experts, hidden, *routing)
+    seen: Any = _Cast(experts, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else experts
+    mixed: Tensor = grouped_mm_experts_forward(seen, hidden, *routing)
     return mixed
+
+
+class _Cast:
+    """A module of experts whose own float32 weights are in another dtype."""
+
+    def __init__(self, experts: nn.Module, dtype: torch.dtype) -> None:
+        self._experts, self._dtype = experts, dtype
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._experts, name)
+        return value.to(self._dtype) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 ALL_EXPERTS_FUNCTIONS["grouped_mm"] = compute_experts
