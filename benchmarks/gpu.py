@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--out docs/benchmarks/gpu.md] [--parts train trl ...] [--batch ROWS] [--tiny]
 
-Each part (`gpu_part.py`) is a process that is stopped after some time, and the page is written anew after each, so that one
+Each part (`gpu_part.py`) is a process that is stopped after some time, and the page is rewritten after each, so that one
 that fails leaves the others. JSD from hidden states is compared with Liger's where that is installed, and training
 with TRL's DistillationTrainer where that is. Take fewer rows per step (`--batch`) if the GPU has little memory.
 `--tiny` takes small models, for a test on a CPU.

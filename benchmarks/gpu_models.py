@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """All sizes of the benchmark; `jsd_head.py` takes each of `heads` with so many tokens, in so many rounds."""
+    """All sizes of the benchmark; `heads` are those of `jsd_head.py`, with numbers of tokens, for `rounds` rounds each."""
 
     teacher: Shape
     student: Shape

@@ -1,4 +1,4 @@
-"""One part of `gpu.py`, in a process of its own; appends each figure to a file as soon as it is known.
+"""One part of `gpu.py`, in a separate process; appends each figure to a file as soon as it is known.
 
     python benchmarks/gpu_part.py PART --rows FILE [--batch ROWS] [--tiny]
 
@@ -36,7 +36,7 @@ from kdtool_transformers import TransformersModel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""What was measured, and its figures by name."""
+"""Names of measurements, each with its figures by name."""
 LOSSES = {"token": "forward-kl", "layer": "hidden", "sequence": "uld"}
 
 
@@ -153,10 +153,8 @@ def _operations(sizes: Sizes) -> float:
 def part_jsd(sizes: Sizes) -> Rows:
     """Measure JSD from hidden states at the sizes of 1B and 8B models, and Liger's on a GPU."""
     for head, tokens in sizes.heads:
-        where, found = (
-            f"{tokens} tokens, vocabulary {head.vocabulary}",
-            measured(head, tokens, torch.bfloat16, sizes.rounds),
-        )
+        where = f"{tokens} tokens, vocabulary {head.vocabulary}"
+        found = measured(head, tokens, torch.bfloat16, sizes.rounds)
         for program, figures in found.items():
             yield f"{where}, {program}", figures
         if not losses_agree(found):

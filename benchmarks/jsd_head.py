@@ -82,11 +82,9 @@ def main() -> int:
 
 def measured(sizes: HeadSizes, tokens: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, Any]]:
     """Return each program's median and least milliseconds, peak memory (None on a CPU) and loss, or why it failed."""
-    inputs, programs, found = (
-        _inputs(sizes, tokens, dtype),
-        dict[str, Callable[[], Tensor]](),
-        dict[str, dict[str, Any]](),
-    )
+    inputs = _inputs(sizes, tokens, dtype)
+    programs: dict[str, Callable[[], Tensor]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, make in _programs(pick_device()).items():
         try:
             program = make(inputs)

@@ -39,3 +39,4 @@ def test_a_part_that_fails_says_why_and_leaves_the_others(tmp_path: Path) -> Non
     ]
     assert ("texts", "generating", "tokens a second") in [row[:3] for row in rows]
     assert ("texts", "-", "failed") in [row[:3] for row in rows]
+    assert all("Error: " in row[3] for row in rows if row[2] == "failed")
